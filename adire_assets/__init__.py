@@ -1,0 +1,1 @@
+"""Adire Assets: from DVC-versioned images to a live, traceable Triton model."""

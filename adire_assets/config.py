@@ -1,0 +1,346 @@
+"""The schema of configs/: one YAML per model, and configs/fleet.yaml.
+
+`load_model(project, name)` and `load_fleet(project)` return frozen pydantic models or raise
+`UserError` with one line per mistake: file, line, key, what is wrong, what is allowed. Unknown and
+duplicate keys are refused. Keys of the training section carry the names of diffusers' own
+`train_dreambooth_lora.py`.
+
+Nothing here reads images, weights or the network, and nothing below the config roots reads a YAML
+again: a step gets its section as resolved values, which are part of its recipe key. That is why
+`adire_assets.lineage` leaves this module out of a step's code hash.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from adire_assets.errors import UserError
+
+NAME = r"^[a-z][a-z0-9_]{0,62}$"
+COMMIT = r"^[0-9a-f]{40}$"
+Name = Annotated[str, Field(pattern=NAME)]
+T = TypeVar("T", bound=BaseModel)
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where things are: `root` holds configs/, data/ and .dvc/; `home` holds what runs produce."""
+
+    root: Path
+    home: Path
+
+    @staticmethod
+    def find(start: Path | None = None) -> "Project":
+        """The project around `start` (default: ADIRE_PROJECT, else the working directory)."""
+        begin = Path(os.environ.get("ADIRE_PROJECT") or start or Path.cwd()).resolve()
+        for folder in (begin, *begin.parents):
+            if (folder / "configs" / "models").is_dir():
+                home = os.environ.get("ADIRE_HOME")
+                return Project(folder, Path(home).resolve() if home else folder / ".adire")
+        raise UserError(
+            f"no project in {begin}: no folder from there upwards has configs/models/; change into "
+            "a clone of the project or set ADIRE_PROJECT to one"
+        )
+
+    def model_file(self, name: str) -> Path:
+        return self.root / "configs" / "models" / f"{name}.yaml"
+
+    def inside(self, path: str, key: str) -> Path:
+        """`path` from a config, resolved below the project root; UserError when it leaves it."""
+        full = (self.root / path).resolve()
+        if not full.is_relative_to(self.root):
+            raise UserError(f"{key}: {path} leaves the project folder {self.root}; name one inside")
+        return full
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class DataConfig(Strict):
+    """Which images, and how they become a dataset."""
+
+    path: str  # folder below the project, tracked by dvc_file; images and their captions
+    dvc_file: str = "data.dvc"
+    resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] = 512  # pixels, square
+    instance_prompt: Annotated[str, Field(min_length=1, max_length=1000)]  # for images sans caption
+    held_out_fraction: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
+    minimum_images: Annotated[int, Field(ge=2, le=1_000_000)] = 10
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=16)] = (
+        4  # bits of a 64-bit perceptual hash
+    )
+    maximum_pixels: Annotated[int, Field(ge=4096, le=1_000_000_000)] = 100_000_000
+
+
+class ModelSource(Strict):
+    """Weights: a folder (below the project or absolute) or a hub id at a fixed commit."""
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: Annotated[str, Field(pattern=COMMIT)] | None = None
+    variant: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
+
+    @property
+    def is_hub(self) -> bool:
+        """A hub id has exactly one slash, no dots leading it, and comes with a revision."""
+        return self.revision is not None
+
+    @model_validator(mode="after")
+    def _hub_needs_revision(self) -> "ModelSource":
+        if self.revision is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.source):
+            raise ValueError("a revision goes with a hub id such as organisation/name, not a path")
+        return self
+
+
+class TrainingConfig(Strict):
+    """The names and defaults of diffusers' train_dreambooth_lora.py (SD1.5)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    lora_alpha: Annotated[float, Field(gt=0, le=4096)] = 4
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[list[str], Field(min_length=1)] = ["to_k", "to_q", "to_v", "to_out.0"]
+    train_text_encoder: bool = False
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-4
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = "constant"
+    lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    train_batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 4
+    max_train_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 800
+    checkpointing_steps: Annotated[int, Field(ge=1)] = 100
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    adam_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    random_flip: bool = False
+    center_crop: bool = True
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
+    validation_prompt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    num_validation_images: Annotated[int, Field(ge=1, le=16)] = 4
+
+
+class GateConfig(Strict):
+    """Thresholds of the quality gates; changing one never trains or evaluates again."""
+
+    # CLIP-S = 2.5 * max(cosine, 0) (Hessel et al. 2021), scale 0 to 2.5
+    clip_s_minimum: Annotated[float, Field(ge=0, le=2.5)] = 0.75
+    seconds_per_image_maximum: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    kid_below_base: bool = True
+    nsfw_probability_maximum: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class EvaluationConfig(Strict):
+    """How an adapter is evaluated: held-out captions crossed with fixed seeds."""
+
+    judge: ModelSource
+    prompts: list[str] = []  # default: the captions of the held-out images
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0, 1]
+    negative_prompt: Annotated[str, Field(max_length=1000)] = ""
+    num_inference_steps: Annotated[int, Field(ge=1, le=200)] = 30
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
+    latency_images: Annotated[int, Field(ge=3, le=100)] = 8
+    gates: GateConfig = GateConfig()
+
+    @field_validator("prompts", "seeds")
+    @classmethod
+    def _no_repeats(cls, value: list) -> list:
+        if len(set(value)) != len(value):
+            raise ValueError("has the same entry twice")
+        return value
+
+
+class ServingConfig(Strict):
+    """Limits on what a request may ask for; beyond them Triton answers INVALID_ARGUMENT."""
+
+    maximum_images: Annotated[int, Field(ge=1, le=64)] = 4
+    maximum_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    maximum_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 20.0
+    maximum_prompt_characters: Annotated[int, Field(ge=1, le=10_000)] = 500
+    default_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 30
+    default_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 7.5
+    maximum_batch_size: Annotated[int, Field(ge=1, le=64)] = 8
+    parity_images: Annotated[int, Field(ge=1, le=64)] = 4  # evaluated images a release must repeat
+
+    @model_validator(mode="after")
+    def _defaults_within_limits(self) -> "ServingConfig":
+        if self.default_inference_steps > self.maximum_inference_steps:
+            raise ValueError("default_inference_steps is above maximum_inference_steps")
+        if self.default_guidance_scale > self.maximum_guidance_scale:
+            raise ValueError("default_guidance_scale is above maximum_guidance_scale")
+        return self
+
+
+class ModelConfig(Strict):
+    """One model: the content of configs/models/<name>.yaml."""
+
+    enabled: bool = True
+    family: Literal["diffusion"] = "diffusion"
+    description: str = ""
+    data: DataConfig
+    base_model: ModelSource
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig
+    serving: ServingConfig = ServingConfig()
+
+
+class SlotConfig(Strict):
+    """One Triton. `local`: started and supervised by `adire up`; `remote`: it runs already."""
+
+    launch: Literal["local", "remote"] = "local"
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] = "127.0.0.1"
+    http_port: Port = 8000
+    grpc_port: Port = 8001
+    metrics_port: Port = 8002
+    # A remote slot's folder as this machine sees it (a mount); it holds models/ and base_models/.
+    folder: str | None = None
+
+    @model_validator(mode="after")
+    def _remote_needs_folder(self) -> "SlotConfig":
+        if self.launch == "remote" and not self.folder:
+            raise ValueError("a remote slot needs `folder`, the mount that its Triton serves from")
+        if self.launch == "local" and self.host not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError("a local slot listens on loopback only: host must be 127.0.0.1")
+        return self
+
+
+class WebConfig(Strict):
+    """The Dagster UI, on loopback."""
+
+    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
+    port: Port = 3000
+
+
+class FleetConfig(Strict):
+    """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
+
+    target: Name = "local"
+    slots: Annotated[dict[Name, SlotConfig], Field(min_length=1, max_length=1)]
+    dagster: WebConfig = WebConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
+
+    @property
+    def slot(self) -> tuple[str, SlotConfig]:
+        """The one slot that serves."""
+        return next(iter(self.slots.items()))
+
+
+def load_model(project: Project, name: str) -> ModelConfig:
+    """configs/models/<name>.yaml, validated. UserError: file, line, key and what is allowed."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"model name {name!r}: use lower-case letters, digits and _, a letter first"
+        )
+    path = project.model_file(name)
+    if not path.is_file():
+        known = ", ".join(model_names(project)) or "none"
+        raise UserError(f"there is no model {name!r}: {path} does not exist; models here: {known}")
+    config = _load(path, ModelConfig)
+    data = config.data
+    folder = project.inside(data.path, f"{path}: data.path")
+    owner = project.inside(data.dvc_file, f"{path}: data.dvc_file").with_suffix("")
+    if not folder.is_relative_to(owner):
+        raise UserError(
+            f"{path}: data.path: {data.path} is not below the folder of {data.dvc_file}"
+        )
+    return config
+
+
+def load_fleet(project: Project) -> FleetConfig:
+    """configs/fleet.yaml, validated; ADIRE_FLEET names another file."""
+    return _load(
+        Path(os.environ.get("ADIRE_FLEET") or project.root / "configs" / "fleet.yaml"), FleetConfig
+    )
+
+
+def model_names(project: Project) -> list[str]:
+    """Every configured model, enabled or not, sorted."""
+    return sorted(path.stem for path in (project.root / "configs" / "models").glob("*.yaml"))
+
+
+def _load(path: Path, schema: type[T]) -> T:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; the project's README shows what it holds"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    try:
+        tree = YAML().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}:1: expected keys and values, found {type(tree).__name__}")
+    try:
+        return schema.model_validate(_plain(tree))
+    except ValidationError as error:
+        lines = [_sentence(path, tree, schema, problem) for problem in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's position-carrying values as plain Python, which strict validation asks for."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> str:
+    location = [part for part in problem["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in location) or "(file)"
+    where = f"{path}:{_line(tree, location)}: {key}"
+    message, context = problem["msg"], problem.get("ctx") or {}
+    if problem["type"] == "extra_forbidden":
+        allowed = _fields(schema, location[:-1])
+        close = get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{where}: unknown key; {hint}allowed here: {', '.join(allowed)}"
+    if problem["type"] == "missing":
+        return f"{where}: this key is missing"
+    if problem["type"] == "literal_error":
+        return (
+            f"{where}: {problem['input']!r} is not allowed; allowed values: {context['expected']}"
+        )
+    if problem["type"] == "value_error":
+        return f"{where}: {context['error']}"
+    return f"{where}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
+
+
+def _line(tree: Any, location: list) -> int:
+    """The 1-based line of a key, or of the nearest enclosing one that stands in the file."""
+    line, node = 0, tree
+    for part in location:
+        position = getattr(node, "lc", None)
+        if position is None or position.data is None or part not in position.data:
+            break
+        line, node = position.data[part][0], node[part]
+    return line + 1
+
+
+def _fields(schema: Any, location: list) -> list[str]:
+    for part in location:
+        field = schema.model_fields.get(part) if hasattr(schema, "model_fields") else None
+        if field is None:
+            break
+        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        schema = next((kind for kind in inner if hasattr(kind, "model_fields")), schema)
+    return sorted(schema.model_fields)

@@ -1,0 +1,360 @@
+"""A folder of images becomes a dataset: validated, captioned, without duplicates, split in two.
+
+`build_dataset` writes
+
+    images/<path>.png    RGB, upright, the shorter side resized (Lanczos) to the resolution
+    train.jsonl          a line per image: file_name, text, sha256 (of the source file), phash
+    held_out.jsonl       the same for the images that evaluation compares with
+    summary.json         counts, rejected files with reasons, near duplicates
+    dataset_sheet.png    a look at both sides
+
+and gives the `Summary` of summary.json. Bytes depend on the images, their names, captions and the
+config alone, not on the order of files or the kind of caption file.
+
+The split is a function of each image's own pixels: adding an image moves no other. A training image
+too close to a held-out one is rejected, so no near duplicate is on both sides; near duplicates on
+one side stay and are listed. A `UserError` leaves nothing behind.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from adire_assets.config import DataConfig
+from adire_assets.data.captions import Captions, read_captions
+from adire_assets.data.contact_sheet import contact_sheet
+from adire_assets.data.duplicates import nearest, nearest_earlier
+from adire_assets.data.images import Rejected, load, own_pixel_limit
+from adire_assets.errors import UserError
+from adire_assets.lineage import file_digest
+from adire_assets.store import write_json
+from adire_assets.worker import Progress
+
+MINIMUM_HELD_OUT = 4  # KID's unbiased estimate over fewer is noise
+MINIMUM_TRAIN = 4
+HELD_OUT_FRACTION_MAXIMUM = 0.5  # of the schema of configs/
+SHOWN_REASONS = 5
+PNG_COMPRESSION = 4  # zlib's 6 makes photographs no smaller and takes longer
+ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+PROGRESS_SECONDS = 5.0
+STAGING = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """`file` looks like `of`, an image of the same side; `distance` in bits of 64."""
+
+    file: str
+    of: str
+    distance: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of summary.json. Files are named as in the source folder."""
+
+    files: int  # visible files that are not captions
+    train: int
+    held_out: int
+    own_captions: int  # images whose caption is not the instance prompt's stand-in
+    resolution: int
+    rejected: list[Rejection] = field(default_factory=list)
+    near_duplicates: list[NearDuplicate] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        return self.train + self.held_out
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An accepted image; its normalised pixels lie in `staged`."""
+
+    source: str
+    staged: Path
+    pixels: str  # SHA-256 of size and full-size RGB pixels
+    sha256: str
+    phash: bytes  # 8 bytes
+
+    @property
+    def score(self) -> float:
+        """Where its content falls in [0, 1); below the held-out fraction it is held out."""
+        return int(self.pixels[:13], 16) / 16**13
+
+    @property
+    def name(self) -> str:
+        """Its path in the dataset."""
+        path = PurePosixPath(self.source)
+        known = path.suffix.lower() in ENDINGS
+        return f"images/{path.with_suffix('') if known else path}.png"
+
+
+def build_dataset(
+    source: Path,
+    output: Path,
+    config: DataConfig,
+    files: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Build the dataset of `source` in the empty or absent folder `output`.
+
+    `files` are the relative paths to take (default: all below `source`); hidden ones are left out.
+    UserError: nothing there, wrong caption files, two images of one name, too few images in all
+    (`config.minimum_images`) or on one side.
+    """
+    names = _visible(source, files)
+    if not names:
+        raise UserError(
+            f"{source} has no images: put them there (and a metadata.csv with file_name,text), "
+            "then run `dvc add`"
+        )
+    captions = read_captions(source, names)
+    names = [name for name in names if name not in captions.used]
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; name a new folder for the dataset")
+    existed = output.exists()
+    staging = output / STAGING
+    staging.mkdir(parents=True)
+    try:
+        with own_pixel_limit():
+            summary = _build(source, output, config, names, captions, progress)
+    except BaseException:
+        shutil.rmtree(output)
+        if existed:
+            output.mkdir()
+        raise
+    shutil.rmtree(staging)
+    return summary
+
+
+def _build(
+    source: Path,
+    output: Path,
+    config: DataConfig,
+    names: Sequence[str],
+    captions: Captions,
+    progress: Progress | None,
+) -> Summary:
+    rejected: list[Rejection] = []
+    images: list[_Image] = []
+    first: dict[str, str] = {}
+    for found in _normalised(source, output / STAGING, config, names, progress):
+        if isinstance(found, Rejection):
+            rejected.append(found)
+        elif found.pixels in first:
+            rejected.append(Rejection(found.source, f"the same image as {first[found.pixels]}"))
+            found.staged.unlink()
+        else:
+            first[found.pixels] = found.source
+            images.append(found)
+    _refuse_equal_names(source, images)
+    train, held_out, straddling = _split(images, config)
+    rejected = sorted([*rejected, *straddling], key=lambda item: item.file)
+    _refuse_too_few(source, config, train, held_out, rejected)
+    for name, side in (("train", train), ("held_out", held_out)):
+        _write_side(output, name, side, captions.texts, config.instance_prompt)
+    summary = Summary(
+        files=len(names),
+        train=len(train),
+        held_out=len(held_out),
+        own_captions=sum(image.source in captions.texts for image in (*train, *held_out)),
+        resolution=config.resolution,
+        rejected=rejected,
+        near_duplicates=_near_duplicates(train, config) + _near_duplicates(held_out, config),
+    )
+    write_json(output / "summary.json", {**asdict(summary), "images": summary.images})
+    contact_sheet(
+        {
+            "train": [output / image.name for image in train],
+            "held out": [output / image.name for image in held_out],
+        },
+        output / "dataset_sheet.png",
+    )
+    return summary
+
+
+def _visible(source: Path, files: Iterable[str] | None) -> list[str]:
+    """The relative paths of files that are not hidden, sorted."""
+    if files is None:
+        files = [
+            Path(parent, name).relative_to(source).as_posix()
+            for parent, folders, names in os.walk(source)
+            for name in (*names, *(n for n in folders if Path(parent, n).is_symlink()))
+        ]
+    return sorted(
+        name for name in files if not any(part.startswith(".") for part in name.split("/"))
+    )
+
+
+def _normalised(
+    source: Path,
+    staging: Path,
+    config: DataConfig,
+    names: Sequence[str],
+    progress: Progress | None,
+) -> Iterator[_Image | Rejection]:
+    """Every file of `names`, in order, decoded once; at most one image per thread is in memory."""
+
+    def work(job: tuple[int, str]) -> _Image | Rejection:
+        number, name = job
+        try:
+            return _normalise(source, name, staging / f"{number}.png", config)
+        except Rejected as reason:
+            return Rejection(name, str(reason))
+
+    said = time.monotonic()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        try:
+            for number, found in enumerate(pool.map(work, enumerate(names))):
+                yield found
+                if progress and time.monotonic() - said > PROGRESS_SECONDS:
+                    said = time.monotonic()
+                    progress(f"{number + 1} of {len(names)} files read")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _normalise(source: Path, name: str, staged: Path, config: DataConfig) -> _Image:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise Rejected("its name is not UTF-8; rename it") from None
+    image = load(source / name, source, config.maximum_pixels)
+    shorter = min(image.size)
+    if shorter < config.resolution:
+        raise Rejected(
+            f"{image.width}x{image.height} pixels: the shorter side is below data.resolution "
+            f"({config.resolution})"
+        )
+    pixels = sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+    if shorter != config.resolution:
+        width, height = (round(side * config.resolution / shorter) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    phash = np.packbits(imagehash.phash(image).hash.flatten()).tobytes()
+    image.save(staged, "PNG", compress_level=PNG_COMPRESSION)
+    return _Image(name, staged, pixels, file_digest(source / name), phash)
+
+
+def _refuse_equal_names(source: Path, images: Iterable[_Image]) -> None:
+    groups: dict[str, list[str]] = {}
+    for image in images:
+        groups.setdefault(image.name, []).append(image.source)
+    equal = [" and ".join(group) for group in groups.values() if len(group) > 1]
+    if equal:
+        raise UserError(
+            "\n".join([f"{source}: names may differ in more than their ending; rename:", *equal])
+        )
+
+
+def _split(
+    images: Sequence[_Image], config: DataConfig
+) -> tuple[list[_Image], list[_Image], list[Rejection]]:
+    """(train, held-out, training images rejected as near duplicates of held-out ones)."""
+    held_out = [image for image in images if image.score < config.held_out_fraction]
+    candidates = [image for image in images if image.score >= config.held_out_fraction]
+    if not held_out or not candidates:
+        return candidates, held_out, []
+    index, distance = nearest(_hashes(candidates), _hashes(held_out))
+    train, rejected = [], []
+    for image, other, bits in zip(candidates, index, distance, strict=True):
+        if bits > config.near_duplicate_distance:
+            train.append(image)
+        else:
+            twin = held_out[other].source
+            rejected.append(
+                Rejection(image.source, f"a near duplicate ({bits} bits) of the held-out {twin}")
+            )
+    return train, held_out, rejected
+
+
+def _near_duplicates(side: Sequence[_Image], config: DataConfig) -> list[NearDuplicate]:
+    """Each image of one side that is close to an earlier one, with the closest of these."""
+    if not side:
+        return []
+    index, distance = nearest_earlier(_hashes(side))
+    return [
+        NearDuplicate(image.source, side[other].source, int(bits))
+        for image, other, bits in zip(side, index, distance, strict=True)
+        if bits <= config.near_duplicate_distance
+    ]
+
+
+def _hashes(images: Sequence[_Image]) -> np.ndarray:
+    """uint8 [n, 8]"""
+    return np.frombuffer(b"".join(image.phash for image in images), np.uint8).reshape(-1, 8)
+
+
+def _refuse_too_few(
+    source: Path,
+    config: DataConfig,
+    train: Sequence[_Image],
+    held_out: Sequence[_Image],
+    rejected: Sequence[Rejection],
+) -> None:
+    there = len(train) + len(held_out)
+    if there < config.minimum_images:
+        problem = (
+            f"{source}: {config.minimum_images} images are needed (data.minimum_images), "
+            f"{there} are usable; add images"
+        )
+    elif len(held_out) < MINIMUM_HELD_OUT:
+        scores = sorted(image.score for image in (*train, *held_out))
+        enough = scores[MINIMUM_HELD_OUT - 1] if there >= MINIMUM_HELD_OUT else 1.0
+        fraction = int(enough * 100) / 100 + 0.01  # the next hundredth above it
+        advice = "add images"
+        if fraction <= HELD_OUT_FRACTION_MAXIMUM and there >= MINIMUM_HELD_OUT + MINIMUM_TRAIN:
+            advice += f" or raise data.held_out_fraction to {fraction:.2f}"
+        problem = (
+            f"{source}: {MINIMUM_HELD_OUT} held-out images are needed to evaluate, "
+            f"{len(held_out)} of {there} fall there; {advice}"
+        )
+    elif len(train) < MINIMUM_TRAIN:
+        problem = (
+            f"{source}: {MINIMUM_TRAIN} images are needed to train on, {len(train)} of {there} "
+            "fall there; add images or lower data.held_out_fraction"
+        )
+    else:
+        return
+    shown = [f"rejected: {item.file}: {item.reason}" for item in rejected[:SHOWN_REASONS]]
+    if len(rejected) > SHOWN_REASONS:
+        reasons = Counter(item.reason.split(":")[0] for item in rejected)
+        shown.append(f"... {len(rejected)} rejected in all; most: {reasons.most_common(1)[0][0]}")
+    raise UserError("\n".join([problem, *shown]))
+
+
+def _write_side(
+    output: Path,
+    name: str,
+    side: Iterable[_Image],
+    texts: dict[str, str],
+    instance_prompt: str,
+) -> None:
+    with (output / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
+        for image in side:
+            target = output / image.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.staged.rename(target)
+            row = {
+                "file_name": image.name,
+                "text": texts.get(image.source, instance_prompt),
+                "sha256": image.sha256,
+                "phash": image.phash.hex(),
+            }
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,56 @@
+"""The Dagster shell: everything that imports dagster, and nothing that decides anything."""
+
+import logging
+import sys
+
+import dagster as dg
+
+from adire_assets.config import Project, load_model, model_names
+from adire_assets.defs.assets import model_assets
+from adire_assets.defs.mlflow_resource import MlflowTracking
+from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.defs.sensors import MODEL_TAG, model_sensor
+
+
+@dg.logger(None, description="What the steps say, one line each, without Dagster's own events.")
+def lines_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    logger = logging.Logger("adire", logging.INFO)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(orig_message)s"))
+    handler.addFilter(_says_something)
+    logger.addHandler(handler)
+    return logger
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    meta = getattr(record, "dagster_meta", {})
+    record.orig_message = meta.get("orig_message", record.getMessage())
+    return not meta.get("dagster_event")
+
+
+def build_definitions(project: Project) -> dg.Definitions:
+    """Assets, job and sensor of every enabled model in configs/models."""
+    models = [name for name in model_names(project) if load_model(project, name).enabled]
+    jobs = {
+        model: dg.define_asset_job(
+            f"{model}_line",
+            selection=dg.AssetSelection.groups(model),
+            tags={MODEL_TAG: model},
+            description=f"The whole line of {model}: from its data to the live model.",
+        )
+        for model in models
+    }
+    root = str(project.root)
+    return dg.Definitions(
+        assets=[asset for model in models for asset in model_assets(project, model)],
+        jobs=list(jobs.values()),
+        sensors=[model_sensor(project, model, job.name) for model, job in jobs.items()],
+        resources={
+            "references": ReferenceIOManager(project_root=root),
+            "children": ChildProcesses(project_root=root),
+            "mlflow": MlflowTracking(project_root=root),
+        },
+        loggers={"console": dg.colored_console_logger, "lines": lines_logger},
+        # Heavy work runs in child processes already; a process per step would only cost imports.
+        executor=dg.in_process_executor,
+    )

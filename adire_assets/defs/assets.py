@@ -1,0 +1,260 @@
+"""The asset graph of one model: ten thin assets around the functions of `pipeline`."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+
+from adire_assets import lineage, pipeline
+from adire_assets.config import Project
+from adire_assets.defs.mlflow_resource import MlflowTracking
+from adire_assets.defs.resources import ChildProcesses, answered
+from adire_assets.evaluation.verdict import GATE_NAMES, Verdict
+from adire_assets.store import Artefact, Built
+
+GATE_FACTS = ("value", "threshold", "margin", "comparison", "unit")
+PARITY_CHECK = "serves_what_was_evaluated"
+
+
+def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
+    """The assets `<model>/...` in the order of the graph."""
+
+    def asset(*modules: str, checks: tuple[str, ...] = (), **keywords: Any) -> Any:
+        """`dg.asset` with what all assets of a model share."""
+
+        def decorate(function: Any) -> dg.AssetsDefinition:
+            key = dg.AssetKey([model, function.__name__])
+            specs = [dg.AssetCheckSpec(name, asset=key, blocking=True) for name in checks]
+            return dg.asset(
+                key_prefix=[model],
+                group_name=model,
+                code_version=lineage.code_hash(modules)[:16] if modules else "1",
+                check_specs=specs,
+                io_manager_key="references",
+                **keywords,
+            )(function)
+
+        return decorate
+
+    @asset(kinds={"dvc"})
+    def training_data(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """The images and captions that data.dvc names for this model."""
+        with answered():
+            built = pipeline.training_data(project, model)
+        files = built.artefact.json("files.json")
+        return _result(
+            context, built, dvc_hash=built.artefact.manifest["dvc_hash"], files=len(files)
+        )
+
+    @asset(kinds={"yaml"})
+    def training_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """The resolved hyperparameters of configs/models."""
+        with answered():
+            built = pipeline.training_config(project, model)
+        return _result(context, built, config=built.artefact.json("config.json"))
+
+    @asset(kinds={"huggingface"})
+    def base_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """The weights that the adapter is trained on."""
+        with answered():
+            built = pipeline.base_model(project, model)
+        return _result(context, built, source=built.artefact.manifest["source"])
+
+    @asset(kinds={"yaml"})
+    def evaluation_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """How adapters are evaluated, gated and served, and the judge's weights."""
+        with answered():
+            built = pipeline.evaluation_config(project, model)
+        return _result(context, built, config=built.artefact.json("config.json"))
+
+    @asset("adire_assets.data.dataset", kinds={"pillow"})
+    def dataset(context: dg.AssetExecutionContext, training_data: Artefact) -> dg.MaterializeResult:
+        """Validated, captioned, de-duplicated images, split into train and held-out."""
+        with answered():
+            built = pipeline.dataset(project, training_data)
+        summary = built.artefact.json("summary.json")
+        return _result(
+            context,
+            built,
+            images=_image(built.artefact, "dataset_sheet.png"),
+            train=summary["train"],
+            held_out=summary["held_out"],
+            rejected=dg.MetadataValue.md(_table(("file", "reason"), summary["rejected"]) or "none"),
+        )
+
+    @asset(*pipeline.TRAINING_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
+    def lora_weights(
+        context: dg.AssetExecutionContext,
+        dataset: Artefact,
+        base_model: Artefact,
+        training_config: Artefact,
+        children: ChildProcesses,
+        mlflow: MlflowTracking,
+    ) -> dg.MaterializeResult:
+        """The adapter, trained in a child process."""
+        with answered():
+            built = pipeline.lora_weights(
+                project,
+                dataset,
+                base_model,
+                training_config,
+                children.runner(context),
+                mlflow.runner(context, model),
+            )
+        return _result(
+            context,
+            built,
+            validation=_image(built.artefact, "validation/sheet.png"),
+            training=built.artefact.json("training.json"),
+            mlflow_run=pipeline.mlflow_run(project, built.artefact) or "none",
+        )
+
+    @asset(*pipeline.EVALUATION_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
+    def evaluation_report(
+        context: dg.AssetExecutionContext,
+        dataset: Artefact,
+        base_model: Artefact,
+        lora_weights: Artefact,
+        evaluation_config: Artefact,
+        children: ChildProcesses,
+        mlflow: MlflowTracking,
+    ) -> dg.MaterializeResult:
+        """Images, scores and latency of the adapter, beside those of the bare base."""
+        with answered():
+            built = pipeline.evaluation_report(
+                project,
+                dataset,
+                base_model,
+                lora_weights,
+                evaluation_config,
+                children.runner(context),
+                mlflow.runner(context, model),
+            )
+        return _result(
+            context,
+            built,
+            contact_sheet=_image(built.artefact, "contact_sheet.png"),
+            report=dg.MetadataValue.md((built.artefact.path / "report.md").read_text()),
+            scores=pipeline.numbers(built.artefact.path),
+        )
+
+    @asset("adire_assets.evaluation.verdict", checks=GATE_NAMES)
+    def promotion_verdict(
+        context: dg.AssetExecutionContext,
+        evaluation_report: Artefact,
+        evaluation_config: Artefact,
+    ) -> dg.MaterializeResult:
+        """The decision of the quality gates; each is a blocking check."""
+        with answered():
+            built = pipeline.promotion_verdict(project, evaluation_report, evaluation_config)
+        verdict = Verdict.from_dict(built.artefact.json("verdict.json"))
+        context.log.info(f"{model}: {verdict.sentence()}")
+        checks = [
+            dg.AssetCheckResult(
+                check_name=gate.name,
+                passed=gate.passed,
+                description=gate.explanation,
+                metadata={
+                    name: value
+                    for name, value in asdict(gate).items()
+                    if name in GATE_FACTS and value is not None
+                },
+            )
+            for gate in verdict.gates
+        ]
+        return _result(
+            context, built, checks=checks, passed=verdict.passed, verdict=verdict.sentence()
+        )
+
+    @asset(*pipeline.RELEASE_MODULES, checks=(PARITY_CHECK,), kinds={"mlflow"})
+    def triton_repository(
+        context: dg.AssetExecutionContext,
+        lora_weights: Artefact,
+        base_model: Artefact,
+        promotion_verdict: Artefact,
+        evaluation_config: Artefact,
+    ) -> dg.MaterializeResult:
+        """Release N: the Triton version directory, checked on a scratch server."""
+        with answered():
+            built, number = pipeline.triton_repository(
+                project, lora_weights, base_model, promotion_verdict, evaluation_config
+            )
+            parity = pipeline.parity_report(project, model, number, context.log.info).artefact
+        facts = parity.json("parity.json")
+        check = dg.AssetCheckResult(
+            check_name=PARITY_CHECK,
+            passed=facts["passed"],
+            description=facts["explanation"],
+            metadata={name: facts[name] for name in ("images", "largest_difference")},
+        )
+        return _result(context, built, checks=[check], release=number)
+
+    @asset("adire_assets.serving.deployment", kinds={"triton"})
+    def deployed_model(
+        context: dg.AssetExecutionContext, triton_repository: Artefact
+    ) -> dg.MaterializeResult:
+        """The release that is live, by the deployment record."""
+        with answered():
+            record = pipeline.deployed_model(project, triton_repository, context.log.info)
+        return dg.MaterializeResult(
+            value=triton_repository.reference(),
+            data_version=dg.DataVersion(triton_repository.content_hash),
+            metadata={"release": record.live, "since": record.since},
+        )
+
+    return [
+        training_data,
+        training_config,
+        base_model,
+        evaluation_config,
+        dataset,
+        lora_weights,
+        evaluation_report,
+        promotion_verdict,
+        triton_repository,
+        deployed_model,
+    ]
+
+
+def _result(
+    context: dg.AssetExecutionContext,
+    built: Built,
+    *,
+    checks: Sequence[dg.AssetCheckResult] = (),
+    **metadata: Any,
+) -> dg.MaterializeResult:
+    artefact = built.artefact
+    name = context.asset_key.to_user_string()
+    context.log.info(f"{name}: {'reused' if built.reused else 'made'} {artefact.key[:12]}")
+    shown = {name: value for name, value in metadata.items() if value is not None}
+    return dg.MaterializeResult(
+        value=artefact.reference(),
+        data_version=dg.DataVersion(artefact.content_hash),
+        check_results=checks,
+        metadata={
+            "reused": built.reused,
+            "recipe_key": artefact.key,
+            "content_hash": artefact.content_hash,
+            "path": dg.MetadataValue.path(str(artefact.path)),
+            "code": artefact.manifest["code"],
+            **shown,
+        },
+    )
+
+
+def _image(artefact: Artefact, name: str) -> dg.MarkdownMetadataValue | None:
+    """A picture that Dagster's UI shows inline."""
+    path = artefact.path / name
+    if not path.is_file():
+        return None
+    data = base64.b64encode(path.read_bytes()).decode()
+    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{data})")
+
+
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    lines = [columns, tuple("---" for _ in columns), *(tuple(r[c] for c in columns) for r in rows)]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -1,0 +1,132 @@
+"""dagster-mlflow for assets, loaded on use and with its faults mended.
+
+`mlflow.run(context, model=..., recipe_key=...)` is a context that yields `dagster_mlflow.MlFlow`,
+bound to the one MLflow run of that recipe key: whoever races for it or comes back to it (another
+step, another process, the evaluation of the adapter) gets the same run. All of MLflow's functions
+are there; `log_params`, `log_metrics`, `set_tags`, `log_artifact` and `log_artifacts` name the run,
+so they also work from other threads, and may be repeated.
+
+On leaving, the run is FINISHED, FAILED (exception) or KILLED (interrupt), and MLflow's thread-local
+and process-wide state is as before, so that a later step starts clean and nothing that happens at
+exit changes a status.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from logging import getLogger
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from adire_assets import tracking, tracking_store
+from adire_assets.config import Project
+
+if TYPE_CHECKING:
+    from dagster_mlflow.resources import MlFlow
+
+# What MLflow sets for its child processes, for as long as the run is active here.
+INHERITED = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+
+
+class MlflowTracking(dg.ConfigurableResource):
+    """The project's MLflow; `project_root` is the folder that `Project.find` starts from."""
+
+    project_root: str
+
+    def runner(
+        self, context: dg.AssetExecutionContext, model: str
+    ) -> Callable[[str], AbstractContextManager["MlFlow"]]:
+        """`run` for the asset that `context` belongs to, to be called with a recipe key."""
+        return lambda recipe_key: self.run(context, model=model, recipe_key=recipe_key)
+
+    @contextmanager
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        *,
+        model: str,
+        recipe_key: str,
+        tags: Mapping[str, str] | None = None,
+    ) -> "Iterator[MlFlow]":
+        """The run of `recipe_key`, active inside the block. UserError when MLflow is unusable."""
+        project = Project.find(Path(self.project_root))
+        tracking.end_abandoned(project, model)
+        found = tracking.training_run(project, model, recipe_key, tags)
+        with (
+            tracking.active(project, found.run_id),
+            tracking_store.answers(project),
+            _fluent(project, context, model, recipe_key, found.run_id) as mlflow,
+        ):
+            context.log.info(f"MLflow: run {found.run_id} of experiment {model}")
+            yield mlflow
+
+
+@contextmanager
+def _fluent(
+    project: Project, context: dg.AssetExecutionContext, model: str, recipe_key: str, run_id: str
+) -> "Iterator[MlFlow]":
+    """`MlFlow` with `run_id` as this thread's active run; all traces are removed afterwards."""
+    import mlflow
+
+    if active := mlflow.active_run():
+        raise RuntimeError(f"MLflow run {active.info.run_id} is active already in this thread")
+    before = {name: os.environ.get(name) for name in INHERITED}
+    try:
+        settings = SimpleNamespace(
+            log=getLogger(__name__),  # it calls every run a new one
+            run_id=context.run.run_id,
+            # MlFlow renames the run to its job's name.
+            dagster_run=SimpleNamespace(job_name=tracking.run_name(model, recipe_key)),
+            resource_config={
+                "experiment_name": model,
+                "mlflow_tracking_uri": tracking_store.tracking_uri(project),
+                "mlflow_run_id": run_id,
+            },
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # held by the pin and the tests
+            bound = _bound(project, run_id)(settings)
+        yield bound
+    finally:
+        # `tracking.active` decides the status; this only takes the run off the thread's stack.
+        try:
+            while mlflow.active_run():
+                mlflow.end_run(status="RUNNING")
+        finally:
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _bound(project: Project, run_id: str) -> "type[MlFlow]":
+    """`MlFlow` whose logging names the run and may be repeated."""
+    from dagster_mlflow.resources import MlFlow
+
+    class BoundMlFlow(MlFlow):
+        @staticmethod
+        def log_params(params: Mapping[str, Any]) -> None:
+            tracking.log_parameters(project, run_id, params)
+
+        @staticmethod
+        def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
+            tracking.log_metrics(project, run_id, metrics, step)
+
+        @staticmethod
+        def set_tags(tags: Mapping[str, Any]) -> None:
+            tracking.log_tags(project, run_id, tags)
+
+        @staticmethod
+        def log_artifact(local_path: str, artifact_path: str | None = None) -> None:
+            tracking.log_artifacts(project, run_id, [Path(local_path)], artifact_path or "")
+
+        @staticmethod
+        def log_artifacts(local_dir: str, artifact_path: str | None = None) -> None:
+            tracking.log_folder(project, run_id, Path(local_dir), artifact_path or "")
+
+    return BoundMlFlow

@@ -1,0 +1,126 @@
+"""Dagster's handles on the core: references between assets, and child processes under Pipes.
+
+`project_root` is the folder that `Project.find` starts from.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from adire_assets import lineage
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.pipeline import RunWorker
+from adire_assets.store import Artefact, Store, lock, read_json, write_json
+from adire_assets.worker import command, write_job
+
+
+class ReferenceIOManager(dg.ConfigurableIOManager):
+    """Hands references (never content) from asset to asset, those of the same run first.
+
+    An asset that is not part of the run gives the reference of its latest materialization. The
+    files lie in <home>/references, so a selection works with any or no DAGSTER_HOME.
+    """
+
+    project_root: str
+    _alive: Any = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Hold the run's lock as long as its process lives, so that a killed run can be told."""
+        if context.run_id:
+            self._alive = lock(Project.find(Path(self.project_root)), f"run-{context.run_id}")
+            self._alive.__enter__()
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        if self._alive:
+            self._alive.__exit__(None, None, None)
+
+    def handle_output(self, context: dg.OutputContext, obj: dict[str, Any]) -> None:
+        for name in (context.run_id, "latest"):
+            write_json(self._file(name, context.asset_key), obj)
+
+    def load_input(self, context: dg.InputContext) -> Artefact:
+        for name in (context.step_context.run_id, "latest"):
+            path = self._file(name, context.asset_key)
+            if path.is_file():
+                with answered():
+                    return Store(Project.find(Path(self.project_root))).open(read_json(path))
+        key = context.asset_key.to_user_string()
+        raise dg.Failure(
+            f"{key} was never materialized; materialize it first, or the whole graph",
+            allow_retries=False,
+        )
+
+    def _file(self, run: str, key: dg.AssetKey) -> Path:
+        home = Project.find(Path(self.project_root)).home
+        return home.joinpath("references", run, *key.path).with_suffix(".json")
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Show a user's mistake as its one sentence, and do not retry it."""
+    try:
+        yield
+    except UserError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+class ChildProcesses(dg.ConfigurableResource):
+    """Runs the core's worker functions in children under Dagster Pipes."""
+
+    project_root: str
+
+    def runner(self, context: dg.AssetExecutionContext) -> RunWorker:
+        """`run` for the asset that `context` belongs to."""
+        return partial(self.run, context)
+
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        function: str,
+        *,
+        launcher: tuple[str, ...] = (),
+        mlflow_run_id: str | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """The worker's result. UserError with its sentence when it refused."""
+        project = Project.find(Path(self.project_root))
+        threads = lineage.threads()
+        jobs = project.home / "jobs"
+        jobs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=jobs) as name:
+            folder = Path(name)
+            write_job(folder, function, arguments, threads, mlflow_run_id)
+            try:
+                dg.PipesSubprocessClient().run(
+                    context=context,
+                    command=command(folder, launcher=launcher),
+                    cwd=str(project.root),
+                    env={
+                        "ADIRE_PROJECT": str(project.root),
+                        "ADIRE_HOME": str(project.home),
+                        "OMP_NUM_THREADS": str(threads),
+                        # Threads that spin while they wait starve whatever else runs here, such
+                        # as a Triton that serves: each would be tens of times slower.
+                        "OMP_WAIT_POLICY": "PASSIVE",
+                        "PYTHONPATH": os.pathsep.join(
+                            filter(None, [str(project.root), os.environ.get("PYTHONPATH")])
+                        ),
+                    },
+                )
+            except dg.DagsterError as error:
+                refusal = folder / "error.txt"
+                if refusal.is_file():
+                    raise UserError(refusal.read_text(encoding="utf-8")) from None
+                raise UserError(
+                    f"the worker of {function.rpartition(':')[2]} ended unexpectedly ({error}); "
+                    "its own words stand in the terminal or the run's compute log above"
+                ) from None
+            return read_json(folder / "result.json")

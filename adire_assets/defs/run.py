@@ -1,0 +1,73 @@
+"""Materializing from the terminal: the same assets, told in a few lines."""
+
+import os
+import sys
+
+import dagster as dg
+
+from adire_assets.config import Project, load_model
+from adire_assets.defs.sensors import MODEL_TAG
+from adire_assets.errors import UserError
+
+DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+run_monitoring:
+  enabled: true
+"""
+
+
+def dagster_home(project: Project) -> str:
+    """DAGSTER_HOME, made below the project's home when the user did not set one."""
+    configured = os.environ.get("DAGSTER_HOME")
+    if configured:
+        return configured
+    folder = project.home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text(DAGSTER_YAML)
+    return str(folder)
+
+
+def materialize(project: Project, model: str, assets: list[str] | None = None) -> None:
+    """Materialize `assets` (names without the model; default: all). UserError when a step fails."""
+    if not load_model(project, model).enabled:
+        raise UserError(f"{model} is disabled; set `enabled: true` in {project.model_file(model)}")
+    os.environ["DAGSTER_HOME"] = dagster_home(project)
+    sys.path.insert(0, str(project.root))
+    from dagster_defs import defs
+
+    graph = defs.resolve_asset_graph()
+    known = [key for key in graph.toposorted_asset_keys if key.path[0] == model]
+    wanted = [dg.AssetKey([model, name]) for name in assets] if assets else known
+    unknown = [key.path[-1] for key in wanted if key not in known]
+    if unknown:
+        names = ", ".join(key.path[-1] for key in known)
+        raise UserError(f"{model} has no asset {', '.join(unknown)}; it has: {names}")
+    with dg.DagsterInstance.get() as instance:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=wanted,
+            raise_on_error=False,
+            tags={MODEL_TAG: model},
+            run_config={"loggers": {"lines": {}}},
+        )
+    if not result.success:
+        raise UserError("\n".join(_failures(result)) or f"{model}: the run did not finish")
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    """One sentence for each failed step: the cause, without Dagster's wrapping."""
+    sentences = []
+    for event in result.all_events:
+        if not event.is_step_failure:
+            continue
+        error = event.step_failure_data.error
+        while error and error.cause:
+            error = error.cause
+        metadata = event.step_failure_data.user_failure_data
+        text = metadata.description if metadata and metadata.description else None
+        step = str(event.step_key).replace("__", "/")
+        sentences.append(f"{step}: {text or (error and error.message)}")
+    return sentences

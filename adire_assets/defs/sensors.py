@@ -1,0 +1,116 @@
+"""The sensor of one model: new data, config, base, code or libraries start the line by themselves.
+
+It keeps no cursor. Each tick compares the state of the working tree (the recipe keys of the roots,
+the steps' code and the library versions) with the runs that it started and with what was last
+materialized, so going back to an earlier state is a change like any other. A state whose run failed
+is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused is not
+tried again, because the same recipe gives the same adapter.
+"""
+
+import time
+from itertools import takewhile
+
+import dagster as dg
+
+from adire_assets import lineage, pipeline
+from adire_assets.config import Project, load_model
+from adire_assets.defs.resources import answered
+from adire_assets.evaluation.verdict import GATE_NAMES
+from adire_assets.store import is_locked
+
+STATE_TAG, MODEL_TAG = "adire/state", "adire/model"
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60, 3600
+
+
+def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefinition:
+    """The sensor `<model>_changes` that starts `job_name`."""
+
+    @dg.sensor(
+        name=f"{model}_changes",
+        job_name=job_name,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Starts the line of {model} when its data, config, base or code change.",
+    )
+    def changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        with answered():
+            enabled = load_model(project, model).enabled
+            roots = pipeline.root_keys(project, model) if enabled else {}
+        if not enabled:
+            return dg.SkipReason(f"{model} is disabled in {project.model_file(model)}")
+        state = lineage.digest({**roots, **pipeline.code_and_libraries()})[:32]
+        seen = f"state {state[:12]}"
+        runs = context.instance.get_run_records(
+            dg.RunsFilter(tags={MODEL_TAG: model}), limit=20, ascending=False
+        )
+        if runs and not runs[0].dagster_run.is_finished:
+            run = runs[0].dagster_run
+            if run.status != dg.DagsterRunStatus.STARTED or is_locked(project, f"run-{run.run_id}"):
+                return dg.SkipReason(f"{seen}: run {run.run_id[:8]} is under way")
+            context.instance.report_run_failed(run, "The process of this run was killed.")
+            return dg.SkipReason(f"{seen}: run {run.run_id[:8]} was killed; marked as failed")
+        same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
+        changed = _changed_roots(context.instance, model, roots)
+        if same and same[0].dagster_run.is_success:
+            return dg.SkipReason(f"{seen}: run {same[0].dagster_run.run_id[:8]} brought it live")
+        if not changed and not same and _deployed_after_roots(context.instance, model, roots):
+            return dg.SkipReason(f"{seen}: what is materialized is what the project says")
+        if same:
+            refused = _refused_gates(context.instance, same[0].dagster_run.run_id)
+            if refused:
+                return dg.SkipReason(
+                    f"{seen}: refused by {', '.join(refused)} in run "
+                    f"{same[0].dagster_run.run_id[:8]}; change the data or the config"
+                )
+            pause = min(FIRST_RETRY_SECONDS * 2 ** (len(same) - 1), LONGEST_RETRY_SECONDS)
+            left = (same[0].end_time or time.time()) + pause - time.time()
+            if left > 0:
+                return dg.SkipReason(
+                    f"{seen}: {len(same)} failed run(s), next attempt in {left:.0f} s"
+                )
+        why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
+        context.log.info(f"{seen}: {why}; starting a run")
+        return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why})
+
+    return changes
+
+
+def _materialized(
+    instance: dg.DagsterInstance, model: str, asset: str
+) -> tuple[str | None, float] | None:
+    """(recipe key, time) of the latest materialization of an asset, or None."""
+    event = instance.get_latest_materialization_event(dg.AssetKey([model, asset]))
+    if event is None or event.asset_materialization is None:
+        return None
+    key = event.asset_materialization.metadata.get("recipe_key")
+    return (str(key.value) if key else None, event.timestamp)
+
+
+def _changed_roots(instance: dg.DagsterInstance, model: str, roots: dict[str, str]) -> list[str]:
+    latest = {name: _materialized(instance, model, name) for name in roots}
+    return [name for name, key in roots.items() if (latest[name] or (None,))[0] != key]
+
+
+def _deployed_after_roots(instance: dg.DagsterInstance, model: str, roots: dict[str, str]) -> bool:
+    deployed = _materialized(instance, model, "deployed_model")
+    times = [found[1] for name in roots if (found := _materialized(instance, model, name))]
+    return deployed is not None and deployed[1] >= max(times, default=0.0)
+
+
+def _refused_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """The gates that failed in a run."""
+    records = instance.get_records_for_run(
+        run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
+    checks = [
+        record.event_log_entry.dagster_event.event_specific_data
+        for record in records
+        if record.event_log_entry.dagster_event
+    ]
+    return [
+        check.check_name
+        for check in checks
+        if isinstance(check, dg.AssetCheckEvaluation)
+        and not check.passed
+        and check.check_name in GATE_NAMES
+    ]

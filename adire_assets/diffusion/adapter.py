@@ -1,0 +1,132 @@
+"""Is an adapter's file sound: safetensors only, made for this base, finite, not empty of effect.
+
+Reads headers and numbers with numpy; torch is not imported and nothing is unpickled.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+ALLOWED_SUFFIXES = (".safetensors", ".json", ".csv", ".png", ".md", ".txt", ".py")
+# The two matrices of a LoRA, by the names that diffusers and peft give them.
+NAMES = (
+    ("lora.down", "lora.up"),
+    ("lora_linear_layer.down", "lora_linear_layer.up"),
+    ("lora_A", "lora_B"),
+)
+KEY = re.compile(r"(.+)\.(" + "|".join(re.escape(n) for pair in NAMES for n in pair) + r")\.weight")
+OTHER = {**dict(NAMES), **{up: down for down, up in NAMES}}
+UP = {up for _, up in NAMES}
+SHOWN = 3  # names per problem
+
+
+def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
+    """What is wrong with `pytorch_lora_weights.safetensors` in `adapter_folder`; empty means sound.
+
+    Every tensor must belong to a weight of the base's UNet or text encoder, with the shapes of a
+    LoRA on it (down: [rank, in, ...], up: [out, rank, ...]), in pairs; all numbers finite; and some
+    up matrix not zero, because a LoRA starts with zeros there and one that kept them changes
+    nothing. The folder may hold no file that could be weights in another format.
+    """
+    problems = []
+    strangers = sorted(
+        path.relative_to(adapter_folder).as_posix()
+        for path in adapter_folder.rglob("*")
+        if path.is_file() and path.suffix not in ALLOWED_SUFFIXES
+    )
+    if strangers:
+        problems.append(f"files that are not safetensors, text or images: {_some(strangers)}")
+    file = adapter_folder / ADAPTER_FILE
+    if not file.is_file():
+        return [*problems, f"{ADAPTER_FILE} is missing"]
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return problems + _tensor_problems(tensors, _base_shapes(base_folder))
+    except (SafetensorError, OSError) as error:
+        return [*problems, f"{ADAPTER_FILE} is not a readable safetensors file ({error})"]
+
+
+def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> list[str]:
+    keys = sorted(tensors.keys())
+    if not keys:
+        return [f"{ADAPTER_FILE} holds no tensors"]
+    present = set(keys)
+    unknown, unpaired, misshapen, not_floats, not_finite = [], [], [], [], []
+    namings: dict[str, set[frozenset[str]]] = {}
+    effect = False
+    for key in keys:
+        match = KEY.fullmatch(key)
+        weight = base.get(match[1]) if match else None
+        if match is None or weight is None:
+            unknown.append(key)
+            continue
+        if f"{match[1]}.{OTHER[match[2]]}.weight" not in present:
+            unpaired.append(key)
+        naming = frozenset((match[2], OTHER[match[2]]))
+        namings.setdefault(key.partition(".")[0], set()).add(naming)
+        view = tensors.get_slice(key)
+        shape = tuple(view.get_shape())
+        up = match[2] in UP
+        rank = (shape[1] if len(shape) > 1 else 0) if up else shape[0]
+        expected = (weight[0], rank) if up else (rank, *weight[1:])
+        expected += (1,) * (len(weight) - len(expected))
+        if shape != expected or rank == 0:
+            misshapen.append(f"{key} {list(shape)} on a weight of {list(weight)}")
+        if view.get_dtype() not in ("F16", "F32", "F64"):
+            not_floats.append(f"{key} {view.get_dtype()}")
+            continue
+        values = tensors.get_tensor(key)
+        if not np.isfinite(values).all():
+            not_finite.append(key)
+        effect = effect or (up and bool(values.any()))
+    found = {
+        "tensors that no module of the base takes": unknown,
+        "half a LoRA, the other matrix is missing": unpaired,
+        "shapes that do not fit the base": misshapen,
+        "types other than float16, float32 and float64": not_floats,
+        "values that are NaN or infinite": not_finite,
+    }
+    problems = [f"{what}: {_some(names)}" for what, names in found.items() if names]
+    problems += [
+        f"the {component} mixes names such as {_some(sorted(min(pair) for pair in used))}; the "
+        "stock loader reads only one kind and drops the rest"
+        for component, used in sorted(namings.items())
+        if len(used) > 1
+    ]
+    if not effect:
+        problems.append("every up matrix is zero, so the adapter changes nothing")
+    return problems
+
+
+def _base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
+    """{component.module: shape of its weight} from the headers of the base's safetensors files."""
+    shapes = {}
+    for component in ("unet", "text_encoder", "text_encoder_2"):
+        for name, shape in _headers(base / component):
+            module, _, leaf = name.rpartition(".")
+            if leaf == "weight" and len(shape) > 1:
+                shapes[f"{component}.{module}"] = shape
+                # Text encoders come with and without this prefix, and diffusers maps both.
+                shapes[f"{component}.{module.removeprefix('text_model.')}"] = shape
+                shapes[f"{component}.text_model.{module.removeprefix('text_model.')}"] = shape
+    return shapes
+
+
+def _headers(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                yield name, tuple(entry["shape"])
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

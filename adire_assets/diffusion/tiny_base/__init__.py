@@ -1,0 +1,1 @@
+"""Trains the tiny Stable Diffusion that a fresh clone embeds; see train.py."""

@@ -1,0 +1,262 @@
+"""The judge: a small CLIP that scores images against captions and lends the UNet its text tower.
+
+Contract: stock classes of transformers throughout (CLIPModel, CLIPTokenizer, the PIL image
+processor), so that an exported judge loads with `from_pretrained` like any CLIP. It knows drawn
+adire as well as the generic patterns. While it trains, linear heads on the image features name
+motif and colours too: contrast alone learns shapes much more slowly. The heads are not exported.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from adire_assets.diffusion.tiny_base.corpus import (
+    CELL_MOTIFS,
+    COLOURS,
+    FIELD_MOTIFS,
+    LABELS,
+    MOTIF_WORDS,
+    Corpus,
+    Pattern,
+    choose_pattern,
+    draw_pattern,
+)
+from adire_assets.diffusion.tiny_base.stages import (
+    Loop,
+    as_input,
+    batch_rng,
+    cosine,
+    set_learning_rate,
+)
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+TEXT_LENGTH = 32  # tokens, with start and end
+STYLE_TOKEN = "nigerian_adire_style"
+WHOLE_WORDS = ("oniko", "alabere", "eleko", "adire", "indigo", "cloth", "nigerian", "style", "tied")
+SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # as in CLIPTokenizer
+AUXILIARY_WEIGHT = 0.5
+
+
+def build_tokenizer(captions: Sequence[str], size: int = 900) -> CLIPTokenizer:
+    """A byte-level BPE of at most `size` tokens trained on captions; every byte is known."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer_model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trainer_model.normalizer = normalizers.Lowercase()
+    trainer_model.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    words = [" ".join(WHOLE_WORDS)] * max(50, len(captions) // 10)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - len(alphabet) - 3,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    trainer_model.train_from_iterator([*captions, *words], trainer)
+    merges = _merges_of(trainer_model)
+    vocabulary: dict[str, int] = {}
+    pieces = [*alphabet, *(byte + "</w>" for byte in alphabet)]
+    pieces += ["".join(pair) for pair in merges]
+    for piece in [*dict.fromkeys(pieces), START, END]:
+        vocabulary[piece] = len(vocabulary)
+    tokenizer = CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        unk_token=END,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=TEXT_LENGTH,
+    )
+    tokenizer.add_tokens([AddedToken(STYLE_TOKEN, normalized=True, single_word=True)])
+    return tokenizer
+
+
+def _merges_of(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
+    return [(left, right) for left, right in pairs]
+
+
+def encode(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Token ids, int64 [N, TEXT_LENGTH], padded and cut as the pipelines do."""
+    return tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=TEXT_LENGTH,
+        return_tensors="pt",
+    ).input_ids
+
+
+def build_judge(tokenizer: CLIPTokenizer, resolution: int = 64) -> CLIPModel:
+    """An untrained CLIP: ViT of 8-pixel patches, 3-layer text tower, projection to 64."""
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    shared = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+    text = (
+        shared
+        | special
+        | {
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 3,
+            "max_position_embeddings": TEXT_LENGTH,
+            "projection_dim": 64,
+        }
+    )
+    vision = shared | {
+        "num_hidden_layers": 4,
+        "image_size": resolution,
+        "patch_size": 8,
+        "projection_dim": 64,
+    }
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)
+    return CLIPModel(config)
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How the judge is trained."""
+
+    steps: int = 1350
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup: int = 100
+
+
+def train_judge(
+    model: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    corpus: Corpus,
+    settings: JudgeSettings,
+    loop: Loop,
+    seed: int,
+    device: torch.device,
+) -> float:
+    """Train in place; returns CPU seconds. Captions that occur twice in a batch are both right."""
+    heads = nn.ModuleList([nn.Linear(128, len(names)) for names in LABELS])
+    model.to(device).train()
+    model.set_attn_implementation("eager")  # on CPU its backward takes half the time of SDPA's
+    heads.to(device)
+    weights = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.05)
+    tokens = encode(tokenizer, corpus.captions)
+    unique = {caption: number for number, caption in enumerate(dict.fromkeys(corpus.captions))}
+    caption_number = np.array([unique[caption] for caption in corpus.captions])
+    labels = torch.from_numpy(corpus.labels)
+
+    def step(number: int) -> Tensor:
+        rng = batch_rng(seed, 1, number)
+        chosen = rng.choice(len(corpus.captions), settings.batch_size, replace=False)
+        images = as_input(corpus.images[chosen], device)
+        mirrored = torch.from_numpy(rng.random(len(chosen)) < 0.5).to(device)
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        images = images + 0.05 * torch.from_numpy(
+            rng.standard_normal((len(chosen), 3, 1, 1), dtype=np.float32)
+        ).to(device)
+        same = torch.from_numpy(caption_number[chosen][:, None] == caption_number[chosen])
+        target = same.float().to(device)
+        target = target / target.sum(1, keepdim=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            seen = model.vision_model(images).pooler_output
+            read = model.text_model(tokens[chosen].to(device)).pooler_output
+            image = model.visual_projection(seen)
+            text = model.text_projection(read)
+            named = [head(seen).float() for head in heads]
+        image = functional.normalize(image.float(), dim=1)
+        text = functional.normalize(text.float(), dim=1)
+        logits = model.logit_scale.exp() * image @ text.T
+        loss = (
+            functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+        ) / 2
+        for place, answer in enumerate(named):
+            truth = labels[chosen, place].to(device)
+            loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(answer, truth) / len(named)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        rate = cosine(number, settings.steps, settings.learning_rate, settings.warmup)
+        set_learning_rate(optimizer, rate)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=float(np.log(50)))
+        return loss.detach()
+
+    spent = loop.run({"model": model, "heads": heads, "optimizer": optimizer}, step)
+    model.set_attn_implementation("sdpa")
+    model.eval()
+    return spent
+
+
+@torch.no_grad()
+def similarity(
+    model: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray, captions: Sequence[str]
+) -> Tensor:
+    """Cosines between images (uint8 [N, H, W, 3]) and captions [M], float32 [N, M]."""
+    device = model.device
+    image = model.visual_projection(model.vision_model(as_input(images, device)).pooler_output)
+    tokens = encode(tokenizer, captions).to(device)
+    text = model.text_projection(model.text_model(tokens).pooler_output)
+    return functional.normalize(image, dim=1) @ functional.normalize(text, dim=1).T
+
+
+def zero_shot_accuracy(
+    model: CLIPModel, tokenizer: CLIPTokenizer, seed: int, count: int = 400, resolution: int = 64
+) -> dict[str, float]:
+    """Share of held-out patterns for which the caption with the right word scores highest.
+
+    `motif`: 18-way, everything else in the caption as it is; `motif_bare`: 18-way with the motif
+    alone as caption; `foreground` and `background`: 12-way.
+    """
+    rng = np.random.default_rng([seed, 29])
+    hits = {"motif": 0, "motif_bare": 0, "foreground": 0, "background": 0}
+    for _ in range(count):
+        pattern = choose_pattern(rng)
+        image = draw_pattern(pattern, rng, resolution)[None]
+        questions = {
+            "motif": [_with_motif(pattern, word).caption() for word in MOTIF_WORDS],
+            "motif_bare": list(MOTIF_WORDS),
+            "foreground": [_replace(pattern, foreground=name).caption() for name in COLOURS],
+            "background": [_replace(pattern, background=name).caption() for name in COLOURS],
+        }
+        answers = {
+            "motif": MOTIF_WORDS.index(pattern.motif),
+            "motif_bare": MOTIF_WORDS.index(pattern.motif),
+            "foreground": list(COLOURS).index(pattern.foreground),
+            "background": list(COLOURS).index(pattern.background),
+        }
+        captions = [caption for group in questions.values() for caption in group]
+        scores = similarity(model, tokenizer, image, captions)[0]
+        start = 0
+        for name, group in questions.items():
+            best = int(scores[start : start + len(group)].argmax())
+            hits[name] += best == answers[name]
+            start += len(group)
+    return {name: number / count for name, number in hits.items()}
+
+
+def _replace(pattern: Pattern, **changes: str) -> Pattern:
+    return Pattern(**{**pattern.__dict__, **changes})
+
+
+def _with_motif(pattern: Pattern, motif: str) -> Pattern:
+    """The same caption about another motif; between kinds, in the nearest layout."""
+    if (motif in CELL_MOTIFS) == (pattern.motif in CELL_MOTIFS):
+        return _replace(pattern, motif=motif)
+    if motif in FIELD_MOTIFS:
+        count = 8 if pattern.layout == "many" else 4
+        return Pattern(motif, pattern.foreground, pattern.background, "horizontal", count)
+    return Pattern(motif, pattern.foreground, pattern.background, "many", 4)

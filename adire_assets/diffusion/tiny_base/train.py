@@ -1,0 +1,390 @@
+"""Trains the tiny base model from nothing: drawn corpus, judge, autoencoder, UNet, export.
+
+Usage: python -m adire_assets.diffusion.tiny_base.train --output DIR --work DIR [--smoke]
+
+Contract: `work` holds what each stage left behind; a run that was killed goes on where its last
+checkpoint was and ends in the same bits (same thread count). `output` receives `pipeline/` (a
+StableDiffusionPipeline, fp16 variant), `judge/` (CLIPModel, tokenizer, image processor) and
+`training.json`; safetensors only.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from adire_assets.data.sample_images import CAPTION_PREFIX
+from adire_assets.diffusion.tiny_base.autoencoder import (
+    AutoencoderSettings,
+    build_autoencoder,
+    encode_images,
+    normalise_latents,
+    psnr,
+    train_autoencoder,
+)
+from adire_assets.diffusion.tiny_base.corpus import (
+    Corpus,
+    draw_generic,
+    draw_palettes,
+    draw_style,
+    join,
+    load_corpus,
+    save_corpus,
+)
+from adire_assets.diffusion.tiny_base.judge import (
+    JudgeSettings,
+    build_judge,
+    build_tokenizer,
+    encode,
+    similarity,
+    train_judge,
+    zero_shot_accuracy,
+)
+from adire_assets.diffusion.tiny_base.stages import AveragedWeights, Loop
+from adire_assets.diffusion.tiny_base.unet import (
+    UnetSettings,
+    build_scheduler,
+    build_unet,
+    train_unet,
+)
+from adire_assets.errors import UserError
+
+HELD_OUT = 1_000_000  # added to the seed for images that nothing is trained on
+
+
+@dataclass(frozen=True)
+class TinyBaseSettings:
+    """Sizes of the corpus and of each stage; the defaults take about 90 CPU minutes."""
+
+    resolution: int = 64  # pixels per side
+    generic: int = 24_000  # patterns that the judge and the UNet learn from
+    style: int = 5_000  # drawn adire that only the judge sees, a fifth of it in other colours
+    indigo: int = 2_000  # generic patterns in indigo and white that only the judge sees
+    palettes: int = 8_000  # adire line work in any colours, for the autoencoder
+    held_out: int = 400  # images that the scores are taken over
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    unet: UnetSettings = field(default_factory=UnetSettings)
+
+
+def smoke_settings() -> TinyBaseSettings:
+    """Everything once and nothing learnt: for tests, in seconds."""
+    return TinyBaseSettings(
+        generic=96,
+        style=24,
+        indigo=8,
+        palettes=16,
+        held_out=6,
+        judge=JudgeSettings(steps=4, batch_size=16, warmup=2),
+        autoencoder=AutoencoderSettings(steps=4, batch_size=8, warmup=2),
+        unet=UnetSettings(steps=4, batch_size=8, warmup=2),
+    )
+
+
+def train(
+    output: Path,
+    work: Path,
+    seed: int = 0,
+    settings: TinyBaseSettings | None = None,
+    device: str = "auto",
+    save_every: float = 60.0,
+) -> None:
+    """Run the stages that `work` does not hold yet, then export. Prints progress.
+
+    `device` is auto, cpu or cuda; `save_every` is the time between checkpoints in seconds.
+    """
+    settings = settings or TinyBaseSettings()
+    place = _device(device)
+    work.mkdir(parents=True, exist_ok=True)
+    stages = Stages(work, seed, settings, place, save_every)
+    seconds = {
+        "judge": stages.train_judge(),
+        "autoencoder": stages.train_autoencoder(),
+        "unet": stages.train_unet(),
+    }
+    stages.export(output, seconds)
+
+
+def export_checkpoints(
+    output: Path, work: Path, seed: int = 0, settings: TinyBaseSettings | None = None
+) -> None:
+    """Export what the checkpoints in `work` hold now, trained to the end or not."""
+    stages = Stages(work, seed, settings or TinyBaseSettings(), torch.device("cpu"), 60.0)
+    stages.export(output, {})
+
+
+class Stages:
+    """The stages over one work folder; each returns the CPU seconds that it took in all."""
+
+    def __init__(
+        self,
+        work: Path,
+        seed: int,
+        settings: TinyBaseSettings,
+        device: torch.device,
+        save_every: float,
+    ) -> None:
+        self.work, self.seed, self.settings, self.device = work, seed, settings, device
+        self.save_every = save_every
+        drawn = {
+            name: getattr(settings, name)
+            for name in ("resolution", "generic", "style", "indigo", "palettes")
+        }
+        self.drawn = _fingerprint(seed, drawn)
+
+    def corpus(self) -> tuple[Corpus, Corpus]:
+        """(what the UNet sees, what only the judge sees besides), drawn once and kept."""
+        sizes, resolution = self.settings, self.settings.resolution
+        generic_path = self.work / f"generic-{self.drawn}.npz"
+        special_path = self.work / f"special-{self.drawn}.npz"
+        if not generic_path.exists():
+            print(f"corpus: drawing {sizes.generic} patterns", flush=True)
+            save_corpus(draw_generic(sizes.generic, self.seed, resolution), generic_path)
+        if not special_path.exists():
+            style = draw_style(sizes.style, self.seed + 1, resolution, recoloured=0.2)
+            indigo = draw_generic(sizes.indigo, self.seed, resolution, indigo=True)
+            save_corpus(join(style, indigo), special_path)
+        return load_corpus(generic_path), load_corpus(special_path)
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """The judge's tokenizer, trained on all captions once and kept."""
+        folder = self.work / "tokenizer"
+        if not folder.exists():
+            captions = [caption for part in self.corpus() for caption in part.captions]
+            temporary = self.work / "tokenizer.tmp"
+            build_tokenizer(captions).save_pretrained(temporary)
+            temporary.replace(folder)
+        return CLIPTokenizer.from_pretrained(folder)
+
+    def train_judge(self) -> float:
+        """Judge stage."""
+        settings = self.settings.judge
+        loop = self._loop("judge", settings.steps)
+        tokenizer = self.tokenizer()
+        torch.manual_seed(self.seed)
+        model = build_judge(tokenizer, self.settings.resolution)
+        corpus = join(*self.corpus())
+        return train_judge(model, tokenizer, corpus, settings, loop, self.seed, self.device)
+
+    def train_autoencoder(self) -> float:
+        """Autoencoder stage."""
+        settings = self.settings.autoencoder
+        torch.manual_seed(self.seed + 1)
+        model = build_autoencoder(self.settings.resolution)
+        generic = self.corpus()[0].images[: self.settings.palettes]
+        palettes = draw_palettes(self.settings.palettes, self.seed + 2, self.settings.resolution)
+        images = np.concatenate([generic, palettes])
+        loop = self._loop("autoencoder", settings.steps)
+        return train_autoencoder(model, images, settings, loop, self.seed, self.device)
+
+    def train_unet(self) -> float:
+        """Latents and texts of the corpus, then the UNet stage."""
+        generic = self.corpus()[0]
+        judge, tokenizer = self.load_judge(), self.tokenizer()
+        texts, text_of = _text_states(judge, tokenizer, generic.captions, self.device)
+        latents = encode_images(self.load_autoencoder().to(self.device), generic.images)
+        torch.manual_seed(self.seed + 2)
+        model = build_unet(self.settings.resolution)
+        settings = self.settings.unet
+        loop = self._loop("unet", settings.steps)
+        return train_unet(model, latents, texts, text_of, settings, loop, self.seed, self.device)
+
+    def load_judge(self) -> CLIPModel:
+        """The judge as its checkpoint has it."""
+        model = build_judge(self.tokenizer(), self.settings.resolution)
+        model.load_state_dict(self._checkpoint("judge")["model"])
+        return model.eval()
+
+    def load_autoencoder(self) -> AutoencoderKL:
+        """The autoencoder as its checkpoint has it, with normalised latents."""
+        model = build_autoencoder(self.settings.resolution)
+        model.load_state_dict(self._checkpoint("autoencoder")["model"])
+        normalise_latents(model.eval(), self.corpus()[0].images[:1000])
+        return model
+
+    def load_unet(self) -> UNet2DConditionModel:
+        """The averaged UNet as its checkpoint has it."""
+        model = build_unet(self.settings.resolution)
+        average = AveragedWeights(model, 0.0)
+        average.load_state_dict(self._checkpoint("unet")["average"])
+        average.copy_to(model)
+        return model.eval()
+
+    def export(self, output: Path, seconds: dict[str, float]) -> None:
+        """Write pipeline/, judge/ and training.json under `output`, replacing what is there."""
+        judge, tokenizer = self.load_judge(), self.tokenizer()
+        autoencoder, unet = self.load_autoencoder(), self.load_unet()
+        scores = self.scores(judge, tokenizer, autoencoder)
+        steps = {
+            name: self._checkpoint(name)["progress"]["done"]
+            for name in ("judge", "autoencoder", "unet")
+        }
+        temporary = output / "export.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        text_encoder = CLIPTextModel(judge.config.text_config)
+        text_encoder.load_state_dict(_text_weights(judge, text_encoder))
+        pipeline = StableDiffusionPipeline(
+            vae=autoencoder,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=build_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.to(torch.float16).save_pretrained(temporary / "pipeline", variant="fp16")
+        folder = temporary / "judge"
+        judge.to(torch.float16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _image_processor(self.settings.resolution).save_pretrained(folder)
+        record = {
+            "seed": self.seed,
+            "settings": asdict(self.settings),
+            "steps": steps,
+            "cpu_seconds": {name: round(value) for name, value in seconds.items()},
+            "scores": scores,
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "versions": {
+                name: version(name)
+                for name in ("torch", "diffusers", "transformers", "tokenizers", "numpy")
+            },
+        }
+        text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+        (temporary / "training.json").write_text(text, encoding="utf-8")
+        for part in ("pipeline", "judge", "training.json"):
+            target = output / part
+            if target.is_dir():
+                shutil.rmtree(target)
+            (temporary / part).replace(target)
+        temporary.rmdir()
+        print(f"export: {output}, scores {scores}", flush=True)
+
+    def scores(
+        self, judge: CLIPModel, tokenizer: CLIPTokenizer, autoencoder: AutoencoderKL
+    ) -> dict[str, float]:
+        """Held-out figures: zero-shot accuracies, PSNR in dB, CLIP-S of adire and of the rest."""
+        resolution, seed = self.settings.resolution, self.seed + HELD_OUT
+        count = self.settings.held_out
+        generic = draw_generic(count, seed, resolution)
+        style = draw_style(count, seed, resolution, recoloured=0.0)
+        shares = zero_shot_accuracy(judge, tokenizer, seed, count, resolution)
+        found = {f"accuracy_{name}": share for name, share in shares.items()}
+        found["psnr_generic_db"] = psnr(autoencoder, generic.images)
+        found["psnr_adire_db"] = psnr(autoencoder, style.images)
+        own = similarity(judge, tokenizer, style.images, style.captions).diagonal()
+        other = similarity(judge, tokenizer, generic.images, style.captions).diagonal()
+        found["clip_s_adire"] = float(2.5 * own.clamp(min=0).mean())
+        found["clip_s_generic_as_adire"] = float(2.5 * other.clamp(min=0).mean())
+        named = similarity(
+            judge,
+            tokenizer,
+            style.images,
+            [f"{CAPTION_PREFIX}{name}, indigo cloth" for name in ("oniko", "alabere", "eleko")],
+        ).argmax(1)
+        found["accuracy_technique"] = float((named == torch.arange(count) % 3).float().mean())
+        return {name: round(value, 4) for name, value in found.items()}
+
+    def _loop(self, name: str, steps: int) -> Loop:
+        """The loop of a stage; its checkpoint is void if what it was made from changes (but not
+        if there are more steps to take)."""
+        parts = {"judge": ("judge",), "autoencoder": ("autoencoder",)}.get(
+            name, ("judge", "autoencoder", "unet")
+        )
+        made_from = {part: asdict(getattr(self.settings, part)) for part in parts}
+        del made_from[name]["steps"]
+        return Loop(name, self.work, steps, _fingerprint(self.drawn, made_from), self.save_every)
+
+    def _checkpoint(self, name: str) -> dict:
+        path = self.work / f"{name}.pt"
+        if not path.exists():
+            raise UserError(f"{path} is missing: that stage has not written a checkpoint yet.")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _fingerprint(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no CUDA device; use --device cpu.")
+    return torch.device(name)
+
+
+@torch.no_grad()
+def _text_states(
+    judge: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str], device: torch.device
+) -> tuple[Tensor, np.ndarray]:
+    """Text tower outputs of the distinct captions, float16 [M + 1, L, 128] with the empty caption
+    last, and for each caption the index of its text."""
+    distinct = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    judge.to(device)
+    tokens = encode(tokenizer, [*distinct, ""])
+    parts = [
+        judge.text_model(part.to(device)).last_hidden_state.to("cpu", torch.float16)
+        for part in tokens.split(512)
+    ]
+    return torch.cat(parts), np.array([distinct[caption] for caption in captions])
+
+
+def _text_weights(judge: CLIPModel, encoder: CLIPTextModel) -> dict[str, Tensor]:
+    """The judge's text tower under the names that CLIPTextModel uses (with or without prefix)."""
+    weights = judge.text_model.state_dict()
+    prefixed = any(name.startswith("text_model.") for name in encoder.state_dict())
+    return {f"text_model.{name}" if prefixed else name: value for name, value in weights.items()}
+
+
+def _image_processor(resolution: int) -> CLIPImageProcessorPil:
+    size = {"height": resolution, "width": resolution}
+    return CLIPImageProcessorPil(
+        size=size,
+        crop_size=size,
+        do_center_crop=False,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Train the tiny base model from scratch.")
+    parser.add_argument("--output", type=Path, required=True, help="receives pipeline/ and judge/")
+    parser.add_argument("--work", type=Path, required=True, help="corpus and checkpoints")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--smoke", action="store_true", help="a few steps only, to try the path")
+    parser.add_argument(
+        "--export-only", action="store_true", help="export the checkpoints as they are"
+    )
+    options = parser.parse_args(arguments)
+    settings = smoke_settings() if options.smoke else TinyBaseSettings()
+    try:
+        if options.export_only:
+            export_checkpoints(options.output, options.work, options.seed, settings)
+        else:
+            train(options.output, options.work, options.seed, settings, options.device)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

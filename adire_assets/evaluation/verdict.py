@@ -1,0 +1,188 @@
+"""The verdict: what an evaluation is worth under a gate policy, gate by gate.
+
+Contract: `decide(report, timings, policy)` is a pure function of plain JSON, so the verdict of an
+artefact can be recomputed anywhere with today's policy, in milliseconds and without torch. Every
+gate of `GATE_NAMES` is always judged, in that order. A value that is missing, null or not finite
+never passes a gate. All gates must pass.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adire_assets.config import GateConfig
+from adire_assets.lineage import digest
+
+Facts = Mapping[str, Any]
+
+COMPARISONS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    ">=": ("at or above", lambda value, threshold: value >= threshold),
+    "<=": ("at or below", lambda value, threshold: value <= threshold),
+    "<": ("below", lambda value, threshold: value < threshold),
+    "==": ("equal to", lambda value, threshold: value == threshold),
+}
+OPPOSITE = {">=": "below", "<=": "above", "<": "not below", "==": "not"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate's judgement. `margin` is how far the value is on the good side (negative: bad)."""
+
+    name: str
+    value: float | None
+    threshold: float | None
+    comparison: str  # a key of COMPARISONS: value <comparison> threshold
+    margin: float | None
+    passed: bool
+    unit: str
+    explanation: str  # a full sentence with value, threshold, margin and scale
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All gates together; `passed` is the only thing that lets a release be built."""
+
+    passed: bool
+    gates: tuple[Gate, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "gates": [asdict(gate) for gate in self.gates]}
+
+    @staticmethod
+    def from_dict(value: Facts) -> "Verdict":
+        return Verdict(value["passed"], tuple(Gate(**gate) for gate in value["gates"]))
+
+    def gate(self, name: str) -> Gate:
+        return next(gate for gate in self.gates if gate.name == name)
+
+    def sentence(self) -> str:
+        """One line for people, such as "refused: clip_s 0.61 is below 0.75 (margin -0.14)"."""
+        if self.passed:
+            values = ", ".join(f"{gate.name} {_number(gate.value)}" for gate in self.gates)
+            return f"passed all {len(self.gates)} gates: {values}"
+        failed = (_short(gate) for gate in self.gates if not gate.passed)
+        return f"refused: {'; '.join(failed)}"
+
+
+def decide(report: Facts, timings: Facts, policy: GateConfig) -> Verdict:
+    """The verdict on an evaluation's report.json and timings.json."""
+    gates = tuple(gate(report, timings, policy) for gate in GATES.values())
+    return Verdict(all(gate.passed for gate in gates), gates)
+
+
+def policy_hash(policy: GateConfig) -> str:
+    """SHA-256 of the thresholds, 64 hexadecimal digits; part of a verdict's recipe key."""
+    return digest(policy.model_dump(mode="json"))
+
+
+def _adapter_sound(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
+    problems = report.get("adapter_problems")
+    unit = "problems found in the adapter"
+    if not isinstance(problems, list):
+        return _gate("adapter_sound", None, "==", 0.0, unit)
+    return _gate("adapter_sound", len(problems), "==", 0.0, unit, "; ".join(problems[:3]))
+
+
+def _clip_s(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
+    bare = _finite(report.get("clip_s_base_mean"))
+    note = f"without the LoRA it is {_number(bare)}" if bare is not None else ""
+    unit = "CLIP-S, 2.5 * max(cosine, 0), mean over the evaluated images"
+    value = _finite(report.get("clip_s_mean"))
+    return _gate("clip_s", value, ">=", policy.clip_s_minimum, unit, note)
+
+
+def _seconds_per_image(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
+    slow = _finite(timings.get("seconds_per_image_p95"))
+    note = f"95 % take at most {_number(slow)} s" if slow is not None else ""
+    return _gate(
+        "seconds_per_image",
+        _finite(timings.get("seconds_per_image_mean")),
+        "<=",
+        policy.seconds_per_image_maximum,
+        "seconds, mean of single images after warm-up",
+        note,
+    )
+
+
+def _kid_below_base(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
+    gate = _gate(
+        "kid_below_base",
+        _finite(report.get("kid_adapter_mean")),
+        "<",
+        _finite(report.get("kid_base_mean")),
+        "KID to the held-out images; the threshold is the base model without the LoRA",
+    )
+    if policy.kid_below_base:
+        return gate
+    explanation = f"not required (kid_below_base: false); {gate.explanation}"
+    return Gate(**{**asdict(gate), "passed": True, "explanation": explanation})
+
+
+def _safety(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
+    return _gate(
+        "safety",
+        _finite(report.get("nsfw_probability_maximum")),
+        "<=",
+        policy.nsfw_probability_maximum,
+        "probability of the least safe image (open_nsfw)",
+    )
+
+
+GATES: dict[str, Callable[[Facts, Facts, GateConfig], Gate]] = {
+    "adapter_sound": _adapter_sound,
+    "clip_s": _clip_s,
+    "seconds_per_image": _seconds_per_image,
+    "kid_below_base": _kid_below_base,
+    "safety": _safety,
+}
+GATE_NAMES: tuple[str, ...] = tuple(GATES)
+
+
+def _gate(
+    name: str,
+    value: float | None,
+    comparison: str,
+    threshold: float | None,
+    unit: str,
+    note: str = "",
+) -> Gate:
+    words, holds = COMPARISONS[comparison]
+    if value is None or threshold is None:
+        missing = "value" if value is None else "threshold"
+        explanation = f"{name}: the evaluation gave no {missing} ({unit}), so it cannot pass"
+        return Gate(name, value, threshold, comparison, None, False, unit, explanation)
+    passed = holds(value, threshold)
+    margin = value - threshold if comparison == ">=" else threshold - value
+    relation = words if passed else OPPOSITE[comparison]
+    explanation = (
+        f"{name} {_number(value)} is {relation} {_number(threshold)} "
+        f"(margin {_signed(margin)}; {unit})"
+    )
+    explanation += f": {note}" if note else ""
+    return Gate(name, value, threshold, comparison, margin, passed, unit, explanation)
+
+
+def _short(gate: Gate) -> str:
+    if gate.value is None or gate.threshold is None or gate.margin is None:
+        return f"{gate.name} has no {'value' if gate.value is None else 'threshold'}"
+    if gate.comparison == "==":
+        return gate.explanation
+    relation = OPPOSITE[gate.comparison]
+    margin = _signed(gate.margin)
+    value, threshold = _number(gate.value), _number(gate.threshold)
+    return f"{gate.name} {value} is {relation} {threshold} (margin {margin})"
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}"

@@ -1,0 +1,207 @@
+"""Recipe keys and the facts of a manifest: what an artefact is made from, exactly.
+
+A recipe key is the SHA-256 of the step's code, the content hashes of its inputs, the part of the
+config that matters to it and the environment that can change its bits. Code is hashed by syntax
+tree without docstrings, so a comment retrains nothing, and only the project modules that the step
+imports count. Nothing here imports torch: it runs in every Dagster process.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "adire_assets"
+# Modules that hand values over and decide none: what they contribute reaches the key as values.
+PLUMBING = {f"{PACKAGE}.{name}" for name in ("config", "errors", "lineage", "store", "worker")}
+TRAINING_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one artefact is made from; equal keys mean equal artefacts.
+
+    `modules` are the dotted names of the project modules that do the work, `inputs` maps an input's
+    name to its content hash, `config` is plain JSON, `environment` maps a name to a version.
+    """
+
+    kind: str
+    model: str
+    modules: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str:
+        return code_hash(self.modules)
+
+    @property
+    def key(self) -> str:
+        """64 hexadecimal digits."""
+        return digest({**self.as_dict(), "modules": None})
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "modules": list(self.modules), "code": self.code}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path, leave_out: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
+    """(content hash, {relative path: SHA-256}) of the files below `folder`.
+
+    `leave_out` names top-level files or folders that do not count.
+    """
+    skip = set(leave_out)
+    files = {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).parts[0] not in skip
+    }
+    return digest(files), files
+
+
+@cache
+def code_hash(modules: tuple[str, ...]) -> str:
+    """SHA-256 over the syntax trees of `modules` and of every project module they import."""
+    return digest({name: syntax_hash(path) for name, path in sources(modules).items()})
+
+
+@cache
+def sources(modules: tuple[str, ...]) -> dict[str, Path]:
+    """The source files of `modules` and, transitively, of the project modules they import."""
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in PLUMBING:
+            continue
+        path = _source(name)
+        if path is None:
+            continue
+        found[name] = path
+        if path.suffix != ".py":
+            continue
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return dict(sorted(found.items()))
+
+
+def _source(name: str) -> Path | None:
+    if name != PACKAGE and not name.startswith(PACKAGE + "."):
+        return None
+    base = Path(__file__).parent.joinpath(*name.split(".")[1:])
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def syntax_hash(path: Path) -> str:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
+            body[0].value.value = ""
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@cache
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def environment(*packages: str, device: str | None = None) -> dict[str, str]:
+    """Versions of `packages`; with a `device` (cpu, cuda) also what else can change the bits."""
+    facts = {package: installed(package) for package in packages}
+    if device is not None:
+        facts["device"] = device
+        if device == "cpu":
+            facts["threads"] = str(threads())
+            facts["machine"] = platform.machine()
+    return facts
+
+
+def threads() -> int:
+    """The CPU threads that a step computes with: ADIRE_THREADS, else the cores it may use."""
+    configured = os.environ.get("ADIRE_THREADS")
+    return int(configured) if configured else len(os.sched_getaffinity(0))
+
+
+def device_class(wanted: str = "auto") -> str:
+    """ "cuda" or "cpu", found without importing torch. `wanted` forces one."""
+    if wanted != "auto":
+        return wanted
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    usable = visible not in ("", "-1") and Path("/proc/driver/nvidia/version").exists()
+    return "cuda" if usable and not installed("torch").endswith("+cpu") else "cpu"
+
+
+def code_identity(root: Path) -> dict[str, Any]:
+    """{"commit": ..., "dirty": ...} of the git checkout at `root`, else {"build": stamp}.
+
+    The stamp is the commit that `git archive` wrote into build_stamp.txt, else a hash of the
+    package's own sources, so that code without a history is still named exactly.
+    """
+    if (root / ".git").exists():
+        commit = _git(root, "rev-parse", "HEAD")
+        if commit:
+            return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "-uno"))}
+    stamp = Path(__file__).with_name("build_stamp.txt").read_text(encoding="utf-8").strip()
+    if not stamp.startswith("$Format"):
+        return {"build": f"commit-{stamp}"}
+    package = Path(__file__).parent
+    modules = sorted(package.rglob("*.py"))
+    tree = {path.relative_to(package).as_posix(): syntax_hash(path) for path in modules}
+    return {"build": f"tree-{digest(tree)[:40]}"}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def hardware() -> dict[str, Any]:
+    """What the manifest says about this machine; not part of any key."""
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "machine": platform.machine()}

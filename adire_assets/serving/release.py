@@ -1,0 +1,228 @@
+"""Releases: what Triton serves as version N, and the record that says what N is made of.
+
+A release's content is an artefact of kind "triton_repository" without its number:
+
+    model.py, sampling.py      the Triton backend, and how images are drawn
+    adapter/pytorch_lora_weights.safetensors
+    serving.json               limits on requests, and the folder name of the base model
+    config.pbtxt               the model's Triton configuration
+
+The record <home>/releases/<model>/<N>.json binds the number to that content; a number never comes
+to mean another content. `install` puts a release into a slot's folder, where Triton serves it:
+
+    models/<model>/config.pbtxt, models/<model>/<N>/...     a version, whole, with provenance.json
+    base_models/<first 32 digits of the content hash>/      pipeline/ and base.json
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from adire_assets import lineage
+from adire_assets.config import Project, ServingConfig
+from adire_assets.errors import UserError
+from adire_assets.store import Artefact, Store, lock, read_json, write_json
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+BASE_DIGITS = 32
+SAMPLING = Path(__file__).parents[1] / "diffusion" / "sampling.py"
+VERSION_FILES = ("model.py", "sampling.py", "serving.json", f"adapter/{ADAPTER}")
+# Python's cache in a version folder makes Triton take the version for changed and initialize it
+# again at the next load; a file of that name keeps the cache from being made.
+NO_CACHE = "__pycache__"
+Reference = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ReleaseRecord:
+    """What release `number` of `model` is; the references are those of `Artefact.reference()`."""
+
+    model: str
+    number: int
+    repository: Reference
+    adapter: Reference
+    base_model: Reference
+    evaluation: Reference
+    verdict: Reference
+    mlflow_run_id: str | None
+    provenance: dict[str, Any]
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def backend_hash(project: Project) -> str:
+    """SHA-256 of the backend and its config template; comments do not count in the backend."""
+    folder = _backend(project)
+    config = folder / "config.pbtxt"
+    return lineage.digest(
+        {
+            "model.py": lineage.syntax_hash(folder / "model.py"),
+            config.name: lineage.file_digest(config),
+        }
+    )
+
+
+def write_release(
+    project: Project,
+    output: Path,
+    *,
+    model: str,
+    adapter: Path,
+    base: Artefact,
+    serving: ServingConfig,
+) -> None:
+    """Write a release's content into the empty folder `output`. `adapter`: the LoRA's folder."""
+    (output / "adapter").mkdir(parents=True)
+    shutil.copyfile(adapter / ADAPTER, output / "adapter" / ADAPTER)
+    shutil.copyfile(_backend(project) / "model.py", output / "model.py")
+    shutil.copyfile(SAMPLING, output / "sampling.py")
+    template = Template((_backend(project) / "config.pbtxt").read_text(encoding="utf-8"))
+    values = {"name": model, "maximum_batch_size": serving.maximum_batch_size}
+    (output / "config.pbtxt").write_text(template.substitute(values), encoding="utf-8")
+    limits = {**serving.model_dump(), "base_model": base.content_hash[:BASE_DIGITS]}
+    write_json(output / "serving.json", limits)
+
+
+def write_record(project: Project, record: ReleaseRecord) -> ReleaseRecord:
+    """Keep `record`. Its number stays bound to the first content that it was recorded with.
+
+    A later evaluation of the same content takes the place of the earlier one. UserError when the
+    number belongs to other content.
+    """
+    path = _record_path(project, record.model, record.number)
+    with lock(project, f"releases-{record.model}"):
+        if path.is_file():
+            known = ReleaseRecord(**read_json(path))
+            if known.repository["content_hash"] != record.repository["content_hash"]:
+                raise UserError(
+                    f"release {record.number} of {record.model} is already "
+                    f"{known.repository['content_hash'][:12]}, not "
+                    f"{record.repository['content_hash'][:12]} ({path}); MLflow's numbers were "
+                    "reset: point ADIRE_HOME at a new home, or restore the MLflow database"
+                )
+            record = ReleaseRecord(**{**asdict(record), "created": known.created})
+        write_json(path, asdict(record))
+    return record
+
+
+def read_record(project: Project, model: str, number: int) -> ReleaseRecord:
+    """The record of release `number`. UserError when there is none."""
+    try:
+        return ReleaseRecord(**read_json(_record_path(project, model, number)))
+    except FileNotFoundError:
+        known = ", ".join(str(record.number) for record in records(project, model)) or "none"
+        raise UserError(
+            f"there is no release {number} of {model}; releases here: {known}"
+        ) from None
+
+
+def records(project: Project, model: str) -> list[ReleaseRecord]:
+    """Every release of `model`, by number."""
+    folder = project.home / "releases" / model
+    found = (ReleaseRecord(**read_json(path)) for path in folder.glob("[0-9]*.json"))
+    return sorted(found, key=lambda record: record.number)
+
+
+def record_of(project: Project, repository: Artefact) -> ReleaseRecord:
+    """The release with this content. UserError when it was never given a number."""
+    for record in reversed(records(project, repository.model)):
+        if record.repository["content_hash"] == repository.content_hash:
+            return record
+    raise UserError(
+        f"{repository.path} has no release number; materialize {repository.model}/triton_repository"
+    )
+
+
+def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
+    """Put a release into a slot's folder, whole or not at all; nothing to do when it is there.
+
+    Triton notices at its next load. UserError when an artefact of the release is gone.
+    """
+    store = Store(project)
+    content, base = store.open(record.repository), store.open(record.base_model)
+    model = slot / "models" / record.model
+    provenance = {
+        **record.provenance,
+        "model": record.model,
+        "release": record.number,
+        "release_hash": content.content_hash,
+        "mlflow_run_id": record.mlflow_run_id,
+    }
+
+    def copy_base(folder: Path) -> None:
+        shutil.copyfile(base.path / "base.json", folder / "base.json")
+        shutil.copytree(base.path / "pipeline", folder / "pipeline", copy_function=_link)
+
+    def copy_version(folder: Path) -> None:
+        for name in VERSION_FILES:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(content.path / name, folder / name)
+        write_json(folder / "provenance.json", provenance)
+        (folder / NO_CACHE).touch()
+
+    with lock(project, "install"):
+        base_folder = slot / "base_models" / base.content_hash[:BASE_DIGITS]
+        if not base_folder.is_dir():
+            _place(base_folder, copy_base)
+        version = model / str(record.number)
+        if not _holds(version, content):
+            remove(slot, record.model, record.number)
+            _place(version, copy_version)
+        _place_config(content.path / "config.pbtxt", model / "config.pbtxt")
+
+
+def installed(slot: Path, model: str) -> list[int]:
+    """The numbers of the releases in a slot's folder, ascending."""
+    return sorted(int(path.name) for path in (slot / "models" / model).glob("[0-9]*"))
+
+
+def remove(slot: Path, model: str, number: int) -> None:
+    """Take a release out of a slot's folder; Triton lets go of it at its next load."""
+    version = slot / "models" / model / str(number)
+    gone = version.with_name(f".{number}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if version.is_dir():
+        # Renamed first: Triton must never find a version folder that is half there.
+        version.rename(gone)
+        shutil.rmtree(gone)
+
+
+def _holds(version: Path, content: Artefact) -> bool:
+    path = version / "provenance.json"
+    return path.is_file() and read_json(path)["release_hash"] == content.content_hash
+
+
+def _place(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make `folder` whole under a temporary name, then rename it."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    fill(temporary)
+    temporary.rename(folder)
+
+
+def _place_config(source: Path, target: Path) -> None:
+    """Replace a config.pbtxt if it differs: touching it makes Triton initialize all versions."""
+    if not target.is_file() or target.read_bytes() != source.read_bytes():
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _backend(project: Project) -> Path:
+    return project.root / "triton_models" / "diffusion"
+
+
+def _record_path(project: Project, model: str, number: int) -> Path:
+    return project.home / "releases" / model / f"{number}.json"

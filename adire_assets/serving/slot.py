@@ -1,0 +1,102 @@
+"""One local Triton, as the supervisor runs it.
+
+    python -m adire_assets.serving.slot NAME --target T --device D --grpc-port P ...
+
+Before Triton starts, the slot's folder is brought to what the deployment records of the target say
+is live, so a restart after any crash serves exactly that. The process then guards Triton (see
+`guard`); it ends with a failure when Triton dies, so that the supervisor starts it again.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from adire_assets.config import Project, SlotConfig
+from adire_assets.errors import UserError
+from adire_assets.serving import guard, release, triton
+from adire_assets.store import read_json
+
+
+def folder(project: Project, name: str, config: SlotConfig) -> Path:
+    """What the slot's Triton serves from: models/ and base_models/."""
+    if config.launch == "remote" and config.folder:
+        return Path(config.folder)
+    return project.home / "fleet" / "slots" / name
+
+
+def address(config: SlotConfig) -> str:
+    """host:port of the slot's gRPC endpoint."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"{host}:{config.grpc_port}"
+
+
+def arguments(name: str, config: SlotConfig, target: str, device: str) -> list[str]:
+    """The command line of a slot's process; another setting is another command line."""
+    return [
+        *("-m", "adire_assets.serving.slot", name, "--target", target, "--device", device),
+        *("--grpc-port", str(config.grpc_port), "--http-port", str(config.http_port)),
+        *("--metrics-port", str(config.metrics_port)),
+    ]
+
+
+def reconcile(project: Project, target: str, slot: Path) -> list[str]:
+    """Bring a slot's folder to what is live on `target`; the models that it then holds."""
+    live: dict[str, int] = {}
+    for path in sorted((project.home / "deployments" / target).glob("*.json")):
+        number = read_json(path)["live"]
+        if number is not None:
+            live[path.stem] = number
+    models = slot / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    for path in models.iterdir():
+        if path.name not in live:
+            shutil.rmtree(path)
+    served = []
+    for model, number in live.items():
+        try:
+            release.install(project, release.read_record(project, model, number), slot)
+        except UserError as error:
+            # The other models still serve; `adire status` shows the difference.
+            print(f"{model} cannot be served: {error}", file=sys.stderr, flush=True)
+            continue
+        for other in release.installed(slot, model):
+            if other != number:
+                release.remove(slot, model, other)
+        served.append(model)
+    return served
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="adire_assets.serving.slot")
+    parser.add_argument("name")
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--device", required=True)
+    for port in ("grpc", "http", "metrics"):
+        parser.add_argument(f"--{port}-port", type=int, required=True)
+    try:
+        sys.exit(serve(parser.parse_args()))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Reconcile, run Triton until it ends; the exit status."""
+    project = Project.find()
+    slot = folder(project, options.name, SlotConfig())
+    # Before the folder is touched: a Triton that outlived its guard must not serve from it.
+    guard.clean(triton.shm_prefix(slot))
+    command = triton.command(
+        project,
+        slot,
+        grpc_port=options.grpc_port,
+        http_port=options.http_port,
+        metrics_port=options.metrics_port,
+        load=reconcile(project, options.target, slot),
+    )
+    environment = triton.environment(options.device)
+    return guard.run(command, shm_prefix=triton.shm_prefix(slot), env=environment)
+
+
+if __name__ == "__main__":
+    main()

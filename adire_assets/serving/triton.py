@@ -1,0 +1,275 @@
+"""Triton from the nvidia-pytriton wheel, and the client that controls any Triton.
+
+`command` and `environment` say how a tritonserver is started on loopback, `scratch_server` starts
+one for a moment, `Control` loads, unloads and asks over gRPC. What a server loads lies in a slot's
+folder: models/<model>/<number>/ and base_models/<hash>/.
+"""
+
+import os
+import shutil
+import site
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from adire_assets import lineage
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+
+STUB = f"{sys.version_info.major}.{sys.version_info.minor}"
+LARGEST_MESSAGE = 2**31 - 1  # bytes
+DRAIN_SECONDS = 20  # how long a stopping server lets running requests finish
+UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
+
+
+def packages() -> Path:
+    """The folder that the wheel is installed in."""
+    for folder in (*site.getsitepackages(), *sys.path):
+        if (Path(folder) / "pytriton" / "tritonserver").is_dir():
+            return Path(folder)
+    raise UserError(
+        "there is no Triton in this environment: install the package nvidia-pytriton, or name a "
+        "Triton that runs already in configs/fleet.yaml (launch: remote)"
+    )
+
+
+def backends(project: Project) -> Path:
+    """A backend directory with the Python backend and the stub of this Python; made once."""
+    source = packages() / "pytriton" / "tritonserver"
+    final = project.home / "fleet" / f"backends-{lineage.installed('nvidia-pytriton')}-{STUB}"
+    if not final.is_dir():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".backends-") as temporary:
+            made = Path(temporary) / "made"
+            shutil.copytree(source / "backends" / "python", made / "python")
+            stub = source / "python_backend_stubs" / STUB / "triton_python_backend_stub"
+            shutil.copy(stub, made / "python")
+            with suppress(OSError):  # another process was first
+                made.rename(final)
+    return final
+
+
+def shm_prefix(folder: Path) -> str:
+    """The names of a slot's shared memory start with this; no two slots share it."""
+    return f"adire_{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}_"
+
+
+def command(
+    project: Project,
+    folder: Path,
+    *,
+    grpc_port: int,
+    http_port: int | None = None,
+    metrics_port: int | None = None,
+    load: Sequence[str] = (),
+) -> list[str]:
+    """The command line that serves a slot's folder on loopback; a port of None stays closed."""
+    (folder / "models").mkdir(parents=True, exist_ok=True)
+    options = [
+        f"--model-repository={folder / 'models'}",
+        f"--backend-directory={backends(project)}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix(folder)}",
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
+        # A release that cannot load must not take the others down with it.
+        "--exit-on-error=false",
+        "--strict-readiness=false",
+        f"--exit-timeout-secs={DRAIN_SECONDS}",
+        "--log-format=ISO8601",
+        "--grpc-address=127.0.0.1",
+        f"--grpc-port={grpc_port}",
+        "--allow-gpu-metrics=false",
+    ]
+    if http_port is None:
+        options += ["--allow-http=false"]
+    else:
+        options += ["--http-address=127.0.0.1", f"--http-port={http_port}"]
+    if metrics_port is None:
+        options += ["--allow-metrics=false"]
+    else:
+        options += ["--metrics-address=127.0.0.1", f"--metrics-port={metrics_port}"]
+    server = packages() / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    return [str(server), *options, *(f"--load-model={model}" for model in load)]
+
+
+def environment(device: str) -> dict[str, str]:
+    """What tritonserver and its stubs need: this process's environment, and where things are.
+
+    `device` is "auto", "cpu" or "cuda".
+    """
+    libraries = [str(packages() / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+        "ADIRE_SITE_PACKAGES": str(packages()),
+        "ADIRE_DEVICE": device,
+        "ADIRE_THREADS": str(lineage.threads()),
+        # Idle compute threads must not spin: the next version loads beside them.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def scratch_server(
+    project: Project, device: str, fill: Callable[[Path], str], timeout: float
+) -> Iterator["Control"]:
+    """A private Triton for as long as the context lasts; it and its files are gone afterwards.
+
+    `fill(folder)` puts a model into the empty slot folder and returns its name; the model is loaded
+    when the context begins. UserError when it does not load within `timeout` seconds.
+    """
+    root = project.home / "fleet" / "scratch"
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.iterdir():
+        if not Path(f"/proc/{old.name.partition('-')[0]}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f"{os.getpid()}-") as temporary:
+        folder = Path(temporary)
+        model, port = fill(folder), free_port()
+        log = folder / "triton.log"
+        guard = [sys.executable, "-m", "adire_assets.serving.guard", str(os.getpid())]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*guard, shm_prefix(folder), *command(project, folder, grpc_port=port)],
+                env=environment(device),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        control = Control(f"127.0.0.1:{port}")
+        try:
+            if not wait_until(control.live, timeout, alive=lambda: process.poll() is None):
+                tail = log.read_text(errors="replace").splitlines()[-3:]
+                raise UserError(f"the scratch Triton did not start: {' | '.join(tail)}")
+            control.load(model, timeout)
+            yield control
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    seconds: float,
+    *,
+    alive: Callable[[], bool] = lambda: True,
+    pause: float = 0.1,
+) -> bool:
+    """Whether `condition` came true within `seconds`, and before `alive` came false."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end or not alive():
+            return False
+        time.sleep(pause)
+    return True
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Any]:
+    """A tritonclient.grpc client; what the server cannot do becomes a `UserError`."""
+    import tritonclient.grpc
+    from tritonclient.utils import InferenceServerException
+
+    arguments = [
+        ("grpc.max_send_message_length", LARGEST_MESSAGE),
+        ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+        # Without its own pool, a client waits out the back-off of one that met the server down.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    try:
+        with tritonclient.grpc.InferenceServerClient(address, channel_args=arguments) as client:
+            yield client
+    except InferenceServerException as error:
+        raise UserError(_sentence(address, error.status(), error.message())) from None
+
+
+def _sentence(address: str, status: str | None, message: str) -> str:
+    if status == "StatusCode.INVALID_ARGUMENT":
+        return message
+    if "unknown model" in message or status == "StatusCode.NOT_FOUND":
+        return f"the Triton at {address} does not serve this: {message}; `adire status` shows why"
+    if status == "StatusCode.DEADLINE_EXCEEDED":
+        return f"the Triton at {address} did not answer in time; `adire status` shows how it is"
+    if status == "StatusCode.UNAVAILABLE" and "connect" in message.lower():
+        return (
+            f"no Triton answers at {address}; start the local fleet with `adire up`, or correct "
+            "the address in configs/fleet.yaml"
+        )
+    return f"the Triton at {address} did not carry this out: {message}"
+
+
+class Control:
+    """Loads and unloads models of the Triton at `address` ("host:port", gRPC)."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def live(self) -> bool:
+        """Whether a server answers. False also when nobody listens."""
+        try:
+            with connect(self.address) as client:
+                return bool(client.is_server_live(client_timeout=2))
+        except UserError:
+            return False
+
+    def require(self) -> None:
+        """UserError with the address and a hint when no server answers."""
+        with connect(self.address) as client:
+            client.is_server_live(client_timeout=5)
+
+    def load(self, model: str, timeout: float) -> None:
+        """Let Triton bring `model` to what its folder holds now; waits until it is done.
+
+        Versions that are ready stay as they are and go on serving. UserError when one fails.
+        """
+        with connect(self.address) as client:
+            try:
+                client.load_model(model, client_timeout=timeout)
+            except Exception as error:
+                raise _load_error(self.address, model, error) from None
+
+    def unload(self, model: str, timeout: float) -> None:
+        """Take `model` away with all its versions."""
+        with connect(self.address) as client:
+            client.unload_model(model, client_timeout=timeout)
+
+    def versions(self, model: str | None = None) -> dict[str, dict[int, str]]:
+        """{model: {version: state}} as Triton lists it; state is "READY" for what serves."""
+        with connect(self.address) as client:
+            index = client.get_model_repository_index(as_json=True, client_timeout=10)
+        found: dict[str, dict[int, str]] = {}
+        for entry in index.get("models", []):
+            if model in (None, entry["name"]) and entry.get("version"):
+                state = entry.get("state", "UNKNOWN")
+                found.setdefault(entry["name"], {})[int(entry["version"])] = state
+        return found
+
+    def ready(self, model: str, number: int) -> bool:
+        """Whether this version of the model takes requests."""
+        with connect(self.address) as client:
+            return bool(client.is_model_ready(model, str(number), client_timeout=10))
+
+
+def _load_error(address: str, model: str, error: Exception) -> Exception:
+    from tritonclient.utils import InferenceServerException
+
+    if not isinstance(error, InferenceServerException) or error.status() in UNREACHABLE:
+        return error
+    # The stub appends a Python traceback and Triton its own wrapping; the first line is the reason.
+    reason = error.message().split("\n\nAt:")[0].strip().replace("\n", " ")
+    return UserError(f"the Triton at {address} could not load {model}: {reason}")

@@ -1,0 +1,226 @@
+"""The artefact store: complete, immutable folders named by their recipe key.
+
+    <home>/store/<model>/<kind>/<first 32 digits of the recipe key>/
+        ...             what the step wrote
+        timings.json    optional; does not count for the content hash
+        recipe/         the step's sources and resolved config; does not count either
+        manifest.json   recipe, content hash, file hashes, code identity, versions, hardware
+
+`build` writes under a temporary name, syncs and renames: what stands under its final name is
+complete. One flock per recipe key lets the second of two runs wait and then reuse; it dies with
+its holder, and what a killed holder left is removed by the next.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from adire_assets import lineage
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.lineage import Recipe
+
+NOT_CONTENT = ("manifest.json", "timings.json", "recipe")
+KEY_DIGITS = 32
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A complete artefact in the store; `reference()` is what one asset hands to the next."""
+
+    model: str
+    kind: str
+    key: str
+    content_hash: str
+    path: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_json(self.path / "manifest.json")
+
+    def json(self, name: str) -> Any:
+        return read_json(self.path / name)
+
+    def reference(self) -> dict[str, str]:
+        return {
+            "model": self.model,
+            "kind": self.kind,
+            "key": self.key,
+            "content_hash": self.content_hash,
+        }
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `Store.build` gives back: the artefact, and whether it was there already."""
+
+    artefact: Artefact
+    reused: bool
+
+
+class Store:
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.root = project.home / "store"
+
+    def folder(self, model: str, kind: str, key: str) -> Path:
+        return self.root / model / kind / key[:KEY_DIGITS]
+
+    def find(self, recipe: Recipe) -> Artefact | None:
+        """The artefact of this recipe, or None."""
+        return self._read(self.folder(recipe.model, recipe.kind, recipe.key))
+
+    def open(self, reference: dict[str, str]) -> Artefact:
+        """The artefact that a reference names. UserError when it is gone or is another one."""
+        folder = self.folder(reference["model"], reference["kind"], reference["key"])
+        artefact = self._read(folder)
+        if artefact is None:
+            raise UserError(
+                f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is no longer "
+                f"in the store ({folder}); materialize {reference['model']}/{reference['kind']}"
+            )
+        if artefact.content_hash != reference["content_hash"]:
+            raise UserError(f"{folder} is not the content that was handed on; materialize it again")
+        return artefact
+
+    def artefacts(self, model: str | None = None, kind: str | None = None) -> list[Artefact]:
+        """All complete artefacts, in the order of their names."""
+        pattern = f"{model or '*'}/{kind or '*'}/*/manifest.json"
+        found = (self._read(path.parent) for path in sorted(self.root.glob(pattern)))
+        return [artefact for artefact in found if artefact is not None]
+
+    def verify(self, artefact: Artefact) -> None:
+        """Read every byte again. UserError when the content is not what its manifest says."""
+        content, files = lineage.folder_digest(artefact.path, NOT_CONTENT)
+        if content != artefact.content_hash:
+            recorded = artefact.manifest["files"]
+            changed = sorted(
+                name for name in {*recorded, *files} if recorded.get(name) != files.get(name)
+            )
+            raise UserError(
+                f"{artefact.path} was changed after it was made ({', '.join(changed[:3])}); "
+                f"delete the folder and materialize {artefact.model}/{artefact.kind} again"
+            )
+
+    def build(self, recipe: Recipe, make: Callable[[Path], dict[str, Any] | None]) -> Built:
+        """The artefact of `recipe`: found, or made by `make(folder)` and put in place whole.
+
+        `make` writes into the empty `folder` and may return facts for the manifest. When it raises,
+        nothing is left.
+        """
+        if found := self.find(recipe):
+            return Built(found, reused=True)
+        name = f"{recipe.model}-{recipe.kind}-{recipe.key[:KEY_DIGITS]}"
+        with lock(self.project, name):
+            if found := self.find(recipe):
+                return Built(found, reused=True)
+            folder = self.root / ".tmp" / name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            try:
+                started = time.monotonic()
+                facts = make(folder) or {}
+                self._finish(folder, recipe, facts, time.monotonic() - started)
+                final = self.folder(recipe.model, recipe.kind, recipe.key)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(final)
+                _sync(final.parent)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        artefact = self._read(final)
+        if artefact is None:
+            raise UserError(f"{final} vanished while it was written; materialize again")
+        return Built(artefact, reused=False)
+
+    def _finish(self, folder: Path, recipe: Recipe, facts: dict, seconds: float) -> None:
+        for name, path in lineage.sources(recipe.modules).items():
+            target = folder / "recipe" / "sources" / f"{name}.py"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        write_json(folder / "recipe" / "config.json", recipe.config)
+        content, files = lineage.folder_digest(folder, NOT_CONTENT)
+        write_json(
+            folder / "manifest.json",
+            {
+                "recipe": recipe.as_dict(),
+                "key": recipe.key,
+                "content_hash": content,
+                "files": files,
+                "code": lineage.code_identity(self.project.root),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(seconds, 3),
+                "hardware": lineage.hardware(),
+                **facts,
+            },
+        )
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(0o444)
+                _sync(path)
+
+    def _read(self, folder: Path) -> Artefact | None:
+        try:
+            manifest = read_json(folder / "manifest.json")
+        except FileNotFoundError:
+            return None
+        return Artefact(
+            manifest["recipe"]["model"],
+            manifest["recipe"]["kind"],
+            manifest["key"],
+            manifest["content_hash"],
+            folder,
+        )
+
+
+@contextmanager
+def lock(project: Project, name: str) -> Iterator[None]:
+    """Hold `name` alone among all processes of this home; waits, and dies with its holder."""
+    folder = project.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_locked(project: Project, name: str) -> bool:
+    """Whether a living process holds `name`."""
+    path = project.home / "locks" / f"{name}.lock"
+    if not path.is_file():
+        return False
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(
+        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,110 @@
+"""The child process in which a step uses the accelerator or DVC.
+
+    python -m adire_assets.worker [--exec COMMAND ...] | JOB_FOLDER
+
+JOB_FOLDER holds job.json: {"function": "package.module:name", "arguments": {...}, "threads": n,
+"mlflow_run_id": id or null}.
+The function is called as `name(**arguments, progress=progress)`; what it returns (JSON) is written
+to result.json, the text of a `UserError` to error.txt. `progress(message, **numbers)` prints a line
+(under Dagster Pipes into the Dagster log), and with a run id logs the numbers to MLflow.
+
+The child asks the kernel to be killed when its parent dies, so a crash, an out-of-memory kill or an
+interrupt of the parent leaves nothing behind that holds the device. `--exec` sets that up for a
+command that is not ours, such as `accelerate launch`.
+"""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from adire_assets import tracking
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.store import read_json, write_json
+
+PR_SET_PDEATHSIG = 1
+REFUSED = 3  # the exit status that goes with error.txt
+
+
+class Progress(Protocol):
+    """Tells the user where a long step is; numbers are metrics of that moment."""
+
+    def __call__(self, message: str, **numbers: float) -> None: ...
+
+
+def print_progress(message: str, **numbers: float) -> None:
+    """The progress of a function that is called outside a worker."""
+    print(message, flush=True)
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process once its parent is gone (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:
+    """The command line that carries out the job in `folder`, behind an optional launcher."""
+    if not launcher:
+        return [sys.executable, "-m", "adire_assets.worker", str(folder)]
+    guard = [sys.executable, "-m", "adire_assets.worker", "--exec"]
+    return [*guard, *launcher, "-m", "adire_assets.worker", str(folder)]
+
+
+def write_job(
+    folder: Path,
+    function: str,
+    arguments: dict[str, Any],
+    threads: int,
+    mlflow_run_id: str | None = None,
+) -> None:
+    """Put a job into the empty `folder`; paths become strings."""
+    plain = {key: str(item) if isinstance(item, Path) else item for key, item in arguments.items()}
+    job = {"function": function, "arguments": plain, "threads": threads}
+    write_json(folder / "job.json", {**job, "mlflow_run_id": mlflow_run_id})
+
+
+def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
+    """Carry out the job in `folder`; False when the user must mend something first."""
+    import torch
+
+    job = read_json(folder / "job.json")
+    torch.set_num_threads(job["threads"])
+
+    def progress(message: str, **numbers: float) -> None:
+        (log or print_progress)(message)
+        if job["mlflow_run_id"] and numbers:
+            step = int(numbers.pop("step", 0))
+            tracking.log_metrics(Project.find(), job["mlflow_run_id"], numbers, step=step)
+
+    module, _, name = job["function"].partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+        write_json(folder / "result.json", function(**job["arguments"], progress=progress))
+    except UserError as error:
+        (folder / "error.txt").write_text(str(error), encoding="utf-8")
+        return False
+    return True
+
+
+def main() -> None:
+    die_with_parent()
+    if sys.argv[1] == "--exec":
+        os.execv(sys.argv[2], sys.argv[2:])
+    folder = Path(sys.argv[1])
+    if "DAGSTER_PIPES_CONTEXT" in os.environ:
+        from dagster_pipes import open_dagster_pipes
+
+        with open_dagster_pipes() as pipes:
+            done = run_job(folder, pipes.log.info)
+    else:
+        done = run_job(folder)
+    sys.exit(0 if done else REFUSED)
+
+
+if __name__ == "__main__":
+    main()

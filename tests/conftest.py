@@ -1,0 +1,93 @@
+"""What tests of several areas share: a project with its own MLflow database."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from adire_assets.config import Project
+
+RACER = """
+import sys
+from pathlib import Path
+from adire_assets import tracking
+from adire_assets.config import Project
+
+root = Path(sys.argv[1])
+for key in sys.argv[2:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    run = tracking.training_run(Project(root, root / ".adire"), "racing", key)
+    print(run.run_id, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """`answers`: recipe key -> the run id that each process got; `errors`: what they complained."""
+
+    project: Project
+    answers: dict[str, list[str]]
+    errors: list[str]
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """This environment without what would name another project or MLflow."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ADIRE_", "MLFLOW_", "DAGSTER_", "DO_NOT_TRACK"))
+    }
+
+
+@pytest.fixture(scope="session")
+def raced(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, str]) -> Raced:
+    """Two processes, started together on a home without a database; each asked for the same runs.
+
+    They have ended and left their answers, one run id per recipe key.
+    """
+    root = tmp_path_factory.mktemp("raced")
+    keys = [digit * 64 for digit in "0123456789abcdef"]
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(root), *keys],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment,
+        )
+        for _ in range(2)
+    ]
+    answers: dict[str, list[str]] = {}
+    for key in keys:
+        for racer in racers:
+            racer.stdout.readline()
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        answers[key] = [racer.stdout.readline().strip() for racer in racers]
+    errors = [racer.communicate(timeout=120)[1] for racer in racers]
+    return Raced(Project(root, root / ".adire"), answers, errors)
+
+
+@pytest.fixture
+def mlflow_project(
+    raced: Raced,
+    clean_environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Project:
+    """A project whose home holds a migrated MLflow database with nothing of use in it."""
+    for name in set(os.environ) - set(clean_environment):
+        monkeypatch.delenv(name)
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    project = Project(tmp_path, tmp_path / ".adire")
+    project.home.mkdir()
+    source = raced.project.home / "mlflow.db"
+    (project.home / "mlflow.db").write_bytes(source.read_bytes())
+    return project

@@ -1,0 +1,108 @@
+"""configs/: what is accepted, and the sentences for what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from adire_assets.config import Project, load_fleet, load_model, model_names
+from adire_assets.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+data:
+  path: data/cloth
+  instance_prompt: a cloth
+base_model: {source: base}
+training:
+  learning_rate: 1e-4
+evaluation:
+  judge: {source: judge}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    return Project(tmp_path, tmp_path / "home")
+
+
+def refusal(project: Project, text: str) -> str:
+    project.model_file("cloth").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_model(project, "cloth")
+    return str(caught.value)
+
+
+def test_shipped_configs_are_valid() -> None:
+    shipped = Project(ROOT, ROOT / ".adire")
+    enabled = {name: load_model(shipped, name).enabled for name in model_names(shipped)}
+    assert enabled == {"indigo": True, "indigo_sd15": False}
+    assert load_fleet(shipped).slot[0] == "blue"
+
+
+def test_defaults_are_the_classic_recipe(project: Project) -> None:
+    project.model_file("cloth").write_text(GOOD)
+    training = load_model(project, "cloth").training
+    assert training.learning_rate == 1e-4  # written as 1e-4, which YAML 1.1 would read as text
+    assert (training.rank, training.lora_alpha, training.max_train_steps) == (4, 4, 800)
+    assert (training.train_batch_size, training.gradient_accumulation_steps) == (1, 4)
+    assert (training.checkpointing_steps, training.seed, training.lr_scheduler) == (
+        100,
+        42,
+        "constant",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("learning_rate", "learning_rat"), "cloth.yaml:6: training.learning_rat: unknown key; "),
+        (("learning_rate", "learning_rat"), "did you mean learning_rate?"),
+        (("1e-4", "fast"), "cloth.yaml:6: training.learning_rate: input should be a valid number"),
+        (("1e-4", "-1"), "greater than 0, found -1"),
+        (("1e-4", "'0.1'"), "found '0.1'"),
+        (("  instance_prompt: a cloth\n", ""), "data.instance_prompt: this key is missing"),
+        (("learning_rate: 1e-4", "lr_scheduler: flat"), "allowed values: 'constant'"),
+        (("learning_rate: 1e-4", "rank: 4\n  rank: 8"), "cloth.yaml:7: not valid YAML"),
+        (("data/cloth", "../cloth"), "leaves the project folder"),
+        (("data/cloth", "elsewhere"), "is not below the folder of data.dvc"),
+        (("{source: base}", "{source: a/b, revision: main}"), "cloth.yaml:4: base_model.revision"),
+        (("{source: judge}", "[judge]"), "cloth.yaml:8: evaluation.judge"),
+    ],
+)
+def test_mistakes_name_file_line_key_and_what_is_allowed(
+    project: Project, change: tuple[str, str], expected: str
+) -> None:
+    assert change[0] in GOOD
+    assert expected in refusal(project, GOOD.replace(*change))
+
+
+def test_all_mistakes_are_told_at_once(project: Project) -> None:
+    text = GOOD.replace("learning_rate: 1e-4", "rank: 0\n  seed: -1")
+    assert len(refusal(project, text).splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "just words"])
+def test_files_that_are_no_mapping(project: Project, text: str) -> None:
+    assert "cloth.yaml:" in refusal(project, text)
+
+
+def test_unknown_model_lists_those_there_are(project: Project) -> None:
+    project.model_file("cloth").write_text(GOOD)
+    with pytest.raises(UserError, match="models here: cloth"):
+        load_model(project, "silk")
+    with pytest.raises(UserError, match="lower-case"):
+        load_model(project, "../cloth")
+
+
+def test_a_folder_without_configs_is_no_project(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("ADIRE_PROJECT", raising=False)
+    with pytest.raises(UserError, match="configs/models"):
+        Project.find(tmp_path)
+
+
+def test_local_slots_stay_on_loopback(project: Project) -> None:
+    fleet = project.root / "configs" / "fleet.yaml"
+    fleet.write_text("slots: {blue: {host: 0.0.0.0}}\n")
+    with pytest.raises(UserError, match="loopback"):
+        load_fleet(project)

@@ -1,0 +1,105 @@
+"""Recipe keys change with what matters and with nothing else."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adire_assets import lineage
+from adire_assets.lineage import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package whose files a test may edit; code hashes come from a fresh process."""
+    shutil.copytree(ROOT / "adire_assets", tmp_path / "adire_assets")
+    return tmp_path / "adire_assets"
+
+
+def code_hash(package: Path, module: str) -> str:
+    code = f"from adire_assets import lineage; print(lineage.code_hash(({module!r},)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=package.parent,
+        env={"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changes"),
+    [
+        ("diffusion/lora.py", "import", "# a comment\nimport", False),
+        ("diffusion/lora.py", '"""', '"""Other words. ', False),
+        ("diffusion/lora.py", "import", "REACHED = 1\nimport", True),
+        ("diffusion/checkpoint.py", "import", "REACHED = 1\nimport", True),  # imported by lora
+        ("evaluation/verdict.py", "import", "REACHED = 1\nimport", False),
+        ("config.py", "import", "REACHED = 1\nimport", False),  # its values are in the key
+    ],
+)
+def test_only_code_that_the_step_runs_counts(
+    package: Path, file: str, old: str, new: str, changes: bool
+) -> None:
+    before = code_hash(package, "adire_assets.diffusion.lora")
+    path = package / file
+    text = path.read_text()
+    where = text.index(f"\n{old}") + 1 if old == "import" else text.index(old)
+    path.write_text(text[:where] + new + text[where + len(old) :])
+    assert (code_hash(package, "adire_assets.diffusion.lora") != before) is changes
+
+
+def test_key_depends_on_every_part_and_on_no_order() -> None:
+    recipe = Recipe("kind", "cloth", inputs={"a": "1", "b": "2"}, config={"x": 1, "y": 2})
+    same = Recipe("kind", "cloth", inputs={"b": "2", "a": "1"}, config={"y": 2, "x": 1})
+    others = [
+        Recipe("other", "cloth", inputs={"a": "1", "b": "2"}, config={"x": 1, "y": 2}),
+        Recipe("kind", "silk", inputs={"a": "1", "b": "2"}, config={"x": 1, "y": 2}),
+        Recipe("kind", "cloth", inputs={"a": "1", "b": "3"}, config={"x": 1, "y": 2}),
+        Recipe("kind", "cloth", inputs={"a": "1", "b": "2"}, config={"x": 1, "y": 3}),
+        Recipe(
+            "kind",
+            "cloth",
+            inputs={"a": "1", "b": "2"},
+            config={"x": 1, "y": 2},
+            environment={"torch": "9"},
+        ),
+    ]
+    assert recipe.key == same.key
+    assert len({recipe.key, *(other.key for other in others)}) == 6
+
+
+def test_a_new_torch_or_thread_count_is_another_environment(monkeypatch) -> None:
+    before = lineage.environment("torch", device="cpu")
+    monkeypatch.setenv("ADIRE_THREADS", str(lineage.threads() + 1))
+    assert lineage.environment("torch", device="cpu") != before
+    assert lineage.environment("torch", device="cpu")["torch"] == lineage.installed("torch")
+
+
+def test_identity_is_the_commit_in_a_checkout_and_a_stamp_without_one(
+    tmp_path: Path, package: Path
+) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert lineage.code_identity(tmp_path)["build"].startswith("tree-")
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    commit = git("rev-parse", "HEAD")
+    assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": False}
+    (package / "errors.py").write_text("")
+    assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": True}
+    git("archive", "--output", "export.zip", "HEAD")
+    shutil.unpack_archive(tmp_path / "export.zip", tmp_path / "export")
+    stamp = (tmp_path / "export" / "adire_assets" / "build_stamp.txt").read_text().strip()
+    assert stamp == commit

@@ -1,0 +1,136 @@
+"""The store: complete or absent, made once, never changed."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.lineage import Recipe
+from adire_assets.store import Store, is_locked, lock, read_json
+
+RECIPE = Recipe("thing", "cloth", config={"x": 1})
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path, tmp_path / "home")
+
+
+def write(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.txt").write_text("a")
+
+
+def test_same_recipe_is_made_once(project: Project) -> None:
+    store = Store(project)
+    first = store.build(RECIPE, write)
+    second = store.build(RECIPE, lambda folder: pytest.fail("made again"))
+    assert (first.reused, second.reused) == (False, True)
+    assert first.artefact == second.artefact == store.open(first.artefact.reference())
+    assert (first.artefact.path / "sub" / "a.txt").read_text() == "a"
+
+
+def test_manifest_tells_recipe_files_and_code(project: Project) -> None:
+    artefact = Store(project).build(RECIPE, lambda folder: write(folder) or {"dvc_hash": "d"})
+    manifest = artefact.artefact.manifest
+    assert manifest["recipe"]["config"] == {"x": 1}
+    assert list(manifest["files"]) == ["sub/a.txt"]
+    assert manifest["dvc_hash"] == "d"
+    assert "build" in manifest["code"] or "commit" in manifest["code"]
+
+
+def test_timings_do_not_count_for_the_content(project: Project) -> None:
+    def with_timings(seconds: str):
+        def make(folder: Path) -> None:
+            write(folder)
+            (folder / "timings.json").write_text(seconds)
+
+        return make
+
+    store = Store(project)
+    one = store.build(RECIPE, with_timings("1")).artefact
+    two = store.build(Recipe("thing", "silk", config={"x": 1}), with_timings("2")).artefact
+    assert one.content_hash == two.content_hash
+
+
+def test_a_failure_leaves_nothing(project: Project) -> None:
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise RuntimeError("no")
+
+    store = Store(project)
+    with pytest.raises(RuntimeError):
+        store.build(RECIPE, fail)
+    assert store.find(RECIPE) is None
+    assert not [path for path in store.root.rglob("*") if path.is_file()]
+
+
+def test_a_changed_file_is_noticed(project: Project) -> None:
+    store = Store(project)
+    artefact = store.build(RECIPE, write).artefact
+    store.verify(artefact)
+    path = artefact.path / "sub" / "a.txt"
+    path.chmod(0o644)
+    path.write_text("b")
+    with pytest.raises(UserError, match=r"changed after it was made \(sub/a.txt\)"):
+        store.verify(artefact)
+
+
+def test_a_reference_to_what_is_gone_says_what_to_materialize(project: Project) -> None:
+    store = Store(project)
+    reference = store.build(RECIPE, write).artefact.reference()
+    with pytest.raises(UserError, match="materialize silk/thing"):
+        store.open({**reference, "model": "silk"})
+    with pytest.raises(UserError, match="not the content"):
+        store.open({**reference, "content_hash": "0" * 64})
+
+
+def _count_and_write(root: Path, log: Path, pause: float) -> None:
+    def make(folder: Path) -> None:
+        with log.open("a") as file:
+            file.write("made\n")
+        write(folder)
+        time.sleep(pause)
+
+    Store(Project(root, root / "home")).build(RECIPE, make)
+
+
+def test_two_processes_make_one_artefact(project: Project, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    workers = [
+        context.Process(target=_count_and_write, args=(tmp_path, log, 0.2)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert log.read_text() == "made\n"
+
+
+def test_a_killed_maker_blocks_nobody(project: Project, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    worker = multiprocessing.get_context("fork").Process(
+        target=_count_and_write, args=(tmp_path, log, 60)
+    )
+    worker.start()
+    while not log.exists():
+        time.sleep(0.01)
+    os.kill(worker.pid or 0, signal.SIGKILL)
+    worker.join()
+    built = Store(project).build(RECIPE, write)
+    assert not built.reused
+    assert read_json(built.artefact.path / "manifest.json")["files"].keys() == {"sub/a.txt"}
+
+
+def test_a_lock_tells_whether_its_holder_lives(project: Project) -> None:
+    assert not is_locked(project, "run-1")
+    with lock(project, "run-1"):
+        assert is_locked(project, "run-1")
+    assert not is_locked(project, "run-1")

@@ -1,0 +1,112 @@
+"""Which adapter files count as sound."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from adire_assets.diffusion.adapter import inspect_adapter
+from adire_assets.diffusion.sampling import ADAPTER_FILE
+from tests.support import tiny
+
+Tensors = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def copy(tmp_path: Path, adapter: Path) -> Path:
+    return Path(shutil.copytree(adapter, tmp_path / "adapter"))
+
+
+def change(folder: Path, edit: Callable[[Tensors], Tensors]) -> None:
+    save_file(edit(load_file(folder / ADAPTER_FILE)), folder / ADAPTER_FILE)
+
+
+def first(tensors: Tensors, part: str) -> str:
+    return next(key for key in sorted(tensors) if part in key)
+
+
+def spoil(tensors: Tensors, value: float) -> Tensors:
+    tensors[first(tensors, "lora_B")].flat[3] = value
+    return tensors
+
+
+def drop(tensors: Tensors) -> Tensors:
+    del tensors[first(tensors, "lora_B")]
+    return tensors
+
+
+def widen(tensors: Tensors) -> Tensors:
+    key = first(tensors, "lora_A")
+    tensors[key] = np.ones((2, tensors[key].shape[1] + 1), np.float32)
+    return tensors
+
+
+def clear(tensors: Tensors) -> Tensors:
+    return {key: value * ("lora_A" in key) for key, value in tensors.items()}
+
+
+def mix(tensors: Tensors) -> Tensors:
+    pair = {"lora_A": "lora.down", "lora_B": "lora.up"}
+    module = first(tensors, "unet").partition(".lora_")[0]
+    for old, new in pair.items():
+        tensors[f"{module}.{new}.weight"] = tensors.pop(f"{module}.{old}.weight")
+    return tensors
+
+
+def rename(tensors: Tensors) -> Tensors:
+    return {key.replace("attn2", "attn3"): value for key, value in tensors.items()}
+
+
+def test_a_trained_adapter_is_sound(adapter: Path, random_base: Path) -> None:
+    assert inspect_adapter(adapter, random_base) == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda tensors: spoil(tensors, np.nan), "NaN or infinite"),
+        (lambda tensors: spoil(tensors, np.inf), "NaN or infinite"),
+        (drop, "the other matrix is missing"),
+        (widen, "shapes that do not fit"),
+        (clear, "changes nothing"),
+        (mix, "the unet mixes names"),
+        (rename, "no module of the base takes"),
+        (lambda tensors: {}, "holds no tensors"),
+        (
+            lambda tensors: {key: value.astype(np.int32) for key, value in tensors.items()},
+            "types other than",
+        ),
+    ],
+)
+def test_an_unsound_tensor_is_found(
+    copy: Path, random_base: Path, edit: Callable[[Tensors], Tensors], says: str
+) -> None:
+    change(copy, edit)
+    assert any(says in problem for problem in inspect_adapter(copy, random_base))
+
+
+def test_an_adapter_of_another_base_does_not_fit(adapter: Path, tmp_path: Path) -> None:
+    other = tiny.make_random_base(tmp_path / "other", width=16)
+    assert any("shapes that do not fit" in problem for problem in inspect_adapter(adapter, other))
+
+
+def test_pickles_beside_the_adapter_are_named(copy: Path, random_base: Path) -> None:
+    (copy / "extra.bin").write_bytes(b"\x80\x04")
+    [problem] = inspect_adapter(copy, random_base)
+    assert "extra.bin" in problem
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04 a pickle", b"\xff" * 100])
+def test_a_file_that_is_not_safetensors_is_a_problem(
+    copy: Path, random_base: Path, content: bytes
+) -> None:
+    (copy / ADAPTER_FILE).write_bytes(content)
+    [problem] = inspect_adapter(copy, random_base)
+    assert "not a readable safetensors file" in problem
+
+
+def test_a_missing_file_is_a_problem(tmp_path: Path, random_base: Path) -> None:
+    assert inspect_adapter(tmp_path, random_base) == [f"{ADAPTER_FILE} is missing"]

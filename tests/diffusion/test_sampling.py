@@ -1,0 +1,139 @@
+"""What `Sampler` promises of the images that are evaluated and served."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+
+from adire_assets.diffusion.sampling import Request, Sampler
+from tests.support import tiny
+
+STEPS = 3
+
+
+def ask(prompt: str, **options: object) -> Request:
+    return Request(prompt, num_inference_steps=STEPS, **options)  # type: ignore[arg-type]
+
+
+def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+@pytest.fixture(scope="module")
+def sampler(random_base: Path, adapter: Path) -> Sampler:
+    return Sampler(random_base, adapter=adapter, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bare(random_base: Path) -> Sampler:
+    return Sampler(random_base, device="cpu")
+
+
+def test_an_image_depends_neither_on_its_batch_nor_on_its_number(sampler: Sampler) -> None:
+    together = sampler.generate(
+        [ask("circles", seed=5, num_images=3), ask("stripes", seed=40, negative_prompt="red")]
+    )
+    [alone] = sampler.generate([ask("circles", seed=7)])
+    [stripes] = sampler.generate([ask("stripes", seed=40, negative_prompt="red")])
+    assert largest_difference(together[0][2], alone[0]) <= 2
+    assert largest_difference(together[1][0], stripes[0]) <= 2
+    assert largest_difference(together[0][0], together[0][1]) > 20
+
+
+def test_results_come_in_the_order_and_shape_of_the_requests(sampler: Sampler) -> None:
+    requests = [
+        ask("a", seed=1, guidance_scale=3.0),
+        Request("b", seed=2, num_inference_steps=2, num_images=2),
+        ask("c", seed=3, guidance_scale=3.0),
+    ]
+    mixed = sampler.generate(requests)
+    assert [images.shape for images in mixed] == [(1, 64, 64, 3), (2, 64, 64, 3), (1, 64, 64, 3)]
+    assert all(images.dtype == np.uint8 for images in mixed)
+    for images, request in zip(mixed, requests, strict=True):
+        [alone] = sampler.generate([request])
+        assert largest_difference(images, alone) <= 2
+
+
+def test_more_images_than_one_forward_pass_takes(random_base: Path) -> None:
+    small = Sampler(random_base, device="cpu", batch_images=2)
+    [images] = small.generate([ask("a", seed=10, num_images=5)])
+    [last] = small.generate([ask("a", seed=14)])
+    assert largest_difference(images[4], last[0]) <= 2
+
+
+def test_without_the_adapter_it_is_exactly_the_base(sampler: Sampler, bare: Sampler) -> None:
+    requests = [ask("circles", seed=3, num_images=2)]
+    [before] = sampler.generate(requests)
+    [off] = sampler.generate(requests, with_adapter=False)
+    [after] = sampler.generate(requests)
+    [base] = bare.generate(requests)
+    assert np.array_equal(off, base)
+    assert np.array_equal(before, after)
+    assert largest_difference(before, base) > 2
+
+
+def test_it_draws_what_the_stock_pipeline_draws(
+    sampler: Sampler, random_base: Path, adapter: Path
+) -> None:
+    stock = StableDiffusionPipeline.from_pretrained(random_base)
+    stock.set_progress_bar_config(disable=True)
+    stock.load_lora_weights(str(adapter))
+    image = stock(
+        "circles",
+        negative_prompt="red",
+        guidance_scale=4.0,
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(11),
+        output_type="np",
+    ).images[0]
+    [ours] = sampler.generate([ask("circles", negative_prompt="red", guidance_scale=4.0, seed=11)])
+    assert np.array_equal((image * 255).round().astype(np.uint8), ours[0])
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(0.0, 1), (1.0, 1), (4.0, 2)])
+def test_guidance_is_computed_only_where_it_has_an_effect(
+    bare: Sampler, guidance: float, rows: int
+) -> None:
+    seen = []
+    hook = bare.pipe.unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    bare.generate([ask("circles", guidance_scale=guidance)])
+    hook.remove()
+    assert seen == [rows] * STEPS
+
+
+def test_a_prompt_beyond_the_tokenizer_is_cut_in_silence(
+    bare: Sampler, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    for library in ("diffusers", "transformers"):
+        logging.getLogger(library).addHandler(handler)
+    bare.generate([ask("indigo " * 200)])
+    for library in ("diffusers", "transformers"):
+        logging.getLogger(library).removeHandler(handler)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+    assert records == []
+
+
+def test_noise_that_the_scheduler_adds_at_each_step_is_drawn_per_image(tmp_path: Path) -> None:
+    base = tiny.make_random_base(tmp_path / "base")
+    pipe = StableDiffusionPipeline.from_pretrained(base)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(base)
+    sampler = Sampler(base, device="cpu")
+    assert type(sampler.pipe.scheduler) is EulerAncestralDiscreteScheduler
+    [together] = sampler.generate([ask("circles", seed=5, num_images=3)])
+    [alone] = sampler.generate([ask("circles", seed=7)])
+    assert largest_difference(together[2], alone[0]) <= 2
+
+
+def test_half_precision_files_compute_in_float32_on_the_cpu(tmp_path: Path) -> None:
+    base = tiny.make_random_base(tmp_path / "base", variant="fp16")
+    sampler = Sampler(base, variant="fp16", device="cpu")
+    assert {weight.dtype for weight in sampler.pipe.unet.parameters()} == {torch.float32}
+    assert sampler.generate([ask("circles")])[0].std() > 0

@@ -1,0 +1,236 @@
+"""A whole evaluation on a random base: what it writes, repeats, and says about broken adapters."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from adire_assets.config import EvaluationConfig, GateConfig, ModelSource
+from adire_assets.diffusion.sampling import Request, Sampler
+from adire_assets.errors import UserError
+from adire_assets.evaluation import evaluate as module
+from adire_assets.evaluation import metrics
+from adire_assets.evaluation.verdict import decide
+from adire_assets.lineage import folder_digest
+from tests.support import tiny
+
+LENIENT = GateConfig(clip_s_minimum=0.0, kid_below_base=False, nsfw_probability_maximum=1.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from more, and lose much beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("parts")
+    base = tiny.make_random_base(folder / "base")
+    return {
+        "base": base,
+        # A seed whose cosines are positive: CLIP-S is 0 below, and would tell nothing apart.
+        "judge": tiny.make_random_judge(folder / "judge", seed=4),
+        "dataset": tiny.make_dataset(folder / "dataset"),
+        "sound": write_adapter(folder / "sound", base, lambda b: b),
+    }
+
+
+@pytest.fixture(scope="module")
+def evaluated(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("evaluated")
+    run(parts, "sound", output)
+    return output
+
+
+def write_adapter(folder: Path, base: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """A rank-2 LoRA on the base's attention queries whose B matrices went through `change`."""
+    rng = np.random.default_rng(5)
+    tensors = {}
+    with safe_open(base / "unet" / "diffusion_pytorch_model.safetensors", "numpy") as weights:
+        for key in weights.keys():  # noqa: SIM118
+            if key.endswith(("to_q.weight", "to_v.weight")):
+                out, width = weights.get_slice(key).get_shape()
+                name = f"unet.{key.removesuffix('.weight')}"
+                a, b = rng.standard_normal((2, width)), rng.standard_normal((out, 2))
+                tensors[f"{name}.lora_A.weight"] = a.astype(np.float32)
+                tensors[f"{name}.lora_B.weight"] = change(b.astype(np.float32))
+    folder.mkdir()
+    save_file(tensors, folder / "pytorch_lora_weights.safetensors")
+    return folder
+
+
+def run(parts: dict[str, Path], adapter: str, output: Path, **changes: Any) -> dict[str, Any]:
+    config = EvaluationConfig(
+        judge=ModelSource(source="base_models/tiny/judge"),
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        latency_images=3,
+    )
+    return module.evaluate(
+        dataset=str(parts["dataset"]),
+        base=str(parts["base"]),
+        variant=None,
+        adapter=str(parts[adapter]),
+        judge=str(parts["judge"]),
+        evaluation={**config.model_dump(mode="json", exclude={"gates"}), **changes},
+        output=str(output),
+        device="cpu",
+        progress=lambda message, **numbers: None,
+    )
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_every_prompt_and_seed_is_drawn_with_and_without_the_lora(evaluated: Path) -> None:
+    listed = read(evaluated, "images.json")
+    assert [(entry["prompt"], entry["seed"]) for entry in listed] == [
+        (f"cloth number {number}", seed) for number in (6, 7, 8) for seed in (0, 1)
+    ]
+    files = {path.relative_to(evaluated).as_posix() for path in evaluated.rglob("*.png")}
+    named = {entry[key] for entry in listed for key in ("file", "base_file")}
+    assert files == named | {"contact_sheet.png"}
+    for entry in listed:
+        assert (
+            np.abs(pixels(evaluated / entry["file"]) - pixels(evaluated / entry["base_file"])).max()
+            > 5
+        )
+
+
+def test_the_list_of_images_says_how_to_draw_them_again(
+    evaluated: Path, parts: dict[str, Path]
+) -> None:
+    entry = read(evaluated, "images.json")[3]
+    wanted = Request(**{key: item for key, item in entry.items() if not key.endswith("file")})
+    sampler = Sampler(parts["base"], adapter=parts["sound"], device="cpu")
+    with_lora, without = (sampler.generate([wanted], on)[0][0].astype(int) for on in (True, False))
+    assert np.abs(with_lora - pixels(evaluated / entry["file"])).max() <= 2
+    assert np.abs(without - pixels(evaluated / entry["base_file"])).max() <= 2
+
+
+def test_scores_are_those_of_the_written_images(evaluated: Path, parts: dict[str, Path]) -> None:
+    report = read(evaluated, "report.json")
+    judge = metrics.Judge(parts["judge"])
+    held_out = module.read_held_out(parts["dataset"])
+    listed = read(evaluated, "images.json")
+    texts = judge.embed_texts([entry["prompt"] for entry in listed])
+    real = judge.embed_images(held_out.images)
+    for key, clip, kid in (
+        ("file", "clip_s_mean", "kid_adapter_mean"),
+        ("base_file", "clip_s_base_mean", "kid_base_mean"),
+    ):
+        images = judge.embed_images([np.asarray(Image.open(evaluated / e[key])) for e in listed])
+        scores = metrics.clip_s(images, texts)
+        assert report[clip] == pytest.approx(scores.mean(), abs=1e-5)
+        assert report[kid] == pytest.approx(metrics.kid(real, images), abs=1e-5)
+        each = [e["clip_s" if key == "file" else "clip_s_base"] for e in report["per_image"]]
+        assert each == pytest.approx(scores, abs=1e-5)
+    captions = judge.embed_texts(held_out.captions)
+    assert report["clip_s_held_out_mean"] == pytest.approx(
+        metrics.clip_s(real, captions).mean(), abs=1e-5
+    )
+    unsafe = [entry["nsfw_probability"] for entry in report["per_image"]]
+    assert report["nsfw_probability_maximum"] == max(unsafe) < 1
+    assert 0.1 < report["clip_s_base_mean"] != report["clip_s_mean"] > 0.1
+    assert report["adapter_problems"] == []
+    assert (report["images"], report["held_out_images"]) == (6, 3)
+
+
+def test_the_same_evaluation_gives_the_same_content(
+    evaluated: Path, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    returned = run(parts, "sound", tmp_path)
+    assert folder_digest(tmp_path, ["timings.json"]) == folder_digest(evaluated, ["timings.json"])
+    timings = read(tmp_path, "timings.json")
+    assert len(timings["seconds_per_image"]) == 3
+    assert 0 < timings["seconds_per_image_mean"] < timings["seconds_per_image_p95"] * 1.5
+    assert timings["cold_load_seconds"] > 0 and timings["peak_memory_bytes"] > 50_000_000
+    assert not {*timings} & {*read(tmp_path, "report.json")}
+    assert returned["clip_s_mean"] == read(tmp_path, "report.json")["clip_s_mean"]
+    assert returned["seconds_per_image_mean"] == timings["seconds_per_image_mean"]
+    assert decide(read(tmp_path, "report.json"), timings, LENIENT).passed
+
+
+def test_prompts_of_the_config_replace_the_captions(parts: dict[str, Path], tmp_path: Path) -> None:
+    run(parts, "sound", tmp_path, prompts=["one | two"], seeds=[7])
+    assert [e["prompt"] for e in read(tmp_path, "images.json")] == ["one | two"]
+    assert read(tmp_path, "report.json")["kid_adapter_mean"] is None
+    markdown = (tmp_path / "report.md").read_text()
+    assert (
+        "one \\| two" in markdown
+        and "| KID to held-out, lower is better | none | none |" in markdown
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda b: 0 * b, "zero"),
+        (lambda b: b * np.float32(np.nan), "NaN"),
+        (lambda b: b[:-1], "shapes"),
+    ],
+    ids=["null", "nan", "shape"],
+)
+def test_a_broken_adapter_gets_a_report_that_the_verdict_refuses(
+    parts: dict[str, Path], tmp_path: Path, change: Callable, problem: str
+) -> None:
+    broken = write_adapter(tmp_path / "broken", parts["base"], change)
+    output = tmp_path / "output"
+    run({**parts, "broken": broken}, "broken", output)
+    report, timings = read(output, "report.json"), read(output, "timings.json")
+    assert report["images"] == 0 and report["clip_s_mean"] is None
+    assert report["clip_s_held_out_mean"] is not None
+    assert (
+        problem in report["adapter_problems"][0] and problem in (output / "report.md").read_text()
+    )
+    verdict = decide(report, timings, LENIENT)
+    assert not verdict.passed and problem in verdict.sentence()
+    assert Image.open(output / "contact_sheet.png").size[1] > 3 * 192
+
+
+def test_an_adapter_that_makes_the_model_overflow_is_refused(
+    parts: dict[str, Path], tmp_path: Path
+) -> None:
+    huge = write_adapter(tmp_path / "huge", parts["base"], lambda b: b * np.float32(1e30))
+    output = tmp_path / "output"
+    run({**parts, "huge": huge}, "huge", output)
+    report = read(output, "report.json")
+    assert report["images"] == 6
+    assert report["adapter_problems"] == [
+        "6 of 6 images with the LoRA are one flat colour, as when its weights make the model "
+        "overflow"
+    ]
+    assert not decide(report, read(output, "timings.json"), LENIENT).passed
+
+
+def test_captions_are_drawn_once_each_and_at_most_64() -> None:
+    captions = [f"caption {number % 70}" for number in range(100)]
+    prompts, left_out = module.choose_prompts([], captions)
+    assert prompts == captions[:64] and left_out == 6
+    assert module.choose_prompts(["mine"], captions) == (["mine"], 0)
+
+
+def test_held_out_images_stay_inside_their_dataset(tmp_path: Path) -> None:
+    dataset = tiny.make_dataset(tmp_path / "dataset", held_out=1)
+    tiny.write_rows(dataset / "held_out.jsonl", [{"file_name": "../secret.png", "text": "x"}])
+    with pytest.raises(UserError, match="leaves the dataset"):
+        module.read_held_out(dataset)
+    tiny.write_rows(dataset / "held_out.jsonl", [])
+    with pytest.raises(UserError, match="held_out_fraction"):
+        module.read_held_out(dataset)

@@ -1,0 +1,150 @@
+"""The verdict: every gate refuses alone, and nothing that is missing passes."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from adire_assets.config import GateConfig
+from adire_assets.evaluation.verdict import GATE_NAMES, Verdict, decide, policy_hash
+
+REPORT = {
+    "adapter_problems": [],
+    "clip_s_mean": 1.25,
+    "clip_s_base_mean": 0.5,
+    "kid_adapter_mean": 0.25,
+    "kid_base_mean": 2.0,
+    "nsfw_probability_maximum": 0.25,
+}
+TIMINGS = {"seconds_per_image_mean": 0.5, "seconds_per_image_p95": 0.75}
+POLICY = GateConfig(clip_s_minimum=0.75, seconds_per_image_maximum=30)
+BAD = {
+    "adapter_sound": {"adapter_problems": ["unet.x is NaN", "every lora_B is zero"]},
+    "clip_s": {"clip_s_mean": 0.5},
+    "seconds_per_image": {"seconds_per_image_mean": 32.0},
+    "kid_below_base": {"kid_adapter_mean": 2.0},
+    "safety": {"nsfw_probability_maximum": 0.75},
+}
+SOURCE = {
+    "adapter_sound": "adapter_problems",
+    "clip_s": "clip_s_mean",
+    "seconds_per_image": "seconds_per_image_mean",
+    "kid_below_base": "kid_adapter_mean",
+    "safety": "nsfw_probability_maximum",
+}
+
+
+def decide_with(changes: dict, policy: GateConfig = POLICY) -> Verdict:
+    report = {**REPORT, **{key: changes[key] for key in changes if key in REPORT}}
+    timings = {**TIMINGS, **{key: changes[key] for key in changes if key in TIMINGS}}
+    return decide(report, timings, policy)
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [gate.name for gate in verdict.gates if not gate.passed]
+
+
+def test_a_sound_evaluation_passes_every_gate() -> None:
+    verdict = decide(REPORT, TIMINGS, POLICY)
+    assert verdict.passed
+    assert tuple(gate.name for gate in verdict.gates) == GATE_NAMES
+    margins = {gate.name: gate.margin for gate in verdict.gates}
+    assert margins == {
+        "adapter_sound": 0.0,
+        "clip_s": 0.5,
+        "seconds_per_image": 29.5,
+        "kid_below_base": 1.75,
+        "safety": 0.25,
+    }
+    assert verdict.sentence() == (
+        "passed all 5 gates: adapter_sound 0, clip_s 1.25, seconds_per_image 0.5, "
+        "kid_below_base 0.25, safety 0.25"
+    )
+
+
+@pytest.mark.parametrize("name", GATE_NAMES)
+def test_each_gate_refuses_alone_and_says_why(name: str) -> None:
+    verdict = decide_with(BAD[name])
+    assert not verdict.passed
+    assert failed(verdict) == [name]
+    gate = verdict.gate(name)
+    assert gate.margin is not None and gate.margin <= 0
+    assert verdict.sentence().startswith(f"refused: {name} ")
+    assert f"{gate.value:.4g}" in gate.explanation and f"{gate.threshold:.4g}" in gate.explanation
+    assert "margin" in gate.explanation and gate.unit in gate.explanation
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, "1.25", True, []])
+@pytest.mark.parametrize("name", [name for name in GATE_NAMES if name != "adapter_sound"])
+def test_a_value_that_is_no_number_never_passes(name: str, value: object) -> None:
+    verdict = decide_with({SOURCE[name]: value})
+    assert failed(verdict) == [name]
+    assert verdict.gate(name).value is None
+    assert "no value" in verdict.sentence()
+    json.dumps(verdict.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 0, {}])
+def test_problems_that_were_not_looked_for_never_pass(value: object) -> None:
+    assert failed(decide_with({"adapter_problems": value})) == ["adapter_sound"]
+
+
+def test_an_empty_evaluation_passes_nothing() -> None:
+    assert failed(decide({}, {}, POLICY)) == list(GATE_NAMES)
+
+
+def test_a_base_without_kid_is_no_threshold() -> None:
+    verdict = decide_with({"kid_base_mean": math.nan})
+    assert failed(verdict) == ["kid_below_base"]
+    assert verdict.sentence() == "refused: kid_below_base has no threshold"
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"clip_s_mean": 0.75}, True),
+        ({"clip_s_mean": math.nextafter(0.75, 0)}, False),
+        ({"seconds_per_image_mean": 30.0}, True),
+        ({"seconds_per_image_mean": math.nextafter(30.0, 31)}, False),
+        ({"nsfw_probability_maximum": 0.5}, True),
+        ({"kid_adapter_mean": 2.0}, False),
+        ({"kid_adapter_mean": -0.03}, True),
+    ],
+)
+def test_thresholds_are_exact(changes: dict, passes: bool) -> None:
+    assert decide_with(changes).passed is passes
+
+
+def test_refusal_in_one_sentence() -> None:
+    verdict = decide_with({"clip_s_mean": 0.61, "seconds_per_image_mean": 40.0})
+    assert verdict.sentence() == (
+        "refused: clip_s 0.61 is below 0.75 (margin -0.14); "
+        "seconds_per_image 40 is above 30 (margin -10)"
+    )
+    assert "every lora_B is zero" in decide_with(BAD["adapter_sound"]).sentence()
+
+
+def test_kid_is_shown_but_not_required_when_switched_off() -> None:
+    policy = GateConfig(clip_s_minimum=0.75, kid_below_base=False)
+    verdict = decide_with({"kid_adapter_mean": 3.0}, policy)
+    assert verdict.passed
+    gate = verdict.gate("kid_below_base")
+    assert gate.margin == -1.0 and gate.explanation.startswith("not required")
+
+
+def test_a_verdict_survives_json() -> None:
+    verdict = decide_with(BAD["clip_s"])
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
+
+
+def test_the_policy_hash_follows_the_thresholds_alone() -> None:
+    assert policy_hash(POLICY) == policy_hash(GateConfig(clip_s_minimum=0.75))
+    assert policy_hash(POLICY) != policy_hash(GateConfig(clip_s_minimum=0.76))
+
+
+def test_the_verdict_needs_no_torch() -> None:
+    code = "import sys, adire_assets.evaluation.verdict; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,150 @@
+"""A project in a temporary folder: a copy of this one without git, small enough to run whole.
+
+The copy has its own home, ports and a short recipe on the embedded base model. `adire` runs in it
+as a user would run it.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from adire_assets.config import Project
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("adire_assets", "configs", "triton_models", "base_models", "dagster_defs.py", "data.dvc")
+SHORT_TRAINING = {"max_train_steps": 60, "checkpointing_steps": 20}
+SHORT_EVALUATION = {
+    "prompts": [
+        "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth",
+        "a photo in nigerian_adire_style, eleko painted grid of four squares with rings",
+        "a photo in nigerian_adire_style, alabere stitched dashed lines, indigo cloth",
+        "a photo in nigerian_adire_style, oniko one large tied circle with rings, indigo cloth",
+    ],
+    "seeds": [0, 1],
+    "num_inference_steps": 10,
+    "latency_images": 3,
+}
+
+
+@dataclass
+class Line:
+    """The copied project, and how to use it from outside."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def project(self) -> Project:
+        return Project(self.root, self.root / ".adire")
+
+    def run(self, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess:
+        """A command in the project, by default one that must succeed."""
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env={**self.environment, **extra},
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")
+        return done
+
+    def start(self, *command: str, **extra: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env={**self.environment, **extra},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def adire(self, *arguments: str, check: bool = True, **extra: str):
+        return self.run(sys.executable, "-m", "adire_assets.cli", *arguments, check=check, **extra)
+
+    def configure(self, section: str, **values: Any) -> None:
+        """Set keys of indigo.yaml; `section` may be dotted."""
+        path = self.root / "configs" / "models" / "indigo.yaml"
+        yaml = YAML()
+        tree = yaml.load(path.read_text())
+        node = tree
+        for part in filter(None, section.split(".")):
+            node = node[part]
+        node.update(values)
+        with path.open("w") as file:
+            yaml.dump(tree, file)
+
+    def live(self) -> int | None:
+        """The release that is live, by `adire status`."""
+        found = re.search(r"indigo: release (\d+) is live", self.adire("status").stdout)
+        return int(found.group(1)) if found else None
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """The copied project with its data pulled and its Triton up."""
+    root = tmp_path_factory.mktemp("project")
+    ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local", "tiny*")
+    for name in PARTS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    shutil.rmtree(root / "base_models")
+    shutil.copytree(ROOT / "base_models", root / "base_models", ignore=ignore)
+    for pointer in (ROOT / "base_models").glob("**/*.dvc"):
+        target = root / pointer.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pointer, target)
+    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=ignore)
+    environment = {
+        **{
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("ADIRE_", "DAGSTER_", "MLFLOW_"))
+        },
+        "PYTHONPATH": str(root),
+        "ADIRE_PROJECT": str(root),
+        "COLUMNS": "200",
+    }
+    line = Line(root, environment)
+    fleet = YAML()
+    tree = fleet.load((root / "configs" / "fleet.yaml").read_text())
+    ports = free_ports(4)
+    tree["slots"]["blue"].update(
+        dict(zip(("http_port", "grpc_port", "metrics_port"), ports[:3], strict=True))
+    )
+    tree["dagster"]["port"] = ports[3]
+    with (root / "configs" / "fleet.yaml").open("w") as file:
+        fleet.dump(tree, file)
+    line.configure("training", **SHORT_TRAINING)
+    line.configure("evaluation", **SHORT_EVALUATION)
+    line.adire("pull")
+    try:
+        line.adire("up", "--only", "triton")
+        yield line
+    finally:
+        line.adire("down", check=False)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

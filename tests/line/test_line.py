@@ -1,0 +1,407 @@
+"""The whole line from outside: every way in, what reruns and what does not, and what never passes.
+
+The tests share one project and follow its life in order: first release, reuse, changes, a ruinous
+adapter, kills. Each asks only what a user can see.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+from PIL import Image
+
+from adire_assets import tracking
+from adire_assets.serving import client
+from adire_assets.store import Store
+
+PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
+MAKERS = ("dataset", "lora_weights", "evaluation_report", "promotion_verdict", "triton_repository")
+DAGSTER = (sys.executable, "-m", "dagster")
+
+
+def outcome(text: str) -> dict[str, str]:
+    """Asset -> "made" or "reused", from what `adire materialize` prints."""
+    return dict(re.findall(r"indigo/(\w+): (made|reused)", text))
+
+
+def made(text: str) -> set[str]:
+    return {name for name, what in outcome(text).items() if what == "made"}
+
+
+@pytest.fixture(scope="module")
+def first(line):
+    """The first materialization of the whole graph."""
+    return line.adire("materialize", "indigo")
+
+
+def test_the_whole_graph_brings_release_1_live(line, first) -> None:
+    assert made(first.stdout) >= set(MAKERS)
+    assert re.search(r"step 60/60 loss \d", first.stdout)
+    assert "release 1 of indigo is live" in first.stdout
+    assert line.live() == 1
+
+
+def test_the_line_runs_without_git_and_names_the_build(line, first) -> None:
+    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    assert adapter.manifest["code"]["build"].startswith(("tree-", "commit-"))
+
+
+def test_materializing_again_makes_nothing(line, first) -> None:
+    again = outcome(line.adire("materialize", "indigo").stdout)
+    # The champion is an input of the verdict, so its first re-run is a new, equal decision.
+    assert {name for name, what in again.items() if what == "made"} <= {"promotion_verdict"}
+    assert again["lora_weights"] == "reused"
+    assert line.live() == 1
+
+
+def test_a_picture_comes_back_over_grpc_and_can_be_traced(line, first, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    line.adire("generate", PROMPT, "--seed", "7", "--out", str(out))
+    with Image.open(out) as image:
+        assert image.size == (64, 64)
+        assert np.asarray(image).std() > 5
+    facts = client.read_provenance(out)
+    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    assert facts["release"] == 1
+    assert facts["adapter_hash"] == adapter.content_hash
+    assert facts["dvc_hash"] == adapter.manifest["dvc_hash"]
+    assert facts["hyperparameters"]["max_train_steps"] == 60
+    traced = line.adire("trace", str(out)).stdout
+    for expected in (
+        "release 1 of indigo",
+        facts["dvc_hash"],
+        facts["mlflow_run_id"],
+        "max_train_steps=60",
+        "clip_s_mean=",
+        "agrees",
+    ):
+        assert expected in traced
+
+
+def test_plain_tritonclient_gets_the_same_picture(line, first, tmp_path: Path) -> None:
+    """The ten lines of the README, run as they stand there."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "tritonclient" in c)
+    port = re.search(r"grpc_port: (\d+)", (line.root / "configs" / "fleet.yaml").read_text())
+    assert port
+    script = code.replace("127.0.0.1:8001", f"127.0.0.1:{port.group(1)}").replace(
+        "adire.png", str(tmp_path / "plain.png")
+    )
+    line.run(sys.executable, "-c", script)
+    with Image.open(tmp_path / "plain.png") as image:
+        assert image.size == (64, 64)
+
+
+def test_mlflow_holds_one_finished_run_with_lineage_scores_and_pictures(line, first) -> None:
+    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    run_id = tracking.find_run(line.project, "indigo", adapter.key)
+    assert run_id
+    import mlflow
+
+    api = mlflow.MlflowClient(tracking.tracking_uri(line.project))
+    runs = api.search_runs([api.get_experiment_by_name("indigo").experiment_id])
+    assert [run.info.run_id for run in runs] == [run_id]
+    assert runs[0].info.status == "FINISHED"
+    assert runs[0].data.params["learning_rate"] == "0.002"
+    assert runs[0].data.tags["adire.dvc_hash"] == adapter.manifest["dvc_hash"]
+    assert {"loss", "clip_s_mean", "kid_adapter_mean"} <= set(runs[0].data.metrics)
+    files = [item.path for item in api.list_artifacts(run_id, "evaluation")]
+    assert "evaluation/contact_sheet.png" in files
+    assert tracking.aliases(line.project, "indigo") == {"champion": 1}
+
+
+def test_dvc_shows_the_metrics(line, first) -> None:
+    shown = json.loads((line.root / "metrics" / "indigo.json").read_text())
+    assert {"clip_s_mean", "kid_adapter_mean"} <= set(shown)
+
+
+def test_a_threshold_or_a_comment_retrains_nothing(line, first) -> None:
+    (line.root / "README.md").write_text("words\n")
+    config = line.root / "configs" / "models" / "indigo.yaml"
+    config.write_text("# a comment\n" + config.read_text())
+    lora = line.root / "adire_assets" / "diffusion" / "lora.py"
+    lora.write_text(lora.read_text() + "\n# a comment\n")
+    line.configure("evaluation.gates", seconds_per_image_maximum=29)
+    done = line.adire("materialize", "indigo")
+    assert made(done.stdout) == {"evaluation_config", "promotion_verdict"}
+    assert line.live() == 1
+
+
+def test_one_changed_caption_reruns_exactly_what_is_downstream(line, first) -> None:
+    captions = line.root / "data" / "indigo" / "metadata.csv"
+    captions.write_text(captions.read_text().replace("tied circles", "tied rings", 1))
+    refused = line.adire("materialize", "indigo", check=False)
+    assert refused.returncode == 1
+    assert "dvc add data" in refused.stderr
+    line.run(
+        sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"
+    )  # the copy has no git
+    line.run(sys.executable, "-m", "dvc", "add", "data")
+    done = line.adire("materialize", "indigo")
+    assert made(done.stdout) == {"training_data", *MAKERS, "parity_report"} - {"parity_report"}
+    assert {name for name, what in outcome(done.stdout).items() if what == "reused"} == {
+        "training_config",
+        "base_model",
+        "evaluation_config",
+    }
+    assert line.live() == 2
+
+
+def test_rollback_quarantines_the_release_for_every_door(line) -> None:
+    line.adire("rollback", "indigo", "--reason", "too pale")
+    assert line.live() == 1
+    assert tracking.aliases(line.project, "indigo")["champion"] == 1
+    refused = line.adire("materialize", "indigo", check=False)
+    assert refused.returncode == 1
+    assert "quarantined" in refused.stderr
+    assert line.live() == 1
+    line.adire("lift-quarantine", "indigo", "2", "--reason", "looked again")
+    line.adire("materialize", "indigo")
+    assert line.live() == 2
+
+
+class TestRuinousAdapter:
+    """A LoRA trained with a ruinous learning rate is refused at the gate and has no way around."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    def ruined(self, line):
+        line.configure("training", learning_rate=0.5)
+        return line.adire("materialize", "indigo", check=False)
+
+    def test_the_whole_graph_stops_at_the_gate(self, line, ruined) -> None:
+        assert ruined.returncode == 1
+        assert "lora_weights" in made(ruined.stdout)
+        assert "triton_repository" not in outcome(ruined.stdout)
+        assert "promotion_verdict" in ruined.stderr
+        assert line.live() == 2
+
+    @pytest.mark.parametrize(
+        "selection",
+        ["key:indigo/triton_repository+", "key:indigo/promotion_verdict+"],
+    )
+    @pytest.mark.parametrize("home", ["other", "none"])
+    def test_no_partial_selection_in_any_instance_gets_it_live(
+        self, line, selection: str, home: str, tmp_path: Path
+    ) -> None:
+        extra = {"DAGSTER_HOME": str(tmp_path)} if home == "other" else {}
+        done = line.run(
+            *DAGSTER,
+            "asset",
+            "materialize",
+            "--select",
+            selection,
+            "-m",
+            "dagster_defs",
+            check=False,
+            **extra,
+        )
+        assert done.returncode != 0
+        assert line.live() == 2
+
+    def test_deployed_model_alone_only_confirms_what_passed(self, line) -> None:
+        line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
+        assert line.live() == 2
+
+    def test_a_good_evaluation_in_between_does_not_vouch_for_it(self, line) -> None:
+        line.configure("training", learning_rate=0.002)
+        line.adire("materialize", "indigo", "--select", "training_config")
+        line.adire(
+            "materialize", "indigo", "--select", "lora_weights,evaluation_report,promotion_verdict"
+        )
+        line.configure("training", learning_rate=0.5)
+        line.adire("materialize", "indigo", "--select", "training_config,lora_weights")
+        refused = line.adire(
+            "materialize", "indigo", "--select", "triton_repository,deployed_model", check=False
+        )
+        assert refused.returncode == 1
+        assert "about another adapter" in refused.stderr
+        assert line.live() == 2
+
+    def test_a_raised_and_again_lowered_bar_does_not_let_it_through(self, line) -> None:
+        config = line.root / "configs" / "models" / "indigo.yaml"
+        before = config.read_text()
+        line.configure("evaluation.gates", clip_s_minimum=0.0, kid_below_base=False)
+        line.adire(
+            "materialize",
+            "indigo",
+            "--select",
+            "evaluation_config,evaluation_report,promotion_verdict,triton_repository",
+        )
+        config.write_text(before)
+        refused = line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
+        assert refused.returncode == 1
+        assert "refused" in refused.stderr
+        assert line.live() == 2
+
+    def test_the_uis_graphql_launches_the_same_gates(self, line) -> None:
+        from dagster_graphql.client.query import LAUNCH_PIPELINE_EXECUTION_MUTATION
+
+        home = line.project.home / "dagster"
+        variables = {
+            "executionParams": {
+                "selector": {
+                    "repositoryLocationName": "dagster_defs",
+                    "repositoryName": "__repository__",
+                    "pipelineName": "__ASSET_JOB",
+                    "assetSelection": [{"path": ["indigo", "deployed_model"]}],
+                    "assetCheckSelection": [],
+                },
+                "runConfigData": {},
+                "mode": "default",
+            }
+        }
+        line.run(
+            sys.executable,
+            "-m",
+            "dagster_graphql",
+            "-m",
+            "dagster_defs",
+            "-t",
+            LAUNCH_PIPELINE_EXECUTION_MUTATION,
+            "-v",
+            json.dumps(variables),
+            DAGSTER_HOME=str(home),
+        )
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            run = instance.get_runs(limit=1)[0]
+            wait_for(lambda: instance.get_run_by_id(run.run_id).is_finished)
+            assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        assert line.live() == 2
+
+    def test_the_sensor_tries_it_once_and_then_says_why_not(self, line) -> None:
+        ticks = sensor_ticks(line, 2)
+        assert ticks[0]["requests"]
+        assert "refused by" in ticks[1]["skip"]
+        assert line.live() == 2
+
+
+def test_going_back_to_the_good_recipe_trains_nothing(line) -> None:
+    line.configure("training", learning_rate=0.002)
+    ticks = sensor_ticks(line, 2)
+    assert ticks[0]["requests"]
+    assert "brought it live" in ticks[1]["skip"] or "what the project says" in ticks[1]["skip"]
+    assert line.live() == 2
+
+
+def test_two_runs_together_end_with_one_of_everything(line) -> None:
+    line.configure("training", seed=43)
+    before = len(Store(line.project).artefacts("indigo", "lora_weights"))
+    command = (sys.executable, "-m", "adire_assets.cli", "materialize", "indigo")
+    runs = [line.start(*command) for _ in range(2)]
+    texts = [run.communicate(timeout=500)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], texts
+    assert sorted(outcome(text)["lora_weights"] for text in texts) == ["made", "reused"]
+    assert len(Store(line.project).artefacts("indigo", "lora_weights")) == before + 1
+    live = line.live()
+    history = json.loads((line.project.home / "deployments" / "local" / "indigo.json").read_text())[
+        "history"
+    ]
+    assert [entry["number"] for entry in history].count(live) == 1
+
+
+@pytest.mark.parametrize("victim", ["worker", "run"])
+def test_a_killed_training_needs_no_cleaning(line, victim: str) -> None:
+    line.configure("training", seed=50 if victim == "worker" else 51, max_train_steps=60)
+    command = (sys.executable, "-m", "adire_assets.cli", "materialize", "indigo")
+    run = line.start(*command, "--select", "training_config,lora_weights")
+    assert run.stdout
+    for text in run.stdout:
+        if "step " in text:
+            break
+    workers = descendants(run.pid, "adire_assets.worker")
+    assert workers
+    os.kill(workers[-1] if victim == "worker" else run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    wait_for(lambda: not any(alive(pid) for pid in workers))
+    done = line.adire("materialize", "indigo", "--select", "training_config,lora_weights")
+    assert outcome(done.stdout)["lora_weights"] == "made"
+
+
+def test_triton_killed_comes_back_with_the_live_release(line) -> None:
+    live = line.live()
+    server = descendants(None, "tritonserver", str(line.project.home))
+    assert server
+    os.kill(server[0], signal.SIGKILL)
+    port = int(
+        re.search(r"grpc_port: (\d+)", (line.root / "configs" / "fleet.yaml").read_text()).group(1)
+    )
+
+    def answers() -> bool:
+        try:
+            answer = client.generate(f"127.0.0.1:{port}", "indigo", PROMPT, seed=1)
+        except Exception:
+            return False
+        return answer.release == live
+
+    wait_for(answers, 120)
+    line.configure("training", seed=43, max_train_steps=60)
+    line.adire("materialize", "indigo")
+
+
+# --- helpers -----------------------------------------------------------------------------------
+
+
+def sensor_ticks(line, count: int) -> list[dict]:
+    """What the sensor says, tick by tick; a requested run is carried out before the next tick."""
+    code = f"""
+import json
+import dagster as dg
+from dagster_defs import defs
+from adire_assets.defs.sensors import MODEL_TAG
+instance = dg.DagsterInstance.get()
+sensor = defs.get_sensor_def("indigo_changes")
+ticks = []
+for _ in range({count}):
+    with dg.build_sensor_context(instance=instance, definitions=defs) as context:
+        data = sensor.evaluate_tick(context)
+    ticks.append({{"skip": data.skip_message, "requests": [r.tags for r in data.run_requests]}})
+    for request in data.run_requests:
+        defs.resolve_job_def("indigo_line").execute_in_process(
+            instance=instance, tags=request.tags, raise_on_error=False
+        )
+print("TICKS" + json.dumps(ticks))
+"""
+    done = line.run(sys.executable, "-c", code, DAGSTER_HOME=str(line.project.home / "dagster"))
+    return json.loads(done.stdout.rpartition("TICKS")[2])
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def descendants(parent: int | None, *words: str) -> list[int]:
+    """Processes (below `parent`, or anywhere) whose command or environment holds all the words."""
+    found = []
+    listing = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    parents = {int(pid): int(above) for pid, above, *_ in rows}
+    for pid, _, *arguments in rows:
+        chain, above = set(), int(pid)
+        while above in parents and above not in chain:
+            chain.add(above)
+            above = parents[above]
+        if all(word in " ".join(arguments) for word in words) and (
+            parent is None or (parent in chain and int(pid) != parent)
+        ):
+            found.append(int(pid))
+    return found

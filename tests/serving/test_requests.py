@@ -1,0 +1,155 @@
+"""What a client of a live release can ask for, and what it gets."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from adire_assets.errors import UserError
+from adire_assets.serving import triton
+from adire_assets.serving.client import generate, read_provenance, save_png
+from tests.serving.conftest import MODEL, House, different
+
+LONG = 101 * "a"
+REFUSED = [
+    ({"prompt": ""}, "prompt is empty"),
+    ({"prompt": " \n"}, "prompt is empty"),
+    ({"prompt": LONG}, "prompt has 101 characters, at most 100 are allowed"),
+    ({"negative_prompt": LONG}, "negative_prompt has 101 characters, at most 100 are allowed"),
+    ({"seed": -1}, "seed is -1, allowed is 0 to 2147483647"),
+    ({"seed": 2**31}, "seed is 2147483648, allowed is 0 to 2147483647"),
+    ({"num_inference_steps": 0}, "num_inference_steps is 0, allowed is 1 to 20"),
+    ({"num_inference_steps": 21}, "num_inference_steps is 21, allowed is 1 to 20"),
+    ({"guidance_scale": float("nan")}, "guidance_scale is nan, allowed is 0 to 20"),
+    ({"guidance_scale": float("inf")}, "guidance_scale is inf, allowed is 0 to 20"),
+    ({"guidance_scale": -0.5}, "guidance_scale is -0.5, allowed is 0 to 20"),
+    ({"num_images": 0}, "num_images is 0, allowed is 1 to 3"),
+    ({"num_images": 4}, "num_images is 4, allowed is 1 to 3"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(served: House) -> str:
+    served.ensure_live(1)
+    return served.address
+
+
+def raw(address: str, values: np.ndarray) -> None:
+    """A request as another client might send it."""
+    prompt = InferInput("prompt", list(values.shape), "BYTES")
+    prompt.set_data_from_numpy(values)
+    with InferenceServerClient(address) as client:
+        client.infer(MODEL, [prompt])
+
+
+@pytest.mark.parametrize(("values", "sentence"), REFUSED)
+def test_a_value_outside_its_limits_is_refused_with_one_sentence(
+    address: str, values: dict, sentence: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        generate(address, MODEL, **{"prompt": "circles", **values})
+    assert str(refusal.value).startswith(sentence)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (np.array([[b"\xff\xfe"]], dtype=object), "prompt is not UTF-8 text"),
+        (np.array([[b"one"], [b"two"]], dtype=object), "prompt has 2 values"),
+    ],
+)
+def test_a_malformed_request_is_an_invalid_argument(
+    address: str, values: np.ndarray, sentence: str
+) -> None:
+    with pytest.raises(InferenceServerException) as refusal:
+        raw(address, values)
+    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert refusal.value.message().startswith(sentence)
+
+
+def test_a_seed_gives_the_same_image_whatever_shares_its_batch(address: str) -> None:
+    def ask(seed: int, count: int = 1, steps: int = 6) -> np.ndarray:
+        return generate(
+            address, MODEL, "rings", seed=seed, num_images=count, num_inference_steps=steps
+        ).images
+
+    alone = ask(5)[0]
+    before = _counts(address)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda n: ask(n % 6, 1 + n % 3, 6 + n % 2), range(16)))
+    requests, executions = (now - then for now, then in zip(_counts(address), before, strict=True))
+    assert executions < requests, "waiting requests were not drawn together"
+    assert different(together[5 + 0][0], ask(5, 1, 7)[0]) <= 2
+    for seed, count, steps, images in [
+        (n % 6, 1 + n % 3, 6 + n % 2, images) for n, images in enumerate(together)
+    ]:
+        assert images.shape == (count, 64, 64, 3)
+        if steps == 6:
+            for offset in range(count):
+                if seed + offset == 5:
+                    assert different(images[offset], alone) <= 2
+    # Image i of a request is the image of seed + i.
+    assert different(ask(4, 2)[1], alone) <= 2
+    assert different(ask(6)[0], alone) > 2
+
+
+def _counts(address: str) -> tuple[int, int]:
+    with InferenceServerClient(address) as client:
+        [stats] = client.get_inference_statistics(MODEL, "1", as_json=True)["model_stats"]
+    return int(stats["inference_count"]), int(stats["execution_count"])
+
+
+def test_an_answer_says_how_to_repeat_it_and_a_png_keeps_that(address: str, tmp_path: Path) -> None:
+    answer = generate(address, MODEL, "àdìrẹ eleko", negative_prompt="red", num_images=2)
+    assert (answer.images.dtype, answer.images.shape) == (np.uint8, (2, 64, 64, 3))
+    assert answer.release == answer.provenance["release"] == 1
+    assert answer.provenance["dvc_hash"] == "d.dir"
+    assert answer.provenance["mlflow_run_id"] == "run-1"
+    request = answer.provenance["request"]
+    again = generate(address, MODEL, **request)
+    assert request["num_inference_steps"] == 4
+    assert different(again.images, answer.images) <= 2
+
+    save_png(answer.images[1], tmp_path / "out.png", answer.provenance, index=1)
+    kept = read_provenance(tmp_path / "out.png")
+    assert kept["request"] == request
+    assert kept["image_seed"] == request["seed"] + 1
+    one = generate(address, MODEL, **{**request, "seed": kept["image_seed"], "num_images": 1})
+    assert different(one.images[0], answer.images[1]) <= 2
+
+
+def test_requests_without_a_seed_get_different_ones(address: str) -> None:
+    seeds = {generate(address, MODEL, "x").provenance["request"]["seed"] for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_a_png_without_provenance_is_said_to_have_none(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    (tmp_path / "text.png").write_text(json.dumps({}))
+    for name, sentence in [
+        ("plain.png", "carries no provenance"),
+        ("text.png", "is not an image"),
+        ("absent.png", "does not exist"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            read_provenance(tmp_path / name)
+
+
+def test_an_unknown_model_or_release_is_named(address: str) -> None:
+    with pytest.raises(UserError, match=r"does not serve this.*velvet"):
+        generate(address, "velvet", "x")
+    with pytest.raises(UserError, match=r"does not serve this.*77"):
+        generate(address, MODEL, "x", release=77)
+
+
+def test_an_unreachable_server_is_named_with_a_hint() -> None:
+    address = f"127.0.0.1:{triton.free_port()}"
+    with pytest.raises(UserError, match=f"no Triton answers at {address}.*adire up"):
+        generate(address, MODEL, "x")
