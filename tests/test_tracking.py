@@ -221,7 +221,7 @@ def test_an_older_database_is_migrated_and_a_copy_is_kept(mlflow_project):
         config.attributes["connection"] = connection
         command.upgrade(config, older)
     assert utils._get_schema_version(engine) == older
-    new_run(mlflow_project)
+    tracking_store.prepare(mlflow_project)
     assert utils._get_schema_version(engine) == newest
     (backup,) = mlflow_project.home.glob("mlflow.db.before-*")
     assert utils._get_schema_version(utils.create_sqlalchemy_engine(f"sqlite:///{backup}")) == older

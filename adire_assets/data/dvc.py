@@ -38,6 +38,7 @@ from adire_assets.worker import Progress
 EMBEDDED_REMOTE = "embedded"
 NAMED_FILES = 3  # how many differing files a message names
 HEARTBEAT_SECONDS = 5.0
+FORCE_ADVICE = "`dvc add` takes them in, `dvc checkout --force` drops them:"
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,7 @@ def _dvc(project: Project, action: str, remote: str | None) -> Iterator[Any]:
             yield repo
     except Exception as error:  # remotes are plug-ins, which raise what their own library raises
         plain = re.sub(r"\x1b\[\d+m|<https?://[^>]*>", "", str(error) or type(error).__name__)
+        plain = plain.replace("Use `--force` to force.", FORCE_ADVICE)
         sentences = [" ".join(text.split()) for text in (plain, *logged[-1:])]
         raise UserError(f"DVC failed while {action}: {' - '.join(sentences)}") from error
     finally:

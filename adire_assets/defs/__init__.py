@@ -25,7 +25,7 @@ def lines_logger(context: dg.InitLoggerContext) -> logging.Logger:
 def _says_something(record: logging.LogRecord) -> bool:
     meta = getattr(record, "dagster_meta", {})
     record.orig_message = meta.get("orig_message", record.getMessage())
-    return not meta.get("dagster_event")
+    return not meta.get("dagster_event") and not record.orig_message.startswith("[pipes]")
 
 
 def build_definitions(project: Project) -> dg.Definitions:

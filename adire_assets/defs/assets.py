@@ -26,6 +26,8 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
 
         def decorate(function: Any) -> dg.AssetsDefinition:
             key = dg.AssetKey([model, function.__name__])
+            # Dagster would take it for the type of the value, which is a reference.
+            del function.__annotations__["return"]
             specs = [dg.AssetCheckSpec(name, asset=key, blocking=True) for name in checks]
             return dg.asset(
                 key_prefix=[model],
@@ -108,7 +110,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             built,
             validation=_image(built.artefact, "validation/sheet.png"),
             training=built.artefact.json("training.json"),
-            mlflow_run=pipeline.mlflow_run(project, built.artefact) or "none",
+            mlflow_run=built.artefact.manifest["mlflow_run_id"],
         )
 
     @asset(*pipeline.EVALUATION_MODULES, kinds={"pytorch", "mlflow"}, pool="device")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 import dagster as dg
 
@@ -34,6 +35,7 @@ def materialize(project: Project, model: str, assets: list[str] | None = None) -
     """Materialize `assets` (names without the model; default: all). UserError when a step fails."""
     if not load_model(project, model).enabled:
         raise UserError(f"{model} is disabled; set `enabled: true` in {project.model_file(model)}")
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about Pipes
     os.environ["DAGSTER_HOME"] = dagster_home(project)
     sys.path.insert(0, str(project.root))
     from dagster_defs import defs

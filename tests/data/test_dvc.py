@@ -316,6 +316,7 @@ def test_pull_keeps_files_that_only_the_user_has(project):
     changed = contents(project)
     with pytest.raises(UserError, match="Can't remove the following unsaved files") as error:
         run_pull(project)
+    assert "`dvc add` takes them in" in str(error.value)
     assert "a.png" in str(error.value)
     assert "\x1b" not in str(error.value)
     assert contents(project) == changed
@@ -394,15 +395,13 @@ def test_an_output_that_names_its_remote_comes_from_there(project, tmp_path):
 
 
 def test_pull_waits_for_the_projects_dvc_lock(project):
-    shutil.rmtree(project.root / "data")
-    thread = threading.Thread(target=run_pull, args=(project,))
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (run_pull(project), done.set()))
     with lock(project, "dvc"):
         thread.start()
-        thread.join(0.5)
-        assert thread.is_alive()
-        assert not (project.root / "data").exists()
-    thread.join(60)
-    assert (project.root / "data").exists()
+        assert not done.wait(1)  # nothing is to be pulled: without the lock it returns at once
+    assert done.wait(60)
+    thread.join()
 
 
 def test_pull_is_a_worker_function_and_its_errors_are_sentences(project, tmp_path):

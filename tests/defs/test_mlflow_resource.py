@@ -145,7 +145,7 @@ def side_by_side() -> dg.JobDefinition:
             with mlflow.run(context, model="indigo", recipe_key=KEY) as run:
                 run.log_metrics({name: 1.0})
                 (folder / name).touch()
-                end = time.monotonic() + 60
+                end = time.monotonic() + 120
                 while not (folder / other).exists():
                     assert time.monotonic() < end, f"{other} never came"
                     time.sleep(0.02)
@@ -159,9 +159,10 @@ def side_by_side() -> dg.JobDefinition:
 
     assets = [step("left", "right"), step("right", "left"), fails]
     mlflow = MlflowTracking(project_root=os.environ["ADIRE_PROJECT"])
+    executor = dg.multiprocess_executor.configured({"max_concurrent": 3})
     return dg.Definitions(
         assets=assets,
-        jobs=[dg.define_asset_job("job", executor_def=dg.multiprocess_executor)],
+        jobs=[dg.define_asset_job("job", executor_def=executor)],
         resources={"mlflow": mlflow},
     ).resolve_job_def("job")
 

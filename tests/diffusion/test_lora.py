@@ -43,6 +43,9 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+CHILD_SECONDS = 250  # patience on a busy machine; an idle one takes about ten
+
+
 class Stopped(Exception):
     pass
 
@@ -300,12 +303,10 @@ def test_a_killed_child_takes_all_down_and_the_next_run_ends_in_the_same_bits(
     tmp_path: Path, random_base: Path, dataset: Path
 ) -> None:
     settings = {"max_train_steps": 60, "checkpointing_steps": 5}
-    whole = training.arguments(tmp_path / "whole", random_base, dataset, **settings)
     killed = training.arguments(tmp_path / "killed", random_base, dataset, **settings)
-    undisturbed = start(tmp_path / "whole", whole, hash_seed="1")
     first = start(tmp_path / "killed", killed, hash_seed="2")
     work = tmp_path / "killed" / "work"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + CHILD_SECONDS
     while not list(work.glob("step-*")):
         assert first.poll() is None and time.monotonic() < deadline, first.stdout
         time.sleep(0.01)
@@ -317,13 +318,12 @@ def test_a_killed_child_takes_all_down_and_the_next_run_ends_in_the_same_bits(
     assert not alive
     assert not list(Path(killed["output"]).iterdir())
     second = start(tmp_path / "killed", killed, hash_seed="3")
-    said, _ = second.communicate(timeout=120)
+    said, _ = second.communicate(timeout=CHILD_SECONDS)
     assert second.returncode == 0, said
     assert "going on from the checkpoint at step" in said
-    undisturbed.communicate(timeout=120)
-    assert undisturbed.returncode == 0
-    adapters = [Path(given["output"]) / ADAPTER_FILE for given in (whole, killed)]
-    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    whole = training.run(tmp_path / "whole", random_base, dataset, **settings)
+    resumed = Path(killed["output"])
+    assert (resumed / ADAPTER_FILE).read_bytes() == (whole / ADAPTER_FILE).read_bytes()
     result = json.loads((tmp_path / "killed" / "job" / "result.json").read_text())
     assert result["steps"] == 60
 
@@ -333,7 +333,7 @@ def test_a_refused_training_reaches_the_parent_as_a_sentence(
 ) -> None:
     given = training.arguments(tmp_path, random_base, dataset, target_modules=["nothing"])
     child = start(tmp_path, given, hash_seed="0")
-    said, _ = child.communicate(timeout=120)
+    said, _ = child.communicate(timeout=CHILD_SECONDS)
     assert child.returncode != 0
     assert "Traceback" not in said
     assert "training.target_modules" in (tmp_path / "job" / "error.txt").read_text()
