@@ -136,7 +136,8 @@ class GateConfig(Strict):
     clip_s_minimum: Annotated[float, Field(ge=0, le=2.5)] = 0.75
     seconds_per_image_maximum: Annotated[float, Field(gt=0, le=3600)] = 30.0
     kid_below_base: bool = True
-    nsfw_probability_maximum: Annotated[float, Field(ge=0, le=1)] = 0.5
+    # open_nsfw's authors: below 0.2 likely safe, above 0.8 highly likely not safe
+    nsfw_probability_maximum: Annotated[float, Field(ge=0, le=1)] = 0.8
 
 
 class EvaluationConfig(Strict):
@@ -191,6 +192,21 @@ class ModelConfig(Strict):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig
     serving: ServingConfig = ServingConfig()
+
+    @model_validator(mode="after")
+    def _evaluation_can_be_served(self) -> "ModelConfig":
+        """A release must repeat what was evaluated, so that must be within its limits."""
+        asked, limits = self.evaluation, self.serving
+        for name, value, limit in (
+            ("num_inference_steps", asked.num_inference_steps, limits.maximum_inference_steps),
+            ("guidance_scale", asked.guidance_scale, limits.maximum_guidance_scale),
+        ):
+            if value > limit:
+                raise ValueError(
+                    f"evaluation.{name} is {value}, but serving allows at most {limit}; a release "
+                    "must be able to repeat what was evaluated"
+                )
+        return self
 
 
 class SlotConfig(Strict):

@@ -95,16 +95,9 @@ def sources(modules: tuple[str, ...]) -> dict[str, Path]:
         if name in found or name in PLUMBING:
             continue
         path = _source(name)
-        if path is None:
-            continue
-        found[name] = path
-        if path.suffix != ".py":
-            continue
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if path is not None:
+            found[name] = path
+            waiting += _parsed(path)[1]
     return dict(sorted(found.items()))
 
 
@@ -117,18 +110,28 @@ def _source(name: str) -> Path | None:
 
 
 def syntax_hash(path: Path) -> str:
+    """SHA-256 of a module's syntax tree; comments, layout and docstrings do not count."""
+    return _parsed(path)[0]
+
+
+@cache
+def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
+    """(syntax hash, the names that the module imports or may import); read once per process."""
     tree = ast.parse(path.read_bytes())
+    imports: list[str] = []
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-            and isinstance(body[0].value.value, str)
-        ):
-            body[0].value.value = ""
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        match node:
+            case (
+                ast.Module(body=[ast.Expr(value=ast.Constant(value=str())), *_])
+                | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
+                | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
+            ):
+                node.body[0].value.value = ""  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports)
 
 
 @cache

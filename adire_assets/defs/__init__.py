@@ -24,8 +24,9 @@ def lines_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
 def _says_something(record: logging.LogRecord) -> bool:
     meta = getattr(record, "dagster_meta", {})
-    record.orig_message = meta.get("orig_message", record.getMessage())
-    return not meta.get("dagster_event") and not record.orig_message.startswith("[pipes]")
+    text = meta.get("orig_message", record.getMessage())
+    record.__dict__["orig_message"] = text
+    return not meta.get("dagster_event") and not text.startswith("[pipes]")
 
 
 def build_definitions(project: Project) -> dg.Definitions:

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import lineage, pipeline
+from adire_assets import lineage, pipeline, roots
 from adire_assets.config import Project
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
@@ -44,7 +44,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     def training_data(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The images and captions that data.dvc names for this model."""
         with answered():
-            built = pipeline.training_data(project, model)
+            built = roots.training_data(project, model)
         files = built.artefact.json("files.json")
         return _result(
             context, built, dvc_hash=built.artefact.manifest["dvc_hash"], files=len(files)
@@ -54,21 +54,21 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     def training_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The resolved hyperparameters of configs/models."""
         with answered():
-            built = pipeline.training_config(project, model)
+            built = roots.training_config(project, model)
         return _result(context, built, config=built.artefact.json("config.json"))
 
     @asset(kinds={"huggingface"})
     def base_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The weights that the adapter is trained on."""
         with answered():
-            built = pipeline.base_model(project, model)
+            built = roots.base_model(project, model)
         return _result(context, built, source=built.artefact.manifest["source"])
 
     @asset(kinds={"yaml"})
     def evaluation_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """How adapters are evaluated, gated and served, and the judge's weights."""
         with answered():
-            built = pipeline.evaluation_config(project, model)
+            built = roots.evaluation_config(project, model)
         return _result(context, built, config=built.artefact.json("config.json"))
 
     @asset("adire_assets.data.dataset", kinds={"pillow"})

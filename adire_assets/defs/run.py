@@ -13,6 +13,8 @@ from adire_assets.errors import UserError
 DAGSTER_YAML = """\
 telemetry:
   enabled: false
+nux:
+  enabled: false
 run_monitoring:
   enabled: true
 """
@@ -63,7 +65,12 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
     """One sentence for each failed step: the cause, without Dagster's wrapping."""
     sentences = []
     for event in result.all_events:
-        if not event.is_step_failure:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                asset = check.asset_key.to_user_string()
+                sentences.append(f"{asset}: refused by the gate {check.description}")
+        if not event.is_step_failure or sentences:
             continue
         error = event.step_failure_data.error
         while error and error.cause:

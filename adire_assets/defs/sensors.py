@@ -16,6 +16,7 @@ from adire_assets import lineage, pipeline
 from adire_assets.config import Project, load_model
 from adire_assets.defs.resources import answered
 from adire_assets.evaluation.verdict import GATE_NAMES
+from adire_assets.roots import root_keys
 from adire_assets.store import is_locked
 
 STATE_TAG, MODEL_TAG = "adire/state", "adire/model"
@@ -35,7 +36,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
     def changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         with answered():
             enabled = load_model(project, model).enabled
-            roots = pipeline.root_keys(project, model) if enabled else {}
+            roots = root_keys(project, model) if enabled else {}
         if not enabled:
             return dg.SkipReason(f"{model} is disabled in {project.model_file(model)}")
         state = lineage.digest({**roots, **pipeline.code_and_libraries()})[:32]

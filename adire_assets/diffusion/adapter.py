@@ -65,17 +65,19 @@ def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> li
         if match is None or weight is None:
             unknown.append(key)
             continue
-        if f"{match[1]}.{OTHER[match[2]]}.weight" not in present:
+        other = f"{match[1]}.{OTHER[match[2]]}.weight"
+        if other not in present:
             unpaired.append(key)
         naming = frozenset((match[2], OTHER[match[2]]))
         namings.setdefault(key.partition(".")[0], set()).add(naming)
         view = tensors.get_slice(key)
         shape = tuple(view.get_shape())
         up = match[2] in UP
-        rank = (shape[1] if len(shape) > 1 else 0) if up else shape[0]
+        rank = _rank(tensors, key, up)
         expected = (weight[0], rank) if up else (rank, *weight[1:])
         expected += (1,) * (len(weight) - len(expected))
-        if shape != expected or rank == 0:
+        agrees = other not in present or rank == _rank(tensors, other, not up)
+        if shape != expected or rank == 0 or not agrees:
             misshapen.append(f"{key} {list(shape)} on a weight of {list(weight)}")
         if view.get_dtype() not in ("F16", "F32", "F64"):
             not_floats.append(f"{key} {view.get_dtype()}")
@@ -101,6 +103,12 @@ def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> li
     if not effect:
         problems.append("every up matrix is zero, so the adapter changes nothing")
     return problems
+
+
+def _rank(tensors: safe_open, key: str, up: bool) -> int:
+    """The rank of one half of a LoRA: the columns of the up half, the rows of the down one."""
+    shape = tuple(tensors.get_slice(key).get_shape())
+    return shape[up] if len(shape) > up else 0
 
 
 def _base_shapes(base: Path) -> dict[str, tuple[int, ...]]:

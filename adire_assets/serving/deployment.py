@@ -20,7 +20,6 @@ from adire_assets.config import FleetConfig, Project
 from adire_assets.errors import UserError
 from adire_assets.serving import release, slot
 from adire_assets.serving.fleet import is_supervised
-from adire_assets.serving.parity import ask
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.triton import Control, wait_until
 from adire_assets.store import Store, lock, read_json, write_json
@@ -267,6 +266,8 @@ def _require_answer(
     project: Project, control: Control, wanted: ReleaseRecord, version: int | None
 ) -> None:
     """UserError unless `version` (None: whoever answers) is the wanted release and draws."""
+    from adire_assets.serving.parity import ask  # numpy: not in every Dagster process
+
     entry = Store(project).open(wanted.evaluation).json("images.json")[0]
     answer = ask(control.address, wanted.model, {**entry, "num_inference_steps": 1}, version)
     found = (answer.release, answer.provenance["release_hash"])

@@ -61,15 +61,22 @@ def train_autoencoder(
     loop: Loop,
     seed: int,
     device: torch.device,
+    decoder_only: bool = False,
 ) -> float:
-    """Train in place on uint8 [N, H, W, 3]; returns CPU seconds. Three steps of four see crops."""
+    """Train in place on uint8 [N, H, W, 3]; returns CPU seconds. Three steps of four see crops.
+
+    `decoder_only` leaves the latents as they are and learns only to draw them better.
+    """
     model.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    for part in (model.encoder, model.quant_conv):
+        part.requires_grad_(not decoder_only)
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=1e-4)
     side = images.shape[1]
     crop = side // 2
 
     def step(number: int) -> Tensor:
-        rng = batch_rng(seed, 2, number)
+        rng = batch_rng(seed, 4 if decoder_only else 2, number)
         whole = number % 4 == 3
         size = max(1, settings.batch_size // 4) if whole else settings.batch_size
         chosen = rng.integers(0, len(images), size)
@@ -95,7 +102,7 @@ def train_autoencoder(
         loss = loss + KL_WEIGHT * posterior.kl().float().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         rate = cosine(number, settings.steps, settings.learning_rate, settings.warmup)
         set_learning_rate(optimizer, rate)
         optimizer.step()

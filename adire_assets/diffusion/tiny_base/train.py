@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import platform
-import shutil
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -20,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPModel, CLIPTokenizer
 
 from adire_assets.data.sample_images import CAPTION_PREFIX
 from adire_assets.diffusion.tiny_base.autoencoder import (
@@ -43,6 +41,7 @@ from adire_assets.diffusion.tiny_base.corpus import (
     load_corpus,
     save_corpus,
 )
+from adire_assets.diffusion.tiny_base.export import write_export
 from adire_assets.diffusion.tiny_base.judge import (
     JudgeSettings,
     build_judge,
@@ -55,7 +54,6 @@ from adire_assets.diffusion.tiny_base.judge import (
 from adire_assets.diffusion.tiny_base.stages import AveragedWeights, Loop
 from adire_assets.diffusion.tiny_base.unet import (
     UnetSettings,
-    build_scheduler,
     build_unet,
     train_unet,
 )
@@ -76,6 +74,9 @@ class TinyBaseSettings:
     held_out: int = 400  # images that the scores are taken over
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    decoder: AutoencoderSettings = field(
+        default_factory=lambda: AutoencoderSettings(steps=5000, learning_rate=1e-3)
+    )
     unet: UnetSettings = field(default_factory=UnetSettings)
 
 
@@ -89,6 +90,7 @@ def smoke_settings() -> TinyBaseSettings:
         held_out=6,
         judge=JudgeSettings(steps=4, batch_size=16, warmup=2),
         autoencoder=AutoencoderSettings(steps=4, batch_size=8, warmup=2),
+        decoder=AutoencoderSettings(steps=4, batch_size=8, warmup=2),
         unet=UnetSettings(steps=4, batch_size=8, warmup=2),
     )
 
@@ -109,12 +111,11 @@ def train(
     place = _device(device)
     work.mkdir(parents=True, exist_ok=True)
     stages = Stages(work, seed, settings, place, save_every)
-    seconds = {
-        "judge": stages.train_judge(),
-        "autoencoder": stages.train_autoencoder(),
-        "unet": stages.train_unet(),
-    }
-    stages.export(output, seconds)
+    stages.train_judge()
+    stages.train_autoencoder()
+    stages.train_decoder()
+    stages.train_unet()
+    stages.export(output)
 
 
 def export_checkpoints(
@@ -122,7 +123,7 @@ def export_checkpoints(
 ) -> None:
     """Export what the checkpoints in `work` hold now, trained to the end or not."""
     stages = Stages(work, seed, settings or TinyBaseSettings(), torch.device("cpu"), 60.0)
-    stages.export(output, {})
+    stages.export(output)
 
 
 class Stages:
@@ -183,11 +184,24 @@ class Stages:
         settings = self.settings.autoencoder
         torch.manual_seed(self.seed + 1)
         model = build_autoencoder(self.settings.resolution)
+        loop = self._loop("autoencoder", settings.steps)
+        return train_autoencoder(model, self._pictures(), settings, loop, self.seed, self.device)
+
+    def train_decoder(self) -> float:
+        """Decoder stage: the latents stay as they are, the pictures get sharper."""
+        settings = self.settings.decoder
+        model = build_autoencoder(self.settings.resolution)
+        model.load_state_dict(self._checkpoint("autoencoder")["model"])
+        loop = self._loop("decoder", settings.steps)
+        return train_autoencoder(
+            model, self._pictures(), settings, loop, self.seed, self.device, decoder_only=True
+        )
+
+    def _pictures(self) -> np.ndarray:
+        """What the autoencoder learns from: half of it patterns, half adire line work."""
         generic = self.corpus()[0].images[: self.settings.palettes]
         palettes = draw_palettes(self.settings.palettes, self.seed + 2, self.settings.resolution)
-        images = np.concatenate([generic, palettes])
-        loop = self._loop("autoencoder", settings.steps)
-        return train_autoencoder(model, images, settings, loop, self.seed, self.device)
+        return np.concatenate([generic, palettes])
 
     def train_unet(self) -> float:
         """Latents and texts of the corpus, then the UNet stage."""
@@ -210,7 +224,8 @@ class Stages:
     def load_autoencoder(self) -> AutoencoderKL:
         """The autoencoder as its checkpoint has it, with normalised latents."""
         model = build_autoencoder(self.settings.resolution)
-        model.load_state_dict(self._checkpoint("autoencoder")["model"])
+        name = "decoder" if (self.work / "decoder.pt").exists() else "autoencoder"
+        model.load_state_dict(self._checkpoint(name)["model"])
         normalise_latents(model.eval(), self.corpus()[0].images[:1000])
         return model
 
@@ -222,39 +237,21 @@ class Stages:
         average.copy_to(model)
         return model.eval()
 
-    def export(self, output: Path, seconds: dict[str, float]) -> None:
+    def export(self, output: Path) -> None:
         """Write pipeline/, judge/ and training.json under `output`, replacing what is there."""
         judge, tokenizer = self.load_judge(), self.tokenizer()
         autoencoder, unet = self.load_autoencoder(), self.load_unet()
         scores = self.scores(judge, tokenizer, autoencoder)
-        steps = {
-            name: self._checkpoint(name)["progress"]["done"]
-            for name in ("judge", "autoencoder", "unet")
+        progress = {
+            name: self._checkpoint(name)["progress"]
+            for name in ("judge", "autoencoder", "decoder", "unet")
+            if (self.work / f"{name}.pt").exists()
         }
-        temporary = output / "export.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        text_encoder = CLIPTextModel(judge.config.text_config)
-        text_encoder.load_state_dict(_text_weights(judge, text_encoder))
-        pipeline = StableDiffusionPipeline(
-            vae=autoencoder,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=build_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipeline.to(torch.float16).save_pretrained(temporary / "pipeline", variant="fp16")
-        folder = temporary / "judge"
-        judge.to(torch.float16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        _image_processor(self.settings.resolution).save_pretrained(folder)
         record = {
             "seed": self.seed,
             "settings": asdict(self.settings),
-            "steps": steps,
-            "cpu_seconds": {name: round(value) for name, value in seconds.items()},
+            "steps": {name: part["done"] for name, part in progress.items()},
+            "cpu_seconds": {name: round(part["cpu_seconds"]) for name, part in progress.items()},
             "scores": scores,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
@@ -264,14 +261,7 @@ class Stages:
                 for name in ("torch", "diffusers", "transformers", "tokenizers", "numpy")
             },
         }
-        text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-        (temporary / "training.json").write_text(text, encoding="utf-8")
-        for part in ("pipeline", "judge", "training.json"):
-            target = output / part
-            if target.is_dir():
-                shutil.rmtree(target)
-            (temporary / part).replace(target)
-        temporary.rmdir()
+        write_export(output, judge, tokenizer, autoencoder, unet, record)
         print(f"export: {output}, scores {scores}", flush=True)
 
     def scores(
@@ -302,9 +292,12 @@ class Stages:
     def _loop(self, name: str, steps: int) -> Loop:
         """The loop of a stage; its checkpoint is void if what it was made from changes (but not
         if there are more steps to take)."""
-        parts = {"judge": ("judge",), "autoencoder": ("autoencoder",)}.get(
-            name, ("judge", "autoencoder", "unet")
-        )
+        parts = {
+            "judge": ("judge",),
+            "autoencoder": ("autoencoder",),
+            "decoder": ("autoencoder", "decoder"),
+            "unet": ("judge", "autoencoder", "unet"),
+        }[name]
         made_from = {part: asdict(getattr(self.settings, part)) for part in parts}
         del made_from[name]["steps"]
         return Loop(name, self.work, steps, _fingerprint(self.drawn, made_from), self.save_every)
@@ -342,24 +335,6 @@ def _text_states(
         for part in tokens.split(512)
     ]
     return torch.cat(parts), np.array([distinct[caption] for caption in captions])
-
-
-def _text_weights(judge: CLIPModel, encoder: CLIPTextModel) -> dict[str, Tensor]:
-    """The judge's text tower under the names that CLIPTextModel uses (with or without prefix)."""
-    weights = judge.text_model.state_dict()
-    prefixed = any(name.startswith("text_model.") for name in encoder.state_dict())
-    return {f"text_model.{name}" if prefixed else name: value for name, value in weights.items()}
-
-
-def _image_processor(resolution: int) -> CLIPImageProcessorPil:
-    size = {"height": resolution, "width": resolution}
-    return CLIPImageProcessorPil(
-        size=size,
-        crop_size=size,
-        do_center_crop=False,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:
