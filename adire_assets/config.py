@@ -127,6 +127,8 @@ class TrainingConfig(Strict):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
     validation_prompt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     num_validation_images: Annotated[int, Field(ge=1, le=16)] = 4
+    validation_num_inference_steps: Annotated[int, Field(ge=1, le=200)] = 30
+    validation_guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
 
 
 class GateConfig(Strict):

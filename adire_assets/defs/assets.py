@@ -108,7 +108,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         return _result(
             context,
             built,
-            validation=_image(built.artefact, "validation/sheet.png"),
+            validation=_image(built.artefact, "validation/00.png"),
             training=built.artefact.json("training.json"),
             mlflow_run=built.artefact.manifest["mlflow_run_id"],
         )

@@ -12,7 +12,6 @@ last checkpoint ends in the bits of an undisturbed one, and on the CPU equal see
 give equal files.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,17 @@ from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adire_assets import lineage
 from adire_assets.config import TrainingConfig
+from adire_assets.diffusion.adapter_file import save_adapter
 from adire_assets.diffusion.base import content_hash
 from adire_assets.diffusion.checkpoint import Checkpoints, State
 from adire_assets.diffusion.examples import STEP_STREAM, Batch, Examples, stream
-from adire_assets.diffusion.sampling import ADAPTER_FILE, Request, Sampler, load_pipeline
+from adire_assets.diffusion.sampling import Request, Sampler, load_pipeline
 from adire_assets.errors import UserError
 from adire_assets.store import write_json
 from adire_assets.worker import Progress
@@ -351,45 +350,6 @@ def _diverged(what: str, settings: TrainingConfig) -> UserError:
     return UserError(f"{what}: lower training.learning_rate (now {settings.learning_rate:g})")
 
 
-def save_adapter(pipe: Any, folder: Path) -> None:
-    """Write `pytorch_lora_weights.safetensors`; equal weights give equal bytes.
-
-    The file carries the LoRA's own config: without it an alpha other than the rank would be lost on
-    loading.
-    """
-    layers, metadata = {}, {}
-    for component in ("unet", "text_encoder"):
-        model = getattr(pipe, component)
-        config = getattr(model, "peft_config", {}).get("default")
-        if config is None:
-            continue
-        # In peft's names throughout: diffusers' own names cover attention alone, and its loader
-        # drops the layers whose names are of another kind than the first.
-        tensors = get_peft_model_state_dict(model)
-        layers[f"{component}_lora_layers"] = {
-            name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()
-        }
-        # Neither the order of a set nor the folder of the base may reach the file's bytes.
-        facts = {**config.to_dict(), "base_model_name_or_path": None}
-        metadata[f"{component}_lora_adapter_metadata"] = {
-            name: sorted(value) if isinstance(value, set | list) else value
-            for name, value in facts.items()
-        }
-    type(pipe).save_lora_weights(str(folder), **layers, **metadata)
-    _put_header_in_order(folder / ADAPTER_FILE)
-
-
-def _put_header_in_order(file: Path) -> None:
-    """safetensors writes its metadata in an order that is random for each process."""
-    content = file.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(
-        json.loads(content[8:start]), sort_keys=True, separators=(",", ":")
-    ).encode()
-    header += b" " * (-len(header) % 8)  # the format aligns the tensors to 8 bytes
-    file.write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
-
-
 def draw_validation(
     settings: TrainingConfig,
     base: Path,
@@ -399,13 +359,18 @@ def draw_validation(
     progress: Progress,
 ) -> None:
     """Images of `validation_prompt` with the saved adapter, as its users will get them."""
-    sampler = Sampler(base, variant, folder, device)
+    progress(f"drawing {settings.num_validation_images} validation images")
+    request = Request(
+        settings.validation_prompt or "",
+        seed=settings.seed,
+        num_inference_steps=settings.validation_num_inference_steps,
+        guidance_scale=settings.validation_guidance_scale,
+        num_images=settings.num_validation_images,
+    )
+    [images] = Sampler(base, variant, folder, device).generate([request])
     (folder / "validation").mkdir()
-    for number in range(settings.num_validation_images):
-        progress(f"drawing validation image {number + 1}/{settings.num_validation_images}")
-        request = Request(settings.validation_prompt or "", seed=settings.seed + number)
-        [images] = sampler.generate([request])
-        Image.fromarray(images[0]).save(folder / "validation" / f"{number:02}.png")
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / "validation" / f"{number:02}.png")
 
 
 def _mean(values: list[float]) -> float:
