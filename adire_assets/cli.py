@@ -89,7 +89,7 @@ def generate(
     )
     for index, image in enumerate(answer.images):
         path = out if num_images == 1 else out.with_stem(f"{out.stem}-{index + 1}")
-        client.save_png(image, path, {**answer.provenance, "image": index})
+        client.save_png(image, path, answer.provenance, index)
         say(f"{path}: release {answer.release}, seed {answer.provenance['request']['seed']}")
 
 

@@ -103,7 +103,7 @@ class TrainingConfig(Strict):
     """The names and defaults of diffusers' train_dreambooth_lora.py (SD1.5)."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 4
-    lora_alpha: Annotated[float, Field(gt=0, le=4096)] = 4
+    lora_alpha: Annotated[float, Field(gt=0, le=4096)] = 4.0
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: Annotated[list[str], Field(min_length=1)] = ["to_k", "to_q", "to_v", "to_out.0"]
     train_text_encoder: bool = False

@@ -19,6 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from adire_assets.errors import UserError
+
 PACKAGE = "adire_assets"
 # Modules that hand values over and decide none: what they contribute reaches the key as values.
 PLUMBING = {f"{PACKAGE}.{name}" for name in ("config", "errors", "lineage", "store", "worker")}
@@ -142,6 +144,12 @@ def installed(package: str) -> str:
         return "absent"
 
 
+def forget() -> None:
+    """Look at code and libraries anew; for processes that outlive a change of them."""
+    for cached in (code_hash, sources, _parsed, installed):
+        cached.cache_clear()
+
+
 def environment(*packages: str, device: str | None = None) -> dict[str, str]:
     """Versions of `packages`; with a `device` (cpu, cuda) also what else can change the bits."""
     facts = {package: installed(package) for package in packages}
@@ -156,7 +164,11 @@ def environment(*packages: str, device: str | None = None) -> dict[str, str]:
 def threads() -> int:
     """The CPU threads that a step computes with: ADIRE_THREADS, else the cores it may use."""
     configured = os.environ.get("ADIRE_THREADS")
-    return int(configured) if configured else len(os.sched_getaffinity(0))
+    if not configured:
+        return len(os.sched_getaffinity(0))
+    if not configured.isdecimal() or int(configured) < 1:
+        raise UserError(f"ADIRE_THREADS is {configured!r}; set it to a whole number from 1")
+    return int(configured)
 
 
 def device_class(wanted: str = "auto") -> str:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adire_assets import pipeline, tracking
+from adire_assets import pipeline, roots, tracking
 from adire_assets.config import Project, load_fleet, load_model, model_names
 from adire_assets.data import dvc
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
-from adire_assets.lineage import environment
+from adire_assets.lineage import code_hash, environment
 from adire_assets.serving import client, deployment, fleet, release
-from adire_assets.store import Artefact, Store, is_locked
+from adire_assets.store import KEY_DIGITS, Artefact, Store, is_locked, read_json
 from adire_assets.worker import Progress
 
 DEMO_MODEL = "indigo"
@@ -25,15 +25,18 @@ DEMO_PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indi
 
 def status(project: Project) -> Iterator[str]:
     """What is live, why, what differs from it and what is stale; then the processes."""
-    settings = load_fleet(project)
     for model in model_names(project):
-        if not load_model(project, model).enabled:
-            yield f"{model}: disabled"
-            continue
-        yield from _live(project, model)
-        yield from (f"  stale: {line}" for line in stale(project, model))
-    for process in fleet.status(project, settings):
-        yield f"{process['name']}: {process['state']} {process.get('detail', '')}".rstrip()
+        try:
+            if load_model(project, model).enabled:
+                yield from _live(project, model)
+                yield from (f"  stale: {line}" for line in stale(project, model))
+            else:
+                yield f"{model}: disabled"
+        except UserError as error:  # the rest is wanted most when something is wrong
+            yield f"{model}: cannot tell more: {error}"
+    for process in fleet.status(project, load_fleet(project)):
+        ports = ", ".join(str(port) for port in process["ports"])
+        yield f"{process['name']}: {process['state']}{f' on {ports}' if ports else ''}"
 
 
 def _live(project: Project, model: str) -> Iterator[str]:
@@ -59,30 +62,35 @@ def _live(project: Project, model: str) -> Iterator[str]:
 
 
 def stale(project: Project, model: str) -> list[str]:
-    """Which roots of what is live differ from the project as it is now, one sentence each."""
+    """How the project as it is now differs from what is live, one sentence for each difference."""
     record = deployment.read(project, load_fleet(project).target, model)
     if record.live is None:
         return []
+    store = Store(project)
     found = release.read_record(project, model, record.live)
-    adapter = Store(project).open(found.adapter)
+    adapter, evaluation = store.open(found.adapter), store.open(found.evaluation)
     made = adapter.manifest["recipe"]
     config = load_model(project, model)
     now = dvc.subtree(project, config.data.dvc_file, config.data.path)
-    sentences = []
-    if now.hash != adapter.manifest["data_hash"]:
-        sentences.append(f"{config.data.dvc_file} names other data than the live release's")
     training = config.training.model_dump()
-    changed = [name for name, value in training.items() if made["config"].get(name) != value]
-    if changed:
-        sentences.append(f"training settings changed: {', '.join(changed)}")
-    libraries = environment(*(name for name in made["environment"] if name in _LIBRARIES))
-    moved = [name for name, value in libraries.items() if made["environment"][name] != value]
-    if moved:
-        sentences.append(f"libraries changed: {', '.join(moved)}")
-    return sentences
+    libraries = environment(*(name for name in made["environment"] if name in LIBRARIES))
+    lists = {
+        "training settings": [n for n, value in training.items() if made["config"].get(n) != value],
+        "libraries": [n for n, value in libraries.items() if made["environment"][n] != value],
+    }
+    facts = {
+        f"{config.data.dvc_file} names other data": now.hash == adapter.manifest["data_hash"],
+        "the base model is another": roots.base_model(project, model).artefact.content_hash
+        == found.base_model["content_hash"],
+        "the training code changed": code_hash(tuple(made["modules"])) == made["code"],
+        "the evaluation settings changed": roots.evaluation_settings(config.evaluation)
+        == evaluation.manifest["recipe"]["config"],
+    }
+    changed = [f"{what} changed: {', '.join(names)}" for what, names in lists.items() if names]
+    return [*(sentence for sentence, same in facts.items() if not same), *changed]
 
 
-_LIBRARIES = pipeline.TRAINING_PACKAGES
+LIBRARIES = pipeline.TRAINING_PACKAGES
 
 
 def trace(project: Project, image: Path) -> Iterator[str]:
@@ -91,6 +99,7 @@ def trace(project: Project, image: Path) -> Iterator[str]:
     request = facts["request"]
     yield f"{image}: release {facts['release']} of {facts['model']}"
     yield f"  request: {', '.join(f'{name}={value!r}' for name, value in request.items())}"
+    yield f"  image {facts['image_index']} of the request, seed {facts['image_seed']}"
     yield f"  code: {_code(facts['code'])}"
     yield f"  data: DVC {facts['dvc_hash']}, of which this model's part {facts['data_hash']}"
     base = facts["base_model"]
@@ -117,32 +126,22 @@ def _code(identity: dict[str, Any]) -> str:
 
 
 def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]:
-    """Delete what no live, candidate, quarantined-but-recent or running step needs.
+    """Delete the artefacts that nothing needs.
 
-    Kept: everything that the live release, MLflow's champion and challenger and the latest `keep`
-    releases are made of, the latest `keep` artefacts of each kind, whatever a running step holds,
-    and every manifest (it moves to <home>/manifests).
+    Kept: what the live releases and the `keep` before them, MLflow's champion and challenger and
+    the latest `keep` releases are made of; the latest `keep` artefacts of each kind; what the
+    latest materializations and the running ones refer to; and every manifest, which moves to
+    <home>/manifests.
     """
     if keep < 1:
         raise UserError("--keep must be at least 1")
     store = Store(project)
-    needed: set[str] = set()
-    for model in {artefact.model for artefact in store.artefacts()}:
-        records = {record.number: record for record in release.records(project, model)}
-        wanted = set(sorted(records)[-keep:]) | set(tracking.aliases(project, model).values())
-        wanted |= {deployment.read(project, load_fleet(project).target, model).live or 0}
-        for number in wanted & set(records):
-            found = records[number]
-            for reference in (found.repository, found.evaluation, found.verdict):
-                needed |= _ancestry(store, reference)
-            needed |= _ancestry(store, found.adapter) | _ancestry(store, found.base_model)
-        for kind in {artefact.kind for artefact in store.artefacts(model)}:
-            newest = sorted(store.artefacts(model, kind), key=lambda item: item.manifest["created"])
-            for artefact in newest[-keep:]:
-                needed |= _ancestry(store, artefact.reference())
+    for left in (store.root / ".tmp").glob("gc-*"):
+        shutil.rmtree(left)
+    needed = _needed(project, store, keep)
     freed = 0
     for artefact in store.artefacts():
-        name = f"{artefact.model}-{artefact.kind}-{artefact.key[:32]}"
+        name = f"{artefact.model}-{artefact.kind}-{artefact.key[:KEY_DIGITS]}"
         if artefact.key in needed or is_locked(project, name):
             continue
         size = sum(path.stat().st_size for path in artefact.path.rglob("*") if path.is_file())
@@ -151,6 +150,30 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
         if not dry_run:
             _delete(project, artefact)
     yield f"{freed / 1e6:.1f} MB {'would be' if dry_run else 'were'} freed"
+
+
+def _needed(project: Project, store: Store, keep: int) -> set[str]:
+    """The keys of all artefacts that `collect_garbage` keeps."""
+    wanted: list[dict[str, str]] = []
+    for model in {artefact.model for artefact in store.artefacts()}:
+        records = {record.number: record for record in release.records(project, model)}
+        numbers = set(sorted(records)[-keep:]) | set(tracking.aliases(project, model).values())
+        for path in (project.home / "deployments").glob(f"*/{model}.json"):
+            state = read_json(path)
+            numbers |= {state["live"], *(e["number"] for e in state["history"][-keep - 1 :])}
+        for number in numbers & set(records):
+            found = records[number]
+            wanted += [found.repository, found.adapter, found.base_model]
+            wanted += [found.evaluation, found.verdict]
+        for kind in {artefact.kind for artefact in store.artefacts(model)}:
+            made = sorted(store.artefacts(model, kind), key=lambda one: one.manifest["created"])
+            wanted += [artefact.reference() for artefact in made[-keep:]]
+    references = project.home / "references"
+    for path in references.rglob("*.json"):
+        run = path.relative_to(references).parts[0]
+        if run == "latest" or is_locked(project, f"run-{run}"):
+            wanted.append(read_json(path))
+    return set().union(*(_ancestry(store, reference) for reference in wanted))
 
 
 def _ancestry(store: Store, reference: dict[str, str]) -> set[str]:
@@ -202,7 +225,7 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
     _, slot = settings.slot
     answer = client.generate(f"{slot.host}:{slot.grpc_port}", DEMO_MODEL, DEMO_PROMPT, seed=42)
     picture = project.home / "demo.png"
-    client.save_png(answer.images[0], picture, {**answer.provenance, "image": 0})
+    client.save_png(answer.images[0], picture, answer.provenance)
     found = release.read_record(project, DEMO_MODEL, answer.release)
     sheet = Store(project).open(found.evaluation).path / "contact_sheet.png"
     progress(f"before | after | held-out real images: {sheet}")

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from adire_assets import lineage, tracking
+from adire_assets import lineage, roots, tracking
 from adire_assets.config import (
     DataConfig,
     GateConfig,
@@ -210,13 +210,7 @@ def triton_repository(
     """Release N of this adapter: (its Triton version directory, N). Refuses what did not pass."""
     evaluation = Store(project).open(verdict.manifest["evaluation"])
     _require_passed(verdict)
-    judged = {name: evaluation.manifest[name] for name in ("lora_weights", "base_model")}
-    if judged != {"lora_weights": adapter.reference(), "base_model": base_weights.reference()}:
-        raise UserError(
-            f"{adapter.model}: the verdict is about another adapter or base than the one to be "
-            f"released ({judged['lora_weights']['key'][:12]}, not {adapter.key[:12]}); materialize "
-            f"{adapter.model}/evaluation_report and {adapter.model}/promotion_verdict first"
-        )
+    _require_about(evaluation, adapter.content_hash, base_weights.content_hash)
     Store(project).verify(adapter)
     serving = ServingConfig(**config.json("config.json")["serving"])
     recipe = Recipe(
@@ -334,12 +328,18 @@ def require_release(
     store = Store(project)
     evaluation = store.open(record.evaluation)
     store.verify(evaluation)
-    if evaluation.manifest["lora_weights"] != record.adapter:
+    _require_about(evaluation, record.adapter["content_hash"], record.base_model["content_hash"])
+    today = load_model(project, record.model).evaluation
+    # A threshold means something for one judge and one set of prompts only.
+    same_judge = roots.judge(project, record.model).artefact.content_hash
+    made = evaluation.manifest["recipe"]
+    if (made["config"], made["inputs"]["judge"]) != (roots.evaluation_settings(today), same_judge):
         raise UserError(
-            f"release {record.number} of {record.model} was evaluated with another adapter"
+            f"release {record.number} of {record.model} was evaluated in another way than "
+            f"{project.model_file(record.model)} asks for now; materialize {record.model}/"
+            "evaluation_config and what is downstream of it"
         )
-    policy = load_model(project, record.model).evaluation.gates
-    _require_passed(_verdict(project, evaluation, policy).artefact)
+    _require_passed(_verdict(project, evaluation, today.gates).artefact)
     facts = parity_report(project, record.model, record.number, progress).artefact.json(
         "parity.json"
     )
@@ -388,7 +388,7 @@ def _verdict(project: Project, evaluation: Artefact, policy: GateConfig) -> Buil
         modules=("adire_assets.evaluation.verdict",),
         inputs={
             "evaluation": evaluation.content_hash,
-            "evaluation_key": evaluation.key,
+            "timings": lineage.file_digest(evaluation.path / "timings.json"),
             "champion": champion or "none",
         },
         config=policy.model_dump(),
@@ -400,6 +400,18 @@ def _verdict(project: Project, evaluation: Artefact, policy: GateConfig) -> Buil
         return {"evaluation": evaluation.reference()}
 
     return Store(project).build(recipe, make)
+
+
+def _require_about(evaluation: Artefact, adapter: str, base_weights: str) -> None:
+    """UserError unless the evaluation is of the adapter and base with these content hashes."""
+    wanted = {"lora_weights": adapter, "base_model": base_weights}
+    found = {name: evaluation.manifest[name]["content_hash"] for name in wanted}
+    if found != wanted:
+        raise UserError(
+            f"{evaluation.model}: the verdict is about another adapter or base than the one to be "
+            f"released ({found['lora_weights'][:12]}, not {adapter[:12]}); materialize "
+            f"{evaluation.model}/evaluation_report and {evaluation.model}/promotion_verdict first"
+        )
 
 
 def _require_passed(artefact: Artefact) -> None:
@@ -439,8 +451,9 @@ def numbers(folder: Path) -> dict[str, float]:
     }
 
 
-def code_and_libraries() -> dict[str, Any]:
+def code_and_libraries(project: Project) -> dict[str, Any]:
     """What besides the roots makes the line run again: the steps' code and the libraries."""
+    lineage.forget()
     steps = (
         ("adire_assets.data.dataset",),
         TRAINING_MODULES,
@@ -450,5 +463,6 @@ def code_and_libraries() -> dict[str, Any]:
     )
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
-        "libraries": lineage.environment(*EVALUATION_PACKAGES),
+        "backend": release.backend_hash(project),
+        "libraries": lineage.environment(*EVALUATION_PACKAGES, "nvidia-pytriton"),
     }

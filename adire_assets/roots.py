@@ -11,6 +11,7 @@ from typing import Any
 from adire_assets import lineage
 from adire_assets.config import (
     DataConfig,
+    EvaluationConfig,
     ModelConfig,
     ModelSource,
     Project,
@@ -59,8 +60,17 @@ def evaluation_config(project: Project, model: str) -> Built:
     """How the model is evaluated, gated and served; the judge's weights come into the store."""
     config = load_model(project, model)
     recipe = _evaluation_config_recipe(project, model, config)
-    judge = _weights(project, model, "judge", config.evaluation.judge).artefact
-    return _config_root(project, recipe, judge=judge.reference())
+    return _config_root(project, recipe, judge=judge(project, model).artefact.reference())
+
+
+def judge(project: Project, model: str) -> Built:
+    """The weights of the CLIPModel that scores this model's images."""
+    return _weights(project, model, "judge", load_model(project, model).evaluation.judge)
+
+
+def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
+    """What an evaluation is made with: everything but the thresholds."""
+    return config.model_dump(exclude={"gates"})
 
 
 def root_keys(project: Project, model: str) -> dict[str, str]:
@@ -95,7 +105,7 @@ def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig)
         model,
         inputs={"judge": judge.inputs["weights"]},
         config={
-            "evaluation": config.evaluation.model_dump(exclude={"gates"}),
+            "evaluation": evaluation_settings(config.evaluation),
             "gates": config.evaluation.gates.model_dump(),
             "serving": config.serving.model_dump(),
         },
@@ -103,8 +113,9 @@ def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig)
 
 
 def _config_root(project: Project, recipe: Recipe, **references: dict[str, str]) -> Built:
-    def make(folder: Path) -> None:
+    def make(folder: Path) -> dict[str, Any]:
         write_json(folder / "config.json", {**recipe.config, **references})
+        return references
 
     return Store(project).build(recipe, make)
 

@@ -9,28 +9,7 @@ import dagster as dg
 from adire_assets.config import Project, load_model
 from adire_assets.defs.sensors import MODEL_TAG
 from adire_assets.errors import UserError
-
-DAGSTER_YAML = """\
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-run_monitoring:
-  enabled: true
-"""
-
-
-def dagster_home(project: Project) -> str:
-    """DAGSTER_HOME, made below the project's home when the user did not set one."""
-    configured = os.environ.get("DAGSTER_HOME")
-    if configured:
-        return configured
-    folder = project.home / "dagster"
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text(DAGSTER_YAML)
-    return str(folder)
+from adire_assets.serving.fleet import dagster_home
 
 
 def materialize(project: Project, model: str, assets: list[str] | None = None) -> None:
@@ -38,7 +17,7 @@ def materialize(project: Project, model: str, assets: list[str] | None = None) -
     if not load_model(project, model).enabled:
         raise UserError(f"{model} is disabled; set `enabled: true` in {project.model_file(model)}")
     warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about Pipes
-    os.environ["DAGSTER_HOME"] = dagster_home(project)
+    os.environ.setdefault("DAGSTER_HOME", str(dagster_home(project)))
     sys.path.insert(0, str(project.root))
     from dagster_defs import defs
 
@@ -49,7 +28,7 @@ def materialize(project: Project, model: str, assets: list[str] | None = None) -
     if unknown:
         names = ", ".join(key.path[-1] for key in known)
         raise UserError(f"{model} has no asset {', '.join(unknown)}; it has: {names}")
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance,
             asset_selection=wanted,
@@ -59,6 +38,13 @@ def materialize(project: Project, model: str, assets: list[str] | None = None) -
         )
     if not result.success:
         raise UserError("\n".join(_failures(result)) or f"{model}: the run did not finish")
+
+
+def _instance() -> dg.DagsterInstance:
+    try:
+        return dg.DagsterInstance.get()
+    except dg.DagsterInvariantViolationError as error:
+        raise UserError(f"DAGSTER_HOME: {error}") from None
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> list[str]:

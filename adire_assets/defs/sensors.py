@@ -14,12 +14,13 @@ import dagster as dg
 
 from adire_assets import lineage, pipeline
 from adire_assets.config import Project, load_model
-from adire_assets.defs.resources import answered
+from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import GATE_NAMES
 from adire_assets.roots import root_keys
 from adire_assets.store import is_locked
 
 STATE_TAG, MODEL_TAG = "adire/state", "adire/model"
+LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60, 3600
 
 
@@ -34,29 +35,32 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         description=f"Starts the line of {model} when its data, config, base or code change.",
     )
     def changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        with answered():
-            enabled = load_model(project, model).enabled
-            roots = root_keys(project, model) if enabled else {}
-        if not enabled:
-            return dg.SkipReason(f"{model} is disabled in {project.model_file(model)}")
-        state = lineage.digest({**roots, **pipeline.code_and_libraries()})[:32]
+        try:
+            if not load_model(project, model).enabled:
+                return dg.SkipReason(f"{model} is disabled in {project.model_file(model)}")
+            roots = root_keys(project, model)
+        except UserError as error:
+            return dg.SkipReason(str(error))
+        state = lineage.digest({**roots, **pipeline.code_and_libraries(project)})[:32]
         seen = f"state {state[:12]}"
         runs = context.instance.get_run_records(
             dg.RunsFilter(tags={MODEL_TAG: model}), limit=20, ascending=False
         )
         if runs and not runs[0].dagster_run.is_finished:
             run = runs[0].dagster_run
-            if run.status != dg.DagsterRunStatus.STARTED or is_locked(project, f"run-{run.run_id}"):
+            young = time.time() - (runs[0].start_time or time.time()) < LOCKED_WITHIN_SECONDS
+            started = run.status == dg.DagsterRunStatus.STARTED
+            if young or not started or is_locked(project, f"run-{run.run_id}"):
                 return dg.SkipReason(f"{seen}: run {run.run_id[:8]} is under way")
             context.instance.report_run_failed(run, "The process of this run was killed.")
             return dg.SkipReason(f"{seen}: run {run.run_id[:8]} was killed; marked as failed")
         same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
         changed = _changed_roots(context.instance, model, roots)
-        if same and same[0].dagster_run.is_success:
+        if same and same[0].dagster_run.is_success and not changed:
             return dg.SkipReason(f"{seen}: run {same[0].dagster_run.run_id[:8]} brought it live")
         if not changed and not same and _deployed_after_roots(context.instance, model, roots):
             return dg.SkipReason(f"{seen}: what is materialized is what the project says")
-        if same:
+        if same and not same[0].dagster_run.is_success:
             refused = _refused_gates(context.instance, same[0].dagster_run.run_id)
             if refused:
                 return dg.SkipReason(

@@ -141,6 +141,8 @@ def rollback(
             )
         _refuse_quarantined(project, model, number)
         wanted = release.read_record(project, model, number)
+        for part in (wanted.repository, wanted.base_model):
+            Store(project).open(part)
         # Before the switch: whatever happens from here on, no sensor deploys it again.
         quarantine(project, model, current.live, reason)
         after = _moved(current, wanted, "rollback", reason)
@@ -204,6 +206,7 @@ def _switch(
     folder, control = slot.folder(project, name, config), Control(slot.address(config))
     model, number, seconds = wanted.model, wanted.number, fleet.load_timeout_seconds
     _wait_for(project, control, fleet)
+    _refuse_foreign(control, current, folder)
     try:
         progress(f"loading release {number} of {model} into slot {name}")
         release.install(project, wanted, folder)
@@ -232,6 +235,21 @@ def _switch(
     except UserError as leftover:
         progress(f"an earlier release of {model} is still loaded: {leftover}")
     return result
+
+
+def _refuse_foreign(control: Control, current: DeploymentRecord, folder: Path) -> None:
+    """UserError when the Triton serves this model for another project or home."""
+    ready = {
+        number
+        for number, state in control.versions(current.model).get(current.model, {}).items()
+        if state == "READY"
+    }
+    if current.live is None and ready - set(release.installed(folder, current.model)):
+        raise UserError(
+            f"the Triton at {control.address} already serves release {max(ready)} of "
+            f"{current.model}, which this project did not deploy; choose other ports in "
+            "configs/fleet.yaml, or stop that Triton where it was started"
+        )
 
 
 def _restore(

@@ -52,6 +52,16 @@ class Program:
     seconds: float  # how long it may take to get ready
 
 
+DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_monitoring:
+  enabled: true
+"""
+
+
 def programs(project: Project, fleet: FleetConfig) -> list[Program]:
     """What `up` keeps alive: the local slots, the Dagster UI, the Dagster daemon."""
     found = []
@@ -177,13 +187,22 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
     return rows
 
 
+def dagster_home(project: Project) -> Path:
+    """<home>/dagster with its dagster.yaml, made when it is missing."""
+    folder = project.home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "dagster.yaml").exists():
+        (folder / "dagster.yaml").write_text(DAGSTER_YAML, encoding="utf-8")
+    return folder
+
+
 def is_supervised(project: Project, program: str) -> bool:
     """Whether supervisord keeps this program alive, though it may be between two starts."""
     if not _supervisor_answers(project):
         return False
     with _supervisor(project) as rpc:
-        state = rpc.getProcessInfo(program)["statename"]
-    return state in (*RUNNING, "BACKOFF", "EXITED")
+        states = {item["name"]: item["statename"] for item in rpc.getAllProcessInfo()}
+    return states.get(program) in (*RUNNING, "BACKOFF", "EXITED")
 
 
 # --- supervisord -------------------------------------------------------------------------------
@@ -192,7 +211,7 @@ def is_supervised(project: Project, program: str) -> bool:
 def _write_config(project: Project, every: list[Program]) -> None:
     folder = project.home / "fleet"
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    (project.home / "dagster").mkdir(parents=True, exist_ok=True)
+    dagster_home(project)
     path = _socket(project)
     lines = [
         "; written by `adire up`",
