@@ -49,6 +49,8 @@ def write_export(
     _image_processor(int(judge.config.vision_config.image_size)).save_pretrained(folder)
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     (temporary / "training.json").write_text(text, encoding="utf-8")
+    for path in temporary.rglob("*.safetensors"):
+        path.chmod(0o644)  # written for the owner alone, but a server may run as somebody else
     for part in ("pipeline", "judge", "training.json"):
         target = output / part
         if target.is_dir():
