@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,11 +17,14 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import pytest
+from dagster_graphql import DagsterGraphQLClient
 from PIL import Image
 
 from adire_assets import tracking, tracking_store
+from adire_assets.errors import UserError
 from adire_assets.serving import client
 from adire_assets.store import Store
+from tests.line.conftest import free_ports
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
 MAKERS = ("dataset", "lora_weights", "evaluation_report", "promotion_verdict", "triton_repository")
@@ -110,7 +114,7 @@ def test_mlflow_holds_one_finished_run_with_lineage_scores_and_pictures(line, fi
     runs = api.search_runs([api.get_experiment_by_name("indigo").experiment_id])
     assert [run.info.run_id for run in runs] == [run_id]
     assert runs[0].info.status == "FINISHED"
-    assert runs[0].data.params["learning_rate"] == "0.002"
+    assert runs[0].data.params["learning_rate"] == "0.004"
     assert runs[0].data.tags["adire.dvc_hash"] == adapter.manifest["dvc_hash"]
     assert {"loss", "clip_s_mean", "kid_adapter_mean"} <= set(runs[0].data.metrics)
     files = [item.path for item in api.list_artifacts(run_id, "evaluation")]
@@ -173,7 +177,7 @@ class TestRuinousAdapter:
 
     @pytest.fixture(scope="class", autouse=True)
     def ruined(self, line):
-        line.configure("training", learning_rate=0.5)
+        line.configure("training", learning_rate=0.06)
         return line.adire("materialize", "indigo", check=False)
 
     def test_the_whole_graph_stops_at_the_gate(self, line, ruined) -> None:
@@ -211,12 +215,12 @@ class TestRuinousAdapter:
         assert line.live() == 2
 
     def test_a_good_evaluation_in_between_does_not_vouch_for_it(self, line) -> None:
-        line.configure("training", learning_rate=0.002)
+        line.configure("training", learning_rate=0.004)
         line.adire("materialize", "indigo", "--select", "training_config")
         line.adire(
             "materialize", "indigo", "--select", "lora_weights,evaluation_report,promotion_verdict"
         )
-        line.configure("training", learning_rate=0.5)
+        line.configure("training", learning_rate=0.06)
         line.adire("materialize", "indigo", "--select", "training_config,lora_weights")
         refused = line.adire(
             "materialize", "indigo", "--select", "triton_repository,deployed_model", check=False
@@ -242,38 +246,24 @@ class TestRuinousAdapter:
         assert line.live() == 2
 
     def test_the_uis_graphql_launches_the_same_gates(self, line) -> None:
-        from dagster_graphql.client.query import LAUNCH_PIPELINE_EXECUTION_MUTATION
-
-        home = line.project.home / "dagster"
-        variables = {
-            "executionParams": {
-                "selector": {
-                    "repositoryLocationName": "dagster_defs",
-                    "repositoryName": "__repository__",
-                    "pipelineName": "__ASSET_JOB",
-                    "assetSelection": [{"path": ["indigo", "deployed_model"]}],
-                    "assetCheckSelection": [],
-                },
-                "runConfigData": {},
-                "mode": "default",
-            }
-        }
-        line.run(
-            sys.executable,
-            "-m",
-            "dagster_graphql",
-            "-m",
-            "dagster_defs",
-            "-t",
-            LAUNCH_PIPELINE_EXECUTION_MUTATION,
-            "-v",
-            json.dumps(variables),
-            DAGSTER_HOME=str(home),
+        [port] = free_ports(1)
+        home = str(line.project.home / "dagster")
+        server = line.start(
+            *(sys.executable, "-m", "dagster_webserver", "-m", "dagster_defs", "-p", str(port)),
+            DAGSTER_HOME=home,
         )
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            run = instance.get_runs(limit=1)[0]
-            wait_for(lambda: instance.get_run_by_id(run.run_id).is_finished)
-            assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        try:
+            wait_for(lambda: answers(port), 90)
+            client = DagsterGraphQLClient("127.0.0.1", port_number=port)
+            run_id = client.submit_job_execution(
+                "__ASSET_JOB", asset_selection=[["indigo", "deployed_model"]]
+            )
+            finished = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
+            wait_for(lambda: client.get_run_status(run_id) in finished, 120)
+            assert client.get_run_status(run_id) == dg.DagsterRunStatus.FAILURE
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
         assert line.live() == 2
 
     def test_the_sensor_tries_it_once_and_then_says_why_not(self, line) -> None:
@@ -284,7 +274,7 @@ class TestRuinousAdapter:
 
 
 def test_going_back_to_the_good_recipe_trains_nothing(line) -> None:
-    line.configure("training", learning_rate=0.002)
+    line.configure("training", learning_rate=0.004)
     ticks = sensor_ticks(line, 2)
     assert ticks[0]["requests"]
     assert "brought it live" in ticks[1]["skip"] or "what the project says" in ticks[1]["skip"]
@@ -305,6 +295,22 @@ def test_two_runs_together_end_with_one_of_everything(line) -> None:
         "history"
     ]
     assert [entry["number"] for entry in history].count(live) == 1
+
+
+def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
+    before = line.live()
+    freed = line.adire("gc", "--keep", "1").stdout
+    assert "indigo/lora_weights" in freed  # the ruinous one, or an earlier seed
+    assert line.live() == before
+    assert "differs" not in line.adire("status").stdout
+    again = outcome(line.adire("materialize", "indigo").stdout)
+    assert again["lora_weights"] == again["evaluation_report"] == "reused"
+    assert list((line.project.home / "manifests" / "indigo" / "lora_weights").iterdir())
+    line.adire("rollback", "indigo", "--reason", "the one before is still there")
+    assert line.live() != before
+    line.adire("lift-quarantine", "indigo", str(before), "--reason", "only a drill")
+    line.adire("materialize", "indigo")
+    assert line.live() == before
 
 
 @pytest.mark.parametrize("victim", ["worker", "run"])
@@ -334,14 +340,14 @@ def test_triton_killed_comes_back_with_the_live_release(line) -> None:
         re.search(r"grpc_port: (\d+)", (line.root / "configs" / "fleet.yaml").read_text()).group(1)
     )
 
-    def answers() -> bool:
+    def served() -> bool:
         try:
             answer = client.generate(f"127.0.0.1:{port}", "indigo", PROMPT, seed=1)
-        except Exception:
+        except UserError:
             return False
         return answer.release == live
 
-    wait_for(answers, 120)
+    wait_for(served, 120)
     line.configure("training", seed=43, max_train_steps=60)
     line.adire("materialize", "indigo")
 
@@ -378,6 +384,11 @@ def wait_for(condition, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def alive(pid: int) -> bool:
