@@ -64,7 +64,7 @@ HELD_OUT = 1_000_000  # added to the seed for images that nothing is trained on
 
 @dataclass(frozen=True)
 class TinyBaseSettings:
-    """Sizes of the corpus and of each stage; the defaults take about 90 CPU minutes."""
+    """Sizes of the corpus and of each stage; the defaults take about 80 CPU minutes."""
 
     resolution: int = 64  # pixels per side
     generic: int = 24_000  # patterns that the judge and the UNet learn from
