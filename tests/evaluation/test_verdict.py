@@ -19,7 +19,7 @@ REPORT = {
     "nsfw_probability_maximum": 0.25,
 }
 TIMINGS = {"seconds_per_image_mean": 0.5, "seconds_per_image_p95": 0.75}
-POLICY = GateConfig(clip_s_minimum=0.75, seconds_per_image_maximum=30)
+POLICY = GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.75, seconds_per_image_maximum=30)
 BAD = {
     "adapter_sound": {"adapter_problems": ["unet.x is NaN", "every lora_B is zero"]},
     "clip_s": {"clip_s_mean": 0.5},
@@ -127,7 +127,7 @@ def test_refusal_in_one_sentence() -> None:
 
 
 def test_kid_is_shown_but_not_required_when_switched_off() -> None:
-    policy = GateConfig(clip_s_minimum=0.75, kid_below_base=False)
+    policy = GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.75, kid_below_base=False)
     verdict = decide_with({"kid_adapter_mean": 3.0}, policy)
     assert verdict.passed
     gate = verdict.gate("kid_below_base")
@@ -140,8 +140,12 @@ def test_a_verdict_survives_json() -> None:
 
 
 def test_the_policy_hash_follows_the_thresholds_alone() -> None:
-    assert policy_hash(POLICY) == policy_hash(GateConfig(clip_s_minimum=0.75))
-    assert policy_hash(POLICY) != policy_hash(GateConfig(clip_s_minimum=0.76))
+    assert policy_hash(POLICY) == policy_hash(
+        GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.75)
+    )
+    assert policy_hash(POLICY) != policy_hash(
+        GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.76)
+    )
 
 
 def test_the_verdict_needs_no_torch() -> None:
