@@ -28,6 +28,10 @@ from tests.line.conftest import free_ports
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
 MAKERS = ("dataset", "lora_weights", "evaluation_report", "promotion_verdict", "triton_repository")
+LAUNCH_WITHOUT_A_DAEMON = """\
+telemetry: {enabled: false}
+run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}
+"""
 DAGSTER = (sys.executable, "-m", "dagster")
 
 
@@ -245,12 +249,12 @@ class TestRuinousAdapter:
         assert "refused" in refused.stderr
         assert line.live() == 2
 
-    def test_the_uis_graphql_launches_the_same_gates(self, line) -> None:
+    def test_the_uis_graphql_launches_the_same_gates(self, line, tmp_path: Path) -> None:
         [port] = free_ports(1)
-        home = str(line.project.home / "dagster")
+        (tmp_path / "dagster.yaml").write_text(LAUNCH_WITHOUT_A_DAEMON)
         server = line.start(
             *(sys.executable, "-m", "dagster_webserver", "-m", "dagster_defs", "-p", str(port)),
-            DAGSTER_HOME=home,
+            DAGSTER_HOME=str(tmp_path),
         )
         try:
             wait_for(lambda: answers(port), 90)
