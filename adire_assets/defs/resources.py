@@ -107,9 +107,7 @@ class ChildProcesses(dg.ConfigurableResource):
                         "ADIRE_PROJECT": str(project.root),
                         "ADIRE_HOME": str(project.home),
                         "OMP_NUM_THREADS": str(threads),
-                        # Threads that spin while they wait starve whatever else runs here, such
-                        # as a Triton that serves: each would be tens of times slower.
-                        "OMP_WAIT_POLICY": "PASSIVE",
+                        "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
                         "PYTHONPATH": os.pathsep.join(
                             filter(None, [str(project.root), os.environ.get("PYTHONPATH")])
                         ),

@@ -111,8 +111,7 @@ def environment(device: str) -> dict[str, str]:
         "ADIRE_SITE_PACKAGES": str(packages()),
         "ADIRE_DEVICE": device,
         "ADIRE_THREADS": str(lineage.threads()),
-        # Idle compute threads must not spin: the next version loads beside them.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
         "HF_HUB_OFFLINE": "1",
     }
 

@@ -406,7 +406,7 @@ def descendants(parent: int | None, *words: str) -> list[int]:
     """Processes (below `parent`, or anywhere) whose command or environment holds all the words."""
     found = []
     listing = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split(None, 2) for line in listing.splitlines()]
     parents = {int(pid): int(above) for pid, above, *_ in rows}
