@@ -192,7 +192,9 @@ def code_identity(root: Path) -> dict[str, Any]:
     if (root / ".git").exists():
         commit = _git(root, "rev-parse", "HEAD")
         if commit:
-            return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "-uno"))}
+            # metrics/ is what runs write, not what they are made from.
+            changed = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)metrics")
+            return {"commit": commit, "dirty": bool(changed)}
     stamp = Path(__file__).with_name("build_stamp.txt").read_text(encoding="utf-8").strip()
     if not stamp.startswith("$Format"):
         return {"build": f"commit-{stamp}"}
