@@ -11,6 +11,8 @@ from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.defs.sensors import MODEL_TAG, model_sensor
 
+NOISE = ("[pipes]", "Dependencies for step")  # Dagster's own, though they come as messages
+
 
 @dg.logger(None, description="What the steps say, one line each, without Dagster's own events.")
 def lines_logger(context: dg.InitLoggerContext) -> logging.Logger:
@@ -26,7 +28,7 @@ def _says_something(record: logging.LogRecord) -> bool:
     meta = getattr(record, "dagster_meta", {})
     text = meta.get("orig_message", record.getMessage())
     record.__dict__["orig_message"] = text
-    return not meta.get("dagster_event") and not text.startswith("[pipes]")
+    return not meta.get("dagster_event") and not text.startswith(NOISE)
 
 
 def build_definitions(project: Project) -> dg.Definitions:
