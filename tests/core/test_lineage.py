@@ -92,10 +92,14 @@ def test_identity_is_the_commit_in_a_checkout_and_a_stamp_without_one(
 
     assert lineage.code_identity(tmp_path)["build"].startswith("tree-")
     shutil.copy(ROOT / ".gitattributes", tmp_path)
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "cloth.json").write_text("")
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "one")
     commit = git("rev-parse", "HEAD")
+    assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": False}
+    (tmp_path / "metrics" / "cloth.json").write_text("{}")  # what a run writes there
     assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": False}
     (package / "errors.py").write_text("")
     assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": True}
