@@ -194,12 +194,24 @@ def base_model_train(
     train(output=output, work=work, seed=seed)
 
 
+@base_model_app.command("corpus")
+def base_model_corpus(
+    sheet: Annotated[Path, typer.Option(help="The PNG to write.")],
+    seed: int = 0,
+) -> None:
+    """Show what the base model learns from: a sheet of drawn patterns, and their captions."""
+    from adire_assets.diffusion.tiny_base.corpus import save_sheet
+
+    for caption in save_sheet(sheet, seed):
+        say(caption)
+
+
 @app.command("sample-data")
 def sample_data(
     folder: Annotated[Path, typer.Argument(help="An empty or new folder.")],
-    count: int = 72,
+    count: int = 108,
     seed: int = 0,
-    resolution: int = 64,
+    resolution: int = 128,
 ) -> None:
     """Draw the embedded sample images and their metadata.csv."""
     from adire_assets.data.sample_images import draw_sample_data

@@ -49,6 +49,28 @@ def smooth_noise(rng: np.random.Generator, resolution: int, knots: int) -> Field
     return matrix @ values @ matrix.T
 
 
+def creases(rng: np.random.Generator, resolution: int) -> Field:
+    """Light on the folds of cloth, [H, W] around 1 (0.75 to 1.2): one or two creases each way."""
+    x, y = unit_grid(resolution)
+    light = np.ones((resolution, resolution), np.float32)
+    for axis in (x, y):
+        count = int(rng.integers(1, 3))
+        for place in range(count):
+            middle = (place + 0.5) / count + rng.normal(0, 0.05)
+            slant = rng.normal(0, 0.04) * ((y if axis is x else x) - 0.5)
+            distance = (axis - middle + slant) / rng.uniform(0.02, 0.035)
+            # A ridge is lit on one side and in shadow on the other.
+            light += rng.choice([-1, 1]) * 0.3 * distance * np.exp(-(distance**2))
+    return np.clip(light, 0.75, 1.2)
+
+
+def wear(rng: np.random.Generator, resolution: int) -> Field:
+    """How far cloth is rubbed bare, [H, W] in [0, 1]: patches that are broken up by the weave."""
+    patches = smooth_noise(rng, resolution, 5) - 0.35
+    grain = smooth_noise(rng, resolution, resolution // 3)
+    return np.clip(patches * 0.8 + 0.25 * grain, 0, 0.75)
+
+
 def fold(x: Field, y: Field, sectors: int, phase: float = 0.0) -> tuple[Field, Field]:
     """Polar fold into one of `sectors` mirrored sectors: coordinates (along, across >= 0) around
     the axis of the nearest sector; the first axis points up."""
@@ -144,6 +166,60 @@ def _checks(x: Field, y: Field) -> Field:
     return np.maximum(-cells, box(x, y, 0.88, 0.88))
 
 
+def _moon(x: Field, y: Field) -> Field:
+    return np.maximum(np.hypot(x + 0.06, y) - 0.82, 0.64 - np.hypot(x - 0.3, y))
+
+
+def _comb(x: Field, y: Field) -> Field:
+    teeth = np.abs((x + 0.8) % 0.32 - 0.16) - 0.075
+    teeth = np.maximum(teeth, box(x, y - 0.22, 0.8, 0.62))
+    return np.minimum(teeth, box(x, y + 0.55, 0.8, 0.24))
+
+
+def _fish(x: Field, y: Field) -> Field:
+    body = np.hypot(x + 0.18, np.abs(y) + 0.38) - 0.82
+    tail = np.maximum(x - 0.92, np.abs(y) - 0.95 * (x - 0.36))
+    eye = 0.09 - np.hypot(x + 0.55, y + 0.08)
+    gill = 0.045 - np.abs(np.hypot(x + 0.95, y) - 0.72)
+    return np.minimum(np.maximum(np.maximum(body, eye), gill), tail)
+
+
+def _wheel(x: Field, y: Field) -> Field:
+    along, across = fold(x, y, 8)
+    spokes = np.maximum(across - 0.075, along - 0.78)
+    rim = np.abs(np.hypot(x, y) - 0.78) - 0.12
+    return np.minimum(np.minimum(spokes, rim), np.hypot(x, y) - 0.2)
+
+
+def _letter_k(x: Field, y: Field) -> Field:
+    arm = np.abs(np.abs(y) - 0.95 * (x + 0.28)) * 0.72 - 0.16
+    arm = np.maximum(arm, box(x - 0.12, y, 0.58, 0.85))
+    return np.minimum(box(x + 0.46, y, 0.16, 0.85), arm)
+
+
+def _letter_e(x: Field, y: Field) -> Field:
+    bars = np.maximum(np.abs((np.abs(y) + 0.345) % 0.69 - 0.345) - 0.145, box(x, y, 0.6, 0.85))
+    return np.minimum(box(x + 0.45, y, 0.17, 0.85), bars)
+
+
+def _letter_o(x: Field, y: Field) -> Field:
+    return np.abs(np.hypot(x / 0.78, y) - 0.68) * 0.85 - 0.15
+
+
+def _letter_a(x: Field, y: Field) -> Field:
+    legs = np.abs(np.abs(x) - 0.42 * (y + 0.85)) * 0.92 - 0.15
+    bar = box(x, y - 0.28, 0.48, 0.12)
+    return np.maximum(np.minimum(legs, bar), np.abs(y) - 0.85)
+
+
+LETTERS: dict[str, Callable[[Field, Field], Field]] = {
+    "K": _letter_k,
+    "E": _letter_e,
+    "O": _letter_o,
+    "A": _letter_a,
+}
+"""Distance functions of painted letters, in the same coordinates as MOTIFS."""
+
 MOTIFS: dict[str, Callable[[Field, Field], Field]] = {
     "circle": _circle,
     "ring": _ring,
@@ -157,6 +233,10 @@ MOTIFS: dict[str, Callable[[Field, Field], Field]] = {
     "leaf": _leaf,
     "square": _square,
     "cross": _cross,
+    "moon": _moon,
+    "comb": _comb,
+    "fish": _fish,
+    "wheel": _wheel,
     "lines": _lines,
     "zigzag": _zigzag,
     "checks": _checks,

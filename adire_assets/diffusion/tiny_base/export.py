@@ -7,6 +7,7 @@ a crash leaves the former export.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,10 +25,11 @@ def write_export(
     tokenizer: CLIPTokenizer,
     autoencoder: AutoencoderKL,
     unet: UNet2DConditionModel,
-    record: dict,
-) -> None:
-    """Write the models (turned to float16 in place) and `record` under `output`, replacing what
-    is there. The judge's text tower becomes the pipeline's text encoder."""
+    record: Callable[[Path], dict],
+) -> dict:
+    """Write the models (turned to float16 in place) under `output`, replacing what is there, and
+    training.json with what `record(pipeline folder)` says of them; returns that. The judge's text
+    tower becomes the pipeline's text encoder."""
     temporary = output / "export.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     text_encoder = CLIPTextModel(judge.config.text_config)
@@ -47,7 +49,8 @@ def write_export(
     judge.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _image_processor(int(judge.config.vision_config.image_size)).save_pretrained(folder)
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    facts = record(temporary / "pipeline")
+    text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
     (temporary / "training.json").write_text(text, encoding="utf-8")
     for path in temporary.rglob("*.safetensors"):
         path.chmod(0o644)  # written for the owner alone, but a server may run as somebody else
@@ -57,6 +60,7 @@ def write_export(
             shutil.rmtree(target)
         (temporary / part).replace(target)
     temporary.rmdir()
+    return facts
 
 
 def _text_weights(judge: CLIPModel, encoder: CLIPTextModel) -> dict[str, Tensor]:

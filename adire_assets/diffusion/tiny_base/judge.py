@@ -17,17 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from adire_assets.diffusion.tiny_base.corpus import (
-    CELL_MOTIFS,
-    COLOURS,
-    FIELD_MOTIFS,
-    LABELS,
-    MOTIF_WORDS,
-    Corpus,
-    Pattern,
-    choose_pattern,
-    draw_pattern,
-)
+from adire_assets.diffusion.tiny_base.corpus import LABELS, Corpus
 from adire_assets.diffusion.tiny_base.stages import (
     Loop,
     as_input,
@@ -44,7 +34,7 @@ SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # as in CL
 AUXILIARY_WEIGHT = 0.5
 
 
-def build_tokenizer(captions: Sequence[str], size: int = 900) -> CLIPTokenizer:
+def build_tokenizer(captions: Sequence[str], size: int = 1000) -> CLIPTokenizer:
     """A byte-level BPE of at most `size` tokens trained on captions; every byte is known."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer_model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -99,8 +89,8 @@ def encode(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     ).input_ids
 
 
-def build_judge(tokenizer: CLIPTokenizer, resolution: int = 64) -> CLIPModel:
-    """An untrained CLIP: ViT of 8-pixel patches, 3-layer text tower, projection to 64."""
+def build_judge(tokenizer: CLIPTokenizer, resolution: int = 128) -> CLIPModel:
+    """An untrained CLIP: ViT of 8 x 8 patches, 3-layer text tower, projection to 64."""
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -120,7 +110,7 @@ def build_judge(tokenizer: CLIPTokenizer, resolution: int = 64) -> CLIPModel:
     vision = shared | {
         "num_hidden_layers": 4,
         "image_size": resolution,
-        "patch_size": 8,
+        "patch_size": resolution // 8,
         "projection_dim": 64,
     }
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)
@@ -131,7 +121,7 @@ def build_judge(tokenizer: CLIPTokenizer, resolution: int = 64) -> CLIPModel:
 class JudgeSettings:
     """How the judge is trained."""
 
-    steps: int = 1350
+    steps: int = 2000
     batch_size: int = 128
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -211,52 +201,3 @@ def similarity(
     tokens = encode(tokenizer, captions).to(device)
     text = model.text_projection(model.text_model(tokens).pooler_output)
     return functional.normalize(image, dim=1) @ functional.normalize(text, dim=1).T
-
-
-def zero_shot_accuracy(
-    model: CLIPModel, tokenizer: CLIPTokenizer, seed: int, count: int = 400, resolution: int = 64
-) -> dict[str, float]:
-    """Share of held-out patterns for which the caption with the right word scores highest.
-
-    `motif`: 18-way, everything else in the caption as it is; `motif_bare`: 18-way with the motif
-    alone as caption; `foreground` and `background`: 12-way.
-    """
-    rng = np.random.default_rng([seed, 29])
-    hits = {"motif": 0, "motif_bare": 0, "foreground": 0, "background": 0}
-    for _ in range(count):
-        pattern = choose_pattern(rng)
-        image = draw_pattern(pattern, rng, resolution)[None]
-        questions = {
-            "motif": [_with_motif(pattern, word).caption() for word in MOTIF_WORDS],
-            "motif_bare": list(MOTIF_WORDS),
-            "foreground": [_replace(pattern, foreground=name).caption() for name in COLOURS],
-            "background": [_replace(pattern, background=name).caption() for name in COLOURS],
-        }
-        answers = {
-            "motif": MOTIF_WORDS.index(pattern.motif),
-            "motif_bare": MOTIF_WORDS.index(pattern.motif),
-            "foreground": list(COLOURS).index(pattern.foreground),
-            "background": list(COLOURS).index(pattern.background),
-        }
-        captions = [caption for group in questions.values() for caption in group]
-        scores = similarity(model, tokenizer, image, captions)[0]
-        start = 0
-        for name, group in questions.items():
-            best = int(scores[start : start + len(group)].argmax())
-            hits[name] += best == answers[name]
-            start += len(group)
-    return {name: number / count for name, number in hits.items()}
-
-
-def _replace(pattern: Pattern, **changes: str) -> Pattern:
-    return Pattern(**{**pattern.__dict__, **changes})
-
-
-def _with_motif(pattern: Pattern, motif: str) -> Pattern:
-    """The same caption about another motif; between kinds, in the nearest layout."""
-    if (motif in CELL_MOTIFS) == (pattern.motif in CELL_MOTIFS):
-        return _replace(pattern, motif=motif)
-    if motif in FIELD_MOTIFS:
-        count = 8 if pattern.layout == "many" else 4
-        return Pattern(motif, pattern.foreground, pattern.background, "horizontal", count)
-    return Pattern(motif, pattern.foreground, pattern.background, "many", 4)

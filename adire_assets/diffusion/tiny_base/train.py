@@ -23,13 +23,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from adire_assets.data.sample_images import CAPTION_PREFIX
 from adire_assets.diffusion.tiny_base.autoencoder import (
     AutoencoderSettings,
     build_autoencoder,
     encode_images,
     normalise_latents,
-    psnr,
     train_autoencoder,
 )
 from adire_assets.diffusion.tiny_base.corpus import (
@@ -47,10 +45,9 @@ from adire_assets.diffusion.tiny_base.judge import (
     build_judge,
     build_tokenizer,
     encode,
-    similarity,
     train_judge,
-    zero_shot_accuracy,
 )
+from adire_assets.diffusion.tiny_base.scores import measure
 from adire_assets.diffusion.tiny_base.stages import AveragedWeights, Loop
 from adire_assets.diffusion.tiny_base.unet import (
     UnetSettings,
@@ -59,23 +56,21 @@ from adire_assets.diffusion.tiny_base.unet import (
 )
 from adire_assets.errors import UserError
 
-HELD_OUT = 1_000_000  # added to the seed for images that nothing is trained on
-
 
 @dataclass(frozen=True)
 class TinyBaseSettings:
     """Sizes of the corpus and of each stage; the defaults take about 80 CPU minutes."""
 
-    resolution: int = 64  # pixels per side
-    generic: int = 24_000  # patterns that the judge and the UNet learn from
-    style: int = 5_000  # drawn adire that only the judge sees, a fifth of it in other colours
+    resolution: int = 128  # pixels per side
+    generic: int = 36_000  # patterns that the judge and the UNet learn from
+    style: int = 6_000  # drawn adire that only the judge sees, a fifth of it in other colours
     indigo: int = 2_000  # generic patterns in indigo and white that only the judge sees
-    palettes: int = 8_000  # adire line work in any colours, for the autoencoder
+    palettes: int = 9_000  # adire line work in any colours, for the autoencoder
     held_out: int = 400  # images that the scores are taken over
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     decoder: AutoencoderSettings = field(
-        default_factory=lambda: AutoencoderSettings(steps=5000, learning_rate=1e-3)
+        default_factory=lambda: AutoencoderSettings(steps=4000, learning_rate=1e-3)
     )
     unet: UnetSettings = field(default_factory=UnetSettings)
 
@@ -241,18 +236,16 @@ class Stages:
         """Write pipeline/, judge/ and training.json under `output`, replacing what is there."""
         judge, tokenizer = self.load_judge(), self.tokenizer()
         autoencoder, unet = self.load_autoencoder(), self.load_unet()
-        scores = self.scores(judge, tokenizer, autoencoder)
         progress = {
             name: self._checkpoint(name)["progress"]
             for name in ("judge", "autoencoder", "decoder", "unet")
             if (self.work / f"{name}.pt").exists()
         }
-        record = {
+        facts = {
             "seed": self.seed,
             "settings": asdict(self.settings),
             "steps": {name: part["done"] for name, part in progress.items()},
             "cpu_seconds": {name: round(part["cpu_seconds"]) for name, part in progress.items()},
-            "scores": scores,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
@@ -261,33 +254,21 @@ class Stages:
                 for name in ("torch", "diffusers", "transformers", "tokenizers", "numpy")
             },
         }
-        write_export(output, judge, tokenizer, autoencoder, unet, record)
-        print(f"export: {output}, scores {scores}", flush=True)
 
-    def scores(
-        self, judge: CLIPModel, tokenizer: CLIPTokenizer, autoencoder: AutoencoderKL
-    ) -> dict[str, float]:
-        """Held-out figures: zero-shot accuracies, PSNR in dB, CLIP-S of adire and of the rest."""
-        resolution, seed = self.settings.resolution, self.seed + HELD_OUT
-        count = self.settings.held_out
-        generic = draw_generic(count, seed, resolution)
-        style = draw_style(count, seed, resolution, recoloured=0.0)
-        shares = zero_shot_accuracy(judge, tokenizer, seed, count, resolution)
-        found = {f"accuracy_{name}": share for name, share in shares.items()}
-        found["psnr_generic_db"] = psnr(autoencoder, generic.images)
-        found["psnr_adire_db"] = psnr(autoencoder, style.images)
-        own = similarity(judge, tokenizer, style.images, style.captions).diagonal()
-        other = similarity(judge, tokenizer, generic.images, style.captions).diagonal()
-        found["clip_s_adire"] = float(2.5 * own.clamp(min=0).mean())
-        found["clip_s_generic_as_adire"] = float(2.5 * other.clamp(min=0).mean())
-        named = similarity(
-            judge,
-            tokenizer,
-            style.images,
-            [f"{CAPTION_PREFIX}{name}, indigo cloth" for name in ("oniko", "alabere", "eleko")],
-        ).argmax(1)
-        found["accuracy_technique"] = float((named == torch.arange(count) % 3).float().mean())
-        return {name: round(value, 4) for name, value in found.items()}
+        def record(pipeline: Path) -> dict:
+            scores = measure(
+                judge.float(),
+                tokenizer,
+                autoencoder.float(),
+                pipeline,
+                self.seed,
+                self.settings.held_out,
+                self.settings.resolution,
+            )
+            return facts | {"scores": scores}
+
+        facts = write_export(output, judge, tokenizer, autoencoder, unet, record)
+        print(f"export: {output}, scores {facts['scores']}", flush=True)
 
     def _loop(self, name: str, steps: int) -> Loop:
         """The loop of a stage; its checkpoint is void if what it was made from changes (but not

@@ -39,14 +39,14 @@ class UnetSettings:
     average_decay: float = 0.999
 
 
-def build_unet(resolution: int = 64) -> UNet2DConditionModel:
-    """An untrained UNet of about 5.7 M parameters, attention at 1/8 and 1/16 of the side."""
+def build_unet(resolution: int = 128) -> UNet2DConditionModel:
+    """An untrained UNet of about 8.1 M parameters, attention at 1/16 and 1/32 of the side."""
     return UNet2DConditionModel(
         sample_size=resolution // REDUCTION,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
-        block_out_channels=(64, 96, 128),
+        block_out_channels=(64, 112, 160),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
@@ -85,7 +85,7 @@ def train_unet(
 ) -> float:
     """Train in place and leave the averaged weights in `model`; returns CPU seconds.
 
-    `latents` float16 [N, 8, h, w]; `texts` float16 [M, L, 128], the last one the empty caption;
+    `latents` float16 [N, 12, h, w]; `texts` float16 [M, L, 128], the last one the empty caption;
     `text_of` int [N] says which text belongs to which latent.
     """
     model.to(device).train()
