@@ -18,11 +18,17 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from adire_assets import operations
 from adire_assets.config import Project
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("adire_assets", "configs", "triton_models", "base_models", "dagster_defs.py", "data.dvc")
-SHORT_TRAINING = {"max_train_steps": 60, "checkpointing_steps": 20}
+SHORT_TRAINING = {
+    "max_train_steps": 60,
+    "checkpointing_steps": 20,
+    "num_validation_images": 1,
+    "validation_num_inference_steps": 2,
+}
 SHORT_EVALUATION = {
     "prompts": [
         "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth",
@@ -87,13 +93,22 @@ class Line:
             yaml.dump(tree, file)
 
     def live(self) -> int | None:
-        """The release that is live, by `adire status`."""
-        found = re.search(r"indigo: release (\d+) is live", self.adire("status").stdout)
+        """The release that is live, by what `adire status` prints; asked often, so in here."""
+        text = "\n".join(operations.status(self.project))
+        found = re.search(r"indigo: release (\d+) is live", text)
         return int(found.group(1)) if found else None
 
 
 @pytest.fixture(scope="session")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+def monkeypatch_session() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def line(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch_session: pytest.MonkeyPatch
+) -> Iterator[Line]:
     """The copied project with its data pulled and its Triton up."""
     root = tmp_path_factory.mktemp("project")
     ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local", "tiny*")
@@ -110,12 +125,11 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(pointer, target)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=ignore)
+    strangers = [name for name in os.environ if name.startswith(("ADIRE_", "DAGSTER_", "MLFLOW_"))]
+    for name in strangers:  # what is asked in this process must not lead to another project either
+        monkeypatch_session.delenv(name)
     environment = {
-        **{
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("ADIRE_", "DAGSTER_", "MLFLOW_"))
-        },
+        **os.environ,
         "PYTHONPATH": str(root),
         "ADIRE_PROJECT": str(root),
         "COLUMNS": "200",

@@ -54,6 +54,7 @@ def test_the_whole_graph_brings_release_1_live(line, first) -> None:
     assert made(first.stdout) >= set(MAKERS)
     assert re.search(r"step 60/60 loss \d", first.stdout)
     assert "release 1 of indigo is live" in first.stdout
+    assert "indigo: release 1 is live" in line.adire("status").stdout
     assert line.live() == 1
 
 
