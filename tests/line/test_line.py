@@ -150,9 +150,8 @@ def test_one_changed_caption_reruns_exactly_what_is_downstream(line, first) -> N
     refused = line.adire("materialize", "indigo", check=False)
     assert refused.returncode == 1
     assert "dvc add data" in refused.stderr
-    line.run(
-        sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"
-    )  # the copy has no git
+    # The copy has no git.
+    (line.root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     line.run(sys.executable, "-m", "dvc", "add", "data")
     done = line.adire("materialize", "indigo")
     assert made(done.stdout) == {"training_data", *MAKERS}
@@ -221,16 +220,22 @@ class TestRuinousAdapter:
 
     def test_a_good_evaluation_in_between_does_not_vouch_for_it(self, line) -> None:
         line.configure("training", learning_rate=0.004)
-        line.adire("materialize", "indigo", "--select", "training_config")
         line.adire(
-            "materialize", "indigo", "--select", "lora_weights,evaluation_report,promotion_verdict"
+            "materialize",
+            "indigo",
+            "--select",
+            "training_config,lora_weights,evaluation_report,promotion_verdict",
         )
         line.configure("training", learning_rate=0.06)
-        line.adire("materialize", "indigo", "--select", "training_config,lora_weights")
         refused = line.adire(
-            "materialize", "indigo", "--select", "triton_repository,deployed_model", check=False
+            "materialize",
+            "indigo",
+            "--select",
+            "training_config,lora_weights,triton_repository,deployed_model",
+            check=False,
         )
         assert refused.returncode == 1
+        assert outcome(refused.stdout)["lora_weights"] == "reused"
         assert "about another adapter" in refused.stderr
         assert line.live() == 2
 
@@ -318,21 +323,21 @@ def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
     assert line.live() == before
 
 
-@pytest.mark.parametrize("victim", ["worker", "run"])
-def test_a_killed_training_needs_no_cleaning(line, victim: str) -> None:
-    line.configure("training", seed=50 if victim == "worker" else 51, max_train_steps=60)
-    command = (sys.executable, "-m", "adire_assets.cli", "materialize", "indigo")
-    run = line.start(*command, "--select", "training_config,lora_weights")
-    assert run.stdout
-    for text in run.stdout:
-        if "step " in text:
-            break
-    workers = descendants(run.pid, "adire_assets.worker")
-    assert workers
-    os.kill(workers[-1] if victim == "worker" else run.pid, signal.SIGKILL)
-    run.communicate(timeout=60)
-    wait_for(lambda: not any(alive(pid) for pid in workers))
-    done = line.adire("materialize", "indigo", "--select", "training_config,lora_weights")
+def test_a_killed_training_needs_no_cleaning_and_goes_on(line) -> None:
+    line.configure("training", seed=50)
+    select = ("materialize", "indigo", "--select", "training_config,lora_weights")
+    for victim, step in (("worker", "step 20/60"), ("run", "step 40/60")):  # after a checkpoint
+        run = line.start(sys.executable, "-m", "adire_assets.cli", *select)
+        assert run.stdout
+        assert any(step in text for text in run.stdout)
+        workers = descendants(run.pid, "adire_assets.worker")
+        assert workers
+        os.kill(workers[-1] if victim == "worker" else run.pid, signal.SIGKILL)
+        run.communicate(timeout=60)
+        assert run.returncode
+        wait_for(lambda pids=workers: not any(alive(pid) for pid in pids))
+    done = line.adire(*select)
+    assert "going on from the checkpoint at step 40" in done.stdout
     assert outcome(done.stdout)["lora_weights"] == "made"
 
 
@@ -353,8 +358,6 @@ def test_triton_killed_comes_back_with_the_live_release(line) -> None:
         return answer.release == live
 
     wait_for(served, 120)
-    line.configure("training", seed=43, max_train_steps=60)
-    line.adire("materialize", "indigo")
 
 
 # --- helpers -----------------------------------------------------------------------------------
