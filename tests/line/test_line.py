@@ -189,6 +189,9 @@ class TestRuinousAdapter:
         assert "lora_weights" in made(ruined.stdout)
         assert "triton_repository" not in outcome(ruined.stdout)
         assert "promotion_verdict" in ruined.stderr
+        # The check itself stops the run: what would refuse the release as well is not even asked.
+        assert "indigo__promotion_verdict" in started_steps(line)
+        assert "indigo__triton_repository" not in started_steps(line)
         assert line.live() == 2
 
     @pytest.mark.parametrize(
@@ -212,10 +215,12 @@ class TestRuinousAdapter:
             **extra,
         )
         assert done.returncode != 0
+        assert "indigo: refused: " in done.stdout + done.stderr
         assert line.live() == 2
 
     def test_deployed_model_alone_only_confirms_what_passed(self, line) -> None:
-        line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
+        done = line.adire("materialize", "indigo", "--select", "deployed_model")
+        assert "release 2 of indigo is already live" in done.stdout
         assert line.live() == 2
 
     def test_a_good_evaluation_in_between_does_not_vouch_for_it(self, line) -> None:
@@ -284,10 +289,12 @@ class TestRuinousAdapter:
 
 
 def test_going_back_to_the_good_recipe_trains_nothing(line) -> None:
+    adapters = len(Store(line.project).artefacts("indigo", "lora_weights"))
     line.configure("training", learning_rate=0.004)
     ticks = sensor_ticks(line, 2)
     assert ticks[0]["requests"]
     assert "brought it live" in ticks[1]["skip"] or "what the project says" in ticks[1]["skip"]
+    assert len(Store(line.project).artefacts("indigo", "lora_weights")) == adapters
     assert line.live() == 2
 
 
@@ -361,6 +368,14 @@ def test_triton_killed_comes_back_with_the_live_release(line) -> None:
 
 
 # --- helpers -----------------------------------------------------------------------------------
+
+
+def started_steps(line) -> set[str | None]:
+    """The steps that began in the latest run of the project's Dagster instance."""
+    with dg.DagsterInstance.from_config(str(line.project.home / "dagster")) as instance:
+        [run] = instance.get_runs(limit=1)
+        events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+        return {event.step_key for event in events}
 
 
 def sensor_ticks(line, count: int) -> list[dict]:
