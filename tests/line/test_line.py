@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
@@ -346,6 +347,21 @@ def test_a_killed_training_needs_no_cleaning_and_goes_on(line) -> None:
     done = line.adire(*select)
     assert "going on from the checkpoint at step 40" in done.stdout
     assert outcome(done.stdout)["lora_weights"] == "made"
+
+
+def test_a_new_torch_retrains_and_the_old_one_finds_its_adapter(line, tmp_path: Path) -> None:
+    """The installed torch goes on computing: a folder ahead of it claims another version."""
+    public, plus, build = version("torch").partition("+")
+    folder = tmp_path / f"torch-{public}.post1{plus}{build}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: torch\nVersion: {public}.post1{plus}{build}\n"
+    )
+    select = ("materialize", "indigo", "--select", "dataset,lora_weights")
+    newer = line.adire(*select, PYTHONPATH=os.pathsep.join((str(tmp_path), str(line.root))))
+    assert outcome(newer.stdout) == {"dataset": "reused", "lora_weights": "made"}
+    older = line.adire(*select)
+    assert outcome(older.stdout) == {"dataset": "reused", "lora_weights": "reused"}
 
 
 def test_triton_killed_comes_back_with_the_live_release(line) -> None:
