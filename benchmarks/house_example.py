@@ -71,7 +71,7 @@ def accuracy(model: torch.nn.Linear, features: np.ndarray, labels: list[int]) ->
 def generate(
     base: Path, variant: str | None, adapter: Path, prompts: list[str], steps: int, guidance: float
 ) -> list[np.ndarray]:
-    """One image per prompt, seeds 0, 1, ..., enlarged to RESOLUTION where the base draws smaller."""
+    """One image per prompt, seeds 0, 1, ...; enlarged where the base draws smaller."""
     sampler = Sampler(base, variant=variant, adapter=adapter)
     requests = [
         Request(prompt, seed=seed, num_inference_steps=steps, guidance_scale=guidance)
