@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import lineage, pipeline, roots
+from adire_assets import lineage, pipeline, promotion, roots
 from adire_assets.config import Project
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
@@ -183,7 +183,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             built, number = pipeline.triton_repository(
                 project, lora_weights, base_model, promotion_verdict, evaluation_config
             )
-            parity = pipeline.parity_report(project, model, number, context.log.info).artefact
+            parity = promotion.parity_report(project, model, number, context.log.info).artefact
         facts = parity.json("parity.json")
         check = dg.AssetCheckResult(
             check_name=PARITY_CHECK,

@@ -11,7 +11,6 @@ loopback.
 
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -28,14 +27,13 @@ import psutil
 
 from adire_assets.config import FleetConfig, Project
 from adire_assets.errors import UserError
-from adire_assets.serving import guard, slot, triton
+from adire_assets.serving import slot, triton
+from adire_assets.serving.orphans import MARK, STOP_SECONDS, end_orphans, require_free_ports
 from adire_assets.store import lock
 
 Only = Literal["all", "triton"]
 Progress = Callable[[str], None]
-MARK = "ADIRE_FLEET_HOME"  # in the environment of every process of a fleet: whose it is
 LONGEST_SOCKET = 100  # characters; the kernel takes 107
-STOP_SECONDS = 60  # more than a slot takes to drain and clean
 SUPERVISOR_SECONDS = 15.0
 WEB_SECONDS = 120.0
 RUNNING = ("STARTING", "RUNNING")
@@ -120,13 +118,13 @@ def up(
     with lock(project, "fleet"):
         _write_config(project, every)
         if not _supervisor_answers(project):
-            _end_orphans(project, fleet)
-            _require_free_ports(wanted)
+            end_orphans(project, fleet)
+            require_free_ports(_ports(wanted))
             _start_supervisor(project)
         with _supervisor(project) as rpc:
             _update(rpc)
             idle = [item for item in wanted if not _runs(rpc, item.name)]
-            _require_free_ports(idle)
+            require_free_ports(_ports(idle))
             for item in idle:
                 with suppress(Fault):  # one that supervisord would try again later
                     rpc.stopProcess(item.name)
@@ -152,7 +150,7 @@ def down(
                 pid = rpc.getPID()
                 rpc.shutdown()
             _wait_gone(pid, STOP_SECONDS)
-        _end_orphans(project, fleet)
+        end_orphans(project, fleet)
 
 
 def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
@@ -279,6 +277,10 @@ def _update(rpc: Any) -> None:
         rpc.addProcessGroup(name)
 
 
+def _ports(wanted: list[Program]) -> dict[int, str]:
+    return {port: key for item in wanted for port, key in item.ports.items()}
+
+
 def _runs(rpc: Any, name: str) -> bool:
     return rpc.getProcessInfo(name)["statename"] in RUNNING
 
@@ -323,76 +325,6 @@ def _socket(project: Project) -> Path:
     if folder.stat().st_uid != os.getuid() or folder.is_symlink():
         raise UserError(f"{folder} belongs to somebody else; set ADIRE_HOME to a shorter path")
     return folder / "supervisor.sock"
-
-
-# --- what may be in the way --------------------------------------------------------------------
-
-
-def _require_free_ports(wanted: list[Program]) -> None:
-    for item in wanted:
-        for port, key in item.ports.items():
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    raise UserError(
-                        f"port {port} is in use{_owner(port)}; end that process, or set {key} in "
-                        "configs/fleet.yaml to a free port"
-                    ) from None
-
-
-def _owner(port: int) -> str:
-    for connection in psutil.net_connections(kind="tcp"):
-        if connection.laddr and connection.laddr.port == port and connection.pid:
-            try:
-                name = psutil.Process(connection.pid).name()
-            except psutil.Error:
-                name = "a process"
-            return f" by {name} (pid {connection.pid})"
-    return " by a process of another user"
-
-
-def _end_orphans(project: Project, fleet: FleetConfig) -> None:
-    """End what a killed supervisord of this home has left, servers first asked, then killed."""
-    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    ours = {
-        process.pid: process
-        for process in psutil.process_iter()
-        if process.pid not in own and _marked(process, project)
-    }
-    # Only the outermost are asked; each stops what it has started.
-    outermost = [process for process in ours.values() if _parent(process) not in ours]
-    for process in outermost:
-        _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(outermost, timeout=STOP_SECONDS)
-    for process in alive:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=10)
-    for name, config in fleet.slots.items():
-        if config.launch == "local":
-            guard.clean(triton.shm_prefix(slot.folder(project, name, config)))
-
-
-def _marked(process: psutil.Process, project: Project) -> bool:
-    try:
-        return process.environ().get(MARK) == str(project.home)
-    except (psutil.Error, OSError):
-        return False
-
-
-def _parent(process: psutil.Process) -> int | None:
-    try:
-        return process.ppid()
-    except psutil.Error:
-        return None
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.Error:
-        return
 
 
 def _wait_gone(pid: int, seconds: float) -> None:

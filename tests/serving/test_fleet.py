@@ -11,7 +11,7 @@ import pytest
 
 from adire_assets.config import FleetConfig, Project, SlotConfig, WebConfig
 from adire_assets.errors import UserError
-from adire_assets.serving import fleet, slot, triton
+from adire_assets.serving import fleet, orphans, slot, triton
 
 DEFINITIONS = "import dagster as dg\n\ndefs = dg.Definitions()\n"
 
@@ -41,7 +41,7 @@ def left_over(project: Project) -> list[str]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         try:
-            if process.environ().get(fleet.MARK) == str(project.home):
+            if process.environ().get(orphans.MARK) == str(project.home):
                 found.append(" ".join(process.info["cmdline"] or [process.name()]))
         except psutil.Error:
             continue

@@ -15,13 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from adire_assets.diffusion.tiny_base.autoencoder import LATENT_CHANNELS, REDUCTION
-from adire_assets.diffusion.tiny_base.stages import (
-    AveragedWeights,
-    Loop,
-    batch_rng,
-    cosine,
-    set_learning_rate,
-)
+from adire_assets.diffusion.tiny_base.optimizer import SplitOptimizer
+from adire_assets.diffusion.tiny_base.stages import AveragedWeights, Loop, batch_rng, cosine
 
 TEXT_WIDTH = 128
 SIGNAL_TO_NOISE_CAP = 5.0  # min-SNR weighting, Hang et al. 2023
@@ -34,6 +29,7 @@ class UnetSettings:
     steps: int = 5000
     batch_size: int = 48
     learning_rate: float = 1e-3
+    matrix_learning_rate: float = 0.01
     warmup: int = 150
     caption_dropout: float = 0.1  # share of captions left empty, for classifier-free guidance
     average_decay: float = 0.999
@@ -90,8 +86,8 @@ def train_unet(
     """
     model.to(device).train()
     model.set_attn_processor(AttnProcessor())  # on CPU its backward beats that of SDPA
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=1e-2, betas=(0.9, 0.99)
+    optimizer = SplitOptimizer(
+        model, settings.learning_rate, settings.matrix_learning_rate, weight_decay=1e-2
     )
     average = AveragedWeights(model, settings.average_decay)
     cumulative = build_scheduler().alphas_cumprod.to(device)
@@ -119,12 +115,10 @@ def train_unet(
         # Velocity weighs clean and noise alike; near pure noise all the learning is in the words.
         weight = weight.clamp(min=0.3)
         loss = (weight * (predicted.float() - velocity).square()).mean()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        rate = cosine(number, settings.steps, settings.learning_rate, settings.warmup)
-        set_learning_rate(optimizer, rate)
-        optimizer.step()
+        optimizer.step(cosine(number, settings.steps, 1.0, settings.warmup))
         average.update(model, number)
         return loss.detach()
 

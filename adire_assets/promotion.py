@@ -1,0 +1,149 @@
+"""What stands between an evaluation and a live release: verdict, parity, and what vouches for both.
+
+`require_release` is asked again at every deployment, for the release's own manifest and the policy
+of today: no order of materializations and no other Dagster instance leads past it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adire_assets import lineage, roots, tracking
+from adire_assets.config import GateConfig, Project, load_fleet, load_model
+from adire_assets.errors import UserError
+from adire_assets.evaluation.verdict import Verdict, decide
+from adire_assets.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.serving import deployment, release
+from adire_assets.store import Artefact, Built, Store, lock, write_json
+
+
+def verdict_of(project: Project, evaluation: Artefact, policy: GateConfig) -> Built:
+    """The verdict about an evaluation, under the hashes of evaluation, policy and champion."""
+    champion = deployment.champion_evaluation(project, load_fleet(project), evaluation.model)
+    recipe = Recipe(
+        kind="promotion_verdict",
+        model=evaluation.model,
+        modules=("adire_assets.evaluation.verdict",),
+        inputs={
+            "evaluation": evaluation.content_hash,
+            "timings": lineage.file_digest(evaluation.path / "timings.json"),
+            "champion": champion or "none",
+        },
+        config=policy.model_dump(),
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        verdict = decide(evaluation.json("report.json"), evaluation.json("timings.json"), policy)
+        write_json(folder / "verdict.json", verdict.as_dict())
+        return {"evaluation": evaluation.reference()}
+
+    return Store(project).build(recipe, make)
+
+
+def require_passed(artefact: Artefact) -> None:
+    """UserError unless the verdict in `artefact` is that every gate was passed."""
+    verdict = Verdict.from_dict(artefact.json("verdict.json"))
+    if not verdict.passed:
+        raise UserError(f"{artefact.model}: {verdict.sentence()}; it is not released or deployed")
+
+
+def require_about(evaluation: Artefact, adapter: str, base_weights: str) -> None:
+    """UserError unless the evaluation is of the adapter and base with these content hashes."""
+    wanted = {"lora_weights": adapter, "base_model": base_weights}
+    found = {name: evaluation.manifest[name]["content_hash"] for name in wanted}
+    if found != wanted:
+        raise UserError(
+            f"{evaluation.model}: the verdict is about another adapter or base than the one to be "
+            f"released ({found['lora_weights'][:12]}, not {adapter[:12]}); materialize "
+            f"{evaluation.model}/evaluation_report and {evaluation.model}/promotion_verdict first"
+        )
+
+
+def parity_report(
+    project: Project, model: str, number: int, progress: Callable[[str], None]
+) -> Built:
+    """Whether a scratch Triton answers the evaluated prompts with the evaluated images."""
+    from adire_assets.serving import parity  # numpy: not in every Dagster process
+
+    record = release.read_record(project, model, number)
+    store = Store(project)
+    repository, base_weights = store.open(record.repository), store.open(record.base_model)
+    evaluation = store.open(record.evaluation)
+    device = lineage.device_class(load_fleet(project).device)
+    recipe = Recipe(
+        kind="parity_report",
+        model=model,
+        modules=("adire_assets.serving.parity",),
+        inputs={
+            "triton_repository": repository.content_hash,
+            "base_model": base_weights.content_hash,
+            "evaluation": evaluation.content_hash,
+        },
+        environment=lineage.environment(*TRAINING_PACKAGES, "nvidia-pytriton", device=device),
+    )
+
+    def make(folder: Path) -> None:
+        with lock(project, "device"):
+            facts = parity.compare(project, record, device, progress)
+        write_json(folder / "parity.json", facts)
+
+    return store.build(recipe, make)
+
+
+def require_release(
+    project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
+) -> None:
+    """UserError unless the release passes the gates of configs/ as they are now, and parity."""
+    store = Store(project)
+    evaluation = store.open(record.evaluation)
+    store.verify(evaluation)
+    require_about(evaluation, record.adapter["content_hash"], record.base_model["content_hash"])
+    today = load_model(project, record.model).evaluation
+    # A threshold means something for one judge and one set of prompts only.
+    same_judge = roots.judge(project, record.model).artefact.content_hash
+    made = evaluation.manifest["recipe"]
+    if (made["config"], made["inputs"]["judge"]) != (roots.evaluation_settings(today), same_judge):
+        raise UserError(
+            f"release {record.number} of {record.model} was evaluated in another way than "
+            f"{project.model_file(record.model)} asks for now; materialize {record.model}/"
+            "evaluation_config and what is downstream of it"
+        )
+    require_passed(verdict_of(project, evaluation, today.gates).artefact)
+    facts = parity_report(project, record.model, record.number, progress).artefact.json(
+        "parity.json"
+    )
+    if not facts["passed"]:
+        raise UserError(f"release {record.number} of {record.model}: {facts['explanation']}")
+
+
+def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:
+    """What an image can be traced to: code, data, hyperparameters, base, scores."""
+    manifest = adapter.manifest
+    report = evaluation.json("report.json")
+    return {
+        "model": adapter.model,
+        "code": manifest["code"],
+        "dvc_hash": manifest["dvc_hash"],
+        "data_hash": manifest["data_hash"],
+        "dataset_hash": manifest["dataset"]["content_hash"],
+        "base_model": {
+            "source": base_weights.manifest["source"],
+            "revision": base_weights.manifest["revision"],
+            "hash": base_weights.content_hash,
+        },
+        "hyperparameters": dict(manifest["recipe"]["config"]),
+        "adapter_recipe_key": adapter.key,
+        "adapter_hash": adapter.content_hash,
+        "environment": dict(manifest["recipe"]["environment"]),
+        "trained": manifest["created"],
+        "evaluation": {k: v for k, v in report.items() if isinstance(v, int | float)},
+    }
+
+
+def reconcile_aliases(project: Project, model: str, record: deployment.DeploymentRecord) -> None:
+    """Let MLflow's aliases say what the deployment record says."""
+    if record.live is None:
+        return
+    tracking.set_alias(project, model, "champion", record.live)
+    if tracking.aliases(project, model).get("challenger") == record.live:
+        tracking.delete_alias(project, model, "challenger")
