@@ -16,6 +16,7 @@ from adire_assets.diffusion.tiny_base.autoencoder import (
 )
 from adire_assets.diffusion.tiny_base.corpus import LABELS, draw_generic, draw_style
 from adire_assets.diffusion.tiny_base.judge import STYLE_TOKEN, WHOLE_WORDS, build_tokenizer
+from adire_assets.diffusion.tiny_base.optimizer import SplitOptimizer
 from adire_assets.diffusion.tiny_base.pattern_images import draw_pattern
 from adire_assets.diffusion.tiny_base.patterns import (
     BORDERS,
@@ -255,6 +256,34 @@ def test_training_again_repeats_no_stage_and_exports_the_same_bytes(
     assert "steps/s" not in printed
     for path in output.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / path.relative_to(output)).read_bytes()
+
+
+def stepped(layout: torch.memory_format) -> list[torch.Tensor]:
+    """The weights of two convolutions and a norm before and after two steps on fixed gradients."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 32, 3), torch.nn.GroupNorm(4, 32)
+    ).to(memory_format=layout)
+    weights = [layer.weight.detach().clone() for layer in module]
+    optimizer = SplitOptimizer(module, 0.01, 0.1, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(1)
+    for share in (1.0, 0.5):
+        for parameter in module.parameters():
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step(share)
+    return [*weights, *(layer.weight.detach().clone() for layer in module)]
+
+
+def test_an_optimizer_step_moves_every_weight_in_either_memory_format() -> None:
+    lying, standing = stepped(torch.contiguous_format), stepped(torch.channels_last)
+    for before, after in zip(lying[:3], lying[3:], strict=True):
+        assert (before != after).float().mean() > 0.9
+    # Only the matrix in the middle is orthogonalised: all its directions move alike.
+    moved = torch.linalg.svdvals((lying[4] - lying[1]).flatten(1))
+    assert moved.max() < 3 * moved.min()
+    for first, second in zip(lying, standing, strict=True):
+        assert torch.allclose(first, second, atol=1e-3)
 
 
 def unet_weights(folder: Path, *steps: int) -> dict[str, torch.Tensor]:
