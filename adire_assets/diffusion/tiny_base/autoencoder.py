@@ -26,7 +26,7 @@ KL_WEIGHT = 2.5e-8
 class AutoencoderSettings:
     """How the autoencoder is trained."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch_size: int = 8  # crops of half the side; a quarter as many whole images
     learning_rate: float = 2e-3
     matrix_learning_rate: float = 0.02

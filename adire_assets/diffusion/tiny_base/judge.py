@@ -12,19 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from adire_assets.diffusion.tiny_base.corpus import LABELS, Corpus
-from adire_assets.diffusion.tiny_base.stages import (
-    Loop,
-    as_input,
-    batch_rng,
-    cosine,
-    set_learning_rate,
-)
+from adire_assets.diffusion.tiny_base.optimizer import SplitOptimizer
+from adire_assets.diffusion.tiny_base.stages import Loop, as_input, batch_rng, cosine
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TEXT_LENGTH = 32  # tokens, with start and end
@@ -121,9 +117,11 @@ def build_judge(tokenizer: CLIPTokenizer, resolution: int = 128) -> CLIPModel:
 class JudgeSettings:
     """How the judge is trained."""
 
-    steps: int = 2000
+    steps: int = 2400
     batch_size: int = 128
+    palettes: int = 8  # pairs of colours in a batch, except in every fourth
     learning_rate: float = 1e-3
+    matrix_learning_rate: float = 0.02
     warmup: int = 100
 
 
@@ -141,16 +139,23 @@ def train_judge(
     model.to(device).train()
     model.set_attn_implementation("eager")  # on CPU its backward takes half the time of SDPA's
     heads.to(device)
-    weights = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.05)
+    trained = nn.ModuleDict({"model": model, "heads": heads})
+    weights = list(trained.parameters())
+    optimizer = SplitOptimizer(
+        trained, settings.learning_rate, settings.matrix_learning_rate, weight_decay=0.02
+    )
     tokens = encode(tokenizer, corpus.captions)
     unique = {caption: number for number, caption in enumerate(dict.fromkeys(corpus.captions))}
     caption_number = np.array([unique[caption] for caption in corpus.captions])
     labels = torch.from_numpy(corpus.labels)
+    groups = _palettes(corpus)
 
     def step(number: int) -> Tensor:
         rng = batch_rng(seed, 1, number)
-        chosen = rng.choice(len(corpus.captions), settings.batch_size, replace=False)
+        if number % 4 == 3:
+            chosen = rng.choice(len(corpus.captions), settings.batch_size, replace=False)
+        else:
+            chosen = _choose_alike(groups, settings.palettes, settings.batch_size, rng)
         images = as_input(corpus.images[chosen], device)
         mirrored = torch.from_numpy(rng.random(len(chosen)) < 0.5).to(device)
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
@@ -175,12 +180,10 @@ def train_judge(
         for place, answer in enumerate(named):
             truth = labels[chosen, place].to(device)
             loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(answer, truth) / len(named)
-        optimizer.zero_grad(set_to_none=True)
+        trained.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        rate = cosine(number, settings.steps, settings.learning_rate, settings.warmup)
-        set_learning_rate(optimizer, rate)
-        optimizer.step()
+        optimizer.step(cosine(number, settings.steps, 1.0, settings.warmup))
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(50)))
         return loss.detach()
@@ -189,6 +192,27 @@ def train_judge(
     model.set_attn_implementation("sdpa")
     model.eval()
     return spent
+
+
+def _palettes(corpus: Corpus) -> list[NDArray[np.int64]]:
+    """The images of each pair of foreground and background, as indices into the corpus."""
+    pairs = corpus.labels[:, 1] * len(LABELS[2]) + corpus.labels[:, 2]
+    return [np.flatnonzero(pairs == pair) for pair in np.unique(pairs)]
+
+
+def _choose_alike(
+    groups: list[NDArray[np.int64]], palettes: int, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """`count` images in a few pairs of colours: told apart by what they show, not by colour.
+
+    Large groups (adire) come more often, but less than in proportion.
+    """
+    weights = np.array([len(group) for group in groups]) ** 0.7
+    chosen = rng.choice(len(groups), palettes, replace=False, p=weights / weights.sum())
+    share = count // palettes
+    return np.concatenate(
+        [rng.choice(groups[place], share, len(groups[place]) < share) for place in chosen]
+    )
 
 
 @torch.no_grad()

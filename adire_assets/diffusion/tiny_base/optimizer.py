@@ -2,8 +2,8 @@
 
 A convolution is a matrix from patches to channels. Orthogonalised momentum (Jordan et al. 2024,
 "Muon: An optimizer for hidden layers in neural networks") takes the small networks of this folder
-to the same loss in about half the steps of AdamW alone. First and last layers, biases and norms
-are no such matrices and keep AdamW.
+to the same loss in about half the steps of AdamW alone. First and last layers, embeddings,
+biases and norms are no such matrices and keep AdamW.
 """
 
 from typing import Any
@@ -28,7 +28,8 @@ class SplitOptimizer:
         weight_decay: float,
     ) -> None:
         weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.matrices = [w for w in weights if w.ndim > 1 and min(w.shape[:2]) >= MINIMUM_SIDE]
+        tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+        self.matrices = [w for w in weights if _is_matrix(w) and id(w) not in tables]
         # Muon takes two dimensions: it steps views, which share the memory of the weights.
         self.views = [nn.Parameter(as_matrix(weight.data)) for weight in self.matrices]
         chosen = {id(weight) for weight in self.matrices}
@@ -59,6 +60,10 @@ class SplitOptimizer:
         """Take over what `state_dict` gave."""
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    return weight.ndim > 1 and min(weight.shape[:2]) >= MINIMUM_SIDE
 
 
 def as_matrix(weight: Tensor) -> Tensor:

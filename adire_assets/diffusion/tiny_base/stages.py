@@ -134,12 +134,6 @@ def cosine(step: int, steps: int, peak: float, warmup: int) -> float:
     return peak * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give all parameter groups the same learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
 def batch_rng(seed: int, stage: int, step: int) -> np.random.Generator:
     """The source of all chance in one step of one stage."""
     return np.random.default_rng([seed, stage, step])

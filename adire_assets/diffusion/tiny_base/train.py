@@ -83,7 +83,7 @@ def smoke_settings() -> TinyBaseSettings:
         indigo=8,
         palettes=16,
         held_out=6,
-        judge=JudgeSettings(steps=4, batch_size=16, warmup=2),
+        judge=JudgeSettings(steps=4, batch_size=16, palettes=4, warmup=2),
         autoencoder=AutoencoderSettings(steps=4, batch_size=8, warmup=2),
         decoder=AutoencoderSettings(steps=4, batch_size=8, warmup=2),
         unet=UnetSettings(steps=4, batch_size=8, warmup=2),
