@@ -17,6 +17,7 @@ from adire_assets.data.drawing import Field, smooth_noise, unit_grid
 from adire_assets.data.dyeing import FINISHES, Pixels, dye_indigo
 from adire_assets.data.eleko import PLURALS, draw_eleko
 from adire_assets.data.oniko import draw_oniko
+from adire_assets.errors import UserError
 
 __all__ = [
     "CAPTION_PREFIX",
@@ -40,13 +41,15 @@ def draw_sample_data(folder: Path, count: int = 108, seed: int = 0, resolution: 
 
     No two images are near duplicates (64-bit perceptual hash) and no caption dominates: an image
     that comes out too near to an earlier one, or with a caption that is used up, is redrawn from
-    the next seed, so the outcome depends on the arguments only. RuntimeError when 100 draws do
-    not help.
+    the next seed, so the outcome depends on the arguments only. UserError, and nothing written,
+    when 100 draws do not help, or when the folder holds something already.
     """
     import imagehash  # scipy comes with it: too heavy for everyone who only imports this module
 
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; name a new folder for the sample images")
     rows: list[tuple[str, str]] = []
+    images: dict[str, Image.Image] = {}
     hashes: list[imagehash.ImageHash] = []
     for index in range(count):
         technique = TECHNIQUES[index % len(TECHNIQUES)]
@@ -60,11 +63,17 @@ def draw_sample_data(folder: Path, count: int = 108, seed: int = 0, resolution: 
             if distinct and used <= count // CAPTION_SHARE:
                 break
         else:
-            raise RuntimeError(f"no cloth unlike the others in 100 draws for image {index}")
+            raise UserError(
+                f"after {index} sample images, 100 draws gave none unlike the others; ask for "
+                f"fewer than {count}"
+            )
         hashes.append(fingerprint)
         file_name = f"{technique}-{index // len(TECHNIQUES) + 1:02d}.png"
-        image.save(folder / file_name, optimize=True)
+        images[file_name] = image
         rows.append((file_name, caption))
+    folder.mkdir(parents=True, exist_ok=True)
+    for file_name, image in images.items():
+        image.save(folder / file_name, optimize=True)
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("file_name", "text"))

@@ -21,6 +21,7 @@ from adire_assets.data.sample_images import (
     draw_sample_data,
     dye_indigo,
 )
+from adire_assets.errors import UserError
 
 RESOLUTION = 128
 CELLS = {"four": 2, "nine": 3, "sixteen": 4}
@@ -81,6 +82,22 @@ def test_another_seed_draws_other_images(folder: Path, tmp_path: Path) -> None:
     draw_sample_data(tmp_path, count=3, seed=1)
     for path in tmp_path.glob("*.png"):
         assert path.read_bytes() != (folder / path.name).read_bytes()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.png").write_bytes(b"precious")
+    with pytest.raises(UserError, match="is not empty"):
+        draw_sample_data(tmp_path, count=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+
+
+def test_more_images_than_can_differ_are_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_images, "MINIMUM_HASH_DISTANCE", 65)  # of 64 bits
+    with pytest.raises(UserError, match="ask for fewer than 3"):
+        draw_sample_data(tmp_path / "new", count=3, resolution=16)
+    assert not (tmp_path / "new").exists()
 
 
 def test_it_is_an_image_folder_with_one_caption_per_image(folder: Path) -> None:
