@@ -29,7 +29,7 @@ class UnetSettings:
     steps: int = 5000
     batch_size: int = 48
     learning_rate: float = 1e-3
-    matrix_learning_rate: float = 0.01
+    matrix_learning_rate: float = 0.02
     warmup: int = 150
     caption_dropout: float = 0.1  # share of captions left empty, for classifier-free guidance
     average_decay: float = 0.999
