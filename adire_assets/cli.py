@@ -90,7 +90,9 @@ def generate(
     for index, image in enumerate(answer.images):
         path = out if num_images == 1 else out.with_stem(f"{out.stem}-{index + 1}")
         client.save_png(image, path, answer.provenance, index)
-        say(f"{path}: release {answer.release}, seed {answer.provenance['request']['seed']}")
+        # Image i of a request is drawn from the noise of seed + i.
+        drawn_from = answer.provenance["request"]["seed"] + index
+        say(f"{path}: release {answer.release}, seed {drawn_from}")
 
 
 @app.command()

@@ -74,7 +74,16 @@ def test_materializing_again_makes_nothing(line, first) -> None:
 
 def test_a_picture_comes_back_over_grpc_and_can_be_traced(line, first, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
+    both = line.adire(
+        "generate", PROMPT, "--seed", "6", "--num-images", "2", "--out", str(tmp_path / "both.png")
+    )
+    assert re.findall(r"both-(\d)\.png: release 1, seed (\d)", both.stdout) == [
+        ("1", "6"),
+        ("2", "7"),
+    ]
     line.adire("generate", PROMPT, "--seed", "7", "--out", str(out))
+    with Image.open(out) as alone, Image.open(tmp_path / "both-2.png") as second:
+        assert np.abs(np.asarray(alone, int) - np.asarray(second, int)).max() <= 2
     with Image.open(out) as image:
         assert image.size == (64, 64)
         assert np.asarray(image).std() > 5
