@@ -203,12 +203,23 @@ class Stages:
         generic = self.corpus()[0]
         judge, tokenizer = self.load_judge(), self.tokenizer()
         texts, text_of = _text_states(judge, tokenizer, generic.captions, self.device)
-        latents = encode_images(self.load_autoencoder().to(self.device), generic.images)
-        torch.manual_seed(self.seed + 2)
-        model = build_unet(self.settings.resolution)
         settings = self.settings.unet
         loop = self._loop("unet", settings.steps)
+        latents = self._latents(self.work / f"latents-{loop.fingerprint}.npy", generic)
+        torch.manual_seed(self.seed + 2)
+        model = build_unet(self.settings.resolution)
         return train_unet(model, latents, texts, text_of, settings, loop, self.seed, self.device)
+
+    def _latents(self, path: Path, generic: Corpus) -> Tensor:
+        """The latents of the generic corpus, made once and kept: they take minutes on a CPU."""
+        if not path.exists():
+            print(f"latents: encoding {len(generic.images)} patterns", flush=True)
+            made = encode_images(self.load_autoencoder().to(self.device), generic.images)
+            temporary = path.with_suffix(".tmp")
+            with temporary.open("wb") as stream:
+                np.save(stream, made.numpy())
+            temporary.replace(path)
+        return torch.from_numpy(np.load(path))
 
     def load_judge(self) -> CLIPModel:
         """The judge as its checkpoint has it."""
