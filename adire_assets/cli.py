@@ -190,7 +190,7 @@ def base_model_train(
     ] = (Path(".adire/base-model")),
     seed: int = 0,
 ) -> None:
-    """Train the embedded base model and its judge from scratch (about 90 CPU minutes)."""
+    """Train the embedded base model and its judge from scratch (about two CPU hours)."""
     from adire_assets.diffusion.tiny_base.train import train
 
     train(output=output, work=work, seed=seed)
@@ -215,7 +215,7 @@ def sample_data(
     seed: int = 0,
     resolution: int = 128,
 ) -> None:
-    """Draw the embedded sample images and their metadata.csv."""
+    """Draw sample images of adire, with their metadata.csv."""
     from adire_assets.data.sample_images import draw_sample_data
 
     draw_sample_data(folder, count=count, seed=seed, resolution=resolution)

@@ -5,7 +5,8 @@
 DIR is a dataset artefact (`adire status` names it). Trains the model's LoRA once per seed, and once
 per sabotage and sabotage seed: the learning rate times 100, images replaced by noise, five steps.
 Each is evaluated like a release. What stands in --work already is not made again, so an interrupted
-run goes on. The last line is the suggestion; write the table beside the threshold in the YAML.
+run goes on: one --work per base, judge and dataset. The last line is the suggestion; write the
+table beside the threshold in the YAML.
 """
 
 import argparse

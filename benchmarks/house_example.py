@@ -4,7 +4,7 @@
         [--first-base DIR --first-adapter DIR]
 
 DIR is a lora_weights artefact. Draws 16 images of each technique with the base and the judge that
-the model's YAML names, from captions and seeds that nothing was trained or tuned on. The technique
+the model's YAML names, from seeds that nothing was trained or tuned on. The technique
 is told by a logistic classifier on the judge's image features, trained on drawn adire that neither
 judge nor LoRA has seen. With --first-base, another base and an adapter for it draw the same prompts
 and are judged by the same judge (their images are enlarged to its size). The last line is
@@ -90,6 +90,10 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, help="folder for one contact sheet per technique")
     parser.add_argument("--model", default="indigo")
     options = parser.parse_args()
+    if bool(options.first_base) != bool(options.first_adapter):
+        parser.error("--first-base and --first-adapter go together")
+    if options.sheets:
+        options.sheets.mkdir(parents=True, exist_ok=True)
     project = Project.find()
     config = load_model(project, options.model)
     judge = Judge(project.root / config.evaluation.judge.source)

@@ -5,8 +5,9 @@
 
 DIR is a dataset artefact (`adire status` names it). A candidate is the model's YAML with the keys
 of `training` that it names changed; values are YAML. What stands in --work already is not made
-again, so an interrupted search goes on. The table is sorted by KID, the best one first; the last
-line is the best candidate. Choose with seeds that neither calibration nor figures use.
+again, so an interrupted search goes on: one --work per base, judge and dataset. The table is sorted
+by KID, the best one first; the last line is the best candidate. Choose with seeds that neither
+calibration nor figures use.
 """
 
 import argparse
@@ -36,10 +37,11 @@ def main() -> None:
     options = parser.parse_args()
     project = Project.find()
     config = load_model(project, options.model)
-    rows = []
-    for text in options.candidates:
-        changes = candidate(text)
+    tried = {text: candidate(text) for text in options.candidates}
+    for changes in tried.values():
         TrainingConfig(**config.training.model_dump() | changes)  # refuses what training would
+    rows = []
+    for text, changes in tried.items():
         for seed in options.seeds:
             condition = Condition(f"{text}-seed{seed}", True, changes | {"seed": seed})
             try:
@@ -47,7 +49,7 @@ def main() -> None:
             except UserError as error:  # a loss that became NaN leaves no adapter
                 print(f"{text} with seed {seed}: {error}")
                 continue
-            if report["clip_s_mean"] is not None:
+            if None not in (report["clip_s_mean"], report["kid_adapter_mean"]):
                 rows.append((report["kid_adapter_mean"], report["clip_s_mean"], text, seed))
     rows.sort()
     print("\n| settings | seed | CLIP-S | KID |\n|---|---|---|---|")

@@ -331,6 +331,15 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         Loop("stage", tmp_path, 1, "two").run({"part": part}, lambda _: torch.zeros(()))
 
 
+def test_an_export_of_checkpoints_of_another_seed_is_refused(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, work = trained
+    with pytest.raises(UserError, match="other settings"):
+        training.export_checkpoints(tmp_path, work, seed=1, settings=training.smoke_settings())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path: Path) -> None:
     part = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match="loss became nan"):

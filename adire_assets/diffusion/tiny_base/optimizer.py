@@ -2,8 +2,8 @@
 
 A convolution is a matrix from patches to channels. Orthogonalised momentum (Jordan et al. 2024,
 "Muon: An optimizer for hidden layers in neural networks") takes the small networks of this folder
-to the same loss in about half the steps of AdamW alone. First and last layers, embeddings,
-biases and norms are no such matrices and keep AdamW.
+to the same loss in fewer steps than AdamW alone (docs/base-model.md). Embeddings, biases, norms and
+layers with fewer than 16 channels on a side are no such matrices and keep AdamW.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MINIMUM_SIDE = 16  # channels; below it a weight is a first or last layer
+MINIMUM_SIDE = 16  # channels
 
 
 class SplitOptimizer:

@@ -1,7 +1,7 @@
 """Draws the patterns of the tiny base model's corpus, as cloth in two colours.
 
-Contract: what an image shows follows from its `Pattern`; only colours, texture, and where scattered
-motifs lie vary with the generator passed in.
+Contract: what an image shows follows from its `Pattern`; only colours, texture, a slight bend, and
+where scattered motifs lie vary with the generator passed in.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ HALF = 0.5
 
 
 def draw_pattern(pattern: Pattern, rng: np.random.Generator, resolution: int = 128) -> Pixels:
-    """The pattern as cloth: RGB uint8 [H, W, 3]; only colours and texture vary with `rng`."""
+    """The pattern as cloth: RGB uint8 [H, W, 3]; what varies with `rng` stands above."""
     x, y = unit_grid(resolution)
     bend = rng.uniform(0.0, 0.004)
     x = x + bend * smooth_noise(rng, resolution, 5)
@@ -94,7 +94,10 @@ def _mask(
 def _motif(name: str, x: Field, y: Field, radius: float, edge: float, number: int = 0) -> Field:
     """Coverage of a motif of `radius` around the origin; all in parts of the image."""
     letters = list(LETTERS.values())
-    motif = MOTIFS.get(SINGULARS.get(name, name), letters[number % len(letters)])
+    if name == "letters":
+        motif = letters[number % len(letters)]
+    else:
+        motif = MOTIFS[SINGULARS.get(name, name)]
     return coverage(motif(x / radius, y / radius) * radius, edge)
 
 

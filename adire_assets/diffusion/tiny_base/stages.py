@@ -84,16 +84,20 @@ class Loop:
             return 0, 0.0
         content = torch.load(self.path, map_location="cpu", weights_only=True)
         progress = content["progress"]
-        if progress["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"{self.path} was made with other settings (seed, sizes or corpus); give another "
-                "--work folder or remove this one."
-            )
+        self.require_own(progress)
         for name, part in state.items():
             part.load_state_dict(content[name])
         if progress["done"]:
             print(f"{self.name}: {progress['done']} steps found in {self.path}", flush=True)
         return int(progress["done"]), float(progress["cpu_seconds"])
+
+    def require_own(self, progress: Mapping[str, Any]) -> None:
+        """UserError when the checkpoint with this progress was made from something else."""
+        if progress["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"{self.path} was made with other settings (seed, sizes or corpus); give another "
+                "--work folder or remove this one."
+            )
 
 
 class AveragedWeights:

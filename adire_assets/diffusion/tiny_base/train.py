@@ -59,7 +59,7 @@ from adire_assets.errors import UserError
 
 @dataclass(frozen=True)
 class TinyBaseSettings:
-    """Sizes of the corpus and of each stage; the defaults take about 80 CPU minutes."""
+    """Sizes of the corpus and of each stage; the defaults take about two CPU hours."""
 
     resolution: int = 128  # pixels per side
     generic: int = 36_000  # patterns that the judge and the UNet learn from
@@ -298,7 +298,9 @@ class Stages:
         path = self.work / f"{name}.pt"
         if not path.exists():
             raise UserError(f"{path} is missing: that stage has not written a checkpoint yet.")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        self._loop(name, steps=0).require_own(content["progress"])
+        return content
 
 
 def _fingerprint(*parts: object) -> str:
