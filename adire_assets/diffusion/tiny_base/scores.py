@@ -38,9 +38,10 @@ def measure(
     seed: int,
     count: int,
     resolution: int,
+    device: str,
 ) -> dict[str, float]:
     """Accuracies in [0, 1], PSNR in dB and mean CLIP-S, each over `count` images (the base draws
-    half as many). `pipeline` is the exported folder."""
+    half as many). `pipeline` is the exported folder, drawn with on `device` (cpu, cuda)."""
     rng = np.random.default_rng([seed + HELD_OUT, 29])
     patterns = [choose_pattern(rng) for _ in range(count)]
     drawn = np.stack([draw_pattern(pattern, rng, resolution) for pattern in patterns])
@@ -50,7 +51,10 @@ def measure(
         **{
             f"{name}_generated": share
             for name, share in zero_shot_accuracy(
-                judge, tokenizer, generated, sample(pipeline, [p.caption() for p in generated])
+                judge,
+                tokenizer,
+                generated,
+                sample(pipeline, [p.caption() for p in generated], device),
             ).items()
         },
     }
@@ -68,9 +72,9 @@ def measure(
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def sample(pipeline: Path, prompts: Sequence[str], seed: int = 0) -> Pixels:
+def sample(pipeline: Path, prompts: Sequence[str], device: str, seed: int = 0) -> Pixels:
     """One image per prompt, drawn by the exported pipeline: uint8 [N, H, W, 3]."""
-    sampler = Sampler(pipeline, variant="fp16")
+    sampler = Sampler(pipeline, variant="fp16", device=device)
     requests = [
         Request(prompt, seed=seed + place, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
         for place, prompt in enumerate(prompts)

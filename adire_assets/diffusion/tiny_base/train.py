@@ -13,6 +13,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -195,7 +196,10 @@ class Stages:
     def _pictures(self) -> np.ndarray:
         """What the autoencoder learns from: half of it patterns, half adire line work."""
         generic = self.corpus()[0].images[: self.settings.palettes]
-        palettes = draw_palettes(self.settings.palettes, self.seed + 2, self.settings.resolution)
+        sizes, path = self.settings, self.work / f"palettes-{self.drawn}.npy"
+        palettes = _kept(
+            path, lambda: draw_palettes(sizes.palettes, self.seed + 2, sizes.resolution)
+        )
         return np.concatenate([generic, palettes])
 
     def train_unet(self) -> float:
@@ -205,21 +209,15 @@ class Stages:
         texts, text_of = _text_states(judge, tokenizer, generic.captions, self.device)
         settings = self.settings.unet
         loop = self._loop("unet", settings.steps)
-        latents = self._latents(self.work / f"latents-{loop.fingerprint}.npy", generic)
+        path = self.work / f"latents-{loop.fingerprint}.npy"
+        latents = torch.from_numpy(_kept(path, lambda: self._encoded(generic)))
         torch.manual_seed(self.seed + 2)
         model = build_unet(self.settings.resolution)
         return train_unet(model, latents, texts, text_of, settings, loop, self.seed, self.device)
 
-    def _latents(self, path: Path, generic: Corpus) -> Tensor:
-        """The latents of the generic corpus, made once and kept: they take minutes on a CPU."""
-        if not path.exists():
-            print(f"latents: encoding {len(generic.images)} patterns", flush=True)
-            made = encode_images(self.load_autoencoder().to(self.device), generic.images)
-            temporary = path.with_suffix(".tmp")
-            with temporary.open("wb") as stream:
-                np.save(stream, made.numpy())
-            temporary.replace(path)
-        return torch.from_numpy(np.load(path))
+    def _encoded(self, generic: Corpus) -> np.ndarray:
+        print(f"latents: encoding {len(generic.images)} patterns", flush=True)
+        return encode_images(self.load_autoencoder().to(self.device), generic.images).numpy()
 
     def load_judge(self) -> CLIPModel:
         """The judge as its checkpoint has it."""
@@ -275,6 +273,7 @@ class Stages:
                 self.seed,
                 self.settings.held_out,
                 self.settings.resolution,
+                self.device.type,
             )
             return facts | {"scores": scores}
 
@@ -301,6 +300,16 @@ class Stages:
         content = torch.load(path, map_location="cpu", weights_only=True)
         self._loop(name, steps=0).require_own(content["progress"])
         return content
+
+
+def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in `path`, made when it is missing: what takes minutes is not made again."""
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as stream:
+            np.save(stream, make())
+        temporary.replace(path)
+    return np.load(path)
 
 
 def _fingerprint(*parts: object) -> str:
