@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from adire_assets.data.sample_images import PLURALS
+from adire_assets.data.eleko import PLURALS, listing
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.82, 0.12, 0.14),
@@ -153,11 +153,6 @@ class Pattern:
             layout = DIRECTIONS.get(motif, ("",))[0]
             return replace(self, motif=motif, layout=layout, count=count, others=())
         return replace(self, motif=motif, layout="many", count=4)
-
-
-def listing(words: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
 def choose_colours(rng: np.random.Generator) -> tuple[str, str]:
