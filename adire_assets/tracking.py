@@ -118,8 +118,10 @@ def active(project: Project, run_id: str) -> Iterator[None]:
             except UserError as trouble:
                 error.add_note(f"The run could not be marked {status} in MLflow: {trouble}")
             raise
-        if _alone(file.fileno()) and get_run(project, run_id).status == "RUNNING":
-            finish(project, run_id, "FINISHED")
+        # Going from shared to exclusive lets go for a moment; nobody may look in it.
+        with client(project) as mlflow, lock(project, LOCK):
+            if _alone(file.fileno()) and mlflow.get_run(run_id).info.status == "RUNNING":
+                mlflow.set_terminated(run_id, status="FINISHED")
 
 
 def end_abandoned(project: Project, model: str) -> list[str]:

@@ -1,11 +1,13 @@
 """MLflow runs and versions, against a real database and a real server."""
 
+import fcntl
 import os
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -99,6 +101,28 @@ def test_overlapping_blocks_end_the_run_with_the_last_and_keep_a_failure(mlflow_
     third.__exit__(ValueError, ValueError("no"), None)
     second.__exit__(None, None, None)
     assert status(mlflow_project, run_id) == "FAILED"
+
+
+def test_who_looks_for_abandoned_runs_never_ends_one_that_is_just_leaving(
+    mlflow_project, monkeypatch
+):
+    """The kernel lets go of a shared lock before it gives the exclusive one; looked at then."""
+    run_id = new_run(mlflow_project)
+    looks = threading.Thread(target=tracking.end_abandoned, args=(mlflow_project, "indigo"))
+    exclusive = tracking._alone
+
+    def slowly_exclusive(descriptor: int) -> bool:
+        if looks.ident is None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            looks.start()
+            looks.join(1)
+        return exclusive(descriptor)
+
+    monkeypatch.setattr(tracking, "_alone", slowly_exclusive)
+    with tracking.active(mlflow_project, run_id):
+        pass
+    looks.join(30)
+    assert status(mlflow_project, run_id) == "FINISHED"
 
 
 def test_a_killed_process_leaves_a_run_that_is_marked_killed_and_can_be_resumed(
