@@ -7,6 +7,7 @@ arguments give the same bytes; no file is read; `draw_sample_data` writes an HF 
 """
 
 import csv
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,17 @@ def draw_sample_data(folder: Path, count: int = 108, seed: int = 0, resolution: 
         file_name = f"{technique}-{index // len(TECHNIQUES) + 1:02d}.png"
         images[file_name] = image
         rows.append((file_name, caption))
-    folder.mkdir(parents=True, exist_ok=True)
-    for file_name, image in images.items():
-        image.save(folder / file_name, optimize=True)
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("file_name", "text"))
-        writer.writerows(sorted(rows))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        for file_name, image in images.items():
+            image.save(made / file_name, optimize=True)
+        with (made / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(("file_name", "text"))
+            writer.writerows(sorted(rows))
+        made.replace(folder)  # takes the place of an empty folder too
 
 
 def draw_adire(

@@ -24,6 +24,10 @@ from adire_assets.config import Project
 ROOT = Path(__file__).parents[2]
 PARTS = ("adire_assets", "configs", "triton_models", "base_models", "dagster_defs.py", "data.dvc")
 SHORT_TRAINING = {
+    "rank": 8,
+    "lora_alpha": 8,
+    "learning_rate": 0.004,
+    "lr_warmup_steps": 0,
     "max_train_steps": 60,
     "checkpointing_steps": 20,
     "num_validation_images": 1,
@@ -40,6 +44,8 @@ SHORT_EVALUATION = {
     "num_inference_steps": 10,
     "latency_images": 3,
 }
+# Sixty steps score 1.41 and 1.33 on these prompts (seeds 42, 43), at 15 times the rate 0.82.
+SHORT_CLIP_S = 1.1
 
 
 @dataclass
@@ -146,6 +152,7 @@ def line(
         fleet.dump(tree, file)
     line.configure("training", **SHORT_TRAINING)
     line.configure("evaluation", **SHORT_EVALUATION)
+    line.configure("evaluation.gates", clip_s_minimum=SHORT_CLIP_S)
     line.adire("pull")
     try:
         line.adire("up", "--only", "triton")

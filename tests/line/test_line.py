@@ -85,7 +85,7 @@ def test_a_picture_comes_back_over_grpc_and_can_be_traced(line, first, tmp_path:
     with Image.open(out) as alone, Image.open(tmp_path / "both-2.png") as second:
         assert np.abs(np.asarray(alone, int) - np.asarray(second, int)).max() <= 2
     with Image.open(out) as image:
-        assert image.size == (64, 64)
+        assert image.size == (128, 128)
         assert np.asarray(image).std() > 5
     facts = client.read_provenance(out)
     adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
@@ -116,7 +116,7 @@ def test_plain_tritonclient_gets_the_same_picture(line, first, tmp_path: Path) -
     )
     line.run(sys.executable, "-c", script)
     with Image.open(tmp_path / "plain.png") as image:
-        assert image.size == (64, 64)
+        assert image.size == (128, 128)
 
 
 def test_mlflow_holds_one_finished_run_with_lineage_scores_and_pictures(line, first) -> None:

@@ -60,7 +60,7 @@ from adire_assets.errors import UserError
 
 @dataclass(frozen=True)
 class TinyBaseSettings:
-    """Sizes of the corpus and of each stage; the defaults take about two CPU hours."""
+    """Sizes of the corpus and of each stage; the defaults take about three and a half CPU hours."""
 
     resolution: int = 128  # pixels per side
     generic: int = 36_000  # patterns that the judge and the UNet learn from

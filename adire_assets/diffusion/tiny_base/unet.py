@@ -26,7 +26,7 @@ SIGNAL_TO_NOISE_CAP = 5.0  # min-SNR weighting, Hang et al. 2023
 class UnetSettings:
     """How the UNet is trained."""
 
-    steps: int = 5000
+    steps: int = 6200
     batch_size: int = 48
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 0.02
