@@ -1,8 +1,7 @@
-"""The schema of configs/: one YAML per model, and configs/fleet.yaml.
+"""Where a project lies, and the schema of configs/models/: one YAML per model.
 
-`load_model(project, name)` and `load_fleet(project)` return frozen pydantic models or raise
-`UserError` with one line per mistake: file, line, key, what is wrong, what is allowed. Unknown and
-duplicate keys are refused. Keys of the training section carry the names of diffusers' own
+`load_model(project, name)` returns a frozen pydantic model or raises `UserError` with one line per
+mistake (see `config_file`). Keys of the training section carry the names of diffusers' own
 `train_dreambooth_lora.py`.
 
 Nothing here reads images, weights or the network, and nothing below the config roots reads a YAML
@@ -13,21 +12,17 @@ again: a step gets its section as resolved values, which are part of its recipe 
 import os
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from pydantic import Field, field_validator, model_validator
 
+from adire_assets.config_file import Strict, load
 from adire_assets.errors import UserError
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 COMMIT = r"^[0-9a-f]{40}$"
 Name = Annotated[str, Field(pattern=NAME)]
-T = TypeVar("T", bound=BaseModel)
-Port = Annotated[int, Field(ge=1024, le=65535)]
 
 
 @dataclass(frozen=True)
@@ -59,10 +54,6 @@ class Project:
         if not full.is_relative_to(self.root):
             raise UserError(f"{key}: {path} leaves the project folder {self.root}; name one inside")
         return full
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class DataConfig(Strict):
@@ -211,48 +202,6 @@ class ModelConfig(Strict):
         return self
 
 
-class SlotConfig(Strict):
-    """One Triton. `local`: started and supervised by `adire up`; `remote`: it runs already."""
-
-    launch: Literal["local", "remote"] = "local"
-    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] = "127.0.0.1"
-    http_port: Port = 8000
-    grpc_port: Port = 8001
-    metrics_port: Port = 8002
-    # A remote slot's folder as this machine sees it (a mount); it holds models/ and base_models/.
-    folder: str | None = None
-
-    @model_validator(mode="after")
-    def _remote_needs_folder(self) -> "SlotConfig":
-        if self.launch == "remote" and not self.folder:
-            raise ValueError("a remote slot needs `folder`, the mount that its Triton serves from")
-        if self.launch == "local" and self.host not in ("127.0.0.1", "localhost", "::1"):
-            raise ValueError("a local slot listens on loopback only: host must be 127.0.0.1")
-        return self
-
-
-class WebConfig(Strict):
-    """The Dagster UI, on loopback."""
-
-    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
-    port: Port = 3000
-
-
-class FleetConfig(Strict):
-    """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
-
-    target: Name = "local"
-    slots: Annotated[dict[Name, SlotConfig], Field(min_length=1, max_length=1)]
-    dagster: WebConfig = WebConfig()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
-
-    @property
-    def slot(self) -> tuple[str, SlotConfig]:
-        """The one slot that serves."""
-        return next(iter(self.slots.items()))
-
-
 def load_model(project: Project, name: str) -> ModelConfig:
     """configs/models/<name>.yaml, validated. UserError: file, line, key and what is allowed."""
     if not re.fullmatch(NAME, name):
@@ -263,7 +212,7 @@ def load_model(project: Project, name: str) -> ModelConfig:
     if not path.is_file():
         known = ", ".join(model_names(project)) or "none"
         raise UserError(f"there is no model {name!r}: {path} does not exist; models here: {known}")
-    config = _load(path, ModelConfig)
+    config = load(path, ModelConfig)
     data = config.data
     folder = project.inside(data.path, f"{path}: data.path")
     owner = project.inside(data.dvc_file, f"{path}: data.dvc_file").with_suffix("")
@@ -274,91 +223,6 @@ def load_model(project: Project, name: str) -> ModelConfig:
     return config
 
 
-def load_fleet(project: Project) -> FleetConfig:
-    """configs/fleet.yaml, validated; ADIRE_FLEET names another file."""
-    return _load(
-        Path(os.environ.get("ADIRE_FLEET") or project.root / "configs" / "fleet.yaml"), FleetConfig
-    )
-
-
 def model_names(project: Project) -> list[str]:
     """Every configured model, enabled or not, sorted."""
     return sorted(path.stem for path in (project.root / "configs" / "models").glob("*.yaml"))
-
-
-def _load(path: Path, schema: type[T]) -> T:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; the project's README shows what it holds"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    try:
-        tree = YAML().load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}:1: expected keys and values, found {type(tree).__name__}")
-    try:
-        return schema.model_validate(_plain(tree))
-    except ValidationError as error:
-        lines = [_sentence(path, tree, schema, problem) for problem in error.errors()]
-        raise UserError("\n".join(lines)) from None
-
-
-def _plain(node: Any) -> Any:
-    """ruamel's position-carrying values as plain Python, which strict validation asks for."""
-    if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value) for value in node]
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
-
-
-def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> str:
-    location = [part for part in problem["loc"] if part != "[key]"]
-    key = ".".join(str(part) for part in location) or "(file)"
-    where = f"{path}:{_line(tree, location)}: {key}"
-    message, context = problem["msg"], problem.get("ctx") or {}
-    if problem["type"] == "extra_forbidden":
-        allowed = _fields(schema, location[:-1])
-        close = get_close_matches(str(location[-1]), allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{where}: unknown key; {hint}allowed here: {', '.join(allowed)}"
-    if problem["type"] == "missing":
-        return f"{where}: this key is missing"
-    if problem["type"] == "literal_error":
-        return (
-            f"{where}: {problem['input']!r} is not allowed; allowed values: {context['expected']}"
-        )
-    if problem["type"] == "value_error":
-        return f"{where}: {context['error']}"
-    return f"{where}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
-
-
-def _line(tree: Any, location: list) -> int:
-    """The 1-based line of a key, or of the nearest enclosing one that stands in the file."""
-    line, node = 0, tree
-    for part in location:
-        position = getattr(node, "lc", None)
-        if position is None or position.data is None or part not in position.data:
-            break
-        line, node = position.data[part][0], node[part]
-    return line + 1
-
-
-def _fields(schema: Any, location: list) -> list[str]:
-    for part in location:
-        field = schema.model_fields.get(part) if hasattr(schema, "model_fields") else None
-        if field is None:
-            break
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        schema = next((kind for kind in inner if hasattr(kind, "model_fields")), schema)
-    return sorted(schema.model_fields)

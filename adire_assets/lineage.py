@@ -23,7 +23,10 @@ from adire_assets.errors import UserError
 
 PACKAGE = "adire_assets"
 # Modules that hand values over and decide none: what they contribute reaches the key as values.
-PLUMBING = {f"{PACKAGE}.{name}" for name in ("config", "errors", "lineage", "store", "worker")}
+PLUMBING = {
+    f"{PACKAGE}.{name}"
+    for name in ("config", "config_file", "errors", "fleet_config", "lineage", "store", "worker")
+}
 # How long an idle OpenMP thread spins, for GOMP_SPINCOUNT: libgomp's own default lets two processes
 # on the same cores starve each other, not spinning at all halves the speed of a small model.
 SPIN_COUNT = "20000"

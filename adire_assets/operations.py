@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets import pipeline, roots, tracking
-from adire_assets.config import Project, load_fleet, load_model, model_names
+from adire_assets.config import Project, load_model, model_names
 from adire_assets.data import dvc
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
+from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import code_hash, environment
 from adire_assets.serving import client, deployment, fleet, release
 from adire_assets.store import KEY_DIGITS, Artefact, Store, is_locked, read_json

@@ -21,15 +21,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adire_assets import lineage, promotion, tracking
-from adire_assets.config import (
-    DataConfig,
-    GateConfig,
-    Project,
-    ServingConfig,
-    load_fleet,
-)
+from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher
+from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import deployment, release
 from adire_assets.store import Artefact, Built, Store, lock

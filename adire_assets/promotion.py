@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage, roots, tracking
-from adire_assets.config import GateConfig, Project, load_fleet, load_model
+from adire_assets.config import GateConfig, Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
+from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import deployment, release
 from adire_assets.store import Artefact, Built, Store, lock, write_json

@@ -15,11 +15,11 @@ from adire_assets.config import (
     ModelConfig,
     ModelSource,
     Project,
-    load_fleet,
     load_model,
 )
 from adire_assets.data import dvc
 from adire_assets.diffusion import base
+from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import Recipe
 from adire_assets.store import Built, Store, write_json
 

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config import FleetConfig, Project
+from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import release, slot
 from adire_assets.serving.fleet import is_supervised
 from adire_assets.serving.release import ReleaseRecord

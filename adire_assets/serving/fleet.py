@@ -25,8 +25,9 @@ from xmlrpc.client import Fault, ServerProxy
 
 import psutil
 
-from adire_assets.config import FleetConfig, Project
+from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import slot, triton
 from adire_assets.serving.orphans import MARK, STOP_SECONDS, end_orphans, require_free_ports
 from adire_assets.store import lock

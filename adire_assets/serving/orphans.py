@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 import psutil
 
-from adire_assets.config import FleetConfig, Project
+from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import guard, slot, triton
 
 MARK = "ADIRE_FLEET_HOME"  # in the environment of every process of a fleet: whose it is

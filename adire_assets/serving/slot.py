@@ -12,8 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from adire_assets.config import Project, SlotConfig
+from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import SlotConfig
 from adire_assets.serving import guard, release, triton
 from adire_assets.store import read_json
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config import Project, load_fleet, load_model, model_names
+from adire_assets.config import Project, load_model, model_names
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import load_fleet
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\

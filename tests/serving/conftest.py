@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from adire_assets import lineage
-from adire_assets.config import FleetConfig, Project, ServingConfig, SlotConfig, WebConfig
+from adire_assets.config import Project, ServingConfig
+from adire_assets.fleet_config import FleetConfig, SlotConfig, WebConfig
 from adire_assets.lineage import Recipe
 from adire_assets.serving import deployment, fleet, release, slot, triton
 from adire_assets.serving.client import generate

@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from adire_assets.config import FleetConfig, Project, SlotConfig, WebConfig
+from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import FleetConfig, SlotConfig, WebConfig
 from adire_assets.serving import fleet, orphans, slot, triton
 
 DEFINITIONS = "import dagster as dg\n\ndefs = dg.Definitions()\n"

