@@ -13,7 +13,7 @@ import typer
 
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import load_fleet
+from adire_assets.fleet_config import FleetConfig, load_fleet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,8 +23,14 @@ app = typer.Typer(
 )
 base_model_app = typer.Typer(no_args_is_help=True, help="The embedded tiny Stable Diffusion.")
 app.add_typer(base_model_app, name="base-model")
+rollout_app = typer.Typer(no_args_is_help=True, help="A release on its way to its users.")
+app.add_typer(rollout_app, name="rollout")
+auth_app = typer.Typer(no_args_is_help=True, help="Who may come in at the gateway.")
+app.add_typer(auth_app, name="auth")
 
 Model = Annotated[str, typer.Argument(help="A model of configs/models, for example indigo.")]
+AUTH_FOLDER = Path("auth")
+AuthFolder = Annotated[Path, typer.Option(help="Where private.pem and keys.json lie.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the record.")]
 
 
@@ -71,14 +77,15 @@ def generate(
     guidance_scale: float | None = None,
     num_images: int = 1,
     release: Annotated[int | None, typer.Option(help="Default: the live release.")] = None,
+    target: Annotated[str, typer.Option(help="Default: the first of configs/fleet.yaml.")] = "",
 ) -> None:
     """Ask the served model for images over gRPC; each PNG carries its provenance."""
-    from adire_assets.serving import client
+    from adire_assets.serving import client, routing
 
     project = Project.find()
-    _, slot = load_fleet(project).slot
+    fleet = load_fleet(project)
     answer = client.generate(
-        f"{slot.host}:{slot.grpc_port}",
+        routing.door_of(project, fleet, _target(fleet, target)),
         model or _only_model(project),
         prompt,
         negative_prompt=negative_prompt,
@@ -122,19 +129,63 @@ def rollback(
     reason: Reason,
     to: Annotated[int | None, typer.Option(help="Default: the release before.")] = None,
 ) -> None:
-    """Go back to an earlier release and quarantine the one that is left."""
+    """End a rollout, or go back to an earlier release; the one that is left is quarantined."""
     from adire_assets import pipeline
 
-    record = pipeline.rollback(Project.find(), model, to, reason, say)
-    say(f"{model}: release {record.live} is live")
+    for state in pipeline.roll_back(Project.find(), model, to, reason, say):
+        say(f"{model}: release {state.live} is live on {state.target}")
+
+
+@rollout_app.command("watch")
+def rollout_watch(model: Model) -> None:
+    """Carry out the rollout that is under way, or follow the process that does."""
+    from adire_assets import pipeline
+
+    for state in pipeline.watch_rollout(Project.find(), model, say):
+        say(f"{model}: release {state.live} is live on {state.target}")
+
+
+@rollout_app.command("promote")
+def rollout_promote(model: Model, reason: Reason) -> None:
+    """Let a rollout that holds (or waits) go on to its next step."""
+    from adire_assets.serving import rollout
+
+    project = Project.find()
+    for line in rollout.approve(project, load_fleet(project), model, reason):
+        say(line)
+
+
+@auth_app.command("keys")
+def auth_keys(
+    drop_old: Annotated[bool, typer.Option(help="Tokens of earlier keys become void.")] = False,
+    folder: AuthFolder = AUTH_FOLDER,
+) -> None:
+    """Make a key that signs tokens, and add its public part to the gateway's keys.json."""
+    from adire_assets.serving import tokens
+
+    say(f"{folder}/keys.json: added key {tokens.make_keys(folder, drop_old=drop_old)}")
+
+
+@auth_app.command("token")
+def auth_token(
+    subject: Annotated[str, typer.Argument(help="Who will bring it.")],
+    days: Annotated[float, typer.Option(min=0.001, max=3650, help="How long it is good.")] = 30.0,
+    issuer: str = "adire",
+    audience: str = "adire",
+    folder: AuthFolder = AUTH_FOLDER,
+) -> None:
+    """Sign a token; it is printed, and nowhere kept."""
+    from adire_assets.serving import tokens
+
+    say(tokens.issue(folder, subject, issuer=issuer, audience=audience, days=days))
 
 
 @app.command("lift-quarantine")
 def lift_quarantine(model: Model, release: int, reason: Reason) -> None:
     """Let a release that was rolled back be deployed again."""
-    from adire_assets.serving import deployment
+    from adire_assets.serving import record
 
-    deployment.lift_quarantine(Project.find(), model, release, reason)
+    record.lift_quarantine(Project.find(), model, release, reason)
     say(f"{model}: release {release} may be deployed again")
 
 
@@ -153,10 +204,10 @@ def gc(
 @app.command()
 def up(
     only: Annotated[
-        Literal["all", "triton"], typer.Option(help="triton: without the Dagster UI.")
+        Literal["all", "serving"], typer.Option(help="serving: without the Dagster UI.")
     ] = "all",
 ) -> None:
-    """Start Triton, the Dagster UI and the sensors' daemon, supervised, in the background."""
+    """Start slots, gateway, Dagster UI and the sensors' daemon, supervised, in the background."""
     from adire_assets.serving import fleet
 
     project = Project.find()
@@ -224,6 +275,12 @@ def sample_data(
 
 def say(message: str, **numbers: float) -> None:
     print(message, flush=True)
+
+
+def _target(fleet: FleetConfig, name: str) -> str:
+    if name and name not in fleet.targets:
+        raise UserError(f"there is no target {name}; targets: {', '.join(fleet.targets)}")
+    return name or next(iter(fleet.targets))
 
 
 def _only_model(project: Project) -> str:

@@ -12,6 +12,8 @@ from adire_assets.config_file import Strict, load
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
+DOOR_PORTS = ("port", "admin_port")
 
 
 class SlotConfig(Strict):
@@ -46,6 +48,10 @@ class TlsConfig(Strict):
 
     certificate: Annotated[str, Field(min_length=1)]
     private_key: Annotated[str, Field(min_length=1)]
+    # For this project's own clients: who signed the certificate (default: itself), and the name
+    # in it where that is not the host.
+    authority: Annotated[str, Field(min_length=1)] | None = None
+    name: Host | None = None
 
 
 class TokenConfig(Strict):
@@ -88,14 +94,18 @@ class RolloutConfig(Strict):
 
     strategy: Literal["canary", "blue_green", "shadow"] = "canary"
     steps: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1)] = [5, 25, 100]
+    # shadow: the percentage of requests that the release gets a copy of before it answers any.
+    mirrored_percent: Annotated[int, Field(ge=1, le=100)] = 20
     # Per step: no decision before these, ...
     minimum_answers: Annotated[int, Field(ge=1, le=100_000)] = 10
     minimum_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
     # ... and none after this: the rollout holds where it is and says so.
     maximum_seconds: Annotated[float, Field(gt=0, le=604_800)] = 900.0
     error_rate_maximum: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    # p50 and p99 may be this share above the running release's; p99 at most this many seconds.
+    # p50 and p99 may be this share, and this much, above the running release's ...
     latency_increase_maximum: Annotated[float, Field(ge=0, le=100)] = 0.5
+    latency_slack_seconds: Annotated[float, Field(ge=0, le=60)] = 0.05
+    # ... and p99 at most this.
     latency_maximum_seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
     # Evaluated prompts that are asked again of the canary, and how far their mean CLIP-S may fall.
     judged_images: Annotated[int, Field(ge=2, le=256)] = 8
@@ -111,19 +121,46 @@ class RolloutConfig(Strict):
         return value
 
 
+class TargetConfig(Strict):
+    """One place that serves: two slots behind a gateway, and how releases come to it."""
+
+    slots: Annotated[dict[Name, SlotConfig], Field(min_length=2, max_length=2)]
+    gateway: GatewayConfig = GatewayConfig()
+    rollout: RolloutConfig = RolloutConfig()
+
+
 class FleetConfig(Strict):
     """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
 
-    target: Name = "local"
-    slots: Annotated[dict[Name, SlotConfig], Field(min_length=1, max_length=1)]
+    # A release goes to one target after the other, in this order.
+    targets: Annotated[dict[Name, TargetConfig], Field(min_length=1, max_length=16)]
+    # When a target sends a release back: what becomes of the targets that have it already.
+    on_failure: Literal["rollback", "keep"] = "rollback"
     dagster: WebConfig = WebConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
 
-    @property
-    def slot(self) -> tuple[str, SlotConfig]:
-        """The one slot that serves."""
-        return next(iter(self.slots.items()))
+    @model_validator(mode="after")
+    def _every_port_once(self) -> "FleetConfig":
+        seen: dict[int, str] = {}
+        for port, key in self.local_ports():
+            if port in seen:
+                raise ValueError(f"{key} and {seen[port]} are both {port}; every port only once")
+            seen[port] = key
+        return self
+
+    def local_ports(self) -> list[tuple[int, str]]:
+        """Every port that this machine must have free, with the key that sets it."""
+        found = [(self.dagster.port, "dagster.port")]
+        for name, target in self.targets.items():
+            for slot_name, slot in target.slots.items():
+                if slot.launch == "local":
+                    key = f"targets.{name}.slots.{slot_name}"
+                    found += [(getattr(slot, port), f"{key}.{port}") for port in SLOT_PORTS]
+            if target.gateway.launch == "local":
+                key = f"targets.{name}.gateway"
+                found += [(getattr(target.gateway, port), f"{key}.{port}") for port in DOOR_PORTS]
+        return found
 
 
 def load_fleet(project: Project) -> FleetConfig:

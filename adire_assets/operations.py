@@ -16,7 +16,7 @@ from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import code_hash, environment
-from adire_assets.serving import client, deployment, fleet, release
+from adire_assets.serving import client, deployment, fleet, record, release, routing
 from adire_assets.store import KEY_DIGITS, Artefact, Store, is_locked, read_json
 from adire_assets.worker import Progress
 
@@ -42,33 +42,55 @@ def status(project: Project) -> Iterator[str]:
 
 def _live(project: Project, model: str) -> Iterator[str]:
     settings = load_fleet(project)
-    state = deployment.live(project, settings, model)
-    record = state.record
-    if record.live is None:
-        yield f"{model}: nothing is live on {settings.target}"
+    for state in deployment.live(project, settings, model):
+        yield from _live_on(project, state)
+    champion = tracking.aliases(project, model).get("champion")
+    if champion != deployment.champion(project, settings, model):
+        yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"
+    for candidate in release.records(project, model):
+        if why := record.quarantined(project, model, candidate.number):
+            yield f"  quarantined: release {candidate.number}: {why}"
+
+
+def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:
+    """One target."""
+    state = live.record
+    if state.live is None:
+        yield f"{state.model}: nothing is live on {state.target}"
     else:
-        found = release.read_record(project, model, record.live)
+        found = release.read_record(project, state.model, state.live)
         verdict = Verdict.from_dict(Store(project).open(found.verdict).json("verdict.json"))
-        yield f"{model}: release {record.live} is live on {settings.target} since {record.since}"
+        yield f"{state.model}: release {state.live} is live on {state.target} since {state.since}"
         yield f"  why: {verdict.sentence()}"
         facts = found.provenance
         yield f"  from: {_code(facts['code'])}, data {facts['dvc_hash'][:12]}"
-    yield from (f"  differs: {line}" for line in state.differences)
-    champion = tracking.aliases(project, model).get("champion")
-    if champion != record.live:
-        yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"
-    for candidate in release.records(project, model):
-        if why := deployment.quarantined(project, model, candidate.number):
-            yield f"  quarantined: release {candidate.number}: {why}"
+    held = ", ".join(
+        f"{slot} {f'release {state.slots[slot]}' if slot in state.slots else 'nothing'}"
+        for slot in live.ready
+    )
+    yield f"  slots: {held}"
+    if canary := state.rollout:
+        share = f"{canary.percent} % of the requests" if canary.percent else canary.stage
+        yield f"  rollout: release {canary.number}: {share}{', held' if canary.held else ''}"
+        yield from (f"    {_told(decision)}" for decision in canary.decisions)
+    elif (last := state.last_rollout) and last["outcome"] != "live":
+        ended = last["outcome"].replace("_", " ")
+        yield f"  last rollout: release {last['number']} {ended}: {last['reason']} ({last['at']})"
+    yield from (f"  differs: {line}" for line in live.differences)
+
+
+def _told(decision: dict[str, Any]) -> str:
+    where = f"{decision['percent']} %" if decision["percent"] else decision["stage"]
+    return f"{decision['at']} {where}: {decision['decision']}: {decision['sentence']}"
 
 
 def stale(project: Project, model: str) -> list[str]:
     """How the project as it is now differs from what is live, one sentence for each difference."""
-    record = deployment.read(project, load_fleet(project).target, model)
-    if record.live is None:
+    champion = deployment.champion(project, load_fleet(project), model)
+    if champion is None:
         return []
     store = Store(project)
-    found = release.read_record(project, model, record.live)
+    found = release.read_record(project, model, champion)
     adapter, evaluation = store.open(found.adapter), store.open(found.evaluation)
     made = adapter.manifest["recipe"]
     config = load_model(project, model)
@@ -157,11 +179,12 @@ def _needed(project: Project, store: Store, keep: int) -> set[str]:
     """The keys of all artefacts that `collect_garbage` keeps."""
     wanted: list[dict[str, str]] = []
     for model in {artefact.model for artefact in store.artefacts()}:
-        records = {record.number: record for record in release.records(project, model)}
+        records = {one.number: one for one in release.records(project, model)}
         numbers = set(sorted(records)[-keep:]) | set(tracking.aliases(project, model).values())
         for path in (project.home / "deployments").glob(f"*/{model}.json"):
             state = read_json(path)
-            numbers |= {state["live"], *(e["number"] for e in state["history"][-keep - 1 :])}
+            numbers |= {state["live"], *state["slots"].values()}
+            numbers |= {entry["number"] for entry in state["history"][-keep - 1 :]}
         for number in numbers & set(records):
             found = records[number]
             wanted += [found.repository, found.adapter, found.base_model]
@@ -221,10 +244,10 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
     started = time.monotonic()
     pull(project, progress)
     settings = load_fleet(project)
-    fleet.up(project, settings, only="triton", progress=progress)
+    fleet.up(project, settings, only="serving", progress=progress)
     bring_live(project, DEMO_MODEL)
-    _, slot = settings.slot
-    answer = client.generate(f"{slot.host}:{slot.grpc_port}", DEMO_MODEL, DEMO_PROMPT, seed=42)
+    door = routing.door_of(project, settings, next(iter(settings.targets)))
+    answer = client.generate(door, DEMO_MODEL, DEMO_PROMPT, seed=42)
     picture = project.home / "demo.png"
     client.save_png(answer.images[0], picture, answer.provenance)
     found = release.read_record(project, DEMO_MODEL, answer.release)

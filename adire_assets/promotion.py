@@ -141,10 +141,12 @@ def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) 
     }
 
 
-def reconcile_aliases(project: Project, model: str, record: deployment.DeploymentRecord) -> None:
-    """Let MLflow's aliases say what the deployment record says."""
-    if record.live is None:
+def reconcile_aliases(project: Project, model: str) -> None:
+    """Let MLflow's aliases say what the deployment records say."""
+    champion = deployment.champion(project, load_fleet(project), model)
+    if champion is None:
+        tracking.delete_alias(project, model, "champion")
         return
-    tracking.set_alias(project, model, "champion", record.live)
-    if tracking.aliases(project, model).get("challenger") == record.live:
+    tracking.set_alias(project, model, "champion", champion)
+    if tracking.aliases(project, model).get("challenger") == champion:
         tracking.delete_alias(project, model, "challenger")

@@ -9,6 +9,7 @@ from adire_assets.config import Project, load_model, model_names
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.defs.rollouts import rollout_job, rollout_sensor
 from adire_assets.defs.sensors import MODEL_TAG, model_sensor
 
 NOISE = ("[pipes]", "Dependencies for step")  # Dagster's own, though they come as messages
@@ -43,11 +44,15 @@ def build_definitions(project: Project) -> dg.Definitions:
         )
         for model in models
     }
+    rollouts = {model: rollout_job(project, model) for model in models}
     root = str(project.root)
     return dg.Definitions(
         assets=[asset for model in models for asset in model_assets(project, model)],
-        jobs=list(jobs.values()),
-        sensors=[model_sensor(project, model, job.name) for model, job in jobs.items()],
+        jobs=[*jobs.values(), *rollouts.values()],
+        sensors=[
+            *(model_sensor(project, model, job.name) for model, job in jobs.items()),
+            *(rollout_sensor(project, model, job) for model, job in rollouts.items()),
+        ],
         resources={
             "references": ReferenceIOManager(project_root=root),
             "children": ChildProcesses(project_root=root),

@@ -11,6 +11,7 @@ from adire_assets import lineage, pipeline, promotion, roots
 from adire_assets.config import Project
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
+from adire_assets.defs.rollouts import ROLLOUT_CHECK, outcome, reporter
 from adire_assets.evaluation.verdict import GATE_NAMES, Verdict
 from adire_assets.store import Artefact, Built
 
@@ -193,17 +194,23 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         )
         return _result(context, built, checks=[check], release=number)
 
-    @asset("adire_assets.serving.deployment", kinds={"triton"})
+    @asset("adire_assets.serving.rollout", checks=(ROLLOUT_CHECK,), kinds={"triton"})
     def deployed_model(
         context: dg.AssetExecutionContext, triton_repository: Artefact
     ) -> dg.MaterializeResult:
-        """The release that is live, by the deployment record."""
+        """The release that is live, by the deployment records, after its rollout."""
         with answered():
-            record = pipeline.deployed_model(project, triton_repository, context.log.info)
+            number, records = pipeline.deployed_model(
+                project, triton_repository, context.log.info, reporter(context, model)
+            )
+        live, sentence, metadata = outcome(number, records)
         return dg.MaterializeResult(
             value=triton_repository.reference(),
-            data_version=dg.DataVersion(triton_repository.content_hash),
-            metadata={"release": record.live, "since": record.since},
+            data_version=dg.DataVersion(triton_repository.content_hash if live else sentence),
+            check_results=[
+                dg.AssetCheckResult(check_name=ROLLOUT_CHECK, passed=live, description=sentence)
+            ],
+            metadata={"release": number, **metadata},
         )
 
     return [

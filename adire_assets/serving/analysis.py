@@ -9,13 +9,17 @@ Wilson score interval (Wilson 1927) for a share; 1.96 standard deviations, 95 % 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import mean, stdev
 from typing import Literal
 
 from adire_assets.fleet_config import RolloutConfig
 from adire_assets.serving.gateway import Traffic
 
+Pair = tuple[Traffic, Traffic]  # the canary's, the running release's
 DEVIATIONS = 1.96
+# Latencies come in bursts, and are looked at twice a second.
+LATENCY_DEVIATIONS = 3.0
 # Images vary more than requests fail: only a drop that chance hardly makes counts.
 QUALITY_DEVIATIONS = 3.0
 TAILS = {"p50": 0.5, "p99": 0.01}  # the share of the answers that may be slower
@@ -47,19 +51,21 @@ class Analysis:
 
 def analyse(
     config: RolloutConfig,
-    canary: Traffic,
-    running: Traffic,
+    traffic: Sequence[Pair],
     seconds: float,
     quality: tuple[Sequence[float], Sequence[float]] | None,
 ) -> Analysis:
     """What to do after `seconds` of a step.
 
-    `quality`: (CLIP-S of images that the canary has drawn in this rollout, of its evaluation);
-    None while they are being drawn.
+    `traffic`: what the canary and the running release have answered to each kind of requests
+    (users' and the rollout's own), which are compared within their kind only. `quality`: (CLIP-S
+    of images that the canary has drawn in this rollout, of its evaluation); None while they are
+    being drawn.
     """
+    canary = reduce(Traffic.plus, (pair[0] for pair in traffic), Traffic())
     findings = (
         _errors(config, canary),
-        *_latency(config, canary, running),
+        *_latency(config, canary, traffic),
         _ejections(canary),
         _quality(config, quality),
     )
@@ -107,19 +113,27 @@ def _errors(config: RolloutConfig, canary: Traffic) -> Finding:
     return Finding("errors", "good" if high < limit else "open", high, limit, text)
 
 
-def _latency(config: RolloutConfig, canary: Traffic, running: Traffic) -> list[Finding]:
+def _latency(config: RolloutConfig, canary: Traffic, traffic: Sequence[Pair]) -> list[Finding]:
     """p50 and p99 against the running release's, and p99 against the absolute limit.
 
     A quantile is too high when the share of the answers above the allowed latency is, with
     confidence, more than the quantile leaves.
     """
     absolute = config.latency_maximum_seconds * 1000
-    allowed: list[tuple[str, float, float]] = [("p99_seconds", TAILS["p99"], absolute)]
-    for name, tail in TAILS.items():
-        reference = running.quantile(1 - tail)
-        if reference is not None and running.latency[-1][1] >= config.minimum_answers:
-            allowed.append((name, tail, reference * (1 + config.latency_increase_maximum)))
-    return [_quantile(config, canary, *one) for one in allowed]
+    found = [_quantile(config, canary, "p99_seconds", TAILS["p99"], absolute)]
+    slack = config.latency_slack_seconds * 1000
+    for new, running in traffic:
+        if min(_count(new), _count(running)) < config.minimum_answers:
+            continue
+        for name, tail in TAILS.items():
+            reference = running.quantile(1 - tail) or 0.0
+            allowed = reference * (1 + config.latency_increase_maximum) + slack
+            found.append(_quantile(config, new, name, tail, allowed))
+    return found
+
+
+def _count(traffic: Traffic) -> int:
+    return traffic.latency[-1][1] if traffic.latency else 0
 
 
 def _quantile(
@@ -127,7 +141,7 @@ def _quantile(
 ) -> Finding:
     slower, total = share_above(canary, allowed)
     found = canary.quantile(1 - tail)
-    low, _ = wilson(slower, total)
+    low, _ = wilson(slower, total, LATENCY_DEVIATIONS)
     text = f"{slower} of {total} answers took longer than {allowed:.0f} ms, which {tail:.0%} may"
     if total < config.minimum_answers:
         outcome: Literal["good", "bad", "open"] = "open"

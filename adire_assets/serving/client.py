@@ -1,6 +1,6 @@
 """Asking a served model for images, and the provenance inside their PNG files.
 
-    answer = generate("127.0.0.1:8001", "indigo", "a photo in nigerian_adire_style, circles")
+    answer = generate("127.0.0.1:8080", "indigo", "a photo in nigerian_adire_style, circles")
     save_png(answer.images[0], Path("out.png"), answer.provenance)
     read_provenance(Path("out.png"))["release"]
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from adire_assets.errors import UserError
-from adire_assets.serving.triton import connect
+from adire_assets.serving.triton import Door, connect
 
 PROVENANCE_KEY = "adire"  # the PNG text chunk
 INPUTS = (
@@ -39,7 +39,7 @@ class Generated:
 
 
 def generate(
-    address: str,
+    door: Door | str,
     model: str,
     prompt: str,
     *,
@@ -51,7 +51,7 @@ def generate(
     release: int | None = None,
     timeout: float = 600.0,
 ) -> Generated:
-    """Images from the Triton at `address` ("host:port", gRPC); None leaves a choice to the server.
+    """Images from the gateway or Triton at `door`; None leaves a choice to the server.
 
     `release` asks for one release, otherwise the live one answers; `timeout` in seconds. UserError
     with the server's own sentence when it refuses, with address and hint when nobody answers.
@@ -77,9 +77,14 @@ def generate(
         except OverflowError:
             raise UserError(f"{name} is {value}, too large for {kind}") from None
         inputs.append(tensor)
-    with connect(address) as client:
+    door = Door(door) if isinstance(door, str) else door
+    with connect(door) as client:
         answer = client.infer(
-            model, inputs, model_version=str(release or ""), client_timeout=timeout
+            model,
+            inputs,
+            model_version=str(release or ""),
+            client_timeout=timeout,
+            headers=door.headers,
         )
     return Generated(
         images=answer.as_numpy("images"),

@@ -1,7 +1,7 @@
 """The processes that serve: started, watched and stopped through supervisord.
 
 `up` writes <home>/fleet/supervisord.conf, starts supervisord as a daemon of its own (it survives
-the terminal) and waits until the local slot and the Dagster UI answer; it may be repeated at any
+the terminal) and waits until slots, gateways and the Dagster UI answer; it may be repeated at any
 time, also after supervisord itself was killed. `down` stops everything and leaves no process and
 no shared memory. `status` says what runs. Logs: <home>/fleet/logs/<program>.log.
 
@@ -11,13 +11,11 @@ loopback.
 
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -28,27 +26,16 @@ import psutil
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import slot, triton
-from adire_assets.serving.orphans import MARK, STOP_SECONDS, end_orphans, require_free_ports
+from adire_assets.serving import guard, orphans, routing, slot, triton
+from adire_assets.serving.programs import Program, programs, shared_memory, slot_program
 from adire_assets.store import lock
 
-Only = Literal["all", "triton"]
+Only = Literal["all", "serving"]
 Progress = Callable[[str], None]
 LONGEST_SOCKET = 100  # characters; the kernel takes 107
 SUPERVISOR_SECONDS = 15.0
-WEB_SECONDS = 120.0
+SEEN_SECONDS = 10.0
 RUNNING = ("STARTING", "RUNNING")
-
-
-@dataclass(frozen=True)
-class Program:
-    """One process of the fleet. `ports`: port -> the key of the fleet file that sets it."""
-
-    name: str
-    command: list[str]
-    ports: dict[int, str]
-    ready: Callable[[], bool]
-    seconds: float  # how long it may take to get ready
 
 
 DAGSTER_YAML = """\
@@ -61,47 +48,6 @@ run_monitoring:
 """
 
 
-def programs(project: Project, fleet: FleetConfig) -> list[Program]:
-    """What `up` keeps alive: the local slots, the Dagster UI, the Dagster daemon."""
-    found = []
-    for name, config in fleet.slots.items():
-        if config.launch == "local":
-            key = f"slots.{name}."
-            found.append(
-                Program(
-                    f"slot-{name}",
-                    [sys.executable, *slot.arguments(name, config, fleet.target, fleet.device)],
-                    {
-                        config.grpc_port: key + "grpc_port",
-                        config.http_port: key + "http_port",
-                        config.metrics_port: key + "metrics_port",
-                    },
-                    triton.Control(slot.address(config)).live,
-                    fleet.load_timeout_seconds,
-                )
-            )
-    web = fleet.dagster
-    host_and_port = ["-h", web.host, "-p", str(web.port)]
-    definitions = ["-m", "dagster_defs"]
-    found += [
-        Program(
-            "dagster-webserver",
-            [sys.executable, "-m", "dagster_webserver", *definitions, *host_and_port],
-            {web.port: "dagster.port"},
-            lambda: _answers(web.host, web.port),
-            WEB_SECONDS,
-        ),
-        Program(
-            "dagster-daemon",
-            [sys.executable, "-m", "dagster._daemon", "run", *definitions],
-            {},
-            lambda: True,
-            WEB_SECONDS,
-        ),
-    ]
-    return found
-
-
 def up(
     project: Project,
     fleet: FleetConfig,
@@ -111,33 +57,49 @@ def up(
 ) -> None:
     """Start what is not running and wait until it is ready.
 
-    `only="triton"` leaves the Dagster UI and daemon as they are. UserError for a busy port (number,
-    owner, and the key that sets it), and for a process that does not get ready (its last words).
+    `only="serving"` leaves the Dagster UI and daemon as they are. After supervisord itself was
+    killed, what it has left goes on serving and is taken over one process at a time. UserError for
+    a busy port (number, owner, and the key that sets it), and for a process that does not get ready
+    (its last words).
     """
     every = programs(project, fleet)
-    wanted = [item for item in every if only == "all" or item.name.startswith("slot-")]
+    wanted = [item for item in every if only == "all" or item.serving]
     with lock(project, "fleet"):
         _write_config(project, every)
+        left: set[str] = set()
         if not _supervisor_answers(project):
-            end_orphans(project, fleet)
-            require_free_ports(_ports(wanted))
+            left = orphans.programs(project)
+            fresh = [item for item in wanted if item.name not in left]
+            orphans.require_free_ports(_ports(fresh))
             _start_supervisor(project)
         with _supervisor(project) as rpc:
             _update(rpc)
             idle = [item for item in wanted if not _runs(rpc, item.name)]
-            require_free_ports(_ports(idle))
-            for item in idle:
+            fresh = [item for item in idle if item.name not in left]
+            orphans.require_free_ports(_ports(fresh))
+            for item in fresh:
                 with suppress(Fault):  # one that supervisord would try again later
                     rpc.stopProcess(item.name)
                 progress(f"starting {item.name}")
+                item.prepare()
                 rpc.startProcess(item.name, False)
-            for item in wanted:
+            for item in (item for item in wanted if item.name not in left):
                 _wait_ready(project, rpc, item)
                 progress(f"{item.name} is ready")
-    for name, config in fleet.slots.items():
-        if config.launch == "remote":
-            triton.Control(slot.address(config)).require()
-            progress(f"slot {name} answers at {slot.address(config)}")
+            for item in (item for item in idle if item.name in left):
+                progress(f"taking over {item.name}")
+                orphans.end(project, item.name)
+                item.prepare()
+                rpc.startProcess(item.name, False)
+                _wait_ready(project, rpc, item)
+                # The next one to go may be what stands in for this one.
+                triton.wait_until(item.seen, SEEN_SECONDS)
+    for name, target in fleet.targets.items():
+        for slot_name, config in target.slots.items():
+            if config.launch == "remote":
+                triton.Control(slot.address(config)).require()
+                progress(f"slot {slot_name} of {name} answers at {slot.address(config)}")
+        routing.publish(project, fleet, name)
 
 
 def down(
@@ -150,24 +112,29 @@ def down(
             with _supervisor(project) as rpc:
                 pid = rpc.getPID()
                 rpc.shutdown()
-            _wait_gone(pid, STOP_SECONDS)
-        end_orphans(project, fleet)
+            _wait_gone(pid, orphans.STOP_SECONDS)
+        orphans.end(project)
+        for prefix in shared_memory(project, fleet):
+            guard.clean(prefix)
 
 
 def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
     """One row per process: {"name", "state", "pid", "ports", "ready", "log"}.
 
     `state` is supervisord's ("RUNNING", "BACKOFF", ...), "STOPPED" when supervisord does not run,
-    and "REMOTE" for a slot that is not ours to start.
+    and "REMOTE" for a slot that is not ours to start. "UNGUARDED": it runs, but the supervisord
+    that would start it again is gone.
     """
     states: dict[str, dict[str, Any]] = {}
     if _supervisor_answers(project):
         with _supervisor(project) as rpc:
             states = {info["name"]: info for info in rpc.getAllProcessInfo()}
+    left = set() if states else orphans.programs(project)
     rows = []
     for item in programs(project, fleet):
-        info = states.get(item.name, {"statename": "STOPPED", "pid": 0})
-        runs = info["statename"] == "RUNNING"
+        stopped = "UNGUARDED" if item.name in left else "STOPPED"
+        info = states.get(item.name, {"statename": stopped, "pid": 0})
+        runs = info["statename"] in ("RUNNING", "UNGUARDED")
         rows.append(
             {
                 "name": item.name,
@@ -178,11 +145,12 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
                 "log": str(_log(project, item.name)),
             }
         )
-    for name, config in fleet.slots.items():
-        if config.launch == "remote":
-            row = {"name": f"slot-{name}", "state": "REMOTE", "pid": None, "log": None}
-            ready = triton.Control(slot.address(config)).live()
-            rows.append({**row, "ports": [config.grpc_port], "ready": ready})
+    for target, settings in fleet.targets.items():
+        for name, config in settings.slots.items():
+            if config.launch == "remote":
+                row = {"name": slot_program(target, name), "state": "REMOTE", "pid": None}
+                ready = triton.Control(slot.address(config)).live()
+                rows.append({**row, "log": None, "ports": [config.grpc_port], "ready": ready})
     return rows
 
 
@@ -233,8 +201,9 @@ def _write_config(project: Project, every: list[Program]) -> None:
             "autorestart = true",
             "startretries = 1000000",
             "startsecs = 3",
-            f"stopwaitsecs = {STOP_SECONDS - 15}",
+            f"stopwaitsecs = {orphans.STOP_SECONDS - 15}",
             "killasgroup = true",
+            f'environment = {orphans.PROGRAM}="{item.name}"',
             "redirect_stderr = true",
             f"stdout_logfile = {_escaped(str(_log(project, item.name)))}",
             "stdout_logfile_maxbytes = 10MB",
@@ -250,7 +219,7 @@ def _start_supervisor(project: Project) -> None:
         cwd=project.root,
         env={
             **os.environ,
-            MARK: str(project.home),
+            orphans.MARK: str(project.home),
             "ADIRE_PROJECT": str(project.root),
             "ADIRE_HOME": str(project.home),
             "DAGSTER_HOME": str(project.home / "dagster"),
@@ -278,7 +247,7 @@ def _update(rpc: Any) -> None:
         rpc.addProcessGroup(name)
 
 
-def _ports(wanted: list[Program]) -> dict[int, str]:
+def _ports(wanted: Sequence[Program]) -> dict[int, str]:
     return {port: key for item in wanted for port, key in item.ports.items()}
 
 
@@ -337,14 +306,6 @@ def _wait_gone(pid: int, seconds: float) -> None:
         raise UserError(
             f"the fleet's supervisord (pid {pid}) is still stopping after {seconds} s"
         ) from None
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 def _log(project: Project, program: str) -> Path:

@@ -192,6 +192,23 @@ class Gateway:
         table = file["resources"][0]["virtual_hosts"][0]["routes"]
         return all(one in table for one in gateway_config.model_routes(self.config, served))
 
+    def sees(self, name: str) -> bool:
+        """Whether a slot is healthy to Envoy, wherever it is the first choice; True without Envoy.
+
+        Envoy looks once a second, so this comes a little after the slot itself says so.
+        """
+        port = self.slots[name].grpc_port
+        try:
+            found = json.loads(self._admin("/clusters?format=json"))
+        except GatewayDown:
+            return True
+        return not any(
+            host["health_status"].get("failed_active_health_check")
+            for cluster in found.get("cluster_statuses", [])
+            for host in cluster.get("host_statuses", [])
+            if host["address"]["socket_address"]["port_value"] == port and not host.get("priority")
+        )
+
     def traffic(self, model: str, number: int) -> Traffic:
         """What users (not those who asked for this release) got from a release."""
         return self._traffic(f"{cluster_name(model, number)}(-http)?")

@@ -77,6 +77,11 @@ def clean(shm_prefix: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def running(shm_prefix: str) -> bool:
+    """Whether a server of this prefix runs."""
+    return any(_of(process, shm_prefix) for process in psutil.process_iter(["cmdline"]))
+
+
 def _of(process: psutil.Process, shm_prefix: str) -> bool:
     words = process.info["cmdline"] or [""]
     return Path(words[0]).name in SERVERS and any(shm_prefix in word for word in words)

@@ -12,10 +12,9 @@ import psutil
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import guard, slot, triton
 
 MARK = "ADIRE_FLEET_HOME"  # in the environment of every process of a fleet: whose it is
+PROGRAM = "ADIRE_PROGRAM"  # which of its programs it belongs to
 STOP_SECONDS = 60  # more than a slot takes to drain and clean
 
 
@@ -44,13 +43,17 @@ def _owner(port: int) -> str:
     return " by a process of another user"
 
 
-def end_orphans(project: Project, fleet: FleetConfig) -> None:
-    """End what a killed supervisord of this home has left, servers first asked, then killed."""
-    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+def programs(project: Project) -> set[str]:
+    """The names of the fleet's programs that run on this machine."""
+    return {name for process in _ours(project) if (name := _variable(process, PROGRAM))}
+
+
+def end(project: Project, program: str | None = None) -> None:
+    """End a program, or the whole fleet of this home: first asked, then killed."""
     ours = {
         process.pid: process
-        for process in psutil.process_iter()
-        if process.pid not in own and _marked(process, project)
+        for process in _ours(project)
+        if program in (None, _variable(process, PROGRAM))
     }
     # Only the outermost are asked; each stops what it has started.
     outermost = [process for process in ours.values() if _parent(process) not in ours]
@@ -60,16 +63,23 @@ def end_orphans(project: Project, fleet: FleetConfig) -> None:
     for process in alive:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=10)
-    for name, config in fleet.slots.items():
-        if config.launch == "local":
-            guard.clean(triton.shm_prefix(slot.folder(project, name, config)))
 
 
-def _marked(process: psutil.Process, project: Project) -> bool:
+def _ours(project: Project) -> list[psutil.Process]:
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    home = str(project.home)
+    return [
+        process
+        for process in psutil.process_iter()
+        if process.pid not in own and _variable(process, MARK) == home
+    ]
+
+
+def _variable(process: psutil.Process, name: str) -> str | None:
     try:
-        return process.environ().get(MARK) == str(project.home)
+        return process.environ().get(name)
     except (psutil.Error, OSError):
-        return False
+        return None
 
 
 def _parent(process: psutil.Process) -> int | None:

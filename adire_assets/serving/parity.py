@@ -1,9 +1,9 @@
 """Whether a release answers the evaluated prompts with the evaluated images.
 
-`compare` loads the release on a scratch Triton, which no user's request can reach, asks for the
-first `parity_images` images of its evaluation again and compares. On the CPU a pixel may differ by
-2 levels of 255 (another batch sums in another order); where either side computed on a GPU, the
-structural similarity must be at least 0.98.
+`compare` loads the release on a scratch Triton, which no user's request can reach, and `repeat`
+asks a Triton for the first `parity_images` images of its evaluation again and compares. On the CPU
+a pixel may differ by 2 levels of 255 (another batch sums in another order); where either side
+computed on a GPU, the structural similarity must be at least 0.98.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,6 @@ def compare(
     `device` is "cpu", "cuda" or "auto". UserError when the release does not load, or refuses an
     evaluated request.
     """
-    store = Store(project)
-    evaluation = store.open(record.evaluation)
-    count = store.open(record.repository).json("serving.json")["parity_images"]
-    entries = evaluation.json("images.json")[:count]
-    evaluated_on = evaluation.manifest["recipe"]["environment"].get("device", "cpu")
 
     def fill(slot: Path) -> str:
         release.install(project, record, slot)
@@ -44,14 +39,28 @@ def compare(
 
     progress(f"loading release {record.number} of {record.model} on a scratch Triton")
     with triton.scratch_server(project, device, fill, LOAD_SECONDS) as control:
-        progress(f"asking it for {len(entries)} evaluated images")
-        pairs = []
-        served_on = "cpu"
-        for entry in entries:
-            answer = ask(control.address, record.model, entry, record.number)
-            served_on = answer.provenance["device"]
-            with Image.open(evaluation.path / entry["file"]) as image:
-                pairs.append((answer.images[0], np.asarray(image.convert("RGB"))))
+        return repeat(project, record, control.address, progress)
+
+
+def repeat(
+    project: Project, record: ReleaseRecord, address: str, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """The same, asked of the Triton at `address` that has the release loaded."""
+    store = Store(project)
+    evaluation = store.open(record.evaluation)
+    count = store.open(record.repository).json("serving.json")["parity_images"]
+    entries = evaluation.json("images.json")[:count]
+    evaluated_on = evaluation.manifest["recipe"]["environment"].get("device", "cpu")
+    progress(
+        f"asking release {record.number} of {record.model} for {len(entries)} evaluated images"
+    )
+    pairs = []
+    served_on = "cpu"
+    for entry in entries:
+        answer = ask(address, record.model, entry, record.number)
+        served_on = answer.provenance["device"]
+        with Image.open(evaluation.path / entry["file"]) as image:
+            pairs.append((answer.images[0], np.asarray(image.convert("RGB"))))
     return judge(pairs, on_cpu=evaluated_on == served_on == "cpu") | {"device": served_on}
 
 

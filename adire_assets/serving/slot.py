@@ -3,7 +3,7 @@
     python -m adire_assets.serving.slot NAME --target T --device D --grpc-port P ...
 
 Before Triton starts, the slot's folder is brought to what the deployment records of the target say
-is live, so a restart after any crash serves exactly that. The process then guards Triton (see
+that it holds, so a restart after any crash serves exactly that. The process then guards Triton (see
 `guard`); it ends with a failure when Triton dies, so that the supervisor starts it again.
 """
 
@@ -15,15 +15,14 @@ from pathlib import Path
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import SlotConfig
-from adire_assets.serving import guard, release, triton
-from adire_assets.store import read_json
+from adire_assets.serving import guard, record, release, triton
 
 
-def folder(project: Project, name: str, config: SlotConfig) -> Path:
+def folder(project: Project, target: str, name: str, config: SlotConfig) -> Path:
     """What the slot's Triton serves from: models/ and base_models/."""
     if config.launch == "remote" and config.folder:
         return Path(config.folder)
-    return project.home / "fleet" / "slots" / name
+    return project.home / "fleet" / "slots" / target / name
 
 
 def address(config: SlotConfig) -> str:
@@ -41,20 +40,17 @@ def arguments(name: str, config: SlotConfig, target: str, device: str) -> list[s
     ]
 
 
-def reconcile(project: Project, target: str, slot: Path) -> list[str]:
-    """Bring a slot's folder to what is live on `target`; the models that it then holds."""
-    live: dict[str, int] = {}
-    for path in sorted((project.home / "deployments" / target).glob("*.json")):
-        number = read_json(path)["live"]
-        if number is not None:
-            live[path.stem] = number
+def reconcile(project: Project, target: str, name: str, slot: Path) -> list[str]:
+    """Bring a slot's folder to what the records say that it holds; the models that it then has."""
+    states = record.all_on(project, target)
+    held = {state.model: state.slots[name] for state in states if name in state.slots}
     models = slot / "models"
     models.mkdir(parents=True, exist_ok=True)
     for path in models.iterdir():
-        if path.name not in live:
+        if path.name not in held:
             shutil.rmtree(path)
     served = []
-    for model, number in live.items():
+    for model, number in held.items():
         try:
             release.install(project, release.read_record(project, model, number), slot)
         except UserError as error:
@@ -84,7 +80,7 @@ def main() -> None:
 def serve(options: argparse.Namespace) -> int:
     """Reconcile, run Triton until it ends; the exit status."""
     project = Project.find()
-    slot = folder(project, options.name, SlotConfig())
+    slot = folder(project, options.target, options.name, SlotConfig())
     # Before the folder is touched: a Triton that outlived its guard must not serve from it.
     guard.clean(triton.shm_prefix(slot))
     command = triton.command(
@@ -93,7 +89,7 @@ def serve(options: argparse.Namespace) -> int:
         grpc_port=options.grpc_port,
         http_port=options.http_port,
         metrics_port=options.metrics_port,
-        load=reconcile(project, options.target, slot),
+        load=reconcile(project, options.target, options.name, slot),
     )
     environment = triton.environment(options.device)
     return guard.run(command, shm_prefix=triton.shm_prefix(slot), env=environment)

@@ -47,6 +47,11 @@ def make_keys(folder: Path, *, drop_old: bool = False) -> str:
     return str(public["kid"])
 
 
+def can_issue(folder: Path) -> bool:
+    """Whether the key that signs lies here."""
+    return (folder / "private.pem").is_file()
+
+
 def issue(folder: Path, subject: str, *, issuer: str, audience: str, days: float) -> str:
     """A token for `subject` that is good for `days`. UserError when there is no key."""
     path = folder / "private.pem"

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -178,20 +179,47 @@ def wait_until(
     return True
 
 
+@dataclass(frozen=True)
+class Door:
+    """Where requests go: "host:port" of a Triton or a gateway, over TLS when there is an authority.
+
+    `authority` is the PEM file that vouches for the server's certificate, `name` the name in it
+    where that is not the host, `token` a bearer's token.
+    """
+
+    address: str
+    authority: Path | None = None
+    name: str | None = None
+    token: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
+
 @contextmanager
-def connect(address: str) -> Iterator[Any]:
+def connect(door: Door | str) -> Iterator[Any]:
     """A tritonclient.grpc client; what the server cannot do becomes a `UserError`."""
     import tritonclient.grpc
     from tritonclient.utils import InferenceServerException
 
-    arguments = [
+    arguments: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", LARGEST_MESSAGE),
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         # Without its own pool, a client waits out the back-off of one that met the server down.
         ("grpc.use_local_subchannel_pool", 1),
     ]
+    door = Door(door) if isinstance(door, str) else door
+    address, secure = door.address, door.authority is not None
+    if door.name:
+        arguments.append(("grpc.ssl_target_name_override", door.name))
     try:
-        with tritonclient.grpc.InferenceServerClient(address, channel_args=arguments) as client:
+        with tritonclient.grpc.InferenceServerClient(
+            address,
+            ssl=secure,
+            root_certificates=str(door.authority) if secure else None,
+            channel_args=arguments,
+        ) as client:
             yield client
     except InferenceServerException as error:
         raise UserError(_sentence(address, error.status(), error.message())) from None
@@ -200,6 +228,11 @@ def connect(address: str) -> Iterator[Any]:
 def _sentence(address: str, status: str | None, message: str) -> str:
     if status == "StatusCode.INVALID_ARGUMENT":
         return message
+    if status in ("StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED"):
+        return (
+            f"the gateway at {address} lets nobody in without a good token: {message}; make one "
+            "with `adire auth token` and set ADIRE_TOKEN to it"
+        )
     if "unknown model" in message or status == "StatusCode.NOT_FOUND":
         return f"the Triton at {address} does not serve this: {message}; `adire status` shows why"
     if status == "StatusCode.DEADLINE_EXCEEDED":

@@ -38,7 +38,7 @@ def test_shipped_configs_are_valid() -> None:
     shipped = Project(ROOT, ROOT / ".adire")
     enabled = {name: load_model(shipped, name).enabled for name in model_names(shipped)}
     assert enabled == {"indigo": True, "indigo_sd15": False}
-    assert load_fleet(shipped).slot[0] == "blue"
+    assert list(load_fleet(shipped).targets["local"].slots) == ["blue", "green"]
 
 
 def test_defaults_are_the_classic_recipe(project: Project) -> None:
@@ -102,8 +102,25 @@ def test_a_folder_without_configs_is_no_project(tmp_path: Path, monkeypatch) -> 
         Project.find(tmp_path)
 
 
-def test_local_slots_stay_on_loopback(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("slots: {blue: {host: 0.0.0.0}, green: {}}", "loopback only"),
+        ("slots: {blue: {}}", "at least 2"),
+        ("slots: {blue: {launch: remote}, green: {}}", "needs `folder`"),
+        ("gateway: {host: 0.0.0.0}", "needs tls and tokens"),
+        ("gateway: {port: 8001}", "every port only once"),
+        ("rollout: {steps: [25, 5, 100]}", "rise and end with 100"),
+        ("rollout: {strategy: hope}", "'canary', 'blue_green' or 'shadow'"),
+    ],
+)
+def test_mistakes_in_the_fleet_are_told(project: Project, change: str, sentence: str) -> None:
+    parts = {
+        "slots": "slots: {blue: {}, green: {http_port: 1024, grpc_port: 1025, metrics_port: 1026}}"
+    }
+    parts[change.partition(":")[0]] = change
     fleet = project.root / "configs" / "fleet.yaml"
-    fleet.write_text("slots: {blue: {host: 0.0.0.0}}\n")
-    with pytest.raises(UserError, match="loopback"):
+    body = "\n".join(f"    {line}" for line in parts.values())
+    fleet.write_text(f"targets:\n  local:\n{body}\n")
+    with pytest.raises(UserError, match=sentence):
         load_fleet(project)

@@ -7,7 +7,6 @@ as a user would run it.
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,9 @@ from ruamel.yaml import YAML
 
 from adire_assets import operations
 from adire_assets.config import Project
+from adire_assets.fleet_config import DOOR_PORTS, SLOT_PORTS, load_fleet
+from adire_assets.serving import routing
+from tests.support.fleets import free_ports
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("adire_assets", "configs", "triton_models", "base_models", "dagster_defs.py", "data.dvc")
@@ -43,6 +45,17 @@ SHORT_EVALUATION = {
     "seeds": [0, 1],
     "num_inference_steps": 10,
     "latency_images": 3,
+}
+# Decides after a handful of answers, and leaves room for a machine that is busy.
+SHORT_ROLLOUT = {
+    "strategy": "blue_green",
+    "minimum_answers": 3,
+    "minimum_seconds": 0.0,
+    "error_rate_maximum": 0.45,
+    "latency_increase_maximum": 10.0,
+    "latency_maximum_seconds": 30.0,
+    "judged_images": 2,
+    "quality_drop_maximum": 0.3,
 }
 # Sixty steps score 1.41 and 1.33 on these prompts (seeds 42, 43), at 15 times the rate 0.82.
 SHORT_CLIP_S = 1.1
@@ -98,6 +111,11 @@ class Line:
         with path.open("w") as file:
             yaml.dump(tree, file)
 
+    @property
+    def address(self) -> str:
+        """Where clients go."""
+        return routing.gateway_of(self.project, load_fleet(self.project), "local").address
+
     def live(self) -> int | None:
         """The release that is live, by what `adire status` prints; asked often, so in here."""
         text = "\n".join(operations.status(self.project))
@@ -143,11 +161,13 @@ def line(
     line = Line(root, environment)
     fleet = YAML()
     tree = fleet.load((root / "configs" / "fleet.yaml").read_text())
-    ports = free_ports(4)
-    tree["slots"]["blue"].update(
-        dict(zip(("http_port", "grpc_port", "metrics_port"), ports[:3], strict=True))
-    )
-    tree["dagster"]["port"] = ports[3]
+    ports = iter(free_ports(9))
+    target = tree["targets"]["local"]
+    for slot in target["slots"].values():
+        slot.update({name: next(ports) for name in SLOT_PORTS})
+    target["gateway"].update({name: next(ports) for name in DOOR_PORTS})
+    target["rollout"] = SHORT_ROLLOUT
+    tree["dagster"]["port"] = next(ports)
     with (root / "configs" / "fleet.yaml").open("w") as file:
         fleet.dump(tree, file)
     line.configure("training", **SHORT_TRAINING)
@@ -155,17 +175,7 @@ def line(
     line.configure("evaluation.gates", clip_s_minimum=SHORT_CLIP_S)
     line.adire("pull")
     try:
-        line.adire("up", "--only", "triton")
+        line.adire("up", "--only", "serving")
         yield line
     finally:
         line.adire("down", check=False)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

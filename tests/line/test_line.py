@@ -25,7 +25,7 @@ from adire_assets import tracking, tracking_store
 from adire_assets.errors import UserError
 from adire_assets.serving import client
 from adire_assets.store import Store
-from tests.line.conftest import free_ports
+from tests.support.fleets import free_ports
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
 MAKERS = ("dataset", "lora_weights", "evaluation_report", "promotion_verdict", "triton_repository")
@@ -109,9 +109,7 @@ def test_plain_tritonclient_gets_the_same_picture(line, first, tmp_path: Path) -
     """The ten lines of the README, run as they stand there."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     code = next(c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "tritonclient" in c)
-    port = re.search(r"grpc_port: (\d+)", (line.root / "configs" / "fleet.yaml").read_text())
-    assert port
-    script = code.replace("127.0.0.1:8001", f"127.0.0.1:{port.group(1)}").replace(
+    script = code.replace("127.0.0.1:8080", line.address).replace(
         "adire.png", str(tmp_path / "plain.png")
     )
     line.run(sys.executable, "-c", script)
@@ -375,16 +373,14 @@ def test_a_new_torch_retrains_and_the_old_one_finds_its_adapter(line, tmp_path: 
 
 def test_triton_killed_comes_back_with_the_live_release(line) -> None:
     live = line.live()
-    server = descendants(None, "tritonserver", str(line.project.home))
-    assert server
-    os.kill(server[0], signal.SIGKILL)
-    port = int(
-        re.search(r"grpc_port: (\d+)", (line.root / "configs" / "fleet.yaml").read_text()).group(1)
-    )
+    servers = descendants(None, "tritonserver", str(line.project.home))
+    assert len(servers) == 2
+    for server in servers:
+        os.kill(server, signal.SIGKILL)
 
     def served() -> bool:
         try:
-            answer = client.generate(f"127.0.0.1:{port}", "indigo", PROMPT, seed=1)
+            answer = client.generate(line.address, "indigo", PROMPT, seed=1)
         except UserError:
             return False
         return answer.release == live

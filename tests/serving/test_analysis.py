@@ -26,7 +26,7 @@ def around(rng: random.Random, milliseconds: float, count: int) -> list[float]:
 
 def decide(canary: Traffic, running: Traffic | None = None, **more) -> Analysis:
     given = {"seconds": 60.0, "quality": SOUND} | more
-    return analyse(CONFIG, canary, running or traffic([30.0] * 500), **given)
+    return analyse(CONFIG, [(canary, running or traffic([30.0] * 500))], **given)
 
 
 def test_the_wilson_interval_is_that_of_the_tables():

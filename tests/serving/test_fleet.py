@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig, SlotConfig, WebConfig
+from adire_assets.fleet_config import FleetConfig, SlotConfig
 from adire_assets.serving import fleet, orphans, slot, triton
+from adire_assets.serving.programs import shared_memory
+from tests.support.fleets import make_fleet
 
 DEFINITIONS = "import dagster as dg\n\ndefs = dg.Definitions()\n"
 
@@ -23,19 +26,22 @@ def place(tmp_path: Path) -> Iterator[tuple[Project, FleetConfig]]:
     root = tmp_path / ("long" * 25)
     (root / "configs" / "models").mkdir(parents=True)
     (root / "dagster_defs.py").write_text(DEFINITIONS)
-    ports: set[int] = set()
-    while len(ports) < 4:
-        ports.add(triton.free_port())
-    http, grpc, metrics, web = ports
-    config = FleetConfig(
-        slots={"blue": SlotConfig(http_port=http, grpc_port=grpc, metrics_port=metrics)},
-        dagster=WebConfig(port=web),
-        device="cpu",
-    )
+    config = make_fleet()
     project = Project(root, root / "home")
     yield project, config
     fleet.down(project, config)
     assert left_over(project) == []
+
+
+def slot_config(config: FleetConfig, name: str = "blue") -> SlotConfig:
+    return config.targets["local"].slots[name]
+
+
+def with_slot(config: FleetConfig, slot: SlotConfig) -> FleetConfig:
+    """The fleet with another blue slot."""
+    target = config.targets["local"]
+    changed = target.model_copy(update={"slots": {**target.slots, "blue": slot}})
+    return config.model_copy(update={"targets": {"local": changed}})
 
 
 def left_over(project: Project) -> list[str]:
@@ -49,17 +55,19 @@ def left_over(project: Project) -> list[str]:
     return found
 
 
-def row(place: tuple[Project, FleetConfig], name: str) -> dict:
-    return next(row for row in fleet.status(*place) if row["name"] == name)
-
-
 def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
     place: tuple[Project, FleetConfig],
 ) -> None:
     project, config = place
     fleet.up(project, config)
     rows = fleet.status(project, config)
-    assert [row["name"] for row in rows] == ["slot-blue", "dagster-webserver", "dagster-daemon"]
+    assert [row["name"] for row in rows] == [
+        "slot-local-blue",
+        "slot-local-green",
+        "gateway-local",
+        "dagster-webserver",
+        "dagster-daemon",
+    ]
     assert all(row["ready"] for row in rows), rows
 
     said: list[str] = []
@@ -69,18 +77,33 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
 
     supervisor = int((project.home / "fleet" / "supervisord.pid").read_text())
     os.kill(supervisor, signal.SIGKILL)
-    address = slot.address(config.slot[1])
     assert triton.wait_until(lambda: not psutil.pid_exists(supervisor), 10)
-    assert triton.Control(address).live(), "the slot died with its supervisor"
-    fleet.up(project, config, only="triton")
-    assert row(place, "slot-blue")["ready"]
-    assert row(place, "slot-blue")["pid"] != rows[0]["pid"]
+    assert {row["state"] for row in fleet.status(project, config)} == {"UNGUARDED"}
+    assert all(row["ready"] for row in fleet.status(project, config))
+    slots = [triton.Control(slot.address(slot_config(config, n))) for n in ("blue", "green")]
+    unserved: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            if not any(control.live() for control in slots):
+                unserved.append("no slot answers")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    fleet.up(project, config, progress=said.append)
+    over.set()
+    looking.join()
+    assert not unserved, "both slots were down together"
+    assert [message for message in said if message.startswith("taking over")]
+    after = fleet.status(project, config)
+    assert {row["state"] for row in after} == {"RUNNING"} and all(row["ready"] for row in after)
+    assert not {row["pid"] for row in after} & {row["pid"] for row in rows}
 
     fleet.down(project, config)
     assert left_over(project) == []
-    assert not list(
-        Path("/dev/shm").glob(f"{triton.shm_prefix(project.home / 'fleet/slots/blue')}*")
-    )
+    for prefix in shared_memory(project, config):
+        assert not list(Path("/dev/shm").glob(f"{prefix}*"))
     assert {row["state"] for row in fleet.status(project, config)} == {"STOPPED"}
 
 
@@ -88,26 +111,29 @@ def test_a_busy_port_is_named_with_its_owner_and_its_key(
     place: tuple[Project, FleetConfig],
 ) -> None:
     project, config = place
-    port = config.slot[1].grpc_port
+    port = slot_config(config).grpc_port
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
         with pytest.raises(UserError) as refusal:
-            fleet.up(project, config, only="triton")
+            fleet.up(project, config, only="serving")
     assert f"port {port} is in use by" in str(refusal.value)
     assert f"(pid {os.getpid()})" in str(refusal.value)
-    assert "slots.blue.grpc_port in configs/fleet.yaml" in str(refusal.value)
+    assert "targets.local.slots.blue.grpc_port in configs/fleet.yaml" in str(refusal.value)
     assert left_over(project) == []
 
 
 def test_a_changed_slot_is_restarted_and_only_that(place: tuple[Project, FleetConfig]) -> None:
     project, config = place
-    fleet.up(project, config, only="triton")
-    moved = config.slot[1].model_copy(update={"grpc_port": triton.free_port()})
-    changed = config.model_copy(update={"slots": {"blue": moved}})
-    fleet.up(project, changed, only="triton")
+    fleet.up(project, config, only="serving")
+    before = {row["name"]: row["pid"] for row in fleet.status(project, config)}
+    moved = slot_config(config).model_copy(update={"grpc_port": triton.free_port()})
+    changed = with_slot(config, moved)
+    fleet.up(project, changed, only="serving")
     assert triton.Control(slot.address(moved)).live()
-    assert not triton.Control(slot.address(config.slot[1])).live()
+    assert not triton.Control(slot.address(slot_config(config))).live()
+    after = {row["name"]: row["pid"] for row in fleet.status(project, changed)}
+    assert {name for name in after if after[name] != before[name]} == {"slot-local-blue"}
 
 
 def test_a_remote_slot_that_does_not_answer_is_named(place: tuple[Project, FleetConfig]) -> None:
@@ -116,4 +142,4 @@ def test_a_remote_slot_that_does_not_answer_is_named(place: tuple[Project, Fleet
         launch="remote", host="127.0.0.1", grpc_port=triton.free_port(), folder="/x"
     )
     with pytest.raises(UserError, match=f"no Triton answers at 127.0.0.1:{remote.grpc_port}"):
-        fleet.up(project, config.model_copy(update={"slots": {"blue": remote}}), only="triton")
+        fleet.up(project, with_slot(config, remote), only="serving")

@@ -12,7 +12,8 @@ from tritonclient.utils import InferenceServerException
 from adire_assets.errors import UserError
 from adire_assets.serving import triton
 from adire_assets.serving.client import generate, read_provenance, save_png
-from tests.serving.conftest import MODEL, House, different
+from tests.serving.conftest import MODEL, different
+from tests.support.house import House
 
 LONG = 101 * "a"
 REFUSED = [
@@ -35,7 +36,7 @@ REFUSED = [
 @pytest.fixture(scope="module")
 def address(served: House) -> str:
     served.ensure_live(1)
-    return served.address
+    return served.live_place.address
 
 
 def raw(address: str, values: np.ndarray) -> None:

@@ -1,0 +1,159 @@
+"""Rollouts in Dagster: decisions as asset-check evaluations, and a sensor that takes over.
+
+A rollout is carried out by the run that materializes `deployed_model`. When that run dies, the
+lease in the deployment record runs out, and the sensor `<model>_rollout` starts the job of the same
+name, which goes on from where the rollout stands.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from adire_assets import pipeline
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import load_fleet
+from adire_assets.serving import record
+from adire_assets.serving.record import DeploymentRecord
+
+ROLLOUT_CHECK = "rollout"
+ROLLOUT_TAG = "adire/rollout"
+TAKES_LEASE_WITHIN_SECONDS = 90
+
+
+def reporter(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, model: str
+) -> Callable[[str, Mapping[str, Any]], None]:
+    """Makes each decision an evaluation of the check `rollout`, the moment it is taken."""
+
+    def report(target: str, decision: Mapping[str, Any]) -> None:
+        what = decision["decision"]
+        where = f"{decision['percent']} %" if decision["percent"] else decision["stage"]
+        context.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey([model, "deployed_model"]),
+                check_name=ROLLOUT_CHECK,
+                passed=what == "promote",
+                severity=dg.AssetCheckSeverity.WARN
+                if what == "hold"
+                else dg.AssetCheckSeverity.ERROR,
+                description=f"{target}, {where}: {what}: {decision['sentence']}",
+                metadata={
+                    "target": target,
+                    "release": decision["release"],
+                    "percent": decision["percent"],
+                    "numbers": dict(decision["numbers"]),
+                },
+            )
+        )
+
+    return report
+
+
+def outcome(number: int, records: Sequence[DeploymentRecord]) -> tuple[bool, str, dict[str, Any]]:
+    """(live on every target, why not in a sentence, metadata) of release `number`."""
+    sent_back = [state for state in records if state.live != number]
+    decisions = [
+        {"target": state.target, **{name: one[name] for name in COLUMNS}}
+        for state in records
+        if state.last_rollout and state.last_rollout["number"] == number
+        for one in state.last_rollout["decisions"]
+    ]
+    if sent_back:
+        last = sent_back[-1].last_rollout or {}
+        sentence = (
+            f"release {number} was sent back on {sent_back[-1].target}: {last.get('reason')}; "
+            f"release {sent_back[-1].live} is live there"
+        )
+    else:
+        where = ", ".join(state.target for state in records)
+        sentence = f"release {number} is live on {where}"
+    lines = [
+        "| target | at | percent | decision | why |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {one['target']} | {one['at']} | {one['percent']} | {one['decision']} | "
+            f"{one['sentence']} |"
+            for one in decisions
+        ),
+    ]
+    metadata: dict[str, Any] = {
+        "live": {state.target: state.live for state in records},
+        "since": {state.target: state.since for state in records},
+    }
+    if decisions:
+        metadata["decisions"] = dg.MetadataValue.md("\n".join(lines))
+    return not sent_back, sentence, metadata
+
+
+COLUMNS = ("at", "percent", "decision", "sentence")
+
+
+def rollout_job(project: Project, model: str) -> dg.JobDefinition:
+    """Carries out the rollout of a model that nobody carries out."""
+
+    @dg.op(name=f"{model}_watch_rollout")
+    def watch(context: dg.OpExecutionContext) -> None:
+        try:
+            records = pipeline.watch_rollout(
+                project, model, context.log.info, reporter(context, model)
+            )
+        except UserError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        number = next((one["number"] for state in records if (one := state.last_rollout)), None)
+        if number is None:
+            return
+        _, sentence, metadata = outcome(number, records)
+        context.log.info(sentence)
+        context.log_event(
+            dg.AssetMaterialization(
+                dg.AssetKey([model, "deployed_model"]),
+                description=sentence,
+                metadata={"release": number, **metadata},
+            )
+        )
+
+    @dg.job(
+        name=f"{model}_rollout",
+        tags={ROLLOUT_TAG: model},
+        description=f"Goes on with a rollout of {model} that was left.",
+    )
+    def rollout() -> None:
+        watch()
+
+    return rollout
+
+
+def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.SensorDefinition:
+    """The sensor `<model>_rollout`."""
+
+    @dg.sensor(
+        name=f"{model}_rollout",
+        job_name=job.name,
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Goes on with a rollout of {model} whose process has died.",
+    )
+    def left(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        try:
+            states = [record.read(project, target, model) for target in load_fleet(project).targets]
+        except UserError as error:
+            return dg.SkipReason(str(error))
+        under_way = [state for state in states if state.rollout]
+        left = [s for s in under_way if s.rollout and s.rollout.abandoned()]
+        # The targets that wait are carried out by who has the first of them.
+        if not under_way or under_way[0] not in left:
+            return dg.SkipReason("no rollout was left")
+        runs = context.instance.get_run_records(
+            dg.RunsFilter(tags={ROLLOUT_TAG: model}), limit=1, ascending=False
+        )
+        if runs and not runs[0].dagster_run.is_finished:
+            age = time.time() - runs[0].create_timestamp.timestamp()
+            if age < TAKES_LEASE_WITHIN_SECONDS:
+                return dg.SkipReason(f"run {runs[0].dagster_run.run_id[:8]} takes it over")
+        state = under_way[0]
+        return dg.RunRequest(tags={"adire/target": state.target})
+
+    return left

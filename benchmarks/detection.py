@@ -1,0 +1,91 @@
+"""How soon a bad release is off, counted from the tenth answer of the canary; and going back.
+
+    python -m benchmarks.detection
+
+A release that fails in 30 % of its answers, one that takes 400 ms longer, one that draws noise from
+the beginning and one that begins to after the checks; the embedded judge looks at the images. Then
+a sound release, and `adire rollback` from the command to the first answer of the release before.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from adire_assets.fleet_config import RolloutConfig
+from benchmarks.clients import Clients
+from tests.support.house import House
+from tests.support.light import (
+    MODEL,
+    ROOT,
+    Behaviour,
+    JudgedHouse,
+    add_light,
+    light_house,
+)
+
+CHECKED = 4  # answers that the check in the slot has seen, and more than it needs
+CASES = {
+    "errors": Behaviour(fault_share=0.3, sound_answers=CHECKED),
+    "latency": Behaviour(seconds=0.43),
+    "noise": Behaviour(noise=True),
+    "late_noise": Behaviour(noise=True, sound_answers=CHECKED),
+}
+ROLLBACK = """
+import sys
+from pathlib import Path
+from adire_assets.config import Project
+from adire_assets.fleet_config import FleetConfig
+from adire_assets.serving import rollback
+
+fleet = FleetConfig.model_validate_json(sys.argv[3])
+project = Project(Path(sys.argv[1]), Path(sys.argv[2]))
+rollback.rollback(project, fleet, "light", None, "by hand", print)
+"""
+
+
+def detect(light: House, name: str, clients: Clients) -> dict[str, float]:
+    """{seconds from the canary's tenth answer to its last, its largest share of the requests}."""
+    number = add_light(light, CASES[name])
+    light.deploy(number)
+    assert light.record.live != number, "it went live"
+    last = light.record.last_rollout
+    weight = max(decision["percent"] for decision in last["decisions"])
+    print(f"{name}: {last['reason']}", flush=True)
+    # A failed answer names no release: those came from the only one that fails.
+    answers = [a for a in clients.answers if a.release == number or a.error]
+    seconds = answers[-1].at - answers[9].at if len(answers) > 9 else 0.0
+    return {f"{name}_s": seconds, f"{name}_weight": weight}
+
+
+def roll_back(light: House, clients: Clients) -> float:
+    """Seconds from the start of the command to the first answer of the release before."""
+    before = light.record.live
+    light.deploy(add_light(light))
+    began = time.time()
+    arguments = [str(light.project.root), str(light.project.home), light.fleet.model_dump_json()]
+    subprocess.run([sys.executable, "-c", ROLLBACK, *arguments], check=True, cwd=ROOT)
+    clients.wait(lambda: any(a.at > began and a.release == before for a in clients.answers))
+    return next(a.at for a in clients.answers if a.at > began and a.release == before) - began
+
+
+def main() -> None:
+    rollout = RolloutConfig(minimum_seconds=1.0)
+    found: dict[str, float] = {}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        light_house(Path(name) / "p", rollout, JudgedHouse).up() as light,
+    ):
+        light.deploy(add_light(light))
+        for case in CASES:
+            with Clients(light.gateway.address, MODEL, 8) as clients:
+                found |= detect(light, case, clients)
+        with Clients(light.gateway.address, MODEL, 8) as clients:
+            found["rollback_s"] = roll_back(light, clients)
+            assert not clients.failed, clients.failed[:3]
+    print("detection: " + " ".join(f"{name}={value:.2f}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Twenty releases in a row under clients that send all along: what fails, and what the door costs.
+
+    python -m benchmarks.rollout --releases 20 --clients 8
+
+Real Tritons, Envoy and supervisord; the releases answer in about 30 ms (tests/support/light.py).
+The gateway's cost is the median of requests through the gateway to a model that answers at once,
+less that of direct ones, asked in turn.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from adire_assets.fleet_config import RolloutConfig
+from benchmarks.clients import Clients, connect, infer_request
+from tests.support.house import House
+from tests.support.light import MODEL, Behaviour, add_light, light_house
+
+PAIRS = 500
+
+
+def gateway_cost(light: House) -> float:
+    """Milliseconds that the gateway adds to the median."""
+    light.deploy(add_light(light, Behaviour(seconds=0.0)))
+    state = light.record
+    slot = light.place(state.active or "")
+    doors = {"direct": slot.address, "gateway": light.gateway.address}
+    stubs = {name: connect(address)[1] for name, address in doors.items()}
+    request = infer_request(MODEL, "indigo cloth")
+    took: dict[str, list[float]] = {name: [] for name in doors}
+    for pair in range(PAIRS + 20):
+        for name, stub in stubs.items():
+            began = time.perf_counter()
+            stub.ModelInfer(request, timeout=20)
+            if pair >= 20:
+                took[name].append(time.perf_counter() - began)
+    medians = {name: median(times) * 1000 for name, times in took.items()}
+    print(", ".join(f"{name} p50 {value:.2f} ms" for name, value in medians.items()))
+    return medians["gateway"] - medians["direct"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--releases", type=int, default=20)
+    parser.add_argument("--clients", type=int, default=8)
+    options = parser.parse_args()
+    rollout = RolloutConfig(minimum_seconds=1.0)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        light_house(Path(name) / "p", rollout).up() as light,
+    ):
+        light.deploy(add_light(light))
+        with Clients(light.gateway.address, MODEL, options.clients) as clients:
+            for _ in range(options.releases):
+                number, began = add_light(light), time.monotonic()
+                state = light.deploy(number)
+                assert state.live == number, state.last_rollout
+                print(f"release {number} live after {time.monotonic() - began:.1f} s", flush=True)
+        for answer in clients.failed[:5]:
+            print(answer)
+        cost = gateway_cost(light)
+    print(
+        f"rollout: releases={options.releases} requests={len(clients.answers)} "
+        f"failed={len(clients.failed)} p50_ms={clients.milliseconds(0.5):.1f} "
+        f"p99_ms={clients.milliseconds(0.99):.1f} gateway_p50_ms={cost:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

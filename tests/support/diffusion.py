@@ -1,0 +1,127 @@
+"""Real diffusion releases of a randomly initialised base, made in a few seconds."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image
+
+from adire_assets import lineage
+from adire_assets.config import ServingConfig
+from adire_assets.lineage import Recipe
+from adire_assets.serving import release
+from adire_assets.store import Artefact, Store, write_json
+from tests.support.house import House
+
+SERVING = ServingConfig(
+    maximum_images=3,
+    maximum_inference_steps=20,
+    maximum_prompt_characters=100,
+    default_inference_steps=4,
+    parity_images=2,
+)
+PROMPTS = ("indigo circles", "white crosses on indigo")
+STEPS = 4
+
+
+def add_diffusion(
+    house: House,
+    adapter_seed: int,
+    *,
+    evaluated_seed: int | None = None,
+    spoil: Callable[[Path], None] | None = None,
+) -> int:
+    """Another release. `evaluated_seed`: the adapter that its evaluation really drew with;
+    `spoil(folder)` damages the content before it is stored."""
+    adapter, base = _adapter(house, adapter_seed), _base(house)
+    evaluated = _adapter(house, adapter_seed if evaluated_seed is None else evaluated_seed)
+
+    def make(folder: Path) -> None:
+        release.write_release(
+            house.project,
+            folder,
+            model=house.model,
+            adapter=adapter.path,
+            base=base,
+            serving=SERVING,
+        )
+        if spoil:
+            spoil(folder)
+
+    number = str(len(house.releases) + 1)
+    inputs = {"adapter": adapter.content_hash, "number": number}
+    content = Store(house.project).build(
+        Recipe("triton_repository", house.model, inputs=inputs), make
+    )
+    evaluation = _evaluation(house, base, evaluated)
+    return house.keep(content.artefact, adapter, base, evaluation)
+
+
+def _base(house: House) -> Artefact:
+    from tests.support import tiny
+
+    def make(folder: Path) -> None:
+        tiny.make_random_base(folder / "pipeline")
+        write_json(folder / "base.json", {"variant": None})
+
+    return Store(house.project).build(Recipe("base_model", house.model), make).artefact
+
+
+def _adapter(house: House, seed: int) -> Artefact:
+    """A LoRA with random weights, large enough that two of them draw different images."""
+    recipe = Recipe("lora_weights", house.model, config={"seed": seed})
+    base = _base(house).path / "pipeline"
+
+    def make(folder: Path) -> None:
+        import torch
+        from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+        from peft import LoraConfig, get_peft_model_state_dict
+
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
+        unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_k", "to_q", "to_v"]))
+        for name, weights in unet.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weights, std=1.0)
+        StableDiffusionPipeline.save_lora_weights(folder, get_peft_model_state_dict(unet))
+
+    return Store(house.project).build(recipe, make).artefact
+
+
+def _evaluation(house: House, base: Artefact, adapter: Artefact) -> Artefact:
+    recipe = Recipe(
+        "evaluation_report",
+        house.model,
+        inputs={"adapter": adapter.content_hash},
+        environment={"device": "cpu"},
+    )
+
+    def make(folder: Path) -> None:
+        from adire_assets.diffusion.sampling import Request, Sampler
+
+        sampler = Sampler(
+            base.path / "pipeline",
+            adapter=adapter.path,
+            device="cpu",
+            threads=lineage.threads(),
+        )
+        requests = [
+            Request(prompt, seed=seed, num_inference_steps=STEPS)
+            for prompt in PROMPTS
+            for seed in (0, 1)
+        ]
+        entries = []
+        for position, (request, images) in enumerate(
+            zip(requests, sampler.generate(requests), strict=True)
+        ):
+            file = f"images/adapter/{position:02}.png"
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[0]).save(folder / file)
+            kept = {key: value for key, value in asdict(request).items() if key != "num_images"}
+            entries.append({"file": file, **kept})
+        (folder / "images.json").write_text(json.dumps(entries))
+        scores = [{"clip_s": 1.0 + 0.01 * place} for place in range(len(entries))]
+        (folder / "report.json").write_text(json.dumps({"per_image": scores}))
+
+    return Store(house.project).build(recipe, make).artefact

@@ -1,0 +1,42 @@
+"""Fleets on free ports."""
+
+import socket
+from collections.abc import Sequence
+
+from adire_assets.fleet_config import (
+    FleetConfig,
+    GatewayConfig,
+    RolloutConfig,
+    SlotConfig,
+    TargetConfig,
+    WebConfig,
+)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def make_fleet(
+    rollout: RolloutConfig | None = None, targets: Sequence[str] = ("local",)
+) -> FleetConfig:
+    """A fleet of local targets on loopback, on the CPU."""
+    made = {}
+    for name in targets:
+        ports = iter(free_ports(8))
+        slots = {
+            slot: SlotConfig(http_port=next(ports), grpc_port=next(ports), metrics_port=next(ports))
+            for slot in ("blue", "green")
+        }
+        gateway = GatewayConfig(port=next(ports), admin_port=next(ports))
+        made[name] = TargetConfig(slots=slots, gateway=gateway, rollout=rollout or RolloutConfig())
+    [web] = free_ports(1)
+    return FleetConfig(targets=made, dagster=WebConfig(port=web), device="cpu")
