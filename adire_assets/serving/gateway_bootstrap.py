@@ -1,11 +1,11 @@
 """What Envoy starts from: listener, filters that a request passes, limits, statistics."""
 
-import base64
+import json
 from pathlib import Path
 from typing import Any
 
 from adire_assets.fleet_config import GatewayConfig
-from adire_assets.serving.gateway_config import MODEL_METHODS, ROUTES, SERVICE, TYPES, address
+from adire_assets.serving.gateway_config import ROUTES, SERVICE, TYPES, address
 
 LISTENER = "door"
 # Upper bounds of the latency histograms in ms; Envoy's own are too far apart for a p99.
@@ -14,7 +14,10 @@ BUCKETS = [
     *(300, 360, 430, 520, 620, 750, 900, 1100, 1300, 1600, 2000, 2500, 3000, 4000, 5000, 7500),
     *(10000, 15000, 20000, 30000, 60000, 120000, 300000),
 ]
-SCRIPT = Path(__file__).with_name("gateway.lua")
+SCRIPTS = [
+    Path(__file__).with_name(name)
+    for name in ("gateway_messages.lua", "gateway_json.lua", "gateway.lua")
+]
 
 
 def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any]:
@@ -127,26 +130,10 @@ def _filters(gateway: GatewayConfig, root: Path) -> list[dict[str, Any]]:
         rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "tokens"}}]
         content = {"providers": {"tokens": provider}, "rules": rules}
         found.append(_filter("jwt_authn", "jwt_authn.v3.JwtAuthentication", **content))
-    extractions: dict[str, Any] = {
-        f"{SERVICE}.{method}": {
-            "request_field_extractions": {name: {} for name in fields},
-        }
-        for method, fields in MODEL_METHODS.items()
-    }
     found += [
         # Before anything reads the body: it is held until the script knows the model.
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=gateway.maximum_request_bytes),
-        _filter(
-            "grpc_field_extraction",
-            "grpc_field_extraction.v3.GrpcFieldExtractionConfig",
-            descriptor_set={"inline_bytes": base64.b64encode(_descriptors()).decode()},
-            extractions_by_method=extractions,
-        ),
-        _filter(
-            "lua",
-            "lua.v3.Lua",
-            default_source_code={"inline_string": SCRIPT.read_text(encoding="utf-8")},
-        ),
+        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": _script(gateway)}),
         # After the script, which settles the route: counted is the release that answers.
         _filter(
             "grpc_stats",
@@ -189,19 +176,8 @@ def _rate_limit(per_minute: int) -> dict[str, Any]:
     )
 
 
-def _descriptors() -> bytes:
-    """Triton's gRPC interface as a serialized FileDescriptorSet."""
-    from google.protobuf.descriptor import FileDescriptor
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-    from tritonclient.grpc import service_pb2
-
-    found: dict[str, FileDescriptorProto] = {}
-
-    def add(file: FileDescriptor) -> None:
-        for other in file.dependencies:
-            add(other)
-        if file.name not in found:
-            file.CopyToProto(found.setdefault(file.name, FileDescriptorProto()))
-
-    add(service_pb2.DESCRIPTOR)
-    return FileDescriptorSet(file=found.values()).SerializeToString()
+def _script(gateway: GatewayConfig) -> str:
+    """One Lua chunk that reads requests and names what they are about."""
+    sticky = json.dumps(gateway.sticky_header or "x-model-release")
+    texts = [path.read_text(encoding="utf-8") for path in SCRIPTS]
+    return "\n".join([f"local STICKY_HEADER = {sticky}", *texts])
