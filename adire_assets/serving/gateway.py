@@ -28,6 +28,8 @@ TAKEN_SECONDS = 10.0  # Envoy takes a new file in some 10 ms, a new cluster afte
 # gRPC codes that are the server's fault: UNKNOWN, DEADLINE_EXCEEDED, ABORTED, INTERNAL,
 # UNAVAILABLE, DATA_LOSS. What a client got wrong (INVALID_ARGUMENT, NOT_FOUND, ...) is not.
 SERVER_FAULTS = (2, 4, 10, 13, 14, 15)
+# Requests that the gateway refused because it was full. Envoy counts them as 503 of the cluster.
+FULL = "upstream_rq_(active|pending)_overflow"
 EJECTIONS = "outlier_detection.ejections_enforced_total"
 # The files that Envoy watches: what is in them, and where it tells how it took them.
 RESOURCES = {
@@ -48,8 +50,9 @@ class GatewayDown(UserError):
 class Traffic:
     """What a release has answered since the gateway started.
 
-    `failed` counts the server's faults and what the gateway asked again elsewhere; `latency` holds
-    (upper bound in ms, answers up to it), rising; `ejected` how often its slot was taken out.
+    `failed` counts the server's faults and what the gateway asked again elsewhere, but not what the
+    gateway refused because as many requests as allowed were being answered; `latency` holds (upper
+    bound in ms, answers up to it), rising; `ejected` how often its slot was taken out.
     """
 
     answered: int = 0
@@ -63,11 +66,12 @@ class Traffic:
         latency = tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency)
         after = Traffic(
             self.answered - before.answered,
-            self.failed - before.failed,
+            # Made of several counters, which are not read at one moment.
+            max(0, self.failed - before.failed),
             self.ejected - before.ejected,
             latency,
         )
-        counts = (after.answered, after.failed, after.ejected, *dict(latency).values())
+        counts = (after.answered, after.ejected, *dict(latency).values())
         return self if min(counts) < 0 else after
 
     def plus(self, other: "Traffic") -> "Traffic":
@@ -214,7 +218,7 @@ class Gateway:
         return self._traffic(f"{cluster_name(model, number)}(-http)?")
 
     def pinned_traffic(self, model: str, number: int) -> Traffic:
-        """What those got who asked for this very release."""
+        """What those got who asked for this very release, and the copies of others' requests."""
         return self._traffic(f"{cluster_name(model, number)}-pinned(-http)?")
 
     def active(self, model: str, number: int) -> int:
@@ -225,7 +229,9 @@ class Gateway:
     # --- Envoy's admin port --------------------------------------------------------------------
 
     def _traffic(self, clusters: str) -> Traffic:
-        names = rf"grpc\..*\.(total|[0-9]+)|upstream_rq_(retry|completed|5xx|time)|{EJECTIONS}"
+        names = (
+            rf"grpc\..*\.(total|[0-9]+)|upstream_rq_(retry|completed|5xx|time)|{FULL}|{EJECTIONS}"
+        )
         # '.' in the names stands for any character, which does no harm here.
         answered = failed = ejected = 0
         latency: dict[float, int] = {}
@@ -242,13 +248,15 @@ class Gateway:
             http = cluster.endswith("-http")
             if rest == EJECTIONS:
                 ejected += value
+            elif last.endswith("_overflow"):
+                failed -= value if http else 0
             elif last == "upstream_rq_retry" or (http and last == "upstream_rq_5xx"):
                 failed += value
             elif last == "total" or (http and last == "upstream_rq_completed"):
                 answered += value
             elif last.isdecimal() and int(last) in SERVER_FAULTS:
                 failed += value
-        return Traffic(answered, failed, ejected, tuple(sorted(latency.items())))
+        return Traffic(answered, max(0, failed), ejected, tuple(sorted(latency.items())))
 
     def _stats(self, pattern: str) -> list[dict[str, Any]]:
         query = f"/stats?format=json&histogram_buckets=cumulative&filter={quote(pattern)}"

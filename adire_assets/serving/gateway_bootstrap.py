@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.fleet_config import GatewayConfig
-from adire_assets.serving.gateway_config import ROUTES, SERVICE, TYPES, address
+from adire_assets.serving.gateway_config import (
+    ROUTES,
+    SERVICE,
+    TYPES,
+    address,
+    http_options,
+    mirror_name,
+)
 
 LISTENER = "door"
+MIRROR = mirror_name()
 # Upper bounds of the latency histograms in ms; Envoy's own are too far apart for a p99.
 BUCKETS = [
     *(0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 90, 110, 130, 160, 200, 250),
     *(300, 360, 430, 520, 620, 750, 900, 1100, 1300, 1600, 2000, 2500, 3000, 4000, 5000, 7500),
     *(10000, 15000, 20000, 30000, 60000, 120000, 300000),
 ]
+ANSWERS = Path(__file__).with_name("gateway_answers.lua")
 SCRIPTS = [
     Path(__file__).with_name(name)
     for name in ("gateway_messages.lua", "gateway_json.lua", "gateway.lua")
@@ -24,10 +33,7 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
     """The static part. `folder` holds clusters.json and routes.json, which Envoy watches; paths of
     certificates and keys are below `root` or absolute."""
     manager = {
-        "@type": TYPES
-        + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": LISTENER,
-        "codec_type": "AUTO",
+        **_manager(LISTENER, folder, _filters(gateway, root)),
         "use_remote_address": True,
         "normalize_path": True,
         "merge_slashes": True,
@@ -38,23 +44,13 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
         },
         "request_headers_timeout": "10s",
         "internal_address_config": {},
-        "rds": {"route_config_name": ROUTES, "config_source": _watched(folder / "routes.json")},
-        "http_filters": _filters(gateway, root),
+        "local_reply_config": {"mappers": [_too_many()]},
     }
     listener: dict[str, Any] = {
         "name": LISTENER,
         "address": address(gateway.host, gateway.port),
         "per_connection_buffer_limit_bytes": gateway.maximum_request_bytes,
-        "filter_chains": [
-            {
-                "filters": [
-                    {
-                        "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": manager,
-                    }
-                ]
-            }
-        ],
+        "filter_chains": [_chain(manager)],
     }
     if gateway.tls:
         certificate = {
@@ -76,7 +72,18 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
         "node": {"id": "adire", "cluster": "adire"},
         "admin": {"address": address("127.0.0.1", gateway.admin_port)},
         "dynamic_resources": {"cds_config": _watched(folder / "clusters.json")},
-        "static_resources": {"listeners": [listener]},
+        "static_resources": {
+            "listeners": [listener, _mirror(folder)],
+            "clusters": [_to_mirror(http=False), _to_mirror(http=True)],
+        },
+        "bootstrap_extensions": [
+            {
+                "name": "envoy.bootstrap.internal_listener",
+                "typed_config": {
+                    "@type": TYPES + "extensions.bootstrap.internal_listener.v3.InternalListener"
+                },
+            }
+        ],
         # Latencies are read off after a flush, and a rollout looks every second.
         "stats_flush_interval": "0.5s",
         "stats_config": {
@@ -101,6 +108,69 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
             ]
         },
     }
+
+
+def _manager(name: str, folder: Path, filters: list[dict[str, Any]]) -> dict[str, Any]:
+    """What makes HTTP of a connection, and routes it by the table of routes."""
+    return {
+        "@type": TYPES
+        + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "codec_type": "AUTO",
+        "rds": {"route_config_name": ROUTES, "config_source": _watched(folder / "routes.json")},
+        "http_filters": filters,
+    }
+
+
+def _chain(manager: dict[str, Any]) -> dict[str, Any]:
+    name = "envoy.filters.network.http_connection_manager"
+    return {"filters": [{"name": name, "typed_config": manager}]}
+
+
+def _mirror(folder: Path) -> dict[str, Any]:
+    """Where the copies of requests go, inside of Envoy: a copy passes no filters on its way, and
+    without those of this listener nothing would count what it is answered."""
+    chain = _chain(_manager(MIRROR, folder, _counted()))
+    return {"name": MIRROR, "internal_listener": {}, "filter_chains": [chain]}
+
+
+def _to_mirror(http: bool) -> dict[str, Any]:
+    name = mirror_name(http=http)
+    address = {"envoy_internal_address": {"server_listener_name": MIRROR}}
+    protocol: dict[str, Any] = {"http_protocol_options" if http else "http2_protocol_options": {}}
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    return {
+        "name": name,
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": endpoints},
+        "typed_extension_protocol_options": http_options(protocol),
+    }
+
+
+def _too_many() -> dict[str, Any]:
+    """What the gateway says when a release answers as many requests as it may."""
+    sentence = "too many requests at once; try again a little later"
+    return {
+        "filter": {"response_flag_filter": {"flags": ["UO"]}},
+        "status_code": 429,
+        "body": {"inline_string": sentence},
+        "body_format_override": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
+    }
+
+
+def _counted() -> list[dict[str, Any]]:
+    """The last filters: the gRPC codes of the release that the route has settled are counted, after
+    (answers pass from below) what is not its own has been marked so."""
+    service = {"name": SERVICE, "method_names": ["ModelInfer"]}
+    return [
+        _filter(
+            "grpc_stats",
+            "grpc_stats.v3.FilterConfig",
+            individual_method_stats_allowlist={"services": [service]},
+        ),
+        _lua("answers", ANSWERS.read_text(encoding="utf-8")),
+        _filter("router", "router.v3.Router"),
+    ]
 
 
 def _watched(path: Path) -> dict[str, Any]:
@@ -133,16 +203,8 @@ def _filters(gateway: GatewayConfig, root: Path) -> list[dict[str, Any]]:
     found += [
         # Before anything reads the body: it is held until the script knows the model.
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=gateway.maximum_request_bytes),
-        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": _script(gateway)}),
-        # After the script, which settles the route: counted is the release that answers.
-        _filter(
-            "grpc_stats",
-            "grpc_stats.v3.FilterConfig",
-            individual_method_stats_allowlist={
-                "services": [{"name": SERVICE, "method_names": ["ModelInfer"]}]
-            },
-        ),
-        _filter("router", "router.v3.Router"),
+        _lua("requests", _script(gateway)),
+        *_counted(),
     ]
     return found
 
@@ -174,6 +236,11 @@ def _rate_limit(per_minute: int) -> dict[str, Any]:
         descriptors=[{"entries": [{"key": "remote_address"}], "token_bucket": bucket}],
         max_dynamic_descriptors=10_000,
     )
+
+
+def _lua(name: str, script: str) -> dict[str, Any]:
+    found = _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": script})
+    return {**found, "name": name}
 
 
 def _script(gateway: GatewayConfig) -> str:

@@ -51,6 +51,12 @@ def cluster_name(model: str, number: int, *, http: bool = False, pinned: bool = 
     return "-".join([model, str(number), *(["pinned"] if pinned else []), *(["http"] * http)])
 
 
+def mirror_name(*, http: bool = False) -> str:
+    """The cluster that leads back into Envoy, where the copies of requests are routed by the same
+    table, each to the release that its header names."""
+    return "mirror-http" if http else "mirror"
+
+
 # --- clusters ----------------------------------------------------------------------------------
 
 
@@ -100,12 +106,7 @@ def _cluster(
         "type": "STRICT_DNS" if any(_is_name(slot.host) for slot in slots) else "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": name, "endpoints": endpoints},
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": TYPES + "extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": protocol,
-            }
-        },
+        "typed_extension_protocol_options": http_options(protocol),
         "health_checks": [
             {
                 "timeout": "1s",
@@ -141,6 +142,12 @@ def _cluster(
             ]
         },
     }
+
+
+def http_options(protocol: dict[str, Any]) -> dict[str, Any]:
+    """That a cluster speaks this protocol."""
+    kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {kind: {"@type": TYPES + kind.removeprefix("envoy."), "explicit_http_config": protocol}}
 
 
 def _is_name(host: str) -> bool:
@@ -229,7 +236,15 @@ def model_routes(gateway: GatewayConfig, one: Served) -> list[dict[str, Any]]:
             number, percent = one.mirrored
             route["request_mirror_policies"] = [
                 {
-                    "cluster": cluster_name(one.model, number, http=http, pinned=True),
+                    "cluster": mirror_name(http=http),
+                    "request_headers_mutations": [
+                        {
+                            "append": {
+                                "header": {"key": RELEASE_HEADER, "value": str(number)},
+                                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                            }
+                        }
+                    ],
                     "runtime_fraction": {
                         "default_value": {"numerator": percent, "denominator": "HUNDRED"}
                     },

@@ -1,9 +1,10 @@
 """The real Envoy in front of two servers of Triton's interface."""
 
-import urllib.error
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import grpc
@@ -143,6 +144,57 @@ def test_what_a_release_answered_is_counted(opened: Door):
     assert (found.answered, found.failed) == (10, 3)
     assert 90 <= found.quantile(0.9) <= 200 and found.quantile(0.2) < 50
     assert gateway.pinned_traffic(MODEL, 1).since(pinned).answered == 1
+
+
+def test_a_mirrored_release_fails_unseen_by_users_but_not_uncounted(opened: Door):
+    opened.publish({1: 100}, mirrored=(2, 100))
+    gateway = opened.gateway
+    before, users = gateway.pinned_traffic(MODEL, 2), gateway.traffic(MODEL, 2)
+    opened.green.fault_share, opened.green.seconds = 1.0, 0.05
+    # Fewer at a time than take the slot out, so that each copy gets its answer from the release.
+    assert [opened.ask() for _ in range(3)] == [1] * 3
+    assert wait_until(lambda: gateway.pinned_traffic(MODEL, 2).since(before).failed == 3, 10)
+    opened.green.fault_share = 0.0
+    assert [opened.ask() for _ in range(3)] == [1] * 3
+    assert opened.http(f"/v2/models/{MODEL}/infer", SOUND) == (200, {"model_version": "1"})
+    assert wait_until(
+        lambda: (gateway.pinned_traffic(MODEL, 2).since(before).latency or [(0, 0)])[-1][1] == 7, 10
+    )
+    opened.green.seconds = 0.0
+    found = gateway.pinned_traffic(MODEL, 2).since(before)
+    assert (found.answered, found.failed, found.ejected) == (7, 3, 0)
+    assert 40 <= found.quantile(0.5) <= 120
+    assert gateway.traffic(MODEL, 2).since(users).answered == 0
+
+
+def test_too_many_at_once_are_refused_at_once_and_blamed_on_nobody(tmp_path: Path):
+    with door(tmp_path, maximum_concurrent_requests=4) as made:
+        made.publish({1: 100}, mirrored=(2, 100))
+        made.blue.seconds, made.green.seconds = 1.0, 1.0
+        sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
+
+        def over_grpc(_: int) -> tuple[str | int, float]:
+            start = time.monotonic()
+            return made.raw(sound), time.monotonic() - start
+
+        def over_http(_: int) -> tuple[str | int, float]:
+            start = time.monotonic()
+            return made.http(f"/v2/models/{MODEL}/infer", SOUND)[0], time.monotonic() - start
+
+        with futures.ThreadPoolExecutor(12) as clients:
+            asked = list(clients.map(over_grpc, range(12)))
+            # Over HTTP/1.1, as many again wait for a connection.
+            asked_http = list(clients.map(over_http, range(12)))
+        assert Counter(code for code, _ in asked) == {"OK": 4, "RESOURCE_EXHAUSTED": 8}
+        assert Counter(code for code, _ in asked_http) == {200: 8, 429: 4}
+        refused = [one for one in asked + asked_http if one[0] in ("RESOURCE_EXHAUSTED", 429)]
+        assert max(seconds for _, seconds in refused) < 0.5
+        made.blue.seconds = made.green.seconds = 0.0
+        for number in (1, 2):
+            assert wait_until(lambda one=number: made.gateway.active(MODEL, one) == 0, 10)
+            found = made.counted(number)
+            assert found.answered >= 8 and (found.failed, found.ejected) == (0, 0), found
+        assert {made.ask() for _ in range(5)} == {1}
 
 
 def test_counts_go_on_after_the_gateway_was_restarted():
