@@ -183,10 +183,11 @@ def test_too_many_at_once_are_refused_at_once_and_blamed_on_nobody(tmp_path: Pat
 
         with futures.ThreadPoolExecutor(12) as clients:
             asked = list(clients.map(over_grpc, range(12)))
-            # Over HTTP/1.1, as many again wait for a connection.
             asked_http = list(clients.map(over_http, range(12)))
         assert Counter(code for code, _ in asked) == {"OK": 4, "RESOURCE_EXHAUSTED": 8}
-        assert Counter(code for code, _ in asked_http) == {200: 8, 429: 4}
+        codes = Counter(code for code, _ in asked_http)
+        # Over HTTP/1.1, up to as many again wait for a connection.
+        assert set(codes) == {200, 429} and 4 <= codes[200] <= 8
         refused = [one for one in asked + asked_http if one[0] in ("RESOURCE_EXHAUSTED", 429)]
         assert max(seconds for _, seconds in refused) < 0.5
         made.blue.seconds = made.green.seconds = 0.0
