@@ -13,6 +13,7 @@ local PASSING = {
 
 local SERVER_PATHS = {["/v2"] = "GET", ["/v2/health/live"] = "GET", ["/v2/health/ready"] = "GET"}
 local MODEL_PATHS = {[""] = "GET", ["/infer"] = "POST", ["/ready"] = "GET", ["/config"] = "GET"}
+local SERVER = "-" -- instead of a model: the request is about a server
 local BINARY_HEADER = "inference-header-content-length"
 
 local function refuse(handle, is_grpc, grpc_status, http_status, sentence)
@@ -58,9 +59,10 @@ local function about_grpc(handle, headers, path)
   if not found then
     return nil, nil, {"3", "400", "the request cannot be taken: " .. why}
   end
-  if sub(path, 1, #SERVICE) == SERVICE and fields[1] then
-    return found[1], found[2]
+  if METHODS[path] == METHODS[HEALTH] or not fields[1] then
+    return SERVER
   end
+  return found[1], found[2]
 end
 
 -- The same for an HTTP request.
@@ -96,7 +98,7 @@ local function about_http(handle, headers, path, coding)
   if why then
     return nil, nil, {"3", "400", "the request cannot be taken: " .. why}
   end
-  return model, release
+  return model or SERVER, release
 end
 
 function envoy_on_request(handle)
@@ -116,7 +118,8 @@ function envoy_on_request(handle)
   end
   -- A slot is asked for what was looked at, not for a query behind it.
   headers:replace(":path", path)
-  if model and match(model, "^[a-z][a-z0-9_]*$") then
+  -- Routes to a slot match this header, which only this line sets: nothing unread gets there.
+  if model and (model == SERVER or match(model, "^[a-z][a-z0-9_]*$")) then
     headers:add("x-adire-model", model)
   end
   if release and release ~= "" then

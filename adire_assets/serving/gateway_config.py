@@ -2,8 +2,9 @@
 
 Pure functions from a fleet's description to Envoy's own configuration (protobuf JSON). Each loaded
 release has four clusters: gRPC and HTTP, each with the other slot to fall back to and without. A
-request names its model in its body (gRPC) or path (HTTP); the filters copy that into the header
-`x-adire-model`, which the routes match, with `x-model-release` for who wants one release only.
+request names its model in its body (gRPC) or path (HTTP). gateway.lua reads that and copies it into
+the header `x-adire-model`, which every route to a slot matches, with `x-model-release` for who
+wants one release only.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ SERVICE = "inference.GRPCInferenceService"
 HEALTH = "/grpc.health.v1.Health/Check"
 RELEASE_HEADER = "x-model-release"
 MODEL_HEADER = "x-adire-model"
+NO_MODEL = "-"  # in that header: the request has been read and is about a server
 NOT_FOUND, UNIMPLEMENTED = 5, 12  # gRPC's numbers
 ROUTES = "routes"
 # Methods that clients may call: those about one model, with the field that names it ...
@@ -170,14 +172,14 @@ def routes(gateway: GatewayConfig, served: Iterable[Served]) -> dict[str, Any]:
     retry = _retry()
     found += [
         {
-            "match": {"path": path},
+            "match": _matching({"path": path}, NO_MODEL),
             "route": {"cluster": "slots", "retry_policy": retry, "timeout": "5s"},
         }
         for path in (HEALTH, *(f"/{SERVICE}/{method}" for method in SERVER_METHODS))
     ]
     found += [
         {
-            "match": {"path": path},
+            "match": _matching({"path": path}, NO_MODEL),
             "route": {"cluster": "slots-http", "retry_policy": retry, "timeout": "5s"},
         }
         for path in ("/v2", "/v2/health/live", "/v2/health/ready")

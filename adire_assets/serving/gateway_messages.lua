@@ -53,6 +53,7 @@ local INPUT = {"text", "text", "sizes", PARAMETERS, CONTENTS}
 local OUTPUT = {"text", PARAMETERS}
 local NAMED = {"text", "text"}
 local SERVICE = "/inference.GRPCInferenceService/"
+local HEALTH = "/grpc.health.v1.Health/Check"
 local METHODS = {
   [SERVICE .. "ModelInfer"] = {"text", "text", "text", PARAMETERS, INPUT, OUTPUT, "bytes"},
   [SERVICE .. "ModelReady"] = NAMED,
@@ -61,7 +62,7 @@ local METHODS = {
   [SERVICE .. "ServerLive"] = {},
   [SERVICE .. "ServerReady"] = {},
   [SERVICE .. "ServerMetadata"] = {},
-  ["/grpc.health.v1.Health/Check"] = {"text"},
+  [HEALTH] = {"text"},
 }
 local WIDTHS = {fixed32 = 4, fixed64 = 8}
 

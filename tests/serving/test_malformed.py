@@ -9,7 +9,8 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
-from adire_assets.serving.gateway_config import Served
+from adire_assets.serving.client import generate
+from adire_assets.serving.gateway_config import HEALTH, Served
 from adire_assets.serving.triton import wait_until
 from tests.support import malformed
 from tests.support.door import MODEL, PROMPT, SOUND, Door, before
@@ -90,6 +91,12 @@ def test_sound_requests_of_every_form_are_answered(opened: Door):
         {"inference_header_content_length": str(len(text))},
     )
     assert opened.http(INFER, body, **header)[0] == 200
+    assert generate(opened.gateway.address, MODEL, "indigo", seed=7, release=2).release == 2
+    for name in ("ServerLive", "ServerReady", "ServerMetadata"):
+        assert opened.raw(b"", f"/inference.GRPCInferenceService/{name}") == "OK"
+    assert opened.raw(b"", HEALTH) == "OK"
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready"):
+        assert opened.http(path)[0] == 200
     for path in ("", "/ready", "/config", "/versions/2", "/versions/2/ready"):
         assert opened.http(f"/v2/models/{MODEL}{path}")[0] == 200
 
@@ -131,6 +138,8 @@ def test_methods_and_headers_that_a_triton_trips_over_do_not_reach_one(opened: D
     assert opened.http(f"/v2/models/{MODEL}/ready", SOUND)[0] == 405
     assert opened.http(INFER, SOUND, content_encoding="gzip")[0] == 415
     assert opened.http("/inference.GRPCInferenceService/ServerLive", b"x")[0] == 415
+    assert opened.http("/v2/health/live?x=1")[0] == 200
+    assert opened.raw(b"", f"{HEALTH}?x=1") == "OK"
     assert opened.http(INFER, SOUND, content_type="application/grpc")[0] == 200
     long = _sound(id="x" * 500).SerializeToString()
     assert opened.raw(long) == "OK"
