@@ -30,11 +30,8 @@ PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 HINT = "is not installed; Debian's package `prometheus` has it"
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=f"promtool {HINT}")
 needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason=f"prometheus {HINT}")
-ENVOY = "envoy_cluster_"
+ENVOY, INFER = "envoy_cluster_", f"/v2/models/{MODEL}/infer"
 FIRING = 'count by (alertname,target,slot,model,release,quantile) (ALERTS{alertstate="firing"})'
-
-
-# --- promtool ----------------------------------------------------------------------------------
 
 
 def fleet_of(*targets: str, **rollout: Any) -> FleetConfig:
@@ -45,8 +42,7 @@ def fleet_of(*targets: str, **rollout: Any) -> FleetConfig:
             slot: {"launch": "remote", "host": f"{slot}.{name}", "folder": f"/mnt/{name}/{slot}"}
             for slot in ("blue", "green")
         }
-        gateway = {"launch": "remote", "host": f"gateway.{name}"}
-        found[name] = {"slots": slots, "gateway": gateway}
+        found[name] = {"slots": slots, "gateway": {"launch": "remote", "host": f"gateway.{name}"}}
     found[targets[-1]]["rollout"] = rollout
     return FleetConfig.model_validate({"targets": found})
 
@@ -72,21 +68,17 @@ def expect(folder: Path, series: dict[str, str], fleet: FleetConfig | None = Non
 
 def result(query: str, *found: dict[str, str], value: float = 1) -> dict[str, Any]:
     """What a query gives after a quarter of an hour."""
-    samples = [{"labels": f"{{{_text(one)}}}", "value": value} for one in found]
+    samples = [{"labels": f"{{{labels(**one)}}}", "value": value} for one in found]
     return {"expr": query, "eval_time": "15m", "exp_samples": samples}
 
 
-def _text(labels: dict[str, str]) -> str:
-    return ", ".join(f'{name}="{value}"' for name, value in labels.items())
+def labels(**values: str) -> str:
+    return ", ".join(f'{name}="{value}"' for name, value in values.items())
 
 
 def steady(per_scrape: float) -> str:
     """A counter that rises by as much every 15 s, for twenty minutes."""
     return f"0+{per_scrape}x80"
-
-
-def labels(number: int, target: str = "eu", **more: str) -> str:
-    return _text({"target": target, "model": MODEL, "release": str(number), **more})
 
 
 def release(
@@ -103,9 +95,11 @@ def release(
     """A release's series as a scrape leaves them. `latencies`: ms -> gRPC requests per scrape;
     `codes`: those of them that end so; `http`: HTTP requests by the class of their status."""
     codes, http, total = codes or {}, http or {}, sum(latencies.values())
-    asked = labels(number, target, pinned="false", protocol="grpc")
-    pinned = labels(number, target, pinned="true", protocol="grpc")
-    other = labels(number, target, pinned="false", protocol="http")
+    same = {"target": target, "model": MODEL, "release": str(number)}
+    asked, pinned, other = (
+        labels(**same, pinned=pinned, protocol=protocol)
+        for pinned, protocol in (("false", "grpc"), ("true", "grpc"), ("false", "http"))
+    )
     bounds = {f"{bound:g}": bound for bound in BUCKETS} | {"+Inf": math.inf}
     counts = {
         f"upstream_rq_completed{{{asked}}}": total,
@@ -131,59 +125,46 @@ def alert(name: str, number: int = 2, quantile: str = "", target: str = "eu") ->
 
 
 FAILS, SLOW, SLOWER = "AdireErrorRateAboveLimit", "AdireLatencyAboveLimit", "AdireCanarySlower"
-BOTH = [alert(SLOWER, 2, "p50"), alert(SLOWER, 2, "p99")]
+FAIL, MEDIAN, TAIL = [alert(FAILS)], [alert(SLOWER, 2, "p50")], [alert(SLOWER, 2, "p99")]
 SOUND = release(1, {22: 19})
-AT_ONCE = {
-    f"{ENVOY}grpc_ModelInfer_13{{{labels(2, protocol='grpc', pinned='false')}}}": "_x50 30x30"
-}
-GATEWAY, BLUE, GREEN = (
-    f'up{{job="adire-{job}", target="eu"{slot}}}'
-    for job, slot in (("gateway", ""), ("slot", ', slot="blue"'), ("slot", ', slot="green"'))
-)
+LEAVING = release(1, {22: 19}, values=lambda each: f"0+{each}x30 {30 * each}+{each / 50}x50")
+AT_ONCE = {key: "_x50 30x30" for key in release(2, {}, codes={13: 0}) if "Infer_13" in key}
+GATEWAY = 'up{job="adire-gateway", target="eu"}'
+BLUE = 'up{job="adire-slot", target="eu", slot="blue"}'
+GREEN = 'up{job="adire-slot", target="eu", slot="green"}'
+GATEWAY_DOWN = {"alertname": "AdireGatewayDown", "target": "eu"}
+SLOT_DOWN = {"alertname": "AdireSlotDown", "target": "eu", "slot": "green"}
 CASES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
     "two sound releases": (SOUND | release(2, {22: 6}), []),
-    "server faults": (SOUND | release(2, {22: 6}, codes={0: 4, 13: 2}), [alert(FAILS)]),
-    "several kinds of faults": (
-        release(2, {22: 10}, codes={2: 0.5, 4: 0.5, 15: 0.5}),
-        [alert(FAILS)],
-    ),
-    "faults that are there at once": (SOUND | release(2, {22: 3}) | AT_ONCE, [alert(FAILS)]),
+    "server faults": (SOUND | release(2, {22: 6}, codes={0: 4, 13: 2}), FAIL),
+    "several kinds of faults": (release(2, {22: 10}, codes={2: 0.5, 4: 0.5, 15: 0.5}), FAIL),
+    "faults that are there at once": (SOUND | release(2, {22: 3}) | AT_ONCE, FAIL),
     "clients' mistakes": (SOUND | release(2, {22: 6}, codes={3: 6, 5: 6, 1: 6}), []),
-    "HTTP 5xx": (SOUND | release(2, {22: 3}, http={2: 3, 5: 3}), [alert(FAILS)]),
+    "HTTP 5xx": (SOUND | release(2, {22: 3}, http={2: 3, 5: 3}), FAIL),
     "HTTP 4xx": (SOUND | release(2, {22: 3}, http={2: 3, 4: 3}), []),
-    "what was asked again elsewhere": (SOUND | release(2, {22: 6}, retries=3), [alert(FAILS)]),
+    "what was asked again elsewhere": (SOUND | release(2, {22: 6}, retries=3), FAIL),
     "all of very few": (SOUND | release(2, {22: 0.4}, codes={13: 0.4}), []),
     "a p99 of more than two seconds": (release(2, {22: 19, 2700: 1}), [alert(SLOW, 2, "p99")]),
     "a slow answer in a thousand": (release(2, {22: 19.98, 2700: 0.02}), []),
     "a p99 of too few": (release(2, {22: 3.8, 2700: 0.2}), []),
-    "a slower canary": (SOUND | release(2, {35: 6}), BOTH),
+    "a slower canary": (SOUND | release(2, {35: 6}), MEDIAN + TAIL),
     "a slower canary of a lower number": (
-        release(0, {35: 6}) | SOUND,
-        [alert(SLOWER, 0, "p50"), alert(SLOWER, 0, "p99")],
+        release(3, {22: 19}) | release(2, {35: 6}),
+        MEDIAN + TAIL,
     ),
-    "a canary whose tail is slower": (
-        SOUND | release(2, {22: 5.8, 55: 0.2}),
-        [alert(SLOWER, 2, "p99")],
-    ),
-    "a slower canary, too few for a p99": (SOUND | release(2, {35: 2}), [alert(SLOWER, 2, "p50")]),
+    "a canary whose tail is slower": (SOUND | release(2, {22: 5.8, 55: 0.2}), TAIL),
+    "a slower canary, too few for a p99": (SOUND | release(2, {35: 2}), MEDIAN),
     "a slightly slower canary": (SOUND | release(2, {28: 6}), []),
     "a faster canary": (release(1, {55: 19}) | release(2, {22: 6}), []),
-    "a slower release that hardly anything is left to compare with": (
-        release(1, {22: 19}, values=lambda each: f"0+{each}x30 {30 * each}+{each / 50}x50")
-        | release(2, {55: 6}, values=lambda each: f"_x30 0+{each}x50"),
+    "hardly anything left to compare with": (
+        LEAVING | release(2, {55: 6}, values=lambda each: f"_x30 0+{each}x50"),
         [],
     ),
     "an ejection": (SOUND | release(2, {22: 6}, ejected="0x50 1x30"), [alert("AdireSlotEjected")]),
     "an ejection long ago": (SOUND | release(2, {22: 6}, ejected="0x5 1x75"), []),
     "everything up": ({GATEWAY: "1x80", BLUE: "1x80", GREEN: "1x80"}, []),
-    "a gateway that is down": (
-        {GATEWAY: "1x50 0x30", BLUE: "1x80"},
-        [{"alertname": "AdireGatewayDown", "target": "eu"}],
-    ),
-    "a slot that is down": (
-        {GATEWAY: "1x80", BLUE: "1x80", GREEN: "1x50 0x30"},
-        [{"alertname": "AdireSlotDown", "target": "eu", "slot": "green"}],
-    ),
+    "a gateway that is down": ({GATEWAY: "1x50 0x30", BLUE: "1x80"}, [GATEWAY_DOWN]),
+    "a slot that is down": ({GATEWAY: "1x80", BLUE: "1x80", GREEN: "1x50 0x30"}, [SLOT_DOWN]),
     "a slot that is away for a moment": ({BLUE: "1x57 0x2 1x20"}, []),
 }
 
@@ -198,20 +179,16 @@ def test_alerts_fire_when_a_rollout_would_go_back_and_not_else(tmp_path: Path, c
 def test_every_alert_is_tried():
     tried = {one["alertname"] for _, fired in CASES.values() for one in fired}
     groups = prometheus.rules(fleet_of("eu"))["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert tried == {rule["alert"] for rule in rules if "alert" in rule}
+    assert tried | {None} == {rule.get("alert") for group in groups for rule in group["rules"]}
 
 
 @needs_promtool
 def test_the_error_rate_is_judged_as_the_rollout_judges_it(tmp_path: Path):
-    outcomes = []
     for failed in range(7, 14):  # of the 100 answers of five minutes
-        bad = wilson(failed, 100)[0] > 0.05
-        folder = tmp_path / str(failed)
+        fired = FAIL if wilson(failed, 100)[0] > 0.05 else []
         series = release(2, {22: 5}, codes={13: failed / 20})
-        expect(folder, series, promql_expr_test=[result(FIRING, *[alert(FAILS)] * bad)])
-        outcomes.append(bad)
-    assert outcomes[0] is False and outcomes[-1] is True
+        expect(tmp_path, series, promql_expr_test=[result(FIRING, *fired)])
+    assert wilson(7, 100)[0] < 0.05 < wilson(13, 100)[0]
 
 
 @needs_promtool
@@ -226,10 +203,7 @@ def test_each_target_has_its_own_limits(tmp_path: Path):
 @needs_promtool
 def test_an_alert_says_what_is_wrong_and_what_to_do(tmp_path: Path):
     sentence = f"Release 2 of {MODEL} on eu fails 25% of its requests, more than the 5.0% that "
-    action = (
-        "`adire status` shows what is live and what a rollout found; "
-        f'`adire rollback {MODEL} --reason "..."` goes back to the release before.'
-    )
+    action = prometheus.GO_BACK.replace("{{ $labels.model }}", MODEL)
     fired = {
         "exp_labels": {"target": "eu", "model": MODEL, "release": "2", "severity": "critical"},
         "exp_annotations": {"summary": sentence + "are allowed.", "action": action},
@@ -240,26 +214,22 @@ def test_an_alert_says_what_is_wrong_and_what_to_do(tmp_path: Path):
 
 @needs_promtool
 def test_recorded_series_have_the_stable_labels(tmp_path: Path):
-    slot = labels(2, slot="blue")
-    series = release(2, {22: 6}, codes={13: 1.5}) | {
-        f"nv_inference_request_success{{{slot}}}": steady(15),
-        f'nv_inference_request_failure{{{slot}, reason="BACKEND"}}': steady(0),
-        f"nv_inference_request_duration_us{{{slot}}}": steady(30_000_000),
-    }
-    wanted = {
-        "release:adire_requests:rate5m": 0.4,
-        "release:adire_request_failures:ratio_rate5m": 0.25,
-        "release:adire_request_retries:rate5m": 0,
-        "release:adire_request_seconds:p50_rate5m": 0.0225,
-        "slot:adire_requests:rate5m": 1,
-        "slot:adire_request_seconds:mean_rate5m": 2,
-    }
     stable = {"target": "eu", "model": MODEL, "release": "2"}
-    tests = []
-    for name, value in wanted.items():
-        found = stable | ({"slot": "blue"} if name.startswith("slot:") else {})
-        # promtool compares every digit.
-        tests.append(result(f"round({name}, 0.0001)", found, value=value))
+    inside = stable | {"slot": "blue"}
+    series = release(2, {22: 6}, codes={13: 1.5}) | {
+        f"nv_inference_request_success{{{labels(**inside)}}}": steady(15),
+        f'nv_inference_request_failure{{{labels(**inside)}, reason="BACKEND"}}': steady(0),
+        f"nv_inference_request_duration_us{{{labels(**inside)}}}": steady(30_000_000),
+    }
+    wanted = [
+        ("release:adire_requests:rate5m", stable, 0.4),
+        ("release:adire_request_failures:ratio_rate5m", stable, 0.25),
+        ("release:adire_request_seconds:p50_rate5m", stable, 0.0225),
+        ("slot:adire_requests:rate5m", inside, 1),
+        ("slot:adire_request_seconds:mean_rate5m", inside, 2),
+    ]
+    # Rounded, because promtool compares every digit.
+    tests = [result(f"round({name}, 0.0001)", one, value=value) for name, one, value in wanted]
     expect(tmp_path, series, promql_expr_test=tests)
 
 
@@ -279,10 +249,10 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
     fleet = FleetConfig.model_validate({"targets": {**fleet_of("eu").targets, "here": here}})
     config, rules = prometheus.write(fleet, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {config.name, rules.name}
-    jobs = {one["job_name"]: one for one in YAML(typ="safe").load(config)["scrape_configs"]}
+    jobs = YAML(typ="safe").load(config)["scrape_configs"]
     asked = {
         (*one["targets"], one["labels"]["target"], one["labels"].get("slot"))
-        for job in jobs.values()
+        for job in jobs
         for one in job["static_configs"]
     }
     assert asked == {
@@ -293,18 +263,13 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
         ("[::1]:8002", "here", "blue"),
         ("127.0.0.1:8012", "here", "green"),
     }
-    assert jobs[prometheus.GATEWAYS]["metrics_path"] == "/stats/prometheus"
 
 
 # --- the real servers --------------------------------------------------------------------------
 
 SLOT_MODEL = """
-import os, sys
-sys.path.insert(0, os.environ["ADIRE_SITE_PACKAGES"])
-
-class TritonPythonModel:
-    def execute(self, requests):
-        return []
+import os, sys; sys.path.insert(0, os.environ["ADIRE_SITE_PACKAGES"])
+class TritonPythonModel: ...
 """
 SLOT_CONFIG = f'name: "{MODEL}" backend: "python" version_policy {{ all {{ }} }}'
 
@@ -323,8 +288,8 @@ def process(command: list[str], log: Path, **more: Any) -> Iterator[Callable[[],
 
 def page(address: str) -> str:
     """What a server on loopback answers, nothing while it does not."""
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{address}") as answer:
-        return str(answer.read().decode())
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{address}", None, 9) as found:
+        return str(found.read().decode())
     return ""
 
 
@@ -346,7 +311,8 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     project = Project(root, root / ".adire")
     command = triton.command(project, root, grpc_port=grpc_port, metrics_port=port, load=[MODEL])
     with process(command, root / "log", env=triton.environment("cpu")) as alive:
-        assert wait_until(lambda: MODEL in page(f"{port}/metrics"), 60, alive=alive), root / "log"
+        loaded = f'nv_inference_request_success{{model="{MODEL}",version="2"}}'
+        assert wait_until(lambda: loaded in page(f"{port}/metrics"), 60, alive=alive), root / "log"
         yield port
 
 
@@ -358,8 +324,8 @@ def use(gate: Door) -> dict[tuple[str, str], float]:
         with pytest.raises(grpc.RpcError):
             gate.ask(("x-model-release", "2"))
     gate.green.fault_share = 0.0
-    gate.ask(("x-model-release", "2"))  # as one more fault or two would have the slot ejected
-    gate.http(f"/v2/models/{MODEL}/infer", b"{}", x_model_release="1")
+    gate.ask(("x-model-release", "2"))  # as five faults in a row have a slot ejected
+    gate.http(INFER, b"{}", x_model_release="1")
     return {(MODEL, "1"): answers.count(1) + 1, (MODEL, "2"): answers.count(2) + 4}
 
 
@@ -381,11 +347,10 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: Door, slot
     target = {"slots": slots, "gateway": gate.gateway.config.model_dump()}
     fleet = FleetConfig.model_validate({"targets": {"eu": target}})
     config, _ = prometheus.write(fleet, tmp_path, interval_seconds=1)
-    address = f"127.0.0.1:{free_port()}"
-    command = [str(PROMETHEUS), f"--config.file={config}", f"--web.listen-address={address}"]
+    port = free_port()
+    command = [str(PROMETHEUS), f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}"]
     command.append(f"--storage.tsdb.path={tmp_path / 'data'}")
     with process(command, tmp_path / "log") as alive:
-        port = address.partition(":")[2]
         assert wait_until(lambda: bool(page(f"{port}/-/ready")), 30, alive=alive)
 
         def api(path: str) -> Any:
@@ -408,15 +373,15 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: Door, slot
         requests, failures = counted("requests"), counted("request_failures")
         more = use(gate)
         gate.green.stop()
-        infer = f"/v2/models/{MODEL}/infer"
-        assert gate.http(infer, b"{}", x_model_release="2")[0] == 503
+        assert gate.http(INFER, b"{}", x_model_release="2")[0] == 503
         gate.green.start()
         more[MODEL, "2"] += 1
         wanted = requests | {key: requests[key] + count for key, count in more.items()}
         assert wait_until(lambda: counted("requests") == wanted, 30), wanted
-        assert counted("request_failures")[MODEL, "2"] == failures[MODEL, "2"] + 4
+        failed = failures | {(MODEL, "2"): failures[MODEL, "2"] + 4}
+        assert wait_until(lambda: counted("request_failures") == failed, 30), failed
 
-        # Rates need two scrapes, and what shows from its first request on two with requests between.
+        # A rate needs two scrapes of a counter, with requests between them.
         def recorded() -> set[str]:
             use(gate)
             query = f'{{__name__=~".+:adire_.+", model="{MODEL}", release="2"}}'
@@ -430,9 +395,6 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: Door, slot
         assert executed.keys() == {("eu", "blue", MODEL, "2")}
         pinned = values('release:adire_requests_total:sum{release="2"}', "target", "pinned")
         assert pinned.keys() == {("eu", "false"), ("eu", "true")} and min(pinned.values()) > 0
-        up = values("up", "job", "target", "slot")
-        assert up.pop(("adire-slot", "eu", "green")) == 0
-        assert up == {("adire-gateway", "eu", ""): 1, ("adire-slot", "eu", "blue"): 1}
         assert ("AdireSlotDown", "green") in values("ALERTS", "alertname", "slot")
         rules = [rule for group in api("rules")["groups"] for rule in group["rules"]]
         assert {rule["health"] for rule in rules} == {"ok"}, rules
