@@ -100,12 +100,17 @@ EJECTIONS = {
 sum by ({RELEASE}) (increase(release:adire_slot_ejections_total:sum[5m]))""",
 }
 LATENCIES = {
-    f"release:adire_request_seconds:{name}_rate5m": f"""
+    # Copies of requests (strategy shadow) have a latency, but Envoy counts no gRPC code for them.
+    "release:adire_request_seconds:count_rate5m": f"""
+sum by ({RELEASE}) (rate(envoy_cluster_upstream_rq_time_count{{release!=""}}[5m]))""",
+    **{
+        f"release:adire_request_seconds:{name}_rate5m": f"""
 histogram_quantile(
   {1 - tail:g},
   sum by ({RELEASE}, le) (rate(envoy_cluster_upstream_rq_time_bucket{{release!=""}}[5m]))
 ) / 1000"""
-    for name, tail in TAILS.items()
+        for name, tail in TAILS.items()
+    },
 }
 # No counter says which of two releases is the running one. It is the one that has answered most of
 # what users asked in the last hour: a canary's share stays below it until the rollout is through.
@@ -200,6 +205,7 @@ def _alerts(target: str, rollout: RolloutConfig) -> list[Alert]:
     """
     of = f'{{target="{target}"}}'
     answers = f"{WINDOW_SECONDS} * release:adire_requests:rate5m{of}"
+    timed = f"{WINDOW_SECONDS} * release:adire_request_seconds:count_rate5m{of}"
     limit = rollout.error_rate_maximum
     enough = {name: _enough(rollout, tail) for name, tail in TAILS.items()}
     maximum, increase = rollout.latency_maximum_seconds, rollout.latency_increase_maximum
@@ -224,7 +230,7 @@ and {answers} >= {rollout.minimum_answers}""",
             "AdireLatencyAboveLimit",
             f"""
 release:adire_request_seconds:p99_rate5m{of} > {maximum:g}
-and {answers} >= {enough["p99"]}""",
+and {timed} >= {enough["p99"]}""",
             60,
             "critical",
             f"{A_RELEASE} has a p99 of {{{{ $value | humanizeDuration }}}}, "
@@ -237,9 +243,9 @@ and {answers} >= {enough["p99"]}""",
                 "AdireCanarySlower",
                 f"""
 release:adire_request_seconds:{name}_ratio5m{of} > {1 + increase:g}
-and {answers} >= {enough[name]}
+and {timed} >= {enough[name]}
 and on (target, model) (
-  {answers} >= {rollout.minimum_answers}
+  {timed} >= {rollout.minimum_answers}
   and release:adire_running_requests:increase1h
 )""",
                 60,
