@@ -16,6 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import walk_tree
 
+from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, GatewayConfig, RolloutConfig
 from adire_assets.serving.analysis import DEVIATIONS, TAILS
 from adire_assets.serving.gateway import SERVER_FAULTS
@@ -222,8 +223,8 @@ max by ({RELEASE}) (
 and {answers} >= {rollout.minimum_answers}""",
             0,
             "critical",
-            f"{A_RELEASE} fails {{{{ $value | humanizePercentage }}}} of its requests, "
-            f"more than the {limit:.1%} that are allowed.",
+            f"{A_RELEASE} fails {{{{ $value | humanizePercentage }}}} of its requests or "
+            f"leaves them to the other slot, more than the {limit:.1%} that are allowed.",
             GO_BACK,
         ),
         Alert(
@@ -334,14 +335,20 @@ def rules(fleet: FleetConfig) -> dict[str, Any]:
 
 
 def write(fleet: FleetConfig, folder: Path, interval_seconds: int = SCRAPE_SECONDS) -> list[Path]:
-    """Write both files, each whole or not at all; their paths, prometheus.yml first."""
+    """Write both files, each whole or not at all; their paths, prometheus.yml first.
+
+    UserError when the folder cannot be written to.
+    """
     contents = {
         # The rules first: prometheus.yml must not name a file that is not there.
         folder / RULES_FILE: _yaml(rules(fleet)),
         folder / CONFIG_FILE: _yaml(scrape_config(fleet, interval_seconds)),
     }
-    for path, content in contents.items():
-        write_bytes(path, content)
+    try:
+        for path, content in contents.items():
+            write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}; name another") from None
     return list(reversed(contents))
 
 
@@ -355,10 +362,8 @@ def _yaml(content: dict[str, Any]) -> bytes:
 
 def _admin(gateway: GatewayConfig) -> str:
     """Envoy's admin port: on loopback, wherever a local gateway listens for its clients."""
-    return _join(
-        gateway.host if gateway.launch == "remote" else "127.0.0.1",
-        gateway.admin_port,
-    )
+    host = gateway.host if gateway.launch == "remote" else "127.0.0.1"
+    return _join(host, gateway.admin_port)
 
 
 def _join(host: str, port: int) -> str:

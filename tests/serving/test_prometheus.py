@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from adire_assets.config import Project
 from adire_assets.config_file import load
+from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import prometheus, triton
 from adire_assets.serving.analysis import wilson
@@ -47,8 +48,7 @@ def fleet_of(*targets: str, **rollout: Any) -> FleetConfig:
 
 
 def promtool(*words: str) -> None:
-    assert PROMTOOL
-    done = subprocess.run([PROMTOOL, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(PROMTOOL), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -203,12 +203,11 @@ def test_each_target_has_its_own_limits(tmp_path: Path):
 
 @needs_promtool
 def test_an_alert_says_what_is_wrong_and_what_to_do(tmp_path: Path):
-    sentence = f"Release 2 of {MODEL} on eu fails 25% of its requests, more than the 5.0% that "
+    summary = f"Release 2 of {MODEL} on eu fails 25% of its requests or leaves them to the other "
+    summary += "slot, more than the 5.0% that are allowed."
     action = prometheus.GO_BACK.replace("{{ $labels.model }}", MODEL)
-    fired = {
-        "exp_labels": {"target": "eu", "model": MODEL, "release": "2", "severity": "critical"},
-        "exp_annotations": {"summary": sentence + "are allowed.", "action": action},
-    }
+    named = {"target": "eu", "model": MODEL, "release": "2", "severity": "critical"}
+    fired = {"exp_labels": named, "exp_annotations": {"summary": summary, "action": action}}
     test = {"eval_time": "15m", "alertname": FAILS, "exp_alerts": [fired]}
     expect(tmp_path, release(2, {22: 8}, codes={13: 2}), alert_rule_test=[test])
 
@@ -249,6 +248,8 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
     fleet = FleetConfig.model_validate({"targets": {**fleet_of("eu").targets, "here": here}})
     config, rules = prometheus.write(fleet, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {config.name, rules.name}
+    with pytest.raises(UserError, match="cannot be written to"):
+        prometheus.write(fleet, config / "below")
     jobs = YAML(typ="safe").load(config)["scrape_configs"]
     asked = {
         (*one["targets"], one["labels"]["target"], one["labels"].get("slot"))
@@ -264,8 +265,6 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
         ("127.0.0.1:8012", "here", "green"),
     }
 
-
-# --- the real servers --------------------------------------------------------------------------
 
 SLOT_MODEL = """
 import os, sys; sys.path.insert(0, os.environ["ADIRE_SITE_PACKAGES"])
