@@ -224,6 +224,17 @@ def down() -> None:
 
 
 @app.command()
+def prometheus(
+    folder: Annotated[Path, typer.Argument(help="Where prometheus.yml and its rules go.")],
+) -> None:
+    """Write what a Prometheus needs to watch this fleet: scrape config, names, alerts."""
+    from adire_assets.serving import prometheus
+
+    for path in prometheus.write(load_fleet(Project.find()), folder):
+        say(str(path))
+
+
+@app.command()
 def demo() -> None:
     """Run the whole line on the embedded defaults, and ask the live model for a picture."""
     from adire_assets import operations

@@ -197,6 +197,8 @@ def _write_config(project: Project, every: list[Program]) -> None:
         lines += [
             f"[program:{item.name}]",
             f"command = {_escaped(shlex.join(item.command))}",
+            # The door is closed before what is behind it.
+            f"priority = {900 if item.name.startswith('gateway-') else 100}",
             "autostart = false",
             "autorestart = true",
             "startretries = 1000000",

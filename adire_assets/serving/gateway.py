@@ -210,7 +210,9 @@ class Gateway:
             host["health_status"].get("failed_active_health_check")
             for cluster in found.get("cluster_statuses", [])
             for host in cluster.get("host_statuses", [])
-            if host["address"]["socket_address"]["port_value"] == port and not host.get("priority")
+            # The copies of a shadow go to an address that is no socket.
+            if host["address"].get("socket_address", {}).get("port_value") == port
+            and not host.get("priority")
         )
 
     def traffic(self, model: str, number: int) -> Traffic:

@@ -158,6 +158,17 @@ def moved(
     return replace(record, live=number, active=active, since=now(), history=history)
 
 
+def ended(rollout: Rollout, outcome: str, reason: str | None) -> dict[str, Any]:
+    """What stays of a rollout as `last_rollout`."""
+    return {
+        "number": rollout.number,
+        "outcome": outcome,
+        "reason": reason,
+        "at": now(),
+        "decisions": rollout.decisions,
+    }
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

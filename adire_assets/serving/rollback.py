@@ -80,13 +80,7 @@ def _end_rollout(
                 "just come to its end; look at `adire status`"
             )
         slots = {name: number for name, number in now.slots.items() if number != canary.number}
-        last = {
-            "number": canary.number,
-            "outcome": "rolled_back",
-            "reason": reason,
-            "at": record.now(),
-            "decisions": now.rollout.decisions,
-        }
+        last = record.ended(now.rollout, "rolled_back", reason)
         return replace(now, slots=slots, rollout=None, last_rollout=last)
 
     after = record.change(project, state.target, state.model, ended)

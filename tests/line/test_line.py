@@ -23,7 +23,7 @@ from PIL import Image
 
 from adire_assets import tracking, tracking_store
 from adire_assets.errors import UserError
-from adire_assets.serving import client
+from adire_assets.serving import client, record
 from adire_assets.store import Store
 from tests.support.fleets import free_ports
 
@@ -180,8 +180,29 @@ def test_rollback_quarantines_the_release_for_every_door(line) -> None:
     assert "quarantined" in refused.stderr
     assert line.live() == 1
     line.adire("lift-quarantine", "indigo", "2", "--reason", "looked again")
-    line.adire("materialize", "indigo")
+
+
+def test_a_run_that_dies_in_its_rollout_is_taken_over_by_the_sensor(line) -> None:
+    run = line.start(sys.executable, "-m", "adire_assets.cli", "materialize", "indigo")
+    wait_for(lambda: (now := rollout(line)) is not None and now.stage == "serving", 120)
+    run.kill()
+    run.communicate(timeout=60)
+    assert line.live() == 1
+    assert "rollout: release 2" in line.adire("status").stdout
+    wait_for(lambda: rollout(line).abandoned(), 30)
+    ticks = sensor_ticks(line, 2, "indigo_rollout", "indigo_rollout")
+    assert ticks[0]["requests"] and ticks[1]["skip"] == "no rollout was left"
     assert line.live() == 2
+    assert tracking.aliases(line.project, "indigo")["champion"] == 2
+    # Each decision is an evaluation of the asset's check, with what it rests on.
+    key = dg.AssetCheckKey(dg.AssetKey(["indigo", "deployed_model"]), "rollout")
+    with dg.DagsterInstance.from_config(str(line.project.home / "dagster")) as instance:
+        history = instance.event_log_storage.get_asset_check_execution_history(key, limit=2)
+        evaluations = [one.event.dagster_event.event_specific_data for one in history]
+    assert all(evaluation.passed for evaluation in evaluations)
+    assert "local, 100 %: promote: 0 of" in evaluations[0].description
+    assert "errors" in evaluations[0].metadata["numbers"].value
+    assert "local, checking: promote" in evaluations[1].description
 
 
 class TestRuinousAdapter:
@@ -404,7 +425,14 @@ def started_steps(line) -> set[str | None]:
         return {event.step_key for event in events}
 
 
-def sensor_ticks(line, count: int) -> list[dict]:
+def rollout(line):
+    """The rollout of indigo that is under way, or None."""
+    return record.read(line.project, "local", "indigo").rollout
+
+
+def sensor_ticks(
+    line, count: int, name: str = "indigo_changes", job: str = "indigo_line"
+) -> list[dict]:
     """What the sensor says, tick by tick; a requested run is carried out before the next tick."""
     code = f"""
 import json
@@ -412,14 +440,14 @@ import dagster as dg
 from dagster_defs import defs
 from adire_assets.defs.sensors import MODEL_TAG
 instance = dg.DagsterInstance.get()
-sensor = defs.get_sensor_def("indigo_changes")
+sensor = defs.get_sensor_def("{name}")
 ticks = []
 for _ in range({count}):
     with dg.build_sensor_context(instance=instance, definitions=defs) as context:
         data = sensor.evaluate_tick(context)
     ticks.append({{"skip": data.skip_message, "requests": [r.tags for r in data.run_requests]}})
     for request in data.run_requests:
-        defs.resolve_job_def("indigo_line").execute_in_process(
+        defs.resolve_job_def("{job}").execute_in_process(
             instance=instance, tags=request.tags, raise_on_error=False
         )
 print("TICKS" + json.dumps(ticks))

@@ -89,7 +89,7 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
             if not any(control.live() for control in slots):
                 unserved.append("no slot answers")
 
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=look, daemon=True)
     looking.start()
     fleet.up(project, config, progress=said.append)
     over.set()

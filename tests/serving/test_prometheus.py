@@ -24,6 +24,7 @@ from adire_assets.serving.analysis import wilson
 from adire_assets.serving.gateway_bootstrap import BUCKETS
 from adire_assets.serving.triton import free_port, wait_until
 from tests.serving.test_gateway import MODEL, Door, door
+from tests.support.door import SOUND as BODY
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
@@ -324,7 +325,7 @@ def use(gate: Door) -> dict[tuple[str, str], float]:
             gate.ask(("x-model-release", "2"))
     gate.green.fault_share = 0.0
     gate.ask(("x-model-release", "2"))  # as five faults in a row have a slot ejected
-    gate.http(INFER, b"{}", x_model_release="1")
+    gate.http(INFER, BODY, x_model_release="1")
     return {(MODEL, "1"): answers.count(1) + 1, (MODEL, "2"): answers.count(2) + 4}
 
 
@@ -372,7 +373,7 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: Door, slot
         requests, failures = counted("requests"), counted("request_failures")
         more = use(gate)
         gate.green.stop()
-        assert gate.http(INFER, b"{}", x_model_release="2")[0] == 503
+        assert gate.http(INFER, BODY, x_model_release="2")[0] == 503
         gate.green.start()
         more[MODEL, "2"] += 1
         wanted = requests | {key: requests[key] + count for key, count in more.items()}

@@ -12,7 +12,7 @@ import pytest
 
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import deployment, record, rollback, rollout, routing
+from adire_assets.serving import carrier, deployment, record, rollback, rollout, routing
 from adire_assets.serving.client import generate
 from adire_assets.serving.record import DeploymentRecord
 from tests.support.house import TARGET, House, awaited
@@ -205,18 +205,18 @@ def test_a_killed_carrier_is_replaced_when_its_lease_has_run_out(
     slow = lit.configured(minimum_seconds=2.0)
     rollout.begin(lit.project, slow, MODEL, 2)
     code = [str(lit.project.root), str(lit.project.home), slow.model_dump_json()]
-    carrier = subprocess.Popen([sys.executable, "-c", CARRIER, *code], env=clean_environment)
+    process = subprocess.Popen([sys.executable, "-c", CARRIER, *code], env=clean_environment)
     awaited(
         lambda: bool((now := lit.record.rollout) and now.stage == stage and now.lease["holder"]),
         60,
     )
-    os.kill(carrier.pid, signal.SIGKILL)
-    carrier.wait()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     first = lit.record.rollout.lease["holder"]
     with lit.requests_all_along():
         begun(lit, 2).join()
     assert (lit.record.live, lit.serving(), lit.differences()) == (2, 2, [])
-    assert first.split(":")[1] == str(carrier.pid)
+    assert first.split(":")[1] == str(process.pid)
 
 
 def test_who_has_lost_the_lease_changes_nothing(lit: House) -> None:
@@ -230,11 +230,9 @@ def test_who_has_lost_the_lease_changes_nothing(lit: House) -> None:
         return replace(state, rollout=replace(state.rollout, lease=lease))
 
     revision = record.change(lit.project, TARGET, MODEL, taken).revision
-    carrier = rollout.Carrier(
-        lit.project, slow, TARGET, MODEL, lit.open_judge, print, lambda *_: None
-    )
-    with pytest.raises(rollout.Lost):
-        carrier._finish(lit.record.rollout)
+    late = carrier.Carrier(lit.project, slow, TARGET, MODEL, lit.open_judge, print, lambda *_: None)
+    with pytest.raises(carrier.Lost):
+        late._finish(lit.record.rollout)
     assert lit.record.revision == revision
     assert lit.serving() in (1, 2) and lit.record.live == 1
     lit.roll_back()

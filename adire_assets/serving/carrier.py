@@ -1,0 +1,377 @@
+"""One process that carries out, or follows, the rollout of a model on a target: stage by stage.
+
+Every step is written into the record first and then done, so the next holder of the lease finds
+where to go on. What is seen of the release in a step is `watch`'s, what to make of it `analysis`'s.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import FleetConfig
+from adire_assets.serving import record, release, rollback, routing, standby
+from adire_assets.serving.analysis import Analysis
+from adire_assets.serving.gateway import GatewayDown
+from adire_assets.serving.loading import Place
+from adire_assets.serving.record import LEASE_SECONDS, DeploymentRecord, Rollout
+from adire_assets.serving.watch import OpenJudge, Watch
+
+TICK_SECONDS = 0.5
+GATEWAY_SECONDS = 60.0  # a supervised gateway is back long before
+ALL = [100]
+
+Progress = Callable[[str], None]
+# Told of each decision: target, and what stands in the record (see `Carrier._decision`).
+Report = Callable[[str, Mapping[str, Any]], None]
+
+
+class Lost(Exception):
+    """Somebody else carries the rollout out, or has ended it."""
+
+
+def planned(
+    fleet: FleetConfig, target: str, state: DeploymentRecord, number: int, after: list[str]
+) -> Rollout:
+    """A rollout as the fleet's description has it; `after`: the targets that come first."""
+    config = fleet.targets[target].rollout
+    # There is nothing to share the requests with before the first release.
+    steps = config.steps if config.strategy == "canary" and state.live is not None else ALL
+    return Rollout(
+        number=number,
+        origin=state.live,
+        slot=standby.idle_slot(fleet, state),
+        strategy=config.strategy,
+        steps=list(steps),
+        stage="waiting" if after else "loading",
+        since=time.time(),
+        after=after,
+    )
+
+
+def started(rollout: Rollout, state: DeploymentRecord) -> DeploymentRecord:
+    """The record with this rollout, unless one is under way."""
+    if state.rollout is not None:
+        return state
+    if rollout.stage == "waiting":
+        return replace(state, rollout=rollout)
+    return replace(state, rollout=rollout, slots={**state.slots, rollout.slot: rollout.number})
+
+
+class Carrier:
+    """One process that carries out, or follows, the rollout of a model on a target."""
+
+    def __init__(
+        self,
+        project: Project,
+        fleet: FleetConfig,
+        target: str,
+        model: str,
+        open_judge: OpenJudge,
+        progress: Progress,
+        report: Report,
+    ) -> None:
+        self.project, self.fleet, self.target, self.model = project, fleet, target, model
+        self.mirrored_percent = fleet.targets[target].rollout.mirrored_percent
+        self.progress, self.report = progress, report
+        self.watch = Watch(project, fleet, target, model, open_judge)
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.gateway_down: float | None = None
+
+    def run(self) -> None:
+        stages: dict[str, Callable[[DeploymentRecord, Rollout], None]] = {
+            "waiting": self._wait,
+            "loading": self._load,
+            "checking": self._check,
+            "mirroring": self._watch,
+            "serving": self._watch,
+            "undoing": self._undo,
+        }
+        over = threading.Event()
+        threading.Thread(target=self._keep_lease, args=(over,), daemon=True).start()
+        try:
+            while rollout := (state := self._take()).rollout:
+                if rollout.lease["holder"] != self.holder:
+                    time.sleep(TICK_SECONDS)
+                    continue
+                with suppress(Lost):
+                    stages[rollout.stage](state, rollout)
+        finally:
+            over.set()
+            self.watch.close()
+
+    # --- the lease -----------------------------------------------------------------------------
+
+    def _take(self) -> DeploymentRecord:
+        """The record, with the lease taken when nobody has it."""
+
+        def take(state: DeploymentRecord) -> DeploymentRecord:
+            if state.rollout is None or not state.rollout.abandoned():
+                return state
+            if state.rollout.lease["holder"]:
+                self.progress(f"{self._name(state.rollout)}: taken over, {state.rollout.stage}")
+            return replace(state, rollout=self._leased(state.rollout))
+
+        return record.change(self.project, self.target, self.model, take)
+
+    def _leased(self, rollout: Rollout) -> Rollout:
+        return replace(rollout, lease={"holder": self.holder, "until": time.time() + LEASE_SECONDS})
+
+    def _keep_lease(self, over: threading.Event) -> None:
+        while not over.wait(LEASE_SECONDS / 4):
+            try:
+                self._change(lambda state, rollout: state)
+            except Lost:
+                continue
+
+    def _change(
+        self, function: Callable[[DeploymentRecord, Rollout], DeploymentRecord]
+    ) -> DeploymentRecord:
+        """Change the record and renew the lease; `Lost` when it is not this holder's."""
+
+        def guarded(state: DeploymentRecord) -> DeploymentRecord:
+            if state.rollout is None or state.rollout.lease["holder"] != self.holder:
+                raise Lost
+            after = function(state, state.rollout)
+            return replace(after, rollout=self._leased(after.rollout)) if after.rollout else after
+
+        return record.change(self.project, self.target, self.model, guarded)
+
+    def _set(self, **fields: Any) -> None:
+        """Change fields of the rollout."""
+        self._change(lambda state, now: replace(state, rollout=replace(now, **fields)))
+
+    # --- stages --------------------------------------------------------------------------------
+
+    def _wait(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        before = record.read(self.project, rollout.after[-1], self.model)
+        if before.rollout and before.rollout.number == rollout.number:
+            time.sleep(TICK_SECONDS)
+        elif before.live == rollout.number:
+            fresh = planned(self.fleet, self.target, state, rollout.number, [])
+            fresh = replace(fresh, after=rollout.after, lease=rollout.lease)
+            self._change(lambda now, _: started(fresh, replace(now, rollout=None)))
+        else:
+            self._end(rollout, "cancelled", f"{before.target} did not get it")
+
+    def _load(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        if not self._routed(rollout):
+            return
+        self.watch.prepare()
+        self.progress(f"{self._name(rollout)}: loading into slot {rollout.slot}")
+        place = self._place(rollout)
+        try:
+            with place.alone(self.model):
+                place.put(self._release(rollout))
+        except UserError as error:
+            self._end(rollout, "failed", str(error))
+            return
+        self._set(stage="checking", since=time.time())
+
+    def _check(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        """Asks the slot itself for the evaluated images; no user's request comes to it yet."""
+        from adire_assets.serving import parity  # numpy: not in every Dagster process
+
+        place = self._place(rollout)
+        try:
+            facts = parity.repeat(
+                self.project, self._release(rollout), place.address, self.progress
+            )
+        except UserError as error:
+            self._end(rollout, "failed", str(error))
+            return
+        if not facts["passed"]:
+            self._send_back(rollout, facts["explanation"], {"parity": facts})
+            return
+        self._decide(rollout, "promote", facts["explanation"], {"parity": facts})
+        mirror = rollout.strategy == "shadow" and rollout.origin is not None
+        self._enter(rollout, stage="mirroring" if mirror else "serving", step=0)
+
+    def _watch(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        if not self._routed(rollout):
+            return
+        try:
+            quality = self.watch.quality(rollout)
+            analysis = self.watch.analysis(rollout, quality)
+        except GatewayDown:
+            return
+        except UserError as error:  # nothing can be said about the images
+            self._end(rollout, "failed", str(error))
+            return
+        if quality != rollout.quality:
+            self._set(quality=quality)
+        if analysis.decision == "rollback":
+            self._send_back(rollout, analysis.sentence(), _numbers(analysis))
+        elif analysis.decision == "promote" or rollout.approved:
+            self._go_on(rollout, analysis)
+        elif analysis.decision == "hold" and not rollout.held:
+            self._decide(rollout, "hold", analysis.sentence(), _numbers(analysis), held=True)
+        else:
+            time.sleep(TICK_SECONDS)
+
+    def _undo(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        self._routed(rollout)
+        reason = rollout.reason or ""
+        if self.fleet.on_failure == "rollback":
+            for name in reversed(rollout.after):
+                if record.read(self.project, name, self.model).live == rollout.number:
+                    self.progress(f"{self.model}: taking release {rollout.number} back on {name}")
+                    why = f"{self.target} sent it back: {reason}"
+                    rollback.undo(self.project, self.fleet, name, self.model, why, self.progress)
+        self._end(rollout, "rolled_back", reason)
+
+    # --- steps between stages ------------------------------------------------------------------
+
+    def _go_on(self, rollout: Rollout, analysis: Analysis) -> None:
+        sentence = analysis.sentence()
+        if rollout.approved and analysis.decision != "promote":
+            sentence = f"a person said to go on ({rollout.reason}): {sentence}"
+        if own := self.watch.own_requests():
+            sentence += f"; {own} of the answers the rollout has asked for itself"
+        self._decide(rollout, "promote", sentence, _numbers(analysis))
+        if rollout.stage == "mirroring":
+            self._enter(rollout, stage="serving", step=0)
+        elif rollout.step + 1 < len(rollout.steps):
+            self._enter(rollout, stage="serving", step=rollout.step + 1)
+        else:
+            self._finish(rollout)
+
+    def _enter(self, rollout: Rollout, **fields: Any) -> None:
+        """Begin a stage or step: its counters start here."""
+        try:
+            baseline = self.watch.begin_step(rollout)
+        except GatewayDown:
+            return  # the same decision is made again when it is back
+        self._set(
+            baseline=baseline, since=time.time(), held=False, approved=False, reason=None, **fields
+        )
+        self._publish()
+        entered = replace(rollout, **fields)
+        share = f"{self.mirrored_percent} % mirrored"
+        self.progress(
+            f"{self._name(rollout)}: "
+            f"{f'{entered.percent} % of the requests' if entered.percent else share}"
+        )
+
+    def _finish(self, rollout: Rollout) -> None:
+        verdict = self._release(rollout).verdict
+
+        def live(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
+            after = record.moved(state, now.number, "deploy", None)
+            ended = record.ended(now, "live", None)
+            return replace(after, verdict=verdict, rollout=None, last_rollout=ended)
+
+        self._change(live)
+        self._publish()
+        self.watch.close()
+        self.progress(f"release {rollout.number} of {self.model} is live on {self.target}")
+        self._restock()
+
+    def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
+        # First, so that whatever happens from here on, no sensor deploys it again.
+        record.quarantine(self.project, self.model, rollout.number, reason)
+        decision = self._decision(rollout, "rollback", reason, numbers)
+        self._set(
+            stage="undoing",
+            since=time.time(),
+            reason=reason,
+            decisions=[*rollout.decisions, decision],
+        )
+        self._publish()
+        self.report(self.target, decision)
+        self.progress(f"{self._name(rollout)}: sent back: {reason}")
+        self.watch.close()
+
+    def _end(self, rollout: Rollout, outcome: str, reason: str) -> None:
+        def ended(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
+            slots = {name: n for name, n in state.slots.items() if name != now.slot}
+            if now.stage == "waiting":
+                slots = state.slots
+            last = record.ended(now, outcome, reason)
+            return replace(state, slots=slots, rollout=None, last_rollout=last)
+
+        self._change(ended)
+        self._publish()
+        self.watch.close()
+        self.progress(f"{self._name(rollout)}: {outcome.replace('_', ' ')}: {reason}")
+        self._restock()
+
+    def _restock(self) -> None:
+        standby.restock(self.project, self.fleet, self.target, self.model, self.progress)
+
+    def _decide(
+        self,
+        rollout: Rollout,
+        decision: str,
+        sentence: str,
+        numbers: Mapping[str, Any],
+        **fields: Any,
+    ) -> None:
+        made = self._decision(rollout, decision, sentence, numbers)
+        self._set(decisions=[*rollout.decisions, made], **fields)
+        self.report(self.target, made)
+        self.progress(f"{self._name(rollout)}, {where(rollout)}: {decision}: {sentence}")
+
+    def _decision(
+        self, rollout: Rollout, decision: str, sentence: str, numbers: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "release": rollout.number,
+            "at": record.now(),
+            "stage": rollout.stage,
+            "percent": rollout.percent,
+            "decision": decision,
+            "sentence": sentence,
+            "numbers": dict(numbers),
+        }
+
+    # --- the gateway ---------------------------------------------------------------------------
+
+    def _routed(self, rollout: Rollout) -> bool:
+        """Make the gateway route as recorded; False while it does not answer."""
+        if self._publish():
+            return True
+        now = time.time()
+        self.gateway_down = self.gateway_down or now
+        if now - self.gateway_down > GATEWAY_SECONDS and rollout.stage != "undoing":
+            self._end(rollout, "failed", f"the gateway of {self.target} does not answer")
+        time.sleep(TICK_SECONDS)
+        return False
+
+    def _publish(self) -> bool:
+        try:
+            if not routing.published(self.project, self.fleet, self.target, self.model):
+                routing.publish(self.project, self.fleet, self.target)
+        except GatewayDown:
+            return False
+        self.gateway_down = None
+        return True
+
+    def _place(self, rollout: Rollout) -> Place:
+        return Place(self.project, self.fleet, self.target, rollout.slot)
+
+    def _release(self, rollout: Rollout) -> release.ReleaseRecord:
+        return release.read_record(self.project, self.model, rollout.number)
+
+    def _name(self, rollout: Rollout) -> str:
+        return f"release {rollout.number} of {self.model} on {self.target}"
+
+
+def where(rollout: Rollout) -> str:
+    """The stage, or the share of the requests in it."""
+    return f"{rollout.percent} %" if rollout.stage == "serving" else rollout.stage
+
+
+def _numbers(analysis: Analysis) -> dict[str, Any]:
+    """What a decision rests on: finding -> {outcome, value, limit}."""
+    return {
+        one.name: {"outcome": one.outcome, "value": one.value, "limit": one.limit}
+        for one in analysis.findings
+    }
