@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from adire_assets import lineage
 from adire_assets.errors import UserError
 
 
@@ -36,7 +35,8 @@ class JudgeProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(lineage.threads())},
+            # It looks at images while releases are being watched, and must not slow them.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
     def __enter__(self) -> "JudgeProcess":
@@ -72,7 +72,7 @@ def main() -> None:
     from adire_assets.worker import die_with_parent
 
     die_with_parent()
-    torch.set_num_threads(lineage.threads())
+    torch.set_num_threads(1)
     judge = metrics.Judge(Path(sys.argv[1]), sys.argv[2])
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from adire_assets import lineage
 from adire_assets.config import Project
 from adire_assets.fleet_config import DOOR_PORTS, SLOT_PORTS, FleetConfig
 from adire_assets.serving import routing, slot, triton
@@ -35,6 +36,9 @@ def slot_program(target: str, name: str) -> str:
 def programs(project: Project, fleet: FleetConfig) -> list[Program]:
     """The local processes of every target, then Dagster's."""
     found = []
+    # Slots that compute at the same time share the cores: with more threads than cores, each waits
+    # for threads that the other one keeps from running, and a canary looks many times slower.
+    threads = max(lineage.threads() // max(len(shared_memory(project, fleet)), 1), 1)
     for target, settings in fleet.targets.items():
         gateway = routing.gateway_of(project, fleet, target)
         local = settings.gateway.launch == "local"
@@ -45,7 +49,10 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                 found.append(
                     Program(
                         slot_program(target, name),
-                        [sys.executable, *slot.arguments(name, config, target, fleet.device)],
+                        [
+                            sys.executable,
+                            *slot.arguments(name, config, target, fleet.device, threads),
+                        ],
                         {getattr(config, port): key + port for port in SLOT_PORTS},
                         live,
                         fleet.load_timeout_seconds,

@@ -31,12 +31,12 @@ def address(config: SlotConfig) -> str:
     return f"{host}:{config.grpc_port}"
 
 
-def arguments(name: str, config: SlotConfig, target: str, device: str) -> list[str]:
+def arguments(name: str, config: SlotConfig, target: str, device: str, threads: int) -> list[str]:
     """The command line of a slot's process; another setting is another command line."""
     return [
         *("-m", "adire_assets.serving.slot", name, "--target", target, "--device", device),
         *("--grpc-port", str(config.grpc_port), "--http-port", str(config.http_port)),
-        *("--metrics-port", str(config.metrics_port)),
+        *("--metrics-port", str(config.metrics_port), "--threads", str(threads)),
     ]
 
 
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--target", required=True)
     parser.add_argument("--device", required=True)
+    parser.add_argument("--threads", type=int, required=True)
     for port in ("grpc", "http", "metrics"):
         parser.add_argument(f"--{port}-port", type=int, required=True)
     try:
@@ -91,7 +92,7 @@ def serve(options: argparse.Namespace) -> int:
         metrics_port=options.metrics_port,
         load=reconcile(project, options.target, options.name, slot),
     )
-    environment = triton.environment(options.device)
+    environment = triton.environment(options.device, options.threads)
     return guard.run(command, shm_prefix=triton.shm_prefix(slot), env=environment)
 
 

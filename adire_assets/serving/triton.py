@@ -100,10 +100,10 @@ def command(
     return [str(server), *options, *(f"--load-model={model}" for model in load)]
 
 
-def environment(device: str) -> dict[str, str]:
+def environment(device: str, threads: int) -> dict[str, str]:
     """What tritonserver and its stubs need: this process's environment, and where things are.
 
-    `device` is "auto", "cpu" or "cuda".
+    `device` is "auto", "cpu" or "cuda"; `threads` are those that a stub computes with on the CPU.
     """
     libraries = [str(packages() / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
@@ -111,7 +111,7 @@ def environment(device: str) -> dict[str, str]:
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
         "ADIRE_SITE_PACKAGES": str(packages()),
         "ADIRE_DEVICE": device,
-        "ADIRE_THREADS": str(lineage.threads()),
+        "ADIRE_THREADS": str(threads),
         "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
         "HF_HUB_OFFLINE": "1",
     }
@@ -146,7 +146,7 @@ def scratch_server(
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*guard, shm_prefix(folder), *command(project, folder, grpc_port=port)],
-                env=environment(device),
+                env=environment(device, lineage.threads()),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from adire_assets import lineage
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, SlotConfig
@@ -69,6 +70,9 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
         "dagster-daemon",
     ]
     assert all(row["ready"] for row in rows), rows
+    servers = [p for row in rows[:2] for p in psutil.Process(row["pid"]).children(recursive=True)]
+    threads = {p.environ()["ADIRE_THREADS"] for p in servers if p.name() == "tritonserver"}
+    assert threads == {str(max(lineage.threads() // 2, 1))}, "slots do not share the cores"
 
     said: list[str] = []
     fleet.up(project, config, progress=said.append)
