@@ -123,6 +123,33 @@ def trace(
         say(line)
 
 
+@app.command("export")
+def export_adapter(
+    release: Annotated[str, typer.Argument(help="indigo is what is live, indigo@3 release 3.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    format: Annotated[
+        Literal["diffusers", "kohya", "comfyui"], typer.Option(help="For which programs.")
+    ] = "diffusers",
+) -> None:
+    """Write a release's LoRA to a file for another program, with where it comes from."""
+    from adire_assets import exchange
+
+    number = exchange.export(Project.find(), release, format, out)
+    say(f"{out}: release {number} in the format {format}")
+
+
+@app.command("import")
+def import_adapter(
+    file: Annotated[Path, typer.Argument(help="A LoRA of diffusers, kohya or ComfyUI.")],
+    model: Annotated[str, typer.Argument(help="The model whose base it is for.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+) -> None:
+    """Check a LoRA file against a model's base, and write it as a folder for diffusers."""
+    from adire_assets import exchange
+
+    say(f"{out}: from the format {exchange.import_(Project.find(), file, model, out)}")
+
+
 @app.command()
 def rollback(
     model: Model,

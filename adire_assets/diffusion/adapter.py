@@ -3,13 +3,13 @@
 Reads headers and numbers with numpy; torch is not imported and nothing is unpickled.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from adire_assets.diffusion.safetensors_file import some, stored
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ALLOWED_SUFFIXES = (".safetensors", ".json", ".csv", ".png", ".md", ".txt", ".py")
@@ -20,18 +20,20 @@ NAMES = (
     ("lora_A", "lora_B"),
 )
 KEY = re.compile(r"(.+)\.(" + "|".join(re.escape(n) for pair in NAMES for n in pair) + r")\.weight")
+MAGNITUDE = "lora_magnitude_vector"  # of DoRA, with lora_A and lora_B
+MAGNITUDE_KEY = re.compile(rf"(.+)\.{MAGNITUDE}(?:\.weight)?")
 OTHER = {**dict(NAMES), **{up: down for down, up in NAMES}}
 UP = {up for _, up in NAMES}
-SHOWN = 3  # names per problem
 
 
 def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
     """What is wrong with `pytorch_lora_weights.safetensors` in `adapter_folder`; empty means sound.
 
     Every tensor must belong to a weight of the base's UNet or text encoder, with the shapes of a
-    LoRA on it (down: [rank, in, ...], up: [out, rank, ...]), in pairs; all numbers finite; and some
-    up matrix not zero, because a LoRA starts with zeros there and one that kept them changes
-    nothing. The folder may hold no file that could be weights in another format.
+    LoRA on it (down: [rank, in, ...], up: [out, rank, ...]), in pairs, each perhaps with a DoRA's
+    magnitudes; all numbers finite; and some up matrix not zero, because a LoRA starts with zeros
+    there and one that kept them changes nothing. The folder may hold no file that could be weights
+    in another format.
     """
     problems = []
     strangers = sorted(
@@ -40,7 +42,7 @@ def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
         if path.is_file() and path.suffix not in ALLOWED_SUFFIXES
     )
     if strangers:
-        problems.append(f"files that are not safetensors, text or images: {_some(strangers)}")
+        problems.append(f"files that are not safetensors, text or images: {some(strangers)}")
     file = adapter_folder / ADAPTER_FILE
     if not file.is_file():
         return [*problems, f"{ADAPTER_FILE} is missing"]
@@ -51,33 +53,52 @@ def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
         return [*problems, f"{ADAPTER_FILE} is not a readable safetensors file ({error})"]
 
 
+def magnitude_name(module: str) -> str:
+    """The key of a DoRA's magnitudes, of which peft writes the short one.
+
+    Text encoders are loaded by transformers, which silently passes over the short one (5.23).
+    """
+    return f"{module}.{MAGNITUDE}{'' if module.startswith('unet.') else '.weight'}"
+
+
+def magnitude_shape(weight: tuple[int, ...]) -> tuple[int, ...]:
+    """How peft shapes a DoRA's magnitudes on a weight: [out], on a convolution [1, out, 1, 1]."""
+    return weight[:1] if len(weight) == 2 else (1, weight[0], *[1] * (len(weight) - 2))
+
+
 def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> list[str]:
     keys = sorted(tensors.keys())
     if not keys:
         return [f"{ADAPTER_FILE} holds no tensors"]
     present = set(keys)
-    unknown, unpaired, misshapen, not_floats, not_finite = [], [], [], [], []
+    unknown, unpaired, misshapen, not_floats, not_finite, left_out = [], [], [], [], [], []
     namings: dict[str, set[frozenset[str]]] = {}
     effect = False
     for key in keys:
-        match = KEY.fullmatch(key)
+        match = KEY.fullmatch(key) or MAGNITUDE_KEY.fullmatch(key)
         weight = base.get(match[1]) if match else None
         if match is None or weight is None:
             unknown.append(key)
             continue
-        other = f"{match[1]}.{OTHER[match[2]]}.weight"
-        if other not in present:
-            unpaired.append(key)
-        naming = frozenset((match[2], OTHER[match[2]]))
-        namings.setdefault(key.partition(".")[0], set()).add(naming)
         view = tensors.get_slice(key)
         shape = tuple(view.get_shape())
-        up = match[2] in UP
-        rank = _rank(tensors, key, up)
-        expected = (weight[0], rank) if up else (rank, *weight[1:])
-        expected += (1,) * (len(weight) - len(expected))
-        agrees = other not in present or rank == _rank(tensors, other, not up)
-        if shape != expected or rank == 0 or not agrees:
+        half = match[2] if match.re is KEY else None
+        up = half in UP
+        other = f"{match[1]}.{OTHER[half] if half else 'lora_A'}.weight"
+        if other not in present:
+            unpaired.append(key)
+        if half:
+            naming = frozenset((half, OTHER[half]))
+            namings.setdefault(key.partition(".")[0], set()).add(naming)
+            rank = _rank(tensors, key, up)
+            expected = (weight[0], rank) if up else (rank, *weight[1:])
+            expected += (1,) * (len(weight) - len(expected))
+            fits = rank > 0 and (other not in present or rank == _rank(tensors, other, not up))
+        else:
+            expected, fits = magnitude_shape(weight), True
+            if key.endswith(MAGNITUDE) and key != magnitude_name(match[1]):
+                left_out.append(key)
+        if shape != expected or not fits:
             misshapen.append(f"{key} {list(shape)} on a weight of {list(weight)}")
         if view.get_dtype() not in ("F16", "F32", "F64"):
             not_floats.append(f"{key} {view.get_dtype()}")
@@ -92,10 +113,11 @@ def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> li
         "shapes that do not fit the base": misshapen,
         "types other than float16, float32 and float64": not_floats,
         "values that are NaN or infinite": not_finite,
+        "magnitudes that the stock loader leaves out unless .weight ends their names": left_out,
     }
-    problems = [f"{what}: {_some(names)}" for what, names in found.items() if names]
+    problems = [f"{what}: {some(names)}" for what, names in found.items() if names]
     problems += [
-        f"the {component} mixes names such as {_some(sorted(min(pair) for pair in used))}; the "
+        f"the {component} mixes names such as {some(sorted(min(pair) for pair in used))}; the "
         "stock loader reads only one kind and drops the rest"
         for component, used in sorted(namings.items())
         if len(used) > 1
@@ -115,26 +137,13 @@ def _base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
     """{component.module: shape of its weight} from the headers of the base's safetensors files."""
     shapes = {}
     for component in ("unet", "text_encoder", "text_encoder_2"):
-        for name, shape in _headers(base / component):
+        for name, tensor in stored(base / component).items():
             module, _, leaf = name.rpartition(".")
-            if leaf == "weight" and len(shape) > 1:
-                shapes[f"{component}.{module}"] = shape
+            if leaf == "weight" and len(tensor.shape) > 1:
+                shapes[f"{component}.{module}"] = tensor.shape
                 # Text encoders come with and without this prefix, and diffusers maps both.
-                shapes[f"{component}.{module.removeprefix('text_model.')}"] = shape
-                shapes[f"{component}.text_model.{module.removeprefix('text_model.')}"] = shape
+                shapes[f"{component}.{module.removeprefix('text_model.')}"] = tensor.shape
+                shapes[f"{component}.text_model.{module.removeprefix('text_model.')}"] = (
+                    tensor.shape
+                )
     return shapes
-
-
-def _headers(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield name, tuple(entry["shape"])
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,67 @@
+"""Adapters out of and into a project: a release's LoRA as a file, and a file as a LoRA's folder.
+
+An exported file says in its metadata, under `adire.*`, which release and recipe it is, and under
+kohya's `ss_*` what others know how to show; so it can be traced without this project's home.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adire_assets import roots
+from adire_assets.config import Project
+from adire_assets.diffusion import formats
+from adire_assets.diffusion.base_names import Format
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import load_fleet
+from adire_assets.serving import deployment, release
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.store import Store
+
+
+def export(project: Project, name: str, to: Format, file: Path) -> int:
+    """Write the adapter of `model@N`, or of the live release of `model`; the release's number.
+
+    UserError when there is no such release, its adapter is gone or changed, or `to` cannot say it.
+    """
+    model, at, number = name.partition("@")
+    if at and not number.isdecimal():
+        raise UserError(f"{name}: a release is named like {model}@3, the live one {model}")
+    wanted = int(number) if at else deployment.champion(project, load_fleet(project), model)
+    if wanted is None:
+        raise UserError(f"nothing of {model} is live; name a release, for example {model}@1")
+    record = release.read_record(project, model, wanted)
+    store = Store(project)
+    adapter, base = store.open(record.adapter), store.open(record.base_model)
+    store.verify(adapter)
+    formats.export(adapter.path, base.path / "pipeline", to, file, _facts(record))
+    return record.number
+
+
+def import_(project: Project, file: Path, model: str, folder: Path) -> Format:
+    """Make the new `folder` of an adapter `file` for the base of `model`; the format it had."""
+    base = roots.base_model(project, model).artefact
+    return formats.import_(file, base.path / "pipeline", folder)
+
+
+def _facts(record: ReleaseRecord) -> dict[str, str]:
+    """What the file's metadata says of the release; names as in the provenance of its images."""
+    told = record.provenance
+    base: dict[str, Any] = told.get("base_model", {})
+    facts = {
+        "adire.model": record.model,
+        "adire.release": record.number,
+        "adire.adapter_recipe_key": record.adapter["key"],
+        "adire.adapter_hash": record.adapter["content_hash"],
+        "adire.base_model": {**base, "hash": record.base_model["content_hash"]},
+        "adire.mlflow_run_id": record.mlflow_run_id,
+        "ss_output_name": f"{record.model}-{record.number}",
+        "ss_sd_model_name": base.get("source"),
+    }
+    kept = ("code", "dvc_hash", "data_hash", "hyperparameters", "evaluation")
+    facts |= {f"adire.{key}": told[key] for key in kept if key in told}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in facts.items()
+        if value is not None
+    }
