@@ -27,6 +27,7 @@ PLUMBING = {
     f"{PACKAGE}.{name}"
     for name in ("config", "config_file", "errors", "fleet_config", "lineage", "store", "worker")
 }
+WORKER = f"{PACKAGE}.worker"
 # How long an idle OpenMP thread spins, for GOMP_SPINCOUNT: libgomp's own default lets two processes
 # on the same cores starve each other, not spinning at all halves the speed of a small model.
 SPIN_COUNT = "20000"
@@ -93,19 +94,36 @@ def code_hash(modules: tuple[str, ...]) -> str:
     return digest({name: syntax_hash(path) for name, path in sources(modules).items()})
 
 
+def code_hash_of(files: Mapping[str, Path]) -> str:
+    """`code_hash` of exactly these files, {module: source}, as they are now."""
+    return digest({name: _parsed.__wrapped__(path)[0] for name, path in sorted(files.items())})
+
+
 @cache
 def sources(modules: tuple[str, ...]) -> dict[str, Path]:
     """The source files of `modules` and, transitively, of the project modules they import."""
+    return _reached(modules, whole=False)
+
+
+@cache
+def all_sources(modules: tuple[str, ...]) -> dict[str, Path]:
+    """`sources`, and what else a child runs them with: plumbing, the worker, their packages."""
+    return _reached((*modules, WORKER), whole=True)
+
+
+def _reached(modules: Iterable[str], whole: bool) -> dict[str, Path]:
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name in PLUMBING:
+        if name in found or (name in PLUMBING and not whole):
             continue
         path = _source(name)
         if path is not None:
             found[name] = path
             waiting += _parsed(path)[1]
+            if whole:
+                waiting.append(name.rpartition(".")[0])
     return dict(sorted(found.items()))
 
 
@@ -152,7 +170,7 @@ def installed(package: str) -> str:
 
 def forget() -> None:
     """Look at code and libraries anew; for processes that outlive a change of them."""
-    for cached in (code_hash, sources, _parsed, installed):
+    for cached in (code_hash, sources, all_sources, _parsed, installed):
         cached.cache_clear()
 
 

@@ -17,7 +17,7 @@ from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import code_hash, environment
 from adire_assets.serving import client, deployment, fleet, record, release, routing
-from adire_assets.store import KEY_DIGITS, Artefact, Store, is_locked, read_json
+from adire_assets.store import KEY_DIGITS, Store, is_locked, read_json
 from adire_assets.worker import Progress
 
 DEMO_MODEL = "indigo"
@@ -153,8 +153,8 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
 
     Kept: what the live releases and the `keep` before them, MLflow's champion and challenger and
     the latest `keep` releases are made of; the latest `keep` artefacts of each kind; what the
-    latest materializations and the running ones refer to; and every manifest, which moves to
-    <home>/manifests.
+    latest materializations and the running ones refer to; and of the others what `Store.discard`
+    keeps, by which `adire reproduce` makes them again.
     """
     if keep < 1:
         raise UserError("--keep must be at least 1")
@@ -171,7 +171,7 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
         freed += size
         yield f"{artefact.model}/{artefact.kind} {artefact.key[:12]} ({size / 1e6:.1f} MB)"
         if not dry_run:
-            _delete(project, artefact)
+            store.discard(artefact)
     yield f"{freed / 1e6:.1f} MB {'would be' if dry_run else 'were'} freed"
 
 
@@ -212,17 +212,6 @@ def _ancestry(store: Store, reference: dict[str, str]) -> set[str]:
         manifest = store.open(current).manifest
         waiting += [v for v in manifest.values() if isinstance(v, dict) and "content_hash" in v]
     return keys
-
-
-def _delete(project: Project, artefact: Artefact) -> None:
-    """Move the manifest aside, then take the folder out of sight before it is emptied."""
-    kept = project.home / "manifests" / artefact.model / artefact.kind / f"{artefact.key}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(artefact.path / "manifest.json", kept)
-    doomed = project.home / "store" / ".tmp" / f"gc-{artefact.key}"
-    doomed.parent.mkdir(parents=True, exist_ok=True)
-    artefact.path.rename(doomed)
-    shutil.rmtree(doomed)
 
 
 def pull_targets(project: Project) -> list[str]:

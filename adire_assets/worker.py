@@ -18,11 +18,11 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from adire_assets import tracking
+from adire_assets import lineage, tracking
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.store import read_json, write_json
@@ -53,6 +53,43 @@ def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:
         return [sys.executable, "-m", "adire_assets.worker", str(folder)]
     guard = [sys.executable, "-m", "adire_assets.worker", "--exec"]
     return [*guard, *launcher, "-m", "adire_assets.worker", str(folder)]
+
+
+def recorded_job(
+    function: str,
+    arguments: Mapping[str, Any],
+    places: Mapping[str, Path],
+    launcher: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """A job as plain JSON for a manifest, to be carried out elsewhere with `placed`.
+
+    Each path must lie in one of the named `places`, and becomes {"place": name, "path": rest}.
+    """
+
+    def portable(value: Any) -> Any:
+        if not isinstance(value, Path):
+            return value
+        for name, folder in places.items():
+            if value.is_relative_to(folder):
+                return {"place": name, "path": value.relative_to(folder).as_posix()}
+        raise ValueError(f"{value} lies in none of the places {', '.join(places)}")
+
+    return {
+        "function": function,
+        "arguments": {name: portable(value) for name, value in arguments.items()},
+        "launcher": list(launcher[1:]),  # without the interpreter, which has another path elsewhere
+        "threads": lineage.threads(),
+    }
+
+
+def placed(job: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
+    """The arguments of a recorded job, with its paths in `places` of here."""
+    return {
+        name: places[value["place"]] / value["path"]
+        if isinstance(value, dict) and value.keys() == {"place", "path"}
+        else value
+        for name, value in job["arguments"].items()
+    }
 
 
 def write_job(

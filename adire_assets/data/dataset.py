@@ -144,6 +144,12 @@ def build_dataset(
     return summary
 
 
+def rebuild(*, source: str, output: str, config: dict, progress: Progress) -> dict:
+    """`build_dataset` of all files of `source`, as a worker function."""
+    settings = DataConfig.model_validate(config)
+    return asdict(build_dataset(Path(source), Path(output), settings, progress=progress))
+
+
 def _build(
     source: Path,
     output: Path,

@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -134,3 +137,71 @@ def test_a_lock_tells_whether_its_holder_lives(project: Project) -> None:
     with lock(project, "run-1"):
         assert is_locked(project, "run-1")
     assert not is_locked(project, "run-1")
+
+
+def test_of_what_is_discarded_the_manifest_and_the_recipe_are_recalled(project: Project) -> None:
+    store = Store(project)
+    recipe = Recipe("thing", "cloth", modules=("adire_assets.data.dataset",), config={"x": 1})
+    artefact = store.build(recipe, write).artefact
+    manifest = artefact.manifest
+    assert store.holds(store.recall(artefact.reference()))
+    store.discard(artefact)
+    store.discard(store.build(recipe, write).artefact)  # made again in between
+    kept = store.recall(artefact.reference())
+    assert not store.holds(kept)
+    assert (kept.key, kept.manifest["files"]) == (artefact.key, manifest["files"])
+    assert kept.json("recipe/config.json") == {"x": 1}
+    with pytest.raises(UserError, match="no longer in the store"):
+        store.open(artefact.reference())
+    with pytest.raises(UserError, match="known neither"):
+        store.recall({**artefact.reference(), "content_hash": "0" * 64})
+
+
+def test_all_that_a_step_runs_with_is_kept_with_what_it_made(project: Project) -> None:
+    recipe = Recipe("thing", "cloth", modules=("adire_assets.data.dataset",))
+    artefact = Store(project).build(recipe, write).artefact
+    names = {path.stem for path in (artefact.path / "recipe" / "sources").iterdir()}
+    assert {"adire_assets", "adire_assets.data", "adire_assets.data.dataset"} <= names
+    assert {"adire_assets.worker", "adire_assets.tracking", "adire_assets.config"} <= names
+    assert "adire_assets.diffusion.lora" not in names
+
+
+CHANGED_MEANWHILE = """
+from pathlib import Path
+from adire_assets import lineage
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.lineage import Recipe
+from adire_assets.store import Store
+
+recipe = Recipe("thing", "cloth", modules=("adire_assets.data.dataset",))
+recipe.key
+path = lineage.sources(recipe.modules)["adire_assets.data.images"]
+before = path.read_text()
+for text in (before + "REACHED = 1", before + "# a comment"):
+    path.write_text(text)
+    try:
+        Store(Project(Path(), Path("home").resolve())).build(recipe, lambda folder: None)
+        print("made")
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_code_that_changed_after_it_was_read_is_not_recorded_as_the_code_that_ran(
+    tmp_path: Path,
+) -> None:
+    package = Path(__file__).parents[2] / "adire_assets"
+    shutil.copytree(package, tmp_path / "adire_assets")
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGED_MEANWHILE],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "the code of cloth/thing was changed after this process had read it; start it again",
+        "made",
+    ]
