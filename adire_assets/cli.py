@@ -151,6 +151,19 @@ def import_adapter(
 
 
 @app.command()
+def reproduce(
+    what: Annotated[str, typer.Argument(help="A release, such as indigo@3, or an image it drew.")],
+) -> None:
+    """Make a release's adapter again from its manifest; exit status 1 when other bits come out."""
+    from adire_assets.reproduce import reproduce
+
+    made = reproduce(Project.find(), what, say)
+    say(made.sentence())
+    if made.difference:
+        raise typer.Exit(1)
+
+
+@app.command()
 def rollback(
     model: Model,
     reason: Reason,

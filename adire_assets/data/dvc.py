@@ -1,12 +1,14 @@
 """DVC look-ups, the pull of what .dvc files name, and the metrics files that `dvc.yaml` exposes.
 
 `subtree` and `verify_working_tree` read DVC's own files and never import dvc, so a sensor can call
-them often; only `pull`, a worker function, does. The content of a model's data is the hash of its
-own subtree in the `.dir` listing: another model's data in the same `.dvc` file changes nothing.
+them often; only the worker functions `pull` and `export` do. The content of a model's data is the
+hash of its own subtree in the `.dir` listing: another model's data in the same `.dvc` file changes
+nothing.
 Nothing here writes into a folder that DVC tracks, except `pull`, which leaves every file alone that
 DVC cannot give back. What a user can mend is a `UserError` with the command that does it.
 """
 
+import json
 import logging
 import os
 import re
@@ -16,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adire_assets.config import Project
@@ -29,7 +31,7 @@ from adire_assets.data.dvc_files import (
     read_config,
     relative,
 )
-from adire_assets.data.working_tree import compare, complete, differences
+from adire_assets.data.working_tree import compare, complete, differences, md5_of
 from adire_assets.errors import UserError
 from adire_assets.lineage import digest
 from adire_assets.store import lock, write_json
@@ -129,6 +131,52 @@ def pull(
     return {"pulled": wanted, "unchanged": [name for name in targets if name not in wanted]}
 
 
+def export(
+    *,
+    root: str,
+    home: str,
+    dvc_hash: str,
+    data_hash: str,
+    path: str,
+    output: str,
+    progress: Progress,
+) -> dict[str, int]:
+    """Copy a model's files of another version out of DVC's cache or a remote into `output`.
+
+    A worker function; neither the working tree nor the cache changes. `dvc_hash` (`<md5>.dir`)
+    names the version. Which folder of it is the model's is told by `data_hash`, its subtree's hash,
+    among those that `path`, the model's folder in the project, may be. UserError when cache and
+    remotes together do not have it all.
+    """
+    project = Project(Path(root), Path(home))
+    _require_dvc(project)
+    config = read_config(project)
+    names = [s.removeprefix('remote "').rstrip('"') for s in config if s.startswith("remote ")]
+    first = [name for name in (config.get("core", {}).get("remote"), EMBEDDED_REMOTE) if name]
+    remotes = [name for name in dict.fromkeys([*first, *names]) if name in names]
+    files: dict[str, str] = {}
+    lacking, said = {dvc_hash}, []
+    for remote in (None, *remotes):
+        message = f"fetching data {dvc_hash[:12]} from {remote or 'the cache of DVC'}"
+        try:
+            with _heartbeat(progress, message), _dvc(project, message, remote) as repo:
+                place = repo.cloud.get_remote_odb(remote) if remote else repo.cache.local
+                if not files and place.exists(dvc_hash):
+                    listed = json.loads(place.fs.cat_file(place.oid_to_path(dvc_hash)))
+                    files = _subtree_of(listed, path, data_hash)
+                lacking = _copy_out(place, files, Path(output)) if files else lacking
+        except UserError as error:
+            said.append(str(error))
+        if not lacking:
+            return {"files": len(files)}
+    raise UserError(
+        f"the data of version {dvc_hash} is neither in DVC's cache nor in a remote "
+        f"({', '.join(remotes) or 'none is configured'}), {len(lacking)} objects are missing, such "
+        f"as {min(lacking)}; whoever has them runs `dvc push --all-commits`"
+        + "".join(f"; {reason}" for reason in said)
+    )
+
+
 def in_place(project: Project, targets: Iterable[str]) -> bool:
     """Whether the working tree already holds what the .dvc files name, so that no pull is due."""
     return all(complete(project, outputs_of(project, target)) for target in targets)
@@ -167,12 +215,49 @@ def _owner(project: Project, dvc_file: str, folder: str) -> tuple[Output, str]:
     raise UserError(f"{dvc_file} pins {held}, which does not hold {folder}")
 
 
-def _pull(project: Project, wanted: Mapping[str, list[Output]], progress: Progress) -> None:
+def _require_dvc(project: Project) -> None:
     if not (project.root / ".dvc").is_dir():
         raise UserError(
             f"{project.root} has no .dvc folder, so DVC cannot tell where the data is; clone the "
             "whole repository, or run `dvc init` and `dvc remote add`"
         )
+
+
+def _subtree_of(listed: list[dict[str, str]], path: str, data_hash: str) -> dict[str, str]:
+    """{path in the model's folder: MD5}: the part of a `.dir` listing whose hash is `data_hash`."""
+    parts = PurePosixPath(path).parts
+    for start in range(len(parts) + 1):
+        prefix = "".join(f"{part}/" for part in parts[start:])
+        files = {
+            entry["relpath"].removeprefix(prefix): entry["md5"]
+            for entry in listed
+            if entry["relpath"].startswith(prefix)
+        }
+        if digest(files) == data_hash:
+            return files
+    return {}
+
+
+def _copy_out(place: Any, files: Mapping[str, str], folder: Path) -> set[str]:
+    """Fill `folder` with what `place`, an object database of DVC, has; the MD5s still lacking."""
+
+    def lacking() -> dict[str, str]:
+        return {name: md5 for name, md5 in files.items() if not (folder / name).is_file()}
+
+    names = lacking()
+    # Not `oids_exist`, which deletes the damaged objects that it finds.
+    present = set(place.list_oids_exists(sorted(set(names.values()))))
+    wanted = {name: md5 for name, md5 in names.items() if md5 in present}
+    sources = [place.oid_to_path(md5) for md5 in wanted.values()]
+    place.fs.get(sources, [str(folder / name) for name in wanted])
+    for name, md5 in wanted.items():
+        if md5_of(folder / name) != md5:
+            (folder / name).unlink()  # damaged there; another place may have it sound
+    return set(lacking().values())
+
+
+def _pull(project: Project, wanted: Mapping[str, list[Output]], progress: Progress) -> None:
+    _require_dvc(project)
     config = read_config(project)
     default = config.get("core", {}).get("remote")
     embedded = EMBEDDED_REMOTE if f'remote "{EMBEDDED_REMOTE}"' in config else None

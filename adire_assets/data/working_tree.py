@@ -75,16 +75,19 @@ def _md5s(project: Project, folder: Path, paths: Mapping[str, Path]) -> dict[str
         stamp = f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
         old_stamp, md5 = known.get(name, ("", ""))
         if old_stamp != stamp:
-            with path.open("rb") as file:
-                md5 = hashlib.file_digest(
-                    file, lambda: hashlib.md5(usedforsecurity=False)
-                ).hexdigest()
+            md5 = md5_of(path)
         result[name] = md5
         if time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS:
             fresh[name] = [stamp, md5]
     if fresh != known:
         write_json(memory, fresh)
     return result
+
+
+def md5_of(path: Path) -> str:
+    """The MD5 of a file, as DVC takes it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def complete(project: Project, outputs: Iterable[Output]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from adire_assets import worker
 from adire_assets.config import Project
 from adire_assets.data import working_tree
-from adire_assets.data.dvc import pull, subtree, verify_working_tree, write_metrics
+from adire_assets.data.dvc import export, pull, subtree, verify_working_tree, write_metrics
 from adire_assets.errors import UserError
 from adire_assets.store import lock
 
@@ -298,7 +298,7 @@ def test_nothing_to_pull_and_look_ups_import_no_dvc(project):
         "import sys\n"
         "from pathlib import Path\n"
         "from adire_assets.config import Project\n"
-        "from adire_assets.data.dvc import pull, subtree, verify_working_tree\n"
+        "from adire_assets.data.dvc import export, pull, subtree, verify_working_tree\n"
         "root = Path(sys.argv[1]); project = Project(root, root / '.adire')\n"
         "found = subtree(project, 'data.dvc', 'data/indigo')\n"
         "verify_working_tree(project, 'data.dvc', 'data/indigo', found)\n"
@@ -444,3 +444,61 @@ def test_dvc_shows_and_compares_the_metrics_and_plots_that_runs_write(tmp_path, 
     dvc(project.root, "repro")
     dvc(project.root, "status")
     assert (project.root / "metrics" / "indigo_loss.csv").read_text() == "step,loss\n1,1.0\n2,0.3\n"
+
+
+# --- another version ---
+
+
+def run_export(project: Project, version, output: Path) -> dict[str, str]:
+    export(
+        root=str(project.root),
+        home=str(project.home),
+        dvc_hash=version.dvc_hash,
+        data_hash=version.hash,
+        path="data/indigo",
+        output=str(output),
+        progress=lambda *_, **__: None,
+    )
+    found = (path for path in output.rglob("*") if path.is_file())
+    return {path.relative_to(output).as_posix(): path.read_text() for path in found}
+
+
+def later_version(project: Project) -> None:
+    (project.root / "data" / "indigo" / "a.png").write_text("later")
+    add(project)
+
+
+def objects(project: Project) -> list[Path]:
+    return sorted((project.root / ".dvc" / "cache").rglob("*"))
+
+
+def test_an_earlier_version_comes_out_of_the_remote_and_nothing_else_changes(project, tmp_path):
+    before = indigo(project)
+    later_version(project)
+    there, cached = contents(project), objects(project)
+    assert run_export(project, before, tmp_path / "out") == {
+        "a.png": "first",
+        "b.png": "second",
+        "sub/c.png": "third",
+        "metadata.csv": "file_name,text\n",
+    }
+    assert (contents(project), objects(project)) == (there, cached)
+
+
+def test_a_version_that_was_never_pushed_comes_out_of_the_cache(project, tmp_path):
+    later_version(project)
+    version = indigo(project)
+    (project.root / "data" / "indigo" / "a.png").write_text("later still")
+    assert run_export(project, version, tmp_path / "out")["a.png"] == "later"
+
+
+def test_a_damaged_object_is_not_taken_and_not_touched(project, tmp_path):
+    version = indigo(project)
+    stored = project.root / ".dvc" / "embedded" / "files" / "md5" / version.files["a.png"][:2]
+    [damaged] = stored.iterdir()
+    damaged.chmod(0o644)
+    damaged.write_text("fir")
+    told = rf"\(embedded\), 1 objects are missing, such as {version.files['a.png']}"
+    with pytest.raises(UserError, match=told):
+        run_export(project, version, tmp_path / "out")
+    assert damaged.read_text() == "fir"

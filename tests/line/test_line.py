@@ -105,6 +105,15 @@ def test_a_picture_comes_back_over_grpc_and_can_be_traced(line, first, tmp_path:
         assert expected in traced
 
 
+def test_the_adapter_behind_a_picture_is_made_again_bit_by_bit(line, first, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    line.adire("generate", PROMPT, "--seed", "7", "--out", str(out))
+    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    digest = adapter.manifest["files"]["pytorch_lora_weights.safetensors"]
+    made_again = line.adire("reproduce", str(out)).stdout.splitlines()
+    assert made_again[-1] == f"reproduce: indigo@1 equal sha256={digest}"
+
+
 def test_plain_tritonclient_gets_the_same_picture(line, first, tmp_path: Path) -> None:
     """The ten lines of the README, run as they stand there."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
