@@ -1,7 +1,6 @@
 """Adapters go out to kohya's and ComfyUI's formats and come back, and mean the same in each."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch_file
 
 from adire_assets.diffusion.adapter import ADAPTER_FILE, inspect_adapter
 from adire_assets.diffusion.base_names import Format
 from adire_assets.diffusion.formats import export, import_
-from adire_assets.errors import UserError
 from adire_assets.store import read_json
 from tests.support import adapters
+from tests.support.adapters import Case, metadata_of
 
 ROOT = Path(__file__).parents[2]
 FORMATS: tuple[Format, ...] = ("diffusers", "kohya", "comfyui")
@@ -63,32 +61,6 @@ KNOWN = {
 }
 
 
-class Case:
-    """A base with adapters on it, each made once."""
-
-    def __init__(self, name: str, base: Path, folder: Path, **whole: Any) -> None:
-        self.name, self.base, self.folder, self.whole = name, base, folder, whole
-        self.variant = whole.get("variant")
-
-    def adapter(self, kind: str = "lora") -> Path:
-        """lora: on everything; attention: on attention alone; dora and rslora: with other ranks."""
-        folder = self.folder / kind
-        given: dict[str, Any] = {
-            "lora": {"rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_q": 7, "q_proj": 0.5}},
-            "attention": {"unet": adapters.ATTENTION, "text": adapters.TEXT_ATTENTION},
-            "dora": {"use_dora": True, "rank_pattern": {"to_q": 2}},
-            "rslora": {"use_rslora": True, "rank_pattern": {"to_q": 2, "fc1": 4}},
-        }[kind]
-        if not folder.exists():
-            adapters.make_adapter(folder, self.base, **{**self.whole, **given})
-        return folder
-
-    def export(self, kind: str, to: Format, out: Path) -> Path:
-        file = out / f"{to}.safetensors"
-        export(self.adapter(kind), self.base, to, file)
-        return file
-
-
 @pytest.fixture(scope="module", params=["sd15", "sd2", "sdxl", "embedded"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
@@ -111,11 +83,6 @@ def names_in(file: Path) -> set[str]:
     return {key.removesuffix(".alpha").removesuffix(".dora_scale") for key in keys}
 
 
-def metadata_of(file: Path) -> dict[str, str]:
-    with safe_open(file, framework="numpy") as opened:
-        return opened.metadata()
-
-
 def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert set(found) == set(expected)
     for name, weight in expected.items():
@@ -130,7 +97,7 @@ def changed_by_comfyui(file: Path, case: Case) -> dict[str, torch.Tensor]:
     without the change. diffusers' reader of checkpoints tells which weight an LDM name is.
     """
     tensors = {key: torch.tensor(value) for key, value in load_file(file).items()}
-    plain = adapters.merged_weights(case.base, None, case.variant)
+    plain = case.merged(None)
     own = [name for name in sorted(names_in(file)) if name.startswith("diffusion_model.")]
     checkpoint = {
         f"model.{name}.{leaf}": name
@@ -182,7 +149,7 @@ def test_an_adapter_comes_back_as_it_went(
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert_close(
         adapters.merged_weights(case.base, tmp_path / "back", case.variant),
-        adapters.merged_weights(case.base, original, case.variant),
+        case.merged(kind),
     )
 
 
@@ -200,7 +167,7 @@ def test_magnitudes_of_dora_come_back(case: Case, to: Format, tmp_path: Path) ->
         np.testing.assert_allclose(after[name], value, rtol=tolerance, err_msg=name)
     assert_close(
         adapters.merged_weights(case.base, tmp_path / "back", case.variant),
-        adapters.merged_weights(case.base, original, case.variant),
+        case.merged("dora"),
     )
 
 
@@ -214,10 +181,7 @@ def test_magnitudes_that_the_stock_loader_leaves_out_are_told_and_mended(
     [problem] = inspect_adapter(folder, sd15.base)
     assert "leaves out unless .weight ends their names: text_encoder." in problem
     import_(file, sd15.base, tmp_path / "mended")
-    assert_close(
-        adapters.merged_weights(sd15.base, tmp_path / "mended"),
-        adapters.merged_weights(sd15.base, sd15.adapter("dora")),
-    )
+    assert_close(adapters.merged_weights(sd15.base, tmp_path / "mended"), sd15.merged("dora"))
 
 
 def test_every_format_draws_the_same_image(case: Case, tmp_path: Path) -> None:
@@ -239,8 +203,7 @@ def test_stock_diffusers_draws_kohyas_file(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
 def test_comfyui_makes_the_same_weights(case: Case, kind: str, tmp_path: Path) -> None:
     file = case.export(kind, "comfyui", tmp_path)
-    expected = adapters.merged_weights(case.base, case.adapter(kind), case.variant)
-    assert_close(changed_by_comfyui(file, case), expected)
+    assert_close(changed_by_comfyui(file, case), case.merged(kind))
 
 
 def test_names_are_those_of_files_in_use(case: Case, tmp_path: Path) -> None:
@@ -294,8 +257,9 @@ def test_other_spellings_are_read(sd15: Case, tmp_path: Path) -> None:
     proj_in = "unet.down_blocks.0.attentions.0.proj_in"
     assert read[f"{proj_in}.lora_A.weight"].shape == (rank, inner, 1, 1)
     weights = adapters.merged_weights(sd15.base, tmp_path / "read")[proj_in]
-    plain = adapters.merged_weights(sd15.base, None)[proj_in]
-    torch.testing.assert_close(weights, plain + rank)  # without alpha the scale is 1
+    torch.testing.assert_close(
+        weights, sd15.merged(None)[proj_in] + rank
+    )  # without alpha the scale is 1
 
 
 def test_a_file_tells_rank_alpha_and_where_it_is_from(sd15: Case, tmp_path: Path) -> None:
@@ -311,113 +275,3 @@ def test_a_file_tells_rank_alpha_and_where_it_is_from(sd15: Case, tmp_path: Path
     import_(file, sd15.base, tmp_path / "back")
     export(tmp_path / "back", sd15.base, "comfyui", tmp_path / "again.safetensors")
     assert facts.items() <= metadata_of(tmp_path / "again.safetensors").items()
-
-
-Tensors = dict[str, np.ndarray]
-QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-
-
-def without(tensors: Tensors, key: str) -> Tensors:
-    return {name: value for name, value in tensors.items() if name != key}
-
-
-@pytest.mark.parametrize(
-    ("edit", "says"),
-    [
-        (lambda t: {**t, f"{QUERY}.lora_mid.weight": np.ones((3, 3), "f4")}, QUERY + ".lora_mid"),
-        (
-            lambda t: {**t, **{f"lora_unet_x{n}.alpha": np.ones(1, "f4") for n in range(5)}},
-            "no module of the base takes: .*x0.alpha, .*x1.alpha, .*x2.alpha and 2 more",
-        ),
-        (lambda t: without(t, f"{QUERY}.lora_up.weight"), "the other matrix is missing"),
-        (lambda t: {f"{QUERY}.alpha": np.ones((), "f4")}, "the other matrix is missing"),
-        (lambda t: {**t, f"{QUERY}.alpha": np.ones(2, "f4")}, "shapes that do not fit"),
-        (lambda t: {**t, f"{QUERY}.alpha": np.array(np.nan, "f4")}, "alpha of unet.* is nan"),
-        (lambda t: {**t, f"{QUERY}.alpha": np.array(4)}, "holds types other than"),
-        (
-            lambda t: {**t, f"{QUERY}.lora_up.weight": np.full((24, 3), np.inf, "f4")},
-            "NaN or infinite",
-        ),
-        (
-            lambda t: {**t, f"{QUERY}.dora_scale": np.ones((1, 24), "f4")},
-            r"dora_scale \[1, 24\]",
-        ),
-        (lambda t: {**t, f"{QUERY}.dora_scale": np.ones((24, 1), "f4")}, "all modules of the unet"),
-        (lambda t: {**t, "diffusion_model.out.2.alpha": np.ones((), "f4")}, "mixes formats"),
-        (lambda t: {**t, "transformer.x.lora_A.weight": np.ones((1, 1), "f4")}, "keys that none"),
-        (
-            lambda t: {
-                **t,
-                QUERY.replace("mid_block_attentions_0", "middle_block_1") + ".alpha": t[
-                    f"{QUERY}.alpha"
-                ],
-            },
-            "two keys for the same",
-        ),
-        (lambda t: {}, "holds no tensors"),
-    ],
-)
-def test_a_file_that_cannot_be_read_whole_is_refused(
-    sd15: Case, tmp_path: Path, edit: Callable[[Tensors], Tensors], says: str
-) -> None:
-    file = sd15.export("attention", "kohya", tmp_path)
-    save_file(edit(load_file(file)), file)
-    with pytest.raises(UserError, match=says):
-        import_(file, sd15.base, tmp_path / "back")
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
-
-
-@pytest.mark.parametrize("content", [b"PK\x03\x04 a zip", b"\x80\x04 a pickle", b""])
-def test_a_pickle_is_refused(sd15: Case, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "adapter.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"not a safetensors file.*a pickle can run any code"):
-        import_(tmp_path / "adapter.pt", sd15.base, tmp_path / "back")
-
-
-def test_what_is_there_is_not_written_over(sd15: Case, tmp_path: Path) -> None:
-    file = sd15.export("attention", "kohya", tmp_path)
-    with pytest.raises(UserError, match="exists already"):
-        import_(file, sd15.base, tmp_path)
-    with pytest.raises(UserError, match=r"ends in \.safetensors"):
-        export(sd15.adapter(), sd15.base, "kohya", tmp_path / "adapter.ckpt")
-
-
-def test_an_adapter_of_another_base_is_refused(sd15: Case, tmp_path: Path) -> None:
-    for architecture, changed, says in (
-        ("sd15", {"block_out_channels": (8, 16, 32)}, "shapes that do not fit the base"),
-        ("sdxl", {}, "no module of the base takes"),
-    ):
-        other = adapters.make_base(tmp_path / architecture, architecture, **changed)
-        with pytest.raises(UserError, match=says):
-            import_(sd15.export("lora", "kohya", tmp_path), other, tmp_path / "back")
-        with pytest.raises(UserError, match=says):
-            export(sd15.adapter(), other, "kohya", tmp_path / "file.safetensors")
-
-
-def test_what_a_format_cannot_name_is_refused(sd15: Case, tmp_path: Path) -> None:
-    """ComfyUI has no attention without a transformer; kohya takes the names as they are."""
-    kinds = ["AttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"]
-    base = adapters.make_base(tmp_path / "base", "sd15", down_block_types=kinds)
-    adapter = adapters.make_adapter(tmp_path / "adapter", base, unet=["to_q"], text=[])
-    with pytest.raises(UserError, match=r"comfyui.*no names for: unet\.\S+, \S+, \S+ and \d+ more"):
-        export(adapter, base, "comfyui", tmp_path / "comfyui.safetensors")
-    export(adapter, base, "kohya", tmp_path / "kohya.safetensors")
-    import_(tmp_path / "kohya.safetensors", base, tmp_path / "back")
-    before, after = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("adapter", "back"))
-    assert all(np.array_equal(before[name], after[name]) for name in before | after)
-
-
-def test_settings_that_contradict_the_tensors_are_refused(sd15: Case, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(sd15.adapter("attention"), tmp_path / "adapter"))
-    file = folder / ADAPTER_FILE
-    told = metadata_of(file)["lora_adapter_metadata"]
-    for old, new, says in (
-        ('"unet.r": 3', '"unet.r": 4', "the rank 4, its tensors 3"),
-        ('"unet.use_dora": false', '"unet.use_dora": true', "lacks magnitudes"),
-        ('"unet.lora_alpha": 5', '"unet.lora_alpha": "five"', "malformed"),
-        ("{", "[", "not a JSON object"),
-    ):
-        assert old in told
-        save_file(load_file(file), file, {"lora_adapter_metadata": told.replace(old, new, 1)})
-        with pytest.raises(UserError, match=says):
-            export(folder, sd15.base, "kohya", tmp_path / "file.safetensors")

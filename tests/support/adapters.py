@@ -13,9 +13,12 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from adire_assets.diffusion.base_names import Format
+from adire_assets.diffusion.formats import export
 from adire_assets.diffusion.sampling import load_pipeline
 from tests.support import tiny
 
@@ -175,3 +178,42 @@ def merged_weights(base: Path, adapter: Path | None, variant: str | None = None)
         for name, weight in getattr(pipe, component).state_dict().items()
         if name.endswith(".weight") and weight.ndim > 1 and ".lora_" not in name
     }
+
+
+class Case:
+    """A base with adapters on it, each made once."""
+
+    def __init__(self, name: str, base: Path, folder: Path, **whole: Any) -> None:
+        self.name, self.base, self.folder, self.whole = name, base, folder, whole
+        self.variant = whole.get("variant")
+        self.expected: dict[str | None, dict[str, torch.Tensor]] = {}
+
+    def adapter(self, kind: str = "lora") -> Path:
+        """lora: on everything; attention: on attention alone; dora and rslora: with other ranks."""
+        folder = self.folder / kind
+        given: dict[str, Any] = {
+            "lora": {"rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_q": 7, "q_proj": 0.5}},
+            "attention": {"unet": ATTENTION, "text": TEXT_ATTENTION},
+            "dora": {"use_dora": True, "rank_pattern": {"to_q": 2}},
+            "rslora": {"use_rslora": True, "rank_pattern": {"to_q": 2, "fc1": 4}},
+        }[kind]
+        if not folder.exists():
+            make_adapter(folder, self.base, **{**self.whole, **given})
+        return folder
+
+    def merged(self, kind: str | None) -> dict[str, torch.Tensor]:
+        """The base's weights with an adapter (None: without) merged in by stock diffusers."""
+        if kind not in self.expected:
+            folder = self.adapter(kind) if kind else None
+            self.expected[kind] = merged_weights(self.base, folder, self.variant)
+        return dict(self.expected[kind])
+
+    def export(self, kind: str, to: Format, out: Path) -> Path:
+        file = out / f"{to}.safetensors"
+        export(self.adapter(kind), self.base, to, file)
+        return file
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="numpy") as opened:
+        return opened.metadata()
