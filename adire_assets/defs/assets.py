@@ -59,11 +59,16 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         return _result(context, built, config=built.artefact.json("config.json"))
 
     @asset(kinds={"huggingface"})
-    def base_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def base_model(
+        context: dg.AssetExecutionContext, children: ChildProcesses
+    ) -> dg.MaterializeResult:
         """The weights that the adapter is trained on."""
         with answered():
-            built = roots.base_model(project, model)
-        return _result(context, built, source=built.artefact.manifest["source"])
+            built = roots.base_model(project, model, children.runner(context))
+        facts = built.artefact.manifest
+        weights = facts["recipe"]["inputs"]["weights"]
+        left_out = facts.get("left_out")
+        return _result(context, built, source=facts["source"], weights=weights, left_out=left_out)
 
     @asset(kinds={"yaml"})
     def evaluation_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:

@@ -16,8 +16,8 @@ def save_adapter(pipe: Any, folder: Path) -> None:
     loading.
     """
     layers, metadata = {}, {}
-    for component in ("unet", "text_encoder"):
-        model = getattr(pipe, component)
+    for component in ("unet", "text_encoder", "text_encoder_2"):
+        model = getattr(pipe, component, None)
         config = getattr(model, "peft_config", {}).get("default")
         if config is None:
             continue

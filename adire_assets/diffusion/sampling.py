@@ -1,4 +1,4 @@
-"""Images from a diffusion base model with or without a LoRA: the one way that draws them.
+"""Images from a Stable Diffusion (1, 2, XL) with or without a LoRA: the one way that draws them.
 
 Evaluation, deployment checks and the Triton backend all draw through `Sampler`; a copy of this file
 goes into each release, so that what was evaluated is what is served. That is why it imports nothing
@@ -43,7 +43,7 @@ class Request:
 
 
 class Sampler:
-    """A loaded pipeline. Not thread-safe: one call at a time.
+    """A loaded Stable Diffusion 1, 2 or XL. Not thread-safe: one call at a time.
 
     `base` is a diffusers pipeline folder in safetensors (`variant` as in its file names, such as
     "fp16"), `adapter` a folder with `pytorch_lora_weights.safetensors`. `device` is "cpu", "cuda"
@@ -78,30 +78,37 @@ class Sampler:
     def generate(self, requests: Sequence[Request], with_adapter: bool = True) -> list[np.ndarray]:
         """One uint8 array [num_images, H, W, 3], RGB, for each request, in their order.
 
-        Requests with equal steps and guidance share forward passes. `with_adapter=False` gives
-        exactly what the base alone gives.
+        Requests with equal steps and guidance share forward passes (on SDXL not those with a
+        negative prompt and those without). `with_adapter=False` gives exactly what the base alone
+        gives.
         """
         self._switch(with_adapter)
         results = [
             np.empty((request.num_images, self.resolution, self.resolution, 3), np.uint8)
             for request in requests
         ]
-        groups: dict[tuple[int, float], list[tuple[int, int]]] = {}
+        # Without a negative prompt SDXL takes zeros, not the embedding of "", and its pipeline is
+        # given negative prompts for a whole batch or not at all. Others know no difference.
+        zeros = getattr(self.pipe.config, "force_zeros_for_empty_prompt", False)
+        groups: dict[tuple[int, float, bool], list[tuple[int, int]]] = {}
         for position, request in enumerate(requests):
-            same = groups.setdefault((request.num_inference_steps, request.guidance_scale), [])
+            negative = bool(request.negative_prompt) or not zeros
+            key = (request.num_inference_steps, request.guidance_scale, negative)
+            same = groups.setdefault(key, [])
             same += [(position, image) for image in range(request.num_images)]
-        for (steps, guidance), wanted in groups.items():
+        for (steps, guidance, negative), wanted in groups.items():
             for start in range(0, len(wanted), self.batch_images):
                 chunk = wanted[start : start + self.batch_images]
                 jobs = [(requests[position], image) for position, image in chunk]
-                for (position, image), pixels in zip(
-                    chunk, self._draw(jobs, steps, guidance), strict=True
-                ):
+                drawn = self._draw(jobs, steps, guidance, negative)
+                for (position, image), pixels in zip(chunk, drawn, strict=True):
                     results[position][image] = pixels
         return results
 
     @torch.inference_mode()
-    def _draw(self, jobs: list[tuple[Request, int]], steps: int, guidance: float) -> np.ndarray:
+    def _draw(
+        self, jobs: list[tuple[Request, int]], steps: int, guidance: float, negative: bool
+    ) -> np.ndarray:
         generators = [
             torch.Generator("cpu").manual_seed((request.seed + image) % SEED_RANGE)
             for request, image in jobs
@@ -111,7 +118,7 @@ class Sampler:
         noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         images = self.pipe(
             prompt=[request.prompt for request, _ in jobs],
-            negative_prompt=[request.negative_prompt for request, _ in jobs],
+            negative_prompt=[request.negative_prompt for request, _ in jobs] if negative else None,
             num_inference_steps=steps,
             guidance_scale=guidance,
             latents=noise.to(unet.dtype),
@@ -137,11 +144,7 @@ def load_pipeline(base: Path, variant: str | None, dtype: torch.dtype) -> Any:
 
     Built-in safety checkers are left out: images are judged by the evaluation's safety gate.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
-    for name in ("diffusers", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    be_quiet()
     index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
     unwanted: dict[str, Any] = {
         name: None
@@ -150,6 +153,9 @@ def load_pipeline(base: Path, variant: str | None, dtype: torch.dtype) -> Any:
     }
     if "requires_safety_checker" in index:
         unwanted["requires_safety_checker"] = False
+    if index["_class_name"] == "StableDiffusionXLPipeline":
+        # Else images change where the package invisible-watermark happens to be installed.
+        unwanted["add_watermarker"] = False
     pipe = DiffusionPipeline.from_pretrained(
         str(base),
         variant=variant,
@@ -160,3 +166,12 @@ def load_pipeline(base: Path, variant: str | None, dtype: torch.dtype) -> Any:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def be_quiet() -> None:
+    """Keep diffusers' and transformers' progress bars and warnings out of the logs."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)

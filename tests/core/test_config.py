@@ -7,6 +7,7 @@ import pytest
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
+from adire_assets.roots import evaluation_settings
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -37,7 +38,7 @@ def refusal(project: Project, text: str) -> str:
 def test_shipped_configs_are_valid() -> None:
     shipped = Project(ROOT, ROOT / ".adire")
     enabled = {name: load_model(shipped, name).enabled for name in model_names(shipped)}
-    assert enabled == {"indigo": True, "indigo_sd15": False}
+    assert enabled == {"indigo": True, "indigo_sd15": False, "indigo_sdxl": False}
     assert list(load_fleet(shipped).targets["local"].slots) == ["blue", "green"]
 
 
@@ -76,6 +77,15 @@ def test_mistakes_name_file_line_key_and_what_is_allowed(
 ) -> None:
     assert change[0] in GOOD
     assert expected in refusal(project, GOOD.replace(*change))
+
+
+def test_pinning_the_judge_evaluates_nothing_again(project: Project) -> None:
+    settings = []
+    for judge in ("{source: judge}", "{source: judge, sha256: " + 32 * "ab" + "}"):
+        project.model_file("cloth").write_text(GOOD.replace("{source: judge}", judge))
+        settings.append(evaluation_settings(load_model(project, "cloth").evaluation))
+    assert settings[0] == settings[1]
+    assert settings[0]["judge"] == {"source": "judge", "revision": None, "variant": None}
 
 
 def test_all_mistakes_are_told_at_once(project: Project) -> None:

@@ -19,6 +19,17 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def bases(
+    tmp_path_factory: pytest.TempPathFactory, random_base: Path
+) -> dict[tiny.Architecture, Path]:
+    """A random base of each architecture; that of SD 1.5 is `random_base`."""
+    folder = tmp_path_factory.mktemp("bases")
+    others: tuple[tiny.Architecture, ...] = ("sd2", "sdxl")
+    made = {name: tiny.make_random_base(folder / name, architecture=name) for name in others}
+    return {"sd15": random_base, **made}
+
+
+@pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_dataset(tmp_path_factory.mktemp("data") / "dataset")
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from adire_assets.diffusion.adapter import inspect_adapter
-from adire_assets.diffusion.sampling import ADAPTER_FILE
+from adire_assets.diffusion.adapter_file import save_adapter
+from adire_assets.diffusion.sampling import ADAPTER_FILE, Request, Sampler, load_pipeline
 from tests.support import tiny
 
 Tensors = dict[str, np.ndarray]
@@ -68,6 +70,32 @@ def rename(tensors: Tensors) -> Tensors:
 
 def test_a_trained_adapter_is_sound(adapter: Path, random_base: Path) -> None:
     assert inspect_adapter(adapter, random_base) == []
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_saved_adapter_is_sound_for_its_base_and_draws_as_it_did(
+    tmp_path: Path, bases: dict[tiny.Architecture, Path], architecture: tiny.Architecture
+) -> None:
+    base = bases[architecture]
+    pipe = load_pipeline(base, None, torch.float32)
+    tiny.add_random_lora(pipe, seed=3)
+    save_adapter(pipe, tmp_path)
+    assert inspect_adapter(tmp_path, base) == []
+    request = Request("circles", seed=5, num_inference_steps=2)
+    pixels = pipe(
+        "circles",
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
+    [loaded] = Sampler(base, adapter=tmp_path, device="cpu").generate([request])
+    assert np.array_equal((pixels * 255).round().astype(np.uint8), loaded)
+    parts = {key.partition(".")[0] for key in load_file(tmp_path / ADAPTER_FILE)}
+    encoders = {"text_encoder", "text_encoder_2"} if architecture == "sdxl" else {"text_encoder"}
+    assert parts == {"unet", *encoders}
+    others = [folder for name, folder in bases.items() if name != architecture]
+    assert all(inspect_adapter(tmp_path, other) for other in others)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Finding a base model, and the sentences when it cannot be used."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from adire_assets.diffusion.base import content_hash, resolve
+from adire_assets.diffusion.base import content_hash, resolve, resolve_config
 from adire_assets.errors import UserError
 from tests.support import tiny
 
@@ -65,6 +66,62 @@ def test_a_variant_that_is_not_there_is_named_with_those_that_are(
         resolve(str(random_base), None, "fp16", tmp_path)
 
 
+def test_a_pipeline_of_another_kind_is_refused(tmp_path: Path, random_base: Path) -> None:
+    base = Path(shutil.copytree(random_base, tmp_path / "base"))
+    index = base / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))
+    with pytest.raises(UserError, match=r"names a FluxPipeline; base models are .*1, 2 and XL"):
+        resolve("base", None, None, tmp_path)
+
+
+def test_a_pinned_folder_is_refused_when_its_bytes_are_others(
+    tmp_path: Path, random_base: Path
+) -> None:
+    base = Path(shutil.copytree(random_base, tmp_path / "base"))
+    pin = content_hash(base)
+    assert resolve("base", None, None, tmp_path, sha256=pin).content_hash == pin
+    (base / "unet" / "config.json").open("a").write("\n")
+    with pytest.raises(UserError) as caught:
+        resolve("base", None, None, tmp_path, sha256=pin)
+    text = str(caught.value)
+    assert text.startswith("base_model.sha256: ") and pin in text
+    assert f"set base_model.sha256 to {content_hash(base)}" in text
+
+
+def test_a_file_is_known_by_its_sha256(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    file.write_bytes(b"weights")
+    found = hashlib.sha256(b"weights").hexdigest()
+    assert resolve("some.safetensors", None, None, tmp_path, sha256=found).content_hash == found
+    with pytest.raises(UserError, match=f"{found}, but {'0' * 64} is pinned"):
+        resolve("some.safetensors", None, None, tmp_path, sha256="0" * 64)
+    with pytest.raises(UserError, match=r"base_model.source: there is no file"):
+        resolve("other.safetensors", None, None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["some.ckpt", "some.pt", "some.bin"])
+def test_a_pickled_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x04")
+    with pytest.raises(UserError, match=r"is pickled, which can run code .*\.safetensors"):
+        resolve(name, None, None, tmp_path)
+
+
+def test_a_config_is_known_by_its_texts_not_by_its_weights(
+    tmp_path: Path, random_base: Path
+) -> None:
+    copy = Path(shutil.copytree(random_base, tmp_path / "copy"))
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    original = resolve_config(str(random_base), None, tmp_path)
+    assert resolve_config("copy", None, tmp_path).content_hash == original.content_hash
+    (copy / "scheduler" / "scheduler_config.json").open("a").write("\n")
+    assert resolve_config("copy", None, tmp_path).content_hash != original.content_hash
+    shutil.rmtree(copy / "tokenizer")
+    with pytest.raises(UserError, match="incomplete, tokenizer/"):
+        resolve_config("copy", None, tmp_path)
+    with pytest.raises(UserError, match=r"base_model.config.source: there is no folder"):
+        resolve_config("none", None, tmp_path)
+
+
 def test_a_judge_is_found_by_its_own_marker(tmp_path: Path) -> None:
     tiny.make_random_judge(tmp_path / "judge")
     found = resolve("judge", None, None, tmp_path, marker="config.json", key="evaluation.judge")
@@ -89,6 +146,16 @@ def test_a_cached_hub_model_needs_no_network(cache: Path, random_base: Path) -> 
     assert found.path == snapshot
     assert found.content_hash == COMMIT
     assert found.identity == f"organisation/name@{COMMIT}"
+
+
+def test_of_a_hub_model_the_texts_are_enough_for_a_config(cache: Path, random_base: Path) -> None:
+    snapshot = cache / "models--organisation--name" / "snapshots" / COMMIT
+    without_weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(random_base, snapshot, ignore=without_weights)
+    found = resolve_config("organisation/name", COMMIT, cache)
+    assert (found.path, found.content_hash) == (snapshot, COMMIT)
+    with pytest.raises(UserError, match=r"text_encoder/ holds no .safetensors weights"):
+        resolve("organisation/name", COMMIT, None, cache)
 
 
 def test_a_hub_model_that_cannot_be_fetched_says_how_to_get_it(cache: Path) -> None:

@@ -6,7 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    StableDiffusionPipeline,
+)
 
 from adire_assets.diffusion.sampling import Request, Sampler
 from tests.support import tiny
@@ -75,22 +79,44 @@ def test_without_the_adapter_it_is_exactly_the_base(sampler: Sampler, bare: Samp
     assert largest_difference(before, base) > 2
 
 
+@pytest.mark.parametrize("negative", ["", "red"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_it_draws_what_the_stock_pipeline_draws(
-    sampler: Sampler, random_base: Path, adapter: Path
+    tmp_path: Path,
+    bases: dict[tiny.Architecture, Path],
+    architecture: tiny.Architecture,
+    negative: str,
 ) -> None:
-    stock = StableDiffusionPipeline.from_pretrained(random_base)
+    base = bases[architecture]
+    adapter = tiny.make_adapter(tmp_path / "adapter", base)
+    stock = DiffusionPipeline.from_pretrained(base)
     stock.set_progress_bar_config(disable=True)
     stock.load_lora_weights(str(adapter))
     image = stock(
         "circles",
-        negative_prompt="red",
+        negative_prompt=negative or None,
         guidance_scale=4.0,
         num_inference_steps=STEPS,
         generator=torch.Generator().manual_seed(11),
         output_type="np",
     ).images[0]
-    [ours] = sampler.generate([ask("circles", negative_prompt="red", guidance_scale=4.0, seed=11)])
-    assert np.array_equal((image * 255).round().astype(np.uint8), ours[0])
+    ours = Sampler(base, adapter=adapter, device="cpu")
+    [drawn] = ours.generate([ask("circles", negative_prompt=negative, guidance_scale=4.0, seed=11)])
+    assert np.array_equal((image * 255).round().astype(np.uint8), drawn[0])
+    [bare] = ours.generate([ask("circles", guidance_scale=4.0, seed=11)], with_adapter=False)
+    assert largest_difference(drawn, bare) > 20
+
+
+def test_images_of_sdxl_with_and_without_a_negative_prompt_share_no_batch(
+    bases: dict[tiny.Architecture, Path],
+) -> None:
+    sampler = Sampler(bases["sdxl"], device="cpu")
+    asked = [ask("circles", seed=1), ask("circles", seed=1, negative_prompt="red"), ask("b")]
+    together = sampler.generate(asked)
+    for images, request in zip(together, asked, strict=True):
+        [alone] = sampler.generate([request])
+        assert largest_difference(images, alone) <= 2
+    assert largest_difference(together[0], together[1]) > 2
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(0.0, 1), (1.0, 1), (4.0, 2)])

@@ -1,6 +1,7 @@
 """What a release is, and whether it draws what was evaluated."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,6 +32,15 @@ def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
     assert facts["largest_difference"] > parity.LARGEST_DIFFERENCE
     assert "allowed are 2" in facts["explanation"]
     assert not list((house.project.home / "fleet" / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("architecture", ["sd2", "sdxl"])
+def test_other_architectures_are_served_as_they_were_evaluated(
+    house: House, architecture: Literal["sd2", "sdxl"]
+) -> None:
+    number = add_diffusion(house, 1, architecture=architecture)
+    facts = parity.compare(house.project, house.releases[number], "cpu", print)
+    assert (facts["passed"], facts["images"]) == (True, 2), facts
 
 
 def test_a_release_number_stays_bound_to_its_content(house: House) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -13,6 +14,9 @@ from adire_assets.lineage import Recipe
 from adire_assets.serving import release
 from adire_assets.store import Artefact, Store, write_json
 from tests.support.house import House
+
+if TYPE_CHECKING:
+    from tests.support.tiny import Architecture
 
 SERVING = ServingConfig(
     maximum_images=3,
@@ -31,11 +35,13 @@ def add_diffusion(
     *,
     evaluated_seed: int | None = None,
     spoil: Callable[[Path], None] | None = None,
+    architecture: "Architecture" = "sd15",
 ) -> int:
     """Another release. `evaluated_seed`: the adapter that its evaluation really drew with;
     `spoil(folder)` damages the content before it is stored."""
-    adapter, base = _adapter(house, adapter_seed), _base(house)
-    evaluated = _adapter(house, adapter_seed if evaluated_seed is None else evaluated_seed)
+    base = _base(house, architecture)
+    adapter = _adapter(house, base, adapter_seed)
+    evaluated = _adapter(house, base, adapter_seed if evaluated_seed is None else evaluated_seed)
 
     def make(folder: Path) -> None:
         release.write_release(
@@ -58,33 +64,25 @@ def add_diffusion(
     return house.keep(content.artefact, adapter, base, evaluation)
 
 
-def _base(house: House) -> Artefact:
+def _base(house: House, architecture: "Architecture") -> Artefact:
     from tests.support import tiny
 
     def make(folder: Path) -> None:
-        tiny.make_random_base(folder / "pipeline")
+        tiny.make_random_base(folder / "pipeline", architecture=architecture)
         write_json(folder / "base.json", {"variant": None})
 
-    return Store(house.project).build(Recipe("base_model", house.model), make).artefact
+    recipe = Recipe("base_model", house.model, config={"architecture": architecture})
+    return Store(house.project).build(recipe, make).artefact
 
 
-def _adapter(house: House, seed: int) -> Artefact:
-    """A LoRA with random weights, large enough that two of them draw different images."""
-    recipe = Recipe("lora_weights", house.model, config={"seed": seed})
-    base = _base(house).path / "pipeline"
+def _adapter(house: House, base: Artefact, seed: int) -> Artefact:
+    from tests.support import tiny
+
+    inputs = {"base": base.content_hash}
+    recipe = Recipe("lora_weights", house.model, inputs=inputs, config={"seed": seed})
 
     def make(folder: Path) -> None:
-        import torch
-        from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-        from peft import LoraConfig, get_peft_model_state_dict
-
-        torch.manual_seed(seed)
-        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
-        unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_k", "to_q", "to_v"]))
-        for name, weights in unet.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weights, std=1.0)
-        StableDiffusionPipeline.save_lora_weights(folder, get_peft_model_state_dict(unet))
+        tiny.make_adapter(folder, base.path / "pipeline", seed)
 
     return Store(house.project).build(recipe, make).artefact
 

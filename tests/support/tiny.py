@@ -6,25 +6,61 @@ Their pictures are noise; shapes, files, keys and determinism are those of train
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from peft import LoraConfig
 from PIL import Image
 from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from adire_assets.diffusion.adapter_file import save_adapter
+from adire_assets.diffusion.sampling import load_pipeline
 from adire_assets.lineage import file_digest
 
 RESOLUTION = 64  # pixels
 WIDTH = 32
+WIDTH_SD2 = 40
+WIDTH_2 = 48  # of SDXL's second text encoder; a single file tells the two apart by their widths
 TOKENS = 32
+Architecture = Literal["sd15", "sd2", "sdxl"]
+ARCHITECTURES: tuple[Architecture, ...] = ("sd15", "sd2", "sdxl")
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+# What tells the UNets of the three apart, beside their sizes.
+UNETS: dict[Architecture, dict[str, Any]] = {
+    "sd15": {"cross_attention_dim": WIDTH, "attention_head_dim": 2},
+    "sd2": {
+        "cross_attention_dim": WIDTH_SD2,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "cross_attention_dim": WIDTH + WIDTH_2,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+        "transformer_layers_per_block": (1, 2),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH_2,
+    },
+}
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -38,15 +74,16 @@ def tokenizer() -> CLIPTokenizer:
     )
 
 
-def text_config(words: CLIPTokenizer) -> dict:
+def text_config(words: CLIPTokenizer, width: int = WIDTH, activation: str = "quick_gelu") -> dict:
     return {
         "vocab_size": len(words),
-        "hidden_size": WIDTH,
-        "intermediate_size": 2 * WIDTH,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
+        "hidden_act": activation,
         "max_position_embeddings": TOKENS,
-        "projection_dim": WIDTH,
+        "projection_dim": width,
         "bos_token_id": words.bos_token_id,
         "eos_token_id": words.eos_token_id,
         "pad_token_id": words.pad_token_id,
@@ -55,61 +92,100 @@ def text_config(words: CLIPTokenizer) -> dict:
 
 def make_random_base(
     folder: Path,
-    prediction_type: str = "epsilon",
+    prediction_type: str | None = None,
     seed: int = 0,
     variant: str | None = None,
     width: int = 32,
     largest_weight: float | None = None,
+    architecture: Architecture = "sd15",
 ) -> Path:
-    """A StableDiffusionPipeline folder of 64 x 64 pixels; returns `folder`.
+    """A pipeline folder of 64 x 64 pixels; returns `folder`.
 
+    Stable Diffusion 1.5 (convolutions around the attention, predicts the noise), 2 (linear layers,
+    OpenCLIP's activation, predicts velocity) or XL (two text encoders, pooled texts and sizes); the
+    autoencoders of the latter two have attention as the published ones do.
     Files are float32, or with variant "fp16" half precision. `width` is that of the UNet's lower
     level, `largest_weight` replaces one number of its last layer.
     """
     torch.manual_seed(seed)
     words = tokenizer()
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=(8, 16, 16),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            latent_channels=4,
-            norm_num_groups=4,
-            mid_block_add_attention=False,
-            sample_size=RESOLUTION,
-        ),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**text_config(words))),
-        tokenizer=words,
-        unet=UNet2DConditionModel(
-            sample_size=RESOLUTION // 4,
-            in_channels=4,
-            out_channels=4,
-            layers_per_block=1,
-            block_out_channels=(16, width),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=WIDTH,
-            attention_head_dim=2,
-            norm_num_groups=4,
-        ),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            prediction_type=prediction_type,
-            clip_sample=False,
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=architecture != "sd15",
+        sample_size=RESOLUTION,
     )
+    text = (WIDTH_SD2, "gelu") if architecture == "sd2" else (WIDTH, "quick_gelu")
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(words, *text)))
+    unet = UNet2DConditionModel(
+        sample_size=RESOLUTION // 4,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(16, width),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        **UNETS[architecture],
+    )
+    kind = prediction_type or ("v_prediction" if architecture == "sd2" else "epsilon")
+    parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": words, "unet": unet}
+    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline
+    if architecture == "sdxl":
+        second = CLIPTextConfig(**text_config(words, WIDTH_2, "gelu"))
+        pipe = StableDiffusionXLPipeline(
+            **parts,
+            text_encoder_2=CLIPTextModelWithProjection(second),
+            tokenizer_2=tokenizer(),
+            scheduler=EulerDiscreteScheduler(**SCHEDULE, prediction_type=kind, steps_offset=1),
+            add_watermarker=False,
+        )
+    else:
+        pipe = StableDiffusionPipeline(
+            **parts,
+            scheduler=DDIMScheduler(
+                **SCHEDULE, prediction_type=kind, clip_sample=False, steps_offset=1
+            ),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     if largest_weight is not None:
         pipe.unet.conv_out.weight.data[0, 0] = largest_weight
     if variant == "fp16":
         pipe.to(dtype=torch.float16)
     pipe.save_pretrained(folder, variant=variant)
     return folder
+
+
+def make_adapter(folder: Path, base: Path, seed: int = 0) -> Path:
+    """A LoRA with random weights, saved as a training saves it; returns `folder`."""
+    pipe = load_pipeline(base, None, torch.float32)
+    add_random_lora(pipe, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_adapter(pipe, folder)
+    return folder
+
+
+def add_random_lora(pipe: Any, seed: int) -> None:
+    """LoRA layers on the attention of the UNet and of each text encoder; alpha is not the rank.
+
+    Large enough that two of them draw different images.
+    """
+    torch.manual_seed(seed)
+    for component in ("unet", "text_encoder", "text_encoder_2"):
+        model = getattr(pipe, component, None)
+        if model is None:
+            continue
+        text = ["q_proj", "k_proj", "v_proj", "out_proj"]
+        modules = ["to_k", "to_q", "to_v", "to_out.0"] if component == "unet" else text
+        model.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=modules))
+        for name, weights in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weights, std=0.5)
 
 
 def make_random_judge(folder: Path, seed: int = 0) -> Path:

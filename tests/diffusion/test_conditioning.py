@@ -1,0 +1,71 @@
+"""`encode_captions` gives what the stock pipeline's own call gives its UNet."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adire_assets.diffusion.conditioning import encode_captions
+from adire_assets.diffusion.sampling import load_pipeline
+from tests.support import tiny
+
+ROOT = Path(__file__).parents[2]
+CAPTIONS = ["circles", "white crosses on indigo"]
+
+
+def told(pipe: Any) -> dict[str, Any]:
+    """What the pipeline's own call hands to its UNet, without guidance."""
+    seen: list[dict[str, Any]] = []
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda _, inputs, named: seen.append(named), with_kwargs=True
+    )
+    pipe(CAPTIONS, num_inference_steps=1, guidance_scale=0.0, output_type="latent")
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_it_is_what_the_stock_call_tells_the_unet(
+    bases: dict[tiny.Architecture, Path], architecture: tiny.Architecture
+) -> None:
+    pipe = load_pipeline(bases[architecture], None, torch.float32)
+    stock = told(pipe)
+    with torch.no_grad():
+        ours = encode_captions(pipe, CAPTIONS, tiny.RESOLUTION)
+    assert torch.equal(ours["encoder_hidden_states"], stock["encoder_hidden_states"])
+    if architecture != "sdxl":
+        assert set(ours) == {"encoder_hidden_states"}
+        return
+    added = ours["added_cond_kwargs"]
+    assert added["text_embeds"].shape == (2, tiny.WIDTH_2)
+    assert torch.equal(added["text_embeds"], stock["added_cond_kwargs"]["text_embeds"])
+    assert torch.equal(added["time_ids"], stock["added_cond_kwargs"]["time_ids"])
+    assert added["time_ids"].tolist() == [[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 2
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_the_unet_takes_it_and_gradients_reach_the_text_encoders(
+    bases: dict[tiny.Architecture, Path], architecture: tiny.Architecture
+) -> None:
+    pipe = load_pipeline(bases[architecture], None, torch.float32)
+    latents = torch.randn(2, 4, 16, 16)
+    taken = encode_captions(pipe, CAPTIONS, tiny.RESOLUTION)
+    pipe.unet(latents, torch.tensor([10, 500]), **taken).sample.square().mean().backward()
+    for name in ("text_encoder", "text_encoder_2"):
+        if hasattr(pipe, name):
+            first = getattr(pipe, name).get_input_embeddings().weight
+            assert first.grad is not None and first.grad.abs().max() > 0
+
+
+def test_the_embedded_base_takes_the_texts_alone() -> None:
+    base = ROOT / "base_models" / "tiny" / "pipeline"
+    if not (base / "model_index.json").is_file():
+        pytest.skip("the embedded base is not here; `adire pull` fetches it")
+    pipe = load_pipeline(base, "fp16", torch.float32)
+    with torch.no_grad():
+        taken = encode_captions(pipe, CAPTIONS, 128)
+        assert pipe.unet.config.addition_embed_type == "text"
+        assert set(taken) == {"encoder_hidden_states"}
+        drawn = pipe.unet(torch.randn(2, 12, 16, 16), torch.tensor([10, 500]), **taken).sample
+    assert drawn.shape == (2, 12, 16, 16)
