@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from adire_assets.config_file import Strict, load
+from adire_assets.diffusion.adapter_types import ADAPTER_TYPES
+from adire_assets.diffusion.augmentations import AUGMENTATIONS
+from adire_assets.diffusion.objectives import OBJECTIVES
+from adire_assets.diffusion.optimizers import OPTIMIZERS
 from adire_assets.errors import UserError
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
@@ -27,6 +31,7 @@ SD15_CONFIG = (
 )
 SDXL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0 at 462165984030d82259a11f4367a4eed129e94a7b"
 Name = Annotated[str, Field(pattern=NAME)]
+Rank = Annotated[int, Field(ge=1, le=1024)]
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,22 @@ class BaseModelSource(ModelSource):
 
 
 class TrainingConfig(Strict):
-    """The names and defaults of diffusers' train_dreambooth_lora.py (SD1.5)."""
+    """The names and defaults of diffusers' train_dreambooth_lora.py (SD1.5), where it has one."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    # The adapter
+    adapter_type: Annotated[str, AfterValidator(ADAPTER_TYPES.known)] = "lora"
+    rank: Rank = 4
     lora_alpha: Annotated[float, Field(gt=0, le=4096)] = 4.0
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Another rank for modules whose name ends so; their alpha keeps its ratio to the rank.
+    rank_pattern: dict[str, Rank] = {}
     target_modules: Annotated[list[str], Field(min_length=1)] = ["to_k", "to_q", "to_v", "to_out.0"]
     train_text_encoder: bool = False
+    text_encoder_target_modules: Annotated[list[str], Field(min_length=1)] = [
+        "q_proj", "k_proj", "v_proj", "out_proj",
+    ]  # fmt: skip
+    # The optimizer
+    optimizer: Annotated[str, AfterValidator(OPTIMIZERS.known)] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-4
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
@@ -159,14 +173,58 @@ class TrainingConfig(Strict):
     adam_weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
     adam_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    use_ema: bool = False  # the adapter is the moving average of its weights
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    # What is minimised
+    objective: Annotated[str, AfterValidator(OBJECTIVES.known)] = "mse"
+    snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None  # Min-SNR weights; 5 is common
+    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # What is looked at
     random_flip: bool = False
     center_crop: bool = True
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
+    augmentations: list[Annotated[str, AfterValidator(AUGMENTATIONS.known)]] = []
+    aspect_ratio_buckets: bool = False  # else every image is cropped to a square
+    repeats: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}  # folder of images -> times
+    proportion_empty_prompts: Annotated[float, Field(ge=0, le=1)] = 0.0
+    with_prior_preservation: bool = False
+    class_prompt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    num_class_images: Annotated[int, Field(ge=1, le=100_000)] = 100
+    prior_loss_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    # What is seen of it
     validation_prompt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     num_validation_images: Annotated[int, Field(ge=1, le=16)] = 4
     validation_num_inference_steps: Annotated[int, Field(ge=1, le=200)] = 30
     validation_guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
+    validation_steps: Annotated[int, Field(ge=1)] | None = None  # default: at the end only
+    keep_checkpoint: Literal["last", "best"] = "last"  # best: of the least validation loss
+    # How it is computed
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    quantization: Literal["none", "4bit"] = "none"  # of the frozen UNet, on a GPU (QLoRA)
+    gradient_checkpointing: bool = False
+    channels_last: bool = False
+    torch_compile: bool = False
+    deterministic: bool | None = None  # default: on the CPU, where it costs nothing
+    num_processes: Annotated[int, Field(ge=1, le=1024)] = 1  # in all, on all machines
+    num_machines: Annotated[int, Field(ge=1, le=1024)] = 1
+    distribution: Literal["ddp", "fsdp"] = "ddp"  # of several processes
+
+    @property
+    def all_augmentations(self) -> list[str]:
+        """With the one that has a key of its own."""
+        return [*(["random_flip"] if self.random_flip else []), *self.augmentations]
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "TrainingConfig":
+        if self.with_prior_preservation and self.class_prompt is None:
+            raise ValueError("with_prior_preservation needs a class_prompt, for example: a photo")
+        if self.keep_checkpoint == "best" and self.validation_steps is None:
+            raise ValueError("keep_checkpoint: best needs validation_steps, for example 100")
+        if len(set(self.all_augmentations)) < len(self.all_augmentations):
+            raise ValueError("augmentations has the same entry twice (random_flip is one of them)")
+        if self.num_processes % self.num_machines:
+            raise ValueError("num_processes is counted on all machines: a multiple of num_machines")
+        return self
 
 
 class GateConfig(Strict):

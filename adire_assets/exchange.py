@@ -6,7 +6,7 @@ kohya's `ss_*` what others know how to show; so it can be traced without this pr
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from adire_assets import roots
 from adire_assets.config import Project
@@ -40,7 +40,14 @@ def export(project: Project, name: str, to: Format, file: Path) -> int:
 
 def import_(project: Project, file: Path, model: str, folder: Path) -> Format:
     """Make the new `folder` of an adapter `file` for the base of `model`; the format it had."""
-    base = roots.base_model(project, model).artefact
+
+    def convert(*_: object, **__: object) -> NoReturn:
+        raise UserError(
+            f"the base of {model} is a single file that is not converted yet; run "
+            f"`adire materialize {model} --select base_model` first"
+        )
+
+    base = roots.base_model(project, model, convert).artefact
     return formats.import_(file, base.path / "pipeline", folder)
 
 

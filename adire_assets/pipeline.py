@@ -125,12 +125,17 @@ def lora_weights(
                 "resolution": images.manifest["resolution"],
                 "device": settings["device"],
             }
-            launch = launcher(settings["device"], settings["training"]["mixed_precision"])
+            launch = launcher(settings["device"], settings["training"])
             places = {"dataset": images.path, "base_model": base_weights.path}
             places |= {"output": folder, "work": work}
             job = recorded_job(TRAIN, arguments, places, launch)
             result = run_worker(
-                TRAIN, launcher=launch, mlflow_run_id=run.mlflow_run_id, **arguments
+                TRAIN,
+                launcher=launch,
+                mlflow_run_id=run.mlflow_run_id,
+                # Costs time only when it is empty, so it is not part of the recorded job.
+                cache=project.home / "cache",
+                **arguments,
             )
             run.log_artifacts(str(folder), "adapter")
         return {

@@ -171,7 +171,13 @@ def _base_model(project: Project, recorded: Artefact, scratch: Path, progress: P
         progress(f"base model: {recorded.content_hash[:12]} is in the store")
         return recorded.path
     manifest = recorded.manifest
-    source, wanted = manifest["source"], manifest["recipe"]["inputs"]["weights"]
+    source = manifest["source"]
+    if "config" in manifest["recipe"]["inputs"]:  # a single file, which is converted
+        raise UserError(
+            f"the base model {source} is no longer in the store; run "
+            f"`adire materialize {recorded.model} --select base_model`, which makes it again"
+        )
+    wanted = manifest["recipe"]["inputs"]["weights"]
     variant = manifest["recipe"]["config"]["variant"]
     found = base.resolve(source, manifest["revision"], variant, project.root)
     if found.content_hash != wanted:

@@ -110,7 +110,8 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     import torch
 
     job = read_json(folder / "job.json")
-    torch.set_num_threads(job["threads"])
+    # A launcher may have started several of this process; they share the machine's cores.
+    torch.set_num_threads(max(job["threads"] // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1))
 
     def progress(message: str, **numbers: float) -> None:
         (log or print_progress)(message)
@@ -121,7 +122,9 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     module, _, name = job["function"].partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-        write_json(folder / "result.json", function(**job["arguments"], progress=progress))
+        result = function(**job["arguments"], progress=progress)
+        if os.environ.get("RANK", "0") == "0":
+            write_json(folder / "result.json", result)
     except UserError as error:
         (folder / "error.txt").write_text(str(error), encoding="utf-8")
         return False

@@ -174,7 +174,7 @@ def job(project: Project, folder: Path, function: str, **arguments: Any) -> tupl
     write_job(folder, f"benchmarks.training_sides:{function}", arguments, lineage.threads())
     finished = run(
         project,
-        command(folder, launcher=launcher("cpu", TRAINING["mixed_precision"])),
+        command(folder, launcher=launcher("cpu", TRAINING)),
         folder / "log",
         GOMP_SPINCOUNT=lineage.SPIN_COUNT,
     )
@@ -223,7 +223,7 @@ def train_peer(
     finished = run(
         project,
         [
-            *launcher("cpu", TRAINING["mixed_precision"]),
+            *launcher("cpu", TRAINING),
             *("-m", "benchmarks.peer.start", str(record), *script, "--center_crop"),
             *(f"--{key}={value}" for key, value in options.items()),
         ],

@@ -85,7 +85,7 @@ def bare(
     Examples are made before the clock starts. {"accumulated": passes of train_batch_size,
     "together": one pass of all examples of a step}; the two take turns.
     """
-    from adire_assets.diffusion.lora import add_lora, trained_weights
+    from adire_assets.diffusion.layers import add_lora, trained_weights
 
     settings = TrainingConfig.model_validate(training)
     pipe = load_pipeline(Path(base), variant, torch.float32)

@@ -38,10 +38,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs" / "fleet.yaml")
     project = Project(root, root / ".adire")
     made = House(project, make_fleet(), MODEL)
-    base = diffusion._base(made)
+    base = diffusion.make_base(made, "sd15")
     shutil.copytree(base.path / "pipeline", root / "base")
     for number in (1, 2):
-        adapter = diffusion._adapter(made, number)
+        adapter = diffusion.make_adapter_of(made, base, number)
         release.write_record(
             project,
             ReleaseRecord(

@@ -6,6 +6,7 @@ from typing import Any
 
 from peft.utils import get_peft_model_state_dict
 
+from adire_assets.diffusion.adapter import MAGNITUDE, magnitude_name
 from adire_assets.diffusion.sampling import ADAPTER_FILE
 
 
@@ -25,7 +26,8 @@ def save_adapter(pipe: Any, folder: Path) -> None:
         # drops the layers whose names are of another kind than the first.
         tensors = get_peft_model_state_dict(model)
         layers[f"{component}_lora_layers"] = {
-            name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()
+            _stored_name(component, name): tensor.detach().float().cpu().contiguous()
+            for name, tensor in tensors.items()
         }
         # Neither the order of a set nor the folder of the base may reach the file's bytes.
         facts = {**config.to_dict(), "base_model_name_or_path": None}
@@ -35,6 +37,14 @@ def save_adapter(pipe: Any, folder: Path) -> None:
         }
     type(pipe).save_lora_weights(str(folder), **layers, **metadata)
     _put_header_in_order(folder / ADAPTER_FILE)
+
+
+def _stored_name(component: str, name: str) -> str:
+    """The name under which the stock loader finds a tensor of a component."""
+    if not name.endswith(f".{MAGNITUDE}"):
+        return name
+    module = name.removesuffix(f".{MAGNITUDE}")
+    return magnitude_name(f"{component}.{module}").removeprefix(f"{component}.")
 
 
 def _put_header_in_order(file: Path) -> None:

@@ -1,17 +1,17 @@
 """Training examples: a dataset artefact as noised latents and captions, drawn exactly again.
 
 What optimizer step k sees is a function of the seed and k alone: nothing has to be remembered for a
-run to go on after a kill. Images pass the order of one random permutation per epoch. Each view of
-an image (its crop and flip) is encoded once, alone, and kept while memory allows, so that a value
-depends neither on its batch nor on whether it was kept.
+run to go on after a kill. A step's examples are drawn for all processes together, and each takes
+its share. An image is seen in a finite number of views (bucket, crop, augmentation); each view is
+encoded alone, so that a latent depends neither on its batch nor on when it was made. `prepare`
+encodes what a run will see, after which the encoders can go.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,126 +19,386 @@ from PIL import Image
 from torch import Tensor
 
 from adire_assets.config import TrainingConfig
+from adire_assets.diffusion.augmentations import AUGMENTATIONS, VERSIONS
+from adire_assets.diffusion.buckets import Order, Shape, nearest, shapes, stream
+from adire_assets.diffusion.cache import TensorCache
 from adire_assets.errors import UserError
 from adire_assets.lineage import digest, file_digest
+from adire_assets.store import read_json
 
-KEPT_BYTES = 2 * 2**30  # of encoded images and captions, in the device's memory
-STEP_STREAM, EPOCH_STREAM = 1, 2
+STEP_STREAM, OPTION_STREAM, CLASS_STREAM, VALIDATION_STREAM = 1, 4, 5, 6
+CROPS = 5  # places of a random crop along a side
+# Accumulated batches are computed in one pass while they have no more latent positions than this:
+# the gradient is the same, and small passes leave a processor idle.
+POSITIONS_TOGETHER = 8192
+VALIDATION_IMAGES = 16
+VALIDATION_TIMES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the schedule
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image of the dataset; `content` is the SHA-256 of its file."""
+
+    file: Path
+    content: str
+    text: str
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image is seen: scaled to cover `shape`, cut out there, augmented."""
+
+    row: int
+    shape: Shape
+    across: float
+    down: float
+    versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples on the training device; `clean` and `noise` are float32 [B, C, h, w] latents."""
+    """B examples of one shape on the training device; float32 [B, C, h, w] latents and noise.
+
+    `weights`, [B], make their sum over a step the step's loss; see `Examples.batches`.
+    """
 
     clean: Tensor
     noise: Tensor
     timesteps: Tensor  # int64 [B]
+    weights: Tensor
     captions: list[str]
+    views: list[View]
 
 
-def stream(seed: int, kind: int, number: int) -> int:
-    """An independent 64-bit seed for draw `number` of a kind."""
-    return int(np.random.SeedSequence((seed, kind, number)).generate_state(1, np.uint64)[0])
+def read_rows(folder: Path, name: str) -> list[Row]:
+    """The rows of <name>.jsonl in a dataset artefact."""
+    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    manifest = folder / "manifest.json"
+    known = read_json(manifest)["files"] if manifest.is_file() else {}
+    rows = []
+    for line in lines:
+        row = json.loads(line)
+        file = row["file_name"]
+        content = known.get(file) or file_digest(folder / file)
+        rows.append(Row(folder / file, content, row["text"]))
+    return rows
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the base makes of an image: latents [channels, H / scale, W / scale].
+
+    The sides of an image must be multiples of `multiple` pixels. `scaling_factor` is the
+    autoencoder's, `timesteps` how many the schedule has.
+    """
+
+    resolution: int
+    multiple: int
+    scale: int
+    channels: int
+    scaling_factor: float
+    timesteps: int
 
 
 class Examples:
-    """The training split of the dataset artefact at `folder`, encoded by `pipe`."""
+    """The training split of the dataset artefact at `folder`, for process `rank` of `processes`.
+
+    `latents` and `texts` keep what was encoded; no `texts` when the text encoder learns.
+    `class_images` are for prior preservation.
+    """
 
     def __init__(
-        self, folder: Path, pipe: Any, settings: TrainingConfig, resolution: int, timesteps: int
+        self,
+        folder: Path,
+        settings: TrainingConfig,
+        *,
+        geometry: Geometry,
+        latents: TensorCache,
+        texts: TensorCache | None,
+        device: torch.device,
+        class_images: Sequence[Path] = (),
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        self.rows = [json.loads(line) for line in lines]
+        self.settings, self.geometry = settings, geometry
+        self.latents, self.texts, self.device = latents, texts, device
+        self.rank, self.processes = rank, processes
+        self.rows = read_rows(folder, "train")
         if not self.rows:
             raise UserError(f"{folder / 'train.jsonl'} names no images; materialize dataset again")
-        self.digest = digest(
-            [[row["text"], file_digest(folder / row["file_name"])] for row in self.rows]
+        square = (geometry.resolution, geometry.resolution)
+        self.shapes = [square]
+        if settings.aspect_ratio_buckets:
+            self.shapes = shapes(geometry.resolution, geometry.multiple)
+        self.order = self._order(folder)
+        trained = len(self.rows)
+        self.held_out = read_rows(folder, "held_out")[:VALIDATION_IMAGES]
+        prompt = settings.class_prompt or ""
+        self.rows += [Row(path, file_digest(path), prompt) for path in class_images]
+        of_class = tuple(range(trained, len(self.rows)))
+        self.class_order = Order(
+            (of_class,), settings.train_batch_size, stream(settings.seed, CLASS_STREAM, 0)
         )
-        self.folder, self.pipe, self.settings = folder, pipe, settings
-        self.resolution, self.timesteps = resolution, timesteps
-        self._moments: dict[tuple, tuple[Tensor, Tensor]] = {}
-        self._texts: dict[str, Tensor] = {}
-        self._kept = 0
-        self._permutation = lru_cache(maxsize=2)(self._permute)
+        self.digest = digest([[row.text, row.content] for row in self.rows])
+        self.rows += self.held_out
+
+    def _order(self, folder: Path) -> Order:
+        groups: dict[Shape, list[int]] = {}
+        for number, row in enumerate(self.rows):
+            repeated = [number] * self._repeats(folder, row)
+            groups.setdefault(self._shape_of(row), []).extend(repeated)
+        self._refuse_unknown_repeats(folder)
+        self.shapes = sorted(groups)
+        rows = tuple(tuple(groups[shape]) for shape in self.shapes)
+        return Order(rows, self.settings.train_batch_size, self.settings.seed)
+
+    def _shape_of(self, row: Row) -> Shape:
+        if len(self.shapes) == 1:
+            return self.shapes[0]
+        with Image.open(row.file) as image:
+            return nearest(image.size, self.shapes)
+
+    def _repeats(self, folder: Path, row: Row) -> int:
+        """As the nearest of the folders around the image says."""
+        inside = row.file.relative_to(folder / "images").parents
+        return next((n for p in inside if (n := self.settings.repeats.get(str(p)))), 1)
+
+    def _refuse_unknown_repeats(self, folder: Path) -> None:
+        there = {
+            str(p) for row in self.rows for p in row.file.relative_to(folder / "images").parents
+        }
+        if unknown := sorted(set(self.settings.repeats) - there):
+            raise UserError(
+                f"training.repeats: no image is in the folder {', '.join(unknown)}; folders: "
+                f"{', '.join(sorted(there - {'.'})) or 'none'} (. is all)"
+            )
+
+    # --- what a step sees ----------------------------------------------------------------------
+
+    @property
+    def examples_per_step(self) -> int:
+        """Of one process, class images not counted."""
+        return self.settings.train_batch_size * self.settings.gradient_accumulation_steps
+
+    def _drawn(
+        self, step: int
+    ) -> tuple[list[list[tuple[View, str]]], torch.Generator, torch.Generator]:
+        """The batches of optimizer step `step` (from 0) of all processes, and what draws on.
+
+        Options draw from a generator of their own, so that one more changes no other draw.
+        """
+        settings = self.settings
+        rng = torch.Generator().manual_seed(stream(settings.seed, STEP_STREAM, step))
+        options = torch.Generator().manual_seed(stream(settings.seed, OPTION_STREAM, step))
+        batches = settings.gradient_accumulation_steps * self.processes
+        kinds = [self.order, *([self.class_order] if settings.with_prior_preservation else [])]
+        count = batches * settings.train_batch_size * len(kinds)
+        places = iter(torch.rand((count, 3), generator=rng).tolist())
+        found: list[list[tuple[View, str]]] = []
+        for number in range(step * batches, (step + 1) * batches):
+            shape = self.shapes[self.order.batch(number)[0]]
+            batch = []
+            for order in kinds:
+                for row in order.batch(number)[1]:
+                    versions = tuple(
+                        int(torch.randint(VERSIONS[name], (), generator=options))
+                        for name in settings.all_augmentations
+                    )
+                    across, down, empty = next(places)
+                    text = "" if empty < settings.proportion_empty_prompts else self.rows[row].text
+                    batch.append((self._view(row, shape, across, down, versions), text))
+            found.append(batch)
+        return found, rng, options
+
+    def _view(
+        self, row: int, shape: Shape, across: float, down: float, versions: tuple[int, ...]
+    ) -> View:
+        if self.settings.center_crop:
+            return View(row, shape, 0.5, 0.5, versions)
+        place = [int(share * CROPS) / (CROPS - 1) for share in (across, down)]
+        return View(row, shape, place[0], place[1], versions)
 
     def batches(self, step: int) -> Iterator[Batch]:
-        """The `gradient_accumulation_steps` batches of optimizer step `step` (from 0)."""
-        size = self.settings.train_batch_size
-        count = size * self.settings.gradient_accumulation_steps
-        rng = torch.Generator().manual_seed(stream(self.settings.seed, STEP_STREAM, step))
-        rows = [self._row(step * count + item) for item in range(count)]
-        views = torch.rand((count, 3), generator=rng).tolist()
-        times = torch.randint(0, self.timesteps, (count,), generator=rng)
-        device = self.pipe.unet.device
-        for first in range(0, count, size):
-            moments = [
-                self._encode(rows[item], *views[item]) for item in range(first, first + size)
-            ]
-            mean = torch.cat([mean for mean, _ in moments])
-            deviation = torch.cat([deviation for _, deviation in moments])
-            # Drawn example by example: how a step is cut into batches changes nothing.
-            drawn = torch.stack([torch.randn((2, *mean.shape[1:]), generator=rng) for _ in moments])
-            spread, noise = drawn.to(device).unbind(1)
-            clean = (mean + deviation * spread) * self.pipe.vae.config.scaling_factor
-            captions = [self.rows[row]["text"] for row in rows[first : first + size]]
-            yield Batch(clean, noise, times[first : first + size].to(device), captions)
+        """This process's examples of optimizer step `step` (from 0), in as few passes as is good.
 
-    def texts(self, captions: list[str]) -> Tensor:
-        """Embeddings of the frozen text encoder, [B, tokens, width]."""
-        return torch.cat([self._text(caption) for caption in captions])
-
-    def _row(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.rows))
-        return self._permutation(epoch)[place]
-
-    def _permute(self, epoch: int) -> list[int]:
-        rng = torch.Generator().manual_seed(stream(self.settings.seed, EPOCH_STREAM, epoch))
-        return torch.randperm(len(self.rows), generator=rng).tolist()
-
-    def _encode(self, row: int, across: float, down: float, coin: float) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents of one view, float32 [1, C, h, w] each.
-
-        `across`, `down` in 0..1 place a random crop; `coin` below 0.5 flips where that is asked.
+        The loss of the step is the sum of weight * loss over all of them. Equal weights make it the
+        mean; class images have `prior_loss_weight` times the weight of others.
         """
-        file = self.folder / self.rows[row]["file_name"]
-        with Image.open(file) as image:
-            spare = [side - self.resolution for side in image.size]
-            if min(spare) < 0:
-                raise UserError(
-                    f"{file} is smaller than {self.resolution} pixels; materialize dataset again"
-                )
-            if self.settings.center_crop:
-                across = down = 0.5
-            left, top = round(spare[0] * across), round(spare[1] * down)
-            flip = self.settings.random_flip and coin < 0.5
-            key = (row, left, top, flip)
-            if key in self._moments:
-                return self._moments[key]
-            view = image.convert("RGB").crop(
-                (left, top, left + self.resolution, top + self.resolution)
+        drawn, rng, options = self._drawn(step)
+        settings, size = self.settings, self.settings.train_batch_size
+        count = sum(len(batch) for batch in drawn)
+        times = iter(
+            torch.randint(0, self.geometry.timesteps, (count,), generator=rng).split(len(drawn[0]))
+        )
+        made = []
+        for number, examples in enumerate(drawn):
+            views, captions = zip(*examples, strict=True)
+            mine = number // settings.gradient_accumulation_steps == self.rank
+            # Drawn example by example: how a step is cut into batches changes nothing.
+            shape = self._latent_shape(views[0])
+            drawn_noise = [torch.randn((2, *shape), generator=rng) for _ in views]
+            offsets = [torch.randn((shape[0], 1, 1), generator=options) for _ in views]
+            timesteps = next(times)
+            if not mine:
+                continue
+            spread, noise = torch.stack(drawn_noise).to(self.device).unbind(1)
+            if settings.noise_offset:  # so that a whole image's brightness is learned as well
+                noise = noise + settings.noise_offset * torch.stack(offsets).to(self.device)
+            mean, deviation = self._moments(views)
+            weights = torch.tensor(
+                [1.0] * size + [settings.prior_loss_weight] * (len(views) - size),
+                device=self.device,
             )
-        if flip:
-            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        vae = self.pipe.vae
-        pixels = torch.from_numpy(np.asarray(view, np.float32) / 127.5 - 1).permute(2, 0, 1)
-        with torch.no_grad():
-            latents = vae.encode(pixels[None].to(vae.device, vae.dtype)).latent_dist
-        moments = (latents.mean.float(), latents.std.float())
-        if self._keep(*moments):
-            self._moments[key] = moments
-        return moments
+            made.append(
+                Batch(
+                    (mean + deviation * spread) * self.geometry.scaling_factor,
+                    noise,
+                    timesteps.to(self.device),
+                    weights / self.examples_per_step,
+                    list(captions),
+                    list(views),
+                )
+            )
+        yield from _merged(made)
 
-    def _text(self, caption: str) -> Tensor:
-        if caption in self._texts:
-            return self._texts[caption]
-        with torch.no_grad():
-            text = self.pipe.encode_prompt(caption, self.pipe.unet.device, 1, False)[0]
-        if self._keep(text):
-            self._texts[caption] = text
-        return text
+    def texts_of(self, batch: Batch) -> dict[str, Tensor] | list[str]:
+        """The encoded captions; the captions themselves when the text encoder learns."""
+        if self.texts is None:
+            return batch.captions
+        found = [self.texts.get(caption, self.device) for caption in batch.captions]
+        return {name: torch.stack([one[name] for one in found]) for name in found[0]}
 
-    def _keep(self, *tensors: Tensor) -> bool:
-        size = sum(tensor.nbytes for tensor in tensors)
-        fits = self._kept + size <= KEPT_BYTES
-        self._kept += size if fits else 0
-        return fits
+    def validation(self) -> Iterator[Batch]:
+        """The same noised held-out images whatever the run; their weights make the mean loss."""
+        made = []
+        for number, view, text in self._held_out_views():
+            mean = self._moments([view])[0] * self.geometry.scaling_factor
+            rng = torch.Generator().manual_seed(stream(0, VALIDATION_STREAM, number))
+            for share in VALIDATION_TIMES:
+                noise = torch.randn(mean.shape, generator=rng).to(self.device)
+                time = torch.tensor([int(share * self.geometry.timesteps)], device=self.device)
+                count = len(self.held_out) * len(VALIDATION_TIMES)
+                weight = torch.full((1,), 1 / count, device=self.device)
+                made.append(Batch(mean, noise, time, weight, [text], [view]))
+        made.sort(key=lambda batch: batch.views[0].shape)
+        yield from _merged(made)
+
+    def _held_out_views(self) -> list[tuple[int, View, str]]:
+        first = len(self.rows) - len(self.held_out)
+        return [
+            (number, View(first + number, self._shape_of(row), 0.5, 0.5), row.text)
+            for number, row in enumerate(self.held_out)
+        ]
+
+    # --- encoding ------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        first: int,
+        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
+        encode_text: Callable[[str], dict[str, Tensor]],
+    ) -> int:
+        """Encode what the steps from `first` and the validation will see; how much was missing.
+
+        `encode(pixels [1, 3, H, W] in -1..1)` gives mean and deviation of the latents,
+        `encode_text(caption)` what `texts` keeps. Every process does its share.
+        """
+        views, captions = self._needed(first)
+        share = slice(self.rank, None, self.processes)
+
+        def latents(view: View) -> dict[str, Tensor]:
+            mean, deviation = encode(self._pixels(view))
+            return {"mean": mean[0].float(), "deviation": deviation[0].float()}
+
+        made = self.latents.fill((self._key(v), partial(latents, v)) for v in views[share])
+        if self.texts:
+            made += self.texts.fill((c, partial(encode_text, c)) for c in captions[share])
+        return made
+
+    def _needed(self, first: int) -> tuple[list[View], list[str]]:
+        """In a fixed order."""
+        views: dict[View, None] = {}
+        captions: dict[str, None] = {}
+        for step in range(first, self.settings.max_train_steps):
+            for batch in self._drawn(step)[0]:
+                for view, text in batch:
+                    views[view] = captions[text] = None
+        for _, view, text in self._held_out_views():
+            views[view] = captions[text] = None
+        return list(views), list(captions)
+
+    def _moments(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latents, float32 [B, C, h, w]."""
+        found = [self.latents.get(self._key(view), self.device) for view in views]
+        return (
+            torch.stack([one["mean"] for one in found]),
+            torch.stack([one["deviation"] for one in found]),
+        )
+
+    def _latent_shape(self, view: View) -> tuple[int, int, int]:
+        width, height = view.shape
+        scale = self.geometry.scale
+        return self.geometry.channels, height // scale, width // scale
+
+    def _key(self, view: View) -> tuple:
+        return (
+            self.rows[view.row].content,
+            view.shape,
+            view.across,
+            view.down,
+            tuple(self._augmented(view)),
+        )
+
+    def _augmented(self, view: View) -> list[tuple[str, int]]:
+        names = self.settings.all_augmentations if view.versions else []
+        return [(name, n) for name, n in zip(names, view.versions, strict=True) if n]
+
+    def _pixels(self, view: View) -> Tensor:
+        """float32 [1, 3, H, W] in -1..1."""
+        file, (width, height) = self.rows[view.row].file, view.shape
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        scale = max(width / image.width, height / image.height)
+        if scale > 1:
+            raise UserError(
+                f"{file} is smaller than {width}x{height} pixels; materialize dataset again"
+            )
+        if scale < 1:
+            wide, high = (round(side * scale) for side in image.size)
+            size = max(wide, width), max(high, height)
+            image = image.resize(size, Image.Resampling.LANCZOS)
+        left = round((image.width - width) * view.across)
+        top = round((image.height - height) * view.down)
+        image = image.crop((left, top, left + width, top + height))
+        for name, version in self._augmented(view):
+            image = AUGMENTATIONS[name](image, version)
+        return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+def _merged(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Neighbours of one shape in one pass, as far as POSITIONS_TOGETHER allows."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        together = [*waiting, batch]
+        height, width = batch.clean.shape[-2:]
+        positions = sum(len(one.clean) for one in together) * height * width
+        same = waiting and waiting[0].clean.shape[1:] == batch.clean.shape[1:]
+        if waiting and not (same and positions <= POSITIONS_TOGETHER):
+            yield _one(waiting)
+            together = [batch]
+        waiting = together
+    if waiting:
+        yield _one(waiting)
+
+
+def _one(batches: Sequence[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(
+        torch.cat([batch.clean for batch in batches]),
+        torch.cat([batch.noise for batch in batches]),
+        torch.cat([batch.timesteps for batch in batches]),
+        torch.cat([batch.weights for batch in batches]),
+        [caption for batch in batches for caption in batch.captions],
+        [view for batch in batches for view in batch.views],
+    )

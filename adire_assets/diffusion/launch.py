@@ -4,27 +4,61 @@ Everything that accelerate would otherwise guess or ask is said here, so that ne
 saved accelerate configuration nor its number of GPUs changes what is trained.
 """
 
+import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from adire_assets import lineage
+from adire_assets.config import TrainingConfig
+from adire_assets.errors import UserError
 
 
-def launcher(device: str, mixed_precision: str) -> tuple[str, ...]:
-    """The launcher for `worker.command`: one process on one "cpu" or "cuda" device."""
+def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
+    """The launcher for `worker.command`, for "cpu" or "cuda" and a `training` section.
+
+    On several machines each starts the same command with its own ADIRE_MACHINE_RANK (0, 1, ...) and
+    the first one's address in ADIRE_MAIN_MACHINE (host:port).
+    """
+    settings = TrainingConfig.model_validate(training)
+    machines = _machines() if settings.num_machines > 1 else ()
+    if device == "cpu" and settings.num_processes > 1:
+        # What `accelerate launch` starts for GPUs; for CPUs it asks for an MPI.
+        per_machine = settings.num_processes // settings.num_machines
+        return (
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--nproc_per_node", str(per_machine), "--nnodes", str(settings.num_machines)),
+            *(_torch_names(machines) if machines else ("--standalone",)),
+        )
     return (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--quiet",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        mixed_precision,
-        "--dynamo_backend",
-        "no",
-        "--num_cpu_threads_per_process",
-        str(lineage.threads()),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
+        *("--num_processes", str(settings.num_processes)),
+        *("--num_machines", str(settings.num_machines)),
+        *machines,
+        *("--mixed_precision", settings.mixed_precision),
+        *("--dynamo_backend", "no"),
+        *("--num_cpu_threads_per_process", str(lineage.threads())),
         *(("--cpu",) if device == "cpu" else ()),
+        *(("--multi_gpu",) if settings.num_processes > 1 else ()),
     )
+
+
+def _torch_names(machines: tuple[str, ...]) -> list[str]:
+    """The options of `_machines` as torch.distributed.run calls them."""
+    names = {
+        "--machine_rank": "--node_rank",
+        "--main_process_ip": "--master_addr",
+        "--main_process_port": "--master_port",
+    }
+    return [names.get(word, word) for word in machines]
+
+
+def _machines() -> tuple[str, ...]:
+    rank, address = os.environ.get("ADIRE_MACHINE_RANK"), os.environ.get("ADIRE_MAIN_MACHINE", "")
+    host, _, port = address.rpartition(":")
+    if rank is None or not rank.isdecimal() or not host or not port.isdecimal():
+        raise UserError(
+            "training.num_machines is above 1: set ADIRE_MACHINE_RANK to this machine's number "
+            "(the first is 0) and ADIRE_MAIN_MACHINE to the first one's host:port"
+        )
+    return ("--machine_rank", rank, "--main_process_ip", host, "--main_process_port", port)

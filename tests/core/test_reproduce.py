@@ -100,7 +100,7 @@ def pin(project: Project, remote: Path) -> None:
 def bring_out(project: Project) -> None:
     """Release 1: trained as the line does it, with an evaluation that nobody made."""
     images = pipeline.dataset(project, roots.training_data(project, MODEL).artefact).artefact
-    base = roots.base_model(project, MODEL).artefact
+    base = roots.base_model(project, MODEL, train_here).artefact
     settings = roots.training_config(project, MODEL).artefact
     adapter = pipeline.lora_weights(project, images, base, settings, train_here, untracked).artefact
 

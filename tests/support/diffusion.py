@@ -39,9 +39,11 @@ def add_diffusion(
 ) -> int:
     """Another release. `evaluated_seed`: the adapter that its evaluation really drew with;
     `spoil(folder)` damages the content before it is stored."""
-    base = _base(house, architecture)
-    adapter = _adapter(house, base, adapter_seed)
-    evaluated = _adapter(house, base, adapter_seed if evaluated_seed is None else evaluated_seed)
+    base = make_base(house, architecture)
+    adapter = make_adapter_of(house, base, adapter_seed)
+    evaluated = make_adapter_of(
+        house, base, adapter_seed if evaluated_seed is None else evaluated_seed
+    )
 
     def make(folder: Path) -> None:
         release.write_release(
@@ -64,7 +66,7 @@ def add_diffusion(
     return house.keep(content.artefact, adapter, base, evaluation)
 
 
-def _base(house: House, architecture: "Architecture") -> Artefact:
+def make_base(house: House, architecture: "Architecture") -> Artefact:
     from tests.support import tiny
 
     def make(folder: Path) -> None:
@@ -75,7 +77,7 @@ def _base(house: House, architecture: "Architecture") -> Artefact:
     return Store(house.project).build(recipe, make).artefact
 
 
-def _adapter(house: House, base: Artefact, seed: int) -> Artefact:
+def make_adapter_of(house: House, base: Artefact, seed: int) -> Artefact:
     from tests.support import tiny
 
     inputs = {"base": base.content_hash}

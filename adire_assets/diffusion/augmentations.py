@@ -1,0 +1,44 @@
+"""What may be done to a training image, each in a fixed number of versions.
+
+Versions are numbered, so that a latent that was encoded once is found again. A function takes an
+image in mode RGB and the number of the version, and keeps the size; version 0 is the image itself.
+"""
+
+from collections.abc import Callable
+
+from PIL import Image
+
+from adire_assets.diffusion.registry import Registry
+
+AUGMENTATIONS = Registry("augmentation")
+VERSIONS: dict[str, int] = {}  # how many each has
+
+Augmentation = Callable[[Image.Image, int], Image.Image]
+
+
+def augmentation(versions: int) -> Callable[[Augmentation], Augmentation]:
+    """Register a function that has this many versions of an image."""
+
+    def register(function: Augmentation) -> Augmentation:
+        VERSIONS[function.__name__] = versions
+        return AUGMENTATIONS.register(function)
+
+    return register
+
+
+@augmentation(versions=2)
+def random_flip(image: Image.Image, version: int) -> Image.Image:
+    """Left to right, half of the time."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if version else image
+
+
+@augmentation(versions=2)
+def random_vertical_flip(image: Image.Image, version: int) -> Image.Image:
+    """Upside down, half of the time."""
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if version else image
+
+
+@augmentation(versions=2)
+def random_half_turn(image: Image.Image, version: int) -> Image.Image:
+    """Turned by 180 degrees, half of the time."""
+    return image.transpose(Image.Transpose.ROTATE_180) if version else image

@@ -1,0 +1,55 @@
+"""Images of the class for prior preservation: what the bare base draws for `class_prompt`.
+
+They keep the adapter from forgetting what it was not shown (Ruiz et al. 2023, DreamBooth). They are
+a function of base, prompt and number, and are kept beside what else was computed once.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from adire_assets.config import TrainingConfig
+from adire_assets.diffusion.sampling import Request, Sampler
+from adire_assets.lineage import digest
+from adire_assets.worker import Progress
+
+SEED = 2_000_000  # image i is drawn with this seed + i
+
+
+def class_images(
+    base: Path,
+    variant: str | None,
+    settings: TrainingConfig,
+    folder: Path,
+    facts: Mapping[str, Any],
+    device: str,
+    progress: Progress,
+) -> list[Path]:
+    """`num_class_images` PNG files below `folder`, drawn unless they are there; none if not asked.
+
+    `facts`: what else makes them what they are (the base's hash, versions, the device).
+    """
+    if not settings.with_prior_preservation:
+        return []
+    asked: dict[str, Any] = {
+        "prompt": settings.class_prompt,
+        "num_inference_steps": settings.validation_num_inference_steps,
+        "guidance_scale": settings.validation_guidance_scale,
+    }
+    place = folder / digest({**facts, **asked})[:32]
+    names = [place / f"{number:06}.png" for number in range(settings.num_class_images)]
+    missing = [number for number, path in enumerate(names) if not path.is_file()]
+    if not missing:
+        return names
+    progress(f"drawing {len(missing)} images of {settings.class_prompt!r}")
+    place.mkdir(parents=True, exist_ok=True)
+    sampler = Sampler(base, variant, None, device)
+    for number in missing:
+        [[pixels]] = sampler.generate([Request(seed=SEED + number, **asked)])
+        temporary = names[number].with_suffix(".tmp")
+        Image.fromarray(pixels).save(temporary, "PNG")
+        shutil.move(temporary, names[number])
+    return names
