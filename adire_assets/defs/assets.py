@@ -11,7 +11,7 @@ from adire_assets import lineage, pipeline, promotion, roots
 from adire_assets.config import Project
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
-from adire_assets.defs.rollouts import ROLLOUT_CHECK, outcome, reporter
+from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
 from adire_assets.evaluation.verdict import GATE_NAMES, Verdict
 from adire_assets.store import Artefact, Built
 
@@ -199,7 +199,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         )
         return _result(context, built, checks=[check], release=number)
 
-    @asset("adire_assets.serving.rollout", checks=(ROLLOUT_CHECK,), kinds={"triton"})
+    @asset("adire_assets.serving.rollout", checks=(ROLLOUT_CHECK, STEP_CHECK), kinds={"triton"})
     def deployed_model(
         context: dg.AssetExecutionContext, triton_repository: Artefact
     ) -> dg.MaterializeResult:
@@ -213,7 +213,8 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             value=triton_repository.reference(),
             data_version=dg.DataVersion(triton_repository.content_hash if live else sentence),
             check_results=[
-                dg.AssetCheckResult(check_name=ROLLOUT_CHECK, passed=live, description=sentence)
+                dg.AssetCheckResult(check_name=check, passed=live, description=sentence)
+                for check in (ROLLOUT_CHECK, STEP_CHECK)
             ],
             metadata={"release": number, **metadata},
         )

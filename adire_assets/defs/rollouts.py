@@ -18,7 +18,10 @@ from adire_assets.fleet_config import load_fleet
 from adire_assets.serving import record
 from adire_assets.serving.record import DeploymentRecord
 
-ROLLOUT_CHECK = "rollout"
+ROLLOUT_CHECK = "rollout"  # how a rollout ended
+# Its decisions. A check of their own: they are taken before the asset counts as materialized, and
+# the UI shows a check whose latest evaluation is older than its asset as not evaluated.
+STEP_CHECK = "rollout_steps"
 ROLLOUT_TAG = "adire/rollout"
 TAKES_LEASE_WITHIN_SECONDS = 90
 
@@ -26,7 +29,7 @@ TAKES_LEASE_WITHIN_SECONDS = 90
 def reporter(
     context: dg.AssetExecutionContext | dg.OpExecutionContext, model: str
 ) -> Callable[[str, Mapping[str, Any]], None]:
-    """Makes each decision an evaluation of the check `rollout`, the moment it is taken."""
+    """Makes each decision an evaluation of the check `rollout_steps`, the moment it is taken."""
 
     def report(target: str, decision: Mapping[str, Any]) -> None:
         what = decision["decision"]
@@ -34,7 +37,7 @@ def reporter(
         context.instance.report_runless_asset_event(
             dg.AssetCheckEvaluation(
                 asset_key=dg.AssetKey([model, "deployed_model"]),
-                check_name=ROLLOUT_CHECK,
+                check_name=STEP_CHECK,
                 passed=what == "promote",
                 severity=dg.AssetCheckSeverity.WARN
                 if what == "hold"
@@ -105,8 +108,16 @@ def rollout_job(project: Project, model: str) -> dg.JobDefinition:
         number = next((one["number"] for state in records if (one := state.last_rollout)), None)
         if number is None:
             return
-        _, sentence, metadata = outcome(number, records)
+        live, sentence, metadata = outcome(number, records)
         context.log.info(sentence)
+        context.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey([model, "deployed_model"]),
+                check_name=ROLLOUT_CHECK,
+                passed=live,
+                description=sentence,
+            )
+        )
         context.log_event(
             dg.AssetMaterialization(
                 dg.AssetKey([model, "deployed_model"]),

@@ -203,11 +203,18 @@ def test_a_run_that_dies_in_its_rollout_is_taken_over_by_the_sensor(line) -> Non
     assert ticks[0]["requests"] and ticks[1]["skip"] == "no rollout was left"
     assert line.live() == 2
     assert tracking.aliases(line.project, "indigo")["champion"] == 2
-    # Each decision is an evaluation of the asset's check, with what it rests on.
-    key = dg.AssetCheckKey(dg.AssetKey(["indigo", "deployed_model"]), "rollout")
+    # Each decision is an evaluation of a check of the asset, with what it rests on; the end too.
+    asset = dg.AssetKey(["indigo", "deployed_model"])
+
+    def latest(check: str, limit: int) -> list[dg.AssetCheckEvaluation]:
+        key = dg.AssetCheckKey(asset, check)
+        history = instance.event_log_storage.get_asset_check_execution_history(key, limit=limit)
+        return [one.event.dagster_event.event_specific_data for one in history]
+
     with dg.DagsterInstance.from_config(str(line.project.home / "dagster")) as instance:
-        history = instance.event_log_storage.get_asset_check_execution_history(key, limit=2)
-        evaluations = [one.event.dagster_event.event_specific_data for one in history]
+        evaluations = latest("rollout_steps", 2)
+        [end] = latest("rollout", 1)
+    assert end.passed and end.description == "release 2 is live on local"
     assert all(evaluation.passed for evaluation in evaluations)
     assert "local, 100 %: promote: 0 of" in evaluations[0].description
     assert "errors" in evaluations[0].metadata["numbers"].value
