@@ -65,6 +65,20 @@ def materialize(
 
 
 @app.command()
+def search(
+    model: Model,
+    trials: Annotated[int | None, typer.Option(help="In all; default: the YAML's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The YAML with the best; default: in the project's home.")
+    ] = None,
+) -> None:
+    """Look for training settings in the ranges of the section `search`; goes on if killed."""
+    from adire_assets import search as core
+
+    core.search(Project.find(), model, trials, out, say)
+
+
+@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Annotated[str, typer.Option(help="Default: the one enabled model.")] = "",

@@ -13,7 +13,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -227,6 +227,36 @@ class TrainingConfig(Strict):
         return self
 
 
+class SearchRange(Strict):
+    """Values of one training key: a list, or numbers between two bounds (whole ones for a whole
+    number)."""
+
+    choices: Annotated[list[bool | int | float | str], Field(min_length=2)] | None = None
+    low: float | None = None
+    high: float | None = None
+    log: bool = False  # drawn by orders of magnitude
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "SearchRange":
+        bounded = self.low is not None and self.high is not None
+        if bounded == (self.choices is not None) or (self.log and not bounded):
+            raise ValueError("give either choices, or low and high (and log)")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low ({self.low}) is not below high ({self.high})")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError("log needs a low above 0")
+        return self
+
+
+class SearchConfig(Strict):
+    """What `adire search` tries; see docs/search.md."""
+
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 20
+    parameters: Annotated[dict[str, SearchRange], Field(min_length=1)]  # keys of `training`
+    validation_steps: Annotated[int, Field(ge=1)] = 100  # after which a trial may be given up
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
 class GateConfig(Strict):
     """Thresholds of the quality gates; changing one never trains or evaluates again."""
 
@@ -290,6 +320,24 @@ class ModelConfig(Strict):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig
     serving: ServingConfig = ServingConfig()
+    search: SearchConfig | None = None
+
+    @model_validator(mode="after")
+    def _search_tries_what_training_allows(self) -> "ModelConfig":
+        fields = TrainingConfig.model_fields
+        for name, tried in (self.search.parameters if self.search else {}).items():
+            if name not in fields:
+                raise ValueError(f"search.parameters.{name}: training has no such key")
+            values: list[Any] = [*(tried.choices or (tried.low, tried.high))]
+            for value in values:
+                whole = fields[name].annotation is int and isinstance(value, float)
+                given = int(value) if whole and float(value).is_integer() else value
+                try:
+                    TrainingConfig.model_validate({**self.training.model_dump(), name: given})
+                except ValueError as error:
+                    first = str(error).splitlines()[2].strip()
+                    raise ValueError(f"search.parameters.{name}: {value}: {first}") from None
+        return self
 
     @model_validator(mode="after")
     def _evaluation_can_be_served(self) -> "ModelConfig":

@@ -13,13 +13,9 @@ changes; the work is done in <home>/work/reproduce-<model>-<release> and removed
 `UserError` with one sentence when the same bits cannot come out here or something is not to be had.
 """
 
-import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage, worker
+from adire_assets.children import run_child
 from adire_assets.config import Project
 from adire_assets.diffusion import base
 from adire_assets.errors import UserError
@@ -250,49 +247,16 @@ def _run(
     progress: Progress,
 ) -> None:
     """Carry out a recorded job in a child that imports the project's modules from `sources`."""
-    folder = scratch / f"job-{job['function'].rpartition(':')[2]}"
-    folder.mkdir()
-    worker.write_job(folder, job["function"], worker.placed(job, places), job["threads"])
-    launcher = (sys.executable, *job["launcher"]) if job["launcher"] else ()
-    threads = str(job["threads"])
-    child = subprocess.Popen(
-        worker.command(folder, launcher=launcher),
-        cwd=sources,  # `python -m` looks there before PYTHONPATH
-        env={
-            **{n: v for n, v in os.environ.items() if not n.startswith("DAGSTER_PIPES")},
-            "ADIRE_PROJECT": str(project.root),
-            "ADIRE_HOME": str(project.home),
-            "ADIRE_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-            "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(sources), os.environ.get("PYTHONPATH")])
-            ),
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
+    run_child(
+        project,
+        scratch / f"job-{job['function'].rpartition(':')[2]}",
+        job["function"],
+        worker.placed(job, places),
+        threads=job["threads"],
+        launcher=job["launcher"],
+        sources=sources,
+        progress=progress,
     )
-    last = ""
-    try:
-        assert child.stdout
-        for line in child.stdout:
-            last = line.strip() or last
-            progress(f"  {line.rstrip()}")
-        status = child.wait()
-    except BaseException:
-        # A launcher between us and the worker is asked by nobody else: all of them at once.
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        raise
-    refusal = folder / "error.txt"
-    if refusal.is_file():
-        raise UserError(refusal.read_text(encoding="utf-8"))
-    if status:
-        raise UserError(f"the child that ran {job['function']} ended unexpectedly: {last}")
 
 
 @contextmanager

@@ -70,6 +70,20 @@ def training_run(
     return Run(created.run_id, created.status)
 
 
+def plain_run(
+    project: Project, model: str, name: str, tags: Mapping[str, str], parent: str | None = None
+) -> str:
+    """A run of the model's experiment that is no adapter's, below `parent`; its id."""
+    nested = {"mlflow.parentRunId": parent} if parent else {}
+    with client(project) as mlflow, lock(project, LOCK):
+        created = mlflow.create_run(
+            _experiment(project, mlflow, model),
+            run_name=name,
+            tags={**tags, **nested, "mlflow.source.name": lineage.PACKAGE, "adire.model": model},
+        )
+    return created.info.run_id
+
+
 def run_name(model: str, recipe_key: str) -> str:
     return f"{model}-{recipe_key[:12]}"
 

@@ -10,7 +10,6 @@ from adire_assets.diffusion.conditioning import encode_captions
 from adire_assets.diffusion.sampling import load_pipeline
 from tests.support import tiny
 
-ROOT = Path(__file__).parents[2]
 CAPTIONS = ["circles", "white crosses on indigo"]
 
 
@@ -58,11 +57,8 @@ def test_the_unet_takes_it_and_gradients_reach_the_text_encoders(
             assert first.grad is not None and first.grad.abs().max() > 0
 
 
-def test_the_embedded_base_takes_the_texts_alone() -> None:
-    base = ROOT / "base_models" / "tiny" / "pipeline"
-    if not (base / "model_index.json").is_file():
-        pytest.skip("the embedded base is not here; `adire pull` fetches it")
-    pipe = load_pipeline(base, "fp16", torch.float32)
+def test_the_embedded_base_takes_the_texts_alone(embedded_base: Path) -> None:
+    pipe = load_pipeline(embedded_base, "fp16", torch.float32)
     with torch.no_grad():
         taken = encode_captions(pipe, CAPTIONS, 128)
         assert pipe.unet.config.addition_embed_type == "text"

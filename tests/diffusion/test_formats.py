@@ -18,11 +18,9 @@ from adire_assets.store import read_json
 from tests.support import adapters
 from tests.support.adapters import Case, metadata_of
 
-ROOT = Path(__file__).parents[2]
 FORMATS: tuple[Format, ...] = ("diffusers", "kohya", "comfyui")
 # The patterns name modules of one component, and peft looks for them in each.
 pytestmark = pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")
-EMBEDDED = ROOT / "base_models" / "tiny" / "pipeline"
 # What configs/models/indigo.yaml trains, and the rest that the original code has too.
 EMBEDDED_LAYERS = [
     *adapters.ATTENTION,
@@ -67,9 +65,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.param != "embedded":
         base = adapters.make_base(folder / "base", request.param)
         return Case(request.param, base, folder)
-    if not EMBEDDED.is_dir():
-        pytest.skip("the embedded base is not here; `adire pull` fetches it")
-    return Case("embedded", EMBEDDED, folder, unet=EMBEDDED_LAYERS, variant="fp16")
+    base = request.getfixturevalue("embedded_base")
+    return Case("embedded", base, folder, unet=EMBEDDED_LAYERS, variant="fp16")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -325,3 +326,16 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
     adapters = [load_file(folder / ADAPTER_FILE) for folder in (parts, whole)]
     for name, values in adapters[0].items():
         assert np.allclose(values, adapters[1][name], atol=1e-4), name
+
+
+def test_memory_stays_flat(tmp_path: Path, random_base: Path, dataset: Path) -> None:
+    held: dict[int, int] = {}
+
+    def progress(message: str, **numbers: float) -> None:
+        if "loss" in numbers:
+            held[int(numbers["step"])] = psutil.Process().memory_info().rss
+
+    settings = {"max_train_steps": 400, "checkpointing_steps": 50, "random_flip": True}
+    training.run(tmp_path, random_base, dataset, progress=progress, use_ema=True, **settings)
+    grown = (held[400] - held[100]) / 2**20
+    assert grown < 8, f"{grown:.1f} MiB more at step 400 than at step 100"

@@ -310,7 +310,7 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (version.parent / "config.pbtxt").write_text(SLOT_CONFIG)
     project = Project(root, root / ".adire")
     command = triton.command(project, root, grpc_port=grpc_port, metrics_port=port, load=[MODEL])
-    with process(command, root / "log", env=triton.environment("cpu")) as alive:
+    with process(command, root / "log", env=triton.environment("cpu", 1)) as alive:
         loaded = f'nv_inference_request_success{{model="{MODEL}",version="2"}}'
         assert wait_until(lambda: loaded in page(f"{port}/metrics"), 60, alive=alive), root / "log"
         yield port

@@ -74,7 +74,7 @@ def small_triton(root: Path, model: str, number: int) -> Iterator[SmallTriton]:
     with (folder / "triton.log").open("wb") as log:
         process = subprocess.Popen(
             command,
-            env=triton.environment("cpu"),
+            env=triton.environment("cpu", 1),
             stdout=log,
             stderr=log,
             start_new_session=True,

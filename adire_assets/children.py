@@ -1,0 +1,74 @@
+"""A worker function in a child process outside Dagster: for commands of the terminal."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adire_assets import lineage, worker
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.store import read_json
+
+
+def run_child(
+    project: Project,
+    folder: Path,
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    threads: int,
+    launcher: Sequence[str] = (),
+    sources: Path | None = None,
+    mlflow_run_id: str | None = None,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """The result of "module:function", carried out by a child with its files in the new `folder`.
+
+    `launcher` goes without the interpreter. `sources`: where the child finds adire_assets, when
+    that is not here. UserError with the child's own sentence when it refuses; an interrupt here
+    ends it and all that it started.
+    """
+    folder.mkdir(parents=True)
+    worker.write_job(folder, function, dict(arguments), threads, mlflow_run_id)
+    here = sources or Path(__file__).parents[1]
+    child = subprocess.Popen(
+        worker.command(folder, launcher=(sys.executable, *launcher) if launcher else ()),
+        cwd=here,  # `python -m` looks there before PYTHONPATH
+        env={
+            **{n: v for n, v in os.environ.items() if not n.startswith("DAGSTER_PIPES")},
+            "ADIRE_PROJECT": str(project.root),
+            "ADIRE_HOME": str(project.home),
+            "ADIRE_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+            "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH")])),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    last = ""
+    try:
+        assert child.stdout
+        for line in child.stdout:
+            last = line.strip() or last
+            progress(f"  {line.rstrip()}")
+        status = child.wait()
+    except BaseException:
+        # A launcher between us and the worker is asked by nobody else: all of them at once.
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
+    refusal = folder / "error.txt"
+    if refusal.is_file():
+        raise UserError(refusal.read_text(encoding="utf-8"))
+    if status:
+        raise UserError(f"the child that ran {function} ended unexpectedly: {last}")
+    return read_json(folder / "result.json")

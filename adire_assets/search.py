@@ -1,0 +1,228 @@
+"""`adire search`: training settings by trial, the hopeless ones given up early.
+
+    search(project, "indigo", trials=None, out=None, progress=print)
+
+Optuna draws settings from the ranges in the model's YAML. Each trial is a training like the line's,
+in a child, without an adapter at its end. Its validation loss is what counts, and a trial whose
+loss is above the median of the others at the same step is given up. The study lies in
+<home>/search/<model>-<what the trials have in common>.db: a search that was killed goes on, and one
+over other data, another base or other ranges is another study. Each trial is an MLflow run below
+one run of the search. The best settings are written as the model's YAML, comments kept.
+"""
+
+import io
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from adire_assets import lineage, pipeline, roots, tracking
+from adire_assets.children import run_child
+from adire_assets.config import Project, SearchConfig, TrainingConfig, load_model
+from adire_assets.diffusion.launch import launcher
+from adire_assets.diffusion.trial import FIRST_TRIALS
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import load_fleet
+from adire_assets.store import Artefact, lock, write_bytes
+from adire_assets.worker import Progress
+
+if TYPE_CHECKING:
+    import optuna
+
+TRIAL = "adire_assets.diffusion.trial:run"
+
+
+def search(
+    project: Project, model: str, trials: int | None, out: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Carry the study on to `trials` (default: the YAML's); the best training settings it has.
+
+    They are written to `out` (default: <home>/search/<model>.yaml). UserError without a `search`
+    section, when another process searches, or when no trial came to an end.
+    """
+    config = load_model(project, model)
+    if config.search is None:
+        raise UserError(
+            f"{project.model_file(model)} has no section search; add one with ranges, for example "
+            "search: {parameters: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}"
+        )
+    device = lineage.device_class(load_fleet(project).device)
+    images = pipeline.dataset(project, roots.training_data(project, model).artefact).artefact
+    base = _base(project, model)
+    common = config.training.model_dump() | {"validation_steps": config.search.validation_steps}
+    common = {name: v for name, v in common.items() if name not in config.search.parameters}
+    identity = {
+        "dataset": images.content_hash,
+        "base": base.content_hash,
+        "training": common,
+        "parameters": config.search.model_dump()["parameters"],
+        "environment": lineage.environment(*lineage.TRAINING_PACKAGES, device=device),
+    }
+    name = f"{model}-{lineage.digest(identity)[:12]}"
+    folder = project.home / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(project, f"search-{name}"):
+        study = _study(folder / f"{name}.db", name, config.search)
+        parent = _parent_run(project, model, study)
+        wanted = trials or config.search.trials
+        while len(_ended(study)) < wanted:
+            trial = study.ask()
+            chosen = _chosen(trial, config.search)
+            progress(f"trial {len(_ended(study)) + 1} of {wanted}: {_words(chosen)}")
+            with tempfile.TemporaryDirectory(dir=folder) as scratch, lock(project, "device"):
+                _carry_out(
+                    project, study, trial, common | chosen, images, base, device, parent,
+                    Path(scratch), progress,
+                )  # fmt: skip
+    done = [one for one in study.trials if one.value is not None and one.state.name == "COMPLETE"]
+    if not done:
+        raise UserError(f"no trial of {name} came to its end; narrow the ranges of search")
+    best = min(done, key=lambda one: one.value or 0.0)
+    path = out or folder / f"{model}.yaml"
+    _write(project.model_file(model), path, best.params)
+    progress(
+        f"search: {model} trial={best.number} validation_loss={best.value:.4f} "
+        f"{_words(best.params)} yaml={path}"
+    )
+    return best.params
+
+
+def _base(project: Project, model: str) -> Artefact:
+    found = roots.known_base_model(project, model)
+    if found is None:
+        raise UserError(
+            f"the base of {model} is not in the store yet; run "
+            f"`adire materialize {model} --select base_model` first"
+        )
+    return found
+
+
+def _study(path: Path, name: str, config: SearchConfig) -> "optuna.Study":
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=f"sqlite:///{path}",
+        study_name=name,
+        load_if_exists=True,
+        direction="minimize",
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS),
+    )
+    for trial in study.trials:
+        if not trial.state.is_finished():  # its process was killed
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
+
+
+def _ended(study: "optuna.Study") -> list[Any]:
+    """Trials that say something: also that their settings diverge."""
+    return [t for t in study.trials if t.state.is_finished() and not _killed(t)]
+
+
+def _killed(trial: Any) -> bool:
+    return trial.state.name == "FAIL" and "refused" not in trial.user_attrs
+
+
+def _chosen(trial: "optuna.Trial", config: SearchConfig) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for name, tried in config.parameters.items():
+        if tried.choices is not None:
+            chosen[name] = trial.suggest_categorical(name, tried.choices)
+            continue
+        low, high = tried.low or 0.0, tried.high or 0.0
+        if TrainingConfig.model_fields[name].annotation is int:
+            chosen[name] = trial.suggest_int(name, int(low), int(high), log=tried.log)
+        else:
+            chosen[name] = trial.suggest_float(name, low, high, log=tried.log)
+    return chosen
+
+
+def _carry_out(
+    project: Project,
+    study: "optuna.Study",
+    trial: "optuna.Trial",
+    training: Mapping[str, Any],
+    images: Artefact,
+    base: Artefact,
+    device: str,
+    parent: str,
+    scratch: Path,
+    progress: Progress,
+) -> None:
+    """One training in a child; how it ended goes into the study and into MLflow."""
+    import optuna
+
+    run = tracking.plain_run(
+        project, images.model, f"trial {trial.number}", {"adire.search": study.study_name}, parent
+    )
+    tracking.log_parameters(project, run, training)
+    (scratch / "output").mkdir()
+    try:
+        result = run_child(
+            project,
+            scratch / "job",
+            TRIAL,
+            {
+                "storage": f"sqlite:///{project.home / 'search'}/{study.study_name}.db",
+                "study": study.study_name,
+                "number": trial.number,
+                "dataset": images.path,
+                "base": base.path / "pipeline",
+                "variant": base.json("base.json")["variant"],
+                "output": scratch / "output",
+                "training": dict(training),
+                "work": scratch / "work",
+                "cache": project.home / "cache",
+                "resolution": images.manifest["resolution"],
+                "device": device,
+            },
+            threads=lineage.threads(),
+            launcher=launcher(device, training)[1:],
+            mlflow_run_id=run,
+            progress=progress,
+        )
+    except UserError as refused:
+        progress(f"  refused: {refused}")
+        trial.set_user_attr("refused", str(refused))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        tracking.finish(project, run, "FAILED")
+        return
+    if result["given_up_at"]:
+        progress(f"  given up at step {result['given_up_at']}: worse than most others")
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    else:
+        study.tell(trial, result["validation_loss"])
+        progress(f"  validation loss {result['validation_loss']:.4f}")
+    tracking.finish(project, run, "FINISHED")
+
+
+def _parent_run(project: Project, model: str, study: "optuna.Study") -> str:
+    known = study.user_attrs.get("mlflow_run_id")
+    if known is None:
+        known = tracking.plain_run(
+            project, model, f"search {study.study_name}", {"adire.search": study.study_name}
+        )
+        study.set_user_attr("mlflow_run_id", known)
+    return known
+
+
+def _write(source: Path, path: Path, chosen: Mapping[str, Any]) -> None:
+    """The model's YAML with these training keys, everything else as it stands there."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 100
+    tree = yaml.load(source.read_text(encoding="utf-8"))
+    tree.setdefault("training", {}).update(chosen)
+    text = io.StringIO()
+    yaml.dump(tree, text)
+    write_bytes(path, text.getvalue().encode())
+
+
+def _words(chosen: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in sorted(chosen.items())
+    )

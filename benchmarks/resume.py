@@ -1,0 +1,140 @@
+"""Trainings killed at random steps end in the bits of an undisturbed one.
+
+    python -m benchmarks.resume --kills 10 [--seed 1]
+
+A LoRA of the embedded base with everything that keeps state (dropout, EMA, cosine schedule, random
+crops and flips, the text encoder, best checkpoint), in a worker behind `accelerate launch` as the
+line runs it. Each run is killed with SIGKILL, with all its processes, when it reaches a step drawn
+at random, started again, and its adapter's SHA-256 compared. The last line is
+
+    resume: equal=<n>/<kills>
+"""
+
+import argparse
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from adire_assets import lineage, worker
+from adire_assets.config import Project
+from adire_assets.data.dataset import build_dataset
+from adire_assets.diffusion.launch import launcher
+from adire_assets.diffusion.sampling import ADAPTER_FILE
+from benchmarks.training import RESOLUTION, VARIANT, DataConfig
+
+STEPS = 60
+TRAINING: dict[str, Any] = {
+    "rank": 4,
+    "lora_dropout": 0.1,
+    "train_text_encoder": True,
+    "train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler": "cosine",
+    "max_train_steps": STEPS,
+    "checkpointing_steps": 7,
+    "validation_steps": 10,
+    "keep_checkpoint": "best",
+    "use_ema": True,
+    "random_flip": True,
+    "center_crop": False,
+    "noise_offset": 0.05,
+    "proportion_empty_prompts": 0.1,
+}
+
+
+def start(folder: Path, arguments: dict[str, Any]) -> subprocess.Popen:
+    job = Path(tempfile.mkdtemp(dir=folder))
+    threads = lineage.threads()
+    worker.write_job(job, "adire_assets.diffusion.lora:train", arguments, threads)
+    return subprocess.Popen(
+        worker.command(job, launcher=launcher("cpu", TRAINING)),
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def train(
+    folder: Path, given: dict[str, Any], kill_at: int | None = None, later: float = 0.0
+) -> int | None:
+    """Train to the end; or kill it `later` seconds after the log tells of a step from `kill_at` on.
+
+    The step that was told of last.
+    """
+    child = start(folder, given)
+    assert child.stdout
+    for line in child.stdout:
+        told = re.match(r"step (\d+)", line)
+        if kill_at is not None and told and int(told[1]) >= kill_at:
+            time.sleep(later)
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            return int(told[1])
+    assert child.wait() == 0, "the training failed"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    project = Project.find()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        config = DataConfig(
+            path="data/indigo", resolution=RESOLUTION, instance_prompt="cloth",
+            held_out_fraction=0.25,
+        )  # fmt: skip
+        build_dataset(project.root / config.path, root / "dataset", config)
+
+        def arguments(run: str) -> dict[str, Any]:
+            (root / run).mkdir(exist_ok=True)
+            (root / run / "output").mkdir(exist_ok=True)
+            return {
+                "dataset": root / "dataset",
+                "base": project.root / "base_models/tiny/pipeline",
+                "variant": VARIANT,
+                "output": root / run / "output",
+                "training": TRAINING,
+                "work": root / run / "work",
+                "cache": root / "cache",
+                "resolution": RESOLUTION,
+                "device": "cpu",
+            }
+
+        def digest(run: str) -> str:
+            return lineage.file_digest(root / run / "output" / ADAPTER_FILE)
+
+        train(root, arguments("whole"))
+        print(f"undisturbed: {digest('whole')}", flush=True)
+        equal = 0
+        for kill in range(options.kills):
+            run = f"kill-{kill}"
+            # The log tells of every few steps; the moment of the kill is anywhere behind that.
+            at = train(root, arguments(run), rng.randint(1, STEPS - 10), rng.uniform(0.0, 1.0))
+            train(root, arguments(run))
+            same = digest(run) == digest("whole")
+            equal += same
+            print(f"killed after step {at}: {'equal' if same else digest(run)}", flush=True)
+    print(f"resume: equal={equal}/{options.kills}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""`adire search`: what it tries, what it gives up, and that it goes on."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from ruamel.yaml import YAML
+
+from adire_assets import roots, search, tracking_store
+from adire_assets.config import Project, load_model
+from adire_assets.data.sample_images import draw_sample_data
+from adire_assets.errors import UserError
+from tests.support import tiny
+
+ROOT = Path(__file__).parents[1]
+MODEL = "cloth"
+CONFIG = """
+# The house's cloth.
+data: {path: data/cloth, resolution: 64, instance_prompt: cloth, held_out_fraction: 0.3}
+base_model: {source: base_models/random}
+training:
+  max_train_steps: 6
+  checkpointing_steps: 6
+  train_batch_size: 2          # of the small machine
+  gradient_accumulation_steps: 1
+evaluation: {judge: {source: base_models/none}}
+search:
+  trials: 2
+  validation_steps: 2
+  parameters:
+    learning_rate: {low: 1e-4, high: 1e-1, log: true}
+    rank: {low: 2, high: 4}
+    optimizer: {choices: [adamw, adafactor]}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    from dvc.repo import Repo
+
+    for name in [name for name in os.environ if name.startswith(("ADIRE_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("ADIRE_THREADS", "1")
+    made = Project(tmp_path, tmp_path / ".adire")
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    made.model_file(MODEL).write_text(CONFIG)
+    shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs")
+    tiny.make_random_base(tmp_path / "base_models" / "random")
+    draw_sample_data(tmp_path / "data" / MODEL, count=24, seed=1, resolution=64)
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        repo.add([str(tmp_path / "data")])
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    roots.base_model(made, MODEL, never)
+    yield made
+
+
+def study(project: Project) -> optuna.Study:
+    [path] = (project.home / "search").glob("*.db")
+    return optuna.load_study(study_name=path.stem, storage=f"sqlite:///{path}")
+
+
+def test_a_search_goes_on_where_it_was_left_and_writes_the_best(project: Project) -> None:
+    said: list[str] = []
+    search.search(project, MODEL, None, None, said.append)
+    assert len(study(project).trials) == 2
+    # A process that is killed leaves a trial that nobody carries out.
+    study(project).ask()
+    best = search.search(project, MODEL, 3, None, said.append)
+    trials = study(project).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    done = [trial for trial in trials if trial.value is not None]
+    assert best == min(done, key=lambda trial: trial.value).params
+    assert all(list(trial.intermediate_values) == [2, 4, 6] for trial in done)
+    assert all(2 <= trial.params["rank"] <= 4 for trial in done)
+    written = (project.home / "search" / f"{MODEL}.yaml").read_text()
+    assert "# of the small machine" in written and "# The house's cloth." in written
+    assert YAML(typ="safe").load(written)["training"] == {
+        **YAML(typ="safe").load(CONFIG)["training"],
+        **best,
+    }
+    shutil.copy(project.home / "search" / f"{MODEL}.yaml", project.model_file(MODEL))
+    assert load_model(project, MODEL).training.rank == best["rank"]
+    assert said[-1].startswith(f"search: {MODEL} trial={min(done, key=lambda t: t.value).number}")
+
+    with tracking_store.client(project) as mlflow:
+        experiment = mlflow.get_experiment_by_name(MODEL)
+        runs = mlflow.search_runs([experiment.experiment_id])
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    nested = [run for run in runs if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in nested} == {parent.info.run_id}
+    losses = {run.info.run_name: run.data.metrics["validation_loss"] for run in nested}
+    assert losses["trial 0"] == pytest.approx(trials[0].value, rel=1e-4)
+    assert {run.info.status for run in nested} == {"FINISHED"}
+
+
+def test_hopeless_trials_are_given_up_and_impossible_ones_say_why(project: Project) -> None:
+    text = CONFIG.replace("trials: 2", "trials: 7").replace(
+        "learning_rate: {low: 1e-4, high: 1e-1, log: true}",
+        "learning_rate: {choices: [1e-3, 90.0]}",
+    )
+    text = text.replace("rank: {low: 2, high: 4}", "rank: {choices: [4, 300]}")
+    project.model_file(MODEL).write_text(text)
+    said: list[str] = []
+    search.search(project, MODEL, None, None, said.append)
+    trials = study(project).trials
+    assert len(trials) == 7
+    refused = [trial for trial in trials if trial.params["rank"] == 300]
+    assert refused and all("training.rank: 300" in t.user_attrs["refused"] for t in refused)
+    states = {trial.state.name for trial in trials}
+    assert states <= {"COMPLETE", "PRUNED", "FAIL"} and "COMPLETE" in states
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ("", "has no section search"),
+        ("search: {parameters: {lerning_rate: {low: 1, high: 2}}}", "training has no such key"),
+        ("search: {parameters: {rank: {low: 0, high: 2}}}", "search.parameters.rank: 0.0: Input"),
+        ("search: {parameters: {rank: {low: 2}}}", "either choices, or low and high"),
+        ("search: {parameters: {rank: {low: 4, high: 2}}}", "is not below high"),
+        ("search: {parameters: {optimizer: {choices: [adamw, x]}}}", "there is no optimizer x"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(project: Project, section: str, sentence: str) -> None:
+    text = CONFIG[: CONFIG.index("search:")] + section
+    project.model_file(MODEL).write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        search.search(project, MODEL, None, None, print)
