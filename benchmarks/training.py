@@ -1,7 +1,7 @@
 """Our trainer beside diffusers' own script and beside a bare loop, in one run on one machine.
 
     python -m benchmarks.training --peer-script PATH [--steps 200] [--rounds 3]
-        [--peer-argument=--pre_compute_text_embeddings]
+        [--peer-argument=--pre_compute_text_embeddings] [--ours torch_compile=true]
 
 PATH is examples/dreambooth/train_dreambooth_lora.py of diffusers; it runs unedited. Both sides get
 the same base (the embedded tiny one, in float32), images, caption, LoRA, AdamW, learning rate and
@@ -37,6 +37,7 @@ from statistics import mean, median
 from typing import Any
 
 import psutil
+import yaml
 
 from adire_assets import lineage
 from adire_assets.config import DataConfig, Project
@@ -181,7 +182,9 @@ def job(project: Project, folder: Path, function: str, **arguments: Any) -> tupl
     return read_json(folder / "result.json"), finished
 
 
-def train_ours(project: Project, bench: Bench, name: str, steps: int, seed: int) -> Trained:
+def train_ours(
+    project: Project, bench: Bench, name: str, steps: int, seed: int, more: dict[str, Any]
+) -> Trained:
     output = bench.scratch / f"{name}-adapter"
     output.mkdir()
     record, finished = job(
@@ -197,6 +200,7 @@ def train_ours(project: Project, bench: Bench, name: str, steps: int, seed: int)
             "max_train_steps": steps,
             "checkpointing_steps": _checkpointing(steps),
             "seed": seed,
+            **more,
         },
         work=bench.scratch / f"{name}-work",
         resolution=RESOLUTION,
@@ -258,7 +262,11 @@ def main() -> None:
     parser.add_argument(
         "--peer-argument", action="append", default=[], help="one more argument for the script"
     )
+    parser.add_argument(
+        "--ours", action="append", default=[], help="one more setting of our side, KEY=VALUE"
+    )
     options = parser.parse_args()
+    more = {key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in options.ours)}
     if not options.peer_script.is_file():
         parser.error(f"--peer-script: there is no file {options.peer_script}")
     script = [str(options.peer_script.resolve()), *options.peer_argument]
@@ -272,7 +280,7 @@ def main() -> None:
         for number in range(options.rounds):
             seed = 42 + number
             peer.append(train_peer(project, bench, f"peer-{number}", options.steps, seed, script))
-            ours.append(train_ours(project, bench, f"ours-{number}", options.steps, seed))
+            ours.append(train_ours(project, bench, f"ours-{number}", options.steps, seed, more))
             rates, _ = job(
                 project,
                 bench.scratch / f"bare-{number}",

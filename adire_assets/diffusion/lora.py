@@ -39,7 +39,8 @@ from adire_assets.diffusion.class_images import class_images
 from adire_assets.diffusion.conditioning import encode_texts
 from adire_assets.diffusion.examples import Examples, Geometry
 from adire_assets.diffusion.fit import Course, Fit, mean
-from adire_assets.diffusion.layers import TEXT_ENCODERS, add_lora, trained_weights
+from adire_assets.diffusion.fused_lora import fuse
+from adire_assets.diffusion.layers import TEXT_ENCODERS, add_lora, trained_models, trained_weights
 from adire_assets.diffusion.optimizers import needs_bitsandbytes
 from adire_assets.diffusion.sampling import Request, Sampler, load_pipeline
 from adire_assets.errors import UserError
@@ -213,6 +214,9 @@ def _speed(pipe: Any, settings: TrainingConfig, device: str) -> None:
                 encoder.gradient_checkpointing_enable()
     if settings.channels_last:
         pipe.unet.to(memory_format=torch.channels_last)
+    if not settings.torch_compile:  # which fuses by itself
+        for model in trained_models(pipe, settings).values():
+            fuse(model)
     if device == "cuda":  # the CPU's layer norm takes no parameters of another type than its input
         for name in ("unet", *TEXT_ENCODERS):  # the autoencoder works once per image, exactly
             for weight in getattr(pipe, name).parameters() if getattr(pipe, name, None) else ():
