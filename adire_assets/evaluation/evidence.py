@@ -1,0 +1,34 @@
+"""What every metric is computed from: the images that were drawn, seen by the judge, and the data.
+
+A metric is a function `(Evidence) -> Statistic`; it draws nothing and embeds nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images: uint8 [H, W, 3] each, and the judge's unit vectors of them, float32 [m, d]."""
+
+    images: tuple[np.ndarray, ...]
+    embeddings: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The images of one variant, prompt by prompt, for each prompt seed by seed (n in all).
+
+    `expected[i]` says what image i should show, {attribute: value}, {} when its prompt says nothing.
+    `attributes` has the judge's unit vector of each value's text: {attribute: {value: [d]}}.
+    """
+
+    images: tuple[np.ndarray, ...]  # uint8 [H, W, 3] each
+    embeddings: np.ndarray  # float32 [n, d], unit vectors
+    texts: np.ndarray  # float32 [n, d], unit vectors of the prompts, one for each image
+    held_out: Reference
+    train: Reference
+    expected: tuple[Mapping[str, str], ...] = ()
+    attributes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
