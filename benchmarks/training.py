@@ -266,7 +266,8 @@ def main() -> None:
         "--ours", action="append", default=[], help="one more setting of our side, KEY=VALUE"
     )
     options = parser.parse_args()
-    more = {key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in options.ours)}
+    given = (setting.partition("=") for setting in options.ours)
+    more = {key: yaml.safe_load(value) for key, _, value in given}
     if not options.peer_script.is_file():
         parser.error(f"--peer-script: there is no file {options.peer_script}")
     script = [str(options.peer_script.resolve()), *options.peer_argument]

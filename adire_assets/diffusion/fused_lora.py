@@ -1,9 +1,9 @@
 """peft's linear LoRA layers computed in fewer, larger operations.
 
-A LoRA layer is y = x Wᵀ + b + s (x Aᵀ) Bᵀ (Hu et al. 2021, equation 3). peft computes the frozen and
-the low-rank part apart, multiplies by s and adds: passes over tensors as large as y, and again in
-the backward. Here the low-rank part accumulates in the product that is there. The sums are the
-same but for rounding. Layers with anything more (dropout, DoRA, quantized weights) stay as they are.
+A LoRA layer is y = x Wᵀ + b + s (x Aᵀ) Bᵀ (Hu et al. 2021, equation 3). peft computes the frozen
+and the low-rank part apart, multiplies by s and adds: passes over tensors as large as y, and again
+in the backward. Here the low-rank part accumulates in the product that is there. The sums are the
+same but for rounding. Layers with anything more (dropout, DoRA, quantized weights) stay with peft.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def fuse(model: nn.Module) -> int:
-    """Give every plain LoRA layer of `model` with one adapter the fused forward; how many got it."""
+    """Give the plain LoRA layers of `model` with one adapter the fused forward; how many got it."""
     layers = [layer for layer in model.modules() if type(layer) is Linear and _plain(layer)]
     for layer in layers:
         layer.forward = _Forward(layer)  # type: ignore[method-assign]

@@ -19,9 +19,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The images of one variant, prompt by prompt, for each prompt seed by seed (n in all).
+    """The images of one variant, prompt by prompt, within a prompt seed by seed (n in all).
 
-    `expected[i]` says what image i should show, {attribute: value}, {} when its prompt says nothing.
+    `expected[i]` says what image i should show: {attribute: value}, {} when its prompt is silent.
     `attributes` has the judge's unit vector of each value's text: {attribute: {value: [d]}}.
     """
 

@@ -33,7 +33,7 @@ class Statistic:
     constant: float = 0.0
 
     def value(self, weights: np.ndarray) -> np.ndarray:
-        """The metric for each row of `weights` [..., n], float64 [...]; NaN where nothing counts."""
+        """The metric for each row of `weights` [..., n]: float64 [...], NaN if nothing counts."""
         weights = np.asarray(weights, np.float64)
         total = np.full(weights.shape[:-1], self.constant)
         with np.errstate(invalid="ignore", divide="ignore"):

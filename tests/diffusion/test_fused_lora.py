@@ -22,7 +22,9 @@ def with_lora(base: Path, **options: Any) -> UNet2DConditionModel:
     return unet.train()
 
 
-def gradients(unet: UNet2DConditionModel, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(
+    unet: UNet2DConditionModel, autocast: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     rng = torch.Generator().manual_seed(0)
     config = unet.config
     noisy = torch.randn(2, config.in_channels, 16, 16, generator=rng)
@@ -53,7 +55,9 @@ def test_output_and_gradients_are_those_of_peft(
         assert difference <= tolerance * torch.linalg.norm(gradient), name
 
 
-@pytest.mark.parametrize("options", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}])
+@pytest.mark.parametrize(
+    "options", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}]
+)
 def test_layers_with_more_to_them_stay_with_peft(
     random_base: Path, options: dict[str, Any]
 ) -> None:
