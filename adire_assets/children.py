@@ -11,7 +11,6 @@ from typing import Any
 from adire_assets import lineage, worker
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.store import read_json
 
 
 def run_child(
@@ -71,4 +70,4 @@ def run_child(
         raise UserError(refusal.read_text(encoding="utf-8"))
     if status:
         raise UserError(f"the child that ran {function} ended unexpectedly: {last}")
-    return read_json(folder / "result.json")
+    return worker.result_of(folder)

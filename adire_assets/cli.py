@@ -338,7 +338,7 @@ def sample_data(
     draw_sample_data(folder, count=count, seed=seed, resolution=resolution)
 
 
-def say(message: str, **numbers: float) -> None:
+def say(message: str, pictures: Path | None = None, **numbers: float) -> None:
     print(message, flush=True)
 
 

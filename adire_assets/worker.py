@@ -5,8 +5,9 @@
 JOB_FOLDER holds job.json: {"function": "package.module:name", "arguments": {...}, "threads": n,
 "mlflow_run_id": id or null}.
 The function is called as `name(**arguments, progress=progress)`; what it returns (JSON) is written
-to result.json, the text of a `UserError` to error.txt. `progress(message, **numbers)` prints a line
-(under Dagster Pipes into the Dagster log), and with a run id logs the numbers to MLflow.
+to result.json, the text of a `UserError` to error.txt. `progress(message, pictures, **numbers)`
+prints a line (under Dagster Pipes into the Dagster log), and with a run id logs numbers and
+pictures to MLflow.
 
 The child asks the kernel to be killed when its parent dies, so a crash, an out-of-memory kill or an
 interrupt of the parent leaves nothing behind that holds the device. `--exec` sets that up for a
@@ -32,12 +33,12 @@ REFUSED = 3  # the exit status that goes with error.txt
 
 
 class Progress(Protocol):
-    """Tells the user where a long step is; numbers are metrics of that moment."""
+    """Tells the user where a long step is: metrics of that moment, and a folder of pictures."""
 
-    def __call__(self, message: str, **numbers: float) -> None: ...
+    def __call__(self, message: str, pictures: Path | None = None, **numbers: float) -> None: ...
 
 
-def print_progress(message: str, **numbers: float) -> None:
+def print_progress(message: str, pictures: Path | None = None, **numbers: float) -> None:
     """The progress of a function that is called outside a worker."""
     print(message, flush=True)
 
@@ -113,11 +114,15 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     # A launcher may have started several of this process; they share the machine's cores.
     torch.set_num_threads(max(job["threads"] // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1))
 
-    def progress(message: str, **numbers: float) -> None:
+    def progress(message: str, pictures: Path | None = None, **numbers: float) -> None:
         (log or print_progress)(message)
-        if job["mlflow_run_id"] and numbers:
-            step = int(numbers.pop("step", 0))
-            tracking.log_metrics(Project.find(), job["mlflow_run_id"], numbers, step=step)
+        run = job["mlflow_run_id"]
+        step = int(numbers.pop("step", 0))
+        if run and numbers:
+            tracking.log_metrics(Project.find(), run, numbers, step=step)
+        if run and pictures:
+            files = sorted(pictures.glob("*.png"))
+            tracking.log_artifacts(Project.find(), run, files, f"validation/step-{step:06}")
 
     module, _, name = job["function"].partition(":")
     try:
@@ -129,6 +134,19 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
         (folder / "error.txt").write_text(str(error), encoding="utf-8")
         return False
     return True
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What the job in `folder` returned, once it has ended well.
+
+    UserError on a machine that only helped the first one: what was made lies there.
+    """
+    try:
+        return read_json(folder / "result.json")
+    except FileNotFoundError:
+        raise UserError(
+            "this machine has done its share; the result lies on the one with ADIRE_MACHINE_RANK=0"
+        ) from None
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """The asset graph of one model: ten thin assets around the functions of `pipeline`."""
 
 import base64
+import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +18,7 @@ from adire_assets.evaluation.verdict import GATE_NAMES, Verdict
 from adire_assets.store import Artefact, Built
 
 GATE_FACTS = ("value", "threshold", "margin", "comparison", "unit")
+SHOWN_STEPS = 12
 PARITY_CHECK = "serves_what_was_evaluated"
 
 
@@ -115,6 +118,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             context,
             built,
             validation=_image(built.artefact, "validation/00.png"),
+            validation_course=_validation_course(built.artefact),
             training=built.artefact.json("training.json"),
             mlflow_run=built.artefact.manifest["mlflow_run_id"],
         )
@@ -266,6 +270,18 @@ def _image(artefact: Artefact, name: str) -> dg.MarkdownMetadataValue | None:
         return None
     data = base64.b64encode(path.read_bytes()).decode()
     return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{data})")
+
+
+def _validation_course(adapter: Artefact) -> dg.MarkdownMetadataValue | None:
+    """The validation losses by step, each with a picture of then where one was drawn."""
+    with (adapter.path / "validation.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows = rows[:: math.ceil(len(rows) / SHOWN_STEPS) or 1]
+    for row in rows:
+        picture = _image(adapter, f"validation/step-{int(row['step']):06}/00.png")
+        row["picture"] = picture.md_str or "" if picture else ""
+    shown = _table(("step", "validation_loss", "picture"), rows)
+    return dg.MetadataValue.md(shown) if shown else None
 
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:

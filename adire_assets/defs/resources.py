@@ -19,7 +19,7 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.pipeline import RunWorker
 from adire_assets.store import Artefact, Store, lock, read_json, write_json
-from adire_assets.worker import command, write_job
+from adire_assets.worker import command, result_of, write_job
 
 
 class ReferenceIOManager(dg.ConfigurableIOManager):
@@ -121,4 +121,4 @@ class ChildProcesses(dg.ConfigurableResource):
                     f"the worker of {function.rpartition(':')[2]} ended unexpectedly ({error}); "
                     "its own words stand in the terminal or the run's compute log above"
                 ) from None
-            return read_json(folder / "result.json")
+            return result_of(folder)

@@ -7,24 +7,22 @@ encoded alone, so that a latent depends neither on its batch nor on when it was 
 encodes what a run will see, after which the encoders can go.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from adire_assets.config import TrainingConfig
-from adire_assets.diffusion.augmentations import AUGMENTATIONS, VERSIONS
+from adire_assets.diffusion.augmentations import VERSIONS
 from adire_assets.diffusion.buckets import Order, Shape, nearest, shapes, stream
 from adire_assets.diffusion.cache import TensorCache
+from adire_assets.diffusion.views import Row, View, key_of, pixels, read_rows
 from adire_assets.errors import UserError
 from adire_assets.lineage import digest, file_digest
-from adire_assets.store import read_json
 
 STEP_STREAM, OPTION_STREAM, CLASS_STREAM, VALIDATION_STREAM = 1, 4, 5, 6
 CROPS = 5  # places of a random crop along a side
@@ -33,26 +31,6 @@ CROPS = 5  # places of a random crop along a side
 POSITIONS_TOGETHER = 8192
 VALIDATION_IMAGES = 16
 VALIDATION_TIMES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the schedule
-
-
-@dataclass(frozen=True)
-class Row:
-    """An image of the dataset; `content` is the SHA-256 of its file."""
-
-    file: Path
-    content: str
-    text: str
-
-
-@dataclass(frozen=True)
-class View:
-    """How an image is seen: scaled to cover `shape`, cut out there, augmented."""
-
-    row: int
-    shape: Shape
-    across: float
-    down: float
-    versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,20 +46,6 @@ class Batch:
     weights: Tensor
     captions: list[str]
     views: list[View]
-
-
-def read_rows(folder: Path, name: str) -> list[Row]:
-    """The rows of <name>.jsonl in a dataset artefact."""
-    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    manifest = folder / "manifest.json"
-    known = read_json(manifest)["files"] if manifest.is_file() else {}
-    rows = []
-    for line in lines:
-        row = json.loads(line)
-        file = row["file_name"]
-        content = known.get(file) or file_digest(folder / file)
-        rows.append(Row(folder / file, content, row["text"]))
-    return rows
 
 
 @dataclass(frozen=True)
@@ -297,17 +261,19 @@ class Examples:
         first: int,
         encode: Callable[[Tensor], tuple[Tensor, Tensor]],
         encode_text: Callable[[str], dict[str, Tensor]],
+        share: slice = slice(None),
     ) -> int:
         """Encode what the steps from `first` and the validation will see; how much was missing.
 
         `encode(pixels [1, 3, H, W] in -1..1)` gives mean and deviation of the latents,
-        `encode_text(caption)` what `texts` keeps. Every process does its share.
+        `encode_text(caption)` what `texts` keeps. `share`: of it all, what this process makes.
         """
         views, captions = self._needed(first)
-        share = slice(self.rank, None, self.processes)
 
         def latents(view: View) -> dict[str, Tensor]:
-            mean, deviation = encode(self._pixels(view))
+            mean, deviation = encode(
+                pixels(self.rows[view.row].file, view, self.settings.all_augmentations)
+            )
             return {"mean": mean[0].float(), "deviation": deviation[0].float()}
 
         made = self.latents.fill((self._key(v), partial(latents, v)) for v in views[share])
@@ -341,38 +307,7 @@ class Examples:
         return self.geometry.channels, height // scale, width // scale
 
     def _key(self, view: View) -> tuple:
-        return (
-            self.rows[view.row].content,
-            view.shape,
-            view.across,
-            view.down,
-            tuple(self._augmented(view)),
-        )
-
-    def _augmented(self, view: View) -> list[tuple[str, int]]:
-        names = self.settings.all_augmentations if view.versions else []
-        return [(name, n) for name, n in zip(names, view.versions, strict=True) if n]
-
-    def _pixels(self, view: View) -> Tensor:
-        """float32 [1, 3, H, W] in -1..1."""
-        file, (width, height) = self.rows[view.row].file, view.shape
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-        scale = max(width / image.width, height / image.height)
-        if scale > 1:
-            raise UserError(
-                f"{file} is smaller than {width}x{height} pixels; materialize dataset again"
-            )
-        if scale < 1:
-            wide, high = (round(side * scale) for side in image.size)
-            size = max(wide, width), max(high, height)
-            image = image.resize(size, Image.Resampling.LANCZOS)
-        left = round((image.width - width) * view.across)
-        top = round((image.height - height) * view.down)
-        image = image.crop((left, top, left + width, top + height))
-        for name, version in self._augmented(view):
-            image = AUGMENTATIONS[name](image, version)
-        return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+        return key_of(self.rows[view.row], view, self.settings.all_augmentations)
 
 
 def _merged(batches: Sequence[Batch]) -> Iterator[Batch]:

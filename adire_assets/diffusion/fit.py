@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
@@ -304,7 +305,8 @@ class Fit:
 
     def _restore(self) -> int:
         """Put the last checkpoint back; the steps that are done."""
-        state = self.checkpoints.load()
+        found = [self.checkpoints.load() if self.accelerator.is_main_process else None]
+        [state] = broadcast_object_list(found)  # other machines do not see the first one's disk
         if state is None:
             return 0
         tensors, extra = state.tensors, state.extra

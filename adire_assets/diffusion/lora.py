@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from PIL import Image
@@ -85,7 +85,11 @@ def train(
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         cpu=device == "cpu",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=ENCODING_PATIENCE)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=ENCODING_PATIENCE),
+            # The last layer of SDXL's first text encoder is read by nobody, so it gets no gradient.
+            DistributedDataParallelKwargs(find_unused_parameters=settings.train_text_encoder),
+        ],
     )
     if accelerator.num_processes != settings.num_processes:
         raise UserError(
@@ -101,7 +105,7 @@ def train(
         **lineage.environment(*CACHED_PACKAGES, device=device),
     }
     kept = Path(cache or f"{work}/cache")
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():
         of_class = class_images(Path(base), variant, settings, kept / "class", facts, device, tell)
     pipe = load_pipeline(Path(base), variant, torch.float32)
     schedule = _schedule(pipe, base)
@@ -128,7 +132,9 @@ def train(
     started = time.monotonic()
     fit = Fit(pipe, schedule, examples, settings, accelerator, checkpoints, tell)
     tell("encoding images and captions")
-    made = examples.prepare(fit.first, _encoder(pipe), _text_encoder(pipe))
+    local = accelerator.num_processes // settings.num_machines  # a machine has a disk of its own
+    share = slice(accelerator.local_process_index, None, local)
+    made = examples.prepare(fit.first, _encoder(pipe), _text_encoder(pipe), share)
     tell(f"encoded {made} images and captions, the others were there")
     accelerator.wait_for_everyone()
     _let_encoders_go(pipe, settings)
@@ -142,7 +148,9 @@ def train(
             images.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=work) as adapter:
                 save_adapter(pipe, Path(adapter))
-                draw_validation(settings, Path(base), variant, Path(adapter), images, device, tell)
+                draw_validation(settings, Path(base), variant, Path(adapter), images, device)
+            shown = f"step {step}: drew {settings.num_validation_images} validation images"
+            tell(shown, pictures=images, step=step)
 
     course = fit.run(look)
     accelerator.wait_for_everyone()
@@ -306,10 +314,8 @@ def draw_validation(
     adapter: Path,
     output: Path,
     device: str,
-    progress: Progress,
 ) -> None:
     """Images of `validation_prompt` with the saved adapter, as its users will get them."""
-    progress(f"drawing {settings.num_validation_images} validation images")
     request = Request(
         settings.validation_prompt or "",
         seed=settings.seed,
@@ -346,5 +352,5 @@ def _write_course(folder: Path, course: Course, report: Mapping[str, Any]) -> No
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _say_nothing(message: str, **numbers: float) -> None:
+def _say_nothing(message: str, pictures: Path | None = None, **numbers: float) -> None:
     """The progress of all processes but the first."""

@@ -1,5 +1,6 @@
 """One trial of a search, in a worker child: a training that may be given up on its way."""
 
+from pathlib import Path
 from typing import Any
 
 from adire_assets.worker import Progress
@@ -32,9 +33,9 @@ def run(
     [found] = [trial for trial in opened.trials if trial.number == number]
     trial = optuna.Trial(opened, found._trial_id)
 
-    def watched(message: str, **numbers: float) -> None:
+    def watched(message: str, pictures: Path | None = None, **numbers: float) -> None:
         step = int(numbers.get("step", 0))
-        progress(message, **numbers)
+        progress(message, pictures, **numbers)
         if "validation_loss" in numbers:
             trial.report(numbers["validation_loss"], step)
             if step < arguments["training"]["max_train_steps"] and trial.should_prune():

@@ -4,7 +4,11 @@ import csv
 import json
 import math
 import os
+import signal
+import socket
 import subprocess
+import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,8 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.numpy import load_file
 
-from adire_assets import worker
-from adire_assets.config import TrainingConfig
+from adire_assets import tracking, worker
+from adire_assets.config import Project, TrainingConfig
 from adire_assets.diffusion import objectives
 from adire_assets.diffusion.adapter import inspect_adapter
 from adire_assets.diffusion.launch import launcher
@@ -298,34 +302,109 @@ def test_settings_that_do_not_go_together_are_refused(
         TrainingConfig.model_validate(settings)
 
 
-@pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
-def test_two_processes_learn_what_one_learns_with_twice_the_batch(
-    tmp_path: Path, random_base: Path, dataset: Path, distribution: str
+def train_on(
+    machines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, kill_at: str = ""
 ) -> None:
+    """One launcher for each machine's arguments; all are killed once the first tells `kill_at`."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ADIRE_MAIN_MACHINE", f"127.0.0.1:{probe.getsockname()[1]}")
+    started = []
+    for rank, given in enumerate(machines):
+        monkeypatch.setenv("ADIRE_MACHINE_RANK", str(rank))
+        monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+        job = Path(tempfile.mkdtemp(dir=Path(given["output"]).parent))
+        worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1)
+        child = subprocess.Popen(
+            worker.command(job, launcher=launcher("cpu", given["training"])),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(child)
+    if kill_at:
+        assert started[0].stdout
+        assert any(kill_at in line for line in started[0].stdout)
+        for child in started:
+            os.killpg(child.pid, signal.SIGKILL)
+    for child in started:
+        told, _ = child.communicate(timeout=CHILD_SECONDS)
+        assert kill_at or child.returncode == 0, told[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "architecture", "machines"),
+    [("ddp", "sd15", 1), ("fsdp", "sd15", 1), ("ddp", "sdxl", 1), ("ddp", "sd15", 2)],
+)
+def test_two_processes_learn_what_one_learns_with_twice_the_batch(
+    tmp_path: Path,
+    bases: dict[tiny.Architecture, Path],
+    dataset: Path,
+    distribution: str,
+    architecture: tiny.Architecture,
+    machines: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random_base = bases[architecture]
     settings = {
         "max_train_steps": 6,
         "learning_rate": 1e-3,
         "train_text_encoder": True,
         "train_batch_size": 2,
+        "checkpointing_steps": 2,
     }
-    two = {**settings, "num_processes": 2, "distribution": distribution}
-    given = training.arguments(tmp_path / "two", random_base, dataset, **two)
-    job = tmp_path / "job"
-    job.mkdir()
-    worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1)
-    command = worker.command(job, launcher=launcher("cpu", given["training"]))
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=CHILD_SECONDS, env={**os.environ}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    two = {**settings, "num_processes": 2, "num_machines": machines, "distribution": distribution}
+    each = [
+        training.arguments(tmp_path / f"machine-{rank}", random_base, dataset, **two)
+        for rank in range(machines)
+    ]
+    if machines > 1:  # the second has never seen the checkpoint that the first one goes on from
+        train_on(each, monkeypatch, kill_at="step 4/6")
+        assert list((tmp_path / "machine-0" / "work").glob("step-*"))
+    train_on(each, monkeypatch)
     whole = training.run(
         tmp_path / "one", random_base, dataset, **{**settings, "train_batch_size": 4}
     )
-    parts = Path(given["output"])
+    parts = Path(each[0]["output"])
     assert list(curve(parts).values()) == pytest.approx(list(curve(whole).values()), rel=1e-4)
     adapters = [load_file(folder / ADAPTER_FILE) for folder in (parts, whole)]
     for name, values in adapters[0].items():
         assert np.allclose(values, adapters[1][name], atol=1e-4), name
+
+
+def test_mlflow_shows_validation_while_it_trains(
+    tmp_path: Path,
+    mlflow_project: Project,
+    random_base: Path,
+    dataset: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ADIRE_PROJECT", str(mlflow_project.root))
+    run = tracking.training_run(mlflow_project, "indigo", "a" * 64).run_id
+    given = training.arguments(
+        tmp_path,
+        random_base,
+        dataset,
+        validation_prompt="cloth",
+        validation_num_inference_steps=1,
+        validation_steps=4,
+    )
+    job = tmp_path / "job"
+    job.mkdir()
+    worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1, mlflow_run_id=run)
+    assert worker.run_job(job)
+    with tracking.client(mlflow_project) as mlflow:
+        losses = mlflow.get_metric_history(run, "validation_loss")
+        shown = {
+            file.path
+            for folder in mlflow.list_artifacts(run, "validation")
+            for file in mlflow.list_artifacts(run, folder.path)
+        }
+    assert {metric.step for metric in losses} == {4, 8}
+    assert shown == {
+        f"validation/step-{step:06}/{number:02}.png" for step in (4, 8) for number in range(4)
+    }
 
 
 def test_memory_stays_flat(tmp_path: Path, random_base: Path, dataset: Path) -> None:
