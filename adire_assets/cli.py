@@ -32,6 +32,7 @@ Model = Annotated[str, typer.Argument(help="A model of configs/models, for examp
 AUTH_FOLDER = Path("auth")
 AuthFolder = Annotated[Path, typer.Option(help="Where private.pem and keys.json lie.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the record.")]
+By = Annotated[str | None, typer.Option(help="Who decides; default: the rater, or this account.")]
 
 
 def main() -> None:
@@ -175,6 +176,33 @@ def reproduce(
     say(made.sentence())
     if made.difference:
         raise typer.Exit(1)
+
+
+@app.command()
+def approve(
+    release: Annotated[str, typer.Argument(help="A release that waits, such as indigo@3.")],
+    reason: Reason,
+    by: By = None,
+    ratings: Annotated[
+        Path | None, typer.Option(help="A rating saved from the report's blind A/B sheet.")
+    ] = None,
+) -> None:
+    """Let a release go live whose model asks for a person (human_approval: required)."""
+    from adire_assets import promotion
+
+    say(promotion.approve(Project.find(), release, reason, by, ratings, say))
+
+
+@app.command()
+def revoke(
+    release: Annotated[str, typer.Argument(help="An approved release that is not live yet.")],
+    reason: Reason,
+    by: By = None,
+) -> None:
+    """Take an approval back."""
+    from adire_assets import promotion
+
+    say(promotion.revoke(Project.find(), release, reason, by, say))
 
 
 @app.command()

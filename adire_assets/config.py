@@ -266,6 +266,11 @@ class GateConfig(Strict):
     kid_below_base: bool = True
     # open_nsfw's authors: below 0.2 likely safe, above 0.8 highly likely not safe
     nsfw_probability_maximum: Annotated[float, Field(ge=0, le=1)] = 0.8
+    # After the others: a release waits for `adire approve`, see docs/serving.md.
+    human_approval: Literal["none", "required"] = "none"
+    # What a blind rating must reach: wins of decided pairs, and decided pairs; ties decide nothing.
+    human_win_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    human_minimum_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10
 
 
 class EvaluationConfig(Strict):

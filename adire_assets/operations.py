@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adire_assets import pipeline, roots, tracking
+from adire_assets import approvals, pipeline, roots, tracking
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.data import dvc
 from adire_assets.errors import UserError
@@ -50,6 +50,10 @@ def _live(project: Project, model: str) -> Iterator[str]:
     for candidate in release.records(project, model):
         if why := record.quarantined(project, model, candidate.number):
             yield f"  quarantined: release {candidate.number}: {why}"
+        elif found := approvals.approval(project, candidate):
+            yield f"  approved: release {candidate.number} {found.entry.told()}"
+    if load_model(project, model).evaluation.gates.human_approval == "required":
+        yield from (f"  {approvals.sentence(one)}" for one in approvals.waiting(project, model))
 
 
 def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:
@@ -152,10 +156,10 @@ def _code(identity: dict[str, Any]) -> str:
 def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]:
     """Delete the artefacts that nothing needs.
 
-    Kept: what the live releases and the `keep` before them, MLflow's champion and challenger and
-    the latest `keep` releases are made of; the latest `keep` artefacts of each kind; what the
-    latest materializations and the running ones refer to; and of the others what `Store.discard`
-    keeps, by which `adire reproduce` makes them again.
+    Kept: what the live releases and the `keep` before them, MLflow's champion and challenger, those
+    that wait for an approval and the latest `keep` releases are made of; the latest `keep`
+    artefacts of each kind; what the latest materializations and the running ones refer to; and of
+    the others what `Store.discard` keeps, by which `adire reproduce` makes them again.
     """
     if keep < 1:
         raise UserError("--keep must be at least 1")
@@ -186,6 +190,7 @@ def _needed(project: Project, store: Store, keep: int) -> set[str]:
             state = read_json(path)
             numbers |= {state["live"], *state["slots"].values()}
             numbers |= {entry["number"] for entry in state["history"][-keep - 1 :]}
+        numbers |= {one.number for one in approvals.asked_for(project, model)}
         for number in numbers & set(records):
             found = records[number]
             wanted += [found.repository, found.adapter, found.base_model]

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adire_assets import lineage, promotion, roots, tracking
+from adire_assets import approvals, lineage, promotion, roots, tracking
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher
@@ -28,6 +28,7 @@ from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import deployment, record, release, rollback, rollout
 from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.release import ReleaseRecord
 from adire_assets.store import Artefact, Built, Store, lock
 from adire_assets.worker import recorded_job
 
@@ -284,24 +285,36 @@ def deployed_model(
     repository: Artefact,
     progress: Callable[[str], None],
     report: Callable[[str, Mapping[str, Any]], None],
-) -> tuple[int, list[DeploymentRecord]]:
-    """The release of `repository` rolled out, if it passes today's gates: (N, a record a target).
+    number: int | None = None,
+) -> tuple[ReleaseRecord, list[DeploymentRecord]]:
+    """A release rolled out, if it passes today's gates: (the release, a record for each target).
 
-    `report` is told of each decision of the rollout. The records tell whether it is live.
+    The release is that of `repository`, or another one of the same model by its `number`. `report`
+    is told of each decision of the rollout. The records tell whether it is live. With
+    `approvals.Waiting` all stays as it was, and the release counts as asked for.
     """
-    wanted = release.record_of(project, repository)
-    records = deployment.deploy(
-        project,
-        load_fleet(project),
-        wanted.model,
-        wanted.number,
-        verify=lambda candidate: promotion.require_release(project, candidate, progress),
-        open_judge=lambda: open_judge(project, wanted.model),
-        progress=progress,
-        report=report,
+    wanted = (
+        release.record_of(project, repository)
+        if number is None
+        else release.read_record(project, repository.model, number)
     )
+    try:
+        records = deployment.deploy(
+            project,
+            load_fleet(project),
+            wanted.model,
+            wanted.number,
+            verify=lambda candidate: promotion.require_release(project, candidate, progress),
+            open_judge=lambda: open_judge(project, wanted.model),
+            progress=progress,
+            report=report,
+        )
+    except approvals.Waiting:
+        approvals.hold(project, wanted)
+        raise
     promotion.reconcile_aliases(project, wanted.model)
-    return wanted.number, records
+    promotion.reconcile_approval(project, wanted)
+    return wanted, records
 
 
 def watch_rollout(

@@ -1,4 +1,4 @@
-"""What stands between an evaluation and a live release: verdict, parity, and what vouches for both.
+"""What stands between an evaluation and a live release: verdict, parity, and a person's approval.
 
 `require_release` is asked again at every deployment, for the release's own manifest and the policy
 of today: no order of materializations and no other Dagster instance leads past it.
@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adire_assets import lineage, roots, tracking
+from adire_assets import approvals, lineage, roots, tracking
 from adire_assets.config import GateConfig, Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.serving import deployment, release
+from adire_assets.ratings import count
+from adire_assets.serving import deployment, record, release
 from adire_assets.store import Artefact, Built, Store, lock, write_json
+
+TAG_CHARACTERS = 1000  # of a reason, which stands in full in the approval
 
 
 def verdict_of(project: Project, evaluation: Artefact, policy: GateConfig) -> Built:
@@ -94,7 +97,21 @@ def parity_report(
 def require_release(
     project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
 ) -> None:
-    """UserError unless the release passes the gates of configs/ as they are now, and parity."""
+    """UserError unless the release passes the gates of configs/ as they are now, and parity.
+
+    `approvals.Waiting` when it does, and only lacks a person's approval. What is live on every
+    target needs none: that `human_approval` was asked for since then takes nothing away.
+    """
+    require_passable(project, record, progress)
+    gates = load_model(project, record.model).evaluation.gates
+    if gates.human_approval == "required" and not approvals.is_live(project, record):
+        approvals.require(project, record)
+
+
+def require_passable(
+    project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
+) -> None:
+    """UserError for a release that not even an approval lets through."""
     store = Store(project)
     evaluation = store.open(record.evaluation)
     store.verify(evaluation)
@@ -115,6 +132,74 @@ def require_release(
     )
     if not facts["passed"]:
         raise UserError(f"release {record.number} of {record.model}: {facts['explanation']}")
+
+
+def approve(
+    project: Project,
+    name: str,
+    reason: str,
+    by: str | None,
+    ratings: Path | None,
+    progress: Callable[[str], None],
+) -> str:
+    """Let release `name`, such as indigo@3, go live; what becomes of it in a sentence.
+
+    UserError when it is unknown, quarantined, refused by a gate or parity, or approved already, or
+    when the blind rating in the file `ratings` does not speak for it.
+    """
+    wanted = release.named(project, name)
+    model, number = wanted.model, wanted.number
+    policy = load_model(project, model).evaluation.gates
+    record.refuse_quarantined(project, model, number)
+    approvals.refuse_approved(project, wanted)
+    require_passable(project, wanted, progress)
+    rating = None
+    if ratings is not None:
+        from adire_assets.evaluation.html_report import score
+
+        live = deployment.champion(project, load_fleet(project), model)
+        champion = None if live is None else release.read_record(project, model, live)
+        rating = count(project, wanted, champion, ratings, policy, score)
+    entry = approvals.approve(project, wanted, reason, by, rating)
+    _tell_approval(project, wanted, progress)
+    said = f"release {number} of {model} is approved {entry.told()}"
+    if policy.human_approval == "none":
+        return f"{said}; {project.model_file(model)} asks for no approval (human_approval: none)"
+    if (found := approvals.resumable(project, model)) and found.record.number == number:
+        return f"{said}; the sensor {model}_approval deploys it now"
+    return f"{said}; it goes live when it is deployed: adire materialize {model}"
+
+
+def revoke(
+    project: Project, name: str, reason: str, by: str | None, progress: Callable[[str], None]
+) -> str:
+    """Take the approval of a release back that is not live yet; that in a sentence."""
+    wanted = release.named(project, name)
+    entry = approvals.revoke(project, wanted, reason, by)
+    _tell_approval(project, wanted, progress)
+    return f"the approval of release {wanted.number} of {wanted.model} is revoked {entry.told()}"
+
+
+def _tell_approval(
+    project: Project, wanted: release.ReleaseRecord, progress: Callable[[str], None]
+) -> None:
+    """MLflow follows the file; where it cannot be reached, the deployment tells it later."""
+    try:
+        reconcile_approval(project, wanted)
+    except UserError as error:
+        progress(f"MLflow is not told yet: {error}")
+
+
+def reconcile_approval(project: Project, wanted: release.ReleaseRecord) -> None:
+    """Let the tags of MLflow's model version say who approved the release, and why."""
+    if not approvals.history(project, wanted.model, wanted.number):
+        return
+    found = approvals.approval(project, wanted)
+    tags = {
+        f"adire.approved_{name}": getattr(found.entry, name)[:TAG_CHARACTERS] if found else None
+        for name in ("by", "at", "reason")
+    }
+    tracking.tag_release(project, wanted.model, wanted.number, tags)
 
 
 def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:

@@ -350,6 +350,17 @@ def release_numbers(project: Project, model: str) -> dict[str, int]:
         return _numbers(mlflow, model)
 
 
+def tag_release(project: Project, model: str, number: int, tags: Mapping[str, str | None]) -> None:
+    """Set tags of a release's model version; None takes a tag away, which need not exist."""
+    with client(project) as mlflow:
+        known = mlflow.get_model_version(model, str(number)).tags
+        for name, value in tags.items():
+            if value is not None:
+                mlflow.set_model_version_tag(model, str(number), name, value)
+            elif name in known:
+                mlflow.delete_model_version_tag(model, str(number), name)
+
+
 def set_alias(project: Project, model: str, alias: str, number: int) -> None:
     """Point an alias (`champion`, `challenger`) at a version; it moves when it exists."""
     with client(project) as mlflow:

@@ -226,6 +226,20 @@ def test_an_alias_moves_and_goes(mlflow_project):
     assert tracking.aliases(mlflow_project, "indigo") == {"champion": 2}
 
 
+def test_a_release_is_tagged_and_a_tag_goes_again(mlflow_project):
+    number = release(mlflow_project, "c" * 64)
+    approved = {"adire.approved_by": "ada", "adire.approved_reason": "rounder"}
+    tracking.tag_release(mlflow_project, "indigo", number, approved)
+    tags = client(mlflow_project).get_model_version("indigo", str(number)).tags
+    assert approved.items() <= tags.items()
+    for _ in range(2):  # what is gone may be taken away again
+        tracking.tag_release(mlflow_project, "indigo", number, dict.fromkeys(approved))
+    assert (
+        not approved.keys()
+        & client(mlflow_project).get_model_version("indigo", str(number)).tags.keys()
+    )
+
+
 def test_an_older_database_is_migrated_and_a_copy_is_kept(mlflow_project):
     from alembic import command
     from alembic.script import ScriptDirectory

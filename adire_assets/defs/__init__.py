@@ -6,6 +6,7 @@ import sys
 import dagster as dg
 
 from adire_assets.config import Project, load_model, model_names
+from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
@@ -45,13 +46,15 @@ def build_definitions(project: Project) -> dg.Definitions:
         for model in models
     }
     rollouts = {model: rollout_job(project, model) for model in models}
+    deployments = {model: deployment_job(model) for model in models}
     root = str(project.root)
     return dg.Definitions(
         assets=[asset for model in models for asset in model_assets(project, model)],
-        jobs=[*jobs.values(), *rollouts.values()],
+        jobs=[*jobs.values(), *rollouts.values(), *deployments.values()],
         sensors=[
             *(model_sensor(project, model, job.name) for model, job in jobs.items()),
             *(rollout_sensor(project, model, job) for model, job in rollouts.items()),
+            *(approval_sensor(project, model, job.name) for model, job in deployments.items()),
         ],
         resources={
             "references": ReferenceIOManager(project_root=root),

@@ -3,14 +3,15 @@
 import base64
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
-from adire_assets import lineage, pipeline, promotion, roots
+from adire_assets import approvals, lineage, pipeline, promotion, roots
 from adire_assets.config import Project
+from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
@@ -203,24 +204,42 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         )
         return _result(context, built, checks=[check], release=number)
 
-    @asset("adire_assets.serving.rollout", checks=(ROLLOUT_CHECK, STEP_CHECK), kinds={"triton"})
+    @asset(
+        "adire_assets.serving.rollout",
+        checks=(APPROVAL_CHECK, ROLLOUT_CHECK, STEP_CHECK),
+        kinds={"triton"},
+        output_required=False,  # what waits for an approval is not materialized, and nothing failed
+    )
     def deployed_model(
-        context: dg.AssetExecutionContext, triton_repository: Artefact
-    ) -> dg.MaterializeResult:
+        context: dg.AssetExecutionContext, config: Deployment, triton_repository: Artefact
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         """The release that is live, by the deployment records, after its rollout."""
         with answered():
-            number, records = pipeline.deployed_model(
-                project, triton_repository, context.log.info, reporter(context, model)
-            )
-        live, sentence, metadata = outcome(number, records)
-        return dg.MaterializeResult(
-            value=triton_repository.reference(),
-            data_version=dg.DataVersion(triton_repository.content_hash if live else sentence),
+            try:
+                wanted, records = pipeline.deployed_model(
+                    project,
+                    triton_repository,
+                    context.log.info,
+                    reporter(context, model),
+                    config.release,
+                )
+            except approvals.Waiting as waits:
+                context.log.info(str(waits))
+                yield from held(str(waits))
+                return
+        live, sentence, metadata = outcome(wanted.number, records)
+        content = wanted.repository["content_hash"]
+        yield dg.MaterializeResult(
+            value=wanted.repository,
+            data_version=dg.DataVersion(content if live else sentence),
             check_results=[
-                dg.AssetCheckResult(check_name=check, passed=live, description=sentence)
-                for check in (ROLLOUT_CHECK, STEP_CHECK)
+                approved(project, wanted),
+                *(
+                    dg.AssetCheckResult(check_name=check, passed=live, description=sentence)
+                    for check in (ROLLOUT_CHECK, STEP_CHECK)
+                ),
             ],
-            metadata={"release": number, **metadata},
+            metadata={"release": wanted.number, **metadata},
         )
 
     return [

@@ -4,15 +4,17 @@ It keeps no cursor. Each tick compares the state of the working tree (the recipe
 the steps' code and the library versions) with the runs that it started and with what was last
 materialized, so going back to an earlier state is a change like any other. A state whose run failed
 is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused is not
-tried again, because the same recipe gives the same adapter.
+tried again, because the same recipe gives the same adapter. A release that waits for an approval is
+left to the sensor `<model>_approval`.
 """
 
 import time
+from collections.abc import Sequence
 from itertools import takewhile
 
 import dagster as dg
 
-from adire_assets import lineage, pipeline
+from adire_assets import approvals, lineage, pipeline
 from adire_assets.config import Project, load_model
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.errors import UserError
@@ -40,6 +42,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
             if not load_model(project, model).enabled:
                 return dg.SkipReason(f"{model} is disabled in {project.model_file(model)}")
             roots = root_keys(project, model)
+            held = approvals.on_hold(project, model)
         except UserError as error:
             return dg.SkipReason(str(error))
         state = lineage.digest({**roots, **pipeline.code_and_libraries(project)})[:32]
@@ -57,9 +60,16 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
             return dg.SkipReason(f"{seen}: run {run.run_id[:8]} was killed; marked as failed")
         same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
         changed = _changed_roots(context.instance, model, roots)
+        built_since = _made_after_roots(context.instance, model, roots, "triton_repository")
+        if held and not changed and built_since and (not same or same[0].dagster_run.is_success):
+            return dg.SkipReason(f"{seen}: {held}")
         if same and same[0].dagster_run.is_success and not changed:
             return dg.SkipReason(f"{seen}: run {same[0].dagster_run.run_id[:8]} brought it live")
-        if not changed and not same and _deployed_after_roots(context.instance, model, roots):
+        if (
+            not changed
+            and not same
+            and _made_after_roots(context.instance, model, roots, "deployed_model")
+        ):
             return dg.SkipReason(f"{seen}: what is materialized is what the project says")
         if same and not same[0].dagster_run.is_success:
             refused = _refused_gates(context.instance, same[0].dagster_run.run_id)
@@ -68,8 +78,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
                     f"{seen}: refused by {', '.join(refused)} in run "
                     f"{same[0].dagster_run.run_id[:8]}; change the data or the config"
                 )
-            pause = min(FIRST_RETRY_SECONDS * 2 ** (len(same) - 1), LONGEST_RETRY_SECONDS)
-            left = (same[0].end_time or time.time()) + pause - time.time()
+            left = seconds_until_retry(same)
             if left > 0:
                 return dg.SkipReason(
                     f"{seen}: {len(same)} failed run(s), next attempt in {left:.0f} s"
@@ -79,6 +88,12 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why})
 
     return changes
+
+
+def seconds_until_retry(failed: Sequence[dg.RunRecord]) -> float:
+    """How long to wait after these failed runs, the latest first; negative when it is time."""
+    pause = min(FIRST_RETRY_SECONDS * 2 ** (len(failed) - 1), LONGEST_RETRY_SECONDS)
+    return (failed[0].end_time or time.time()) + pause - time.time()
 
 
 def _materialized(
@@ -97,10 +112,12 @@ def _changed_roots(instance: dg.DagsterInstance, model: str, roots: dict[str, st
     return [name for name, key in roots.items() if (latest[name] or (None,))[0] != key]
 
 
-def _deployed_after_roots(instance: dg.DagsterInstance, model: str, roots: dict[str, str]) -> bool:
-    deployed = _materialized(instance, model, "deployed_model")
+def _made_after_roots(
+    instance: dg.DagsterInstance, model: str, roots: dict[str, str], asset: str
+) -> bool:
+    made = _materialized(instance, model, asset)
     times = [found[1] for name in roots if (found := _materialized(instance, model, name))]
-    return deployed is not None and deployed[1] >= max(times, default=0.0)
+    return made is not None and made[1] >= max(times, default=0.0)
 
 
 def _refused_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:

@@ -55,7 +55,8 @@ def deploy(
         state = record.read(project, target, model)
         if state.live == number and state.rollout is None:
             _mend(project, fleet, state, wanted, progress)
-    if not rollout.begin(project, fleet, model, number):
+    # Again: a gateway may have been waited for, while an approval was taken back.
+    if not rollout.begin(project, fleet, model, number, confirm=lambda: verify(wanted)):
         for target in fleet.targets:
             progress(f"release {number} of {model} is already live on {target}")
     rollout.carry_out(

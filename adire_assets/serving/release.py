@@ -15,6 +15,7 @@ to mean another content. `install` puts a release into a slot's folder, where Tr
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -118,6 +119,14 @@ def read_record(project: Project, model: str, number: int) -> ReleaseRecord:
         raise UserError(
             f"there is no release {number} of {model}; releases here: {known}"
         ) from None
+
+
+def named(project: Project, name: str) -> ReleaseRecord:
+    """The record of a release that is named like indigo@3. UserError when there is none."""
+    found = re.fullmatch(r"([a-z][a-z0-9_]*)@([0-9]+)", name)
+    if found is None:
+        raise UserError(f"{name}: a release is named like indigo@3")
+    return read_record(project, found[1], int(found[2]))
 
 
 def records(project: Project, model: str) -> list[ReleaseRecord]:

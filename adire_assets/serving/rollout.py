@@ -13,6 +13,7 @@ A target waits until the one before it is live. When it sends the release back, 
 back too (`on_failure: rollback`), and those behind it never begin.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -26,14 +27,21 @@ from adire_assets.serving.watch import OpenJudge
 from adire_assets.store import lock
 
 
-def begin(project: Project, fleet: FleetConfig, model: str, number: int) -> bool:
+def begin(
+    project: Project,
+    fleet: FleetConfig,
+    model: str,
+    number: int,
+    confirm: Callable[[], None] = lambda: None,
+) -> bool:
     """Write the rollout of a release into the record of each target that does not serve it.
 
     False when there is none to do. A rollout of the same release that is under way stays as it is;
-    UserError when it is another's.
+    UserError when it is another's. `confirm` may raise to refuse it at the last moment.
     """
     with lock(project, f"rollout-{model}"):
         record.refuse_quarantined(project, model, number)
+        confirm()
         states = {name: record.read(project, name, model) for name in fleet.targets}
         for name, state in states.items():
             if state.rollout and state.rollout.number != number:

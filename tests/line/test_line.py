@@ -28,6 +28,7 @@ from adire_assets.store import Store
 from tests.support.fleets import free_ports
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
+WAITS = "release 2 of indigo waits for approval: adire approve indigo@2 --reason '...'"
 MAKERS = ("dataset", "lora_weights", "evaluation_report", "promotion_verdict", "triton_repository")
 LAUNCH_WITHOUT_A_DAEMON = """\
 telemetry: {enabled: false}
@@ -155,7 +156,7 @@ def test_a_threshold_or_a_comment_retrains_nothing(line, first) -> None:
     config.write_text("# a comment\n" + config.read_text())
     lora = line.root / "adire_assets" / "diffusion" / "lora.py"
     lora.write_text(lora.read_text() + "\n# a comment\n")
-    line.configure("evaluation.gates", seconds_per_image_maximum=29)
+    line.configure("evaluation.gates", seconds_per_image_maximum=29, human_approval="required")
     done = line.adire("materialize", "indigo")
     assert made(done.stdout) == {"evaluation_config", "promotion_verdict"}
     assert line.live() == 1
@@ -177,7 +178,25 @@ def test_one_changed_caption_reruns_exactly_what_is_downstream(line, first) -> N
         "base_model",
         "evaluation_config",
     }
+    # It passed its gates, and a person is asked for; what was live before that was not.
+    assert WAITS in done.stdout
+    assert line.live() == 1
+
+
+def test_a_release_that_waits_goes_live_when_a_person_says_so(line) -> None:
+    assert WAITS in line.adire("status").stdout
+    [before] = sensor_ticks(line, 1)
+    assert WAITS in before["skip"] and not before["requests"]
+    said = line.adire("approve", "indigo@2", "--reason", "rounder rings", "--by", "ada").stdout
+    assert "the sensor indigo_approval deploys it now" in said
+    assert line.live() == 1
+    ticks = sensor_ticks(line, 2, "indigo_approval", "indigo_deployment")
+    assert ticks[0]["requests"] and ticks[1]["skip"] == "no release waits for an approval"
     assert line.live() == 2
+    assert re.search(
+        r"approved: release 2 by ada at .*: rounder rings", line.adire("status").stdout
+    )
+    line.configure("evaluation.gates", human_approval="none")
 
 
 def test_rollback_quarantines_the_release_for_every_door(line) -> None:
@@ -303,6 +322,10 @@ class TestRuinousAdapter:
         refused = line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
         assert refused.returncode == 1
         assert "refused" in refused.stderr
+        latest = max(tracking.release_numbers(line.project, "indigo").values())
+        approval = line.adire("approve", f"indigo@{latest}", "--reason", "I like it", check=False)
+        assert approval.returncode == 1
+        assert "indigo: refused: " in approval.stderr
         assert line.live() == 2
 
     def test_the_uis_graphql_launches_the_same_gates(self, line, tmp_path: Path) -> None:
@@ -464,7 +487,10 @@ for _ in range({count}):
     ticks.append({{"skip": data.skip_message, "requests": [r.tags for r in data.run_requests]}})
     for request in data.run_requests:
         defs.resolve_job_def("{job}").execute_in_process(
-            instance=instance, tags=request.tags, raise_on_error=False
+            instance=instance,
+            tags=request.tags,
+            run_config=request.run_config,
+            raise_on_error=False,
         )
 print("TICKS" + json.dumps(ticks))
 """
