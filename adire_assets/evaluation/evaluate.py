@@ -28,6 +28,8 @@ from adire_assets.diffusion.adapter import inspect_adapter
 from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import metrics, report
+from adire_assets.evaluation.judge import Judge
+from adire_assets.evaluation.metrics import clip_s, kid
 from adire_assets.evaluation.safety import nsfw_probabilities
 from adire_assets.store import write_json
 from adire_assets.worker import Progress
@@ -118,8 +120,8 @@ def evaluate(
         "images": len(drawn.adapter),
         "held_out_images": len(held_out.images),
         "judge": evaluation["judge"]["source"],
-        "clip_s_scale": metrics.CLIP_S_SCALE,
-        "kid_unit": metrics.KID_UNIT,
+        "clip_s_scale": metrics.METRICS["clip_s"].unit,
+        "kid_unit": metrics.METRICS["kid"].unit,
     }
     _write(folder, result, timings, requests, drawn, held_out)
     return {**{key: item for key, item in result.items() if key != "per_image"}, **timings}
@@ -198,13 +200,13 @@ def _scores(
     folder: Path, device: str, requests: Sequence[Request], drawn: Drawn, held_out: HeldOut
 ) -> dict[str, Any]:
     """The numbers of report.json; null where there are no images to score."""
-    judge = metrics.Judge(folder, device)
+    judge = Judge(folder, device)
     real = judge.embed_images(held_out.images)
     captions = judge.embed_texts(held_out.captions)
     scores: dict[str, Any] = {
         "clip_s_mean": None,
         "clip_s_base_mean": None,
-        "clip_s_held_out_mean": _mean(metrics.clip_s(real, captions)),
+        "clip_s_held_out_mean": _mean(clip_s.scores(real, captions)),
         "kid_adapter_mean": None,
         "kid_base_mean": None,
         "nsfw_probability_maximum": None,
@@ -214,13 +216,13 @@ def _scores(
         return scores
     texts = judge.embed_texts([request.prompt for request in requests])
     after, before = judge.embed_images(drawn.adapter), judge.embed_images(drawn.base)
-    clip_after, clip_before = metrics.clip_s(after, texts), metrics.clip_s(before, texts)
+    clip_after, clip_before = clip_s.scores(after, texts), clip_s.scores(before, texts)
     unsafe = nsfw_probabilities(drawn.adapter)
     return scores | {
         "clip_s_mean": _mean(clip_after),
         "clip_s_base_mean": _mean(clip_before),
-        "kid_adapter_mean": _plain(metrics.kid(real, after)),
-        "kid_base_mean": _plain(metrics.kid(real, before)),
+        "kid_adapter_mean": _plain(kid.distance(real, after)),
+        "kid_base_mean": _plain(kid.distance(real, before)),
         "nsfw_probability_maximum": _plain(max(unsafe)),
         "per_image": [
             {

@@ -16,7 +16,8 @@ from adire_assets.config import EvaluationConfig, GateConfig, ModelSource
 from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate as module
-from adire_assets.evaluation import metrics
+from adire_assets.evaluation.judge import Judge
+from adire_assets.evaluation.metrics import clip_s, kid
 from adire_assets.evaluation.verdict import decide
 from adire_assets.lineage import folder_digest
 from tests.support import tiny
@@ -126,24 +127,24 @@ def test_the_list_of_images_says_how_to_draw_them_again(
 
 def test_scores_are_those_of_the_written_images(evaluated: Path, parts: dict[str, Path]) -> None:
     report = read(evaluated, "report.json")
-    judge = metrics.Judge(parts["judge"])
+    judge = Judge(parts["judge"])
     held_out = module.read_held_out(parts["dataset"])
     listed = read(evaluated, "images.json")
     texts = judge.embed_texts([entry["prompt"] for entry in listed])
     real = judge.embed_images(held_out.images)
-    for key, clip, kid in (
+    for key, clip, distance in (
         ("file", "clip_s_mean", "kid_adapter_mean"),
         ("base_file", "clip_s_base_mean", "kid_base_mean"),
     ):
         images = judge.embed_images([np.asarray(Image.open(evaluated / e[key])) for e in listed])
-        scores = metrics.clip_s(images, texts)
+        scores = clip_s.scores(images, texts)
         assert report[clip] == pytest.approx(scores.mean(), abs=1e-5)
-        assert report[kid] == pytest.approx(metrics.kid(real, images), abs=1e-5)
+        assert report[distance] == pytest.approx(kid.distance(real, images), abs=1e-5)
         each = [e["clip_s" if key == "file" else "clip_s_base"] for e in report["per_image"]]
         assert each == pytest.approx(scores, abs=1e-5)
     captions = judge.embed_texts(held_out.captions)
     assert report["clip_s_held_out_mean"] == pytest.approx(
-        metrics.clip_s(real, captions).mean(), abs=1e-5
+        clip_s.scores(real, captions).mean(), abs=1e-5
     )
     unsafe = [entry["nsfw_probability"] for entry in report["per_image"]]
     assert report["nsfw_probability_maximum"] == max(unsafe) < 1
