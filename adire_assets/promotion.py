@@ -157,14 +157,15 @@ def approve(
     if ratings is not None:
         from adire_assets.evaluation.html_report import score
 
-        live = deployment.champion(project, load_fleet(project), model)
-        champion = None if live is None else release.read_record(project, model, live)
+        champion = deployment.champion(project, load_fleet(project), model)
         rating = count(project, wanted, champion, ratings, policy, score)
     entry = approvals.approve(project, wanted, reason, by, rating)
     _tell_approval(project, wanted, progress)
     said = f"release {number} of {model} is approved {entry.told()}"
     if policy.human_approval == "none":
         return f"{said}; {project.model_file(model)} asks for no approval (human_approval: none)"
+    if approvals.is_live(project, wanted):
+        return f"{said}; it is live already"
     if (found := approvals.resumable(project, model)) and found.record.number == number:
         return f"{said}; the sensor {model}_approval deploys it now"
     return f"{said}; it goes live when it is deployed: adire materialize {model}"

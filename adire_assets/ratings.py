@@ -20,21 +20,16 @@ from adire_assets.errors import UserError
 from adire_assets.serving import record
 from adire_assets.serving.release import ReleaseRecord
 
-HASH_DIGITS = 12  # the least that names a content
 Score = Callable[[dict[str, Any], bytes], tuple[int, int, int]]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Rating(Strict):
-    """What the report's blind A/B sheet writes. Which side was whose only the secret tells.
-
-    A release is named by its number, as "indigo@3", or by the hash of its evaluation, adapter or
-    repository.
-    """
+    """What the report's blind A/B sheet writes; releases are named by their numbers."""
 
     model: Text
-    challenger: int | Text
-    champion: int | Text
+    challenger: int
+    champion: int
     nonce: Text
     rater: Text
     choices: Annotated[dict[str, Literal["left", "right", "tie"]], Field(min_length=1)]
@@ -60,35 +55,36 @@ def read_rating(path: Path) -> Rating:
 def count(
     project: Project,
     wanted: ReleaseRecord,
-    champion: ReleaseRecord | None,
+    champion: int | None,
     path: Path,
     policy: GateConfig,
     score: Score,
 ) -> dict[str, Any]:
-    """The rating in `path` of `wanted` against what is live, if it speaks for `wanted`.
+    """The rating in `path` of `wanted` against the live release `champion`, if it speaks for it.
 
     `score(rating, secret)` gives (wins, losses, ties) of the challenger. UserError when the rating
     is of other releases, too small (its result stays untold, so that the rater can go on), was
     counted before, or lost, which is kept as `rejected`.
     """
     rating, name = read_rating(path), f"release {wanted.number} of {wanted.model}"
-    if rating.model != wanted.model or not _names(rating.challenger, wanted):
+    if rating.model != wanted.model or rating.challenger != wanted.number:
         raise UserError(f"{path} rates {rating.challenger} of {rating.model}, not {name}")
-    if champion is None or not _names(rating.champion, champion):
-        live = f"release {champion.number}" if champion else "nothing"
+    if champion is None or rating.champion != champion:
+        live = f"release {champion}" if champion else "nothing"
         raise UserError(
-            f"{path} rates {name} against {rating.champion}, but {live} is live now; rate a new "
-            "sheet, or approve without a rating"
+            f"{path} rates {name} against release {rating.champion}, but {live} is live now; rate "
+            "a new sheet, or approve without a rating"
         )
     wins, losses, ties = score(rating.model_dump(), approvals.rating_secret(project))
     decided = wins + losses
     if decided < policy.human_minimum_pairs:
         raise UserError(
             f"{path} decides {decided} pairs ({ties} ties), and human_minimum_pairs asks for "
-            f"{policy.human_minimum_pairs}; rate more pairs of the same sheet"
+            f"{policy.human_minimum_pairs}; decide more of them or rate a larger sheet, or approve "
+            "without a rating"
         )
     result = {"wins": wins, "losses": losses, "ties": ties, "rater": rating.rater}
-    result |= {"nonce": rating.nonce, "champion": champion.number}
+    result |= {"nonce": rating.nonce, "champion": champion}
     with approvals.kept(project, wanted):
         for entry in approvals.history(project, wanted.model, wanted.number):
             known = entry.rating or {}
@@ -107,13 +103,3 @@ def count(
                 f"{name} is not approved: {reason}; the rating is kept with the release"
             )
     return result
-
-
-def _names(value: int | str, wanted: ReleaseRecord) -> bool:
-    if value in (wanted.number, str(wanted.number), f"{wanted.model}@{wanted.number}"):
-        return True
-    return (
-        isinstance(value, str)
-        and len(value) >= HASH_DIGITS
-        and any(digest.startswith(value) for digest in content_of(wanted).values())
-    )
