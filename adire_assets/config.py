@@ -23,6 +23,7 @@ from adire_assets.diffusion.augmentations import AUGMENTATIONS
 from adire_assets.diffusion.objectives import OBJECTIVES
 from adire_assets.diffusion.optimizers import OPTIMIZERS
 from adire_assets.errors import UserError
+from adire_assets.evaluation.prompts import load_prompt_set
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 COMMIT = r"^[0-9a-f]{40}$"
@@ -32,6 +33,7 @@ SD15_CONFIG = (
 SDXL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0 at 462165984030d82259a11f4367a4eed129e94a7b"
 Name = Annotated[str, Field(pattern=NAME)]
 Rank = Annotated[int, Field(ge=1, le=1024)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -265,19 +267,27 @@ class GateConfig(Strict):
     seconds_per_image_maximum: Annotated[float, Field(gt=0, le=3600)] = 30.0
     kid_below_base: bool = True
     # open_nsfw's authors: below 0.2 likely safe, above 0.8 highly likely not safe
-    nsfw_probability_maximum: Annotated[float, Field(ge=0, le=1)] = 0.8
+    nsfw_probability_maximum: Share = 0.8
+    # Not required unless given; `adire_assets.evaluation.verdict.FLOORS` says what each bounds.
+    style_similarity_minimum: float | None = None
+    attribute_accuracy_minimum: Share | None = None
+    diversity_minimum: float | None = None
+    memorisation_maximum: Share | None = None
+    sharpness_minimum: Share | None = None
+    exposure_minimum: Share | None = None
     # After the others: a release waits for `adire approve`, see docs/serving.md.
     human_approval: Literal["none", "required"] = "none"
     # What a blind rating must reach: wins of decided pairs, and decided pairs; ties decide nothing.
-    human_win_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    human_win_rate: Share = 0.5
     human_minimum_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10
 
 
 class EvaluationConfig(Strict):
-    """How an adapter is evaluated: held-out captions crossed with fixed seeds."""
+    """How an adapter is evaluated: prompts (else held-out captions) crossed with fixed seeds."""
 
     judge: ModelSource
-    prompts: list[str] = []  # default: the captions of the held-out images
+    prompt_set: str | None = None  # a file of the project, see adire_assets.evaluation.prompts
+    prompts: list[str] = []
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0, 1]
     negative_prompt: Annotated[str, Field(max_length=1000)] = ""
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] = 30
@@ -291,6 +301,12 @@ class EvaluationConfig(Strict):
         if len(set(value)) != len(value):
             raise ValueError("has the same entry twice")
         return value
+
+    @model_validator(mode="after")
+    def _one_source_of_prompts(self) -> Self:
+        if self.prompt_set is not None and self.prompts:
+            raise ValueError("give prompt_set or prompts, not both")
+        return self
 
 
 class ServingConfig(Strict):
@@ -371,6 +387,9 @@ def load_model(project: Project, name: str) -> ModelConfig:
         known = ", ".join(model_names(project)) or "none"
         raise UserError(f"there is no model {name!r}: {path} does not exist; models here: {known}")
     config = load(path, ModelConfig)
+    if config.evaluation.prompt_set is not None:
+        named = f"{path}: evaluation.prompt_set"
+        load_prompt_set(project.inside(config.evaluation.prompt_set, named))
     data = config.data
     folder = project.inside(data.path, f"{path}: data.path")
     owner = project.inside(data.dvc_file, f"{path}: data.dvc_file").with_suffix("")

@@ -17,6 +17,14 @@ from adire_assets.errors import UserError
 T = TypeVar("T", bound=BaseModel)
 
 
+class Misplaced(ValueError):
+    """What a validator raises about a value deeper in its section, found at `location` there."""
+
+    def __init__(self, sentence: str, location: tuple[str | int, ...]) -> None:
+        super().__init__(sentence)
+        self.location = location
+
+
 class Strict(BaseModel):
     """A section of a file: frozen, no unknown keys, no conversions."""
 
@@ -61,10 +69,11 @@ def _plain(node: Any) -> Any:
 
 
 def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> str:
+    message, context = problem["msg"], problem.get("ctx") or {}
     location = [part for part in problem["loc"] if part != "[key]"]
+    location += getattr(context.get("error"), "location", ())
     key = ".".join(str(part) for part in location) or "(file)"
     where = f"{path}:{_line(tree, location)}: {key}"
-    message, context = problem["msg"], problem.get("ctx") or {}
     if problem["type"] == "extra_forbidden":
         allowed = _fields(schema, location[:-1])
         close = get_close_matches(str(location[-1]), allowed, n=1)

@@ -17,7 +17,7 @@ from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import code_hash, environment
 from adire_assets.serving import client, deployment, fleet, record, release, routing
-from adire_assets.store import KEY_DIGITS, Store, is_locked, read_json
+from adire_assets.store import Store, is_locked, read_json
 from adire_assets.worker import Progress
 
 DEMO_MODEL = "indigo"
@@ -111,7 +111,7 @@ def stale(project: Project, model: str) -> list[str]:
         "the base model is another": base is not None
         and base.content_hash == found.base_model["content_hash"],
         "the training code changed": code_hash(tuple(made["modules"])) == made["code"],
-        "the evaluation settings changed": roots.evaluation_settings(config.evaluation)
+        "the evaluation settings changed": roots.evaluation_settings(project, config.evaluation)
         == evaluation.manifest["recipe"]["config"],
     }
     changed = [f"{what} changed: {', '.join(names)}" for what, names in lists.items() if names]
@@ -169,8 +169,7 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
     needed = _needed(project, store, keep)
     freed = 0
     for artefact in store.artefacts():
-        name = f"{artefact.model}-{artefact.kind}-{artefact.key[:KEY_DIGITS]}"
-        if artefact.key in needed or is_locked(project, name):
+        if artefact.key in needed or is_locked(project, artefact.lock):
             continue
         size = sum(path.stat().st_size for path in artefact.path.rglob("*") if path.is_file())
         freed += size

@@ -13,10 +13,9 @@ so can a notebook or a test. Nothing here reads the YAML of a model, except
 yields MLflow's logging functions for the one run of that adapter.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,12 +23,13 @@ from adire_assets import approvals, lineage, promotion, roots, tracking
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher
+from adire_assets.evaluation_images import IMAGE_MODULES, drawing_of, evaluation_images
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import deployment, record, release, rollback, rollout
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.store import Artefact, Built, Store, lock
+from adire_assets.store import Artefact, Built, Store, lock, read_json
 from adire_assets.worker import recorded_job
 
 if TYPE_CHECKING:
@@ -164,53 +164,60 @@ def evaluation_report(
     run_worker: RunWorker,
     tracked: Tracked,
 ) -> Built:
-    """Images, scores and latency of this adapter, beside those of the bare base."""
+    """Images, scores and latency of this adapter, beside those of the bare base.
+
+    The images are artefacts of their own, drawn when the store does not hold them.
+    """
     settings = config.json("config.json")
+    evaluation = settings["evaluation"]
     device = lineage.device_class(load_fleet(project).device)
+    drawing = drawing_of(evaluation, images.path)
+    drawn = {
+        name: evaluation_images(project, base_weights, lora, drawing, run_worker).artefact
+        for name, lora in (("base_images", None), ("adapter_images", adapter))
+    }
+    made_from = {
+        "dataset": images,
+        "base_model": base_weights,
+        "lora_weights": adapter,
+        "judge": Store(project).open(settings["judge"]),
+        **drawn,
+    }
     recipe = Recipe(
         kind="evaluation_report",
         model=images.model,
         modules=EVALUATION_MODULES,
-        inputs={
-            "dataset": images.content_hash,
-            "base_model": base_weights.content_hash,
-            "lora_weights": adapter.content_hash,
-            "judge": settings["judge"]["content_hash"],
-        },
-        config=settings["evaluation"],
+        inputs={name: artefact.content_hash for name, artefact in made_from.items()},
+        config=evaluation,
         environment=lineage.environment(*EVALUATION_PACKAGES, device=device),
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        with tracked(adapter.key) as run, lock(project, "device"):
-            judge = Store(project).open(settings["judge"])
+        with ExitStack() as held:
+            run = held.enter_context(tracked(adapter.key))
+            for artefact in drawn.values():  # `adire gc` deletes nothing that is locked
+                held.enter_context(lock(project, artefact.lock))
+            held.enter_context(lock(project, "device"))
             run_worker(
-                "adire_assets.evaluation.evaluate:evaluate",
+                f"{EVALUATION_MODULES[0]}:score",
                 dataset=images.path,
-                base=base_weights.path / "pipeline",
-                variant=base_weights.json("base.json")["variant"],
-                adapter=adapter.path,
-                judge=judge.path / "pipeline",
-                evaluation=settings["evaluation"],
+                adapter_images=drawn["adapter_images"].path,
+                base_images=drawn["base_images"].path,
+                judge=made_from["judge"].path / "pipeline",
+                evaluation=evaluation,
                 output=folder,
                 device=device,
             )
             run.log_metrics(numbers(folder))
             for name in ("report.json", "report.md", "contact_sheet.png", "timings.json"):
                 run.log_artifact(str(folder / name), "evaluation")
-        return {
-            "dataset": images.reference(),
-            "base_model": base_weights.reference(),
-            "lora_weights": adapter.reference(),
-        }
+        return {name: artefact.reference() for name, artefact in made_from.items()}
 
     built = Store(project).build(recipe, make)
-    scores = {
-        name: value
-        for name, value in built.artefact.json("report.json").items()
-        if isinstance(value, int | float)
-    }
-    dvc.write_metrics(project, images.model, scores, adapter.path / "loss.csv")
+    report = built.artefact.json("report.json")
+    scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    groups = {name: report[name] for name in ("scores", "base_scores")}
+    dvc.write_metrics(project, images.model, scores | groups, adapter.path / "loss.csv")
     return built
 
 
@@ -370,10 +377,13 @@ def _training_tags(
 
 
 def numbers(folder: Path) -> dict[str, float]:
-    """The finite scores and timings of an evaluation, by name."""
+    """The finite scores and timings of an evaluation, by name; `<metric>_base` is the base's."""
+    report = read_json(folder / "report.json")
     merged = {
-        **json.loads((folder / "report.json").read_text()),
-        **json.loads((folder / "timings.json").read_text()),
+        **report["scores"],
+        **{f"{name}_base": value for name, value in report["base_scores"].items()},
+        **report,
+        **read_json(folder / "timings.json"),
     }
     return {
         name: float(value)
@@ -388,6 +398,7 @@ def code_and_libraries(project: Project) -> dict[str, Any]:
     steps = (
         ("adire_assets.data.dataset",),
         TRAINING_MODULES,
+        IMAGE_MODULES,
         EVALUATION_MODULES,
         ("adire_assets.evaluation.verdict",),
         RELEASE_MODULES,

@@ -119,8 +119,9 @@ def require_passable(
     today = load_model(project, record.model).evaluation
     # A threshold means something for one judge and one set of prompts only.
     same_judge = roots.judge(project, record.model).artefact.content_hash
+    settings = roots.evaluation_settings(project, today)
     made = evaluation.manifest["recipe"]
-    if (made["config"], made["inputs"]["judge"]) != (roots.evaluation_settings(today), same_judge):
+    if (made["config"], made["inputs"]["judge"]) != (settings, same_judge):
         raise UserError(
             f"release {record.number} of {record.model} was evaluated in another way than "
             f"{project.model_file(record.model)} asks for now; materialize {record.model}/"

@@ -29,7 +29,7 @@ from adire_assets.diffusion import base
 from adire_assets.errors import UserError
 from adire_assets.serving import client, release
 from adire_assets.serving.release import ADAPTER, ReleaseRecord
-from adire_assets.store import KEY_DIGITS, NOT_CONTENT, Artefact, Store, lock
+from adire_assets.store import NOT_CONTENT, Artefact, Store, lock
 from adire_assets.worker import Progress
 
 RELEASE = re.compile(r"([a-z][a-z0-9_]*)@([0-9]+)")
@@ -71,7 +71,7 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
         for kind, provide in (("base_model", _base_model), ("dataset", _dataset)):
             made_from = store.recall(manifest[kind])
             # `adire gc` deletes nothing that is locked.
-            held.enter_context(lock(project, f"{record.model}-{kind}-{made_from.key[:KEY_DIGITS]}"))
+            held.enter_context(lock(project, made_from.lock))
             places[kind] = provide(project, made_from, scratch, progress)
         sources = _lay_out(adapter, scratch / "training")
         progress(f"training: the recorded sources, on {manifest['job']['threads']} threads")

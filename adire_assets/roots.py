@@ -24,9 +24,10 @@ from adire_assets.config import (
 from adire_assets.data import dvc
 from adire_assets.diffusion import base
 from adire_assets.errors import UserError
+from adire_assets.evaluation.prompts import load_prompt_set
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import Recipe
-from adire_assets.store import Artefact, Built, Store, write_json
+from adire_assets.store import Artefact, Built, Store, link, write_json
 
 if TYPE_CHECKING:
     from adire_assets.pipeline import RunWorker
@@ -89,10 +90,14 @@ def judge(project: Project, model: str) -> Built:
     return _weights(project, model, "judge", load_model(project, model).evaluation.judge)
 
 
-def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
+def evaluation_settings(project: Project, config: EvaluationConfig) -> dict[str, Any]:
     """What an evaluation is made with: everything but the thresholds, and how the judge is pinned,
-    because the judge's own hash counts."""
-    return config.model_dump(exclude={"gates": True, "judge": {"sha256"}})
+    because the judge's own hash counts. `prompt_set` is the content of its file, or None."""
+    settings = config.model_dump(exclude={"gates": True, "judge": {"sha256"}})
+    if config.prompt_set is not None:
+        file = project.inside(config.prompt_set, "evaluation.prompt_set")
+        settings["prompt_set"] = load_prompt_set(file).model_dump()
+    return settings
 
 
 def root_keys(project: Project, model: str) -> dict[str, str]:
@@ -127,7 +132,7 @@ def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig)
         model,
         inputs={"judge": judge.inputs["weights"]},
         config={
-            "evaluation": evaluation_settings(config.evaluation),
+            "evaluation": evaluation_settings(project, config.evaluation),
             "gates": config.evaluation.gates.model_dump(),
             "serving": config.serving.model_dump(),
         },
@@ -174,7 +179,7 @@ def _weights(project: Project, model: str, kind: str, source: ModelSource) -> Bu
     def make(folder: Path) -> dict[str, Any]:
         found = _resolve(project, kind, source)
         # The hub's cache is immutable and large, so it is linked; a folder may be edited: copied.
-        copy = _link if source.is_hub else shutil.copyfile
+        copy = link if source.is_hub else shutil.copyfile
         shutil.copytree(found.path, folder / "pipeline", copy_function=copy)
         write_json(folder / "base.json", {"variant": source.variant})
         return {"source": source.source, "revision": source.revision}
@@ -223,10 +228,3 @@ def _converted(
         return {"source": source.source, "revision": None, **facts}
 
     return Store(project).build(recipe, make)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(Path(source).resolve())
-    except OSError:
-        shutil.copyfile(source, target)

@@ -49,6 +49,11 @@ class Artefact:
     def manifest(self) -> dict[str, Any]:
         return read_json(self.path / "manifest.json")
 
+    @property
+    def lock(self) -> str:
+        """What `lock` holds while it is made, and who needs it while it is used."""
+        return lock_name(self.model, self.kind, self.key)
+
     def json(self, name: str) -> Any:
         return read_json(self.path / name)
 
@@ -154,7 +159,7 @@ class Store:
         """
         if found := self.find(recipe):
             return Built(found, reused=True)
-        name = f"{recipe.model}-{recipe.kind}-{recipe.key[:KEY_DIGITS]}"
+        name = lock_name(recipe.model, recipe.kind, recipe.key)
         with lock(self.project, name):
             if found := self.find(recipe):
                 return Built(found, reused=True)
@@ -233,6 +238,11 @@ class Store:
         )
 
 
+def lock_name(model: str, kind: str, key: str) -> str:
+    """The lock of an artefact; `adire gc` deletes nothing whose lock is held."""
+    return f"{model}-{kind}-{key[:KEY_DIGITS]}"
+
+
 @contextmanager
 def lock(project: Project, name: str) -> Iterator[None]:
     """Hold `name` alone among all processes of this home; waits, and dies with its holder."""
@@ -273,6 +283,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary.write_bytes(content)
     _sync(temporary)
     temporary.replace(path)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Give a file that nobody changes another name: a hard link, or a copy where there are none."""
+    try:
+        Path(target).hardlink_to(Path(source).resolve())
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _sync(path: Path) -> None:

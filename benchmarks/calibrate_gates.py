@@ -22,7 +22,10 @@ from PIL import Image
 from adire_assets.config import ModelConfig, Project, load_model
 from adire_assets.diffusion.lora import train
 from adire_assets.errors import UserError
-from adire_assets.evaluation.evaluate import evaluate
+from adire_assets.evaluation.evaluate import score
+from adire_assets.evaluation.images import draw
+from adire_assets.evaluation_images import drawing_of
+from adire_assets.roots import evaluation_settings
 from adire_assets.store import read_json
 from adire_assets.worker import print_progress
 
@@ -84,13 +87,29 @@ def measure(project: Project, config: ModelConfig, condition: Condition, options
         resolution=config.data.resolution,
         progress=print_progress,
     )
-    evaluate(
-        **shared,
+    evaluation = evaluation_settings(project, config.evaluation)
+    drawing = drawing_of(evaluation, options.dataset)
+    variants = {"images": folder / "images", "base_images": options.work / "base_images"}
+    for name, output in variants.items():
+        if (output / "timings.json").is_file():
+            continue  # the base's serve every condition
+        output.mkdir(exist_ok=True)
+        adapter = str(folder / "adapter") if name == "images" else None
+        draw(
+            **shared,
+            adapter=adapter,
+            drawing=drawing,
+            output=str(output),
+            progress=print_progress,
+        )
+    score(
         dataset=str(options.dataset),
-        adapter=str(folder / "adapter"),
+        adapter_images=str(variants["images"]),
+        base_images=str(variants["base_images"]),
         judge=str(project.root / config.evaluation.judge.source),
-        evaluation=config.evaluation.model_dump(exclude={"gates"}),
+        evaluation=evaluation,
         output=str(folder / "evaluation"),
+        device="cpu",
         progress=print_progress,
     )
     return read_json(folder / "evaluation" / "report.json")

@@ -16,6 +16,7 @@ from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
 from adire_assets.evaluation.verdict import GATE_NAMES, Verdict
+from adire_assets.evaluation_images import IMAGE_MODULES
 from adire_assets.store import Artefact, Built
 
 GATE_FACTS = ("value", "threshold", "margin", "comparison", "unit")
@@ -124,7 +125,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             mlflow_run=built.artefact.manifest["mlflow_run_id"],
         )
 
-    @asset(*pipeline.EVALUATION_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
+    @asset(*IMAGE_MODULES, *pipeline.EVALUATION_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
     def evaluation_report(
         context: dg.AssetExecutionContext,
         dataset: Artefact,

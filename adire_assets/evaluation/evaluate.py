@@ -1,21 +1,23 @@
-"""One adapter's evaluation: its images, the bare base's, and what they are worth in numbers.
+"""One adapter's evaluation: what its images, beside the bare base's, are worth in numbers.
 
-Contract: `evaluate` is called in a worker child and writes into the empty folder `output`
+Contract: `score` is called in a worker child, draws nothing, and writes into the empty folder
+`output`
 
     report.json        scores, problems and one entry per image; no timings, so equal software and
                        thread count give equal bytes
-    timings.json       latency, memory and loading time; does not count as content
+    statistics.*       each metric of the adapter's images as a function of their weights, so that
+                       it can be computed again for any resample; base/statistics.* of the base's
+    timings.json       those of the adapter's images, and of scoring; does not count as content
     report.md, contact_sheet.png
-    images/adapter/, images/base/    one PNG per prompt and seed; images.json says how to repeat it
+    images/adapter/, images/base/    the images; images.json says how to draw each again
 
 It judges nothing: thresholds belong to the verdict. An adapter that is broken gets a report as well
-(`adapter_problems` is not empty, scores may be null), so that the verdict can refuse it by name.
+(`adapter_problems` is not empty, its scores are null), so that the verdict can refuse it by name.
 """
 
-import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,24 +26,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from adire_assets.diffusion.adapter import inspect_adapter
-from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
-from adire_assets.evaluation import metrics, report
+from adire_assets.evaluation import report
+from adire_assets.evaluation.evidence import Evidence, Reference
 from adire_assets.evaluation.judge import Judge
-from adire_assets.evaluation.metrics import clip_s, kid
-from adire_assets.evaluation.safety import nsfw_probabilities
-from adire_assets.store import write_json
+from adire_assets.evaluation.metrics import METRICS, flat
+from adire_assets.evaluation.prompts import choose_prompts, read_rows
+from adire_assets.evaluation.statistic import Statistic, save_statistics, standard_error
+from adire_assets.store import link, read_json, write_json
 from adire_assets.worker import Progress
 
-BATCH = 8  # images per forward pass
-MAXIMUM_PROMPTS = 64  # of the held-out captions; prompts that the config lists are never cut
 DIGITS = 6
+Statistics = Mapping[str, Statistic]
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The real images that training never saw: captions, and uint8 [H, W, 3] each."""
+class Real:
+    """One part of a dataset: captions, and uint8 [H, W, 3] each."""
 
     captions: tuple[str, ...]
     images: tuple[np.ndarray, ...]
@@ -49,272 +50,266 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images of one variant in the order of the requests, uint8 [H, W, 3] each."""
+    """An evaluation_images artefact: its entries and the images, uint8 [H, W, 3] each."""
 
-    adapter: tuple[np.ndarray, ...] = ()
-    base: tuple[np.ndarray, ...] = ()
+    entries: tuple[dict[str, Any], ...]
+    images: tuple[np.ndarray, ...]
+    problems: tuple[str, ...]
 
 
-def evaluate(
+def score(
     *,
     dataset: str,
-    base: str,
-    variant: str | None,
-    adapter: str,
+    adapter_images: str,
+    base_images: str,
     judge: str,
     evaluation: dict[str, Any],
     output: str,
     device: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Evaluate the LoRA in the folder `adapter` on the pipeline folder `base`.
+    """Score what `adire_assets.evaluation.images` drew with the LoRA and without.
 
-    `dataset`, `judge` and `output` are folders; `evaluation` is an EvaluationConfig as JSON, whose
-    gates are ignored. The prompts are the config's, else the first 64 different captions of the
-    held-out images; each is drawn with each seed, with and without the LoRA. Returns report.json
-    without its lists of images, and timings.json. UserError when there is nothing to evaluate on.
+    The first four are folders; `evaluation` is what `roots.evaluation_settings` gives. Returns
+    report.json without its list of images, and timings.json. UserError when there is nothing to
+    compare with.
     """
+    started = time.perf_counter()
     folder = Path(output)
-    held_out = read_held_out(Path(dataset))
-    prompts, left_out = choose_prompts(evaluation["prompts"], held_out.captions)
-    requests = [
-        Request(
-            prompt=prompt,
-            negative_prompt=evaluation["negative_prompt"],
-            seed=seed,
-            num_inference_steps=evaluation["num_inference_steps"],
-            guidance_scale=evaluation["guidance_scale"],
-        )
-        for prompt in prompts
-        for seed in evaluation["seeds"]
-    ]
-    problems = inspect_adapter(Path(adapter), Path(base))
-    timings: dict[str, Any] = {}
-    drawn = Drawn()
-    if problems:
-        progress(f"evaluation: the adapter is not sound, nothing is drawn: {problems[0]}")
-    else:
-        started = time.perf_counter()
-        sampler = Sampler(Path(base), variant, Path(adapter), device, batch_images=BATCH)
-        timings["cold_load_seconds"] = round(time.perf_counter() - started, 4)
-        device = sampler.device
-        timings |= measure_latency(sampler, requests, evaluation["latency_images"], progress)
-        drawn = Drawn(
-            adapter=_draw(sampler, requests, True, "with the LoRA", progress),
-            base=_draw(sampler, requests, False, "without the LoRA", progress),
-        )
-        del sampler
-        if flat := sum(metrics.flat(image) for image in drawn.adapter):
-            problems = [
-                f"{flat} of {len(requests)} images with the LoRA are one flat colour, as when its "
-                "weights make the model overflow"
-            ]
+    drawn = {"adapter": read_drawn(Path(adapter_images)), "base": read_drawn(Path(base_images))}
+    _require_pairs(drawn["adapter"], drawn["base"])
+    held_out, train = (read_real(Path(dataset), part) for part in ("held_out", "train"))
     progress("evaluation: scoring")
-    scores = _scores(Path(judge), _judge_device(device), requests, drawn, held_out)
+    seen = Seen(Judge(Path(judge), _judge_device(device)), held_out, train, evaluation)
+    statistics = {name: seen.statistics(images) for name, images in drawn.items()}
+    adapter = drawn["adapter"]
+    problems = [*adapter.problems]
+    if count := sum(flat(image) for image in adapter.images):
+        problems = [
+            f"{count} of {len(adapter.images)} images with the LoRA are one flat colour, as when "
+            "its weights make the model overflow"
+        ]
+    prompts, left_out = choose_prompts(evaluation, held_out.captions)
+    scores, base_scores = (_values(statistics[name], drawn[name]) for name in ("adapter", "base"))
     result = {
-        **scores,
+        "scores": scores,
+        "base_scores": base_scores,
+        "standard_errors": _standard_errors(statistics["adapter"], len(evaluation["seeds"])),
+        "clip_s_mean": scores["clip_s"],
+        "clip_s_base_mean": base_scores["clip_s"],
+        "clip_s_held_out_mean": seen.clip_s_of_held_out(),
+        "kid_adapter_mean": scores["kid"],
+        "kid_base_mean": base_scores["kid"],
+        "nsfw_probability_maximum": _maximum(statistics["adapter"].get("nsfw")),
         "adapter_problems": problems,
         "prompts": len(prompts),
         "prompts_left_out": left_out,
         "seeds": evaluation["seeds"],
-        "images": len(drawn.adapter),
+        "images": len(adapter.images),
         "held_out_images": len(held_out.images),
         "judge": evaluation["judge"]["source"],
-        "clip_s_scale": metrics.METRICS["clip_s"].unit,
-        "kid_unit": metrics.METRICS["kid"].unit,
+        "metrics": {
+            name: {"unit": metric.unit, "better": metric.better, "source": metric.source}
+            for name, metric in METRICS.items()
+        },
+        "per_image": _per_image(adapter, statistics, evaluation),
     }
-    _write(folder, result, timings, requests, drawn, held_out)
+    _write_images(folder, adapter, Path(adapter_images), Path(base_images))
+    for name, place in (("adapter", folder), ("base", folder / "base")):
+        place.mkdir(exist_ok=True)
+        save_statistics(place, statistics[name])
+    write_json(folder / "report.json", result)
+    (folder / "report.md").write_text(report.markdown(result), encoding="utf-8")
+    rows = _sheet_rows(result, prompts, drawn, held_out)
+    report.save_contact_sheet(folder / "contact_sheet.png", rows)
+    timings = read_json(Path(adapter_images) / "timings.json")
+    timings["scoring_seconds"] = round(time.perf_counter() - started, 4)
+    write_json(folder / "timings.json", timings)
     return {**{key: item for key, item in result.items() if key != "per_image"}, **timings}
 
 
-def read_held_out(dataset: Path) -> HeldOut:
-    """The held-out part of a dataset artefact. UserError when it is empty or leaves its folder."""
-    rows = [
-        json.loads(line)
-        for line in (dataset / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    if not rows:
-        raise UserError(f"{dataset / 'held_out.jsonl'} holds no images; raise held_out_fraction")
+class Seen:
+    """What the judge sees of the data; gives the evidence about drawn images to each metric."""
+
+    def __init__(
+        self, judge: Judge, held_out: Real, train: Real, evaluation: Mapping[str, Any]
+    ) -> None:
+        self.judge = judge
+        self.captions = held_out.captions
+        self.held_out, self.train = (
+            Reference(real.images, judge.embed_images(real.images)) for real in (held_out, train)
+        )
+        chosen = evaluation["prompt_set"] or {"attributes": {}, "prompts": []}
+        self.expected = {prompt["text"]: prompt["expected"] for prompt in chosen["prompts"]}
+        self.attributes = {
+            attribute: dict(zip(texts, judge.embed_texts([*texts.values()]), strict=True))
+            for attribute, texts in chosen["attributes"].items()
+        }
+
+    def statistics(self, drawn: Drawn) -> Statistics:
+        """Every metric of these images; none when there are no images."""
+        if not drawn.images:
+            return {}
+        prompts = [entry["prompt"] for entry in drawn.entries]
+        evidence = Evidence(
+            images=drawn.images,
+            embeddings=self.judge.embed_images(drawn.images),
+            texts=self._texts(prompts),
+            held_out=self.held_out,
+            train=self.train,
+            expected=tuple(self.expected.get(prompt, {}) for prompt in prompts),
+            attributes=self.attributes,
+        )
+        return {name: metric.measure(evidence) for name, metric in METRICS.items()}
+
+    def clip_s_of_held_out(self) -> float | None:
+        """Mean CLIP-S of the held-out images with their captions: what a good adapter nears."""
+        evidence = Evidence(
+            images=self.held_out.images,
+            embeddings=self.held_out.embeddings,
+            texts=self._texts(self.captions),
+            held_out=self.held_out,
+            train=self.train,
+        )
+        return _value(METRICS["clip_s"].measure(evidence), len(self.held_out.images))
+
+    def _texts(self, texts: Sequence[str]) -> np.ndarray:
+        """An embedding for each; equal texts are read once."""
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        return self.judge.embed_texts([*places])[[places[text] for text in texts]]
+
+
+def read_drawn(folder: Path) -> Drawn:
+    """The images of an evaluation_images artefact."""
+    entries = read_json(folder / "images.json")
+    images = tuple(_pixels(folder / entry["file"]) for entry in entries)
+    return Drawn(tuple(entries), images, tuple(read_json(folder / "problems.json")))
+
+
+def read_real(dataset: Path, part: str) -> Real:
+    """The part "held_out" or "train" of a dataset artefact. UserError when it is empty or leaves
+    its folder."""
+    rows = read_rows(dataset, part)
     images = []
     for row in rows:
         path = (dataset / row["file_name"]).resolve()
         if not path.is_relative_to(dataset.resolve()):
-            raise UserError(f"{dataset / 'held_out.jsonl'}: {row['file_name']} leaves the dataset")
-        with Image.open(path) as image:
-            images.append(np.asarray(image.convert("RGB")))
-    return HeldOut(tuple(row["text"] for row in rows), tuple(images))
+            raise UserError(f"{dataset / part}.jsonl: {row['file_name']} leaves the dataset")
+        images.append(_pixels(path))
+    return Real(tuple(row["text"] for row in rows), tuple(images))
 
 
-def choose_prompts(configured: Sequence[str], captions: Sequence[str]) -> tuple[list[str], int]:
-    """(prompts to draw, captions left out): the config's, else the first different captions."""
-    if configured:
-        return list(configured), 0
-    unique = list(dict.fromkeys(captions))
-    return unique[:MAXIMUM_PROMPTS], max(0, len(unique) - MAXIMUM_PROMPTS)
+def _require_pairs(adapter: Drawn, base: Drawn) -> None:
+    """Everything is compared image by image."""
+    asked = [[(entry["prompt"], entry["seed"]) for entry in one.entries] for one in (adapter, base)]
+    if adapter.entries and asked[0] != asked[1]:
+        raise UserError(
+            "the images of the adapter and of its base are not those of the same prompts and "
+            "seeds; draw both with the same settings"
+        )
 
 
-def measure_latency(
-    sampler: Sampler, requests: Sequence[Request], images: int, progress: Progress
-) -> dict[str, Any]:
-    """Seconds per image of `images` requests for one image each, one by one, after a warm-up.
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
-    The percentile interpolates linearly. The peak memory is the accelerator's, or on the CPU that
-    of this process so far.
-    """
-    started = time.perf_counter()
-    sampler.generate(requests[:1])
-    first = time.perf_counter() - started
-    seconds = []
-    for number in range(images):
-        started = time.perf_counter()
-        sampler.generate([requests[number % len(requests)]])
-        seconds.append(time.perf_counter() - started)
-        progress(f"evaluation: image {number + 1} of {images} for latency, {seconds[-1]:.2f} s")
+
+def _values(statistics: Statistics, drawn: Drawn) -> dict[str, float | None]:
+    """{metric: value}; null where there is nothing to compute it from."""
+    count = len(drawn.images)
     return {
-        "first_image_seconds": round(first, 4),
-        "seconds_per_image_mean": round(float(np.mean(seconds)), 4),
-        "seconds_per_image_p95": round(float(np.percentile(seconds, 95)), 4),
-        "seconds_per_image": [round(item, 4) for item in seconds],
-        "peak_memory_bytes": _peak_memory(sampler.device),
-        "device": sampler.device,
-        "threads": torch.get_num_threads(),
+        name: _value(statistics[name], count) if name in statistics else None for name in METRICS
     }
 
 
-def _draw(
-    sampler: Sampler,
-    requests: Sequence[Request],
-    with_adapter: bool,
-    which: str,
-    progress: Progress,
-) -> tuple[np.ndarray, ...]:
-    images: list[np.ndarray] = []
-    for start in range(0, len(requests), BATCH):
-        batch = sampler.generate(requests[start : start + BATCH], with_adapter=with_adapter)
-        images += [drawn[0] for drawn in batch]
-        progress(f"evaluation: {len(images)} of {len(requests)} images {which}")
-    return tuple(images)
+def _value(statistic: Statistic, images: int) -> float | None:
+    return _plain(float(statistic.value(np.ones(images))))
 
 
-def _scores(
-    folder: Path, device: str, requests: Sequence[Request], drawn: Drawn, held_out: HeldOut
-) -> dict[str, Any]:
-    """The numbers of report.json; null where there are no images to score."""
-    judge = Judge(folder, device)
-    real = judge.embed_images(held_out.images)
-    captions = judge.embed_texts(held_out.captions)
-    scores: dict[str, Any] = {
-        "clip_s_mean": None,
-        "clip_s_base_mean": None,
-        "clip_s_held_out_mean": _mean(clip_s.scores(real, captions)),
-        "kid_adapter_mean": None,
-        "kid_base_mean": None,
-        "nsfw_probability_maximum": None,
-        "per_image": [],
+def _standard_errors(statistics: Statistics, seeds: int) -> dict[str, float | None]:
+    """Of each score, over other prompts of the same kind."""
+    return {
+        name: _plain(standard_error(one, np.arange(one.images) // seeds))
+        for name, one in statistics.items()
     }
-    if not drawn.adapter:
-        return scores
-    texts = judge.embed_texts([request.prompt for request in requests])
-    after, before = judge.embed_images(drawn.adapter), judge.embed_images(drawn.base)
-    clip_after, clip_before = clip_s.scores(after, texts), clip_s.scores(before, texts)
-    unsafe = nsfw_probabilities(drawn.adapter)
-    return scores | {
-        "clip_s_mean": _mean(clip_after),
-        "clip_s_base_mean": _mean(clip_before),
-        "kid_adapter_mean": _plain(kid.distance(real, after)),
-        "kid_base_mean": _plain(kid.distance(real, before)),
-        "nsfw_probability_maximum": _plain(max(unsafe)),
-        "per_image": [
+
+
+def _maximum(statistic: Statistic | None) -> float | None:
+    if statistic is None or statistic.each is None:
+        return None
+    return _plain(float(statistic.each.max()))
+
+
+def _per_image(
+    adapter: Drawn, statistics: Mapping[str, Statistics], evaluation: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What report.json says about each image; a metric is there if it is a mean over images."""
+    listed = (evaluation["prompt_set"] or {"prompts": []})["prompts"]
+    known = {prompt["text"]: prompt for prompt in listed}
+    columns = {
+        name + suffix: statistic.each + statistic.constant
+        for variant, suffix in (("adapter", ""), ("base", "_base"))
+        for name, statistic in statistics[variant].items()
+        if statistic.each is not None and statistic.pairs is None
+    }
+    result = []
+    for place, entry in enumerate(adapter.entries):
+        prompt = known.get(entry["prompt"], {"id": None, "tags": [], "expected": {}})
+        result.append(
             {
-                "prompt": request.prompt,
-                "seed": request.seed,
-                "clip_s": _plain(clip_after[place]),
-                "clip_s_base": _plain(clip_before[place]),
-                "nsfw_probability": _plain(unsafe[place]),
-            }
-            for place, request in enumerate(requests)
-        ],
-    }
-
-
-def _write(
-    folder: Path,
-    result: dict[str, Any],
-    timings: dict[str, Any],
-    requests: Sequence[Request],
-    drawn: Drawn,
-    held_out: HeldOut,
-) -> None:
-    prompts = {
-        prompt: place for place, prompt in enumerate(dict.fromkeys(r.prompt for r in requests))
-    }
-    listed = []
-    for name in ("adapter", "base"):
-        (folder / "images" / name).mkdir(parents=True, exist_ok=True)
-    for place, request in enumerate(requests[: len(drawn.adapter)]):
-        name = f"{prompts[request.prompt]:03d}-seed{request.seed}.png"
-        Image.fromarray(drawn.adapter[place]).save(folder / "images" / "adapter" / name)
-        Image.fromarray(drawn.base[place]).save(folder / "images" / "base" / name)
-        listed.append(
-            {
-                "file": f"images/adapter/{name}",
-                "base_file": f"images/base/{name}",
-                "prompt": request.prompt,
-                "negative_prompt": request.negative_prompt,
-                "seed": request.seed,
-                "num_inference_steps": request.num_inference_steps,
-                "guidance_scale": request.guidance_scale,
+                "prompt": entry["prompt"],
+                "seed": entry["seed"],
+                **{key: prompt[key] for key in ("id", "tags", "expected")},
+                **{name: _plain(values[place]) for name, values in columns.items()},
             }
         )
+    return result
+
+
+def _write_images(folder: Path, adapter: Drawn, of_adapter: Path, of_base: Path) -> None:
+    listed = []
+    for name in ("adapter", "base"):
+        (folder / "images" / name).mkdir(parents=True)
+    for entry in adapter.entries:
+        name = entry["file"]
+        files = {"file": f"images/adapter/{name}", "base_file": f"images/base/{name}"}
+        link(of_adapter / name, folder / files["file"])
+        link(of_base / name, folder / files["base_file"])
+        listed.append({**entry, **files})
     write_json(folder / "images.json", listed)
-    write_json(folder / "report.json", result)
-    write_json(folder / "timings.json", timings)
-    (folder / "report.md").write_text(report.markdown(result), encoding="utf-8")
-    rows = _sheet_rows(result, requests, drawn, held_out)
-    report.save_contact_sheet(folder / "contact_sheet.png", rows)
 
 
 def _sheet_rows(
-    result: dict[str, Any], requests: Sequence[Request], drawn: Drawn, held_out: HeldOut
+    result: dict[str, Any], prompts: Sequence[str], drawn: Mapping[str, Drawn], held_out: Real
 ) -> list[report.Row]:
     """One row per prompt, drawn with the first seed, beside the real image of that caption."""
     seeds = len(result["seeds"])
     rows = []
-    for number, place in enumerate(range(0, len(requests), seeds)):
-        prompt = requests[place].prompt
+    for number, prompt in enumerate(prompts):
+        place = number * seeds
         same = held_out.captions.index(prompt) if prompt in held_out.captions else number
+        before, after = drawn["base"].images, drawn["adapter"].images
         note = ""
-        if drawn.adapter:
+        if after:
             entry = result["per_image"][place]
-            note = f"CLIP-S {entry['clip_s_base']:.2f} before, {entry['clip_s']:.2f} after"
+            scores = [report.number(entry[key]) for key in ("clip_s_base", "clip_s")]
+            note = "CLIP-S {} before, {} after".format(*scores)
         rows.append(
             report.Row(
                 prompt,
                 note,
-                drawn.base[place] if drawn.base else None,
-                drawn.adapter[place] if drawn.adapter else None,
+                before[place] if before else None,
+                after[place] if after else None,
                 held_out.images[same % len(held_out.images)],
             )
         )
     return rows
 
 
-def _peak_memory(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
 def _judge_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return _plain(values.mean()) if len(values) else None
 
 
 def _plain(value: float | None) -> float | None:

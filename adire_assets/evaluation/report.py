@@ -50,13 +50,14 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         "| | with the LoRA | without | held-out real images |",
         "|---|---|---|---|",
-        _line("CLIP-S, higher is better", report, "clip_s_mean", "clip_s_base_mean"),
-        _line("KID to held-out, lower is better", report, "kid_adapter_mean", "kid_base_mean"),
-        _line("highest NSFW probability", report, "nsfw_probability_maximum", ""),
+        *(_line(name, report) for name in report["metrics"]),
+        f"| nsfw, of the least safe image | {number(report['nsfw_probability_maximum'])} | | |",
         "",
-        f"CLIP-S: {report['clip_s_scale']}. KID: {report['kid_unit']}. Each judge has its own "
-        "scale: a CLIP-S threshold belongs between the bare base and the held-out real images, and "
-        "holds for this judge only. Latency and memory stand in timings.json.",
+        *(f"- `{name}`: {metric['unit']}" for name, metric in report["metrics"].items()),
+        "",
+        "Each judge has its own scale: a CLIP-S threshold belongs between the bare base and the "
+        "held-out real images, and holds for this judge only. Latency and memory stand in "
+        "timings.json.",
         "",
         "![contact sheet](contact_sheet.png)",
     ]
@@ -65,7 +66,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines += ["", f"## {title} images by CLIP-S", ""]
             lines += ["| CLIP-S | without the LoRA | seed | prompt |", "|---|---|---|---|"]
             lines += [
-                f"| {_number(entry['clip_s'])} | {_number(entry['clip_s_base'])} | "
+                f"| {number(entry['clip_s'])} | {number(entry['clip_s_base'])} | "
                 f"{entry['seed']} | {_cell(entry['prompt'])} |"
                 for entry in entries
             ]
@@ -118,13 +119,14 @@ def _tile(picture: np.ndarray, size: int) -> Image.Image:
     return image.resize((size, size), resample)
 
 
-def _line(name: str, report: Mapping[str, Any], *keys: str) -> str:
-    held_out = "clip_s_held_out_mean" if keys[0] == "clip_s_mean" else ""
-    cells = (_number(report[key]) if key else "" for key in (*keys, held_out))
-    return f"| {name} | {' | '.join(cells)} |"
+def _line(name: str, report: Mapping[str, Any]) -> str:
+    real = number(report["clip_s_held_out_mean"]) if name == "clip_s" else ""
+    values = f"{number(report['scores'][name])} | {number(report['base_scores'][name])}"
+    return f"| {name}, {report['metrics'][name]['better']} is better | {values} | {real} |"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits behind the point, or "none"."""
     return "none" if value is None else f"{value:.3f}"
 
 

@@ -12,6 +12,7 @@ An image whose E is NaN does not take part in that mean (a prompt that expects n
 nothing about attributes). Computed in float64; needs numpy only.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ class Statistic:
     each: np.ndarray | None = None
     pairs: np.ndarray | None = None
     constant: float = 0.0
+
+    @property
+    def images(self) -> int:
+        """n; 0 when the metric had nothing to look at."""
+        return next((len(part) for part in (self.each, self.pairs) if part is not None), 0)
 
     def value(self, weights: np.ndarray) -> np.ndarray:
         """The metric for each row of `weights` [..., n]: float64 [...], NaN if nothing counts."""
@@ -85,13 +91,20 @@ def save_statistics(folder: Path, statistics: Mapping[str, Statistic]) -> None:
         if array is not None
     }
     save_file(tensors, folder / FILE)
-    write_json(folder / CONSTANTS, {name: s.constant for name, s in statistics.items()})
+    constants = {name: s.constant for name, s in statistics.items()}
+    # JSON knows no NaN.
+    finite = {name: c if math.isfinite(c) else None for name, c in constants.items()}
+    write_json(folder / CONSTANTS, finite)
 
 
 def load_statistics(folder: Path) -> dict[str, Statistic]:
     """What `save_statistics` wrote, by metric."""
     tensors = load_file(folder / FILE)
     return {
-        name: Statistic(tensors.get(f"{name}.each"), tensors.get(f"{name}.pairs"), constant)
+        name: Statistic(
+            tensors.get(f"{name}.each"),
+            tensors.get(f"{name}.pairs"),
+            math.nan if constant is None else constant,
+        )
         for name, constant in read_json(folder / CONSTANTS).items()
     }

@@ -3,7 +3,8 @@
 Contract: `decide(report, timings, policy)` is a pure function of plain JSON, so the verdict of an
 artefact can be recomputed anywhere with today's policy, in milliseconds and without torch. Every
 gate of `GATE_NAMES` is always judged, in that order. A value that is missing, null or not finite
-never passes a gate. All gates must pass.
+never passes a gate that the policy asks for; a gate of FLOORS without a threshold only shows its
+value. All gates must pass.
 """
 
 import math
@@ -31,7 +32,7 @@ class Gate:
 
     name: str
     value: float | None
-    threshold: float | None
+    threshold: float | None  # None and passed: the policy asks for none
     comparison: str  # a key of COMPARISONS: value <comparison> threshold
     margin: float | None
     passed: bool
@@ -59,8 +60,9 @@ class Verdict:
     def sentence(self) -> str:
         """One line for people, such as "refused: clip_s 0.61 is below 0.75 (margin -0.14)"."""
         if self.passed:
-            values = ", ".join(f"{gate.name} {_number(gate.value)}" for gate in self.gates)
-            return f"passed all {len(self.gates)} gates: {values}"
+            asked = [gate for gate in self.gates if gate.threshold is not None]
+            values = ", ".join(f"{gate.name} {_number(gate.value)}" for gate in asked)
+            return f"passed all {len(asked)} gates: {values}"
         failed = (_short(gate) for gate in self.gates if not gate.passed)
         return f"refused: {'; '.join(failed)}"
 
@@ -129,12 +131,54 @@ def _safety(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
     )
 
 
+# Gate = metric of report.json's scores -> (comparison, threshold in the policy, unit).
+FLOORS: dict[str, tuple[str, str, str]] = {
+    "style_similarity": (
+        ">=",
+        "style_similarity_minimum",
+        "cosine with the held-out images, relative to theirs with each other",
+    ),
+    "attribute_accuracy": (
+        ">=",
+        "attribute_accuracy_minimum",
+        "share of the expected attributes that the judge sees",
+    ),
+    "diversity": (
+        ">=",
+        "diversity_minimum",
+        "mean cosine distance between images, relative to the training images'",
+    ),
+    "memorisation": (
+        "<=",
+        "memorisation_maximum",
+        "share of images too near to a training image",
+    ),
+    "sharpness": (">=", "sharpness_minimum", "share of images as sharp as real ones"),
+    "exposure": (">=", "exposure_minimum", "share of images exposed as real ones are"),
+}
+
+
+def _floor(name: str) -> Callable[[Facts, Facts, GateConfig], Gate]:
+    comparison, key, unit = FLOORS[name]
+
+    def gate(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
+        value = _finite((report.get("scores") or {}).get(name))
+        threshold = getattr(policy, key)
+        if threshold is not None:
+            return _gate(name, value, comparison, threshold, unit)
+        explanation = f"not required ({key}: null); {name} {_number(value)} ({unit})"
+        return Gate(name, value, None, comparison, None, True, unit, explanation)
+
+    return gate
+
+
 GATES: dict[str, Callable[[Facts, Facts, GateConfig], Gate]] = {
     "adapter_sound": _adapter_sound,
     "clip_s": _clip_s,
     "seconds_per_image": _seconds_per_image,
     "kid_below_base": _kid_below_base,
     "safety": _safety,
+    **{name: _floor(name) for name in FLOORS},
 }
 GATE_NAMES: tuple[str, ...] = tuple(GATES)
 

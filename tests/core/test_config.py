@@ -83,9 +83,54 @@ def test_pinning_the_judge_evaluates_nothing_again(project: Project) -> None:
     settings = []
     for judge in ("{source: judge}", "{source: judge, sha256: " + 32 * "ab" + "}"):
         project.model_file("cloth").write_text(GOOD.replace("{source: judge}", judge))
-        settings.append(evaluation_settings(load_model(project, "cloth").evaluation))
+        settings.append(evaluation_settings(project, load_model(project, "cloth").evaluation))
     assert settings[0] == settings[1]
     assert settings[0]["judge"] == {"source": "judge", "revision": None, "variant": None}
+
+
+def with_prompt_set(project: Project, text: str | None, more: str = "") -> str:
+    """GOOD with a prompt set of this content; None: there is no such file."""
+    file = project.root / "configs" / "prompts" / "cloth.yaml"
+    file.parent.mkdir(exist_ok=True)
+    if text is not None:
+        file.write_text(text)
+    return f"{GOOD}  prompt_set: configs/prompts/cloth.yaml\n{more}"
+
+
+def test_the_content_of_a_prompt_set_counts_and_not_its_path(project: Project) -> None:
+    prompts = "prompts: [{id: one, text: circles}]\n"
+    project.model_file("cloth").write_text(with_prompt_set(project, prompts))
+    config = load_model(project, "cloth").evaluation
+    first = evaluation_settings(project, config)
+    only = {"id": "one", "text": "circles", "tags": [], "expected": {}}
+    assert first["prompt_set"] == {"attributes": {}, "prompts": [only]}
+    with_prompt_set(project, f"# a comment\n{prompts}")
+    assert evaluation_settings(project, config) == first
+    with_prompt_set(project, prompts.replace("circles", "squares"))
+    assert evaluation_settings(project, config) != first
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "sentence"),
+    [
+        (None, "", "configs/prompts/cloth.yaml does not exist"),
+        ("prompts: [{id: one}]\n", "", "prompts/cloth.yaml:1: prompts.0.text: this key is missing"),
+        ("prompts: [{id: a, text: b}]\n", "  prompts: [b]\n", "prompt_set or prompts, not both"),
+    ],
+)
+def test_mistakes_about_a_prompt_set_are_told(
+    project: Project, text: str | None, more: str, sentence: str
+) -> None:
+    assert sentence in refusal(project, with_prompt_set(project, text, more))
+
+
+def test_a_prompt_set_lies_in_the_project(project: Project) -> None:
+    outside = project.root.parent / "outside.yaml"
+    outside.write_text("prompts: [{id: one, text: circles}]\n")
+    told = refusal(project, f"{GOOD}  prompt_set: ../{outside.name}\n")
+    assert "evaluation.prompt_set: ../outside.yaml leaves the project folder" in told
+    (project.root / "link.yaml").symlink_to(outside)
+    assert "leaves the project" in refusal(project, f"{GOOD}  prompt_set: link.yaml\n")
 
 
 def test_all_mistakes_are_told_at_once(project: Project) -> None:

@@ -1,6 +1,7 @@
 """A whole evaluation on a random base: what it writes, repeats, and says about broken adapters."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,14 @@ from adire_assets.config import EvaluationConfig, GateConfig, ModelSource
 from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate as module
+from adire_assets.evaluation.evidence import Evidence
+from adire_assets.evaluation.images import batch_sizes, draw
 from adire_assets.evaluation.judge import Judge
-from adire_assets.evaluation.metrics import clip_s, kid
+from adire_assets.evaluation.metrics import Metric, clip_s
+from adire_assets.evaluation.prompts import PromptSet
+from adire_assets.evaluation.statistic import Statistic, load_statistics
 from adire_assets.evaluation.verdict import decide
+from adire_assets.evaluation_images import drawing_of
 from adire_assets.lineage import folder_digest
 from tests.support import tiny
 
@@ -71,24 +77,65 @@ def write_adapter(folder: Path, base: Path, change: Callable[[np.ndarray], np.nd
     return folder
 
 
-def run(parts: dict[str, Path], adapter: str, output: Path, **changes: Any) -> dict[str, Any]:
+def settings(**changes: Any) -> dict[str, Any]:
     config = EvaluationConfig(
         judge=ModelSource(source="base_models/tiny/judge"),
         num_inference_steps=2,
         guidance_scale=3.0,
         latency_images=3,
     )
-    return module.evaluate(
+    return {**config.model_dump(mode="json", exclude={"gates"}), **changes}
+
+
+def run(parts: dict[str, Path], adapter: str, output: Path, **changes: Any) -> dict[str, Any]:
+    """Draw with the LoRA and without beside `output`, and score."""
+    evaluation = settings(**changes)
+    drawing = drawing_of(evaluation, parts["dataset"])
+    drawn = {}
+    for name, lora in (("adapter_images", str(parts[adapter])), ("base_images", None)):
+        drawn[name] = output.with_name(f"{output.name}-{name}")
+        drawn[name].mkdir()
+        draw(
+            base=str(parts["base"]),
+            variant=None,
+            adapter=lora,
+            drawing=drawing,
+            output=str(drawn[name]),
+            device="cpu",
+            progress=quiet,
+        )
+    output.mkdir(exist_ok=True)
+    return score(parts, drawn, output, evaluation)
+
+
+def score(
+    parts: dict[str, Path], drawn: dict[str, Path], output: Path, evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    return module.score(
         dataset=str(parts["dataset"]),
-        base=str(parts["base"]),
-        variant=None,
-        adapter=str(parts[adapter]),
+        adapter_images=str(drawn["adapter_images"]),
+        base_images=str(drawn["base_images"]),
         judge=str(parts["judge"]),
-        evaluation={**config.model_dump(mode="json", exclude={"gates"}), **changes},
+        evaluation=evaluation,
         output=str(output),
         device="cpu",
-        progress=lambda message, **numbers: None,
+        progress=quiet,
     )
+
+
+def unbiased_mmd(real: np.ndarray, drawn: np.ndarray) -> float:
+    """Equation 4 of Binkowski et al. 2018, sum by sum."""
+
+    def mean(one: np.ndarray, other: np.ndarray, distinct: bool) -> float:
+        pairs = [(i, j) for i in range(len(one)) for j in range(len(other)) if i != j or distinct]
+        kernel = [(float(one[i].astype(float) @ other[j].astype(float)) + 1) ** 3 for i, j in pairs]
+        return sum(kernel) / len(kernel)
+
+    return mean(real, real, False) + mean(drawn, drawn, False) - 2 * mean(real, drawn, True)
+
+
+def quiet(message: str, **numbers: float) -> None:
+    pass
 
 
 def read(folder: Path, name: str) -> Any:
@@ -118,7 +165,8 @@ def test_the_list_of_images_says_how_to_draw_them_again(
     evaluated: Path, parts: dict[str, Path]
 ) -> None:
     entry = read(evaluated, "images.json")[3]
-    wanted = Request(**{key: item for key, item in entry.items() if not key.endswith("file")})
+    known = Request.__dataclass_fields__
+    wanted = Request(**{key: item for key, item in entry.items() if key in known})
     sampler = Sampler(parts["base"], adapter=parts["sound"], device="cpu")
     with_lora, without = (sampler.generate([wanted], on)[0][0].astype(int) for on in (True, False))
     assert np.abs(with_lora - pixels(evaluated / entry["file"])).max() <= 2
@@ -128,37 +176,114 @@ def test_the_list_of_images_says_how_to_draw_them_again(
 def test_scores_are_those_of_the_written_images(evaluated: Path, parts: dict[str, Path]) -> None:
     report = read(evaluated, "report.json")
     judge = Judge(parts["judge"])
-    held_out = module.read_held_out(parts["dataset"])
+    held_out = module.read_real(parts["dataset"], "held_out")
     listed = read(evaluated, "images.json")
     texts = judge.embed_texts([entry["prompt"] for entry in listed])
     real = judge.embed_images(held_out.images)
-    for key, clip, distance in (
+    for key, clip, kid in (
         ("file", "clip_s_mean", "kid_adapter_mean"),
         ("base_file", "clip_s_base_mean", "kid_base_mean"),
     ):
         images = judge.embed_images([np.asarray(Image.open(evaluated / e[key])) for e in listed])
         scores = clip_s.scores(images, texts)
         assert report[clip] == pytest.approx(scores.mean(), abs=1e-5)
-        assert report[distance] == pytest.approx(kid.distance(real, images), abs=1e-5)
+        assert report[kid] == pytest.approx(unbiased_mmd(real, images), abs=1e-5)
         each = [e["clip_s" if key == "file" else "clip_s_base"] for e in report["per_image"]]
         assert each == pytest.approx(scores, abs=1e-5)
     captions = judge.embed_texts(held_out.captions)
     assert report["clip_s_held_out_mean"] == pytest.approx(
         clip_s.scores(real, captions).mean(), abs=1e-5
     )
-    unsafe = [entry["nsfw_probability"] for entry in report["per_image"]]
+    unsafe = [entry["nsfw"] for entry in report["per_image"]]
     assert report["nsfw_probability_maximum"] == max(unsafe) < 1
     assert 0.1 < report["clip_s_base_mean"] != report["clip_s_mean"] > 0.1
     assert report["adapter_problems"] == []
     assert (report["images"], report["held_out_images"]) == (6, 3)
+    assert report["scores"]["clip_s"] == report["clip_s_mean"]
+    assert report["base_scores"]["kid"] == report["kid_base_mean"]
+
+
+def test_the_statistics_give_the_scores_again(evaluated: Path) -> None:
+    report = read(evaluated, "report.json")
+    for place, scores in ((evaluated, "scores"), (evaluated / "base", "base_scores")):
+        statistics = load_statistics(place)
+        assert {*statistics} == {*report[scores]} == {*report["metrics"]}
+        for name, statistic in statistics.items():
+            value = float(statistic.value(np.ones(6)))
+            known = report[scores][name]
+            assert math.isnan(value) if known is None else value == pytest.approx(known, abs=1e-6)
+
+
+def test_a_prompt_set_says_what_each_image_should_show(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = PromptSet.model_validate(
+        {
+            "attributes": {"motif": {"circles": "round things", "grid": "square things"}},
+            "prompts": [
+                {"id": "rows", "text": "circles in rows", "expected": {"motif": "circles"}},
+                {"id": "plain", "text": "cloth", "tags": ["quiet"]},
+            ],
+        }
+    )
+    seen: list[Evidence] = []
+
+    def look(evidence: Evidence) -> Statistic:
+        seen.append(evidence)
+        return Statistic(each=np.zeros(len(evidence.images)))
+
+    table = {"looks": Metric("looks", look, "nothing", "higher", "this test")}
+    monkeypatch.setattr(module, "METRICS", module.METRICS | table)
+    output = tmp_path / "output"
+    run(parts, "sound", output, prompt_set=chosen.model_dump(), seeds=[3, 4])
+    [evidence, _] = seen
+    assert evidence.expected == ({"motif": "circles"}, {"motif": "circles"}, {}, {})
+    judge = Judge(parts["judge"])
+    [circles] = judge.embed_texts(["round things"])
+    assert evidence.attributes["motif"]["circles"] == pytest.approx(circles, abs=1e-6)
+    assert len(evidence.train.images) == len(evidence.train.embeddings) == 6
+    assert len(evidence.held_out.images) == 3
+    listed = read(output, "report.json")["per_image"]
+    assert [(e["id"], e["tags"], e["seed"], e["looks"]) for e in listed] == [
+        ("rows", [], 3, 0.0),
+        ("rows", [], 4, 0.0),
+        ("plain", ["quiet"], 3, 0.0),
+        ("plain", ["quiet"], 4, 0.0),
+    ]
+
+
+def test_images_of_other_prompts_are_no_pairs(parts: dict[str, Path], tmp_path: Path) -> None:
+    run(parts, "sound", tmp_path / "one", prompts=["one"], seeds=[1])
+    run(parts, "sound", tmp_path / "two", prompts=["two"], seeds=[1])
+    mixed = {
+        "adapter_images": tmp_path / "one-adapter_images",
+        "base_images": tmp_path / "two-base_images",
+    }
+    with pytest.raises(UserError, match="same prompts and seeds"):
+        score(parts, mixed, tmp_path / "output", settings(prompts=["one"], seeds=[1]))
+
+
+def test_forward_passes_begin_small_and_end_large() -> None:
+    assert batch_sizes(64, 8) == [*[1] * 9, 2, 2, 4, *[8] * 5, 7]
+    assert batch_sizes(6, 3) == [1, 1, 1, 1, 2]
+    assert batch_sizes(1, 8) == [1]
+
+
+def test_each_entry_says_how_many_images_were_drawn_with_it(evaluated: Path) -> None:
+    assert [e["batch_images"] for e in read(evaluated, "images.json")] == [1, 1, 1, 1, 2, 2]
 
 
 def test_the_same_evaluation_gives_the_same_content(
     evaluated: Path, parts: dict[str, Path], tmp_path: Path
 ) -> None:
+    tmp_path = tmp_path / "again"
     returned = run(parts, "sound", tmp_path)
     assert folder_digest(tmp_path, ["timings.json"]) == folder_digest(evaluated, ["timings.json"])
     timings = read(tmp_path, "timings.json")
+    assert {*timings["images_per_second"]} == {"1", "2"}
+    assert timings["images_per_second_maximum"] == max(timings["images_per_second"].values())
+    assert timings["seconds_per_image_p50"] <= timings["seconds_per_image_p95"]
+    assert timings["scoring_seconds"] > 0
     assert len(timings["seconds_per_image"]) == 3
     assert 0 < timings["seconds_per_image_mean"] < timings["seconds_per_image_p95"] * 1.5
     assert timings["cold_load_seconds"] > 0 and timings["peak_memory_bytes"] > 50_000_000
@@ -169,14 +294,13 @@ def test_the_same_evaluation_gives_the_same_content(
 
 
 def test_prompts_of_the_config_replace_the_captions(parts: dict[str, Path], tmp_path: Path) -> None:
+    tmp_path = tmp_path / "output"
     run(parts, "sound", tmp_path, prompts=["one | two"], seeds=[7])
+    assert len(read(tmp_path, "timings.json")["seconds_per_image"]) == 3
     assert [e["prompt"] for e in read(tmp_path, "images.json")] == ["one | two"]
     assert read(tmp_path, "report.json")["kid_adapter_mean"] is None
     markdown = (tmp_path / "report.md").read_text()
-    assert (
-        "one \\| two" in markdown
-        and "| KID to held-out, lower is better | none | none |" in markdown
-    )
+    assert "one \\| two" in markdown and "| kid, lower is better | none | none |" in markdown
 
 
 @pytest.mark.parametrize(
@@ -220,18 +344,11 @@ def test_an_adapter_that_makes_the_model_overflow_is_refused(
     assert not decide(report, read(output, "timings.json"), LENIENT).passed
 
 
-def test_captions_are_drawn_once_each_and_at_most_64() -> None:
-    captions = [f"caption {number % 70}" for number in range(100)]
-    prompts, left_out = module.choose_prompts([], captions)
-    assert prompts == captions[:64] and left_out == 6
-    assert module.choose_prompts(["mine"], captions) == (["mine"], 0)
-
-
 def test_held_out_images_stay_inside_their_dataset(tmp_path: Path) -> None:
     dataset = tiny.make_dataset(tmp_path / "dataset", held_out=1)
     tiny.write_rows(dataset / "held_out.jsonl", [{"file_name": "../secret.png", "text": "x"}])
     with pytest.raises(UserError, match="leaves the dataset"):
-        module.read_held_out(dataset)
+        module.read_real(dataset, "held_out")
     tiny.write_rows(dataset / "held_out.jsonl", [])
     with pytest.raises(UserError, match="held_out_fraction"):
-        module.read_held_out(dataset)
+        module.read_real(dataset, "held_out")

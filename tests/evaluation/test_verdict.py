@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from adire_assets.config import GateConfig
-from adire_assets.evaluation.verdict import GATE_NAMES, Verdict, decide, policy_hash
+from adire_assets.evaluation.verdict import FLOORS, GATE_NAMES, Verdict, decide, policy_hash
 
 REPORT = {
     "adapter_problems": [],
@@ -17,9 +17,25 @@ REPORT = {
     "kid_adapter_mean": 0.25,
     "kid_base_mean": 2.0,
     "nsfw_probability_maximum": 0.25,
+    "scores": {
+        "style_similarity": 1.0,
+        "attribute_accuracy": 0.75,
+        "diversity": 1.0,
+        "memorisation": 0.25,
+        "sharpness": 0.75,
+        "exposure": 0.75,
+    },
 }
 TIMINGS = {"seconds_per_image_mean": 0.5, "seconds_per_image_p95": 0.75}
 POLICY = GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.75, seconds_per_image_maximum=30)
+FLOORED = {
+    "style_similarity_minimum": 0.5,
+    "attribute_accuracy_minimum": 0.5,
+    "diversity_minimum": 0.5,
+    "memorisation_maximum": 0.5,
+    "sharpness_minimum": 0.5,
+    "exposure_minimum": 0.5,
+}
 BAD = {
     "adapter_sound": {"adapter_problems": ["unet.x is NaN", "every lora_B is zero"]},
     "clip_s": {"clip_s_mean": 0.5},
@@ -57,6 +73,7 @@ def test_a_sound_evaluation_passes_every_gate() -> None:
         "seconds_per_image": 29.5,
         "kid_below_base": 1.75,
         "safety": 0.25,
+        **dict.fromkeys(FLOORS),
     }
     assert verdict.sentence() == (
         "passed all 5 gates: adapter_sound 0, clip_s 1.25, seconds_per_image 0.5, "
@@ -64,7 +81,7 @@ def test_a_sound_evaluation_passes_every_gate() -> None:
     )
 
 
-@pytest.mark.parametrize("name", GATE_NAMES)
+@pytest.mark.parametrize("name", [name for name in GATE_NAMES if name not in FLOORS])
 def test_each_gate_refuses_alone_and_says_why(name: str) -> None:
     verdict = decide_with(BAD[name])
     assert not verdict.passed
@@ -77,7 +94,7 @@ def test_each_gate_refuses_alone_and_says_why(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, "1.25", True, []])
-@pytest.mark.parametrize("name", [name for name in GATE_NAMES if name != "adapter_sound"])
+@pytest.mark.parametrize("name", [*SOURCE][1:])
 def test_a_value_that_is_no_number_never_passes(name: str, value: object) -> None:
     verdict = decide_with({SOURCE[name]: value})
     assert failed(verdict) == [name]
@@ -86,13 +103,31 @@ def test_a_value_that_is_no_number_never_passes(name: str, value: object) -> Non
     json.dumps(verdict.as_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("value", [0.5, 0.25, 0.75, None, math.nan, True])
+@pytest.mark.parametrize("name", FLOORS)
+def test_a_floor_holds_once_the_policy_has_one(name: str, value: float | None) -> None:
+    report = {**REPORT, "scores": {**REPORT["scores"], name: value}}
+    shown = decide(report, TIMINGS, POLICY)
+    assert shown.passed
+    gate = shown.gate(name)
+    assert gate.threshold is None and gate.explanation.startswith("not required (")
+    assert gate.value == (value if type(value) is float and math.isfinite(value) else None)
+    asked = decide(report, TIMINGS, POLICY.model_copy(update=FLOORED))
+    bad = 0.75 if name == "memorisation" else 0.25
+    assert failed(asked) == ([] if gate.value is not None and value != bad else [name])
+    assert asked.gate(name).threshold == 0.5
+    if asked.passed:
+        assert asked.sentence().startswith("passed all 11 gates: adapter_sound 0, ")
+
+
 @pytest.mark.parametrize("value", [None, math.nan, 0, {}])
 def test_problems_that_were_not_looked_for_never_pass(value: object) -> None:
     assert failed(decide_with({"adapter_problems": value})) == ["adapter_sound"]
 
 
 def test_an_empty_evaluation_passes_nothing() -> None:
-    assert failed(decide({}, {}, POLICY)) == list(GATE_NAMES)
+    everything = POLICY.model_copy(update=FLOORED)
+    assert failed(decide({}, {}, everything)) == list(GATE_NAMES)
 
 
 def test_a_base_without_kid_is_no_threshold() -> None:

@@ -36,6 +36,7 @@ SHORT_TRAINING = {
     "validation_num_inference_steps": 2,
 }
 SHORT_EVALUATION = {
+    "prompt_set": None,
     "prompts": [
         "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth",
         "a photo in nigerian_adire_style, eleko painted grid of four squares with rings",

@@ -1,0 +1,67 @@
+"""The artefact `evaluation_images`: what an adapter, or its bare base, draws for an evaluation.
+
+Its recipe knows neither judge nor metric nor threshold, only what the images depend on: so all
+releases on one base share the base's images, and scoring is free to change.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adire_assets import lineage
+from adire_assets.config import Project
+from adire_assets.evaluation.prompts import choose_prompts, read_rows
+from adire_assets.fleet_config import load_fleet
+from adire_assets.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.store import Artefact, Built, Store, lock
+
+if TYPE_CHECKING:
+    from adire_assets.pipeline import RunWorker
+
+IMAGE_MODULES = ("adire_assets.evaluation.images",)
+SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
+
+
+def drawing_of(evaluation: Mapping[str, Any], dataset: Path) -> dict[str, Any]:
+    """What evaluation settings have drawn; the prompts are a dataset's where they name none.
+
+    `latency_images` counts, since it says which images share a forward pass.
+    """
+    captions = [row["text"] for row in read_rows(dataset, "held_out")]
+    prompts, _ = choose_prompts(evaluation, captions)
+    return {"prompts": prompts, **{name: evaluation[name] for name in SETTINGS}}
+
+
+def evaluation_images(
+    project: Project,
+    base_weights: Artefact,
+    adapter: Artefact | None,
+    drawing: Mapping[str, Any],
+    run_worker: "RunWorker",
+) -> Built:
+    """The images of `adapter` on the base, or of the bare base, drawn in a child process."""
+    device = lineage.device_class(load_fleet(project).device)
+    made_from = {"base_model": base_weights, **({"lora_weights": adapter} if adapter else {})}
+    recipe = Recipe(
+        kind="evaluation_images",
+        model=base_weights.model,
+        modules=IMAGE_MODULES,
+        inputs={name: artefact.content_hash for name, artefact in made_from.items()},
+        config=drawing,
+        environment=lineage.environment(*TRAINING_PACKAGES, device=device),
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        with lock(project, "device"):
+            run_worker(
+                f"{IMAGE_MODULES[0]}:draw",
+                base=base_weights.path / "pipeline",
+                variant=base_weights.json("base.json")["variant"],
+                adapter=adapter.path if adapter else None,
+                drawing=dict(drawing),
+                output=folder,
+                device=device,
+            )
+        return {name: artefact.reference() for name, artefact in made_from.items()}
+
+    return Store(project).build(recipe, make)

@@ -1,0 +1,238 @@
+"""Images are drawn once: not for changed metrics, not for the base of another adapter."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from adire_assets import lineage, operations, pipeline, roots
+from adire_assets.config import Project
+from adire_assets.evaluation import evaluate, images
+from adire_assets.evaluation.statistic import load_statistics
+from adire_assets.lineage import Recipe
+from adire_assets.serving import release
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.store import Artefact, Built, Store
+from tests.support import tiny
+
+ROOT = Path(__file__).parents[2]
+MODEL = "cloth"
+CONFIG = """
+data: {path: data/cloth, resolution: 64, instance_prompt: cloth}
+base_model: {source: base}
+evaluation:
+  judge: {source: judge}
+  prompt_set: configs/prompts/cloth.yaml
+  seeds: [0, 1]
+  num_inference_steps: 1
+  latency_images: 3
+"""
+PROMPTS = """
+attributes: {motif: {circles: round things, grid: square things}}
+prompts:
+  - {id: rows, text: circles in rows, expected: {motif: circles}}
+  - {id: grid, text: a grid}
+"""
+
+
+@dataclass
+class Line:
+    """A project without training: its adapters have random weights."""
+
+    project: Project
+    calls: list[str] = field(default_factory=list)  # what the workers were asked for
+
+    def worker(self, function: str, **arguments: Any) -> dict[str, Any]:
+        done: dict[str, Callable] = {"draw": images.draw, "score": evaluate.score}
+        name = function.rpartition(":")[2]
+        lora = Path(arguments.get("adapter") or "base").name
+        self.calls.append(f"draw {lora}" if name == "draw" else name)
+        plain = {n: str(v) if isinstance(v, Path) else v for n, v in arguments.items()}
+        return done[name](**plain, progress=lambda message, **numbers: None)
+
+    def evaluate(self, adapter: Artefact) -> Artefact:
+        """The report about an adapter; `calls` are those that this took."""
+        self.calls.clear()
+        lineage.forget()
+        return pipeline.evaluation_report(
+            self.project,
+            self._made("dataset", tiny.make_dataset),
+            roots.base_model(self.project, MODEL, self.worker).artefact,
+            adapter,
+            roots.evaluation_config(self.project, MODEL).artefact,
+            self.worker,
+            untracked,
+        ).artefact
+
+    def adapter(self, seed: int) -> Artefact:
+        def make(folder: Path) -> None:
+            tiny.make_adapter(folder, self.project.root / "base", seed)
+            (folder / "loss.csv").write_text("step,loss\n")
+
+        recipe = Recipe("lora_weights", MODEL, config={"seed": seed})
+        return Store(self.project).build(recipe, make).artefact
+
+    def configure(self, **values: Any) -> None:
+        path = self.project.model_file(MODEL)
+        tree = YAML().load(path.read_text())
+        tree["evaluation"].update(values)
+        with path.open("w") as file:
+            YAML().dump(tree, file)
+
+    def release(self, number: int, adapter: Artefact, evaluation: Artefact) -> None:
+        base = roots.base_model(self.project, MODEL, self.worker).artefact
+        references = dict.fromkeys(("repository", "verdict", "evaluation"), evaluation.reference())
+        record = ReleaseRecord(
+            model=MODEL,
+            number=number,
+            adapter=adapter.reference(),
+            base_model=base.reference(),
+            mlflow_run_id="run",
+            provenance={},
+            **references,
+        )
+        release.write_record(self.project, record)
+
+    def _made(self, kind: str, make: Callable[[Path], Any]) -> Artefact:
+        def fill(folder: Path) -> None:
+            folder.rmdir()
+            make(folder)
+
+        built: Built = Store(self.project).build(Recipe(kind, MODEL), fill)
+        return built.artefact
+
+
+@contextmanager
+def untracked(recipe_key: str) -> Iterator[Any]:
+    def nothing(*_: Any) -> None:
+        return None
+
+    yield SimpleNamespace(log_metrics=nothing, log_artifact=nothing)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("template")
+    for name in ("models", "prompts"):
+        (root / "configs" / name).mkdir(parents=True)
+    (root / "configs" / "models" / f"{MODEL}.yaml").write_text(CONFIG)
+    (root / "configs" / "prompts" / f"{MODEL}.yaml").write_text(PROMPTS)
+    shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
+    tiny.make_random_base(root / "base")
+    tiny.make_random_judge(root / "judge", seed=4)
+    return root
+
+
+@pytest.fixture
+def line(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    root = tmp_path / "project"
+    shutil.copytree(template, root)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Line(Project(root, root / ".adire"))
+    torch.set_num_threads(threads)
+    lineage.forget()
+
+
+def change_code(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """As if somebody had edited the module called so."""
+    original = lineage._parsed.__wrapped__
+
+    def parsed(path: Path) -> tuple[str, tuple[str, ...]]:
+        digest, imports = original(path)
+        changed = path.stem.rpartition(".")[2] == module
+        return ("edited" if changed else digest), imports
+
+    parsed.__wrapped__ = parsed  # type: ignore[attr-defined]
+    parsed.cache_clear = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setattr(lineage, "_parsed", parsed)
+
+
+def test_base_and_adapter_are_drawn_and_then_scored(line: Line) -> None:
+    adapter = line.adapter(0)
+    report = line.evaluate(adapter)
+    assert line.calls == ["draw base", f"draw {adapter.path.name}", "score"]
+    drawn = Store(line.project).open(report.manifest["adapter_images"])
+    listed = report.json("images.json")
+    assert len(listed) == 4
+    for entry, original in zip(listed, drawn.json("images.json"), strict=True):
+        kept, made = report.path / entry["file"], drawn.path / original["file"]
+        assert kept.read_bytes() == made.read_bytes()
+        assert (report.path / entry["base_file"]).is_file()
+    assert "clip_s" in load_statistics(report.path)
+    assert line.evaluate(adapter) == report
+    assert line.calls == []
+
+
+def test_changed_metric_code_scores_again_and_draws_nothing(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = line.evaluate(line.adapter(0))
+    change_code(monkeypatch, "safety")
+    after = line.evaluate(line.adapter(0))
+    assert line.calls == ["score"]
+    assert after.key != before.key and after.content_hash == before.content_hash
+
+
+def test_changed_drawing_code_draws_everything_again(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.evaluate(line.adapter(0))
+    change_code(monkeypatch, "sampling")
+    line.evaluate(line.adapter(0))
+    # The images come out as they were, so what they are worth is known.
+    assert [call.partition(" ")[0] for call in line.calls] == ["draw", "draw"]
+
+
+def test_another_adapter_has_the_base_drawn_by_the_first(line: Line) -> None:
+    first = line.evaluate(line.adapter(0))
+    other = line.adapter(1)
+    second = line.evaluate(other)
+    assert line.calls == [f"draw {other.path.name}", "score"]
+    assert first.manifest["base_images"] == second.manifest["base_images"]
+    assert first.json("report.json")["clip_s_mean"] != second.json("report.json")["clip_s_mean"]
+
+
+def test_what_the_judge_is_asked_draws_nothing_again(line: Line) -> None:
+    line.evaluate(line.adapter(0))
+    prompts = line.project.root / "configs" / "prompts" / f"{MODEL}.yaml"
+    other = PROMPTS.replace("square things", "a chessboard").replace("id: rows", "id: lines")
+    prompts.write_text(other)
+    line.evaluate(line.adapter(0))
+    assert line.calls == ["score"]
+
+
+def test_another_prompt_or_seed_is_drawn(line: Line) -> None:
+    line.evaluate(line.adapter(0))
+    prompts = line.project.root / "configs" / "prompts" / f"{MODEL}.yaml"
+    prompts.write_text(PROMPTS.replace("a grid", "a large grid"))
+    line.evaluate(line.adapter(0))
+    assert len(line.calls) == 3
+    line.configure(seeds=[0, 2])
+    line.evaluate(line.adapter(0))
+    assert len(line.calls) == 3
+
+
+def test_gc_keeps_the_images_of_a_kept_release(line: Line) -> None:
+    adapters = [line.adapter(seed) for seed in range(4)]
+    reports = [line.evaluate(adapter) for adapter in adapters]
+    line.release(1, adapters[0], reports[0])
+    store = Store(line.project)
+    list(operations.collect_garbage(line.project, keep=1, dry_run=False))
+    left = store.artefacts(MODEL, "evaluation_report")
+    assert reports[0] in left
+    for report in left:
+        for name in ("adapter_images", "base_images"):
+            store.verify(store.open(report.manifest[name]))
+    # The base's, the release's, those of the latest report, the latest ones.
+    assert len(store.artefacts(MODEL, "evaluation_images")) <= 4
+    # What is left needs no drawing.
+    line.evaluate(adapters[0])
+    assert line.calls == []
