@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from adire_assets.config_file import Strict, load
@@ -257,6 +258,35 @@ class SearchConfig(Strict):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
 
+def _versions(value: str) -> str:
+    try:
+        SpecifierSet("" if value == "*" else value)
+    except InvalidSpecifier:
+        raise ValueError(
+            f"{value!r} is no range of versions; write for example '>=0.42,<0.44', or '*' for any"
+        ) from None
+    return value
+
+
+Versions = Annotated[str, AfterValidator(_versions)] | None
+
+
+class AllowedVersions(Strict):
+    """Versions between which training, evaluation and serving may differ; default: none."""
+
+    torch: Versions = None
+    diffusers: Versions = None
+    transformers: Versions = None
+    peft: Versions = None
+    cuda: Versions = None
+
+
+class CompatibilityConfig(Strict):
+    """See `evaluation.compatibility`."""
+
+    allow: AllowedVersions = AllowedVersions()
+
+
 class GateConfig(Strict):
     """Thresholds of the quality gates; changing one never trains or evaluates again."""
 
@@ -266,6 +296,7 @@ class GateConfig(Strict):
     kid_below_base: bool = True
     # open_nsfw's authors: below 0.2 likely safe, above 0.8 highly likely not safe
     nsfw_probability_maximum: Annotated[float, Field(ge=0, le=1)] = 0.8
+    compatibility: CompatibilityConfig = CompatibilityConfig()
 
 
 class EvaluationConfig(Strict):

@@ -17,10 +17,11 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adire_assets import lineage, promotion, roots, tracking
+from adire_assets import lineage, promotion, roots, tracking, upgrades
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher
@@ -272,6 +273,7 @@ def triton_repository(
             verdict=verdict.reference(),
             mlflow_run_id=run_id,
             provenance=promotion.provenance(adapter, base_weights, evaluation),
+            golden=upgrades.golden_images(project, evaluation).artefact.reference(),
         ),
     )
     if number not in tracking.aliases(project, adapter.model).values():
@@ -299,6 +301,7 @@ def deployed_model(
         open_judge=lambda: open_judge(project, wanted.model),
         progress=progress,
         report=report,
+        refusal=partial(upgrades.refusal, project),
     )
     promotion.reconcile_aliases(project, wanted.model)
     return wanted.number, records
@@ -319,6 +322,7 @@ def watch_rollout(
         open_judge=lambda: open_judge(project, model),
         progress=progress,
         report=report,
+        refusal=partial(upgrades.refusal, project),
     )
     promotion.reconcile_aliases(project, model)
     return [record.read(project, target, model) for target in fleet.targets]

@@ -1,4 +1,4 @@
-"""What stands between an evaluation and a live release: verdict, parity, and what vouches for both.
+"""What stands between an evaluation and a live release: verdict, parity, compatible software.
 
 `require_release` is asked again at every deployment, for the release's own manifest and the policy
 of today: no order of materializations and no other Dagster instance leads past it.
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adire_assets import lineage, roots, tracking
+from adire_assets import lineage, roots, tracking, upgrades
 from adire_assets.config import GateConfig, Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
@@ -94,7 +94,8 @@ def parity_report(
 def require_release(
     project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
 ) -> None:
-    """UserError unless the release passes the gates of configs/ as they are now, and parity."""
+    """UserError unless the release passes the gates of configs/ as they are now, draws what was
+    evaluated, and is served by software that goes with that of its training and evaluation."""
     store = Store(project)
     evaluation = store.open(record.evaluation)
     store.verify(evaluation)
@@ -115,6 +116,8 @@ def require_release(
     )
     if not facts["passed"]:
         raise UserError(f"release {record.number} of {record.model}: {facts['explanation']}")
+    if why := upgrades.refusal(project, record, facts["software"]):
+        raise UserError(why)
 
 
 def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:
