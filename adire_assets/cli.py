@@ -206,6 +206,22 @@ def revoke(
 
 
 @app.command()
+def golden(
+    release: Annotated[str, typer.Argument(help="indigo is what is live, indigo@3 release 3.")],
+) -> None:
+    """Draw a release's golden images with the software of now; exit status 1 when they changed."""
+    from adire_assets import upgrades
+    from adire_assets.evaluation.golden import CHANGED
+
+    sentence, comparison = upgrades.golden(Project.find(), release, say)
+    for image in comparison.images:
+        say(f"  {image.sentence()}")
+    say(sentence)
+    if comparison.verdict == CHANGED:
+        raise typer.Exit(1)
+
+
+@app.command()
 def rollback(
     model: Model,
     reason: Reason,
@@ -339,6 +355,19 @@ def base_model_train(
     from adire_assets.diffusion.tiny_base.train import train
 
     train(output=output, work=work, seed=seed)
+
+
+@base_model_app.command("golden")
+def base_model_golden(
+    folder: Annotated[
+        Path, typer.Option(help="The golden set to write, in place of the one there.")
+    ] = Path("base_models/tiny/golden"),
+) -> None:
+    """Draw the embedded base's golden images, after a change that is meant to change them."""
+    from adire_assets.evaluation.golden import write_base
+
+    write_base(Path("base_models/tiny/pipeline"), folder)
+    say(f"{folder}: written; look at the images before you commit them")
 
 
 @base_model_app.command("corpus")

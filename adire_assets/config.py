@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from adire_assets.config_file import Strict, load
@@ -259,6 +260,35 @@ class SearchConfig(Strict):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
 
+def _versions(value: str) -> str:
+    try:
+        SpecifierSet("" if value == "*" else value)
+    except InvalidSpecifier:
+        raise ValueError(
+            f"{value!r} is no range of versions; write for example '>=0.42,<0.44', or '*' for any"
+        ) from None
+    return value
+
+
+Versions = Annotated[str, AfterValidator(_versions)] | None
+
+
+class AllowedVersions(Strict):
+    """Versions between which training, evaluation and serving may differ; default: none."""
+
+    torch: Versions = None
+    diffusers: Versions = None
+    transformers: Versions = None
+    peft: Versions = None
+    cuda: Versions = None
+
+
+class CompatibilityConfig(Strict):
+    """See `evaluation.compatibility`."""
+
+    allow: AllowedVersions = AllowedVersions()
+
+
 class GateConfig(Strict):
     """Thresholds of the quality gates; changing one never trains or evaluates again."""
 
@@ -280,6 +310,7 @@ class GateConfig(Strict):
     # What a blind rating must reach: wins of decided pairs, and decided pairs; ties decide nothing.
     human_win_rate: Share = 0.5
     human_minimum_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    compatibility: CompatibilityConfig = CompatibilityConfig()
 
 
 class EvaluationConfig(Strict):

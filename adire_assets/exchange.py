@@ -14,7 +14,7 @@ from adire_assets.diffusion import formats
 from adire_assets.diffusion.base_names import Format
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
-from adire_assets.serving import deployment, release
+from adire_assets.serving import deployment
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.store import Store
 
@@ -24,13 +24,7 @@ def export(project: Project, name: str, to: Format, file: Path) -> int:
 
     UserError when there is no such release, its adapter is gone or changed, or `to` cannot say it.
     """
-    model, at, number = name.partition("@")
-    if at and not number.isdecimal():
-        raise UserError(f"{name}: a release is named like {model}@3, the live one {model}")
-    wanted = int(number) if at else deployment.champion(project, load_fleet(project), model)
-    if wanted is None:
-        raise UserError(f"nothing of {model} is live; name a release, for example {model}@1")
-    record = release.read_record(project, model, wanted)
+    record = deployment.named(project, load_fleet(project), name)
     store = Store(project)
     adapter, base = store.open(record.adapter), store.open(record.base_model)
     store.verify(adapter)

@@ -11,11 +11,14 @@ import hashlib
 import json
 import os
 import platform
+import re
+import runpy
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,9 @@ WORKER = f"{PACKAGE}.worker"
 # How long an idle OpenMP thread spins, for GOMP_SPINCOUNT: libgomp's own default lets two processes
 # on the same cores starve each other, not spinning at all halves the speed of a small model.
 SPIN_COUNT = "20000"
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+# Instruction sets that libraries choose their kernels by, as the kernel names them (x86, ARM).
+VECTORS = ("avx", "amx", "fma", "sse", "ssse", "asimd", "sve")
 TRAINING_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -170,7 +176,7 @@ def installed(package: str) -> str:
 
 def forget() -> None:
     """Look at code and libraries anew; for processes that outlive a change of them."""
-    for cached in (code_hash, sources, all_sources, _parsed, installed):
+    for cached in (code_hash, sources, all_sources, _parsed, installed, cuda_version):
         cached.cache_clear()
 
 
@@ -182,7 +188,29 @@ def environment(*packages: str, device: str | None = None) -> dict[str, str]:
         if device == "cpu":
             facts["threads"] = str(threads())
             facts["machine"] = platform.machine()
+        else:
+            facts["cuda"] = cuda_version() or "absent"
     return facts
+
+
+@cache
+def cuda_version() -> str | None:
+    """The CUDA that the installed torch is built for, such as "12.8"; None for a CPU build."""
+    found = find_spec("torch")  # finds the package without importing it
+    if found is None or found.origin is None:
+        return None
+    cuda = runpy.run_path(str(Path(found.origin).with_name("version.py")))["cuda"]
+    return str(cuda) if cuda else None
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's kernel driver, None where there is none."""
+    try:
+        text = NVIDIA_DRIVER.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found[0] if found else None
 
 
 def threads() -> int:
@@ -200,7 +228,7 @@ def device_class(wanted: str = "auto") -> str:
     if wanted != "auto":
         return wanted
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    usable = visible not in ("", "-1") and Path("/proc/driver/nvidia/version").exists()
+    usable = visible not in ("", "-1") and NVIDIA_DRIVER.exists()
     return "cuda" if usable and not installed("torch").endswith("+cpu") else "cpu"
 
 
@@ -237,12 +265,16 @@ def _git(root: Path, *arguments: str) -> str:
 
 def hardware() -> dict[str, Any]:
     """What the manifest says about this machine; not part of any key."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "machine": platform.machine()}
+    said: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        said.setdefault(name.strip(), value.strip())
+    features = said.get("flags") or said.get("Features", "")
+    return {
+        "cpu": said.get("model name") or platform.processor(),
+        "cpu_features": " ".join(sorted(f for f in features.split() if f.startswith(VECTORS))),
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        # Here and not in a recipe: a new driver runs the same compiled kernels.
+        "driver": driver_version(),
+    }

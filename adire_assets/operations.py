@@ -193,7 +193,7 @@ def _needed(project: Project, store: Store, keep: int) -> set[str]:
         for number in numbers & set(records):
             found = records[number]
             wanted += [found.repository, found.adapter, found.base_model]
-            wanted += [found.evaluation, found.verdict]
+            wanted += [found.evaluation, found.verdict, *filter(None, [found.golden])]
         for kind in {artefact.kind for artefact in store.artefacts(model)}:
             made = sorted(store.artefacts(model, kind), key=lambda one: one.manifest["created"])
             wanted += [artefact.reference() for artefact in made[-keep:]]

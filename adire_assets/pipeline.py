@@ -16,10 +16,11 @@ yields MLflow's logging functions for the one run of that adapter.
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adire_assets import approvals, lineage, promotion, roots, tracking
+from adire_assets import approvals, lineage, promotion, roots, tracking, upgrades
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher
@@ -280,6 +281,7 @@ def triton_repository(
             verdict=verdict.reference(),
             mlflow_run_id=run_id,
             provenance=promotion.provenance(adapter, base_weights, evaluation),
+            golden=upgrades.golden_images(project, evaluation).artefact.reference(),
         ),
     )
     if number not in tracking.aliases(project, adapter.model).values():
@@ -315,6 +317,7 @@ def deployed_model(
             open_judge=lambda: open_judge(project, wanted.model),
             progress=progress,
             report=report,
+            refusal=partial(upgrades.refusal, project),
         )
     except approvals.Waiting:
         approvals.hold(project, wanted)
@@ -339,6 +342,7 @@ def watch_rollout(
         open_judge=lambda: open_judge(project, model),
         progress=progress,
         report=report,
+        refusal=partial(upgrades.refusal, project),
     )
     promotion.reconcile_aliases(project, model)
     return [record.read(project, target, model) for target in fleet.targets]

@@ -1,4 +1,7 @@
-"""What stands between an evaluation and a live release: verdict, parity, and a person's approval.
+"""What stands between an evaluation and a live release.
+
+That is the verdict, parity with what was evaluated, compatible software, and a person's approval
+where one is asked for.
 
 `require_release` is asked again at every deployment, for the release's own manifest and the policy
 of today: no order of materializations and no other Dagster instance leads past it.
@@ -8,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adire_assets import approvals, lineage, roots, tracking
+from adire_assets import approvals, lineage, roots, tracking, upgrades
 from adire_assets.config import GateConfig, Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
@@ -97,7 +100,8 @@ def parity_report(
 def require_release(
     project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
 ) -> None:
-    """UserError unless the release passes the gates of configs/ as they are now, and parity.
+    """UserError unless the release passes the gates of configs/ as they are now, draws what was
+    evaluated, and is served by software that goes with that of its training and evaluation.
 
     `approvals.Waiting` when it does, and only lacks a person's approval. What is live on every
     target needs none: that `human_approval` was asked for since then takes nothing away.
@@ -133,6 +137,8 @@ def require_passable(
     )
     if not facts["passed"]:
         raise UserError(f"release {record.number} of {record.model}: {facts['explanation']}")
+    if why := upgrades.refusal(project, record, facts["software"]):
+        raise UserError(why)
 
 
 def approve(

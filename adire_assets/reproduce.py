@@ -33,7 +33,7 @@ from adire_assets.store import NOT_CONTENT, Artefact, Store, lock
 from adire_assets.worker import Progress
 
 RELEASE = re.compile(r"([a-z][a-z0-9_]*)@([0-9]+)")
-NOT_LIBRARIES = ("device", "machine", "threads")  # of a recipe's environment
+NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's environment
 SHOWN_FILES = 5
 
 

@@ -1,6 +1,7 @@
 """What tests of several areas share: a project with its own MLflow database."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from adire_assets import operations
 from adire_assets.config import Project
 
+ROOT = Path(__file__).parents[1]
 RACER = """
 import sys
 from pathlib import Path
@@ -91,3 +94,16 @@ def mlflow_project(
     source = raced.project.home / "mlflow.db"
     (project.home / "mlflow.db").write_bytes(source.read_bytes())
     return project
+
+
+@pytest.fixture(scope="session")
+def embedded_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base that the repository carries, pulled from its DVC remote into another folder."""
+    root = tmp_path_factory.mktemp("embedded")
+    pointer = Path("base_models") / "tiny" / "pipeline.dvc"
+    (root / pointer).parent.mkdir(parents=True)
+    shutil.copy(ROOT / pointer, root / pointer)
+    ignored = shutil.ignore_patterns("cache", "tmp")
+    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=ignored)
+    operations.pull(Project(root, root / "home"), lambda message, **numbers: None)
+    return (root / pointer).with_suffix("")

@@ -8,6 +8,7 @@ import dagster as dg
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
+from adire_assets.defs.golden import golden_check
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
@@ -50,6 +51,7 @@ def build_definitions(project: Project) -> dg.Definitions:
     root = str(project.root)
     return dg.Definitions(
         assets=[asset for model in models for asset in model_assets(project, model)],
+        asset_checks=[golden_check(project, model) for model in models],
         jobs=[*jobs.values(), *rollouts.values(), *deployments.values()],
         sensors=[
             *(model_sensor(project, model, job.name) for model, job in jobs.items()),

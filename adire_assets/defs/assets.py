@@ -9,19 +9,21 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import approvals, lineage, pipeline, promotion, roots
-from adire_assets.config import Project
+from adire_assets import approvals, lineage, pipeline, promotion, roots, upgrades
+from adire_assets.config import GateConfig, Project
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
 from adire_assets.evaluation.verdict import GATE_NAMES, Verdict
 from adire_assets.evaluation_images import IMAGE_MODULES
+from adire_assets.serving import release
 from adire_assets.store import Artefact, Built
 
 GATE_FACTS = ("value", "threshold", "margin", "comparison", "unit")
 SHOWN_STEPS = 12
 PARITY_CHECK = "serves_what_was_evaluated"
+COMPATIBILITY_CHECK = "compatibility"
 
 
 def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
@@ -182,7 +184,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             context, built, checks=checks, passed=verdict.passed, verdict=verdict.sentence()
         )
 
-    @asset(*pipeline.RELEASE_MODULES, checks=(PARITY_CHECK,), kinds={"mlflow"})
+    @asset(*pipeline.RELEASE_MODULES, checks=(PARITY_CHECK, COMPATIBILITY_CHECK), kinds={"mlflow"})
     def triton_repository(
         context: dg.AssetExecutionContext,
         lora_weights: Artefact,
@@ -196,14 +198,25 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
                 project, lora_weights, base_model, promotion_verdict, evaluation_config
             )
             parity = promotion.parity_report(project, model, number, context.log.info).artefact
-        facts = parity.json("parity.json")
-        check = dg.AssetCheckResult(
+            facts = parity.json("parity.json")
+            gates = GateConfig(**evaluation_config.json("config.json")["gates"])
+            record = release.read_record(project, model, number)
+            software = upgrades.compatibility(
+                project, record, facts["software"], gates.compatibility
+            )
+        same_images = dg.AssetCheckResult(
             check_name=PARITY_CHECK,
             passed=facts["passed"],
             description=facts["explanation"],
             metadata={name: facts[name] for name in ("images", "largest_difference")},
         )
-        return _result(context, built, checks=[check], release=number)
+        same_software = dg.AssetCheckResult(
+            check_name=COMPATIBILITY_CHECK,
+            passed=software.compatible,
+            description=software.sentence(),
+            metadata={"versions": software.versions},
+        )
+        return _result(context, built, checks=[same_images, same_software], release=number)
 
     @asset(
         "adire_assets.serving.rollout",

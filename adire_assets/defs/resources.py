@@ -77,13 +77,13 @@ class ChildProcesses(dg.ConfigurableResource):
 
     project_root: str
 
-    def runner(self, context: dg.AssetExecutionContext) -> RunWorker:
-        """`run` for the asset that `context` belongs to."""
+    def runner(self, context: dg.AssetExecutionContext | dg.OpExecutionContext) -> RunWorker:
+        """`run` for the asset or the check that `context` belongs to."""
         return partial(self.run, context)
 
     def run(
         self,
-        context: dg.AssetExecutionContext,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
         function: str,
         *,
         launcher: tuple[str, ...] = (),

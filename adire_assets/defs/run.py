@@ -53,7 +53,7 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
     for event in result.all_events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
-            if not check.passed:
+            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
                 asset = check.asset_key.to_user_string()
                 sentences.append(f"{asset}: refused by the gate {check.description}")
         if not event.is_step_failure or sentences:

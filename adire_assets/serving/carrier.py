@@ -22,6 +22,7 @@ from adire_assets.serving.analysis import Analysis
 from adire_assets.serving.gateway import GatewayDown
 from adire_assets.serving.loading import Place
 from adire_assets.serving.record import LEASE_SECONDS, DeploymentRecord, Rollout
+from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.watch import OpenJudge, Watch
 
 TICK_SECONDS = 0.5
@@ -31,6 +32,8 @@ ALL = [100]
 Progress = Callable[[str], None]
 # Told of each decision: target, and what stands in the record (see `Carrier._decision`).
 Report = Callable[[str, Mapping[str, Any]], None]
+# Why a release must not serve with the software that its answers tell of, None when it may.
+Refusal = Callable[[ReleaseRecord, Mapping[str, str | None] | None], str | None]
 
 
 class Lost(Exception):
@@ -77,10 +80,11 @@ class Carrier:
         open_judge: OpenJudge,
         progress: Progress,
         report: Report,
+        refusal: Refusal = lambda release, software: None,
     ) -> None:
         self.project, self.fleet, self.target, self.model = project, fleet, target, model
         self.mirrored_percent = fleet.targets[target].rollout.mirrored_percent
-        self.progress, self.report = progress, report
+        self.progress, self.report, self.refusal = progress, report, refusal
         self.watch = Watch(project, fleet, target, model, open_judge)
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.gateway_down: float | None = None
@@ -186,6 +190,10 @@ class Carrier:
             )
         except UserError as error:
             self._end(rollout, "failed", str(error))
+            return
+        # A remote Triton may have other libraries than the scratch server of this machine.
+        if why := self.refusal(self._release(rollout), facts["software"]):
+            self._end(rollout, "failed", why)  # no fault of the release, so no quarantine
             return
         if not facts["passed"]:
             self._send_back(rollout, facts["explanation"], {"parity": facts})

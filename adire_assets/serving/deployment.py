@@ -8,6 +8,7 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import record, release, rollout, routing, standby
+from adire_assets.serving.carrier import Refusal
 from adire_assets.serving.fleet import is_supervised
 from adire_assets.serving.gateway import GatewayDown
 from adire_assets.serving.loading import Place
@@ -40,10 +41,12 @@ def deploy(
     open_judge: OpenJudge,
     progress: Progress,
     report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
+    refusal: Refusal = lambda release, software: None,
 ) -> list[DeploymentRecord]:
     """Roll release `number` out on every target; the records at the end, in the fleet's order.
 
-    They tell whether it is live or was sent back. `verify(record)` raises UserError to refuse it.
+    They tell whether it is live or was sent back. `verify(record)` raises UserError to refuse it;
+    `refusal` says whether it may serve with the software that a target has.
     UserError also when it is quarantined, does not load, or a gateway does not answer; what was
     live before then goes on serving. Where it is live already, what differs is mended.
     """
@@ -60,7 +63,13 @@ def deploy(
         for target in fleet.targets:
             progress(f"release {number} of {model} is already live on {target}")
     rollout.carry_out(
-        project, fleet, model, open_judge=open_judge, progress=progress, report=report
+        project,
+        fleet,
+        model,
+        open_judge=open_judge,
+        progress=progress,
+        report=report,
+        refusal=refusal,
     )
     states = [record.read(project, target, model) for target in fleet.targets]
     failed = [state for state in states if ended(state, number) == "failed"]
@@ -70,6 +79,17 @@ def deploy(
             f"{(failed[0].last_rollout or {})['reason']}"
         )
     return states
+
+
+def named(project: Project, fleet: FleetConfig, name: str) -> ReleaseRecord:
+    """The release `model@N`, or the live one of `model`. UserError when there is none."""
+    model, at, number = name.partition("@")
+    if at and not number.isdecimal():
+        raise UserError(f"{name}: a release is named like {model}@3, the live one {model}")
+    wanted = int(number) if at else champion(project, fleet, model)
+    if wanted is None:
+        raise UserError(f"nothing of {model} is live; name a release, for example {model}@1")
+    return release.read_record(project, model, wanted)
 
 
 def ended(state: DeploymentRecord, number: int) -> str | None:

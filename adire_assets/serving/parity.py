@@ -27,8 +27,9 @@ LOAD_SECONDS = 600.0
 def compare(
     project: Project, record: ReleaseRecord, device: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """{passed, explanation, images, largest_difference, smallest_ssim, device} as plain JSON.
+    """{passed, explanation, images, largest_difference, smallest_ssim, device, software}, as JSON.
 
+    `software` is what the release says that it draws with (see `evaluation.compatibility`).
     `device` is "cpu", "cuda" or "auto". UserError when the release does not load, or refuses an
     evaluated request.
     """
@@ -55,13 +56,15 @@ def repeat(
         f"asking release {record.number} of {record.model} for {len(entries)} evaluated images"
     )
     pairs = []
-    served_on = "cpu"
+    served_on, software = "cpu", None
     for entry in entries:
         answer = ask(address, record.model, entry, record.number)
         served_on = answer.provenance["device"]
+        software = answer.provenance.get("software")
         with Image.open(evaluation.path / entry["file"]) as image:
             pairs.append((answer.images[0], np.asarray(image.convert("RGB"))))
-    return judge(pairs, on_cpu=evaluated_on == served_on == "cpu") | {"device": served_on}
+    facts = judge(pairs, on_cpu=evaluated_on == served_on == "cpu")
+    return facts | {"device": served_on, "software": software}
 
 
 def ask(address: str, model: str, entry: dict[str, Any], number: int | None) -> Generated:

@@ -52,6 +52,7 @@ class ReleaseRecord:
     verdict: Reference
     mlflow_run_id: str | None
     provenance: dict[str, Any]
+    golden: Reference | None = None  # to be drawn again after an upgrade
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 

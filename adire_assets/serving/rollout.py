@@ -21,7 +21,15 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import record
-from adire_assets.serving.carrier import Carrier, Progress, Report, planned, started, where
+from adire_assets.serving.carrier import (
+    Carrier,
+    Progress,
+    Refusal,
+    Report,
+    planned,
+    started,
+    where,
+)
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.watch import OpenJudge
 from adire_assets.store import lock
@@ -68,10 +76,14 @@ def carry_out(
     open_judge: OpenJudge,
     progress: Progress,
     report: Report = lambda target, decision: None,
+    refusal: Refusal = lambda release, software: None,
 ) -> None:
-    """Take the rollouts of a model to their end, target by target, or follow whoever does."""
+    """Take the rollouts of a model to their end, target by target, or follow whoever does.
+
+    `refusal` is asked of each target's slot, before a request of a user comes to it.
+    """
     for target in fleet.targets:
-        Carrier(project, fleet, target, model, open_judge, progress, report).run()
+        Carrier(project, fleet, target, model, open_judge, progress, report, refusal).run()
 
 
 def approve(project: Project, fleet: FleetConfig, model: str, reason: str) -> list[str]:

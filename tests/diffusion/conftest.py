@@ -1,16 +1,11 @@
 """Random tiny models, made once for the session, and one thread: two would only wait."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from adire_assets import operations
-from adire_assets.config import Project
 from tests.support import tiny, training
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,19 +16,6 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_random_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="session")
-def embedded_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base that the repository carries, pulled from its DVC remote into another folder."""
-    root = tmp_path_factory.mktemp("embedded")
-    pointer = Path("base_models") / "tiny" / "pipeline.dvc"
-    (root / pointer).parent.mkdir(parents=True)
-    shutil.copy(ROOT / pointer, root / pointer)
-    ignored = shutil.ignore_patterns("cache", "tmp")
-    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=ignored)
-    operations.pull(Project(root, root / "home"), training.silent)
-    return (root / pointer).with_suffix("")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from adire_assets import lineage
 from adire_assets.errors import UserError
 from adire_assets.serving import parity, release
 from adire_assets.store import Store
@@ -29,6 +30,10 @@ def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
     facts = parity.compare(house.project, stranger, "cpu", print)
     assert not facts["passed"]
     assert (facts["images"], facts["device"]) == (2, "cpu")
+    here = lineage.environment("torch", "diffusers", "transformers", "peft", device="cpu")
+    expected = {**here, "cuda": None, "driver": None}
+    del expected["machine"]
+    assert facts["software"] == expected
     assert facts["largest_difference"] > parity.LARGEST_DIFFERENCE
     assert "allowed are 2" in facts["explanation"]
     assert not list((house.project.home / "fleet" / "scratch").iterdir())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import carrier, deployment, record, rollback, rollout, routing
 from adire_assets.serving.client import generate
 from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.release import ReleaseRecord
 from tests.support.house import TARGET, House, awaited
 from tests.support.light import MODEL, Behaviour, add_light
 
@@ -145,6 +147,30 @@ def test_two_runs_of_one_release_make_one_deployment(lit: House) -> None:
         thread.join()
     assert [state.live for state in states] == [2, 2]
     assert len(lit.record.history) == before + 1
+
+
+def test_a_target_with_other_software_gets_no_user_and_leaves_no_quarantine(lit: House) -> None:
+    lit.ensure_live(1)
+    asked = []
+
+    def refusal(wanted: ReleaseRecord, software: Mapping | None) -> str:
+        asked.append((wanted.number, software))
+        return "compatibility: diffusers is another at serving"
+
+    with pytest.raises(UserError, match="not deployed on local: compatibility: diffusers"):
+        deployment.deploy(
+            lit.project,
+            lit.fleet,
+            MODEL,
+            2,
+            verify=lambda candidate: None,
+            open_judge=lit.open_judge,
+            progress=print,
+            refusal=refusal,
+        )
+    assert asked == [(2, None)]
+    assert (lit.record.live, lit.serving()) == (1, 1)
+    assert record.quarantined(lit.project, MODEL, 2) is None
 
 
 def test_another_release_has_to_wait(lit: House) -> None:

@@ -7,8 +7,9 @@ what it was made from). The base model lies at ../../../base_models/<base_model>
 Inputs, each of shape [1, 1]: prompt (BYTES, UTF-8); optional negative_prompt (BYTES), seed (INT64,
 0 to 2**31 - 1, drawn at random when absent), num_inference_steps (INT32), guidance_scale (FP32),
 num_images (INT32). Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32
-[1]), provenance (BYTES [1]: JSON of the release and of the request, so that the request can be
-repeated). A value outside its limits is answered with INVALID_ARGUMENT and one sentence.
+[1]), provenance (BYTES [1]: JSON of the release, of the software that drew and of the request, so
+that the request can be repeated). A value outside its limits is answered with INVALID_ARGUMENT and
+one sentence.
 
 Requests that Triton hands over together are drawn together; an image depends on its seed alone.
 Triton's Python knows nothing of the project's environment, which is why ADIRE_SITE_PACKAGES names
@@ -18,16 +19,22 @@ its packages. ADIRE_DEVICE (auto, cpu, cuda) and ADIRE_THREADS are optional.
 import json
 import math
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), *filter(None, [os.environ.get("ADIRE_SITE_PACKAGES")])]
 
+import diffusers  # noqa: E402
 import numpy as np  # noqa: E402
+import peft  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
 import triton_python_backend_utils as pb  # noqa: E402
 from sampling import Request, Sampler  # noqa: E402
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 LARGEST_SEED = 2**31 - 1
 WARM_UP = Request("warm-up", num_inference_steps=2)
 
@@ -55,6 +62,7 @@ class TritonPythonModel:
             batch_images=self.limits["maximum_batch_size"],
         )
         self.provenance["device"] = self.sampler.device
+        self.provenance["software"] = _software(self.sampler.device)
         self.sampler.generate([WARM_UP])
 
     def execute(self, requests: list) -> list:
@@ -152,6 +160,21 @@ def _number(request: object, name: str, lowest: float, highest: float) -> float 
     if not (math.isfinite(number) and lowest <= number <= highest):
         raise Refused(f"{name} is {number}, allowed is {lowest:g} to {highest:.12g}")
     return number
+
+
+def _software(device: str) -> dict[str, str | None]:
+    """What draws here, by the names of adire_assets.evaluation.compatibility."""
+    modules = (torch, diffusers, transformers, peft)
+    versions = {module.__name__: str(module.__version__) for module in modules}
+    if device != "cuda":
+        threads = str(torch.get_num_threads())
+        return {**versions, "device": device, "threads": threads, "cuda": None, "driver": None}
+    try:
+        found = re.search(r"\d+\.\d+(\.\d+)?", NVIDIA_DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    driver = found[0] if found else None
+    return {**versions, "device": device, "cuda": torch.version.cuda, "driver": driver}
 
 
 def _internal(error: Exception) -> object:

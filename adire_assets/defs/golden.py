@@ -1,0 +1,59 @@
+"""The asset check that draws a release's golden images again when the software is another.
+
+It is a step of its own: it runs with every materialization of `triton_repository`, and the UI or
+`dg launch` can run it alone, as after an upgrade. It warns and blocks nothing: what is live stays
+live, and whether the change is wanted is for a person to say.
+"""
+
+import dagster as dg
+
+from adire_assets import upgrades
+from adire_assets.config import Project
+from adire_assets.defs.resources import ChildProcesses, answered
+from adire_assets.serving import release
+from adire_assets.store import Artefact
+
+GOLDEN_CHECK = "reproduces_golden_images"
+
+
+def golden_check(project: Project, model: str) -> dg.AssetChecksDefinition:
+    """`<model>/triton_repository: reproduces_golden_images`."""
+
+    @dg.asset_check(
+        asset=dg.AssetKey([model, "triton_repository"]), name=GOLDEN_CHECK, pool="device"
+    )
+    def check(
+        context: dg.AssetCheckExecutionContext,
+        triton_repository: Artefact,
+        children: ChildProcesses,
+    ) -> dg.AssetCheckResult:
+        """Whether the software of now still draws what the release was evaluated with.
+
+        Nothing is drawn while software and machine are those of the evaluation.
+        """
+        from adire_assets.evaluation.golden import CHANGED, Comparison  # numpy
+
+        with answered():
+            record = release.record_of(project, triton_repository)
+            if upgrades.same_conditions(project, record):
+                return dg.AssetCheckResult(
+                    passed=True,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description="software and machine are still those that drew the golden images;"
+                    f" `adire golden {model}@{record.number}` draws them again all the same",
+                )
+            built = upgrades.golden_report(
+                project, record, children.runner(context.op_execution_context)
+            )
+        comparison = Comparison.from_dict(built.artefact.json("comparison.json"))
+        return dg.AssetCheckResult(
+            passed=comparison.verdict != CHANGED,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=comparison.sentence(),
+            metadata={
+                "images": [image.sentence() for image in comparison.images],
+                "path": dg.MetadataValue.path(str(built.artefact.path)),
+            },
+        )
+
+    return check

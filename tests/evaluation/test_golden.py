@@ -1,0 +1,436 @@
+"""Golden images drawn again: exact by the same software, and a measured change by another."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from adire_assets import cli, lineage, operations, upgrades
+from adire_assets.config import EvaluationConfig, ModelSource, Project, ServingConfig
+from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
+from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.errors import UserError
+from adire_assets.evaluation import evaluate, golden, images
+from adire_assets.evaluation_images import drawing_of
+from adire_assets.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.serving import release
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.store import Artefact, Store, read_json, write_json
+from tests.support import tiny
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "base_models" / "tiny" / "golden"
+MODEL = "cloth"
+THREADS = 2
+RNG = np.random.default_rng(3)
+PICTURE = RNG.integers(20, 230, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# --- the embedded base -------------------------------------------------------------------------
+
+
+def here(**changes: str) -> dict[str, str | None]:
+    """The conditions of this process for the committed set, with other versions where given."""
+    environment = lineage.environment(*TRAINING_PACKAGES, device="cpu") | changes
+    return golden.conditions(environment, lineage.hardware(), golden.BASE_THREADS)
+
+
+def drawn(base: Path, threads: int = golden.BASE_THREADS) -> list[np.ndarray]:
+    requests = read_json(COMMITTED / "golden.json")["requests"]
+    variant, sampling = golden.BASE_VARIANT, golden.SAMPLING
+    return golden.draw(requests, sampling, base, variant, None, "cpu", threads)
+
+
+def with_scheduler(base: Path, folder: Path, name: str) -> Path:
+    """The base as if a library had another scheduler behind the same name."""
+    shutil.copytree(base, folder, copy_function=shutil.copyfile)
+    for file, key, value in (
+        ("model_index.json", "scheduler", ["diffusers", name]),
+        ("scheduler/scheduler_config.json", "_class_name", name),
+    ):
+        write_json(folder / file, {**read_json(folder / file), key: value})
+    return folder
+
+
+def test_the_embedded_base_draws_its_golden_images(embedded_base: Path) -> None:
+    """Bits differ between kinds of CPU: equality is asked for where the CPU is the recorded one,
+    and of two drawings here; anywhere the change must be invisible."""
+    first = drawn(embedded_base)
+    torch.set_num_threads(1)  # what counts is what was recorded
+    second = drawn(embedded_base)
+    assert [golden.pixel_hash(i) for i in first] == [golden.pixel_hash(i) for i in second]
+    comparison = golden.compare(COMMITTED, first, here())
+    assert comparison.must_be_equal is (
+        here() == read_json(COMMITTED / "golden.json")["conditions"]
+    )
+    assert comparison.verdict != golden.CHANGED, (
+        f"{comparison.sentence()}; if that is meant, `adire base-model golden` writes them anew"
+    )
+
+
+def test_the_committed_images_are_those_of_the_committed_hashes() -> None:
+    settings = read_json(COMMITTED / "golden.json")
+    images = [np.asarray(Image.open(COMMITTED / entry["file"])) for entry in settings["images"]]
+    comparison = golden.compare(COMMITTED, images, settings["conditions"])
+    assert comparison.verdict == golden.EXACT
+    assert len({golden.pixel_hash(image) for image in images}) == 4
+    assert all(image.std() > 20 for image in images)
+
+
+def test_an_upgrade_that_draws_otherwise_is_told_with_its_measure(
+    embedded_base: Path, tmp_path: Path
+) -> None:
+    other = drawn(with_scheduler(embedded_base, tmp_path / "base", "PNDMScheduler"))
+    comparison = golden.compare(COMMITTED, other, here(diffusers="0.43.0"))
+    assert comparison.verdict == golden.CHANGED
+    worst = comparison.images[0]
+    assert 25 < worst.psnr_decibels < 33
+    assert [i.psnr_decibels for i in comparison.images] == sorted(
+        i.psnr_decibels for i in comparison.images
+    )
+    sentence = comparison.sentence()
+    assert sentence.startswith("changed: 4 of 4 images differ, worst 'grid of nine squares")
+    assert "-> 0.43.0" in sentence and "invisible is at least 40 dB" in sentence
+
+
+def test_another_thread_count_moves_bits_that_nobody_sees(embedded_base: Path) -> None:
+    one = drawn(embedded_base, threads=1)
+    comparison = golden.compare(COMMITTED, one, {**here(), "threads": "1"})
+    assert comparison.verdict in (golden.EXACT, golden.WITHIN)
+    assert comparison.conditions["threads"] == ["2", "1"]
+    changed = [image for image in comparison.images if not image.exact]
+    assert all(image.psnr_decibels > 60 for image in changed)
+
+
+def test_the_set_of_the_base_can_be_written_anew(embedded_base: Path, tmp_path: Path) -> None:
+    golden.write_base(embedded_base, tmp_path / "golden")
+    wanted = read_json(COMMITTED / "golden.json")
+    written = read_json(tmp_path / "golden" / "golden.json")
+    assert written["requests"] == wanted["requests"]
+    assert written["conditions"] == here()
+
+
+# --- measures ----------------------------------------------------------------------------------
+
+
+def compared(tmp_path: Path, image: np.ndarray, **now: str) -> golden.Comparison:
+    """`image` drawn where PICTURE was, on the CPU."""
+    then = {"device": "cpu", "threads": "1", "torch": "2"}
+    request = {"prompt": "circles", "seed": 7}
+    if not (tmp_path / "golden.json").exists():
+        golden.write(tmp_path, [request], [PICTURE], then)
+    return golden.compare(tmp_path, [image], {**then, **now})
+
+
+def test_measures_are_those_of_their_formulas(tmp_path: Path) -> None:
+    image = PICTURE + np.uint8(2)
+    [found] = compared(tmp_path, image, torch="3").images
+    assert found.psnr_decibels == pytest.approx(10 * np.log10(255**2 / 4), abs=1e-3)
+    # A shift changes the mean alone: SSIM is its luminance term, nearly 1 here.
+    assert 0.999 < found.ssim < 1
+    assert found.hash_distance <= 2
+    negative = 255 - PICTURE
+    [found] = compared(tmp_path, negative, torch="3").images
+    error = (PICTURE.astype(float) - negative) ** 2
+    assert found.psnr_decibels == pytest.approx(10 * np.log10(255**2 / error.mean()), abs=1e-3)
+    assert found.ssim < 0
+    assert found.hash_distance > 50  # all frequencies but the mean change their sign
+
+
+@pytest.mark.parametrize(
+    ("levels", "now", "verdict"),
+    [
+        (0, {}, golden.EXACT),
+        (0, {"torch": "3"}, golden.EXACT),
+        (2, {"torch": "3"}, golden.WITHIN),
+        (3, {"torch": "3"}, golden.CHANGED),  # 38.6 dB
+        (1, {}, golden.CHANGED),  # the same software on the same machine gives the same bits
+        (1, {"cpu": "another"}, golden.WITHIN),
+        (1, {"threads": "2"}, golden.WITHIN),
+    ],
+)
+def test_equality_is_asked_for_where_it_can_be_expected(
+    tmp_path: Path, levels: int, now: dict[str, str], verdict: str
+) -> None:
+    comparison = compared(tmp_path, PICTURE + np.uint8(levels), **now)
+    assert comparison.verdict == verdict
+    assert comparison.sentence().startswith(verdict)
+    assert golden.Comparison.from_dict(comparison.as_dict()) == comparison
+
+
+def test_structure_and_hash_count_beside_the_error(tmp_path: Path) -> None:
+    def judged(**measures: Any) -> bool:
+        known = {"psnr_decibels": 50.0, "ssim": 0.999, "hash_distance": 0}
+        return golden.Difference("p", 0, False, **{**known, **measures}).visible
+
+    assert not judged()
+    assert judged(psnr_decibels=39.9) and judged(ssim=0.979) and judged(hash_distance=5)
+    assert not judged(psnr_decibels=40.0, ssim=0.98, hash_distance=4)
+    with pytest.raises(UserError, match="64x64 pixels and is now drawn with 32x64"):
+        compared(tmp_path, PICTURE[:, :32])
+
+
+# --- a release ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Release 1 of a random base, evaluated by the real evaluation in two batches."""
+    root = tmp_path_factory.mktemp("golden")
+    project = Project(root, root / ".adire")
+    (root / "configs" / "models").mkdir(parents=True)
+    shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
+    shutil.copytree(ROOT / "triton_models", root / "triton_models")
+    tiny.make_dataset(root / "dataset")
+    tiny.make_random_judge(root / "judge", seed=4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADIRE_THREADS", str(THREADS))
+        bring_out(project)
+    torch.set_num_threads(before)
+    return project
+
+
+def bring_out(project: Project) -> None:
+    store = Store(project)
+
+    def make_base(folder: Path) -> None:
+        tiny.make_random_base(folder / "pipeline")
+        write_json(folder / "base.json", {"variant": None})
+
+    base = store.build(Recipe("base_model", MODEL), make_base).artefact
+    adapter = store.build(
+        Recipe("lora_weights", MODEL),
+        lambda folder: tiny.make_adapter(folder, base.path / "pipeline", 1) and None,
+    ).artefact
+    evaluation = evaluated(project, base, adapter)
+
+    def write(folder: Path) -> None:
+        settings = ServingConfig()
+        release.write_release(
+            project, folder, model=MODEL, adapter=adapter.path, base=base, serving=settings
+        )
+
+    content = store.build(Recipe("triton_repository", MODEL), write).artefact
+    for number, golden_set in ((1, upgrades.golden_images(project, evaluation)), (2, None)):
+        release.write_record(
+            project,
+            ReleaseRecord(
+                model=MODEL,
+                number=number,
+                repository=content.reference(),
+                adapter=adapter.reference(),
+                base_model=base.reference(),
+                evaluation=evaluation.reference(),
+                verdict=evaluation.reference(),
+                mlflow_run_id=None,
+                provenance={},
+                golden=golden_set.artefact.reference() if golden_set else None,
+            ),
+        )
+
+
+def evaluated(project: Project, base: Artefact, adapter: Artefact) -> Artefact:
+    config = EvaluationConfig(
+        judge=ModelSource(source="judge"),
+        prompts=[f"cloth number {number}" for number in range(6)],
+        seeds=[0, 1, 2, 3],
+        num_inference_steps=2,
+        latency_images=3,
+    )
+
+    def make(folder: Path) -> None:
+        evaluation = config.model_dump(mode="json", exclude={"gates"})
+        shared: dict[str, Any] = {"device": "cpu", "progress": lambda message, **numbers: None}
+        drawn = {}
+        for name, lora in (("adapter_images", str(adapter.path)), ("base_images", None)):
+            drawn[name] = Path(tempfile.mkdtemp(dir=project.home))
+            images.draw(
+                base=str(base.path / "pipeline"),
+                variant=None,
+                adapter=lora,
+                drawing=drawing_of(evaluation, project.root / "dataset"),
+                output=str(drawn[name]),
+                **shared,
+            )
+        evaluate.score(
+            dataset=str(project.root / "dataset"),
+            **{name: str(path) for name, path in drawn.items()},
+            judge=str(project.root / "judge"),
+            evaluation=evaluation,
+            output=str(folder),
+            **shared,
+        )
+
+    environment = lineage.environment(*TRAINING_PACKAGES, "torchmetrics", device="cpu")
+    recipe = Recipe("evaluation_report", MODEL, environment=environment)
+    return Store(project).build(recipe, make).artefact
+
+
+@pytest.fixture
+def project(
+    template: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: dict
+) -> Project:
+    root = tmp_path / "project"
+    shutil.copytree(template.root, root)
+    for name in ("ADIRE_THREADS", "ADIRE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ADIRE_PROJECT", str(root))
+    return Project(root, root / ".adire")
+
+
+def upgrade(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """The installed diffusers goes on drawing, and claims another version."""
+    known = lineage.installed
+    monkeypatch.setattr(
+        lineage, "installed", lambda name: version if name == "diffusers" else known(name)
+    )
+    monkeypatch.setattr(lineage.installed, "cache_clear", lambda: None, raising=False)
+
+
+def spoil(project: Project) -> None:
+    """What the upgrade draws is another picture: its scheduler goes other ways."""
+    base = Store(project).open(release.read_record(project, MODEL, 1).base_model)
+    file = base.path / "pipeline" / "scheduler" / "scheduler_config.json"
+    file.chmod(0o644)
+    write_json(file, {**read_json(file), "beta_end": 0.05})
+
+
+def adire(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["adire", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_a_release_keeps_the_first_full_batch_of_its_evaluation(project: Project) -> None:
+    record = release.read_record(project, MODEL, 1)
+    kept = Store(project).open(record.golden)
+    evaluation = Store(project).open(record.evaluation)
+    settings = kept.json("golden.json")
+    assert [(r["prompt"], r["seed"]) for r in settings["requests"]] == [
+        (f"cloth number {number}", seed) for number in (3, 4) for seed in range(4)
+    ]
+    assert settings["threads"] == THREADS
+    drawn = evaluation.json("images.json")[12:20]
+    for entry, image in zip(settings["images"], drawn, strict=True):
+        pixels = np.asarray(Image.open(evaluation.path / image["file"]))
+        assert entry["sha256"] == golden.pixel_hash(pixels)
+        assert (np.asarray(Image.open(kept.path / entry["file"])) == pixels).all()
+
+
+def test_garbage_collection_keeps_the_golden_set_of_a_release(project: Project) -> None:
+    store = Store(project)
+    kept = store.open(release.read_record(project, MODEL, 1).golden)
+    manifest = kept.path / "manifest.json"
+    manifest.chmod(0o644)
+    write_json(manifest, {**read_json(manifest), "created": "2000-01-01T00:00:00+00:00"})
+    others = [
+        store.build(Recipe("golden_images", MODEL, inputs={"number": number}), lambda _: None)
+        for number in ("1", "2", "3")
+    ]
+    list(operations.collect_garbage(project, keep=2, dry_run=False))
+    assert kept in store.artefacts(MODEL, "golden_images")
+    assert sum(other.artefact.path.exists() for other in others) == 2
+
+
+def test_the_same_software_draws_every_pixel_again_and_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ADIRE_THREADS", "1")  # the golden set's own thread count is what counts
+    assert adire(monkeypatch, "golden", f"{MODEL}@1") == 0
+    said = capsys.readouterr().out
+    assert "golden images: drawing 8 again" in said
+    assert said.splitlines()[-1] == (
+        f"golden: {MODEL}@1 exact: 8 of 8 images have the same pixels (software and machine are "
+        "the same)"
+    )
+    assert adire(monkeypatch, "golden", f"{MODEL}@1") == 0
+    said = capsys.readouterr().out
+    assert "drawing" not in said and "drawn again before" in said and "exact: 8 of 8" in said
+    assert not list((project.home / "work").iterdir())
+
+
+def test_a_changed_product_ends_with_status_1(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    upgrade(monkeypatch, "0.43.0")
+    spoil(project)
+    assert adire(monkeypatch, "golden", f"{MODEL}@1") == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith(f"golden: {MODEL}@1 changed: 8 of 8 images differ, worst 'cloth")
+    assert "diffusers" in said[-1] and "-> 0.43.0" in said[-1]
+    measures = [
+        float(line.partition("PSNR ")[2].partition(" ")[0]) for line in said if "seed" in line
+    ]
+    assert len(measures) == 9 and measures[:8] == sorted(measures[:8])
+    [report] = Store(project).artefacts(MODEL, "golden_report")
+    assert report.manifest["recipe"]["environment"]["diffusers"] == "0.43.0"
+    assert len(list(report.path.glob("*.png"))) == 8
+
+
+def test_what_cannot_be_drawn_again_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, sentence in (
+        (f"{MODEL}@2", "release 2 of cloth was made before golden sets were kept; materialize"),
+        (f"{MODEL}@9", "there is no release 9 of cloth"),
+        (MODEL, "nothing of cloth is live; name a release"),
+        (f"{MODEL}@x", "a release is named like cloth@3"),
+    ):
+        assert adire(monkeypatch, "golden", name) == 1
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1
+
+
+def test_the_asset_check_draws_only_when_something_changed_and_warns(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = release.read_record(project, MODEL, 1)
+
+    @dg.asset(key_prefix=[MODEL], io_manager_key="references")
+    def triton_repository():
+        return record.repository
+
+    monkeypatch.setattr(release, "record_of", lambda project, repository: record)
+    checks = golden_check(project, MODEL)
+    resources = {
+        "references": ReferenceIOManager(project_root=str(project.root)),
+        "children": ChildProcesses(project_root=str(project.root)),
+    }
+    monkeypatch.setenv("ADIRE_THREADS", str(THREADS))
+
+    def evaluate_check() -> dg.AssetCheckEvaluation:
+        with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+            done = dg.materialize(
+                [triton_repository, checks], instance=instance, resources=resources
+            )
+        assert done.success
+        [evaluation] = done.get_asset_check_evaluations()
+        return evaluation
+
+    unchanged = evaluate_check()
+    assert unchanged.check_name == GOLDEN_CHECK and unchanged.passed
+    assert "still those that drew the golden images" in unchanged.description
+    assert not Store(project).artefacts(MODEL, "golden_report")
+    upgrade(monkeypatch, "0.43.0")
+    spoil(project)
+    changed = evaluate_check()
+    assert not changed.passed and changed.severity == dg.AssetCheckSeverity.WARN
+    assert changed.description.startswith("changed: 8 of 8 images differ")
+    assert len(Store(project).artefacts(MODEL, "golden_report")) == 1
