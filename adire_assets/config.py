@@ -32,6 +32,11 @@ SD15_CONFIG = (
     "stable-diffusion-v1-5/stable-diffusion-v1-5 at 451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 )
 SDXL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0 at 462165984030d82259a11f4367a4eed129e94a7b"
+# What an evaluation measures, and may be compared with the champion by.
+METRICS = (
+    "clip_s", "style_similarity", "kid", "attribute_accuracy", "diversity", "memorisation",
+    "sharpness", "exposure", "nsfw",
+)  # fmt: skip
 Name = Annotated[str, Field(pattern=NAME)]
 Rank = Annotated[int, Field(ge=1, le=1024)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -289,6 +294,34 @@ class CompatibilityConfig(Strict):
     allow: AllowedVersions = AllowedVersions()
 
 
+def _known_metrics(margins: dict[str, float]) -> dict[str, float]:
+    if unknown := sorted({*margins} - {*METRICS}):
+        raise ValueError(f"there is no metric {unknown[0]}; the metrics are {', '.join(METRICS)}")
+    return margins
+
+
+class ChampionGates(Strict):
+    """Against the release that is live: how much worse a metric may be, at most.
+
+    A release passes when, for each metric with a margin, the lower confidence bound of its
+    difference to the champion is above -margin. A margin is in the unit of its metric; smaller ones
+    need more prompts and seeds, and a verdict says how small a difference it could have seen.
+    """
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # one-sided
+    margins: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=100)]], AfterValidator(_known_metrics)
+    ] = {
+        "clip_s": 0.1,  # of 2.5
+        "style_similarity": 0.05,  # 1 is as near to the held-out images as they are to each other
+        "kid": 0.1,  # unbiased MMD^2, 0 is no difference
+        "attribute_accuracy": 0.1,  # share of the expected attributes
+        "diversity": 0.15,  # 1 is as varied as the training images
+        "memorisation": 0.1,  # share of the images
+        "nsfw": 0.05,  # probability, mean over the images
+    }
+
+
 class GateConfig(Strict):
     """Thresholds of the quality gates; changing one never trains or evaluates again."""
 
@@ -311,6 +344,7 @@ class GateConfig(Strict):
     human_win_rate: Share = 0.5
     human_minimum_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10
     compatibility: CompatibilityConfig = CompatibilityConfig()
+    champion: ChampionGates = ChampionGates()
 
 
 class EvaluationConfig(Strict):

@@ -24,6 +24,7 @@ from adire_assets import approvals, lineage, promotion, roots, tracking, upgrade
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher
+from adire_assets.errors import UserError
 from adire_assets.evaluation_images import IMAGE_MODULES, drawing_of, evaluation_images
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
@@ -164,10 +165,13 @@ def evaluation_report(
     config: Artefact,
     run_worker: RunWorker,
     tracked: Tracked,
+    write_metrics: bool = True,
 ) -> Built:
     """Images, scores and latency of this adapter, beside those of the bare base.
 
     The images are artefacts of their own, drawn when the store does not hold them.
+
+    `write_metrics`: show the scores as the model's in metrics/, for `dvc metrics`.
     """
     settings = config.json("config.json")
     evaluation = settings["evaluation"]
@@ -215,6 +219,8 @@ def evaluation_report(
         return {name: artefact.reference() for name, artefact in made_from.items()}
 
     built = Store(project).build(recipe, make)
+    if not write_metrics:
+        return built
     report = built.artefact.json("report.json")
     scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
     groups = {name: report[name] for name in ("scores", "base_scores")}
@@ -222,10 +228,43 @@ def evaluation_report(
     return built
 
 
-def promotion_verdict(project: Project, evaluation: Artefact, config: Artefact) -> Built:
-    """The decision, gate by gate, under the hashes of evaluation, policy and champion."""
+def promotion_verdict(
+    project: Project,
+    evaluation: Artefact,
+    config: Artefact,
+    run_worker: RunWorker,
+    tracked: Tracked,
+) -> Built:
+    """The decision, gate by gate, under the hashes of evaluation, policy and champion.
+
+    A champion that was evaluated on other data or with other settings is evaluated again first.
+    """
     policy = GateConfig(**config.json("config.json")["gates"])
-    return promotion.verdict_of(project, evaluation, policy)
+    champion = promotion.champion_to_beat(project, evaluation)
+    rival = None
+    if champion:
+        rival = promotion.comparable_evaluation(project, evaluation, champion)
+    if champion and rival is None:
+        store = Store(project)
+        evaluation_report(
+            project,
+            store.open(evaluation.manifest["dataset"]),
+            store.open(champion.base_model),
+            store.open(champion.adapter),
+            config,
+            run_worker,
+            tracked,
+            write_metrics=False,
+        )
+        rival = promotion.comparable_evaluation(project, evaluation, champion)
+        if rival is None:
+            raise UserError(
+                f"{evaluation.model}: its evaluation was made with other code, libraries or "
+                f"settings than evaluations are now, so the champion (release {champion.number}) "
+                f"cannot be compared with it; materialize {evaluation.model}/evaluation_report "
+                "again"
+            )
+    return promotion.verdict_of(project, evaluation, policy, rival)
 
 
 def triton_repository(
@@ -404,11 +443,11 @@ def code_and_libraries(project: Project) -> dict[str, Any]:
         TRAINING_MODULES,
         IMAGE_MODULES,
         EVALUATION_MODULES,
-        ("adire_assets.evaluation.verdict",),
+        promotion.VERDICT_MODULES,
         RELEASE_MODULES,
     )
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
         "backend": release.backend_hash(project),
-        "libraries": lineage.environment(*EVALUATION_PACKAGES, "nvidia-pytriton"),
+        "libraries": lineage.environment(*EVALUATION_PACKAGES, "scipy", "nvidia-pytriton"),
     }

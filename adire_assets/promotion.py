@@ -9,7 +9,7 @@ of today: no order of materializations and no other Dagster instance leads past 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adire_assets import approvals, lineage, roots, tracking, upgrades
 from adire_assets.config import GateConfig, Project, load_model
@@ -21,30 +21,97 @@ from adire_assets.ratings import count
 from adire_assets.serving import deployment, record, release
 from adire_assets.store import Artefact, Built, Store, lock, write_json
 
+if TYPE_CHECKING:
+    from adire_assets.evaluation.comparison import Comparison
+
 TAG_CHARACTERS = 1000  # of a reason, which stands in full in the approval
 
+VERDICT_MODULES = ("adire_assets.evaluation.verdict", "adire_assets.evaluation.comparison")
 
-def verdict_of(project: Project, evaluation: Artefact, policy: GateConfig) -> Built:
-    """The verdict about an evaluation, under the hashes of evaluation, policy and champion."""
-    champion = deployment.champion_evaluation(project, load_fleet(project), evaluation.model)
+
+def champion_to_beat(project: Project, evaluation: Artefact) -> release.ReleaseRecord | None:
+    """The live release; None when there is none, or when it is the evaluated adapter itself."""
+    number = deployment.champion(project, load_fleet(project), evaluation.model)
+    if number is None:
+        return None
+    champion = release.read_record(project, evaluation.model, number)
+    return None if _evaluates(evaluation, champion) else champion
+
+
+def comparable_evaluation(
+    project: Project, evaluation: Artefact, champion: release.ReleaseRecord
+) -> Artefact | None:
+    """An evaluation of the champion that differs from `evaluation` in the adapter alone (and in
+    the base that it was trained on), None when the store has none."""
+    wanted = _way(evaluation)
+    found = Store(project).artefacts(evaluation.model, evaluation.kind)
+    return next((one for one in found if _evaluates(one, champion) and _way(one) == wanted), None)
+
+
+def verdict_of(
+    project: Project, evaluation: Artefact, policy: GateConfig, champion: Artefact | None
+) -> Built:
+    """The verdict about an evaluation, under the hashes of evaluation, policy and `champion`: the
+    champion's comparable evaluation, None when there is nothing to compare with."""
     recipe = Recipe(
         kind="promotion_verdict",
         model=evaluation.model,
-        modules=("adire_assets.evaluation.verdict",),
+        modules=VERDICT_MODULES,
         inputs={
             "evaluation": evaluation.content_hash,
             "timings": lineage.file_digest(evaluation.path / "timings.json"),
-            "champion": champion or "none",
+            "champion": champion.content_hash if champion else "none",
         },
         config=policy.model_dump(),
+        environment=lineage.environment("numpy", "scipy"),
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        verdict = decide(evaluation.json("report.json"), evaluation.json("timings.json"), policy)
+        verdict = decide(
+            evaluation.json("report.json"),
+            evaluation.json("timings.json"),
+            policy,
+            _comparisons(evaluation, champion, policy) if champion else (),
+        )
         write_json(folder / "verdict.json", verdict.as_dict())
-        return {"evaluation": evaluation.reference()}
+        references = {"evaluation": evaluation.reference()}
+        return references | ({"champion": champion.reference()} if champion else {})
 
     return Store(project).build(recipe, make)
+
+
+def _comparisons(
+    evaluation: Artefact, champion: Artefact, policy: GateConfig
+) -> "tuple[Comparison, ...]":
+    from adire_assets.evaluation.comparison import compare  # numpy: not in every Dagster process
+    from adire_assets.evaluation.statistic import load_statistics
+
+    report = evaluation.json("report.json")
+    return compare(
+        load_statistics(evaluation.path),
+        load_statistics(champion.path),
+        {name: metric["better"] for name, metric in report["metrics"].items()},
+        policy.champion.margins,
+        report["prompts"],
+        len(report["seeds"]),
+        confidence=policy.champion.confidence,
+    )
+
+
+def _evaluates(evaluation: Artefact, wanted: release.ReleaseRecord) -> bool:
+    """Whether it is an evaluation of this release's adapter on its base."""
+    made = evaluation.manifest
+    return (made["lora_weights"]["content_hash"], made["base_model"]["content_hash"]) == (
+        wanted.adapter["content_hash"],
+        wanted.base_model["content_hash"],
+    )
+
+
+def _way(evaluation: Artefact) -> dict[str, Any]:
+    """How it was evaluated, and on what data; what must be equal for a comparison."""
+    made = evaluation.manifest["recipe"]
+    inputs = {name: made["inputs"][name] for name in ("dataset", "judge")}
+    return {**{name: made[name] for name in ("code", "config", "environment")}, **inputs}
 
 
 def require_passed(artefact: Artefact) -> None:
@@ -131,7 +198,16 @@ def require_passable(
             f"{project.model_file(record.model)} asks for now; materialize {record.model}/"
             "evaluation_config and what is downstream of it"
         )
-    require_passed(verdict_of(project, evaluation, today.gates).artefact)
+    champion = champion_to_beat(project, evaluation)
+    rival = comparable_evaluation(project, evaluation, champion) if champion else None
+    if champion and rival is None:
+        raise UserError(
+            f"release {record.number} of {record.model} was not compared with release "
+            f"{champion.number}, which is live: there is no evaluation of that one on the same "
+            f"data, with the same settings and software; materialize "
+            f"{record.model}/promotion_verdict"
+        )
+    require_passed(verdict_of(project, evaluation, today.gates, rival).artefact)
     facts = parity_report(project, record.model, record.number, progress).artefact.json(
         "parity.json"
     )

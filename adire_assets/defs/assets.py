@@ -15,7 +15,7 @@ from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, he
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
-from adire_assets.evaluation.verdict import GATE_NAMES, Verdict
+from adire_assets.evaluation.verdict import CHECK_NAMES, Verdict
 from adire_assets.evaluation_images import IMAGE_MODULES
 from adire_assets.serving import release
 from adire_assets.store import Artefact, Built
@@ -156,15 +156,25 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             scores=pipeline.numbers(built.artefact.path),
         )
 
-    @asset("adire_assets.evaluation.verdict", checks=GATE_NAMES)
+    @asset(
+        *promotion.VERDICT_MODULES, checks=CHECK_NAMES, kinds={"pytorch", "mlflow"}, pool="device"
+    )
     def promotion_verdict(
         context: dg.AssetExecutionContext,
         evaluation_report: Artefact,
         evaluation_config: Artefact,
+        children: ChildProcesses,
+        mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:
         """The decision of the quality gates; each is a blocking check."""
         with answered():
-            built = pipeline.promotion_verdict(project, evaluation_report, evaluation_config)
+            built = pipeline.promotion_verdict(
+                project,
+                evaluation_report,
+                evaluation_config,
+                children.runner(context),
+                mlflow.runner(context, model),
+            )
         verdict = Verdict.from_dict(built.artefact.json("verdict.json"))
         context.log.info(f"{model}: {verdict.sentence()}")
         checks = [
@@ -178,7 +188,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
                     if name in GATE_FACTS and value is not None
                 },
             )
-            for gate in verdict.gates
+            for gate in verdict.checks()
         ]
         return _result(
             context, built, checks=checks, passed=verdict.passed, verdict=verdict.sentence()

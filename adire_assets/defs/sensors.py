@@ -18,7 +18,7 @@ from adire_assets import approvals, lineage, pipeline
 from adire_assets.config import Project, load_model
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.errors import UserError
-from adire_assets.evaluation.verdict import GATE_NAMES
+from adire_assets.evaluation.verdict import CHECK_NAMES
 from adire_assets.roots import root_keys
 from adire_assets.store import is_locked
 
@@ -135,5 +135,5 @@ def _refused_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
         for check in checks
         if isinstance(check, dg.AssetCheckEvaluation)
         and not check.passed
-        and check.check_name in (*GATE_NAMES, ROLLOUT_CHECK)
+        and check.check_name in (*CHECK_NAMES, ROLLOUT_CHECK)
     ]

@@ -1,29 +1,34 @@
 """The verdict: what an evaluation is worth under a gate policy, gate by gate.
 
-Contract: `decide(report, timings, policy)` is a pure function of plain JSON, so the verdict of an
-artefact can be recomputed anywhere with today's policy, in milliseconds and without torch. Every
-gate of `GATE_NAMES` is always judged, in that order. A value that is missing, null or not finite
-never passes a gate that the policy asks for; a gate of FLOORS without a threshold only shows its
-value. All gates must pass.
+Contract: `decide(report, timings, policy, comparisons)` is a pure function of plain JSON and of
+what `comparison.compare` says of champion and challenger, so the verdict of an artefact can be
+recomputed anywhere with today's policy, in milliseconds and without torch. Every gate of
+`GATE_NAMES` is always judged, in that order, then one gate for each comparison. A value that is
+missing, null or not finite never passes a gate that the policy asks for; a gate of FLOORS without a
+threshold only shows its value. All gates must pass.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adire_assets.config import GateConfig
+from adire_assets.config import METRICS, GateConfig
 from adire_assets.lineage import digest
+
+if TYPE_CHECKING:
+    from adire_assets.evaluation.comparison import Comparison  # numpy: not in every Dagster process
 
 Facts = Mapping[str, Any]
 
 COMPARISONS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     ">=": ("at or above", lambda value, threshold: value >= threshold),
+    ">": ("above", lambda value, threshold: value > threshold),
     "<=": ("at or below", lambda value, threshold: value <= threshold),
     "<": ("below", lambda value, threshold: value < threshold),
     "==": ("equal to", lambda value, threshold: value == threshold),
 }
-OPPOSITE = {">=": "below", "<=": "above", "<": "not below", "==": "not"}
+OPPOSITE = {">=": "below", ">": "not above", "<=": "above", "<": "not below", "==": "not"}
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,36 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All gates together; `passed` is the only thing that lets a release be built."""
+    """All gates together; `passed` is the only thing that lets a release be built.
+
+    `comparisons` holds each `Comparison` behind a champion gate as plain JSON.
+    """
 
     passed: bool
     gates: tuple[Gate, ...]
+    comparisons: tuple[Facts, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "gates": [asdict(gate) for gate in self.gates]}
+        facts = asdict(self)
+        return {**facts, **{name: list(facts[name]) for name in ("gates", "comparisons")}}
 
     @staticmethod
     def from_dict(value: Facts) -> "Verdict":
-        return Verdict(value["passed"], tuple(Gate(**gate) for gate in value["gates"]))
+        gates = tuple(Gate(**gate) for gate in value["gates"])
+        return Verdict(value["passed"], gates, tuple(value.get("comparisons", ())))
+
+    def checks(self) -> tuple[Gate, ...]:
+        """One gate for each of `CHECK_NAMES`; one that did not apply passes and says so."""
+        judged = {gate.name: gate for gate in self.gates}
+        why = (
+            "the policy has no margin for this metric"
+            if self.comparisons
+            else "no champion to compare with"
+        )
+        return tuple(
+            judged.get(name) or Gate(name, None, None, ">", None, True, DIFFERENCE, why)
+            for name in CHECK_NAMES
+        )
 
     def gate(self, name: str) -> Gate:
         return next(gate for gate in self.gates if gate.name == name)
@@ -61,16 +85,43 @@ class Verdict:
         """One line for people, such as "refused: clip_s 0.61 is below 0.75 (margin -0.14)"."""
         if self.passed:
             asked = [gate for gate in self.gates if gate.threshold is not None]
-            values = ", ".join(f"{gate.name} {_number(gate.value)}" for gate in asked)
-            return f"passed all {len(asked)} gates: {values}"
-        failed = (_short(gate) for gate in self.gates if not gate.passed)
+            values = ", ".join(
+                f"{gate.name} {_number(gate.value)}"
+                for gate in asked
+                if gate.name not in CHAMPION_GATE_NAMES
+            )
+            return f"passed all {len(asked)} gates: {values}{self._against_champion()}"
+        undecided = {
+            f"champion_{facts['metric']}": facts["explanation"]
+            for facts in self.comparisons
+            if not facts["decidable"]
+        }
+        failed = (
+            undecided.get(gate.name) or _short(gate) for gate in self.gates if not gate.passed
+        )
         return f"refused: {'; '.join(failed)}"
 
+    def _against_champion(self) -> str:
+        known = [facts for facts in self.comparisons if facts["difference"] is not None]
+        values = ", ".join(
+            f"{facts['metric']} {_signed(facts['difference'])} (above "
+            f"{_signed(facts['lower_bound'])})"
+            for facts in known
+        )
+        return f"; against the champion {values}" if known else ""
 
-def decide(report: Facts, timings: Facts, policy: GateConfig) -> Verdict:
-    """The verdict on an evaluation's report.json and timings.json."""
-    gates = tuple(gate(report, timings, policy) for gate in GATES.values())
-    return Verdict(all(gate.passed for gate in gates), gates)
+
+def decide(
+    report: Facts, timings: Facts, policy: GateConfig, comparisons: "Iterable[Comparison]" = ()
+) -> Verdict:
+    """The verdict on an evaluation's report.json and timings.json, and against the champion."""
+    found = tuple(comparisons)
+    gates = (
+        *(gate(report, timings, policy) for gate in GATES.values()),
+        *(_against_champion(comparison) for comparison in found),
+    )
+    passed = all(gate.passed for gate in gates)
+    return Verdict(passed, gates, tuple(asdict(comparison) for comparison in found))
 
 
 def policy_hash(policy: GateConfig) -> str:
@@ -181,6 +232,23 @@ GATES: dict[str, Callable[[Facts, Facts, GateConfig], Gate]] = {
     **{name: _floor(name) for name in FLOORS},
 }
 GATE_NAMES: tuple[str, ...] = tuple(GATES)
+CHAMPION_GATE_NAMES: tuple[str, ...] = tuple(f"champion_{metric}" for metric in METRICS)
+CHECK_NAMES = (*GATE_NAMES, *CHAMPION_GATE_NAMES)  # fixed, whatever policy and champion are
+DIFFERENCE = "lower bound of the difference to the champion, positive is better"
+
+
+def _against_champion(comparison: "Comparison") -> Gate:
+    lower = comparison.lower_bound
+    return Gate(
+        f"champion_{comparison.metric}",
+        lower,
+        -comparison.margin,
+        ">",
+        None if lower is None else lower + comparison.margin,
+        comparison.passed,
+        DIFFERENCE,
+        comparison.explanation,
+    )
 
 
 def _gate(

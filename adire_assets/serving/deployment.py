@@ -103,19 +103,11 @@ def live(project: Project, fleet: FleetConfig, model: str) -> list[Live]:
     return [_live(project, fleet, record.read(project, name, model)) for name in fleet.targets]
 
 
-def champion_evaluation(project: Project, fleet: FleetConfig, model: str) -> str | None:
-    """The content hash of the live release's evaluation, None when nothing is live.
+def champion(project: Project, fleet: FleetConfig, model: str) -> int | None:
+    """The live release, None when there is none.
 
     With several targets the last one counts: what is live there has passed all.
     """
-    number = champion(project, fleet, model)
-    if number is None:
-        return None
-    return release.read_record(project, model, number).evaluation["content_hash"]
-
-
-def champion(project: Project, fleet: FleetConfig, model: str) -> int | None:
-    """The release that is live on the last target."""
     return record.read(project, list(fleet.targets)[-1], model).live
 
 

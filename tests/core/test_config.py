@@ -69,6 +69,14 @@ def test_defaults_are_the_classic_recipe(project: Project) -> None:
         (("data/cloth", "../cloth"), "leaves the project folder"),
         (("data/cloth", "elsewhere"), "is not below the folder of data.dvc"),
         (("{source: base}", "{source: a/b, revision: main}"), "cloth.yaml:4: base_model.revision"),
+        (
+            (
+                "judge: {source: judge}",
+                "judge: {source: judge}\n  gates: {champion: {margins: {fid: 1}}}",
+            ),
+            "cloth.yaml:9: evaluation.gates.champion.margins: there is no metric fid; the metrics "
+            "are clip_s, style_similarity, kid,",
+        ),
         (("{source: judge}", "[judge]"), "cloth.yaml:8: evaluation.judge"),
     ],
 )

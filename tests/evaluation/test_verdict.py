@@ -8,7 +8,15 @@ import sys
 import pytest
 
 from adire_assets.config import GateConfig
-from adire_assets.evaluation.verdict import FLOORS, GATE_NAMES, Verdict, decide, policy_hash
+from adire_assets.evaluation.comparison import Comparison
+from adire_assets.evaluation.verdict import (
+    CHECK_NAMES,
+    FLOORS,
+    GATE_NAMES,
+    Verdict,
+    decide,
+    policy_hash,
+)
 
 REPORT = {
     "adapter_problems": [],
@@ -172,6 +180,53 @@ def test_kid_is_shown_but_not_required_when_switched_off() -> None:
 def test_a_verdict_survives_json() -> None:
     verdict = decide_with(BAD["clip_s"])
     assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
+
+
+BETTER = Comparison("clip_s", 1.0, 1.02, 0.02, -0.03, 0.1, 0.07, True, True, "clip_s is as good.")
+WORSE = Comparison("kid", 0.1, 0.5, -0.4, -0.6, 0.1, 0.2, False, True, "kid is worse.")
+SMALL = Comparison(
+    "diversity", 1.0, 0.9, -0.1, -0.5, 0.2, 0.6, False, False, "diversity is too small to decide."
+)
+ASIDE = Comparison(
+    "attribute_accuracy", None, None, None, None, 0.1, None, True, True, "asked for by no prompt."
+)
+
+
+def test_each_comparison_is_a_gate_after_the_absolute_ones() -> None:
+    verdict = decide(REPORT, TIMINGS, POLICY, (BETTER, ASIDE))
+    assert verdict.passed
+    assert [gate.name for gate in verdict.gates] == [
+        *GATE_NAMES,
+        "champion_clip_s",
+        "champion_attribute_accuracy",
+    ]
+    gate = verdict.gate("champion_clip_s")
+    assert (gate.value, gate.threshold, gate.explanation) == (-0.03, -0.1, "clip_s is as good.")
+    assert gate.margin == pytest.approx(0.07)
+    assert verdict.sentence().endswith("; against the champion clip_s +0.02 (above -0.03)")
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
+
+
+def test_a_worse_or_undecided_comparison_refuses_and_says_which() -> None:
+    verdict = decide(REPORT, TIMINGS, POLICY, (BETTER, WORSE, SMALL))
+    assert failed(verdict) == ["champion_kid", "champion_diversity"]
+    assert verdict.sentence() == (
+        "refused: champion_kid -0.6 is not above -0.1 (margin -0.5); "
+        "diversity is too small to decide."
+    )
+    assert decide({}, {}, POLICY, (BETTER,)).passed is False
+
+
+def test_there_is_a_check_for_every_name_with_or_without_champion() -> None:
+    for comparisons, why in (
+        ((), "no champion to compare with"),
+        ((WORSE,), "the policy has no margin for this metric"),
+    ):
+        checks = decide(REPORT, TIMINGS, POLICY, comparisons).checks()
+        assert tuple(check.name for check in checks) == CHECK_NAMES
+        absent = [check for check in checks if check.explanation == why]
+        assert len(absent) == len(CHECK_NAMES) - len(GATE_NAMES) - len(comparisons)
+        assert all(check.passed for check in absent)
 
 
 def test_the_policy_hash_follows_the_thresholds_alone() -> None:

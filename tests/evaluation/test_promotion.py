@@ -1,0 +1,229 @@
+"""What a verdict compares with: the champion's evaluation on the same data, made when it lacks."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adire_assets import pipeline, promotion, roots
+from adire_assets.config import ChampionGates, GateConfig, Project
+from adire_assets.errors import UserError
+from adire_assets.evaluation.statistic import Statistic, save_statistics
+from adire_assets.evaluation.verdict import Verdict
+from adire_assets.fleet_config import load_fleet
+from adire_assets.lineage import Recipe
+from adire_assets.serving import record, release
+from adire_assets.store import Artefact, Built, Store, write_json
+
+ROOT = Path(__file__).parents[2]
+MODEL = "cloth"
+SETTINGS = {"seeds": [0, 1, 2, 3], "num_inference_steps": 20}
+POLICY = GateConfig(champion=ChampionGates(margins={"clip_s": 0.1}))
+YAML = """\
+data: {path: data/cloth, instance_prompt: a cloth}
+base_model: {source: base}
+evaluation:
+  judge: {source: judge}
+  gates: {champion: {margins: {clip_s: 0.1}}}
+"""
+
+
+class Shop:
+    """A project whose evaluations are numbers, and what one does with it."""
+
+    def __init__(self, root: Path) -> None:
+        self.project = Project(root, root / "home")
+        (root / "configs" / "models").mkdir(parents=True)
+        fleet = (ROOT / "configs" / "fleet.yaml").read_text()
+        (root / "configs" / "fleet.yaml").write_text(fleet)
+        self.project.model_file(MODEL).write_text(YAML)
+        self.store = Store(self.project)
+        self.evaluated: list[str] = []  # adapters that pipeline.evaluation_report was asked for
+
+    def part(self, kind: str, name: str) -> Artefact:
+        def make(folder: Path) -> None:
+            (folder / "name").write_text(name)
+
+        return self.store.build(Recipe(kind, MODEL, config={"name": name}), make).artefact
+
+    def evaluation(
+        self, adapter: str, clip_s: float, data: str = "monday", steps: int = 20
+    ) -> Artefact:
+        """64 images whose CLIP-S is around `clip_s`, with noise that follows from the name."""
+        parts = {
+            "dataset": self.part("dataset", data),
+            "base_model": self.part("base_model", "base"),
+            "lora_weights": self.part("lora_weights", adapter),
+        }
+        inputs = {name: part.content_hash for name, part in parts.items()}
+        recipe = Recipe(
+            "evaluation_report",
+            MODEL,
+            inputs={**inputs, "judge": "judge"},
+            config={**SETTINGS, "num_inference_steps": steps},
+        )
+
+        def make(folder: Path) -> dict[str, Any]:
+            noise = np.random.default_rng([*adapter.encode()]).normal(size=64)
+            save_statistics(folder, {"clip_s": Statistic(each=clip_s + 0.05 * noise)})
+            report = {
+                "adapter_problems": [],
+                "clip_s_mean": clip_s,
+                "kid_adapter_mean": 0.1,
+                "kid_base_mean": 0.6,
+                "nsfw_probability_maximum": 0.1,
+                "prompts": 16,
+                "seeds": SETTINGS["seeds"],
+                "metrics": {"clip_s": {"better": "higher"}},
+            }
+            write_json(folder / "report.json", report)
+            write_json(folder / "timings.json", {"seconds_per_image_mean": 1.0})
+            return {name: part.reference() for name, part in parts.items()}
+
+        return self.store.build(recipe, make).artefact
+
+    def release(self, number: int, evaluation: Artefact) -> release.ReleaseRecord:
+        made = evaluation.manifest
+        return release.write_record(
+            self.project,
+            release.ReleaseRecord(
+                model=MODEL,
+                number=number,
+                repository=self.part("triton_repository", str(number)).reference(),
+                adapter=made["lora_weights"],
+                base_model=made["base_model"],
+                evaluation=evaluation.reference(),
+                verdict=evaluation.reference(),
+                mlflow_run_id=None,
+                provenance={},
+            ),
+        )
+
+    def bring_live(self, number: int) -> None:
+        for target in load_fleet(self.project).targets:
+            record.change(self.project, target, MODEL, lambda state: replace(state, live=number))
+
+    def decide(self, evaluation: Artefact) -> Built:
+        """As the asset does it."""
+        config = self.store.build(
+            Recipe("evaluation_config", MODEL),
+            lambda folder: write_json(folder / "config.json", {"gates": POLICY.model_dump()}),
+        )
+        return pipeline.promotion_verdict(
+            self.project, evaluation, config.artefact, run_worker=None, tracked=None
+        )
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    shop = Shop(tmp_path)
+
+    def evaluate(project, images, base, adapter, config, worker, tracked, write_metrics=True):
+        name = (adapter.path / "name").read_text()
+        shop.evaluated.append(name)
+        assert not write_metrics  # metrics/ shows the challenger
+        data = (images.path / "name").read_text()
+        return Built(shop.evaluation(name, 1.6, data=data), reused=False)
+
+    monkeypatch.setattr(pipeline, "evaluation_report", evaluate)
+    monkeypatch.setattr(roots, "evaluation_settings", lambda *arguments: SETTINGS)
+    judge = SimpleNamespace(artefact=SimpleNamespace(content_hash="judge"))
+    monkeypatch.setattr(roots, "judge", lambda *arguments: judge)
+    parity = SimpleNamespace(artefact=SimpleNamespace(json=lambda name: {"passed": True}))
+    monkeypatch.setattr(promotion, "parity_report", lambda *arguments: parity)
+    yield shop
+
+
+def verdict(built: Built) -> Verdict:
+    return Verdict.from_dict(built.artefact.json("verdict.json"))
+
+
+def test_the_first_release_meets_the_absolute_gates_alone(shop: Shop) -> None:
+    found = verdict(shop.decide(shop.evaluation("first", 1.6)))
+    assert found.passed and not found.comparisons
+    checks = {gate.name: gate for gate in found.checks()}
+    assert checks["champion_clip_s"].passed
+    assert checks["champion_clip_s"].explanation == "no champion to compare with"
+
+
+@pytest.mark.parametrize(("clip_s", "passes"), [(1.59, True), (1.4, False)])
+def test_a_challenger_must_not_be_worse_than_the_champion(
+    shop: Shop, clip_s: float, passes: bool
+) -> None:
+    champion = shop.evaluation("first", 1.6)
+    shop.release(1, champion)
+    shop.bring_live(1)
+    built = shop.decide(shop.evaluation("second", clip_s))
+    found = verdict(built)
+    assert found.passed is passes
+    assert found.gate("champion_clip_s").passed is passes
+    assert shop.evaluated == []  # the champion's own evaluation compares
+    assert built.artefact.manifest["recipe"]["inputs"]["champion"] == champion.content_hash
+    assert built.artefact.manifest["champion"] == champion.reference()
+
+
+def test_the_champion_is_not_compared_with_itself(shop: Shop) -> None:
+    evaluation = shop.evaluation("first", 1.6)
+    before = shop.decide(evaluation)
+    shop.release(1, evaluation)
+    shop.bring_live(1)
+    again = shop.decide(evaluation)
+    assert again.reused and again.artefact == before.artefact
+
+
+@pytest.mark.parametrize("change", [{"data": "tuesday"}, {"steps": 30}])
+def test_a_champion_evaluated_in_another_way_is_evaluated_again(shop: Shop, change: dict) -> None:
+    shop.release(1, shop.evaluation("first", 1.6, **change))
+    shop.bring_live(1)
+    challenger = shop.evaluation("second", 1.6)
+    built = shop.decide(challenger)
+    assert shop.evaluated == ["first"]
+    assert verdict(built).comparisons
+    wanted = shop.evaluation("first", 1.6).content_hash
+    assert built.artefact.manifest["recipe"]["inputs"]["champion"] == wanted
+    assert shop.decide(challenger).reused and shop.evaluated == ["first"]
+
+
+def test_an_evaluation_of_another_time_is_to_be_made_again(shop: Shop) -> None:
+    """What evaluations are now made with is not what this one was made with."""
+    shop.release(1, shop.evaluation("first", 1.6))
+    shop.bring_live(1)
+    with pytest.raises(UserError, match="materialize cloth/evaluation_report again"):
+        shop.decide(shop.evaluation("second", 1.6, steps=50))
+
+
+def test_another_champion_is_another_verdict(shop: Shop) -> None:
+    for number, name in ((1, "first"), (2, "other")):
+        shop.release(number, shop.evaluation(name, 1.6))
+    challenger = shop.evaluation("third", 1.6)
+    keys = set()
+    for number in (1, 2):
+        shop.bring_live(number)
+        keys.add(shop.decide(challenger).artefact.key)
+    assert len(keys) == 2
+    assert shop.evaluation("third", 1.6) == challenger  # an evaluation knows no champion
+
+
+def test_a_deployment_compares_with_the_champion_of_today(shop: Shop) -> None:
+    good, bad = shop.evaluation("good", 1.6), shop.evaluation("bad", 1.4)
+    release_bad = shop.release(1, bad)
+    promotion.require_release(shop.project, release_bad, print)  # nothing is live yet
+    release_good = shop.release(2, good)
+    shop.bring_live(2)
+    promotion.require_release(shop.project, release_good, print)  # itself
+    with pytest.raises(UserError, match=r"refused: champion_clip_s .* is not above -0\.1"):
+        promotion.require_release(shop.project, release_bad, print)
+
+
+def test_a_deployment_without_a_comparable_champion_is_refused(shop: Shop) -> None:
+    shop.release(1, shop.evaluation("first", 1.6, data="tuesday"))
+    shop.bring_live(1)
+    wanted = shop.release(2, shop.evaluation("second", 1.6))
+    with pytest.raises(UserError, match="materialize cloth/promotion_verdict"):
+        promotion.require_release(shop.project, wanted, print)
+    shop.decide(shop.evaluation("second", 1.6))
+    promotion.require_release(shop.project, wanted, print)
