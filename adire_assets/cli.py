@@ -138,6 +138,24 @@ def trace(
         say(line)
 
 
+@app.command()
+def report(
+    name: Annotated[
+        str, typer.Argument(help="indigo is its newest evaluation, indigo@3 release 3.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The HTML to write; default: in the project's home.")
+    ] = None,
+    blind: Annotated[
+        bool, typer.Option(help="Instead a blind A/B sheet against the champion, to be rated.")
+    ] = False,
+) -> None:
+    """Write an evaluation as one HTML file: verdict, gates, pictures, speed, lineage."""
+    from adire_assets import operations
+
+    say(str(operations.report(Project.find(), name, output, blind)))
+
+
 @app.command("export")
 def export_adapter(
     release: Annotated[str, typer.Argument(help="indigo is what is live, indigo@3 release 3.")],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adire_assets import pipeline, promotion, roots
+from adire_assets import pipeline, promotion, roots, upgrades
 from adire_assets.config import ChampionGates, GateConfig, Project
 from adire_assets.errors import UserError
 from adire_assets.evaluation.statistic import Statistic, save_statistics
@@ -133,8 +133,10 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setattr(roots, "evaluation_settings", lambda *arguments: SETTINGS)
     judge = SimpleNamespace(artefact=SimpleNamespace(content_hash="judge"))
     monkeypatch.setattr(roots, "judge", lambda *arguments: judge)
-    parity = SimpleNamespace(artefact=SimpleNamespace(json=lambda name: {"passed": True}))
+    facts = {"passed": True, "software": {}}
+    parity = SimpleNamespace(artefact=SimpleNamespace(json=lambda name: facts))
     monkeypatch.setattr(promotion, "parity_report", lambda *arguments: parity)
+    monkeypatch.setattr(upgrades, "refusal", lambda *arguments: None)
     yield shop
 
 

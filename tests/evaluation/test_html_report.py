@@ -1,0 +1,252 @@
+"""The report as one page, and the blind sheet with what becomes of its ratings."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adire_assets.errors import UserError
+from adire_assets.evaluation.blind import Score, Shuffle, score
+from adire_assets.evaluation.html_report import (
+    BatchSpeed,
+    Distribution,
+    Fact,
+    Facts,
+    GateView,
+    Pair,
+    PromptView,
+    ReportView,
+    Shown,
+    ab_sheet,
+    html,
+    picture,
+)
+from tests.support.pages import Nesting, rated, sheet_data
+
+EVIL = "<script>alert('\"x\"')</script> & <img src=x onerror=y>"
+SECRET = b"s" * 32
+
+
+def colour(*rgb: int) -> np.ndarray:
+    return np.full((16, 16, 3), rgb, np.uint8)
+
+
+BASE, CHAMPION, CHALLENGER, REAL = (
+    picture(colour(*rgb)) for rgb in ((9, 9, 9), (200, 90, 0), (20, 20, 200), (0, 150, 140))
+)
+FLOOR = GateView("clip_s", 1.6, 1.5, ">=", 0.1, True, "CLIP-S", "clip_s is at or above 1.5")
+WORSE = GateView(
+    "style", -0.04, -0.02, ">", -0.02, False, "", "style may be worse", -0.01, -0.04, 0.05
+)
+UNSURE = replace(WORSE, name="diversity", special="undecided", explanation="too small to decide")
+
+
+def prompt_view(prompt: str) -> PromptView:
+    return PromptView(
+        prompt,
+        7,
+        (
+            Shown("base", BASE, {"CLIP-S": 1.2}),
+            Shown("champion", CHAMPION, {"CLIP-S": 1.31}),
+            Shown("challenger", CHALLENGER, {"CLIP-S": 1.42}),
+            Shown("real", REAL, note="the same caption"),
+        ),
+    )
+
+
+def full_view(text: str = "tied circles") -> ReportView:
+    speed = tuple(BatchSpeed(size, size / 2, 2 / size, 3 / size) for size in (1, 2, 4))
+    return ReportView(
+        model="cloth",
+        name="release 4",
+        sentence=f"refused: style is worse, {text}",
+        passed=False,
+        summary=f"Of {text}.",
+        release=4,
+        champion_release=3,
+        problems=(text,),
+        gates=(FLOOR, replace(FLOOR, name="nothing", value=None, margin=None), WORSE, UNSURE),
+        ranked_by="CLIP-S",
+        worst=(prompt_view(text),),
+        best=(prompt_view(f"best {text}"),),
+        distributions=(
+            Distribution(
+                text, {"base": (1.0, 1.2), "challenger": (1.5, 1.5)}, (text, "b"), marks={text: 2.0}
+            ),
+            Distribution("constant", {"challenger": (3.0,)}),
+        ),
+        speed={"challenger": speed, "champion": speed[:2]},
+        costs=(Fact(text, text, text),),
+        lineage=(Facts(text, (Fact(text, text, text),)), Facts("b", (Fact("c", "d"),), True)),
+        pairs=tuple(Pair(f"{n:03d}-seed0", text, CHALLENGER, CHAMPION) for n in range(24)),
+    )
+
+
+def pages() -> dict[str, str]:
+    empty = ReportView("cloth", "adapter 12", "no verdict yet", None, "Nothing.")
+    return {
+        "full": html(full_view()),
+        "evil": html(full_view(EVIL)),
+        "empty": html(empty),
+        "first release": html(replace(full_view(), gates=(FLOOR,), champion_release=None)),
+        "sheet": ab_sheet(full_view(EVIL), SECRET),
+    }
+
+
+def test_pages_are_well_formed() -> None:
+    for name, page in pages().items():
+        seen = Nesting(page)
+        assert not seen.wrong and not seen.open, name
+        assert len(seen.ids) == len(set(seen.ids)), name
+        assert {"html", "head", "title", "body", "main", "h1"} <= set(seen.tags), name
+
+
+def test_pages_ask_nothing_of_the_network() -> None:
+    for name, page in pages().items():
+        assert "://" not in page, name
+        assert not re.findall(r"url\(|@import|<link|<iframe|<base", page), name
+        for source in re.findall(r'\b(?:src|href)="([^"]*)"', page):
+            assert source.startswith(("data:image/webp;base64,", "#")), name
+        assert "default-src 'none'" in page
+
+
+def test_text_is_escaped_and_no_script_of_a_prompt_runs() -> None:
+    page = html(full_view(EVIL))
+    assert "script" not in Nesting(page).tags
+    assert "<img src=x" not in page and "onerror=y&gt;" in page
+    sheet = ab_sheet(full_view(EVIL), SECRET)
+    assert Nesting(sheet).tags.count("script") == 2
+    assert "<img src=x" not in sheet
+    data = sheet_data(sheet)
+    assert data["pairs"][0]["prompt"] == EVIL
+
+
+def test_gates_stand_with_value_bound_margin_and_result_in_words() -> None:
+    page = html(full_view())
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    texts = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
+    [clip] = [text for text in texts if text.startswith("CLIP-S")]
+    assert clip == "CLIP-S clip_s is at or above 1.5 1.6 at least 1.5 +0.1 ✓ Passed"
+    [style] = [text for text in texts if text.startswith("Style")]
+    assert style == "Style style may be worse −0.01 −0.04 −0.02 0.05 −0.02 ✕ Failed"
+    [diversity] = [text for text in texts if text.startswith("Diversity")]
+    assert diversity.endswith("? Undecided")
+    [nothing] = [text for text in texts if text.startswith("Nothing")]
+    assert "none" in nothing and "no value" in nothing
+    assert page.count('class="bar"') == 3
+
+
+def test_the_bar_shows_on_which_side_of_the_bound_the_value_is() -> None:
+    def places(gate: GateView) -> tuple[float, float, float]:
+        page = html(replace(full_view(), gates=(gate,)))
+        bound = re.search(r'class="bound" x1="([\d.]+)%', page)
+        value = re.search(r'class="value \w+" cx="([\d.]+)%', page)
+        allowed = re.search(r'class="allowed" x="([\d.]+)%', page)
+        assert bound and value and allowed
+        return float(bound[1]), float(value[1]), float(allowed[1])
+
+    bound, value, allowed = places(FLOOR)
+    assert value > bound == allowed
+    bound, value, _ = places(replace(FLOOR, value=1.2, passed=False))
+    assert value < bound
+    bound, value, allowed = places(replace(FLOOR, comparison="<="))
+    assert value > bound > allowed == 0
+
+
+def test_every_picture_of_the_view_is_shown_with_its_scores() -> None:
+    page = html(full_view())
+    for shown in (BASE, CHAMPION, CHALLENGER, REAL):
+        assert page.count(shown.uri) == 2  # worst and best
+    assert page.count("Seed 7") == 2
+    for told in ("CLIP-S 1.2<", "CLIP-S 1.31<", "CLIP-S 1.42<", "the same caption"):
+        assert page.count(told) == 2
+    assert page.index("Where it is weakest") < page.index("Where it is strongest")
+
+
+def test_every_value_is_a_dot_and_every_batch_size_a_point() -> None:
+    page = html(full_view())
+    assert page.count('class="dot base"') == 2 and page.count('class="dot challenger"') == 3
+    assert page.count('class="point challenger p50"') == 6  # three sizes in two charts
+    assert page.count('class="point champion p95"') == 2
+    one = {"challenger": (BatchSpeed(1, 1.0, 1.0, 1.1),)}
+    single = html(replace(full_view(), speed=one))
+    assert 'class="curves"' not in single and "Speed by batch size" in single
+
+
+def test_large_pictures_are_reduced() -> None:
+    drawn = picture(np.zeros((1024, 2048, 3), np.uint8))
+    assert (drawn.width, drawn.height) == (512, 256)
+
+
+# --- the blind sheet -----------------------------------------------------------------------------
+
+
+def test_the_ratings_of_a_sheet_tell_how_often_the_challenger_won() -> None:
+    sheet = ab_sheet(full_view(), SECRET)
+    assert score(rated(sheet, CHALLENGER.uri), SECRET) == Score(24, 0, 0)
+    assert score(rated(sheet, CHAMPION.uri), SECRET) == Score(0, 24, 0)
+    assert score(rated(sheet, None), SECRET) == Score(0, 0, 24)
+    mixed = rated(sheet, CHALLENGER.uri)
+    mixed["choices"] |= {"000-seed0": "tie"}
+    assert score(mixed, SECRET) == Score(23, 0, 1)
+
+
+def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page() -> None:
+    first, second = (sheet_data(ab_sheet(full_view(), SECRET)) for _ in range(2))
+    lefts = [pair["left"] == CHALLENGER.uri for pair in first["pairs"]]
+    assert {True, False} == set(lefts)
+    assert first["nonce"] != second["nonce"]
+    assert [pair["name"] for pair in first["pairs"]] != [pair["name"] for pair in second["pairs"]]
+    # Who has the page but not the secret gets other sides from the same nonce.
+    other = Shuffle(b"x" * 32, first["nonce"])
+    assert lefts != [other.challenger_is_left(pair["name"]) for pair in first["pairs"]]
+    assert set(first["pairs"][0]) == {"name", "prompt", "left", "right"}
+    assert ab_sheet(full_view(), SECRET, "salt") == ab_sheet(full_view(), SECRET, "salt")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"nonce": "0" * 24 + ".24." + "0" * 32}, "do not belong to a blind sheet"),
+        ({"model": "denim"}, "do not belong to a blind sheet .* release 4 of denim"),
+        ({"challenger": 5}, "do not belong to a blind sheet"),
+        ({"champion": 1}, "do not belong to a blind sheet"),
+        ({"choices": {"more-seed0": "left"}}, "do not belong to a blind sheet"),
+        ({"choices": {"000-seed0": "both"}}, "the choice of pair 000-seed0 is 'both'"),
+        ({"rater": " "}, "say who rated"),
+        ({"nonce": 3}, "texts"),
+        ({"extra": 1}, "exactly the keys"),
+    ],
+)
+def test_ratings_of_anything_else_are_refused(change: dict[str, Any], sentence: str) -> None:
+    ratings = rated(ab_sheet(full_view(), SECRET), CHALLENGER.uri)
+    choices = ratings["choices"] | change.get("choices", {})
+    with pytest.raises(UserError, match=sentence) as refusal:
+        score({**ratings, **change, "choices": choices}, SECRET)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_half_rated_sheet_another_secret_and_another_release_are_refused() -> None:
+    ratings = rated(ab_sheet(full_view(), SECRET), CHALLENGER.uri)
+    half = {**ratings, "choices": dict(list(ratings["choices"].items())[:10])}
+    with pytest.raises(UserError, match="10 of 24 pairs are rated"):
+        score(half, SECRET)
+    with pytest.raises(UserError, match="do not belong"):
+        score(ratings, b"another")
+    swapped = {
+        "of-another-sheet" if n == "000-seed0" else n: c for n, c in ratings["choices"].items()
+    }
+    with pytest.raises(UserError, match="do not belong"):
+        score({**ratings, "choices": swapped}, SECRET)
+    with pytest.raises(UserError, match="about challenger 4, not 5"):
+        score(ratings, SECRET, {"model": "cloth", "challenger": 5})
+    assert score(ratings, SECRET, {"model": "cloth", "challenger": 4}).wins == 24
+
+
+def test_a_sheet_needs_two_releases() -> None:
+    with pytest.raises(UserError, match="no release number"):
+        ab_sheet(replace(full_view(), release=None), SECRET)
+    with pytest.raises(UserError, match="nothing to rate it against"):
+        ab_sheet(replace(full_view(), champion_release=None), SECRET)

@@ -1,0 +1,229 @@
+"""The report of a project's artefacts: `adire report`, and what is read from their files."""
+
+import json
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adire_assets import operations
+from adire_assets.approvals import rating_secret
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.evaluation.blind import Score, score
+from adire_assets.evaluation.html_report import html
+from adire_assets.evaluation.html_view import MAXIMUM_PAIRS, Sources, view_of
+from adire_assets.lineage import Recipe
+from adire_assets.serving import record, release
+from adire_assets.store import Artefact, Store, write_json
+from tests.support.pages import Nesting, rated, sheet_data
+
+ROOT = Path(__file__).parents[2]
+
+
+def colour(*rgb: int) -> np.ndarray:
+    return np.full((16, 16, 3), rgb, np.uint8)
+
+
+PROMPTS = [f"cloth {number}" for number in range(25)]
+SEEDS = [0, 1]
+
+
+def write_evaluation(folder: Path, shift: float) -> None:
+    listed, scores = [], []
+    for place, prompt in enumerate(PROMPTS):
+        for seed in SEEDS:
+            files = {}
+            for key, side in (("file", "adapter"), ("base_file", "base")):
+                files[key] = f"images/{side}/{place:03d}-seed{seed}.png"
+                (folder / files[key]).parent.mkdir(parents=True, exist_ok=True)
+                shade = colour(place * 9, 100 if side == "base" else 200, int(shift * 100))
+                Image.fromarray(shade).save(folder / files[key])
+            listed.append({**files, "prompt": prompt, "seed": seed})
+            value = 1 + place / 100 + seed / 1000 + shift
+            scores.append(
+                {
+                    "prompt": prompt,
+                    "seed": seed,
+                    "clip_s": value,
+                    "clip_s_base": value / 2,
+                    "scores": {"sharpness": 0.5},
+                    "base_scores": {"sharpness": None},
+                }
+            )
+    report = {"per_image": scores, "seeds": SEEDS, "images": 50, "prompts": 25, "judge": "a judge"}
+    write_json(folder / "images.json", listed)
+    write_json(folder / "report.json", report | {"clip_s_held_out_mean": 1.9})
+    timings = {"seconds_per_image": [1.0, 2.0, 3.0], "cold_load_seconds": 0.5, "device": "cpu"}
+    write_json(folder / "timings.json", timings | {"peak_memory_bytes": 2**30, "threads": 2})
+
+
+VERDICT = {
+    "passed": True,
+    "gates": [
+        {
+            "name": "clip_s",
+            "value": 1.6,
+            "threshold": 1.5,
+            "comparison": ">=",
+            "margin": 0.1,
+            "passed": True,
+            "unit": "CLIP-S",
+            "explanation": "not required; clip_s 1.6 is at or above 1.5",
+        }
+    ],
+}
+
+
+def evaluated(project: Project, shift: float) -> tuple[Artefact, Artefact]:
+    """An evaluation and its verdict, with what they are made from."""
+    store = Store(project)
+
+    def dataset(folder: Path) -> None:
+        (folder / "images").mkdir()
+        Image.fromarray(colour(0, 0, 0)).save(folder / "images" / "real.png")
+        row = {"file_name": "images/real.png", "text": PROMPTS[0]}
+        (folder / "held_out.jsonl").write_text(json.dumps(row) + "\n")
+
+    def evaluation(folder: Path) -> dict[str, Any]:
+        write_evaluation(folder, shift)
+        return {kind: artefact.reference() for kind, artefact in made.items()}
+
+    def verdict(folder: Path) -> dict[str, Any]:
+        write_json(folder / "verdict.json", VERDICT)
+        return {"evaluation": report.reference()}
+
+    def adapter(folder: Path) -> dict[str, Any]:
+        return {"dvc_hash": "d00d.dir", "data_hash": "da7a", "seed": 42}
+
+    def base(folder: Path) -> dict[str, Any]:
+        return {"source": "base_models/tiny", "revision": None}
+
+    settings = {"rank": 16, "target_modules": ["to_q", "to_k"]}
+    inputs = {"shift": str(shift)}
+    made = {
+        "dataset": store.build(Recipe("dataset", "cloth"), dataset).artefact,
+        "base_model": store.build(Recipe("base_model", "cloth"), base).artefact,
+        "lora_weights": store.build(
+            Recipe("lora_weights", "cloth", inputs=inputs, config=settings), adapter
+        ).artefact,
+    }
+    report = store.build(Recipe("evaluation_report", "cloth", inputs=inputs), evaluation).artefact
+    judged = store.build(Recipe("promotion_verdict", "cloth", inputs=inputs), verdict).artefact
+    return report, judged
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Release 1 is live, release 2 was evaluated after it."""
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs" / "fleet.yaml")
+    shutil.copytree(ROOT / "configs" / "prompts", tmp_path / "configs" / "prompts")
+    house = (ROOT / "configs" / "models" / "indigo.yaml").read_text()
+    (tmp_path / "configs" / "models" / "cloth.yaml").write_text(house)
+    project = Project(tmp_path, tmp_path / ".adire")
+    for number, shift in ((1, 0.0), (2, 0.5)):
+        report, verdict = evaluated(project, shift)
+        inner = report.manifest
+        release.write_record(
+            project,
+            release.ReleaseRecord(
+                model="cloth",
+                number=number,
+                repository=inner["lora_weights"],
+                adapter=inner["lora_weights"],
+                base_model=inner["base_model"],
+                evaluation=report.reference(),
+                verdict=verdict.reference(),
+                mlflow_run_id=None,
+                provenance={},
+            ),
+        )
+    record.change(project, "local", "cloth", lambda state: replace(state, live=1))
+    return project
+
+
+def test_the_report_of_a_release_says_what_its_artefacts_say(project: Project) -> None:
+    path = operations.report(project, "cloth@2", None)
+    assert path == project.home / "reports" / "cloth-2.html"
+    page = path.read_text()
+    assert "<h1>cloth, release 2</h1>" in page
+    assert "Passed all 1 gates" in page and "Not required" in page
+    weakest, strongest = page.index("cloth 0</h3>"), page.index("cloth 24</h3>")
+    assert page.index("Where it is weakest") < weakest < strongest
+    assert "CLIP-S 1.5<" in page and "CLIP-S 1<" in page  # challenger and champion
+    assert page.count("Real, held out: cloth 0") == 1
+    assert page.count('class="dot champion"') == 100  # two metrics of 50 images
+    for fact in ("d00d.dir", "da7a", "base_models/tiny", "to_q, to_k", "1,024 MiB"):
+        assert fact in page
+
+
+def test_the_champion_is_not_compared_with_itself(project: Project) -> None:
+    page = operations.report(project, "cloth@1", project.root / "one.html").read_text()
+    assert "<h1>cloth, release 1</h1>" in page and 'class="dot champion"' not in page
+
+
+def test_the_newest_evaluation_is_taken_without_a_number(project: Project) -> None:
+    report, _ = evaluated(project, 0.75)
+    made = json.loads((report.path / "manifest.json").read_text())
+    (report.path / "manifest.json").chmod(0o644)
+    write_json(report.path / "manifest.json", {**made, "created": "2999-01-01T00:00:00+00:00"})
+    page = operations.report(project, "cloth", None).read_text()
+    assert f"<h1>cloth, adapter {made['lora_weights']['key'][:12]}</h1>" in page
+    with pytest.raises(UserError, match="no release number"):
+        operations.report(project, "cloth", None, blind=True)
+
+
+def test_a_blind_sheet_of_the_project_is_scored_with_its_secret(project: Project) -> None:
+    path = operations.report(project, "cloth@2", None, blind=True)
+    assert path.name == "cloth-2-blind.html"
+    data = sheet_data(path.read_text())
+    assert (data["challenger"], data["champion"]) == (2, 1)
+    names = [pair["name"] for pair in data["pairs"]]
+    assert len(names) == MAXIMUM_PAIRS and {"000-seed0", "024-seed1"} <= set(names)
+    assert score(rated(path.read_text(), None), rating_secret(project)) == Score(0, 0, 40)
+    assert stat.S_IMODE((project.home / "rating_secret").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cloth@9", "no release 9 of cloth"),
+        ("cloth@two", "is named like cloth@3"),
+        ("denim", "no model 'denim'"),
+    ],
+)
+def test_what_is_not_there_is_said(project: Project, name: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        operations.report(project, name, None)
+
+
+def test_a_place_that_cannot_be_written_is_said(project: Project) -> None:
+    with pytest.raises(UserError, match="cannot be written: Is a directory; name another"):
+        operations.report(project, "cloth@2", project.home)
+
+
+def test_comparisons_of_a_verdict_become_gates_against_the_champion(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, 0.0)
+    told = {"metric": "style", "difference": 0.01, "lower_bound": -0.03, "margin": 0.02}
+    told |= {"smallest_effect": 0.06, "passed": False, "decidable": False, "explanation": "small"}
+    (tmp_path / "verdict").mkdir()
+    write_json(tmp_path / "verdict" / "verdict.json", {**VERDICT, "comparisons": [told]})
+    view = view_of(Sources("cloth", tmp_path, "release 1", verdict=tmp_path / "verdict"))
+    gate = view.gates[-1]
+    assert gate.against_champion and gate.outcome == "undecided"
+    assert (gate.value, gate.threshold, gate.comparison) == (-0.03, -0.02, ">")
+    assert gate.margin == pytest.approx(-0.01)
+
+
+def test_an_evaluation_without_images_or_scores_still_has_a_report(tmp_path: Path) -> None:
+    write_json(tmp_path / "report.json", {"adapter_problems": ["unet.x is NaN"], "per_image": []})
+    page = html(view_of(Sources("cloth", tmp_path, "adapter 1")))
+    assert "unet.x is NaN" in page and not Nesting(page).wrong
+    with pytest.raises(UserError, match="holds no report"):
+        view_of(Sources("cloth", tmp_path / "none", "adapter 1"))
