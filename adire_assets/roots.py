@@ -86,7 +86,7 @@ def evaluation_config(project: Project, model: str) -> Built:
 
 
 def judge(project: Project, model: str) -> Built:
-    """The weights of the CLIPModel that scores this model's images."""
+    """The weights of the CLIP or SigLIP that scores this model's images."""
     return _weights(project, model, "judge", load_model(project, model).evaluation.judge)
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 from adire_assets.config import Project, load_model
 from adire_assets.data.sample_images import TECHNIQUES, draw_adire
 from adire_assets.diffusion.sampling import Request, Sampler
-from adire_assets.evaluation.metrics import Judge, kid
+from adire_assets.evaluation.judge import Judge
+from adire_assets.evaluation.metrics import kid
 
 PER_TECHNIQUE = 16
 RESOLUTION = 128
@@ -110,13 +111,13 @@ def main() -> None:
         TECHNIQUES, accuracy(classifier, real_features, truth), shares, strict=True
     ):
         print(f"{name}: told right in {of_drawn:.2f} of drawn, {share:.2f} of generated images")
-    distance = kid(real_features, features)
+    distance = kid.distance(real_features, features)
     line = f"house example: technique={np.mean(shares):.3f} kid={distance:.3f}"
     if options.first_base:
         first = generate(
             options.first_base, "fp16", options.first_adapter, prompts, steps, guidance
         )
-        first_distance = kid(real_features, judge.embed_images(first))
+        first_distance = kid.distance(real_features, judge.embed_images(first))
         line += f" first_kid={first_distance:.3f} ratio={distance / first_distance:.3f}"
     if options.sheets:
         for label, technique in enumerate(TECHNIQUES):

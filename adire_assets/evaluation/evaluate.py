@@ -29,8 +29,8 @@ from PIL import Image
 from adire_assets.errors import UserError
 from adire_assets.evaluation import report
 from adire_assets.evaluation.evidence import Evidence, Reference
-from adire_assets.evaluation.metric_table import METRICS
-from adire_assets.evaluation.metrics import Judge, flat
+from adire_assets.evaluation.judge import Judge
+from adire_assets.evaluation.metrics import METRICS, flat
 from adire_assets.evaluation.prompts import choose_prompts, read_rows
 from adire_assets.evaluation.statistic import Statistic, save_statistics
 from adire_assets.store import link, read_json, write_json

@@ -28,7 +28,7 @@ class JudgeProcess:
     """Starts loading at once; the first call waits until that is done."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        """`folder` holds a CLIPModel; `device` is "cpu" or "cuda"."""
+        """`folder` holds a CLIP or SigLIP; `device` is "cpu" or "cuda"."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "adire_assets.evaluation.judging", str(folder), device],
             stdin=subprocess.PIPE,
@@ -68,17 +68,18 @@ class JudgeProcess:
 def main() -> None:
     import torch
 
-    from adire_assets.evaluation import metrics
+    from adire_assets.evaluation.judge import Judge
+    from adire_assets.evaluation.metrics import clip_s
     from adire_assets.worker import die_with_parent
 
     die_with_parent()
     torch.set_num_threads(1)
-    judge = metrics.Judge(Path(sys.argv[1]), sys.argv[2])
+    judge = Judge(Path(sys.argv[1]), sys.argv[2])
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)
         with np.load(job["images"]) as stored:
             images = [stored[f"arr_{place}"] for place in range(len(job["prompts"]))]
-        scores = metrics.clip_s(judge.embed_images(images), judge.embed_texts(job["prompts"]))
+        scores = clip_s.scores(judge.embed_images(images), judge.embed_texts(job["prompts"]))
         print(json.dumps([float(score) for score in scores]), flush=True)
 
 

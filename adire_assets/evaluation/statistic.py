@@ -52,6 +52,30 @@ class Statistic:
         return total
 
 
+def standard_error(statistic: Statistic, clusters: np.ndarray | None = None) -> float:
+    """How far the value would scatter over other images of the same model, by the jackknife.
+
+    sqrt((n - 1) / n * sum_i (value without i - mean of these)^2), after Efron and Stein 1981, "The
+    Jackknife Estimate of Variance": for a mean exactly its standard error, for a U-statistic
+    slightly too large on average. `clusters` [n] names the group of each image (its prompt, say),
+    and then whole groups are left out: seeds of one prompt are not independent. The real images
+    are taken as given. NaN with fewer than two groups, or where the value is.
+    """
+    parts = [part for part in (statistic.each, statistic.pairs) if part is not None]
+    if not parts:
+        return float("nan")
+    labels = np.arange(len(parts[0])) if clusters is None else np.asarray(clusters)
+    counts = np.ones(len(labels), bool)
+    if statistic.each is not None and statistic.pairs is None:
+        counts = ~np.isnan(statistic.each)  # leaving out what takes no part would change nothing
+    groups = np.unique(labels[counts])
+    if len(groups) < 2:
+        return float("nan")
+    without = statistic.value(labels != groups[:, None])
+    count = len(groups)
+    return float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
+
+
 def save_statistics(folder: Path, statistics: Mapping[str, Statistic]) -> None:
     """Write statistics.safetensors and statistics.json (the constants) into `folder`."""
     tensors = {

@@ -17,11 +17,10 @@ from adire_assets.config import EvaluationConfig, GateConfig, ModelSource
 from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate as module
-from adire_assets.evaluation import metrics
 from adire_assets.evaluation.evidence import Evidence
 from adire_assets.evaluation.images import batch_sizes, draw
-from adire_assets.evaluation.metric_table import Metric
-from adire_assets.evaluation.metrics import Judge
+from adire_assets.evaluation.judge import Judge
+from adire_assets.evaluation.metrics import Metric, clip_s, kid
 from adire_assets.evaluation.prompts import PromptSet
 from adire_assets.evaluation.statistic import Statistic, load_statistics
 from adire_assets.evaluation.verdict import decide
@@ -124,17 +123,6 @@ def score(
     )
 
 
-def unbiased_mmd(real: np.ndarray, drawn: np.ndarray) -> float:
-    """Equation 4 of Binkowski et al. 2018, sum by sum."""
-
-    def mean(one: np.ndarray, other: np.ndarray, distinct: bool) -> float:
-        pairs = [(i, j) for i in range(len(one)) for j in range(len(other)) if i != j or distinct]
-        kernel = [(float(one[i].astype(float) @ other[j].astype(float)) + 1) ** 3 for i, j in pairs]
-        return sum(kernel) / len(kernel)
-
-    return mean(real, real, False) + mean(drawn, drawn, False) - 2 * mean(real, drawn, True)
-
-
 def quiet(message: str, **numbers: float) -> None:
     pass
 
@@ -181,19 +169,19 @@ def test_scores_are_those_of_the_written_images(evaluated: Path, parts: dict[str
     listed = read(evaluated, "images.json")
     texts = judge.embed_texts([entry["prompt"] for entry in listed])
     real = judge.embed_images(held_out.images)
-    for key, clip, kid in (
+    for key, clip, distance in (
         ("file", "clip_s_mean", "kid_adapter_mean"),
         ("base_file", "clip_s_base_mean", "kid_base_mean"),
     ):
         images = judge.embed_images([np.asarray(Image.open(evaluated / e[key])) for e in listed])
-        scores = metrics.clip_s(images, texts)
+        scores = clip_s.scores(images, texts)
         assert report[clip] == pytest.approx(scores.mean(), abs=1e-5)
-        assert report[kid] == pytest.approx(unbiased_mmd(real, images), abs=1e-5)
+        assert report[distance] == pytest.approx(kid.distance(real, images), abs=1e-5)
         each = [e["clip_s" if key == "file" else "clip_s_base"] for e in report["per_image"]]
         assert each == pytest.approx(scores, abs=1e-5)
     captions = judge.embed_texts(held_out.captions)
     assert report["clip_s_held_out_mean"] == pytest.approx(
-        metrics.clip_s(real, captions).mean(), abs=1e-5
+        clip_s.scores(real, captions).mean(), abs=1e-5
     )
     unsafe = [entry["nsfw"] for entry in report["per_image"]]
     assert report["nsfw_probability_maximum"] == max(unsafe) < 1

