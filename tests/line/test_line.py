@@ -245,7 +245,7 @@ class TestRuinousAdapter:
 
     @pytest.fixture(scope="class", autouse=True)
     def ruined(self, line):
-        line.configure("training", learning_rate=0.06)
+        line.configure("training", learning_rate=0.02)
         return line.adire("materialize", "indigo", check=False)
 
     def test_the_whole_graph_stops_at_the_gate(self, line, ruined) -> None:
@@ -295,7 +295,7 @@ class TestRuinousAdapter:
             "--select",
             "training_config,lora_weights,evaluation_report,promotion_verdict",
         )
-        line.configure("training", learning_rate=0.06)
+        line.configure("training", learning_rate=0.02)
         refused = line.adire(
             "materialize",
             "indigo",
