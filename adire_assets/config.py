@@ -213,7 +213,8 @@ class TrainingConfig(Strict):
     channels_last: bool = False
     torch_compile: bool = False
     deterministic: bool | None = None  # default: on the CPU, where it costs nothing
-    num_processes: Annotated[int, Field(ge=1, le=1024)] = 1  # in all, on all machines
+    # In all, on all machines; default: one, but on the CPU the cores share a small base's batch.
+    num_processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     num_machines: Annotated[int, Field(ge=1, le=1024)] = 1
     distribution: Literal["ddp", "fsdp"] = "ddp"  # of several processes
 
@@ -221,6 +222,11 @@ class TrainingConfig(Strict):
     def all_augmentations(self) -> list[str]:
         """With the one that has a key of its own."""
         return [*(["random_flip"] if self.random_flip else []), *self.augmentations]
+
+    @property
+    def processes(self) -> int:
+        """How many take part, when nothing shares the batch out."""
+        return self.num_processes or self.num_machines
 
     @model_validator(mode="after")
     def _belong_together(self) -> "TrainingConfig":
@@ -230,7 +236,7 @@ class TrainingConfig(Strict):
             raise ValueError("keep_checkpoint: best needs validation_steps, for example 100")
         if len(set(self.all_augmentations)) < len(self.all_augmentations):
             raise ValueError("augmentations has the same entry twice (random_flip is one of them)")
-        if self.num_processes % self.num_machines:
+        if self.processes % self.num_machines:
             raise ValueError("num_processes is counted on all machines: a multiple of num_machines")
         return self
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from adire_assets import approvals, lineage, promotion, roots, tracking, upgrades
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
-from adire_assets.diffusion.launch import launcher
+from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.errors import UserError
 from adire_assets.evaluation_images import IMAGE_MODULES, drawing_of, evaluation_images
 from adire_assets.fleet_config import load_fleet
@@ -118,17 +118,19 @@ def lora_weights(
         with tracked(recipe.key) as run, lock(project, "device"):
             run.set_tags(_training_tags(project, recipe, images, base_weights))
             run.log_params(settings["training"])
+            base = base_weights.path / "pipeline"
+            training = shared_out(settings["training"], settings["device"], base)
             arguments: dict[str, Any] = {
                 "dataset": images.path,
-                "base": base_weights.path / "pipeline",
+                "base": base,
                 "variant": base_weights.json("base.json")["variant"],
                 "output": folder,
-                "training": settings["training"],
+                "training": training,
                 "work": work,
                 "resolution": images.manifest["resolution"],
                 "device": settings["device"],
             }
-            launch = launcher(settings["device"], settings["training"])
+            launch = launcher(settings["device"], training)
             places = {"dataset": images.path, "base_model": base_weights.path}
             places |= {"output": folder, "work": work}
             job = recorded_job(TRAIN, arguments, places, launch)

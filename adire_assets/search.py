@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from adire_assets import lineage, pipeline, roots, tracking
 from adire_assets.children import run_child
 from adire_assets.config import Project, SearchConfig, TrainingConfig, load_model
-from adire_assets.diffusion.launch import launcher
+from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.diffusion.trial import FIRST_TRIALS
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
@@ -160,6 +160,8 @@ def _carry_out(
     )
     tracking.log_parameters(project, run, training)
     (scratch / "output").mkdir()
+    weights = base.path / "pipeline"
+    settings = shared_out(training, device, weights)
     try:
         result = run_child(
             project,
@@ -170,17 +172,17 @@ def _carry_out(
                 "study": study.study_name,
                 "number": trial.number,
                 "dataset": images.path,
-                "base": base.path / "pipeline",
+                "base": weights,
                 "variant": base.json("base.json")["variant"],
                 "output": scratch / "output",
-                "training": dict(training),
+                "training": settings,
                 "work": scratch / "work",
                 "cache": project.home / "cache",
                 "resolution": images.manifest["resolution"],
                 "device": device,
             },
             threads=lineage.threads(),
-            launcher=launcher(device, training)[1:],
+            launcher=launcher(device, settings)[1:],
             mlflow_run_id=run,
             progress=progress,
         )

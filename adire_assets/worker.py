@@ -128,12 +128,17 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     try:
         function = getattr(importlib.import_module(module), name)
         result = function(**job["arguments"], progress=progress)
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first():
             write_json(folder / "result.json", result)
     except UserError as error:
         (folder / "error.txt").write_text(str(error), encoding="utf-8")
         return False
     return True
+
+
+def _is_first() -> bool:
+    """Whether this is the first, or the only one, of the processes that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def main() -> None:
     if sys.argv[1] == "--exec":
         os.execv(sys.argv[2], sys.argv[2:])
     folder = Path(sys.argv[1])
-    if "DAGSTER_PIPES_CONTEXT" in os.environ:
+    if "DAGSTER_PIPES_CONTEXT" in os.environ and _is_first():
         from dagster_pipes import open_dagster_pipes
 
         with open_dagster_pipes() as pipes:

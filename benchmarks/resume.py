@@ -25,7 +25,7 @@ from typing import Any
 from adire_assets import lineage, worker
 from adire_assets.config import Project
 from adire_assets.data.dataset import build_dataset
-from adire_assets.diffusion.launch import launcher
+from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.diffusion.sampling import ADAPTER_FILE
 from benchmarks.training import RESOLUTION, VARIANT, DataConfig
 
@@ -55,7 +55,7 @@ def start(folder: Path, arguments: dict[str, Any]) -> subprocess.Popen:
     threads = lineage.threads()
     worker.write_job(job, "adire_assets.diffusion.lora:train", arguments, threads)
     return subprocess.Popen(
-        worker.command(job, launcher=launcher("cpu", TRAINING)),
+        worker.command(job, launcher=launcher("cpu", arguments["training"])),
         env={
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
@@ -104,15 +104,18 @@ def main() -> None:
         )  # fmt: skip
         build_dataset(project.root / config.path, root / "dataset", config)
 
+        base = project.root / "base_models/tiny/pipeline"
+        training = shared_out(TRAINING, "cpu", base)
+
         def arguments(run: str) -> dict[str, Any]:
             (root / run).mkdir(exist_ok=True)
             (root / run / "output").mkdir(exist_ok=True)
             return {
                 "dataset": root / "dataset",
-                "base": project.root / "base_models/tiny/pipeline",
+                "base": base,
                 "variant": VARIANT,
                 "output": root / run / "output",
-                "training": TRAINING,
+                "training": training,
                 "work": root / run / "work",
                 "cache": root / "cache",
                 "resolution": RESOLUTION,

@@ -42,7 +42,7 @@ import yaml
 from adire_assets import lineage
 from adire_assets.config import DataConfig, Project
 from adire_assets.data.dataset import build_dataset
-from adire_assets.diffusion.launch import launcher
+from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.store import read_json
 from adire_assets.worker import command, write_job
 
@@ -169,13 +169,19 @@ def _resident(child: psutil.Process) -> int:
     return total
 
 
-def job(project: Project, folder: Path, function: str, **arguments: Any) -> tuple[Any, Finished]:
+def job(
+    project: Project,
+    folder: Path,
+    function: str,
+    launch: tuple[str, ...] = launcher("cpu", TRAINING),
+    **arguments: Any,
+) -> tuple[Any, Finished]:
     """A function of training_sides in a worker, started as the asset graph starts training."""
     folder.mkdir()
     write_job(folder, f"benchmarks.training_sides:{function}", arguments, lineage.threads())
     finished = run(
         project,
-        command(folder, launcher=launcher("cpu", TRAINING)),
+        command(folder, launcher=launch),
         folder / "log",
         GOMP_SPINCOUNT=lineage.SPIN_COUNT,
     )
@@ -187,21 +193,24 @@ def train_ours(
 ) -> Trained:
     output = bench.scratch / f"{name}-adapter"
     output.mkdir()
+    training = {
+        **TRAINING,
+        "max_train_steps": steps,
+        "checkpointing_steps": _checkpointing(steps),
+        "seed": seed,
+        **more,
+    }
+    training = shared_out(training, "cpu", bench.base)
     record, finished = job(
         project,
         bench.scratch / name,
         "ours",
+        launcher("cpu", training),
         dataset=bench.dataset,
         base=bench.base,
         variant=VARIANT,
         output=output,
-        training={
-            **TRAINING,
-            "max_train_steps": steps,
-            "checkpointing_steps": _checkpointing(steps),
-            "seed": seed,
-            **more,
-        },
+        training=training,
         work=bench.scratch / f"{name}-work",
         resolution=RESOLUTION,
     )

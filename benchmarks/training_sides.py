@@ -55,7 +55,7 @@ def ours(
     from adire_assets.diffusion import lora
 
     with step_clock() as steps:
-        lora.train(
+        report = lora.train(
             dataset=dataset,
             base=base,
             variant=variant,
@@ -66,6 +66,8 @@ def ours(
             device="cpu",
             progress=progress,
         )
+    if not report:  # this process helped the first one
+        return {}
     with (Path(output) / "loss.csv").open(encoding="utf-8") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     return {"steps": steps, "losses": losses}

@@ -2,7 +2,8 @@
 
 It is exact: a run that goes on from a checkpoint ends in the bits of an undisturbed one, because
 all that it keeps is in the checkpoint (`State`) and all that it draws is a function of the step.
-With several processes each has its share of a step's examples, and only the first one writes.
+With several processes each has its share of a step's examples, their gradients are averaged in one
+exchange, and only the first one writes.
 """
 
 import time
@@ -29,6 +30,8 @@ from adire_assets.worker import Progress
 REPORT_SECONDS = 4.0
 LOSSES_TOGETHER = 10  # on CUDA, losses are fetched every so many steps: each fetch waits for all
 WINDOW = 50  # steps whose mean loss is compared
+GiveUp = Callable[[int, float], bool]  # of a step and its validation loss
+
 EXPLODED = 3.0  # times the base's own loss at the first step, or times that of predicting nothing
 
 
@@ -45,8 +48,16 @@ class Course:
         return mean(self.losses[-window:])
 
 
+class GivenUp(Exception):
+    """`give_up` said so, after `step` steps."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"given up at step {step}")
+        self.step = step
+
+
 class Denoiser(nn.Module):
-    """What learns, in one module, so that several processes can share it."""
+    """What learns, in one module, so that FSDP can spread it."""
 
     def __init__(self, pipe: Any, settings: TrainingConfig, scale: int) -> None:
         super().__init__()
@@ -99,9 +110,11 @@ class Fit:
         accelerator: Accelerator,
         checkpoints: Checkpoints,
         progress: Progress,
+        give_up: GiveUp,
     ) -> None:
         self.schedule, self.examples, self.settings = schedule, examples, settings
         self.accelerator, self.checkpoints, self.progress = accelerator, checkpoints, progress
+        self.give_up = give_up
         self.objective = OBJECTIVES[settings.objective]
         self.weights = trained_weights(pipe)
         self.optimizer = OPTIMIZERS[settings.optimizer](list(self.weights.values()), settings)
@@ -118,14 +131,17 @@ class Fit:
         if settings.torch_compile:
             pipe.unet.compile()
         denoiser = Denoiser(pipe, settings, examples.geometry.scale)
-        self.sharded = settings.distribution == "fsdp" and settings.num_processes > 1
-        if self.sharded:
+        if settings.distribution == "fsdp" and self._several:
             shard(denoiser, self._trained)
-        self.denoiser = denoiser if self.sharded else accelerator.prepare(denoiser)
+        self.denoiser = denoiser
 
     @property
     def _trained(self) -> list[nn.Parameter]:
         return list(self.weights.values())
+
+    @property
+    def _several(self) -> bool:
+        return self.accelerator.num_processes > 1
 
     @property
     def _ema(self) -> bool:
@@ -182,13 +198,8 @@ class Fit:
             torch.cuda.manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * self.rates(step)
-        batches = list(self.examples.batches(step))
-        losses = []
-        for batch in batches[:-1]:
-            with self.accelerator.no_sync(self.denoiser):
-                losses.append(self._backward(batch))
-        losses.append(self._backward(batches[-1]))
-        if self.sharded:
+        losses = [self._backward(batch) for batch in self.examples.batches(step)]
+        if self._several:
             average_gradients(self._trained)
         self._optimize()
         if self._ema:  # diffusers' EMAModel: the average forgets its start faster
@@ -240,6 +251,11 @@ class Fit:
             self.progress(
                 f"step {done}: validation loss {loss:.4f}", step=done, validation_loss=loss
             )
+            # One decides, and all leave together.
+            main = self.accelerator.is_main_process
+            answer = [main and self.give_up(done, loss) and done < self.settings.max_train_steps]
+            if broadcast_object_list(answer)[0]:
+                raise GivenUp(done)
         look(done)
         if self._ema:
             self._swap()

@@ -7,11 +7,39 @@ saved accelerate configuration nor its number of GPUs changes what is trained.
 import os
 import sys
 from collections.abc import Mapping
+from math import gcd
+from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage
 from adire_assets.config import TrainingConfig
 from adire_assets.errors import UserError
+
+SMALL_BASE = 256 * 2**20  # bytes of weights, of which every process may hold a copy
+
+
+def shared_out(training: Mapping[str, Any], device: str, base: Path) -> dict[str, Any]:
+    """A `training` section with the number of processes that it leaves open.
+
+    On the CPU the operations of a small base are too small to be split among threads, so the cores
+    share the examples of each step: as many processes as there are cores, or fewer that divide it
+    evenly. What a step learns from stays: `train_batch_size` and `gradient_accumulation_steps`
+    become those of one process.
+    """
+    settings = TrainingConfig.model_validate(training)
+    weights = sum(file.stat().st_size for file in base.rglob("*.safetensors"))
+    said = settings.num_processes or settings.num_machines > 1
+    if said or device != "cpu" or weights > SMALL_BASE:
+        return {**training, "num_processes": settings.processes}
+    batch, passes = settings.train_batch_size, settings.gradient_accumulation_steps
+    processes = max(n for n in range(1, lineage.threads() + 1) if batch * passes % n == 0)
+    fewer_passes = gcd(processes, passes)
+    return {
+        **training,
+        "num_processes": processes,
+        "train_batch_size": batch // (processes // fewer_passes),
+        "gradient_accumulation_steps": passes // fewer_passes,
+    }
 
 
 def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
@@ -22,9 +50,9 @@ def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
     """
     settings = TrainingConfig.model_validate(training)
     machines = _machines() if settings.num_machines > 1 else ()
-    if device == "cpu" and settings.num_processes > 1:
+    if device == "cpu" and settings.processes > 1:
         # What `accelerate launch` starts for GPUs; for CPUs it asks for an MPI.
-        per_machine = settings.num_processes // settings.num_machines
+        per_machine = settings.processes // settings.num_machines
         return (
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nproc_per_node", str(per_machine), "--nnodes", str(settings.num_machines)),
@@ -32,14 +60,14 @@ def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
         )
     return (
         *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
-        *("--num_processes", str(settings.num_processes)),
+        *("--num_processes", str(settings.processes)),
         *("--num_machines", str(settings.num_machines)),
         *machines,
         *("--mixed_precision", settings.mixed_precision),
         *("--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(lineage.threads())),
         *(("--cpu",) if device == "cpu" else ()),
-        *(("--multi_gpu",) if settings.num_processes > 1 else ()),
+        *(("--multi_gpu",) if settings.processes > 1 else ()),
     )
 
 

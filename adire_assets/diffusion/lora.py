@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from PIL import Image
@@ -38,7 +38,7 @@ from adire_assets.diffusion.checkpoint import Checkpoints
 from adire_assets.diffusion.class_images import class_images
 from adire_assets.diffusion.conditioning import encode_texts
 from adire_assets.diffusion.examples import Examples, Geometry
-from adire_assets.diffusion.fit import Course, Fit, mean
+from adire_assets.diffusion.fit import Course, Fit, GiveUp, mean
 from adire_assets.diffusion.fused_lora import fuse
 from adire_assets.diffusion.layers import TEXT_ENCODERS, add_lora, trained_models, trained_weights
 from adire_assets.diffusion.optimizers import needs_bitsandbytes
@@ -69,13 +69,15 @@ def train(
     device: str,
     progress: Progress,
     cache: str | None = None,
+    give_up: GiveUp = lambda step, validation_loss: False,
 ) -> dict:
     """Train an adapter and write it into the existing folder `output`; returns training.json.
 
     `training` is a TrainingConfig as plain values, `device` "cpu" or "cuda". `work` is a folder for
     checkpoints that survives a kill: a run goes on from there; the caller removes it once the
     artefact is in place. `cache` (default: in `work`) keeps latents and text embeddings for this
-    and other runs. UserError when a target module does not exist, a rank is too high, a checkpoint
+    and other runs. `give_up(step, validation_loss)` is asked on the way; GivenUp when it says so.
+    UserError when a target module does not exist, a rank is too high, a checkpoint
     is another run's or the loss stops being a number.
     """
     settings = TrainingConfig.model_validate(training)
@@ -85,15 +87,11 @@ def train(
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         cpu=device == "cpu",
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=ENCODING_PATIENCE),
-            # The last layer of SDXL's first text encoder is read by nobody, so it gets no gradient.
-            DistributedDataParallelKwargs(find_unused_parameters=settings.train_text_encoder),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=ENCODING_PATIENCE)],
     )
-    if accelerator.num_processes != settings.num_processes:
+    if accelerator.num_processes != settings.processes:
         raise UserError(
-            f"training.num_processes is {settings.num_processes}, but {accelerator.num_processes} "
+            f"training.num_processes is {settings.processes}, but {accelerator.num_processes} "
             "take part; start as many, or change it"
         )
     tell = progress if accelerator.is_main_process else _say_nothing
@@ -130,7 +128,7 @@ def train(
     identity = _identity(settings, examples, facts, resolution, device)
     checkpoints = Checkpoints(Path(work), identity)
     started = time.monotonic()
-    fit = Fit(pipe, schedule, examples, settings, accelerator, checkpoints, tell)
+    fit = Fit(pipe, schedule, examples, settings, accelerator, checkpoints, tell, give_up)
     tell("encoding images and captions")
     local = accelerator.num_processes // settings.num_machines  # a machine has a disk of its own
     share = slice(accelerator.local_process_index, None, local)

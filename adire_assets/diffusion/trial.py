@@ -1,18 +1,10 @@
 """One trial of a search, in a worker child: a training that may be given up on its way."""
 
-from pathlib import Path
 from typing import Any
 
 from adire_assets.worker import Progress
 
 FIRST_TRIALS = 4  # that nobody gives up: there is nothing to compare them with
-
-
-class GivenUp(Exception):
-    """The trial is worse than most others at the same step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
 
 
 def run(
@@ -26,6 +18,7 @@ def run(
     import optuna
 
     from adire_assets.diffusion import lora
+    from adire_assets.diffusion.fit import GivenUp
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS)
@@ -33,16 +26,14 @@ def run(
     [found] = [trial for trial in opened.trials if trial.number == number]
     trial = optuna.Trial(opened, found._trial_id)
 
-    def watched(message: str, pictures: Path | None = None, **numbers: float) -> None:
-        step = int(numbers.get("step", 0))
-        progress(message, pictures, **numbers)
-        if "validation_loss" in numbers:
-            trial.report(numbers["validation_loss"], step)
-            if step < arguments["training"]["max_train_steps"] and trial.should_prune():
-                raise GivenUp(step)
+    def give_up(step: int, validation_loss: float) -> bool:
+        trial.report(validation_loss, step)
+        return trial.should_prune()
 
     try:
-        report = lora.train(**arguments, progress=watched)
+        report = lora.train(**arguments, progress=progress, give_up=give_up)
     except GivenUp as given_up:
         return {"validation_loss": None, "given_up_at": given_up.step}
+    if not report:  # of the processes that help the first one
+        return {}
     return {"validation_loss": report["validation_loss"], "given_up_at": None}

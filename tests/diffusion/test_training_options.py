@@ -21,9 +21,8 @@ from safetensors.numpy import load_file
 
 from adire_assets import tracking, worker
 from adire_assets.config import Project, TrainingConfig
-from adire_assets.diffusion import objectives
+from adire_assets.diffusion import launch, objectives
 from adire_assets.diffusion.adapter import inspect_adapter
-from adire_assets.diffusion.launch import launcher
 from adire_assets.diffusion.sampling import ADAPTER_FILE
 from adire_assets.errors import UserError
 from tests.support import tiny, training
@@ -302,6 +301,45 @@ def test_settings_that_do_not_go_together_are_refused(
         TrainingConfig.model_validate(settings)
 
 
+@pytest.mark.parametrize(
+    ("cores", "settings", "expected"),  # processes, train_batch_size, gradient_accumulation_steps
+    [
+        (1, {}, (1, 1, 4)),
+        (2, {}, (2, 1, 2)),
+        (3, {}, (2, 1, 2)),
+        (64, {}, (4, 1, 1)),
+        (2, {"train_batch_size": 8, "gradient_accumulation_steps": 1}, (2, 4, 1)),
+        (8, {"train_batch_size": 6, "gradient_accumulation_steps": 4}, (8, 3, 1)),
+        (6, {"train_batch_size": 6, "gradient_accumulation_steps": 4}, (6, 2, 2)),
+        (2, {"train_batch_size": 3, "gradient_accumulation_steps": 1}, (1, 3, 1)),
+        (2, {"num_processes": 1}, (1, 1, 4)),
+        (2, {"num_machines": 3}, (3, 1, 4)),
+    ],
+)
+def test_cores_share_the_batch_of_a_small_base(
+    random_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    settings: dict[str, Any],
+    expected: tuple[int, int, int],
+) -> None:
+    monkeypatch.setenv("ADIRE_THREADS", str(cores))
+    names = ("num_processes", "train_batch_size", "gradient_accumulation_steps")
+    shared = launch.shared_out(settings, "cpu", random_base)
+    resolved = TrainingConfig.model_validate(shared)
+    assert tuple(getattr(resolved, name) for name in names) == expected
+    assert launch.shared_out(shared, "cpu", random_base) == shared
+    assert launch.shared_out(settings, "cuda", random_base).get("train_batch_size") == settings.get(
+        "train_batch_size"
+    )
+
+
+def test_a_large_base_has_one_process(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADIRE_THREADS", "2")
+    monkeypatch.setattr(launch, "SMALL_BASE", 1000)
+    assert launch.shared_out({}, "cpu", random_base) == {"num_processes": 1}
+
+
 def train_on(
     machines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, kill_at: str = ""
 ) -> None:
@@ -316,7 +354,7 @@ def train_on(
         job = Path(tempfile.mkdtemp(dir=Path(given["output"]).parent))
         worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1)
         child = subprocess.Popen(
-            worker.command(job, launcher=launcher("cpu", given["training"])),
+            worker.command(job, launcher=launch.launcher("cpu", given["training"])),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
