@@ -16,6 +16,7 @@ yields MLflow's logging functions for the one run of that adapter.
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -199,6 +200,9 @@ def evaluation_report(
         environment=lineage.environment(*EVALUATION_PACKAGES, device=device),
     )
 
+    shared = {name: recipe.inputs[name] for name in ("dataset", "judge", "base_images")}
+    of_base = replace(recipe, kind="base_statistics", inputs=shared)
+
     def make(folder: Path) -> dict[str, Any]:
         with ExitStack() as held:
             run = held.enter_context(tracked(adapter.key))
@@ -214,6 +218,8 @@ def evaluation_report(
                 evaluation=evaluation,
                 output=folder,
                 device=device,
+                # Costs time only when it is empty.
+                base_statistics=project.home / "cache" / of_base.kind / of_base.key,
             )
             run.log_metrics(numbers(folder))
             for name in ("report.json", "report.md", "contact_sheet.png", "timings.json"):

@@ -16,45 +16,41 @@ It judges nothing: thresholds belong to the verdict. An adapter that is broken g
 """
 
 import math
+import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from adire_assets.errors import UserError
 from adire_assets.evaluation import report
 from adire_assets.evaluation.evidence import Evidence, Reference
+from adire_assets.evaluation.image_files import (
+    Drawn,
+    ImageFiles,
+    Real,
+    read_drawn,
+    read_real,
+    require_pairs,
+    spread,
+)
 from adire_assets.evaluation.judge import Judge
 from adire_assets.evaluation.metrics import METRICS, flat
-from adire_assets.evaluation.prompts import choose_prompts, read_rows
-from adire_assets.evaluation.statistic import Statistic, save_statistics, standard_error
+from adire_assets.evaluation.prompts import choose_prompts
+from adire_assets.evaluation.statistic import (
+    Statistic,
+    load_statistics,
+    save_statistics,
+    standard_error,
+)
 from adire_assets.store import link, read_json, write_json
 from adire_assets.worker import Progress
 
 DIGITS = 6
+MAXIMUM_HELD_OUT = 2000  # images that the drawn ones are compared with
 Statistics = Mapping[str, Statistic]
-
-
-@dataclass(frozen=True)
-class Real:
-    """One part of a dataset: captions, and uint8 [H, W, 3] each."""
-
-    captions: tuple[str, ...]
-    images: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """An evaluation_images artefact: its entries and the images, uint8 [H, W, 3] each."""
-
-    entries: tuple[dict[str, Any], ...]
-    images: tuple[np.ndarray, ...]
-    problems: tuple[str, ...]
 
 
 def score(
@@ -67,21 +63,27 @@ def score(
     output: str,
     device: str,
     progress: Progress,
+    base_statistics: str | None = None,
 ) -> dict[str, Any]:
     """Score what `adire_assets.evaluation.images` drew with the LoRA and without.
 
-    The first four are folders; `evaluation` is what `roots.evaluation_settings` gives. Returns
-    report.json without its list of images, and timings.json. UserError when there is nothing to
-    compare with.
+    The first four are folders; `evaluation` is what `roots.evaluation_settings` gives. The folder
+    `base_statistics` keeps what the base's images are worth for other adapters that are evaluated
+    in the same way on the same data; it is made when there is none. Returns report.json without
+    its list of images, and timings.json. UserError when there is nothing to compare with.
     """
     started = time.perf_counter()
     folder = Path(output)
     drawn = {"adapter": read_drawn(Path(adapter_images)), "base": read_drawn(Path(base_images))}
-    _require_pairs(drawn["adapter"], drawn["base"])
+    require_pairs(drawn["adapter"], drawn["base"])
     held_out, train = (read_real(Path(dataset), part) for part in ("held_out", "train"))
     progress("evaluation: scoring")
     seen = Seen(Judge(Path(judge), _judge_device(device)), held_out, train, evaluation)
-    statistics = {name: seen.statistics(images) for name, images in drawn.items()}
+    kept = Path(base_statistics) if base_statistics else folder / "base"
+    statistics = {
+        "adapter": seen.statistics(drawn["adapter"]),
+        "base": _kept(kept, lambda: seen.statistics(drawn["base"])),
+    }
     adapter = drawn["adapter"]
     problems = [*adapter.problems]
     if count := sum(flat(image) for image in adapter.images):
@@ -115,9 +117,9 @@ def score(
         "per_image": _per_image(adapter, statistics, evaluation),
     }
     _write_images(folder, adapter, Path(adapter_images), Path(base_images))
-    for name, place in (("adapter", folder), ("base", folder / "base")):
-        place.mkdir(exist_ok=True)
-        save_statistics(place, statistics[name])
+    save_statistics(folder, statistics["adapter"])
+    if base_statistics:
+        shutil.copytree(kept, folder / "base", copy_function=link)
     write_json(folder / "report.json", result)
     (folder / "report.md").write_text(report.markdown(result), encoding="utf-8")
     rows = _sheet_rows(result, prompts, drawn, held_out)
@@ -135,15 +137,17 @@ class Seen:
         self, judge: Judge, held_out: Real, train: Real, evaluation: Mapping[str, Any]
     ) -> None:
         self.judge = judge
-        self.captions = held_out.captions
+        chosen = spread(len(held_out.images), MAXIMUM_HELD_OUT)
+        self.captions = [held_out.captions[place] for place in chosen]
+        compared = ImageFiles([held_out.images.paths[place] for place in chosen])
         self.held_out, self.train = (
-            Reference(real.images, judge.embed_images(real.images)) for real in (held_out, train)
+            Reference(images, judge.embed_images(images)) for images in (compared, train.images)
         )
-        chosen = evaluation["prompt_set"] or {"attributes": {}, "prompts": []}
-        self.expected = {prompt["text"]: prompt["expected"] for prompt in chosen["prompts"]}
+        asked = evaluation["prompt_set"] or {"attributes": {}, "prompts": []}
+        self.expected = {prompt["text"]: prompt["expected"] for prompt in asked["prompts"]}
         self.attributes = {
             attribute: dict(zip(texts, judge.embed_texts([*texts.values()]), strict=True))
-            for attribute, texts in chosen["attributes"].items()
+            for attribute, texts in asked["attributes"].items()
         }
 
     def statistics(self, drawn: Drawn) -> Statistics:
@@ -179,39 +183,14 @@ class Seen:
         return self.judge.embed_texts([*places])[[places[text] for text in texts]]
 
 
-def read_drawn(folder: Path) -> Drawn:
-    """The images of an evaluation_images artefact."""
-    entries = read_json(folder / "images.json")
-    images = tuple(_pixels(folder / entry["file"]) for entry in entries)
-    return Drawn(tuple(entries), images, tuple(read_json(folder / "problems.json")))
-
-
-def read_real(dataset: Path, part: str) -> Real:
-    """The part "held_out" or "train" of a dataset artefact. UserError when it is empty or leaves
-    its folder."""
-    rows = read_rows(dataset, part)
-    images = []
-    for row in rows:
-        path = (dataset / row["file_name"]).resolve()
-        if not path.is_relative_to(dataset.resolve()):
-            raise UserError(f"{dataset / part}.jsonl: {row['file_name']} leaves the dataset")
-        images.append(_pixels(path))
-    return Real(tuple(row["text"] for row in rows), tuple(images))
-
-
-def _require_pairs(adapter: Drawn, base: Drawn) -> None:
-    """Everything is compared image by image."""
-    asked = [[(entry["prompt"], entry["seed"]) for entry in one.entries] for one in (adapter, base)]
-    if adapter.entries and asked[0] != asked[1]:
-        raise UserError(
-            "the images of the adapter and of its base are not those of the same prompts and "
-            "seeds; draw both with the same settings"
-        )
-
-
-def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+def _kept(folder: Path, make: Callable[[], Statistics]) -> Statistics:
+    """The statistics in `folder`, which are made when they are not there."""
+    try:
+        return load_statistics(folder)
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_statistics(folder, make())
+        return load_statistics(folder)
 
 
 def _values(statistics: Statistics, drawn: Drawn) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 A metric is a function `(Evidence) -> Statistic`; it draws nothing and embeds nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images: uint8 [H, W, 3] each, and the judge's unit vectors of them, float32 [m, d]."""
+    """Real images: uint8 [H, W, 3] each, and the judge's unit vectors of them, float32 [m, d].
 
-    images: tuple[np.ndarray, ...]
+    There may be more than memory holds: look at one after the other.
+    """
+
+    images: Sequence[np.ndarray]
     embeddings: np.ndarray
 
 
@@ -25,7 +28,7 @@ class Evidence:
     `attributes` has the judge's unit vector of each value's text: {attribute: {value: [d]}}.
     """
 
-    images: tuple[np.ndarray, ...]  # uint8 [H, W, 3] each
+    images: Sequence[np.ndarray]  # uint8 [H, W, 3] each
     embeddings: np.ndarray  # float32 [n, d], unit vectors
     texts: np.ndarray  # float32 [n, d], unit vectors of the prompts, one for each image
     held_out: Reference

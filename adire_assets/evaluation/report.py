@@ -80,7 +80,7 @@ def save_contact_sheet(path: Path, rows: Sequence[Row]) -> None:
         rows = [rows[place] for place in spread]
     for tile in TILES:
         buffer = BytesIO()
-        _sheet(rows, tile).save(buffer, "PNG")  # optimize=True costs seconds
+        _sheet(rows, tile).save(buffer, "PNG", compress_level=3)  # 6: 5 % smaller, twice the time
         if buffer.tell() <= MAXIMUM_BYTES:
             break
     path.write_bytes(buffer.getvalue())

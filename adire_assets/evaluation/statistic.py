@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from adire_assets.store import read_json, write_json
+from adire_assets.store import read_json, write_bytes, write_json
 
 FILE, CONSTANTS = "statistics.safetensors", "statistics.json"
 
@@ -90,11 +90,12 @@ def save_statistics(folder: Path, statistics: Mapping[str, Statistic]) -> None:
         for part, array in (("each", statistic.each), ("pairs", statistic.pairs))
         if array is not None
     }
-    save_file(tensors, folder / FILE)
+    # Other processes may read or write the same: each file is there whole, the constants first.
     constants = {name: s.constant for name, s in statistics.items()}
     # JSON knows no NaN.
     finite = {name: c if math.isfinite(c) else None for name, c in constants.items()}
     write_json(folder / CONSTANTS, finite)
+    write_bytes(folder / FILE, save(tensors))
 
 
 def load_statistics(folder: Path) -> dict[str, Statistic]:

@@ -18,6 +18,7 @@ from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate as module
 from adire_assets.evaluation.evidence import Evidence
+from adire_assets.evaluation.image_files import Drawn, read_real
 from adire_assets.evaluation.images import batch_sizes, draw
 from adire_assets.evaluation.judge import Judge
 from adire_assets.evaluation.metrics import Metric, clip_s
@@ -109,7 +110,11 @@ def run(parts: dict[str, Path], adapter: str, output: Path, **changes: Any) -> d
 
 
 def score(
-    parts: dict[str, Path], drawn: dict[str, Path], output: Path, evaluation: dict[str, Any]
+    parts: dict[str, Path],
+    drawn: dict[str, Path],
+    output: Path,
+    evaluation: dict[str, Any],
+    **more: Any,
 ) -> dict[str, Any]:
     return module.score(
         dataset=str(parts["dataset"]),
@@ -120,6 +125,7 @@ def score(
         output=str(output),
         device="cpu",
         progress=quiet,
+        **more,
     )
 
 
@@ -176,7 +182,7 @@ def test_the_list_of_images_says_how_to_draw_them_again(
 def test_scores_are_those_of_the_written_images(evaluated: Path, parts: dict[str, Path]) -> None:
     report = read(evaluated, "report.json")
     judge = Judge(parts["judge"])
-    held_out = module.read_real(parts["dataset"], "held_out")
+    held_out = read_real(parts["dataset"], "held_out")
     listed = read(evaluated, "images.json")
     texts = judge.embed_texts([entry["prompt"] for entry in listed])
     real = judge.embed_images(held_out.images)
@@ -212,6 +218,49 @@ def test_the_statistics_give_the_scores_again(evaluated: Path) -> None:
             value = float(statistic.value(np.ones(6)))
             known = report[scores][name]
             assert math.isnan(value) if known is None else value == pytest.approx(known, abs=1e-6)
+
+
+def test_the_base_is_measured_once_for_all_its_adapters(
+    evaluated: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    measure = module.Seen.statistics
+
+    def watched(seen: module.Seen, drawn: Drawn) -> module.Statistics:
+        measured.append(drawn)
+        return measure(seen, drawn)
+
+    monkeypatch.setattr(module.Seen, "statistics", watched)
+    drawn = {
+        name: evaluated.with_name(f"{evaluated.name}-{name}")
+        for name in ("adapter_images", "base_images")
+    }
+    for run in ("first", "second"):
+        output = tmp_path / run
+        output.mkdir()
+        score(parts, drawn, output, settings(), base_statistics=str(tmp_path / "kept"))
+        for path in (file for file in evaluated.rglob("*") if file.is_file()):
+            name = path.relative_to(evaluated)
+            if name.name != "timings.json":
+                assert (output / name).read_bytes() == path.read_bytes(), name
+    assert len(measured) == 3
+
+
+def test_only_so_many_held_out_images_are_compared_with(
+    evaluated: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAXIMUM_HELD_OUT", 2)
+    drawn = {
+        name: evaluated.with_name(f"{evaluated.name}-{name}")
+        for name in ("adapter_images", "base_images")
+    }
+    report = score(parts, drawn, tmp_path, settings())
+    held_out, judge = read_real(parts["dataset"], "held_out"), Judge(parts["judge"])
+    real = judge.embed_images([held_out.images[place] for place in (0, -1)])
+    files = [evaluated / entry["file"] for entry in read(evaluated, "images.json")]
+    found = judge.embed_images([np.asarray(Image.open(path)) for path in files])
+    assert report["scores"]["kid"] == pytest.approx(unbiased_mmd(real, found), abs=1e-5)
+    assert report["held_out_images"] == len(held_out.images)
 
 
 def test_a_prompt_set_says_what_each_image_should_show(
@@ -348,7 +397,7 @@ def test_held_out_images_stay_inside_their_dataset(tmp_path: Path) -> None:
     dataset = tiny.make_dataset(tmp_path / "dataset", held_out=1)
     tiny.write_rows(dataset / "held_out.jsonl", [{"file_name": "../secret.png", "text": "x"}])
     with pytest.raises(UserError, match="leaves the dataset"):
-        module.read_real(dataset, "held_out")
+        read_real(dataset, "held_out")
     tiny.write_rows(dataset / "held_out.jsonl", [])
     with pytest.raises(UserError, match="held_out_fraction"):
-        module.read_real(dataset, "held_out")
+        read_real(dataset, "held_out")

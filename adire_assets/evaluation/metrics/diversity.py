@@ -14,7 +14,7 @@ Image-to-Image Translation" (arXiv:1711.11586), with the judge's cosine for LPIP
 import math
 
 from adire_assets.evaluation.evidence import Evidence
-from adire_assets.evaluation.metrics.vectors import cosines, known, mean_over_pairs
+from adire_assets.evaluation.metrics.vectors import cosines, known, mean_cosine
 from adire_assets.evaluation.statistic import Statistic
 
 DIFFERENT = 1e-6  # mean cosine distance; rounding of float32 stays below, other pictures far above
@@ -23,7 +23,7 @@ DIFFERENT = 1e-6  # mean cosine distance; rounding of float32 stays below, other
 def measure(evidence: Evidence) -> Statistic:
     """Mean cosine distance over pairs of images, relative to that of the training images."""
     train = evidence.train.embeddings
-    spread = mean_over_pairs(1 - cosines(train, train))
+    spread = 1 - mean_cosine(train)
     if not spread > DIFFERENT:
         return Statistic(constant=math.nan)
     pairs = (1 - cosines(evidence.embeddings, evidence.embeddings)) / spread

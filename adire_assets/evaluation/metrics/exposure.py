@@ -18,11 +18,12 @@ real images' own range.
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from adire_assets.evaluation.evidence import Evidence
-from adire_assets.evaluation.metrics.pictures import luminance, real_pictures, usual
+from adire_assets.evaluation.metrics.pictures import luminance, usual, usual_pictures
 from adire_assets.evaluation.statistic import Statistic
 
 TOLERANCE = 1.5
@@ -31,7 +32,7 @@ WHITE = 255.0
 
 def measure(evidence: Evidence) -> Statistic:
     """Whether each image has about the brightness and contrast of real ones, 1 or 0."""
-    real = _light(real_pictures(evidence))
+    real = _light(usual_pictures(evidence))
     if not len(real):
         return Statistic(constant=math.nan)
     dark, bright = usual(real[:, 0])
@@ -51,7 +52,7 @@ def flat(image: np.ndarray) -> bool:
     return bool((span < 3).all())
 
 
-def _light(images: list[np.ndarray] | tuple[np.ndarray, ...]) -> np.ndarray:
+def _light(images: Iterable[np.ndarray]) -> np.ndarray:
     """Mean and standard deviation of the luminance, float64 [n, 2]."""
-    light = [luminance(image) for image in images]
+    light = map(luminance, images)
     return np.array([(part.mean(), part.std()) for part in light], np.float64).reshape(-1, 2)

@@ -31,13 +31,14 @@ Perceptual Image Hash Functions".
 """
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import imagehash
 import numpy as np
 from PIL import Image
 
 from adire_assets.evaluation.evidence import Evidence
-from adire_assets.evaluation.metrics.pictures import real_pictures
+from adire_assets.evaluation.metrics.pictures import fitted
 from adire_assets.evaluation.metrics.vectors import cosines, known
 from adire_assets.evaluation.statistic import Statistic
 
@@ -45,48 +46,67 @@ QUANTILE = 0.95
 SAME_PICTURE = 4  # bits of 64: the default of data.near_duplicate_distance
 UNLIKE = 16  # bits of 64, of which unrelated pictures differ in about 32
 ENOUGH = 10  # held-out images to calibrate with
+ROWS = 256  # pictures that are held against all training images at a time
+
+Seen = Sequence[tuple[np.ndarray, np.ndarray]]  # unit vectors [n, d] and hashes [n, 64]
 
 
 def measure(evidence: Evidence) -> Statistic:
     """Whether each image is a copy of a training image, 1 or 0."""
     train = evidence.train.embeddings
     held_out = evidence.held_out.embeddings
-    hashes = _hashes(real_pictures(evidence))
-    train_hashes, held_out_hashes = hashes[: len(train)], hashes[len(train) :]
-    honest = [(cosines(held_out, train), _bits(held_out_hashes, train_hashes))]
+    train_hashes = _hashes(fitted(evidence.train.images, evidence))
+    honest = [(held_out, _hashes(fitted(evidence.held_out.images, evidence)))]
     if len(held_out) < ENOUGH:
         # Each is 0 bits from itself, so it is left out as the same picture.
-        honest.append((cosines(train, train), _bits(train_hashes, train_hashes)))
-    limits = _limits(np.vstack([one for one, _ in honest]), np.vstack([two for _, two in honest]))
+        honest.append((train, train_hashes))
+    limits = _limits(honest, train, train_hashes)
     if limits is None:
         return Statistic(constant=math.nan)
     cosine, bits = limits
-    near = cosines(evidence.embeddings, train) > cosine
-    alike = _bits(_hashes(evidence.images), train_hashes) < bits
-    copied = (near & alike).any(1).astype(np.float64)
-    return Statistic(each=copied, constant=known(evidence.embeddings, train, held_out))
+    own = [(evidence.embeddings, _hashes(evidence.images))]
+    copied = [
+        ((near > cosine) & (unlike < bits)).any(1)
+        for near, unlike in _against(own, train, train_hashes)
+    ]
+    each = np.concatenate(copied).astype(np.float64) if copied else np.zeros(0)
+    return Statistic(each=each, constant=known(evidence.embeddings, train, held_out))
 
 
-def _limits(cosine: np.ndarray, bits: np.ndarray) -> tuple[float, float] | None:
-    """(c, b) from honest pictures against training images, [m, t] each; None without any."""
-    other = bits > SAME_PICTURE
-    counts = other.any(1)
-    if not counts.any():
+def _limits(
+    honest: Seen, train: np.ndarray, train_hashes: np.ndarray
+) -> tuple[float, float] | None:
+    """(c, b) from honest pictures against the training images; None without any."""
+    nearest, closest = [np.zeros(0)], [np.zeros(0)]
+    for cosine, bits in _against(honest, train, train_hashes):
+        other = bits > SAME_PICTURE
+        counts = other.any(1)
+        nearest.append(np.where(other, cosine, -np.inf).max(1, initial=-np.inf)[counts])
+        closest.append(np.where(other, bits, 64).min(1, initial=64)[counts])
+    if not sum(map(len, nearest)):
         return None
-    nearest = np.where(other, cosine, -np.inf).max(1)[counts]
-    closest = np.where(other, bits, 64).min(1)[counts]
     return (
-        float(np.quantile(nearest, QUANTILE)),
-        min(float(np.quantile(closest, 1 - QUANTILE)), UNLIKE),
+        float(np.quantile(np.concatenate(nearest), QUANTILE)),
+        min(float(np.quantile(np.concatenate(closest), 1 - QUANTILE)), UNLIKE),
     )
 
 
-def _hashes(images: list[np.ndarray] | tuple[np.ndarray, ...]) -> np.ndarray:
-    """bool [n, 64]."""
+def _against(
+    pictures: Seen, train: np.ndarray, train_hashes: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(cosines, bits that differ) of some pictures with all training images, [n, t] each."""
+    for vectors, hashes in pictures:
+        for first in range(0, len(vectors), ROWS):
+            rows = slice(first, first + ROWS)
+            yield cosines(vectors[rows], train), _bits(hashes[rows], train_hashes)
+
+
+def _hashes(images: Iterable[np.ndarray]) -> np.ndarray:
+    """float32 [n, 64] of 0 and 1."""
     found = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
-    return np.array(found, bool).reshape(-1, 64)
+    return np.array(found, np.float32).reshape(-1, 64)
 
 
 def _bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """int [n, m]: how many bits differ, of bool [n, 64] and [m, 64]."""
-    return (one[:, None] != other[None]).sum(-1)
+    """float32 [n, m]: how many of the 64 bits differ, |a| + |b| - 2 a.b."""
+    return one.sum(1)[:, None] + other.sum(1) - 2 * one @ other.T

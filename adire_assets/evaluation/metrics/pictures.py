@@ -1,27 +1,33 @@
 """What the metrics on pixels share: real pictures as the model draws them, and what is usual. No
 metric itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image
 
 from adire_assets.evaluation.evidence import Evidence
+from adire_assets.evaluation.image_files import spread
 
+MAXIMUM_USUAL = 1000  # real images of each part that say what is usual
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green, blue: ITU-R BT.601
 
 
-def real_pictures(evidence: Evidence) -> list[np.ndarray]:
-    """The training and held-out images at the size of the generated ones, uint8 [H, W, 3].
+def fitted(images: Iterable[np.ndarray], evidence: Evidence) -> Iterator[np.ndarray]:
+    """Real images at the size of the generated ones, uint8 [H, W, 3], one after the other.
 
     Their middle is cut to that shape and scaled, as training does: sharpness has no meaning across
     sizes, and a perceptual hash none across shapes.
     """
-    images = (*evidence.train.images, *evidence.held_out.images)
-    if not evidence.images:
-        return list(images)
-    height, width = evidence.images[0].shape[:2]
-    return [_middle(image, width, height) for image in images]
+    for image in images:
+        yield _middle(image, *evidence.images[0].shape[1::-1]) if evidence.images else image
+
+
+def usual_pictures(evidence: Evidence) -> Iterator[np.ndarray]:
+    """Training and held-out images, `fitted`: of many an even choice."""
+    for part in (evidence.train.images, evidence.held_out.images):
+        chosen = spread(len(part), MAXIMUM_USUAL)
+        yield from fitted((part[place] for place in chosen), evidence)
 
 
 def luminance(image: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import math
 import numpy as np
 
 from adire_assets.evaluation.evidence import Evidence
-from adire_assets.evaluation.metrics.pictures import luminance, real_pictures, usual
+from adire_assets.evaluation.metrics.pictures import luminance, usual, usual_pictures
 from adire_assets.evaluation.statistic import Statistic
 
 TOLERANCE = 2.5
@@ -32,7 +32,7 @@ FLAT = 1.0  # variance of an 8-bit luminance; below it only rounding is left
 
 def measure(evidence: Evidence) -> Statistic:
     """Whether each image has about the fine structure of real ones, 1 or 0."""
-    real = [sharpness(image) for image in real_pictures(evidence)]
+    real = [sharpness(image) for image in usual_pictures(evidence)]
     if not real:
         return Statistic(constant=math.nan)
     low, high = usual(real)

@@ -15,14 +15,14 @@ divided by its value for real images so that judges compare.
 import math
 
 from adire_assets.evaluation.evidence import Evidence
-from adire_assets.evaluation.metrics.vectors import cosines, known, mean_over_pairs
+from adire_assets.evaluation.metrics.vectors import cosines, known, mean_cosine
 from adire_assets.evaluation.statistic import Statistic
 
 
 def measure(evidence: Evidence) -> Statistic:
     """Mean cosine of each image with the held-out images, relative to theirs; 1 is as real."""
     real = evidence.held_out.embeddings
-    among_real = mean_over_pairs(cosines(real, real))
+    among_real = mean_cosine(real)
     if not among_real > 0:
         return Statistic(constant=math.nan)
     each = cosines(evidence.embeddings, real).mean(1) / among_real

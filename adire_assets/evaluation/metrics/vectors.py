@@ -18,6 +18,15 @@ def mean_over_pairs(pairs: np.ndarray) -> float:
     return float(Statistic(pairs=pairs).value(np.ones(len(pairs))))
 
 
+def mean_cosine(vectors: np.ndarray) -> float:
+    """That of the pairs of unit vectors [n, d], without n^2 of anything; NaN for fewer than two."""
+    wide = vectors.astype(np.float64)
+    count = len(wide)
+    if count < 2:
+        return math.nan
+    return float(((wide.sum(0) ** 2).sum() - (wide**2).sum()) / (count * (count - 1)))
+
+
 def known(*vectors: np.ndarray) -> float:
     """The constant of a statistic over these vectors: 0, or NaN when a number is not finite.
 
