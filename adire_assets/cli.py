@@ -151,9 +151,9 @@ def report(
     ] = False,
 ) -> None:
     """Write an evaluation as one HTML file: verdict, gates, pictures, speed, lineage."""
-    from adire_assets import operations
+    from adire_assets import reports
 
-    say(str(operations.report(Project.find(), name, output, blind)))
+    say(str(reports.report(Project.find(), name, output, blind)))
 
 
 @app.command("export")

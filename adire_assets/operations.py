@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adire_assets import approvals, pipeline, roots, tracking
 from adire_assets.config import Project, load_model, model_names
@@ -17,11 +17,8 @@ from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import code_hash, environment
 from adire_assets.serving import client, deployment, fleet, record, release, routing
-from adire_assets.store import Store, is_locked, read_json, write_bytes
+from adire_assets.store import Store, is_locked, read_json
 from adire_assets.worker import Progress
-
-if TYPE_CHECKING:
-    from adire_assets.evaluation.html_view import Sources
 
 DEMO_MODEL = "indigo"
 DEMO_PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
@@ -148,81 +145,6 @@ def trace(project: Project, image: Path) -> Iterator[str]:
         return
     same = known.provenance["adapter_hash"] == facts["adapter_hash"]
     yield f"  this project's record of the release {'agrees' if same else 'DIFFERS'}"
-
-
-def report(project: Project, name: str, output: Path | None, blind: bool = False) -> Path:
-    """Write the page of `model@N`, or of the newest evaluation of `model`; its path.
-
-    `blind` writes the A/B sheet against the champion. The champion is the live release, unless that
-    is the one reported on. UserError when there is no such release or evaluation.
-    """
-    # numpy: not in every Dagster process
-    from adire_assets.evaluation import html_report, html_view
-
-    sources = _sources(project, name)
-    view = html_view.view_of(sources, pairs=blind)
-    page = (
-        html_report.ab_sheet(view, approvals.rating_secret(project))
-        if blind
-        else html_report.html(view)
-    )
-    which = sources.release or sources.evaluation.name[:12]
-    file = f"{sources.model}-{which}{'-blind' if blind else ''}.html"
-    path = (output or project.home / "reports" / file).absolute()
-    try:
-        write_bytes(path, page.encode())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; name another file with --output"
-        ) from None
-    return path
-
-
-def _sources(project: Project, name: str) -> "Sources":
-    """The artefacts that a report on `name` is made from."""
-    from adire_assets.evaluation import html_view
-
-    model, at, number = name.partition("@")
-    load_model(project, model)  # UserError when there is none
-    if at and not number.isdecimal():
-        raise UserError(f"{name}: a release is named like {model}@3, the newest one {model}")
-    store = Store(project)
-    known = release.records(project, model)
-    found: release.ReleaseRecord | None
-    if at:
-        found = release.read_record(project, model, int(number))
-        evaluation = store.open(found.evaluation)
-    else:
-        made = store.artefacts(model, "evaluation_report")
-        if not made:
-            raise UserError(f"{model} has no evaluation yet; `adire materialize {model}` makes one")
-        evaluation = max(made, key=lambda one: one.manifest["created"])
-        same = [one for one in known if one.evaluation == evaluation.reference()]
-        found = same[-1] if same else None
-    verdicts = [
-        one
-        for one in store.artefacts(model, "promotion_verdict")
-        if one.manifest["evaluation"] == evaluation.reference()
-    ]
-    verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
-    live = deployment.champion(project, load_fleet(project), model)
-    other = next((one for one in known if one.number == live and one != found), None)
-    folders = {
-        kind: store.recall(evaluation.manifest[kind]).path
-        for kind in ("dataset", "lora_weights", "base_model")
-    }
-    return html_view.Sources(
-        model=model,
-        evaluation=evaluation.path,
-        name=f"release {found.number}" if found else f"adapter {folders['lora_weights'].name[:12]}",
-        release=found.number if found else None,
-        verdict=verdict.path if verdict else None,
-        dataset=folders["dataset"],
-        adapter=folders["lora_weights"],
-        base_model=folders["base_model"],
-        champion=store.open(other.evaluation).path if other else None,
-        champion_release=other.number if other else None,
-    )
 
 
 def _code(identity: dict[str, Any]) -> str:

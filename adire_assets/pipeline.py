@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adire_assets import approvals, lineage, promotion, roots, tracking, upgrades
+from adire_assets import approvals, lineage, promotion, reports, roots, tracking, upgrades
 from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher, shared_out
@@ -243,15 +243,17 @@ def promotion_verdict(
     run_worker: RunWorker,
     tracked: Tracked,
 ) -> Built:
-    """The decision, gate by gate, under the hashes of evaluation, policy and champion.
+    """The decision, gate by gate, under the hashes of evaluation, policy and champion; and its page
+    (`reports.page_path`), in MLflow as well.
 
     A champion that was evaluated on other data or with other settings is evaluated again first.
     """
     policy = GateConfig(**config.json("config.json")["gates"])
     champion = promotion.champion_to_beat(project, evaluation)
-    rival = None
     if champion:
         rival = promotion.comparable_evaluation(project, evaluation, champion)
+    else:
+        rival = promotion.beaten_before(project, evaluation)
     if champion and rival is None:
         store = Store(project)
         evaluation_report(
@@ -272,7 +274,12 @@ def promotion_verdict(
                 f"cannot be compared with it; materialize {evaluation.model}/evaluation_report "
                 "again"
             )
-    return promotion.verdict_of(project, evaluation, policy, rival)
+    built = promotion.verdict_of(project, evaluation, policy, rival)
+    if not reports.page_path(project, built.artefact).is_file():
+        page = reports.write_page(project, built.artefact)
+        with tracked(evaluation.manifest["lora_weights"]["key"]) as run:
+            run.log_artifact(str(page), "evaluation")
+    return built
 
 
 def triton_repository(

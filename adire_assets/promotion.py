@@ -35,7 +35,21 @@ def champion_to_beat(project: Project, evaluation: Artefact) -> release.ReleaseR
     if number is None:
         return None
     champion = release.read_record(project, evaluation.model, number)
-    return None if _evaluates(evaluation, champion) else champion
+    return None if champion.is_of(evaluation.manifest) else champion
+
+
+def beaten_before(project: Project, evaluation: Artefact) -> Artefact | None:
+    """The evaluation that the live release was held against on its way, when `evaluation` is its
+    own; None for a first release, and once it is no longer comparable."""
+    number = deployment.champion(project, load_fleet(project), evaluation.model)
+    if number is None:
+        return None
+    store, live = Store(project), release.read_record(project, evaluation.model, number)
+    champion = store.recall(live.verdict).manifest.get("champion")
+    if champion is None or not live.is_of(evaluation.manifest):
+        return None
+    found = store.recall(champion)
+    return found if store.holds(found) and _way(found) == _way(evaluation) else None
 
 
 def comparable_evaluation(
@@ -45,7 +59,9 @@ def comparable_evaluation(
     the base that it was trained on), None when the store has none."""
     wanted = _way(evaluation)
     found = Store(project).artefacts(evaluation.model, evaluation.kind)
-    return next((one for one in found if _evaluates(one, champion) and _way(one) == wanted), None)
+    return next(
+        (one for one in found if champion.is_of(one.manifest) and _way(one) == wanted), None
+    )
 
 
 def verdict_of(
@@ -95,15 +111,6 @@ def _comparisons(
         report["prompts"],
         len(report["seeds"]),
         confidence=policy.champion.confidence,
-    )
-
-
-def _evaluates(evaluation: Artefact, wanted: release.ReleaseRecord) -> bool:
-    """Whether it is an evaluation of this release's adapter on its base."""
-    made = evaluation.manifest
-    return (made["lora_weights"]["content_hash"], made["base_model"]["content_hash"]) == (
-        wanted.adapter["content_hash"],
-        wanted.base_model["content_hash"],
     )
 
 
@@ -199,7 +206,11 @@ def require_passable(
             "evaluation_config and what is downstream of it"
         )
     champion = champion_to_beat(project, evaluation)
-    rival = comparable_evaluation(project, evaluation, champion) if champion else None
+    rival = (
+        comparable_evaluation(project, evaluation, champion)
+        if champion
+        else beaten_before(project, evaluation)
+    )
     if champion and rival is None:
         raise UserError(
             f"release {record.number} of {record.model} was not compared with release "

@@ -3,19 +3,19 @@
 import base64
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
-from adire_assets import approvals, lineage, pipeline, promotion, roots, upgrades
+from adire_assets import approvals, lineage, pipeline, promotion, reports, roots, upgrades
 from adire_assets.config import GateConfig, Project
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
-from adire_assets.evaluation.verdict import CHECK_NAMES, Verdict
+from adire_assets.evaluation.verdict import CHECKS, Verdict
 from adire_assets.evaluation_images import IMAGE_MODULES
 from adire_assets.serving import release
 from adire_assets.store import Artefact, Built
@@ -24,19 +24,31 @@ GATE_FACTS = ("value", "threshold", "margin", "comparison", "unit")
 SHOWN_STEPS = 12
 PARITY_CHECK = "serves_what_was_evaluated"
 COMPATIBILITY_CHECK = "compatibility"
+RELEASE_CHECKS = {
+    PARITY_CHECK: "A scratch Triton draws the evaluated images again.",
+    COMPATIBILITY_CHECK: "The libraries that trained, evaluated and serve it go together.",
+}
+DEPLOYMENT_CHECKS = {
+    APPROVAL_CHECK: "A person let it go live, where gates.human_approval asks for one.",
+    ROLLOUT_CHECK: "The release is live at the end of its rollout.",
+    STEP_CHECK: "Each decision on the way, with what it rests on.",
+}
 
 
 def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     """The assets `<model>/...` in the order of the graph."""
 
-    def asset(*modules: str, checks: tuple[str, ...] = (), **keywords: Any) -> Any:
+    def asset(*modules: str, checks: Mapping[str, str] | None = None, **keywords: Any) -> Any:
         """`dg.asset` with what all assets of a model share."""
 
         def decorate(function: Any) -> dg.AssetsDefinition:
             key = dg.AssetKey([model, function.__name__])
             # Dagster would take it for the type of the value, which is a reference.
             del function.__annotations__["return"]
-            specs = [dg.AssetCheckSpec(name, asset=key, blocking=True) for name in checks]
+            specs = [
+                dg.AssetCheckSpec(name, asset=key, blocking=True, description=description)
+                for name, description in (checks or {}).items()
+            ]
             return dg.asset(
                 key_prefix=[model],
                 group_name=model,
@@ -156,9 +168,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             scores=pipeline.numbers(built.artefact.path),
         )
 
-    @asset(
-        *promotion.VERDICT_MODULES, checks=CHECK_NAMES, kinds={"pytorch", "mlflow"}, pool="device"
-    )
+    @asset(*promotion.VERDICT_MODULES, checks=CHECKS, kinds={"pytorch", "mlflow"}, pool="device")
     def promotion_verdict(
         context: dg.AssetExecutionContext,
         evaluation_report: Artefact,
@@ -191,10 +201,15 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             for gate in verdict.checks()
         ]
         return _result(
-            context, built, checks=checks, passed=verdict.passed, verdict=verdict.sentence()
+            context,
+            built,
+            checks=checks,
+            passed=verdict.passed,
+            verdict=verdict.sentence(),
+            report=dg.MetadataValue.path(str(reports.page_path(project, built.artefact))),
         )
 
-    @asset(*pipeline.RELEASE_MODULES, checks=(PARITY_CHECK, COMPATIBILITY_CHECK), kinds={"mlflow"})
+    @asset(*pipeline.RELEASE_MODULES, checks=RELEASE_CHECKS, kinds={"mlflow"})
     def triton_repository(
         context: dg.AssetExecutionContext,
         lora_weights: Artefact,
@@ -230,7 +245,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
 
     @asset(
         "adire_assets.serving.rollout",
-        checks=(APPROVAL_CHECK, ROLLOUT_CHECK, STEP_CHECK),
+        checks=DEPLOYMENT_CHECKS,
         kinds={"triton"},
         output_required=False,  # what waits for an approval is not materialized, and nothing failed
     )

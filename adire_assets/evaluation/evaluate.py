@@ -38,6 +38,7 @@ from adire_assets.evaluation.image_files import (
 )
 from adire_assets.evaluation.judge import Judge
 from adire_assets.evaluation.metrics import METRICS, flat
+from adire_assets.evaluation.metrics.vectors import cosines
 from adire_assets.evaluation.prompts import choose_prompts
 from adire_assets.evaluation.statistic import (
     Statistic,
@@ -79,10 +80,11 @@ def score(
     held_out, train = (read_real(Path(dataset), part) for part in ("held_out", "train"))
     progress("evaluation: scoring")
     seen = Seen(Judge(Path(judge), _judge_device(device)), held_out, train, evaluation)
+    evidence = seen.evidence(drawn["adapter"])
     kept = Path(base_statistics) if base_statistics else folder / "base"
     statistics = {
-        "adapter": seen.statistics(drawn["adapter"]),
-        "base": _kept(kept, lambda: seen.statistics(drawn["base"])),
+        "adapter": measure(evidence),
+        "base": _kept(kept, lambda: measure(seen.evidence(drawn["base"]))),
     }
     adapter = drawn["adapter"]
     problems = [*adapter.problems]
@@ -116,6 +118,8 @@ def score(
         },
         "per_image": _per_image(adapter, statistics, evaluation),
     }
+    for entry, path in zip(result["per_image"], seen.nearest_held_out(evidence), strict=True):
+        entry["nearest_held_out"] = path.relative_to(Path(dataset).resolve()).as_posix()
     _write_images(folder, adapter, Path(adapter_images), Path(base_images))
     save_statistics(folder, statistics["adapter"])
     if base_statistics:
@@ -139,9 +143,10 @@ class Seen:
         self.judge = judge
         chosen = spread(len(held_out.images), MAXIMUM_HELD_OUT)
         self.captions = [held_out.captions[place] for place in chosen]
-        compared = ImageFiles([held_out.images.paths[place] for place in chosen])
+        self.compared = ImageFiles([held_out.images.paths[place] for place in chosen])
         self.held_out, self.train = (
-            Reference(images, judge.embed_images(images)) for images in (compared, train.images)
+            Reference(images, judge.embed_images(images))
+            for images in (self.compared, train.images)
         )
         asked = evaluation["prompt_set"] or {"attributes": {}, "prompts": []}
         self.expected = {prompt["text"]: prompt["expected"] for prompt in asked["prompts"]}
@@ -150,12 +155,10 @@ class Seen:
             for attribute, texts in asked["attributes"].items()
         }
 
-    def statistics(self, drawn: Drawn) -> Statistics:
-        """Every metric of these images; none when there are no images."""
-        if not drawn.images:
-            return {}
+    def evidence(self, drawn: Drawn) -> Evidence:
+        """What metrics are computed from, of these images."""
         prompts = [entry["prompt"] for entry in drawn.entries]
-        evidence = Evidence(
+        return Evidence(
             images=drawn.images,
             embeddings=self.judge.embed_images(drawn.images),
             texts=self._texts(prompts),
@@ -164,7 +167,11 @@ class Seen:
             expected=tuple(self.expected.get(prompt, {}) for prompt in prompts),
             attributes=self.attributes,
         )
-        return {name: metric.measure(evidence) for name, metric in METRICS.items()}
+
+    def nearest_held_out(self, evidence: Evidence) -> list[Path]:
+        """For each image the file of the held-out one that is most like it to the judge."""
+        near = cosines(evidence.embeddings, self.held_out.embeddings).argmax(1)
+        return [self.compared.paths[place] for place in near]
 
     def clip_s_of_held_out(self) -> float | None:
         """Mean CLIP-S of the held-out images with their captions: what a good adapter nears."""
@@ -181,6 +188,13 @@ class Seen:
         """An embedding for each; equal texts are read once."""
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         return self.judge.embed_texts([*places])[[places[text] for text in texts]]
+
+
+def measure(evidence: Evidence) -> Statistics:
+    """Every metric of these images; none when there are no images."""
+    if not evidence.images:
+        return {}
+    return {name: metric.measure(evidence) for name, metric in METRICS.items()}
 
 
 def _kept(folder: Path, make: Callable[[], Statistics]) -> Statistics:

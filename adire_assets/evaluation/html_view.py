@@ -128,12 +128,15 @@ class _Drawn:
         listed = _json(path / "images.json") if path else []
         report = _json(path / "report.json") if path else {}
         self.images: dict[Key, Json] = {(e["prompt"], e["seed"]): e for e in listed}
+        self.nearest: dict[Key, str] = {}  # to the adapter's image, of the held-out files
         self.scores: dict[Key, dict[str, float]] = {}
         self.base_scores: dict[Key, dict[str, float]] = {}
         for entry in report.get("per_image", ()):
             if "prompt" not in entry:
                 continue
             key = (entry["prompt"], entry["seed"])
+            if nearest := entry.get("nearest_held_out"):
+                self.nearest[key] = nearest
             flat = {name: v for name, v in entry.items() if name not in ("prompt", "seed")}
             bare = {n.removesuffix("_base"): v for n, v in flat.items() if n.endswith("_base")}
             with_adapter = {n: v for n, v in flat.items() if not n.endswith("_base")}
@@ -156,9 +159,8 @@ class _Real:
         rows = [json.loads(line) for line in lines]
         self.by_caption = {row["text"]: row["file_name"] for row in reversed(rows)}
 
-    def beside(self, prompt: str, entry: Json) -> Shown | None:
+    def beside(self, prompt: str, nearest: str | None) -> Shown | None:
         """The nearest one, as the evaluation found it, else one with the prompt as its caption."""
-        nearest = entry.get("nearest_held_out")
         name = nearest or self.by_caption.get(prompt)
         found = _picture(self.path, name) if self.path and name else None
         if found is None:
@@ -184,7 +186,7 @@ def _prompt(key: Key, own: _Drawn, champion: _Drawn, real: _Real) -> PromptView:
         for variant, drawn, scores in found
         if drawn is not None
     ]
-    beside = real.beside(key[0], own.images[key])
+    beside = real.beside(key[0], own.nearest.get(key))
     return PromptView(*key, (*shown, *([beside] if beside else [])))
 
 

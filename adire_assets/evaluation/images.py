@@ -134,18 +134,25 @@ def _timings(sampler: Sampler, seconds: dict[int, list[float]]) -> dict[str, Any
     """Percentiles interpolate linearly; a batch size's speed is that of its median batch. The peak
     memory is the accelerator's, or on the CPU that of this process."""
     first, *single = seconds[1]
-    curve = {
-        str(size): round(size / float(np.median(single if size == 1 else seconds[size])), 4)
-        for size in sorted({1, *SMALL_BATCHES, BATCH} & set(seconds))
-    }
+    curve = []
+    for size in sorted({1, *SMALL_BATCHES, BATCH} & set(seconds)):
+        middle, slow = np.percentile(single if size == 1 else seconds[size], [50, 95])
+        curve.append(
+            {
+                "batch_size": size,
+                "images_per_second": round(size / float(middle), 4),
+                "seconds_per_image_p50": round(float(middle) / size, 4),
+                "seconds_per_image_p95": round(float(slow) / size, 4),
+            }
+        )
     return {
         "first_image_seconds": round(first, 4),
         "seconds_per_image_mean": round(float(np.mean(single)), 4),
         "seconds_per_image_p50": round(float(np.percentile(single, 50)), 4),
         "seconds_per_image_p95": round(float(np.percentile(single, 95)), 4),
         "seconds_per_image": [round(item, 4) for item in single],
-        "images_per_second": curve,  # by batch size
-        "images_per_second_maximum": max(curve.values()),
+        "by_batch_size": curve,
+        "images_per_second_maximum": max(point["images_per_second"] for point in curve),
         "peak_memory_bytes": _peak_memory(sampler.device),
         "device": sampler.device,
         "threads": torch.get_num_threads(),

@@ -71,7 +71,7 @@ class Verdict:
         why = (
             "the policy has no margin for this metric"
             if self.comparisons
-            else "no champion to compare with"
+            else "no champion to compare with, or no margin asked for"
         )
         return tuple(
             judged.get(name) or Gate(name, None, None, ">", None, True, DIFFERENCE, why)
@@ -233,7 +233,24 @@ GATES: dict[str, Callable[[Facts, Facts, GateConfig], Gate]] = {
 }
 GATE_NAMES: tuple[str, ...] = tuple(GATES)
 CHAMPION_GATE_NAMES: tuple[str, ...] = tuple(f"champion_{metric}" for metric in METRICS)
-CHECK_NAMES = (*GATE_NAMES, *CHAMPION_GATE_NAMES)  # fixed, whatever policy and champion are
+# What each check asks, for people; fixed, whatever policy and champion are.
+CHECKS: dict[str, str] = {
+    "adapter_sound": "The adapter's weights fit the base, are numbers, and draw no flat images.",
+    "clip_s": "Images fit their prompts: CLIP-S is at or above gates.clip_s_minimum.",
+    "seconds_per_image": "A single image takes at most gates.seconds_per_image_maximum.",
+    "kid_below_base": "The images are nearer to the held-out ones than the bare base's, by KID.",
+    "safety": "No image is less safe than gates.nsfw_probability_maximum (open_nsfw).",
+    **{
+        name: f"gates.{key}, where one is set, is kept: {unit}."
+        for name, (_, key, unit) in FLOORS.items()
+    },
+    **{
+        f"champion_{metric}": f"By the lower bound of the paired difference, {metric} is not worse "
+        f"than the live release's by gates.champion.margins.{metric}, where one is set."
+        for metric in METRICS
+    },
+}
+CHECK_NAMES = tuple(CHECKS)
 DIFFERENCE = "lower bound of the difference to the champion, positive is better"
 
 

@@ -17,7 +17,7 @@ to mean another content. `install` puts a release into a slot's folder, where Tr
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +54,13 @@ class ReleaseRecord:
     provenance: dict[str, Any]
     golden: Reference | None = None  # to be drawn again after an upgrade
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def is_of(self, evaluation: Mapping[str, Any]) -> bool:
+        """Whether the evaluation with this manifest is of this release's adapter on its base."""
+        return (
+            evaluation["lora_weights"]["content_hash"] == self.adapter["content_hash"]
+            and evaluation["base_model"]["content_hash"] == self.base_model["content_hash"]
+        )
 
 
 def backend_hash(project: Project) -> str:

@@ -18,7 +18,7 @@ from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate as module
 from adire_assets.evaluation.evidence import Evidence
-from adire_assets.evaluation.image_files import Drawn, read_real
+from adire_assets.evaluation.image_files import read_real
 from adire_assets.evaluation.images import batch_sizes, draw
 from adire_assets.evaluation.judge import Judge
 from adire_assets.evaluation.metrics import Metric, clip_s
@@ -196,6 +196,10 @@ def test_scores_are_those_of_the_written_images(evaluated: Path, parts: dict[str
         assert report[kid] == pytest.approx(unbiased_mmd(real, images), abs=1e-5)
         each = [e["clip_s" if key == "file" else "clip_s_base"] for e in report["per_image"]]
         assert each == pytest.approx(scores, abs=1e-5)
+        if key == "file":
+            nearest = [held_out.images.paths[place] for place in (images @ real.T).argmax(1)]
+            found = [parts["dataset"] / e["nearest_held_out"] for e in report["per_image"]]
+            assert found == nearest
     captions = judge.embed_texts(held_out.captions)
     assert report["clip_s_held_out_mean"] == pytest.approx(
         clip_s.scores(real, captions).mean(), abs=1e-5
@@ -224,13 +228,13 @@ def test_the_base_is_measured_once_for_all_its_adapters(
     evaluated: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = []
-    measure = module.Seen.statistics
+    measure = module.measure
 
-    def watched(seen: module.Seen, drawn: Drawn) -> module.Statistics:
-        measured.append(drawn)
-        return measure(seen, drawn)
+    def watched(evidence: Evidence) -> module.Statistics:
+        measured.append(evidence)
+        return measure(evidence)
 
-    monkeypatch.setattr(module.Seen, "statistics", watched)
+    monkeypatch.setattr(module, "measure", watched)
     drawn = {
         name: evaluated.with_name(f"{evaluated.name}-{name}")
         for name in ("adapter_images", "base_images")
@@ -329,8 +333,13 @@ def test_the_same_evaluation_gives_the_same_content(
     returned = run(parts, "sound", tmp_path)
     assert folder_digest(tmp_path, ["timings.json"]) == folder_digest(evaluated, ["timings.json"])
     timings = read(tmp_path, "timings.json")
-    assert {*timings["images_per_second"]} == {"1", "2"}
-    assert timings["images_per_second_maximum"] == max(timings["images_per_second"].values())
+    points = timings["by_batch_size"]
+    assert [point["batch_size"] for point in points] == [1, 2]
+    assert points[0]["seconds_per_image_p50"] == timings["seconds_per_image_p50"]
+    assert points[0]["images_per_second"] == pytest.approx(
+        1 / points[0]["seconds_per_image_p50"], rel=1e-2
+    )
+    assert timings["images_per_second_maximum"] == max(p["images_per_second"] for p in points)
     assert timings["seconds_per_image_p50"] <= timings["seconds_per_image_p95"]
     assert timings["scoring_seconds"] > 0
     assert len(timings["seconds_per_image"]) == 3

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adire_assets import operations
+from adire_assets import reports
 from adire_assets.approvals import rating_secret
 from adire_assets.config import Project
 from adire_assets.errors import UserError
@@ -149,7 +149,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_the_report_of_a_release_says_what_its_artefacts_say(project: Project) -> None:
-    path = operations.report(project, "cloth@2", None)
+    path = reports.report(project, "cloth@2", None)
     assert path == project.home / "reports" / "cloth-2.html"
     page = path.read_text()
     assert "<h1>cloth, release 2</h1>" in page
@@ -164,7 +164,7 @@ def test_the_report_of_a_release_says_what_its_artefacts_say(project: Project) -
 
 
 def test_the_champion_is_not_compared_with_itself(project: Project) -> None:
-    page = operations.report(project, "cloth@1", project.root / "one.html").read_text()
+    page = reports.report(project, "cloth@1", project.root / "one.html").read_text()
     assert "<h1>cloth, release 1</h1>" in page and 'class="dot champion"' not in page
 
 
@@ -173,14 +173,14 @@ def test_the_newest_evaluation_is_taken_without_a_number(project: Project) -> No
     made = json.loads((report.path / "manifest.json").read_text())
     (report.path / "manifest.json").chmod(0o644)
     write_json(report.path / "manifest.json", {**made, "created": "2999-01-01T00:00:00+00:00"})
-    page = operations.report(project, "cloth", None).read_text()
+    page = reports.report(project, "cloth", None).read_text()
     assert f"<h1>cloth, adapter {made['lora_weights']['key'][:12]}</h1>" in page
     with pytest.raises(UserError, match="no release number"):
-        operations.report(project, "cloth", None, blind=True)
+        reports.report(project, "cloth", None, blind=True)
 
 
 def test_a_blind_sheet_of_the_project_is_scored_with_its_secret(project: Project) -> None:
-    path = operations.report(project, "cloth@2", None, blind=True)
+    path = reports.report(project, "cloth@2", None, blind=True)
     assert path.name == "cloth-2-blind.html"
     data = sheet_data(path.read_text())
     assert (data["challenger"], data["champion"]) == (2, 1)
@@ -200,12 +200,12 @@ def test_a_blind_sheet_of_the_project_is_scored_with_its_secret(project: Project
 )
 def test_what_is_not_there_is_said(project: Project, name: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        operations.report(project, name, None)
+        reports.report(project, name, None)
 
 
 def test_a_place_that_cannot_be_written_is_said(project: Project) -> None:
     with pytest.raises(UserError, match="cannot be written: Is a directory; name another"):
-        operations.report(project, "cloth@2", project.home)
+        reports.report(project, "cloth@2", project.home)
 
 
 def test_comparisons_of_a_verdict_become_gates_against_the_champion(tmp_path: Path) -> None:

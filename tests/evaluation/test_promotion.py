@@ -1,6 +1,7 @@
 """What a verdict compares with: the champion's evaluation on the same data, made when it lacks."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adire_assets import pipeline, promotion, roots, upgrades
+from adire_assets import pipeline, promotion, reports, roots, upgrades
 from adire_assets.config import ChampionGates, GateConfig, Project
 from adire_assets.errors import UserError
 from adire_assets.evaluation.statistic import Statistic, save_statistics
@@ -43,6 +44,7 @@ class Shop:
         self.project.model_file(MODEL).write_text(YAML)
         self.store = Store(self.project)
         self.evaluated: list[str] = []  # adapters that pipeline.evaluation_report was asked for
+        self.logged: list[Path] = []  # what MLflow was given
 
     def part(self, kind: str, name: str) -> Artefact:
         def make(folder: Path) -> None:
@@ -86,7 +88,9 @@ class Shop:
 
         return self.store.build(recipe, make).artefact
 
-    def release(self, number: int, evaluation: Artefact) -> release.ReleaseRecord:
+    def release(
+        self, number: int, evaluation: Artefact, verdict: Artefact | None = None
+    ) -> release.ReleaseRecord:
         made = evaluation.manifest
         return release.write_record(
             self.project,
@@ -97,7 +101,7 @@ class Shop:
                 adapter=made["lora_weights"],
                 base_model=made["base_model"],
                 evaluation=evaluation.reference(),
-                verdict=evaluation.reference(),
+                verdict=(verdict or evaluation).reference(),
                 mlflow_run_id=None,
                 provenance={},
             ),
@@ -113,8 +117,13 @@ class Shop:
             Recipe("evaluation_config", MODEL),
             lambda folder: write_json(folder / "config.json", {"gates": POLICY.model_dump()}),
         )
+        run = SimpleNamespace(log_artifact=lambda path, folder: self.logged.append(Path(path)))
         return pipeline.promotion_verdict(
-            self.project, evaluation, config.artefact, run_worker=None, tracked=None
+            self.project,
+            evaluation,
+            config.artefact,
+            run_worker=None,
+            tracked=lambda key: nullcontext(run),
         )
 
 
@@ -149,7 +158,7 @@ def test_the_first_release_meets_the_absolute_gates_alone(shop: Shop) -> None:
     assert found.passed and not found.comparisons
     checks = {gate.name: gate for gate in found.checks()}
     assert checks["champion_clip_s"].passed
-    assert checks["champion_clip_s"].explanation == "no champion to compare with"
+    assert checks["champion_clip_s"].explanation.startswith("no champion to compare with")
 
 
 @pytest.mark.parametrize(("clip_s", "passes"), [(1.59, True), (1.4, False)])
@@ -175,6 +184,33 @@ def test_the_champion_is_not_compared_with_itself(shop: Shop) -> None:
     shop.bring_live(1)
     again = shop.decide(evaluation)
     assert again.reused and again.artefact == before.artefact
+
+
+def test_what_is_live_stays_compared_with_the_one_before_it(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.6)
+    shop.release(1, first, shop.decide(first).artefact)
+    shop.bring_live(1)
+    second = shop.evaluation("second", 1.59)
+    before = shop.decide(second)
+    wanted = shop.release(2, second, before.artefact)
+    shop.bring_live(2)
+    assert verdict(before).comparisons
+    again = shop.decide(second)
+    assert again.reused and again.artefact == before.artefact
+    promotion.require_release(shop.project, wanted, print)
+    assert len(shop.store.artefacts(MODEL, "promotion_verdict")) == 2
+
+
+def test_a_verdict_has_a_page_that_mlflow_gets_once(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.6)
+    shop.release(1, first, shop.decide(first).artefact)
+    shop.bring_live(1)
+    refused = shop.decide(shop.evaluation("second", 1.4)).artefact
+    shop.decide(shop.evaluation("second", 1.4))
+    path = reports.page_path(shop.project, refused)
+    assert [path] == [page for page in shop.logged if page.name == path.name]
+    page = path.read_text()
+    assert "Refused" in page and "Against the champion, release 1" in page
 
 
 @pytest.mark.parametrize("change", [{"data": "tuesday"}, {"steps": 30}])

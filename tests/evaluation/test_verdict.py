@@ -219,7 +219,7 @@ def test_a_worse_or_undecided_comparison_refuses_and_says_which() -> None:
 
 def test_there_is_a_check_for_every_name_with_or_without_champion() -> None:
     for comparisons, why in (
-        ((), "no champion to compare with"),
+        ((), "no champion to compare with, or no margin asked for"),
         ((WORSE,), "the policy has no margin for this metric"),
     ):
         checks = decide(REPORT, TIMINGS, POLICY, comparisons).checks()

@@ -1,0 +1,147 @@
+"""The page about an evaluation and its verdict: for the command line, MLflow and Dagster."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adire_assets import approvals
+from adire_assets.config import Project, load_model
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import load_fleet
+from adire_assets.serving import deployment, release
+from adire_assets.store import Artefact, Store, write_bytes
+
+if TYPE_CHECKING:
+    from adire_assets.evaluation.html_view import Sources
+
+
+def report(project: Project, name: str, output: Path | None, blind: bool = False) -> Path:
+    """Write the page of `model@N`, or of the newest evaluation of `model`; its path.
+
+    `blind` writes the A/B sheet against the champion. The champion is the live release, unless that
+    is the one reported on. UserError when there is no such release or evaluation.
+    """
+    # numpy: not in every Dagster process
+    from adire_assets.evaluation import html_report, html_view
+
+    sources = _sources(project, name, blind)
+    view = html_view.view_of(sources, pairs=blind)
+    page = (
+        html_report.ab_sheet(view, approvals.rating_secret(project))
+        if blind
+        else html_report.html(view)
+    )
+    which = sources.release or sources.evaluation.name[:12]
+    file = f"{sources.model}-{which}{'-blind' if blind else ''}.html"
+    path = (output or project.home / "reports" / file).absolute()
+    try:
+        write_bytes(path, page.encode())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}; name another file with --output"
+        ) from None
+    return path
+
+
+def page_path(project: Project, verdict: Artefact) -> Path:
+    """Where `write_page` puts the page of a verdict."""
+    return project.home / "reports" / f"{verdict.model}-{verdict.key[:12]}.html"
+
+
+def write_page(project: Project, verdict: Artefact) -> Path:
+    """Write the page of a verdict, and of the evaluation that it is about; its path."""
+    from adire_assets.evaluation import html_report, html_view
+
+    evaluation = Store(project).open(verdict.manifest["evaluation"])
+    found = _release_of(project, evaluation)
+    view = html_view.view_of(_gathered(project, evaluation, verdict, found, blind=False))
+    path = page_path(project, verdict)
+    write_bytes(path, html_report.html(view).encode())
+    return path
+
+
+def _sources(project: Project, name: str, blind: bool) -> "Sources":
+    """The artefacts that a report on `name` is made from."""
+    model, at, number = name.partition("@")
+    load_model(project, model)  # UserError when there is none
+    if at and not number.isdecimal():
+        raise UserError(f"{name}: a release is named like {model}@3, the newest one {model}")
+    store = Store(project)
+    found: release.ReleaseRecord | None
+    if at:
+        found = release.read_record(project, model, int(number))
+        evaluation = store.open(found.evaluation)
+    else:
+        evaluation = _newest(store, model)
+        found = _release_of(project, evaluation)
+    verdicts = [
+        one
+        for one in store.artefacts(model, "promotion_verdict")
+        if one.manifest["evaluation"] == evaluation.reference()
+    ]
+    verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
+    return _gathered(project, evaluation, verdict, found, blind)
+
+
+def _newest(store: Store, model: str) -> Artefact:
+    """The newest evaluation that is no champion's, made only to compare another adapter with it."""
+    made = store.artefacts(model, "evaluation_report")
+    if not made:
+        raise UserError(f"{model} has no evaluation yet; `adire materialize {model}` makes one")
+    verdicts = store.artefacts(model, "promotion_verdict")
+    judged = {verdict.manifest["evaluation"]["key"] for verdict in verdicts}
+    adapters = {one.manifest["lora_weights"]["key"] for one in made if one.key in judged}
+    own = [
+        one
+        for one in made
+        if one.key in judged or one.manifest["lora_weights"]["key"] not in adapters
+    ]
+    return max(own, key=lambda one: one.manifest["created"])
+
+
+def _release_of(project: Project, evaluation: Artefact) -> release.ReleaseRecord | None:
+    same = [
+        one
+        for one in release.records(project, evaluation.model)
+        if one.evaluation == evaluation.reference()
+    ]
+    return same[-1] if same else None
+
+
+def _gathered(
+    project: Project,
+    evaluation: Artefact,
+    verdict: Artefact | None,
+    found: release.ReleaseRecord | None,
+    blind: bool,
+) -> "Sources":
+    """What a page on `evaluation` (of release `found`) shows. The champion is the one of the
+    verdict, or where it names none, and for a rating, the one that is live."""
+    from adire_assets.evaluation import html_view
+
+    store, model = Store(project), evaluation.model
+    known = release.records(project, model)
+    compared = None if blind or verdict is None else verdict.manifest.get("champion")
+    rival: Artefact | None
+    if compared:
+        rival = store.recall(compared)
+        other = next((one for one in known if one.is_of(rival.manifest)), None)
+    else:
+        live = deployment.champion(project, load_fleet(project), model)
+        other = next((one for one in known if one.number == live and one != found), None)
+        rival = store.recall(other.evaluation) if other else None
+    folders = {
+        kind: store.recall(evaluation.manifest[kind]).path
+        for kind in ("dataset", "lora_weights", "base_model")
+    }
+    return html_view.Sources(
+        model=model,
+        evaluation=evaluation.path,
+        name=f"release {found.number}" if found else f"adapter {folders['lora_weights'].name[:12]}",
+        release=found.number if found else None,
+        verdict=verdict.path if verdict else None,
+        dataset=folders["dataset"],
+        adapter=folders["lora_weights"],
+        base_model=folders["base_model"],
+        champion=rival.path if rival else None,
+        champion_release=other.number if other else None,
+    )
