@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from adire_assets import lineage, operations, pipeline, promotion, roots
+from adire_assets.children import run_child
 from adire_assets.config import Project
 from adire_assets.data.sample_images import draw_sample_data
-from adire_assets.diffusion import lora
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
+from adire_assets.pipeline import RunWorker
 from adire_assets.reproduce import Reproduction, reproduce
 from adire_assets.serving import client, release
 from adire_assets.serving.release import ADAPTER, ReleaseRecord
@@ -40,10 +40,21 @@ evaluation: {judge: {source: base_models/none}}
 """
 
 
-def train_here(function: str, *, launcher: tuple, mlflow_run_id: str, **arguments: Any) -> dict:
-    assert function == "adire_assets.diffusion.lora:train"
-    plain = {name: str(v) if isinstance(v, Path) else v for name, v in arguments.items()}
-    return lora.train(**plain, progress=silent)
+def in_child(project: Project) -> RunWorker:
+    def run(
+        function: str, *, launcher: tuple[str, ...] = (), mlflow_run_id: str, **arguments: Any
+    ) -> dict[str, Any]:
+        return run_child(
+            project,
+            project.home / "job",
+            function,
+            arguments,
+            threads=lineage.threads(),
+            launcher=launcher[1:],
+            progress=silent,
+        )
+
+    return run
 
 
 @contextmanager
@@ -69,7 +80,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     draw_sample_data(root / "data" / MODEL, count=24, seed=1, resolution=64)
     (root / "data" / "other").mkdir()
     (root / "data" / "other" / "x.png").write_text("of another model")
-    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("ADIRE_")]:
             patch.delenv(name)
@@ -79,9 +89,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         pin(project, root / "remote")
         with pytest.MonkeyPatch.context() as inner:
             inner.setenv("ADIRE_THREADS", str(THREADS))
-            torch.set_num_threads(THREADS)
             bring_out(project)
-        torch.set_num_threads(threads)
         shutil.rmtree(root / "data")
         shutil.rmtree(root / ".dvc" / "cache")
         yield project
@@ -100,9 +108,10 @@ def pin(project: Project, remote: Path) -> None:
 def bring_out(project: Project) -> None:
     """Release 1: trained as the line does it, with an evaluation that nobody made."""
     images = pipeline.dataset(project, roots.training_data(project, MODEL).artefact).artefact
-    base = roots.base_model(project, MODEL, train_here).artefact
+    worker = in_child(project)
+    base = roots.base_model(project, MODEL, worker).artefact
     settings = roots.training_config(project, MODEL).artefact
-    adapter = pipeline.lora_weights(project, images, base, settings, train_here, untracked).artefact
+    adapter = pipeline.lora_weights(project, images, base, settings, worker, untracked).artefact
 
     def write(folder: Path) -> None:
         release.write_release(
