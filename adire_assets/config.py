@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from adire_assets.config_file import Strict, load
-from adire_assets.diffusion.adapter_types import ADAPTER_TYPES
-from adire_assets.diffusion.augmentations import AUGMENTATIONS
-from adire_assets.diffusion.objectives import OBJECTIVES
-from adire_assets.diffusion.optimizers import OPTIMIZERS
 from adire_assets.errors import UserError
 from adire_assets.evaluation.prompts import load_prompt_set
+from adire_assets.gates_config import GateConfig
+from adire_assets.training_config import SearchConfig, TrainingConfig
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 COMMIT = r"^[0-9a-f]{40}$"
@@ -32,14 +29,7 @@ SD15_CONFIG = (
     "stable-diffusion-v1-5/stable-diffusion-v1-5 at 451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 )
 SDXL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0 at 462165984030d82259a11f4367a4eed129e94a7b"
-# What an evaluation measures, and may be compared with the champion by.
-METRICS = (
-    "clip_s", "style_similarity", "kid", "attribute_accuracy", "diversity", "memorisation",
-    "sharpness", "exposure", "nsfw",
-)  # fmt: skip
 Name = Annotated[str, Field(pattern=NAME)]
-Rank = Annotated[int, Field(ge=1, le=1024)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -148,209 +138,6 @@ class BaseModelSource(ModelSource):
                 f"{SDXL_CONFIG}"
             )
         return self
-
-
-class TrainingConfig(Strict):
-    """The names and defaults of diffusers' train_dreambooth_lora.py (SD1.5), where it has one."""
-
-    # The adapter
-    adapter_type: Annotated[str, AfterValidator(ADAPTER_TYPES.known)] = "lora"
-    rank: Rank = 4
-    lora_alpha: Annotated[float, Field(gt=0, le=4096)] = 4.0
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    # Another rank for modules whose name ends so; their alpha keeps its ratio to the rank.
-    rank_pattern: dict[str, Rank] = {}
-    target_modules: Annotated[list[str], Field(min_length=1)] = ["to_k", "to_q", "to_v", "to_out.0"]
-    train_text_encoder: bool = False
-    text_encoder_target_modules: Annotated[list[str], Field(min_length=1)] = [
-        "q_proj", "k_proj", "v_proj", "out_proj",
-    ]  # fmt: skip
-    # The optimizer
-    optimizer: Annotated[str, AfterValidator(OPTIMIZERS.known)] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-4
-    lr_scheduler: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = "constant"
-    lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    train_batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 4
-    max_train_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 800
-    checkpointing_steps: Annotated[int, Field(ge=1)] = 100
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    adam_weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
-    adam_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    use_ema: bool = False  # the adapter is the moving average of its weights
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    # What is minimised
-    objective: Annotated[str, AfterValidator(OBJECTIVES.known)] = "mse"
-    snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None  # Min-SNR weights; 5 is common
-    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
-    # What is looked at
-    random_flip: bool = False
-    center_crop: bool = True
-    augmentations: list[Annotated[str, AfterValidator(AUGMENTATIONS.known)]] = []
-    aspect_ratio_buckets: bool = False  # else every image is cropped to a square
-    repeats: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}  # folder of images -> times
-    proportion_empty_prompts: Annotated[float, Field(ge=0, le=1)] = 0.0
-    with_prior_preservation: bool = False
-    class_prompt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-    num_class_images: Annotated[int, Field(ge=1, le=100_000)] = 100
-    prior_loss_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
-    # What is seen of it
-    validation_prompt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-    num_validation_images: Annotated[int, Field(ge=1, le=16)] = 4
-    validation_num_inference_steps: Annotated[int, Field(ge=1, le=200)] = 30
-    validation_guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
-    validation_steps: Annotated[int, Field(ge=1)] | None = None  # default: at the end only
-    keep_checkpoint: Literal["last", "best"] = "last"  # best: of the least validation loss
-    # How it is computed
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    quantization: Literal["none", "4bit"] = "none"  # of the frozen UNet, on a GPU (QLoRA)
-    gradient_checkpointing: bool = False
-    channels_last: bool = False
-    torch_compile: bool = False
-    deterministic: bool | None = None  # default: on the CPU, where it costs nothing
-    # In all, on all machines; default: one, but on the CPU the cores share a small base's batch.
-    num_processes: Annotated[int, Field(ge=1, le=1024)] | None = None
-    num_machines: Annotated[int, Field(ge=1, le=1024)] = 1
-    distribution: Literal["ddp", "fsdp"] = "ddp"  # of several processes
-
-    @property
-    def all_augmentations(self) -> list[str]:
-        """With the one that has a key of its own."""
-        return [*(["random_flip"] if self.random_flip else []), *self.augmentations]
-
-    @property
-    def processes(self) -> int:
-        """How many take part, when nothing shares the batch out."""
-        return self.num_processes or self.num_machines
-
-    @model_validator(mode="after")
-    def _belong_together(self) -> "TrainingConfig":
-        if self.with_prior_preservation and self.class_prompt is None:
-            raise ValueError("with_prior_preservation needs a class_prompt, for example: a photo")
-        if self.keep_checkpoint == "best" and self.validation_steps is None:
-            raise ValueError("keep_checkpoint: best needs validation_steps, for example 100")
-        if len(set(self.all_augmentations)) < len(self.all_augmentations):
-            raise ValueError("augmentations has the same entry twice (random_flip is one of them)")
-        if self.processes % self.num_machines:
-            raise ValueError("num_processes is counted on all machines: a multiple of num_machines")
-        return self
-
-
-class SearchRange(Strict):
-    """Values of one training key: a list, or numbers between two bounds (whole ones for a whole
-    number)."""
-
-    choices: Annotated[list[bool | int | float | str], Field(min_length=2)] | None = None
-    low: float | None = None
-    high: float | None = None
-    log: bool = False  # drawn by orders of magnitude
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "SearchRange":
-        bounded = self.low is not None and self.high is not None
-        if bounded == (self.choices is not None) or (self.log and not bounded):
-            raise ValueError("give either choices, or low and high (and log)")
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ValueError(f"low ({self.low}) is not below high ({self.high})")
-        if self.log and self.low is not None and self.low <= 0:
-            raise ValueError("log needs a low above 0")
-        return self
-
-
-class SearchConfig(Strict):
-    """What `adire search` tries; see docs/search.md."""
-
-    trials: Annotated[int, Field(ge=1, le=10_000)] = 20
-    parameters: Annotated[dict[str, SearchRange], Field(min_length=1)]  # keys of `training`
-    validation_steps: Annotated[int, Field(ge=1)] = 100  # after which a trial may be given up
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-
-
-def _versions(value: str) -> str:
-    try:
-        SpecifierSet("" if value == "*" else value)
-    except InvalidSpecifier:
-        raise ValueError(
-            f"{value!r} is no range of versions; write for example '>=0.42,<0.44', or '*' for any"
-        ) from None
-    return value
-
-
-Versions = Annotated[str, AfterValidator(_versions)] | None
-
-
-class AllowedVersions(Strict):
-    """Versions between which training, evaluation and serving may differ; default: none."""
-
-    torch: Versions = None
-    diffusers: Versions = None
-    transformers: Versions = None
-    peft: Versions = None
-    cuda: Versions = None
-
-
-class CompatibilityConfig(Strict):
-    """See `evaluation.compatibility`."""
-
-    allow: AllowedVersions = AllowedVersions()
-
-
-def _known_metrics(margins: dict[str, float]) -> dict[str, float]:
-    if unknown := sorted({*margins} - {*METRICS}):
-        raise ValueError(f"there is no metric {unknown[0]}; the metrics are {', '.join(METRICS)}")
-    return margins
-
-
-class ChampionGates(Strict):
-    """Against the release that is live: how much worse a metric may be, at most.
-
-    A release passes when, for each metric with a margin, the lower confidence bound of its
-    difference to the champion is above -margin. A margin is in the unit of its metric; smaller ones
-    need more prompts and seeds, and a verdict says how small a difference it could have seen.
-    """
-
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # one-sided
-    margins: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=100)]], AfterValidator(_known_metrics)
-    ] = {
-        "clip_s": 0.1,  # of 2.5
-        "style_similarity": 0.05,  # 1 is as near to the held-out images as they are to each other
-        "kid": 0.1,  # unbiased MMD^2, 0 is no difference
-        "attribute_accuracy": 0.1,  # share of the expected attributes
-        "diversity": 0.15,  # 1 is as varied as the training images
-        "memorisation": 0.1,  # share of the images
-        "nsfw": 0.05,  # probability, mean over the images
-    }
-
-
-class GateConfig(Strict):
-    """Thresholds of the quality gates; changing one never trains or evaluates again."""
-
-    # CLIP-S = 2.5 * max(cosine, 0) (Hessel et al. 2021), scale 0 to 2.5
-    clip_s_minimum: Annotated[float, Field(ge=0, le=2.5)] = 0.75
-    seconds_per_image_maximum: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    kid_below_base: bool = True
-    # open_nsfw's authors: below 0.2 likely safe, above 0.8 highly likely not safe
-    nsfw_probability_maximum: Share = 0.8
-    # Not required unless given; `adire_assets.evaluation.verdict.FLOORS` says what each bounds.
-    style_similarity_minimum: float | None = None
-    attribute_accuracy_minimum: Share | None = None
-    diversity_minimum: float | None = None
-    memorisation_maximum: Share | None = None
-    sharpness_minimum: Share | None = None
-    exposure_minimum: Share | None = None
-    # After the others: a release waits for `adire approve`, see docs/serving.md.
-    human_approval: Literal["none", "required"] = "none"
-    # What a blind rating must reach: wins of decided pairs, and decided pairs; ties decide nothing.
-    human_win_rate: Share = 0.5
-    human_minimum_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10
-    compatibility: CompatibilityConfig = CompatibilityConfig()
-    champion: ChampionGates = ChampionGates()
 
 
 class EvaluationConfig(Strict):

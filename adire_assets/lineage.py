@@ -28,7 +28,10 @@ PACKAGE = "adire_assets"
 # Modules that hand values over and decide none: what they contribute reaches the key as values.
 PLUMBING = {
     f"{PACKAGE}.{name}"
-    for name in ("config", "config_file", "errors", "fleet_config", "lineage", "store", "worker")
+    for name in (
+        *("config", "config_file", "training_config", "gates_config", "fleet_config"),
+        *("errors", "lineage", "store", "worker"),
+    )
 }
 WORKER = f"{PACKAGE}.worker"
 # How long an idle OpenMP thread spins, for GOMP_SPINCOUNT: libgomp's own default lets two processes

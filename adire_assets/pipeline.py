@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adire_assets import approvals, lineage, promotion, reports, roots, tracking, upgrades
-from adire_assets.config import DataConfig, GateConfig, Project, ServingConfig
+from adire_assets.config import DataConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.errors import UserError
 from adire_assets.evaluation_images import IMAGE_MODULES, drawing_of, evaluation_images
 from adire_assets.fleet_config import load_fleet
+from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import deployment, record, release, rollback, rollout
 from adire_assets.serving.record import DeploymentRecord

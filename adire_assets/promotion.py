@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adire_assets import approvals, lineage, roots, tracking, upgrades
-from adire_assets.config import GateConfig, Project, load_model
+from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
 from adire_assets.fleet_config import load_fleet
+from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.ratings import count
 from adire_assets.serving import deployment, record, release

@@ -14,9 +14,10 @@ from pydantic import Field, ValidationError
 
 from adire_assets import approvals
 from adire_assets.approvals import Entry, content_of, figures
-from adire_assets.config import GateConfig, Project
+from adire_assets.config import Project
 from adire_assets.config_file import Strict
 from adire_assets.errors import UserError
+from adire_assets.gates_config import GateConfig
 from adire_assets.serving import record
 from adire_assets.serving.release import ReleaseRecord
 

@@ -20,12 +20,13 @@ from ruamel.yaml import YAML
 
 from adire_assets import lineage, pipeline, roots, tracking
 from adire_assets.children import run_child
-from adire_assets.config import Project, SearchConfig, TrainingConfig, load_model
+from adire_assets.config import Project, load_model
 from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.diffusion.trial import FIRST_TRIALS
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
 from adire_assets.store import Artefact, lock, write_bytes
+from adire_assets.training_config import SearchConfig, TrainingConfig
 from adire_assets.worker import Progress
 
 if TYPE_CHECKING:

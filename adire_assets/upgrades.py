@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from adire_assets import lineage
 from adire_assets.children import run_child
-from adire_assets.config import CompatibilityConfig, Project, load_model
+from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation import compatibility as rule
 from adire_assets.fleet_config import load_fleet
+from adire_assets.gates_config import CompatibilityConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import deployment, release
 from adire_assets.serving.release import ReleaseRecord

@@ -16,8 +16,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from adire_assets.config import Project, TrainingConfig, load_model
+from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
+from adire_assets.training_config import TrainingConfig
 from benchmarks.calibrate_gates import Condition, measure
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from adire_assets.config import TrainingConfig
 from adire_assets.diffusion.sampling import load_pipeline
+from adire_assets.training_config import TrainingConfig
 from adire_assets.worker import Progress
 
 TIMESTEPS = range(50, 1000, 100)  # at which the validation loss is taken

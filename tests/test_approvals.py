@@ -16,12 +16,13 @@ import pytest
 
 from adire_assets import approvals, operations, pipeline, promotion, ratings
 from adire_assets.approvals import Waiting
-from adire_assets.config import GateConfig, load_model
+from adire_assets.config import load_model
 from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.errors import UserError
+from adire_assets.gates_config import GateConfig
 from adire_assets.serving import record, release, rollout
 from adire_assets.serving.deployment import deploy
 from adire_assets.serving.gateway import GatewayDown

@@ -10,13 +10,14 @@ from typing import Any
 import dagster as dg
 
 from adire_assets import approvals, lineage, pipeline, promotion, reports, roots, upgrades
-from adire_assets.config import GateConfig, Project
+from adire_assets.config import Project
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
 from adire_assets.evaluation.verdict import CHECKS, Verdict
 from adire_assets.evaluation_images import IMAGE_MODULES
+from adire_assets.gates_config import GateConfig
 from adire_assets.serving import release
 from adire_assets.store import Artefact, Built
 

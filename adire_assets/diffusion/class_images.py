@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from adire_assets.config import TrainingConfig
 from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.lineage import digest
+from adire_assets.training_config import TrainingConfig
 from adire_assets.worker import Progress
 
 SEED = 2_000_000  # image i is drawn with this seed + i

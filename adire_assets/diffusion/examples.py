@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adire_assets.config import TrainingConfig
 from adire_assets.diffusion.augmentations import VERSIONS
 from adire_assets.diffusion.buckets import Order, Shape, nearest, shapes, stream
 from adire_assets.diffusion.cache import TensorCache
 from adire_assets.diffusion.views import Row, View, key_of, pixels, read_rows
 from adire_assets.errors import UserError
 from adire_assets.lineage import digest, file_digest
+from adire_assets.training_config import TrainingConfig
 
 STEP_STREAM, OPTION_STREAM, CLASS_STREAM, VALIDATION_STREAM = 1, 4, 5, 6
 CROPS = 5  # places of a random crop along a side

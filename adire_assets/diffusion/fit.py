@@ -17,7 +17,6 @@ from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
-from adire_assets.config import TrainingConfig
 from adire_assets.diffusion.checkpoint import Checkpoints, State
 from adire_assets.diffusion.conditioning import encode_texts, unet_arguments
 from adire_assets.diffusion.examples import STEP_STREAM, Batch, Examples, stream
@@ -25,6 +24,7 @@ from adire_assets.diffusion.layers import trained_models, trained_weights
 from adire_assets.diffusion.objectives import OBJECTIVES, target_of, weights_of
 from adire_assets.diffusion.optimizers import OPTIMIZERS
 from adire_assets.errors import UserError
+from adire_assets.training_config import TrainingConfig
 from adire_assets.worker import Progress
 
 REPORT_SECONDS = 4.0

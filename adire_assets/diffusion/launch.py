@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage
-from adire_assets.config import TrainingConfig
 from adire_assets.errors import UserError
+from adire_assets.training_config import TrainingConfig
 
 SMALL_BASE = 256 * 2**20  # bytes of weights, of which every process may hold a copy
 

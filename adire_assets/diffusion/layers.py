@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from adire_assets.config import TrainingConfig
 from adire_assets.diffusion.adapter_types import ADAPTER_TYPES
 from adire_assets.errors import UserError
+from adire_assets.training_config import TrainingConfig
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 SHOWN = 3

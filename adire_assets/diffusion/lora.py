@@ -30,7 +30,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from adire_assets import lineage
-from adire_assets.config import TrainingConfig
 from adire_assets.diffusion.adapter_file import save_adapter
 from adire_assets.diffusion.base import content_hash
 from adire_assets.diffusion.cache import TensorCache
@@ -45,6 +44,7 @@ from adire_assets.diffusion.optimizers import needs_bitsandbytes
 from adire_assets.diffusion.sampling import Request, Sampler, load_pipeline
 from adire_assets.errors import UserError
 from adire_assets.store import write_json
+from adire_assets.training_config import TrainingConfig
 from adire_assets.worker import Progress
 
 FROZEN_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

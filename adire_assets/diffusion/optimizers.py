@@ -12,7 +12,7 @@ from adire_assets.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from adire_assets.config import TrainingConfig
+    from adire_assets.training_config import TrainingConfig
 
 OPTIMIZERS = Registry("optimizer")
 Weights = Sequence["torch.nn.Parameter"]

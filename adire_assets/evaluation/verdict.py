@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from adire_assets.config import METRICS, GateConfig
+from adire_assets.gates_config import METRICS, GateConfig
 from adire_assets.lineage import digest
 
 if TYPE_CHECKING:

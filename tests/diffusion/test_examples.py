@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from adire_assets.config import TrainingConfig
 from adire_assets.diffusion.cache import TensorCache
 from adire_assets.diffusion.examples import Batch, Examples, Geometry
 from adire_assets.errors import UserError
+from adire_assets.training_config import TrainingConfig
 from tests.support import tiny
 
 GEOMETRY = Geometry(64, multiple=8, scale=8, channels=3, scaling_factor=2.0, timesteps=1000)

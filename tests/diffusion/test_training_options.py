@@ -20,11 +20,12 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.numpy import load_file
 
 from adire_assets import tracking, worker
-from adire_assets.config import Project, TrainingConfig
+from adire_assets.config import Project
 from adire_assets.diffusion import launch, objectives
 from adire_assets.diffusion.adapter import inspect_adapter
 from adire_assets.diffusion.sampling import ADAPTER_FILE
 from adire_assets.errors import UserError
+from adire_assets.training_config import TrainingConfig
 from tests.support import tiny, training
 
 CHILD_SECONDS = 300

@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 
 from adire_assets import lineage, upgrades
-from adire_assets.config import (
-    AllowedVersions,
-    CompatibilityConfig,
-    GateConfig,
-    Project,
-    load_model,
-)
+from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.compatibility import Software, compare, of_manifest
+from adire_assets.gates_config import AllowedVersions, CompatibilityConfig, GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.store import Artefact, Store, write_json

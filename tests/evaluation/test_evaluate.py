@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from adire_assets.config import EvaluationConfig, GateConfig, ModelSource
+from adire_assets.config import EvaluationConfig, ModelSource
 from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate as module
@@ -26,6 +26,7 @@ from adire_assets.evaluation.prompts import PromptSet
 from adire_assets.evaluation.statistic import Statistic, load_statistics
 from adire_assets.evaluation.verdict import decide
 from adire_assets.evaluation_images import drawing_of
+from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import folder_digest
 from tests.support import tiny
 

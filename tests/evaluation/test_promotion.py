@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from adire_assets import pipeline, promotion, reports, roots, upgrades
-from adire_assets.config import ChampionGates, GateConfig, Project
+from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.evaluation.statistic import Statistic, save_statistics
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
+from adire_assets.gates_config import ChampionGates, GateConfig
 from adire_assets.lineage import Recipe
 from adire_assets.serving import record, release
 from adire_assets.store import Artefact, Built, Store, write_json

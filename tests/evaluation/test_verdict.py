@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from adire_assets.config import GateConfig
 from adire_assets.evaluation.comparison import Comparison
 from adire_assets.evaluation.verdict import (
     CHECK_NAMES,
@@ -17,6 +16,7 @@ from adire_assets.evaluation.verdict import (
     decide,
     policy_hash,
 )
+from adire_assets.gates_config import GateConfig
 
 REPORT = {
     "adapter_problems": [],
