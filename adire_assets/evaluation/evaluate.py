@@ -118,7 +118,8 @@ def score(
         },
         "per_image": _per_image(adapter, statistics, evaluation),
     }
-    for entry, path in zip(result["per_image"], seen.nearest_held_out(evidence), strict=True):
+    nearest = seen.nearest_held_out(evidence)
+    for entry, path in zip(result["per_image"], nearest.paths, strict=True):
         entry["nearest_held_out"] = path.relative_to(Path(dataset).resolve()).as_posix()
     _write_images(folder, adapter, Path(adapter_images), Path(base_images))
     save_statistics(folder, statistics["adapter"])
@@ -126,7 +127,7 @@ def score(
         shutil.copytree(kept, folder / "base", copy_function=link)
     write_json(folder / "report.json", result)
     (folder / "report.md").write_text(report.markdown(result), encoding="utf-8")
-    rows = _sheet_rows(result, prompts, drawn, held_out)
+    rows = _sheet_rows(result, prompts, drawn, held_out, nearest)
     report.save_contact_sheet(folder / "contact_sheet.png", rows)
     timings = read_json(Path(adapter_images) / "timings.json")
     timings["scoring_seconds"] = round(time.perf_counter() - started, 4)
@@ -168,10 +169,10 @@ class Seen:
             attributes=self.attributes,
         )
 
-    def nearest_held_out(self, evidence: Evidence) -> list[Path]:
-        """For each image the file of the held-out one that is most like it to the judge."""
+    def nearest_held_out(self, evidence: Evidence) -> ImageFiles:
+        """For each image the held-out one that is most like it to the judge."""
         near = cosines(evidence.embeddings, self.held_out.embeddings).argmax(1)
-        return [self.compared.paths[place] for place in near]
+        return ImageFiles([self.compared.paths[place] for place in near])
 
     def clip_s_of_held_out(self) -> float | None:
         """Mean CLIP-S of the held-out images with their captions: what a good adapter nears."""
@@ -273,27 +274,34 @@ def _write_images(folder: Path, adapter: Drawn, of_adapter: Path, of_base: Path)
 
 
 def _sheet_rows(
-    result: dict[str, Any], prompts: Sequence[str], drawn: Mapping[str, Drawn], held_out: Real
+    result: dict[str, Any],
+    prompts: Sequence[str],
+    drawn: Mapping[str, Drawn],
+    held_out: Real,
+    nearest: ImageFiles,
 ) -> list[report.Row]:
-    """One row per prompt, drawn with the first seed, beside the real image of that caption."""
+    """One row per prompt, drawn with the first seed, beside the real image of that caption, else
+    the one that is nearest to what the LoRA drew."""
     seeds = len(result["seeds"])
+    captions = {text: place for place, text in reversed([*enumerate(held_out.captions)])}
     rows = []
     for number, prompt in enumerate(prompts):
         place = number * seeds
-        same = held_out.captions.index(prompt) if prompt in held_out.captions else number
         before, after = drawn["base"].images, drawn["adapter"].images
-        note = ""
+        note, real = "", None
         if after:
             entry = result["per_image"][place]
             scores = [report.number(entry[key]) for key in ("clip_s_base", "clip_s")]
-            note = "CLIP-S {} before, {} after".format(*scores)
+            note, real = "CLIP-S {} before, {} after".format(*scores), nearest[place]
+        if prompt in captions:
+            real = held_out.images[captions[prompt]]
         rows.append(
             report.Row(
                 prompt,
                 note,
                 before[place] if before else None,
                 after[place] if after else None,
-                held_out.images[same % len(held_out.images)],
+                real,
             )
         )
     return rows
