@@ -1,0 +1,315 @@
+"""Which gate refuses what: sabotaged trainings must be refused, sound ones must pass.
+
+    python -m benchmarks.gates --dataset DIR --work DIR [--model indigo] [--sound 20] [--each 3]
+
+DIR is a dataset artefact (`adire status` names it). A champion is trained with the model's seed,
+then --sound trainings with other seeds, and --each of every sabotage:
+
+    rate         the learning rate times 100
+    noise        the training images replaced by noise
+    one_image    one training image alone
+    scaled       a sound adapter with its B matrices times 3
+    other_style  trained on what the base was trained on, under the captions of the model
+    half         half of the steps, stopped where the schedule is at its height
+
+Each is evaluated like a release and judged by the model's gates, those against the champion too. A
+trainer that refuses to give an adapter has refused. What stands in --work is not made again, so an
+interrupted run goes on: one --work per base, judge and dataset. It takes hours; started once per
+core with OMP_NUM_THREADS=1 and the same --work, each process takes what no other has begun. Prints
+each condition's scores, the table of gate against sabotage for docs/evaluation.md, and last
+
+    gates: refused_bad=<n>/<n> refused_good=<n>/<n>
+"""
+
+import argparse
+import fcntl
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from adire_assets.config import ModelConfig, Project, load_model
+from adire_assets.diffusion.lora import train
+from adire_assets.diffusion.sampling import ADAPTER_FILE
+from adire_assets.diffusion.tiny_base.pattern_images import draw_pattern
+from adire_assets.diffusion.tiny_base.patterns import choose_pattern
+from adire_assets.errors import UserError
+from adire_assets.evaluation.comparison import compare
+from adire_assets.evaluation.evaluate import score
+from adire_assets.evaluation.images import draw
+from adire_assets.evaluation.metrics import METRICS
+from adire_assets.evaluation.statistic import load_statistics
+from adire_assets.evaluation.verdict import Verdict, decide
+from adire_assets.evaluation_images import drawing_of
+from adire_assets.roots import evaluation_settings
+from adire_assets.store import read_json, write_json
+from adire_assets.worker import print_progress
+
+CHAMPION = "champion"
+BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings
+SCALE = 3.0
+SCORES = ("clip_s", "kid", "style_similarity", "attribute_accuracy", "diversity", "memorisation")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is trained: what differs from the config, and what happens to data or adapter."""
+
+    name: str
+    sabotage: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+def conditions(config: ModelConfig, sound: int, each: int) -> Iterator[Condition]:
+    """The champion first, since all others are held against it."""
+    training = config.training
+    yield Condition(CHAMPION, changes={"seed": training.seed})
+    for seed in range(1, sound + 1):
+        yield Condition(f"sound-{seed}", changes={"seed": seed})
+    settings: dict[str, dict[str, Any]] = {
+        "rate": {"learning_rate": training.learning_rate * 100},
+        "noise": {},
+        "one_image": {},
+        "scaled": {},
+        "other_style": {},
+        "half": {"max_train_steps": training.max_train_steps // 2, "lr_scheduler": "constant"},
+    }
+    for sabotage, changes in settings.items():
+        for number in range(each):
+            seed = {"seed": number + 1 if sabotage == "scaled" else BAD_SEEDS + number}
+            yield Condition(f"{sabotage}-{number + 1}", sabotage, changes | seed)
+
+
+@contextmanager
+def taken(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Whether this process alone makes what stands in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def spoilt(dataset: Path, target: Path, change: Callable[[int, Image.Image], Image.Image]) -> Path:
+    """A copy of the dataset whose training images went through `change`."""
+    with taken(target):
+        if (target / "done").is_file():
+            return target
+        shutil.rmtree(target, ignore_errors=True)
+        left_out = shutil.ignore_patterns("manifest.json")  # its hashes are no longer true
+        shutil.copytree(dataset, target, copy_function=shutil.copyfile, ignore=left_out)
+        lines = (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            path = target / json.loads(line)["file_name"]
+            with Image.open(path) as image:
+                changed = change(number, image.convert("RGB"))
+            changed.save(path)
+        (target / "done").touch()
+    return target
+
+
+def noise(number: int, image: Image.Image) -> Image.Image:
+    shape = (image.height, image.width, 3)
+    return Image.fromarray(np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8))
+
+
+def other_style(number: int, image: Image.Image) -> Image.Image:
+    rng = np.random.default_rng(number)
+    return Image.fromarray(draw_pattern(choose_pattern(rng), rng, image.width))
+
+
+def data_for(condition: Condition, dataset: Path, work: Path) -> Path:
+    if condition.sabotage == "noise":
+        return spoilt(dataset, work / "noise", noise)
+    if condition.sabotage == "other_style":
+        return spoilt(dataset, work / "other_style", other_style)
+    if condition.sabotage == "one_image":
+        target = spoilt(dataset, work / condition.name / "dataset", lambda _, image: image)
+        lines = (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        chosen = lines[condition.changes["seed"] % len(lines)]
+        (target / "train.jsonl").write_text(f"{chosen}\n", encoding="utf-8")
+        return target
+    return dataset
+
+
+def scale(source: Path, target: Path) -> None:
+    """The adapter in `source` with each B times SCALE."""
+    with safe_open(source / ADAPTER_FILE, "numpy") as file:
+        metadata = file.metadata()
+    tensors = {
+        name: tensor * SCALE if "lora_B" in name else tensor
+        for name, tensor in load_file(source / ADAPTER_FILE).items()
+    }
+    save_file(tensors, target / ADAPTER_FILE, metadata)
+
+
+def make(project: Project, config: ModelConfig, condition: Condition, options: Any) -> Path:
+    """Train and evaluate, as far as that is not done; the evaluation's folder.
+
+    UserError, each time again, when the trainer gave no adapter.
+    """
+    folder, base = options.work / condition.name, config.base_model
+    evaluated, refusal = folder / "evaluation", folder / "refusal.json"
+    if (evaluated / "timings.json").is_file():
+        return evaluated
+    if refusal.is_file():
+        raise UserError(read_json(refusal)["sentence"])
+    shared: dict[str, Any] = {
+        "base": str(project.root / base.source),
+        "variant": base.variant,
+        "device": "cpu",
+        "progress": print_progress,
+    }
+    data = data_for(condition, options.dataset, options.work)
+    adapter = folder / "adapter"
+    if not (folder / "trained").is_file():
+        shutil.rmtree(adapter, ignore_errors=True)
+        adapter.mkdir(parents=True)
+        if condition.sabotage == "scaled":
+            scale(options.work / f"sound-{condition.changes['seed']}" / "adapter", adapter)
+        else:
+            training = config.training.model_dump() | condition.changes
+            try:
+                train(
+                    **shared,
+                    dataset=str(data),
+                    output=str(adapter),
+                    training=training | {"validation_prompt": None},
+                    work=str(folder / "checkpoints"),
+                    cache=str(options.work / "cache"),
+                    resolution=config.data.resolution,
+                )
+            except UserError as error:
+                write_json(refusal, {"sentence": str(error)})
+                raise
+        (folder / "trained").touch()
+    settings = evaluation_settings(project, config.evaluation)
+    images = {"adapter_images": folder / "images", "base_images": options.work / "base_images"}
+    for name, output in images.items():
+        with taken(output):
+            if (output / "timings.json").is_file():
+                continue
+            shutil.rmtree(output)
+            output.mkdir()
+            draw(
+                **shared,
+                adapter=str(adapter) if name == "adapter_images" else None,
+                drawing=drawing_of(settings, options.dataset),
+                output=str(output),
+            )
+    shutil.rmtree(evaluated, ignore_errors=True)
+    evaluated.mkdir()
+    # A sabotage hides its data, except where it is what a user may have done: too few images.
+    seen = data if condition.sabotage == "one_image" else options.dataset
+    score(
+        dataset=str(seen),
+        **{name: str(path) for name, path in images.items()},
+        judge=str(project.root / config.evaluation.judge.source),
+        evaluation=settings,
+        output=str(evaluated),
+        device="cpu",
+        progress=print_progress,
+        base_statistics=str(options.work / "base_statistics") if seen is options.dataset else None,
+    )
+    return evaluated
+
+
+def make_all(project: Project, config: ModelConfig, options: Any) -> None:
+    """Make every condition, sharing the work with the processes that do the same."""
+    for wait in (False, True):
+        for condition in conditions(config, options.sound, options.each):
+            with taken(options.work / condition.name, wait) as mine:
+                if mine:
+                    try:
+                        make(project, config, condition, options)
+                    except UserError as error:
+                        print(f"{condition.name}: {error}", flush=True)
+
+
+def judge(config: ModelConfig, evaluated: Path, champion: Path | None) -> Verdict:
+    """The verdict under the model's gates."""
+    report, policy = read_json(evaluated / "report.json"), config.evaluation.gates
+    comparisons: Any = ()
+    if champion:
+        comparisons = compare(
+            load_statistics(evaluated),
+            load_statistics(champion),
+            {name: metric.better for name, metric in METRICS.items()},
+            policy.champion.margins,
+            report["prompts"],
+            len(report["seeds"]),
+            confidence=policy.champion.confidence,
+        )
+    return decide(report, read_json(evaluated / "timings.json"), policy, comparisons)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Which gate refuses what.")
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--model", default="indigo")
+    parser.add_argument("--sound", type=int, default=20)
+    parser.add_argument("--each", type=int, default=3, help="trainings of each sabotage")
+    options = parser.parse_args()
+    if options.sound < options.each:
+        parser.error("--sound: at least --each, whose adapters are scaled")
+    options.work.mkdir(parents=True, exist_ok=True)
+    project = Project.find()
+    config = load_model(project, options.model)
+    make_all(project, config, options)
+    refusals: dict[str, Counter[str]] = {}
+    trainings, refused = Counter[str](), Counter[str]()
+    champion: Path | None = None
+    print("| condition |", " | ".join(SCORES), "| refused by |")
+    print("|---" * (len(SCORES) + 2) + "|")
+    for condition in conditions(config, options.sound, options.each):
+        kind = condition.sabotage or "sound"
+        try:
+            evaluated = make(project, config, condition, options)
+            verdict = judge(config, evaluated, champion)
+            found = [gate.name for gate in verdict.gates if not gate.passed]
+            scores = read_json(evaluated / "report.json")["scores"]
+        except UserError:
+            found, scores = ["no adapter"], {}
+        if condition.name == CHAMPION:
+            champion = evaluated
+        else:
+            trainings[kind] += 1
+            refused[kind] += bool(found)
+            refusals.setdefault(kind, Counter()).update(found)
+        cells = ("" if scores.get(n) is None else f"{scores[n]:.3f}" for n in SCORES)
+        print(f"| {condition.name} | {' | '.join(cells)} | {', '.join(found)} |", flush=True)
+    table(refusals, trainings, refused)
+
+
+def table(
+    refusals: dict[str, Counter[str]], trainings: Counter[str], refused: Counter[str]
+) -> None:
+    """Gate against sabotage, in trainings refused; then the benchmark's result."""
+    gates = sorted({gate for counted in refusals.values() for gate in counted})
+    print(f"\n| gate | {' | '.join(f'{kind} ({n})' for kind, n in trainings.items())} |")
+    print("|---" * (len(trainings) + 1) + "|")
+    for gate in gates:
+        print(f"| {gate} | {' | '.join(str(refusals[kind][gate]) for kind in trainings)} |")
+    print(f"| refused | {' | '.join(str(refused[kind]) for kind in trainings)} |")
+    bad = [kind for kind in trainings if kind != "sound"]
+    print(
+        f"gates: refused_bad={sum(refused[k] for k in bad)}/{sum(trainings[k] for k in bad)} "
+        f"refused_good={refused['sound']}/{trainings['sound']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
