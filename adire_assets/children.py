@@ -65,9 +65,6 @@ def run_child(
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         raise
-    refusal = folder / "error.txt"
-    if refusal.is_file():
-        raise UserError(refusal.read_text(encoding="utf-8"))
-    if status:
+    if status and not (folder / worker.ERROR).is_file():
         raise UserError(f"the child that ran {function} ended unexpectedly: {last}")
     return worker.result_of(folder)

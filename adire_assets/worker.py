@@ -26,10 +26,11 @@ from typing import Any, Protocol
 from adire_assets import lineage, tracking
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.store import read_json, write_json
+from adire_assets.store import read_json, write_bytes, write_json
 
 PR_SET_PDEATHSIG = 1
-REFUSED = 3  # the exit status that goes with error.txt
+ERROR = "error.txt"
+REFUSED = 3  # the exit status that goes with it
 
 
 class Progress(Protocol):
@@ -131,7 +132,7 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
         if _is_first():
             write_json(folder / "result.json", result)
     except UserError as error:
-        (folder / "error.txt").write_text(str(error), encoding="utf-8")
+        write_bytes(folder / ERROR, str(error).encode())  # each of several processes writes it
         return False
     return True
 
@@ -142,10 +143,13 @@ def _is_first() -> bool:
 
 
 def result_of(folder: Path) -> dict[str, Any]:
-    """What the job in `folder` returned, once it has ended well.
+    """What the job in `folder` returned, once it has ended.
 
-    UserError on a machine that only helped the first one: what was made lies there.
+    UserError with the job's own sentence when it refused, and on a machine that only helped the
+    first one: what was made lies there.
     """
+    if (refusal := folder / ERROR).is_file():
+        raise UserError(refusal.read_text(encoding="utf-8"))
     try:
         return read_json(folder / "result.json")
     except FileNotFoundError:
@@ -166,7 +170,9 @@ def main() -> None:
             done = run_job(folder, pipes.log.info)
     else:
         done = run_job(folder)
-    sys.exit(0 if done else REFUSED)
+    # A launcher of several would kill the others and tell of a crash; error.txt says enough.
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    sys.exit(0 if done or several else REFUSED)
 
 
 if __name__ == "__main__":

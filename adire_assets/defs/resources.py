@@ -19,7 +19,7 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.pipeline import RunWorker
 from adire_assets.store import Artefact, Store, lock, read_json, write_json
-from adire_assets.worker import command, result_of, write_job
+from adire_assets.worker import ERROR, command, result_of, write_job
 
 
 class ReferenceIOManager(dg.ConfigurableIOManager):
@@ -113,12 +113,11 @@ class ChildProcesses(dg.ConfigurableResource):
                         ),
                     },
                 )
-            except dg.DagsterError as error:
-                refusal = folder / "error.txt"
-                if refusal.is_file():
-                    raise UserError(refusal.read_text(encoding="utf-8")) from None
-                raise UserError(
-                    f"the worker of {function.rpartition(':')[2]} ended unexpectedly ({error}); "
-                    "its own words stand in the terminal or the run's compute log above"
-                ) from None
+            except Exception as error:  # the class for a child that failed is not public
+                if not (folder / ERROR).is_file():
+                    raise UserError(
+                        f"the worker of {function.rpartition(':')[2]} ended unexpectedly "
+                        f"({error}); its own words stand in the terminal or the run's compute log "
+                        "above"
+                    ) from None
             return result_of(folder)
