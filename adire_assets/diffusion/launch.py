@@ -23,8 +23,8 @@ def shared_out(training: Mapping[str, Any], device: str, base: Path) -> dict[str
 
     On the CPU the operations of a small base are too small to be split among threads, so the cores
     share the examples of each step: as many processes as there are cores, or fewer that divide it
-    evenly. What a step learns from stays: `train_batch_size` and `gradient_accumulation_steps`
-    become those of one process.
+    evenly. A step learns from as many images as before, and without buckets from the same ones:
+    `train_batch_size` and `gradient_accumulation_steps` become those of one process.
     """
     settings = TrainingConfig.model_validate(training)
     weights = sum(file.stat().st_size for file in base.rglob("*.safetensors"))
