@@ -3,13 +3,17 @@
 import os
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 
+from adire_assets import roots
 from adire_assets.config import Project, load_model
 from adire_assets.defs.sensors import MODEL_TAG
 from adire_assets.errors import UserError
 from adire_assets.serving.fleet import dagster_home
+from adire_assets.store import read_json
 
 
 def materialize(project: Project, model: str, assets: list[str] | None = None) -> None:
@@ -28,6 +32,8 @@ def materialize(project: Project, model: str, assets: list[str] | None = None) -
     if unknown:
         names = ", ".join(key.path[-1] for key in known)
         raise UserError(f"{model} has no asset {', '.join(unknown)}; it has: {names}")
+    for sentence in left_behind(project, model, graph, wanted):
+        print(sentence, flush=True)
     with _instance() as instance:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance,
@@ -38,6 +44,26 @@ def materialize(project: Project, model: str, assets: list[str] | None = None) -
         )
     if not result.success:
         raise UserError("\n".join(_failures(result)) or f"{model}: the run did not finish")
+
+
+def left_behind(
+    project: Project,
+    model: str,
+    graph: Any,  # an AssetGraph, whose class is not public
+    wanted: Sequence[dg.AssetKey],
+) -> Iterator[str]:
+    """A sentence for each root right above `wanted` that is not what the working tree says now."""
+    latest = project.home / "references" / "latest" / model
+    keys = roots.root_keys(project, model)
+    for name, key in keys.items():
+        root, made = dg.AssetKey([model, name]), latest / f"{name}.json"
+        below = any(root in graph.get(one).parent_keys for one in wanted)
+        if below and root not in wanted and made.is_file() and read_json(made)["key"] != key:
+            yield (
+                f"{model}: {name} has changed since it was materialized, and what you selected is "
+                f"made from the one of then; for the one of now: --select "
+                f"{','.join([name, *(one.path[-1] for one in wanted)])}"
+            )
 
 
 def _instance() -> dg.DagsterInstance:
