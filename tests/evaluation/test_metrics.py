@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from adire_assets import config
+from adire_assets import gates_config
 from adire_assets.evaluation.evidence import Evidence, Reference
 from adire_assets.evaluation.metrics import METRICS, clip_s, flat, kid
 from adire_assets.evaluation.statistic import Statistic, standard_error
@@ -288,4 +288,4 @@ def test_flat_images_are_told_from_dark_ones() -> None:
 
 
 def test_the_config_knows_every_metric() -> None:
-    assert tuple(METRICS) == config.METRICS
+    assert tuple(METRICS) == gates_config.METRICS
