@@ -12,6 +12,13 @@ from adire_assets.diffusion.launch import launcher
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Project(tmp_path, tmp_path / ".adire")
+
+
 def failure(project: Project, function: str, processes: int | None) -> str:
     """The description of the failure of an asset whose work `function` is."""
     launch = launcher("cpu", {"num_processes": processes}) if processes else ()
@@ -32,14 +39,10 @@ def failure(project: Project, function: str, processes: int | None) -> str:
 
 @pytest.mark.parametrize("processes", [None, 1, 2])
 def test_a_refusal_is_its_sentence_alone(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    project: Project,
     capfd: pytest.CaptureFixture[str],
     processes: int | None,
 ) -> None:
-    (tmp_path / "configs" / "models").mkdir(parents=True)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    project = Project(tmp_path, tmp_path / ".adire")
     assert failure(project, "refuse", processes) == "there is no cloth to dye"
     printed = capfd.readouterr()
     assert "ChildFailedError" not in printed.err and "RuntimeError" not in printed.err
@@ -47,14 +50,10 @@ def test_a_refusal_is_its_sentence_alone(
 
 @pytest.mark.parametrize("processes", [None, 2])
 def test_a_crash_says_where_its_words_stand(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    project: Project,
     capfd: pytest.CaptureFixture[str],
     processes: int | None,
 ) -> None:
-    (tmp_path / "configs" / "models").mkdir(parents=True)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    project = Project(tmp_path, tmp_path / ".adire")
     told = failure(project, "crash", processes)
     assert told.startswith("the worker of crash ended unexpectedly (External execution process")
     assert "the vat leaks" in capfd.readouterr().err
