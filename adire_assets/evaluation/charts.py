@@ -29,7 +29,9 @@ def gate_bar(gate: "GateView") -> Markup:
     """
     known = [v for v in (gate.value, gate.threshold, gate.difference) if v is not None]
     if gate.value is None or gate.threshold is None:
-        return Markup('<span class="nothing">no value</span>')
+        return Markup('<span class="nothing">{}</span>').format(
+            "no value" if gate.value is None else "no bound"
+        )
     x = _scale([0.0, *known])
     bound, value, middle = x(gate.threshold), x(gate.value), BAR_HEIGHT / 2
     parts = [_line(0, middle, 100, middle, "track")]

@@ -136,6 +136,9 @@ def test_gates_stand_with_value_bound_margin_and_result_in_words() -> None:
     [nothing] = [text for text in texts if text.startswith("Nothing")]
     assert "none" in nothing and "no value" in nothing
     assert page.count('class="bar"') == 3
+    unbound = GateView("exposure", 0.9, None, ">=", None, True, "")
+    page = html(replace(full_view(), gates=(unbound,)))
+    assert "no bound" in page and "at least none" not in page
 
 
 def test_the_bar_shows_on_which_side_of_the_bound_the_value_is() -> None:
