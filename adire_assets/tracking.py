@@ -1,10 +1,9 @@
-"""MLflow: one run per adapter, one registered version per release, no thread-local state.
+"""MLflow's runs: one per adapter, no thread-local state.
 
-The experiment and the registered model carry the model's name. A run is found by its tag
-`adire.recipe_key`, a version by its tag `adire.content_hash`; both are looked up and created under
-one lock, so that racing processes get the same one. Every call names its run, so a worker child or
-another thread logs into the same run. `adire_assets.tracking_store` says where all this lies and
-which mistakes become a `UserError`.
+The experiment carries the model's name. A run is found by its tag `adire.recipe_key`, looked up and
+created under one lock, so that racing processes get the same one. Every call names its run, so a
+worker child or another thread logs into the same run. `adire_assets.registry` keeps the releases;
+`adire_assets.tracking_store` says where all this lies and which mistakes become a `UserError`.
 """
 
 import fcntl
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RECIPE_KEY = "adire.recipe_key"
-CONTENT_HASH = "adire.content_hash"
 HOLDER = "adire.holder"  # host and home of the processes that log into a run
 BATCH = 100  # entries in one request, MLflow's limit for parameters and tags
 
@@ -250,15 +248,12 @@ def log_artifacts(project: Project, run_id: str, files: Iterable[Path], folder: 
 def log_folder(project: Project, run_id: str, source: Path, folder: str = "") -> None:
     """Put all files below `source` under `folder` of the run, links left out."""
     with client(project) as mlflow:
-        _log_folder(mlflow, run_id, source, folder)
-
-
-def _log_folder(mlflow: "MlflowClient", run_id: str, source: Path, folder: str) -> None:
-    # File by file: MLflow's own copy of a folder fails where it meets its read-only copy.
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            target = Path(folder) / path.relative_to(source).parent
-            mlflow.log_artifact(run_id, str(path), None if target == Path() else target.as_posix())
+        # File by file: MLflow's own copy of a folder fails where it meets its read-only copy.
+        for path in sorted(source.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                target = Path(folder) / path.relative_to(source).parent
+                place = None if target == Path() else target.as_posix()
+                mlflow.log_artifact(run_id, str(path), place)
 
 
 def _log(
@@ -305,99 +300,3 @@ def _parameter_text(value: Any) -> str:
         return text
     ending = f" ... sha256:{lineage.digest(text)}"
     return text[: MAX_PARAM_VAL_LENGTH - len(ending)] + ending
-
-
-# --- the registry ---------------------------------------------------------------------------------
-
-
-def register_release(
-    project: Project,
-    model: str,
-    *,
-    content_hash: str,
-    run_id: str | None,
-    source: Path,
-    tags: Mapping[str, Any] | None = None,
-) -> int:
-    """The version number of a release content: found again by its hash, or the next one.
-
-    `source` is the release's folder. A database refers to it where it lies. A server refuses paths,
-    so the files go below the run's artifacts there; without a run the version only names the place.
-    """
-    with client(project) as mlflow, lock(project, LOCK):
-        number = _numbers(mlflow, model).get(content_hash)
-        if number is not None:
-            return number
-        if not is_server(project):
-            place = source.as_uri()
-        elif run_id is None:
-            place = f"adire://{socket.gethostname()}{source.as_posix()}"
-        else:
-            folder = f"releases/{content_hash[:12]}"
-            _log_folder(mlflow, run_id, source, folder)
-            place = f"runs:/{run_id}/{folder}"
-        if not _registered(mlflow, model):
-            mlflow.create_registered_model(model)
-        version = mlflow.create_model_version(
-            model, place, run_id=run_id, tags={**(tags or {}), CONTENT_HASH: content_hash}
-        )
-    return int(version.version)
-
-
-def release_numbers(project: Project, model: str) -> dict[str, int]:
-    """{content hash: version number} of every registered release."""
-    with client(project) as mlflow:
-        return _numbers(mlflow, model)
-
-
-def tag_release(project: Project, model: str, number: int, tags: Mapping[str, str | None]) -> None:
-    """Set tags of a release's model version; None takes a tag away, which need not exist."""
-    with client(project) as mlflow:
-        known = mlflow.get_model_version(model, str(number)).tags
-        for name, value in tags.items():
-            if value is not None:
-                mlflow.set_model_version_tag(model, str(number), name, value)
-            elif name in known:
-                mlflow.delete_model_version_tag(model, str(number), name)
-
-
-def set_alias(project: Project, model: str, alias: str, number: int) -> None:
-    """Point an alias (`champion`, `challenger`) at a version; it moves when it exists."""
-    with client(project) as mlflow:
-        mlflow.set_registered_model_alias(model, alias, str(number))
-
-
-def delete_alias(project: Project, model: str, alias: str) -> None:
-    """Take an alias away; it need not exist."""
-    with client(project) as mlflow:
-        if alias in _aliases(mlflow, model):
-            mlflow.delete_registered_model_alias(model, alias)
-
-
-def aliases(project: Project, model: str) -> dict[str, int]:
-    """{alias: version number}; empty for a model that was never released."""
-    with client(project) as mlflow:
-        return _aliases(mlflow, model)
-
-
-def _numbers(mlflow: "MlflowClient", model: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    token = None
-    while True:
-        page = mlflow.search_model_versions(f"name = '{model}'", page_token=token)
-        for version in page:
-            if key := version.tags.get(CONTENT_HASH):
-                found[key] = int(version.version)
-        token = page.token
-        if not token:
-            return found
-
-
-def _registered(mlflow: "MlflowClient", model: str) -> bool:
-    return bool(mlflow.search_registered_models(filter_string=f"name = '{model}'", max_results=1))
-
-
-def _aliases(mlflow: "MlflowClient", model: str) -> dict[str, int]:
-    if not _registered(mlflow, model):
-        return {}
-    return {name: int(n) for name, n in mlflow.get_registered_model(model).aliases.items()}

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from adire_assets import tracking
+from adire_assets import registry
 from adire_assets.fleet_config import RolloutConfig
 from benchmarks.clients import Clients
 from tests.support.house import House
@@ -55,7 +55,7 @@ def roll_back(light: House, clients: Clients) -> float:
     before = light.record.live
     light.deploy(add_light(light))
     for number, one in light.releases.items():  # MLflow's alias is to follow
-        registered = tracking.register_release(
+        registered = registry.register_release(
             light.project,
             MODEL,
             content_hash=one.repository["content_hash"],

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from adire_assets import approvals, operations, pipeline, promotion, ratings
+from adire_assets import approvals, going_live, operations, promotion, ratings
 from adire_assets.approvals import Waiting
 from adire_assets.config import load_model
 from adire_assets.defs.approvals import approval_sensor, deployment_job
@@ -77,7 +77,7 @@ def go_live(house: House, number: int, action: str = "deploy", at: str | None = 
 def deployed(house: House, number: int) -> Any:
     """What materializing `deployed_model` does. No gateway runs, so it never gets far."""
     artefact = Store(house.project).open(house.releases[number].repository)
-    return pipeline.deployed_model(house.project, artefact, print, lambda *_: None)
+    return going_live.deployed_model(house.project, artefact, print, lambda *_: None)
 
 
 def hold(house: House, number: int) -> None:
@@ -325,7 +325,7 @@ def test_what_was_rolled_back_or_sent_back_does_not_go_on_by_itself(house: House
 def test_status_shows_who_waits_and_who_approved(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adire_assets.tracking.aliases", lambda *_: {"champion": 1})
+    monkeypatch.setattr("adire_assets.registry.aliases", lambda *_: {"champion": 1})
     monkeypatch.setattr("adire_assets.operations.stale", lambda *_: [])
     monkeypatch.setattr("adire_assets.serving.deployment.live", lambda *_: [])
     hold(house, 2)

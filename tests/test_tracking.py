@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from adire_assets import tracking, tracking_store
+from adire_assets import registry, tracking, tracking_store
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 
@@ -195,45 +195,45 @@ def test_metrics_tags_and_read_only_files_are_logged_and_replaced(mlflow_project
 
 def release(project: Project, content_hash: str, **options) -> int:
     options.setdefault("run_id", None)
-    return tracking.register_release(
+    return registry.register_release(
         project, "indigo", content_hash=content_hash, source=project.root, **options
     )
 
 
 def test_a_release_content_gets_its_number_once(mlflow_project):
-    assert tracking.release_numbers(mlflow_project, "indigo") == {}
+    assert registry.release_numbers(mlflow_project, "indigo") == {}
     run_id = new_run(mlflow_project)
     assert release(mlflow_project, "one", run_id=run_id, tags={"adire.verdict": "v"}) == 1
     assert release(mlflow_project, "two") == 2
     assert release(mlflow_project, "one") == 1
-    assert tracking.release_numbers(mlflow_project, "indigo") == {"one": 1, "two": 2}
+    assert registry.release_numbers(mlflow_project, "indigo") == {"one": 1, "two": 2}
     version = client(mlflow_project).get_model_version("indigo", "1")
     assert version.run_id == run_id
-    assert version.tags == {tracking.CONTENT_HASH: "one", "adire.verdict": "v"}
+    assert version.tags == {registry.CONTENT_HASH: "one", "adire.verdict": "v"}
     assert version.source == mlflow_project.root.as_uri()
 
 
 def test_an_alias_moves_and_goes(mlflow_project):
-    assert tracking.aliases(mlflow_project, "indigo") == {}
-    tracking.delete_alias(mlflow_project, "indigo", "champion")
+    assert registry.aliases(mlflow_project, "indigo") == {}
+    registry.delete_alias(mlflow_project, "indigo", "champion")
     release(mlflow_project, "one")
     release(mlflow_project, "two")
-    tracking.set_alias(mlflow_project, "indigo", "champion", 1)
-    tracking.set_alias(mlflow_project, "indigo", "challenger", 2)
-    tracking.set_alias(mlflow_project, "indigo", "champion", 2)
-    assert tracking.aliases(mlflow_project, "indigo") == {"champion": 2, "challenger": 2}
-    tracking.delete_alias(mlflow_project, "indigo", "challenger")
-    assert tracking.aliases(mlflow_project, "indigo") == {"champion": 2}
+    registry.set_alias(mlflow_project, "indigo", "champion", 1)
+    registry.set_alias(mlflow_project, "indigo", "challenger", 2)
+    registry.set_alias(mlflow_project, "indigo", "champion", 2)
+    assert registry.aliases(mlflow_project, "indigo") == {"champion": 2, "challenger": 2}
+    registry.delete_alias(mlflow_project, "indigo", "challenger")
+    assert registry.aliases(mlflow_project, "indigo") == {"champion": 2}
 
 
 def test_a_release_is_tagged_and_a_tag_goes_again(mlflow_project):
     number = release(mlflow_project, "c" * 64)
     approved = {"adire.approved_by": "ada", "adire.approved_reason": "rounder"}
-    tracking.tag_release(mlflow_project, "indigo", number, approved)
+    registry.tag_release(mlflow_project, "indigo", number, approved)
     tags = client(mlflow_project).get_model_version("indigo", str(number)).tags
     assert approved.items() <= tags.items()
     for _ in range(2):  # what is gone may be taken away again
-        tracking.tag_release(mlflow_project, "indigo", number, dict.fromkeys(approved))
+        registry.tag_release(mlflow_project, "indigo", number, dict.fromkeys(approved))
     assert (
         not approved.keys()
         & client(mlflow_project).get_model_version("indigo", str(number)).tags.keys()
@@ -330,8 +330,8 @@ def test_a_server_gets_runs_and_releases_and_its_death_is_one_sentence(
         (source / "config.pbtxt").write_text('name: "indigo"')
         run_id = new_run(mlflow_project)
         options = {"run_id": run_id, "content_hash": "c" * 64, "source": source}
-        assert tracking.register_release(mlflow_project, "indigo", **options) == 1
-        assert tracking.register_release(mlflow_project, "indigo", **options) == 1
+        assert registry.register_release(mlflow_project, "indigo", **options) == 1
+        assert registry.register_release(mlflow_project, "indigo", **options) == 1
         assert release(mlflow_project, "without a run") == 2
         version = client(mlflow_project).get_model_version("indigo", "1")
         assert version.source == f"runs:/{run_id}/releases/{'c' * 12}"

@@ -1,4 +1,4 @@
-"""The asset graph of one model: ten thin assets around the functions of `pipeline`."""
+"""The asset graph of one model: ten thin assets around `pipeline` and `going_live`."""
 
 import base64
 import csv
@@ -9,7 +9,16 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import approvals, lineage, pipeline, promotion, reports, roots, upgrades
+from adire_assets import (
+    approvals,
+    going_live,
+    lineage,
+    pipeline,
+    promotion,
+    reports,
+    roots,
+    upgrades,
+)
 from adire_assets.config import Project
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
@@ -256,7 +265,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         """The release that is live, by the deployment records, after its rollout."""
         with answered():
             try:
-                wanted, records = pipeline.deployed_model(
+                wanted, records = going_live.deployed_model(
                     project,
                     triton_repository,
                     context.log.info,

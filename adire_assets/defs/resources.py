@@ -34,8 +34,9 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Hold the run's lock as long as its process lives, so that a killed run can be told."""
-        if context.run_id:
-            self._alive = lock(Project.find(Path(self.project_root)), f"run-{context.run_id}")
+        if context.run:
+            run = f"run-{context.run.run_id}"
+            self._alive = lock(Project.find(Path(self.project_root)), run)
             self._alive.__enter__()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:

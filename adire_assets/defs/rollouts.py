@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import pipeline
+from adire_assets import going_live
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
@@ -100,7 +100,7 @@ def rollout_job(project: Project, model: str) -> dg.JobDefinition:
     @dg.op(name=f"{model}_watch_rollout")
     def watch(context: dg.OpExecutionContext) -> None:
         try:
-            records = pipeline.watch_rollout(
+            records = going_live.watch_rollout(
                 project, model, context.log.info, reporter(context, model)
             )
         except UserError as error:

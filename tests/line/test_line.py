@@ -21,7 +21,7 @@ import pytest
 from dagster_graphql import DagsterGraphQLClient
 from PIL import Image
 
-from adire_assets import tracking, tracking_store
+from adire_assets import registry, tracking, tracking_store
 from adire_assets.errors import UserError
 from adire_assets.serving import client, record, release
 from adire_assets.store import Store
@@ -142,7 +142,7 @@ def test_mlflow_holds_one_finished_run_with_lineage_scores_and_pictures(line, fi
     assert {"loss", "clip_s_mean", "kid_adapter_mean"} <= set(runs[0].data.metrics)
     files = [item.path for item in api.list_artifacts(run_id, "evaluation")]
     assert "evaluation/contact_sheet.png" in files
-    assert tracking.aliases(line.project, "indigo") == {"champion": 1}
+    assert registry.aliases(line.project, "indigo") == {"champion": 1}
 
 
 def test_dvc_shows_the_metrics(line, first) -> None:
@@ -202,7 +202,7 @@ def test_a_release_that_waits_goes_live_when_a_person_says_so(line) -> None:
 def test_rollback_quarantines_the_release_for_every_door(line) -> None:
     line.adire("rollback", "indigo", "--reason", "too pale")
     assert line.live() == 1
-    assert tracking.aliases(line.project, "indigo")["champion"] == 1
+    assert registry.aliases(line.project, "indigo")["champion"] == 1
     refused = line.adire("materialize", "indigo", check=False)
     assert refused.returncode == 1
     assert "quarantined" in refused.stderr
@@ -221,7 +221,7 @@ def test_a_run_that_dies_in_its_rollout_is_taken_over_by_the_sensor(line) -> Non
     ticks = sensor_ticks(line, 2, "indigo_rollout", "indigo_rollout")
     assert ticks[0]["requests"] and ticks[1]["skip"] == "no rollout was left"
     assert line.live() == 2
-    assert tracking.aliases(line.project, "indigo")["champion"] == 2
+    assert registry.aliases(line.project, "indigo")["champion"] == 2
     # Each decision is an evaluation of a check of the asset, with what it rests on; the end too.
     asset = dg.AssetKey(["indigo", "deployed_model"])
 
@@ -322,7 +322,7 @@ class TestRuinousAdapter:
         refused = line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
         assert refused.returncode == 1
         assert "refused" in refused.stderr
-        latest = max(tracking.release_numbers(line.project, "indigo").values())
+        latest = max(registry.release_numbers(line.project, "indigo").values())
         approval = line.adire("approve", f"indigo@{latest}", "--reason", "I like it", check=False)
         assert approval.returncode == 1
         assert "indigo: refused: " in approval.stderr
