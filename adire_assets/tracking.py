@@ -132,8 +132,7 @@ def active(project: Project, run_id: str) -> Iterator[None]:
             raise
         # Going from shared to exclusive lets go for a moment; nobody may look in it.
         with client(project) as mlflow, lock(project, LOCK):
-            if _alone(file.fileno()) and mlflow.get_run(run_id).info.status == "RUNNING":
-                mlflow.set_terminated(run_id, status="FINISHED")
+            _end_alone(mlflow, run_id, file.fileno(), "FINISHED")
 
 
 def end_abandoned(project: Project, model: str) -> list[str]:
@@ -152,10 +151,17 @@ def end_abandoned(project: Project, model: str) -> list[str]:
             if not path.exists():
                 continue
             with path.open("a") as file:
-                if _alone(file.fileno()):
-                    mlflow.set_terminated(run.info.run_id, status="KILLED")
+                if _end_alone(mlflow, run.info.run_id, file.fileno(), "KILLED"):
                     ended.append(run.info.run_id)
     return ended
+
+
+def _end_alone(mlflow: "MlflowClient", run_id: str, descriptor: int, status: Status) -> bool:
+    """End a run that no other process holds and that is RUNNING still; False when it is not so."""
+    if not _alone(descriptor) or mlflow.get_run(run_id).info.status != "RUNNING":
+        return False
+    mlflow.set_terminated(run_id, status=status)
+    return True
 
 
 def _find(mlflow: "MlflowClient", model: str, recipe_key: str) -> Run | None:

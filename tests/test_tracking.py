@@ -125,6 +125,19 @@ def test_who_looks_for_abandoned_runs_never_ends_one_that_is_just_leaving(
     assert status(mlflow_project, run_id) == "FINISHED"
 
 
+def test_a_failure_while_abandoned_runs_are_looked_for_stays(mlflow_project, monkeypatch):
+    run_id = new_run(mlflow_project)
+    exclusive = tracking._alone
+
+    def fails_first(descriptor: int) -> bool:
+        tracking.finish(mlflow_project, run_id, "FAILED")
+        return exclusive(descriptor)
+
+    monkeypatch.setattr(tracking, "_alone", fails_first)
+    assert tracking.end_abandoned(mlflow_project, "indigo") == []
+    assert status(mlflow_project, run_id) == "FAILED"
+
+
 def test_a_killed_process_leaves_a_run_that_is_marked_killed_and_can_be_resumed(
     mlflow_project, clean_environment
 ):
