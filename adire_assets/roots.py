@@ -75,7 +75,7 @@ def base_model(project: Project, model: str, run_worker: "RunWorker") -> Built:
 
 def known_base_model(project: Project, model: str) -> Artefact | None:
     """What `base_model` would give, when the store holds it already."""
-    return Store(project).find(_base_recipe(project, model, load_model(project, model).base_model))
+    return Store(project).find(_base_recipe(project, model, load_model(project, model)))
 
 
 def evaluation_config(project: Project, model: str) -> Built:
@@ -102,14 +102,17 @@ def evaluation_settings(project: Project, config: EvaluationConfig) -> dict[str,
 
 def root_keys(project: Project, model: str) -> dict[str, str]:
     """Root asset name -> recipe key as the working tree is now; reads hashes, not images."""
-    config = load_model(project, model)
+    return {name: root_key(project, model, name) for name in ROOTS}
+
+
+def root_key(project: Project, model: str, name: str) -> str:
+    """The recipe key of one root as the working tree is now; the others are not looked at."""
+    return ROOTS[name](project, model, load_model(project, model)).key
+
+
+def _training_data_now(project: Project, model: str, config: ModelConfig) -> Recipe:
     tree = dvc.subtree(project, config.data.dvc_file, config.data.path)
-    return {
-        "training_data": _training_data_recipe(model, config.data, tree).key,
-        "training_config": _training_config_recipe(project, model, config).key,
-        "base_model": _base_recipe(project, model, config.base_model).key,
-        "evaluation_config": _evaluation_config_recipe(project, model, config).key,
-    }
+    return _training_data_recipe(model, config.data, tree)
 
 
 def _training_data_recipe(model: str, config: DataConfig, tree: dvc.Subtree) -> Recipe:
@@ -160,7 +163,8 @@ def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedB
     )
 
 
-def _base_recipe(project: Project, model: str, source: BaseModelSource) -> Recipe:
+def _base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
+    source = config.base_model
     if source.is_file:
         return _conversion_recipe(project, model, source)[0]
     return _weights_recipe(project, model, "base_model", source)
@@ -228,3 +232,11 @@ def _converted(
         return {"source": source.source, "revision": None, **facts}
 
     return Store(project).build(recipe, make)
+
+
+ROOTS = {
+    "training_data": _training_data_now,
+    "training_config": _training_config_recipe,
+    "base_model": _base_recipe,
+    "evaluation_config": _evaluation_config_recipe,
+}

@@ -54,11 +54,17 @@ def left_behind(
 ) -> Iterator[str]:
     """A sentence for each root right above `wanted` that is not what the working tree says now."""
     latest = project.home / "references" / "latest" / model
-    keys = roots.root_keys(project, model)
-    for name, key in keys.items():
+    for name in roots.ROOTS:
         root, made = dg.AssetKey([model, name]), latest / f"{name}.json"
         below = any(root in graph.get(one).parent_keys for one in wanted)
-        if below and root not in wanted and made.is_file() and read_json(made)["key"] != key:
+        if not below or root in wanted or not made.is_file():
+            continue
+        try:
+            changed = read_json(made)["key"] != roots.root_key(project, model, name)
+        except UserError as error:  # what was selected needs the root of then only
+            yield f"{model}: whether {name} has changed since it was materialized: {error}"
+            continue
+        if changed:
             yield (
                 f"{model}: {name} has changed since it was materialized, and what you selected is "
                 f"made from the one of then; for the one of now: --select "

@@ -1,6 +1,8 @@
 """What `adire materialize --select` says before it starts."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,13 +15,34 @@ from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.defs.run import left_behind
 from adire_assets.store import write_json
 
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+family: diffusion
+data: {path: data/cloth, dvc_file: data.dvc, resolution: 64, instance_prompt: cloth}
+base_model: {source: base_models/missing}
+training: {max_train_steps: 100}
+evaluation: {judge: {source: judge}, prompts: [cloth]}
+"""
 
-def test_settings_that_changed_since_are_named_with_the_selection_that_takes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A model whose data, base and judge are not there yet, and its four roots of then."""
     project = Project(tmp_path, tmp_path / ".adire")
-    root = str(tmp_path)
-    graph = dg.Definitions(
+    project.model_file("cloth").parent.mkdir(parents=True)
+    project.model_file("cloth").write_text(CONFIG)
+    shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs")
+    made = {name: {"key": "of then"} for name in roots.ROOTS}
+    made["training_config"] = roots.training_config(project, "cloth").artefact.reference()
+    for name, reference in made.items():
+        write_json(project.home / "references" / "latest" / "cloth" / f"{name}.json", reference)
+    return project
+
+
+@pytest.fixture
+def graph(project: Project) -> Any:
+    root = str(project.root)
+    return dg.Definitions(
         assets=model_assets(project, "cloth"),
         resources={
             "references": ReferenceIOManager(project_root=root),
@@ -27,20 +50,34 @@ def test_settings_that_changed_since_are_named_with_the_selection_that_takes_the
             "mlflow": MlflowTracking(project_root=root),
         },
     ).resolve_asset_graph()
-    now = {"training_data": "a", "training_config": "new", "evaluation_config": "new"}
-    monkeypatch.setattr(roots, "root_keys", lambda project, model: now)
-    for name in ("training_data", "training_config", "evaluation_config"):
-        key = "a" if name == "training_data" else "old"
-        write_json(project.home / "references" / "latest" / "cloth" / f"{name}.json", {"key": key})
 
-    def told(*names: str) -> list[str]:
-        wanted = [dg.AssetKey(["cloth", name]) for name in names]
-        return list(left_behind(project, "cloth", graph, wanted))
 
-    [sentence] = told("lora_weights")
+def told(project: Project, graph: Any, *names: str) -> list[str]:
+    wanted = [dg.AssetKey(["cloth", name]) for name in names]
+    return list(left_behind(project, "cloth", graph, wanted))
+
+
+def test_settings_that_changed_since_are_named_with_the_selection_that_takes_them(
+    project: Project, graph: Any
+) -> None:
+    def of_settings(*names: str) -> list[str]:
+        return [line for line in told(project, graph, *names) if "training_config" in line]
+
+    assert of_settings("lora_weights") == []
+    project.model_file("cloth").write_text(CONFIG.replace("100", "200"))
+    [sentence] = of_settings("lora_weights")
     assert sentence.startswith("cloth: training_config has changed since it was materialized")
     assert sentence.endswith("--select training_config,lora_weights")
-    assert told("dataset") == []  # its root is as it was
-    assert told("training_config", "lora_weights") == []
-    [sentence] = told("evaluation_report", "promotion_verdict")
-    assert sentence.endswith("--select evaluation_config,evaluation_report,promotion_verdict")
+    assert of_settings("training_config", "lora_weights") == []
+    assert of_settings("dataset") == []
+
+
+def test_a_root_is_looked_at_only_for_what_is_made_from_it_and_hinders_nothing(
+    project: Project, graph: Any
+) -> None:
+    for name in ("base_model", "training_data", "deployed_model"):
+        assert told(project, graph, name) == []
+    [sentence] = told(project, graph, "dataset")
+    assert sentence.startswith("cloth: whether training_data has changed since")
+    assert "data.dvc" in sentence
+    assert told(project, graph, "training_data", "dataset") == []
