@@ -15,6 +15,7 @@ bits of an undisturbed one, and on the CPU equal seeds and thread counts give eq
 """
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -136,13 +137,13 @@ def train(
     tell(f"encoded {made} images and captions, the others were there")
     accelerator.wait_for_everyone()
     _let_encoders_go(pipe, settings)
-    folder = Path(output)
+    folder, drawn = Path(output), Path(work) / "validation"  # a kill loses no picture
     Path(work).mkdir(parents=True, exist_ok=True)
 
     def look(step: int) -> None:
         if settings.validation_prompt and accelerator.is_main_process:
             at_end = step == settings.max_train_steps
-            images = folder / "validation" / ("" if at_end else f"step-{step:06}")
+            images = drawn / ("" if at_end else f"step-{step:06}")
             images.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=work) as adapter:
                 save_adapter(pipe, Path(adapter))
@@ -155,6 +156,8 @@ def train(
     if not accelerator.is_main_process:
         return {}
     save_adapter(pipe, folder)
+    if drawn.is_dir():
+        shutil.copytree(drawn, folder / drawn.name)
     report = _report(course, settings, pipe, device)
     _write_course(folder, course, report)
     timings = {
