@@ -170,9 +170,11 @@ def main() -> None:
             done = run_job(folder, pipes.log.info)
     else:
         done = run_job(folder)
-    # A launcher of several would kill the others and tell of a crash; error.txt says enough.
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    sys.exit(0 if done or several else REFUSED)
+    if not done and "TORCHELASTIC_RUN_ID" in os.environ:
+        # One of several may refuse alone while the others wait for it. All of them die with their
+        # launcher, which for an exit status would tell of a crash; error.txt says enough.
+        os.kill(os.getppid(), signal.SIGKILL)
+    sys.exit(0 if done else REFUSED)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,10 @@ def test_a_refusal_is_its_sentence_alone(
     assert "ChildFailedError" not in printed.err and "RuntimeError" not in printed.err
 
 
+def test_one_that_refuses_alone_leaves_no_other_waiting(project: Project) -> None:
+    assert failure(project, "refuse_alone", 2) == "there is no cloth to dye"
+
+
 @pytest.mark.parametrize("processes", [None, 2])
 def test_a_crash_says_where_its_words_stand(
     project: Project,

@@ -1,11 +1,21 @@
 """Worker functions that do not end well."""
 
+import os
+import time
+
 from adire_assets.errors import UserError
 from adire_assets.worker import Progress
 
 
 def refuse(*, progress: Progress) -> None:
     raise UserError("there is no cloth to dye")
+
+
+def refuse_alone(*, progress: Progress) -> None:
+    """In the first of several processes; the others wait for it, as in a collective operation."""
+    if os.environ["RANK"] != "0":
+        time.sleep(600)
+    refuse(progress=progress)
 
 
 def crash(*, progress: Progress) -> None:
