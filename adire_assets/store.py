@@ -213,7 +213,7 @@ class Store:
                 "files": files,
                 "recipe_hash": lineage.folder_digest(folder / "recipe")[0],
                 "code": lineage.code_identity(self.project.root),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "seconds": round(seconds, 3),
                 "hardware": lineage.hardware(),
                 **facts,

@@ -16,7 +16,6 @@ It judges nothing: thresholds belong to the verdict. An adapter that is broken g
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,10 +80,9 @@ def score(
     progress("evaluation: scoring")
     seen = Seen(Judge(Path(judge), _judge_device(device)), held_out, train, evaluation)
     evidence = seen.evidence(drawn["adapter"])
-    kept = Path(base_statistics) if base_statistics else folder / "base"
     statistics = {
         "adapter": measure(evidence),
-        "base": _kept(kept, lambda: measure(seen.evidence(drawn["base"]))),
+        "base": _kept(base_statistics, lambda: measure(seen.evidence(drawn["base"]))),
     }
     adapter = drawn["adapter"]
     problems = [*adapter.problems]
@@ -110,7 +108,7 @@ def score(
         "prompts_left_out": left_out,
         "seeds": evaluation["seeds"],
         "images": len(adapter.images),
-        "held_out_images": len(held_out.images),
+        "held_out_images": len(seen.compared),
         "judge": evaluation["judge"]["source"],
         "metrics": {
             name: {"unit": metric.unit, "better": metric.better, "source": metric.source}
@@ -122,9 +120,9 @@ def score(
     for entry, path in zip(result["per_image"], nearest.paths, strict=True):
         entry["nearest_held_out"] = path.relative_to(Path(dataset).resolve()).as_posix()
     _write_images(folder, adapter, Path(adapter_images), Path(base_images))
-    save_statistics(folder, statistics["adapter"])
-    if base_statistics:
-        shutil.copytree(kept, folder / "base", copy_function=link)
+    for place, of in ((folder, "adapter"), (folder / "base", "base")):
+        place.mkdir(exist_ok=True)
+        save_statistics(place, statistics[of])
     write_json(folder / "report.json", result)
     (folder / "report.md").write_text(report.markdown(result), encoding="utf-8")
     rows = _sheet_rows(result, prompts, drawn, held_out, nearest)
@@ -198,8 +196,11 @@ def measure(evidence: Evidence) -> Statistics:
     return {name: metric.measure(evidence) for name, metric in METRICS.items()}
 
 
-def _kept(folder: Path, make: Callable[[], Statistics]) -> Statistics:
-    """The statistics in `folder`, which are made when they are not there."""
+def _kept(place: str | None, make: Callable[[], Statistics]) -> Statistics:
+    """The statistics in the folder `place`, which are made when they are not there."""
+    if place is None:
+        return make()
+    folder = Path(place)
     try:
         return load_statistics(folder)
     except FileNotFoundError:

@@ -175,7 +175,6 @@ class ReportView:
     sentence: str  # the verdict
     passed: bool | None  # None: no verdict yet
     summary: str  # what was evaluated, by whom, on how much
-    created: str = ""
     release: int | None = None
     champion_release: int | None = None
     problems: tuple[str, ...] = ()  # what is unsound about the adapter

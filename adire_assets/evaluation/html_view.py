@@ -98,7 +98,6 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
         champion_release=sources.champion_release,
         sentence=_sentence(verdict),
         passed=verdict.get("passed"),
-        created=_json(sources.evaluation / "manifest.json").get("created", ""),
         summary=_summary(report),
         problems=tuple(report.get("adapter_problems") or ()),
         gates=(

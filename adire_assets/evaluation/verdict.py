@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from adire_assets.gates_config import METRICS, GateConfig
-from adire_assets.lineage import digest
 
 if TYPE_CHECKING:
     from adire_assets.evaluation.comparison import Comparison  # numpy: not in every Dagster process
@@ -122,11 +121,6 @@ def decide(
     )
     passed = all(gate.passed for gate in gates)
     return Verdict(passed, gates, tuple(asdict(comparison) for comparison in found))
-
-
-def policy_hash(policy: GateConfig) -> str:
-    """SHA-256 of the thresholds, 64 hexadecimal digits; part of a verdict's recipe key."""
-    return digest(policy.model_dump(mode="json"))
 
 
 def _adapter_sound(report: Facts, timings: Facts, policy: GateConfig) -> Gate:

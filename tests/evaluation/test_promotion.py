@@ -19,7 +19,7 @@ from adire_assets.fleet_config import load_fleet
 from adire_assets.gates_config import ChampionGates, GateConfig
 from adire_assets.lineage import Recipe
 from adire_assets.serving import record, release
-from adire_assets.store import Artefact, Built, Store, write_json
+from adire_assets.store import Artefact, Built, Store, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
@@ -45,7 +45,8 @@ class Shop:
         self.project.model_file(MODEL).write_text(YAML)
         self.store = Store(self.project)
         self.evaluated: list[str] = []  # adapters that pipeline.evaluation_report was asked for
-        self.logged: list[Path] = []  # what MLflow was given
+        self.logged: dict[str, str] = {}  # what MLflow was given: pages by name
+        self.mlflow_is_away = False
 
     def part(self, kind: str, name: str) -> Artefact:
         def make(folder: Path) -> None:
@@ -112,13 +113,19 @@ class Shop:
         for target in load_fleet(self.project).targets:
             record.change(self.project, target, MODEL, lambda state: replace(state, live=number))
 
+    def log(self, page: Path) -> None:
+        if self.mlflow_is_away:
+            raise UserError("MLflow is away")
+        assert page.name not in self.logged
+        self.logged[page.name] = page.read_text()
+
     def decide(self, evaluation: Artefact) -> Built:
         """As the asset does it."""
         config = self.store.build(
             Recipe("evaluation_config", MODEL),
             lambda folder: write_json(folder / "config.json", {"gates": POLICY.model_dump()}),
         )
-        run = SimpleNamespace(log_artifact=lambda path, folder: self.logged.append(Path(path)))
+        run = SimpleNamespace(log_artifact=lambda path, folder: self.log(Path(path)))
         return pipeline.promotion_verdict(
             self.project,
             evaluation,
@@ -209,9 +216,46 @@ def test_a_verdict_has_a_page_that_mlflow_gets_once(shop: Shop) -> None:
     refused = shop.decide(shop.evaluation("second", 1.4)).artefact
     shop.decide(shop.evaluation("second", 1.4))
     path = reports.page_path(shop.project, refused)
-    assert [path] == [page for page in shop.logged if page.name == path.name]
     page = path.read_text()
+    assert shop.logged[path.name] == page
     assert "Refused" in page and "Against the champion, release 1" in page
+
+
+def test_a_page_that_mlflow_did_not_get_is_written_again(shop: Shop) -> None:
+    shop.mlflow_is_away = True
+    with pytest.raises(UserError, match="away"):
+        shop.decide(shop.evaluation("first", 1.6))
+    assert not list((shop.project.home / "reports").glob("*"))
+    shop.mlflow_is_away = False
+    path = reports.page_path(shop.project, shop.decide(shop.evaluation("first", 1.6)).artefact)
+    assert shop.logged == {path.name: path.read_text()}
+
+
+def test_the_champion_on_the_page_is_the_release_that_is_live(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.6)
+    for number in (1, 2, 3):  # the same adapter, served in three ways
+        shop.release(number, first, shop.decide(first).artefact)
+    for live in (2, 1):
+        shop.bring_live(live)
+        judged = shop.decide(shop.evaluation(f"after {live}", 1.6)).artefact
+        page = reports.page_path(shop.project, judged).read_text()
+        assert f"Against the champion, release {live}" in page
+
+
+def test_a_page_shows_the_newest_evaluation_that_was_not_made_for_another(shop: Shop) -> None:
+    shop.release(1, shop.evaluation("first", 1.6, steps=30))
+    shop.bring_live(1)
+    second = shop.evaluation("second", 1.6)
+    shop.decide(second)  # evaluates the champion again, after its own
+    assert shop.evaluated == ["first"]
+    page = reports.report(shop.project, MODEL, None).read_text()
+    assert f"adapter {second.manifest['lora_weights']['key'][:12]}" in page
+    assert "verdict yet" not in page
+    # Not judged yet, of an adapter that was.
+    newest = shop.evaluation("second", 1.6, steps=40).path / "manifest.json"
+    newest.chmod(0o644)
+    write_json(newest, {**read_json(newest), "created": "2999-01-01T00:00:00+00:00"})
+    assert "No verdict yet" in reports.report(shop.project, MODEL, None).read_text()
 
 
 @pytest.mark.parametrize("change", [{"data": "tuesday"}, {"steps": 30}])

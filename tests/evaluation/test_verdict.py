@@ -14,7 +14,6 @@ from adire_assets.evaluation.verdict import (
     GATE_NAMES,
     Verdict,
     decide,
-    policy_hash,
 )
 from adire_assets.gates_config import GateConfig
 
@@ -227,15 +226,6 @@ def test_there_is_a_check_for_every_name_with_or_without_champion() -> None:
         absent = [check for check in checks if check.explanation == why]
         assert len(absent) == len(CHECK_NAMES) - len(GATE_NAMES) - len(comparisons)
         assert all(check.passed for check in absent)
-
-
-def test_the_policy_hash_follows_the_thresholds_alone() -> None:
-    assert policy_hash(POLICY) == policy_hash(
-        GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.75)
-    )
-    assert policy_hash(POLICY) != policy_hash(
-        GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.76)
-    )
 
 
 def test_the_verdict_needs_no_torch() -> None:
