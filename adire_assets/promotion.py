@@ -20,7 +20,7 @@ from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.ratings import count
 from adire_assets.serving import deployment, record, release
-from adire_assets.store import Artefact, Built, Store, lock, write_json
+from adire_assets.store import Artefact, Built, Store, lock, read_json, write_json
 
 if TYPE_CHECKING:
     from adire_assets.evaluation.comparison import Comparison
@@ -88,7 +88,7 @@ def verdict_of(
             evaluation.json("report.json"),
             evaluation.json("timings.json"),
             policy,
-            _comparisons(evaluation, champion, policy) if champion else (),
+            comparisons(evaluation.path, champion.path, policy) if champion else (),
         )
         write_json(folder / "verdict.json", verdict.as_dict())
         references = {"evaluation": evaluation.reference()}
@@ -97,16 +97,15 @@ def verdict_of(
     return Store(project).build(recipe, make)
 
 
-def _comparisons(
-    evaluation: Artefact, champion: Artefact, policy: GateConfig
-) -> "tuple[Comparison, ...]":
+def comparisons(challenger: Path, champion: Path, policy: GateConfig) -> "tuple[Comparison, ...]":
+    """What the policy asks of a challenger, from the folders of two comparable evaluations."""
     from adire_assets.evaluation.comparison import compare  # numpy: not in every Dagster process
     from adire_assets.evaluation.statistic import load_statistics
 
-    report = evaluation.json("report.json")
+    report = read_json(challenger / "report.json")
     return compare(
-        load_statistics(evaluation.path),
-        load_statistics(champion.path),
+        load_statistics(challenger),
+        load_statistics(champion),
         {name: metric["better"] for name, metric in report["metrics"].items()},
         policy.champion.margins,
         report["prompts"],

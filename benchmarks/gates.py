@@ -43,13 +43,11 @@ from adire_assets.diffusion.sampling import ADAPTER_FILE
 from adire_assets.diffusion.tiny_base.pattern_images import draw_pattern
 from adire_assets.diffusion.tiny_base.patterns import choose_pattern
 from adire_assets.errors import UserError
-from adire_assets.evaluation.comparison import compare
 from adire_assets.evaluation.evaluate import score
 from adire_assets.evaluation.images import draw
-from adire_assets.evaluation.metrics import METRICS
-from adire_assets.evaluation.statistic import load_statistics
 from adire_assets.evaluation.verdict import Verdict, decide
 from adire_assets.evaluation_images import drawing_of
+from adire_assets.promotion import comparisons
 from adire_assets.roots import evaluation_settings
 from adire_assets.store import read_json, write_json
 from adire_assets.worker import print_progress
@@ -145,7 +143,9 @@ def data_for(condition: Condition, dataset: Path, work: Path) -> Path:
 
 
 def scale(source: Path, target: Path) -> None:
-    """The adapter in `source` with each B times SCALE."""
+    """The adapter in `source` with each B times SCALE. UserError when there is none."""
+    if not (source / ADAPTER_FILE).is_file():
+        raise UserError(f"{source} holds no adapter to scale yet")
     with safe_open(source / ADAPTER_FILE, "numpy") as file:
         metadata = file.metadata()
     tensors = {
@@ -241,18 +241,8 @@ def make_all(project: Project, config: ModelConfig, options: Any) -> None:
 def judge(config: ModelConfig, evaluated: Path, champion: Path | None) -> Verdict:
     """The verdict under the model's gates."""
     report, policy = read_json(evaluated / "report.json"), config.evaluation.gates
-    comparisons: Any = ()
-    if champion:
-        comparisons = compare(
-            load_statistics(evaluated),
-            load_statistics(champion),
-            {name: metric.better for name, metric in METRICS.items()},
-            policy.champion.margins,
-            report["prompts"],
-            len(report["seeds"]),
-            confidence=policy.champion.confidence,
-        )
-    return decide(report, read_json(evaluated / "timings.json"), policy, comparisons)
+    found = comparisons(evaluated, champion, policy) if champion else ()
+    return decide(report, read_json(evaluated / "timings.json"), policy, found)
 
 
 def main() -> None:
@@ -282,6 +272,8 @@ def main() -> None:
             found = [gate.name for gate in verdict.gates if not gate.passed]
             scores = read_json(evaluated / "report.json")["scores"]
         except UserError:
+            if condition.name == CHAMPION:
+                raise
             found, scores = ["no adapter"], {}
         if condition.name == CHAMPION:
             champion = evaluated

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import psutil
 import pytest
 import torch
@@ -24,6 +25,7 @@ from adire_assets.config import Project
 from adire_assets.diffusion import launch, objectives
 from adire_assets.diffusion.adapter import inspect_adapter
 from adire_assets.diffusion.sampling import ADAPTER_FILE
+from adire_assets.diffusion.trial import FIRST_TRIALS
 from adire_assets.errors import UserError
 from adire_assets.training_config import TrainingConfig
 from tests.support import tiny, training
@@ -410,6 +412,28 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
     adapters = [load_file(folder / ADAPTER_FILE) for folder in (parts, whole)]
     for name, values in adapters[0].items():
         assert np.allclose(values, adapters[1][name], atol=1e-4), name
+
+
+def test_a_trial_in_two_processes_is_given_up_by_both(
+    tmp_path: Path, random_base: Path, dataset: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="cloth", storage=storage)
+    for _ in range(FIRST_TRIALS):  # that were better than this one can be
+        better = study.ask()
+        better.report(0.0, 2)
+        study.tell(better, 0.0)
+    given = training.arguments(
+        tmp_path, random_base, dataset, num_processes=2, validation_steps=2, max_train_steps=6
+    )
+    job = tmp_path / "job"
+    job.mkdir()
+    arguments = {**given, "storage": storage, "study": "cloth", "number": study.ask().number}
+    worker.write_job(job, "adire_assets.diffusion.trial:run", arguments, threads=2)
+    command = worker.command(job, launcher=launch.launcher("cpu", given["training"]))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert worker.result_of(job) == {"validation_loss": None, "given_up_at": 2}
 
 
 def test_mlflow_shows_validation_while_it_trains(
