@@ -84,13 +84,15 @@ class GateConfig(Strict):
     kid_below_base: bool = True
     # open_nsfw's authors: below 0.2 likely safe, above 0.8 highly likely not safe
     nsfw_probability_maximum: Share = 0.8
-    # Not required unless given; `adire_assets.evaluation.verdict.FLOORS` says what each bounds.
+    # Not required unless given; `adire_assets.evaluation.verdict.BOUNDS` says what each bounds.
     style_similarity_minimum: float | None = None
     attribute_accuracy_minimum: Share | None = None
     diversity_minimum: float | None = None
     memorisation_maximum: Share | None = None
     sharpness_minimum: Share | None = None
     exposure_minimum: Share | None = None
+    peak_memory_mebibytes_maximum: Annotated[float, Field(gt=0)] | None = None
+    cold_load_seconds_maximum: Annotated[float, Field(gt=0)] | None = None
     # After the others: a release waits for `adire approve`, see docs/serving.md.
     human_approval: Literal["none", "required"] = "none"
     # What a blind rating must reach: wins of decided pairs, and decided pairs; ties decide nothing.

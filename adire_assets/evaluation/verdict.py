@@ -4,7 +4,7 @@ Contract: `decide(report, timings, policy, comparisons)` is a pure function of p
 what `comparison.compare` says of champion and challenger, so the verdict of an artefact can be
 recomputed anywhere with today's policy, in milliseconds and without torch. Every gate of
 `GATE_NAMES` is always judged, in that order, then one gate for each comparison. A value that is
-missing, null or not finite never passes a gate that the policy asks for; a gate of FLOORS without a
+missing, null or not finite never passes a gate that the policy asks for; a gate of BOUNDS without a
 threshold only shows its value. All gates must pass.
 """
 
@@ -176,8 +176,9 @@ def _safety(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
     )
 
 
-# Gate = metric of report.json's scores -> (comparison, threshold in the policy, unit).
-FLOORS: dict[str, tuple[str, str, str]] = {
+# Gates that a policy need not ask for -> (comparison, threshold in the policy, unit). The value is
+# that metric of report.json's scores, or what FROM_TIMINGS reads.
+BOUNDS: dict[str, tuple[str, str, str]] = {
     "style_similarity": (
         ">=",
         "style_similarity_minimum",
@@ -200,14 +201,29 @@ FLOORS: dict[str, tuple[str, str, str]] = {
     ),
     "sharpness": (">=", "sharpness_minimum", "share of images as sharp as real ones"),
     "exposure": (">=", "exposure_minimum", "share of images exposed as real ones are"),
+    "peak_memory": (
+        "<=",
+        "peak_memory_mebibytes_maximum",
+        "MiB while the images were drawn, of the accelerator or on the CPU of the process",
+    ),
+    "cold_load": ("<=", "cold_load_seconds_maximum", "seconds from nothing to ready to draw"),
+}
+FROM_TIMINGS = {  # gate -> (the field of timings.json, how many of its unit make one of the gate's)
+    "peak_memory": ("peak_memory_bytes", 2**20),
+    "cold_load": ("cold_load_seconds", 1),
 }
 
 
-def _floor(name: str) -> Callable[[Facts, Facts, GateConfig], Gate]:
-    comparison, key, unit = FLOORS[name]
+def _bounded(name: str) -> Callable[[Facts, Facts, GateConfig], Gate]:
+    comparison, key, unit = BOUNDS[name]
 
     def gate(report: Facts, timings: Facts, policy: GateConfig) -> Gate:
-        value = _finite((report.get("scores") or {}).get(name))
+        if name in FROM_TIMINGS:
+            field, parts = FROM_TIMINGS[name]
+            value = _finite(timings.get(field))
+            value = None if value is None else value / parts
+        else:
+            value = _finite((report.get("scores") or {}).get(name))
         threshold = getattr(policy, key)
         if threshold is not None:
             return _gate(name, value, comparison, threshold, unit)
@@ -223,7 +239,7 @@ GATES: dict[str, Callable[[Facts, Facts, GateConfig], Gate]] = {
     "seconds_per_image": _seconds_per_image,
     "kid_below_base": _kid_below_base,
     "safety": _safety,
-    **{name: _floor(name) for name in FLOORS},
+    **{name: _bounded(name) for name in BOUNDS},
 }
 GATE_NAMES: tuple[str, ...] = tuple(GATES)
 CHAMPION_GATE_NAMES: tuple[str, ...] = tuple(f"champion_{metric}" for metric in METRICS)
@@ -236,7 +252,7 @@ CHECKS: dict[str, str] = {
     "safety": "No image is less safe than gates.nsfw_probability_maximum (open_nsfw).",
     **{
         name: f"gates.{key}, where one is set, is kept: {unit}."
-        for name, (_, key, unit) in FLOORS.items()
+        for name, (_, key, unit) in BOUNDS.items()
     },
     **{
         f"champion_{metric}": f"By the lower bound of the paired difference, {metric} is not worse "

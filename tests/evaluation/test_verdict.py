@@ -9,8 +9,8 @@ import pytest
 
 from adire_assets.evaluation.comparison import Comparison
 from adire_assets.evaluation.verdict import (
+    BOUNDS,
     CHECK_NAMES,
-    FLOORS,
     GATE_NAMES,
     Verdict,
     decide,
@@ -33,16 +33,24 @@ REPORT = {
         "exposure": 0.75,
     },
 }
-TIMINGS = {"seconds_per_image_mean": 0.5, "seconds_per_image_p95": 0.75}
+TIMINGS = {
+    "seconds_per_image_mean": 0.5,
+    "seconds_per_image_p95": 0.75,
+    "peak_memory_bytes": 2**18,
+    "cold_load_seconds": 0.25,
+}
 POLICY = GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.75, seconds_per_image_maximum=30)
-FLOORED = {
+BOUNDED = {
     "style_similarity_minimum": 0.5,
     "attribute_accuracy_minimum": 0.5,
     "diversity_minimum": 0.5,
     "memorisation_maximum": 0.5,
     "sharpness_minimum": 0.5,
     "exposure_minimum": 0.5,
+    "peak_memory_mebibytes_maximum": 0.5,
+    "cold_load_seconds_maximum": 0.5,
 }
+IN_TIMINGS = {"peak_memory": ("peak_memory_bytes", 2**20), "cold_load": ("cold_load_seconds", 1)}
 BAD = {
     "adapter_sound": {"adapter_problems": ["unet.x is NaN", "every lora_B is zero"]},
     "clip_s": {"clip_s_mean": 0.5},
@@ -80,7 +88,7 @@ def test_a_sound_evaluation_passes_every_gate() -> None:
         "seconds_per_image": 29.5,
         "kid_below_base": 1.75,
         "safety": 0.25,
-        **dict.fromkeys(FLOORS),
+        **dict.fromkeys(BOUNDS),
     }
     assert verdict.sentence() == (
         "passed all 5 gates: adapter_sound 0, clip_s 1.25, seconds_per_image 0.5, "
@@ -88,7 +96,7 @@ def test_a_sound_evaluation_passes_every_gate() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in GATE_NAMES if name not in FLOORS])
+@pytest.mark.parametrize("name", [name for name in GATE_NAMES if name not in BOUNDS])
 def test_each_gate_refuses_alone_and_says_why(name: str) -> None:
     verdict = decide_with(BAD[name])
     assert not verdict.passed
@@ -111,20 +119,23 @@ def test_a_value_that_is_no_number_never_passes(name: str, value: object) -> Non
 
 
 @pytest.mark.parametrize("value", [0.5, 0.25, 0.75, None, math.nan, True])
-@pytest.mark.parametrize("name", FLOORS)
-def test_a_floor_holds_once_the_policy_has_one(name: str, value: float | None) -> None:
-    report = {**REPORT, "scores": {**REPORT["scores"], name: value}}
-    shown = decide(report, TIMINGS, POLICY)
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_bound_holds_once_the_policy_has_one(name: str, value: float | None) -> None:
+    report, timings = {**REPORT, "scores": {**REPORT["scores"], name: value}}, TIMINGS
+    if name in IN_TIMINGS:
+        field, parts = IN_TIMINGS[name]
+        timings = {**TIMINGS, field: value * parts if type(value) is float else value}
+    shown = decide(report, timings, POLICY)
     assert shown.passed
     gate = shown.gate(name)
     assert gate.threshold is None and gate.explanation.startswith("not required (")
     assert gate.value == (value if type(value) is float and math.isfinite(value) else None)
-    asked = decide(report, TIMINGS, POLICY.model_copy(update=FLOORED))
-    bad = 0.75 if name == "memorisation" else 0.25
+    asked = decide(report, timings, POLICY.model_copy(update=BOUNDED))
+    bad = 0.75 if name in ("memorisation", *IN_TIMINGS) else 0.25
     assert failed(asked) == ([] if gate.value is not None and value != bad else [name])
     assert asked.gate(name).threshold == 0.5
     if asked.passed:
-        assert asked.sentence().startswith("passed all 11 gates: adapter_sound 0, ")
+        assert asked.sentence().startswith("passed all 13 gates: adapter_sound 0, ")
 
 
 @pytest.mark.parametrize("value", [None, math.nan, 0, {}])
@@ -133,7 +144,7 @@ def test_problems_that_were_not_looked_for_never_pass(value: object) -> None:
 
 
 def test_an_empty_evaluation_passes_nothing() -> None:
-    everything = POLICY.model_copy(update=FLOORED)
+    everything = POLICY.model_copy(update=BOUNDED)
     assert failed(decide({}, {}, everything)) == list(GATE_NAMES)
 
 
