@@ -1,16 +1,32 @@
 """A worker function in a child process outside Dagster: for commands of the terminal."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage, worker
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.store import lock
+
+
+@contextmanager
+def scratch_folder(project: Project, name: str) -> Iterator[Path]:
+    """An empty folder that one process has at a time, and that a killed one leaves to the next."""
+    folder = project.home / "work" / name
+    with lock(project, name):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
 
 
 def run_child(

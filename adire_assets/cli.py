@@ -31,6 +31,10 @@ app.add_typer(auth_app, name="auth")
 Model = Annotated[str, typer.Argument(help="A model of configs/models, for example indigo.")]
 AUTH_FOLDER = Path("auth")
 AuthFolder = Annotated[Path, typer.Option(help="Where private.pem and keys.json lie.")]
+Evaluation = Annotated[
+    str, typer.Argument(help="indigo is its newest evaluation, indigo@3 release 3.")
+]
+Release = Annotated[str, typer.Argument(help="indigo is what is live, indigo@3 release 3.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the record.")]
 By = Annotated[str | None, typer.Option(help="Who decides; default: the rater, or this account.")]
 
@@ -140,9 +144,7 @@ def trace(
 
 @app.command()
 def report(
-    name: Annotated[
-        str, typer.Argument(help="indigo is its newest evaluation, indigo@3 release 3.")
-    ],
+    name: Evaluation,
     output: Annotated[
         Path | None, typer.Option(help="The HTML to write; default: in the project's home.")
     ] = None,
@@ -156,9 +158,17 @@ def report(
     say(str(reports.report(Project.find(), name, output, blind)))
 
 
+@app.command()
+def measure(name: Evaluation) -> None:
+    """Time an evaluation's drawing again, when the machine was busy; then `materialize`."""
+    from adire_assets import operations
+
+    say(operations.measure(Project.find(), name, say))
+
+
 @app.command("export")
 def export_adapter(
-    release: Annotated[str, typer.Argument(help="indigo is what is live, indigo@3 release 3.")],
+    release: Release,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     format: Annotated[
         Literal["diffusers", "kohya", "comfyui"], typer.Option(help="For which programs.")
@@ -224,9 +234,7 @@ def revoke(
 
 
 @app.command()
-def golden(
-    release: Annotated[str, typer.Argument(help="indigo is what is live, indigo@3 release 3.")],
-) -> None:
+def golden(release: Release) -> None:
     """Draw a release's golden images with the software of now; exit status 1 when they changed."""
     from adire_assets import upgrades
     from adire_assets.evaluation.golden import CHANGED

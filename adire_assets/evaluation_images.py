@@ -13,12 +13,13 @@ from adire_assets.config import Project
 from adire_assets.evaluation.prompts import choose_prompts, read_rows
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.store import Artefact, Built, Store, lock
+from adire_assets.store import Artefact, Built, Store, lock, write_json
 
 if TYPE_CHECKING:
     from adire_assets.pipeline import RunWorker
 
 IMAGE_MODULES = ("adire_assets.evaluation.images",)
+TIMINGS = "timings.json"
 SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
 
 
@@ -65,3 +66,29 @@ def evaluation_images(
         return {name: artefact.reference() for name, artefact in made_from.items()}
 
     return Store(project).build(recipe, make)
+
+
+def measure_again(
+    project: Project, evaluation: Artefact, run_worker: "RunWorker"
+) -> dict[str, Any]:
+    """Time the drawing of an evaluation's images once more; its timings.json from now on.
+
+    Scores and images stay, since timings are no content; the verdict follows them.
+    """
+    store = Store(project)
+    images, adapter, base_weights = (
+        store.open(evaluation.manifest[name])
+        for name in ("adapter_images", "lora_weights", "base_model")
+    )
+    with lock(project, "device"):
+        timings = run_worker(
+            f"{IMAGE_MODULES[0]}:measure",
+            base=base_weights.path / "pipeline",
+            variant=base_weights.json("base.json")["variant"],
+            adapter=adapter.path,
+            drawing=images.manifest["recipe"]["config"],
+            device=lineage.device_class(load_fleet(project).device),
+        )
+    for artefact in (images, evaluation):
+        write_json(artefact.path / TIMINGS, {**artefact.json(TIMINGS), **timings})
+    return timings

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adire_assets import approvals, pipeline, registry, roots
+from adire_assets import approvals, pipeline, registry, reports, roots, tracking
+from adire_assets.children import run_child, scratch_folder
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.data import dvc
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
+from adire_assets.evaluation_images import measure_again
 from adire_assets.fleet_config import load_fleet
-from adire_assets.lineage import code_hash, environment
+from adire_assets.lineage import code_hash, environment, threads
 from adire_assets.serving import client, deployment, fleet, record, release, routing
 from adire_assets.store import Store, is_locked, read_json
 from adire_assets.worker import Progress
@@ -151,6 +153,29 @@ def _code(identity: dict[str, Any]) -> str:
     if "commit" in identity:
         return f"commit {identity['commit']}{' with local changes' if identity['dirty'] else ''}"
     return f"build {identity['build']}"
+
+
+def measure(project: Project, name: str, progress: Progress) -> str:
+    """Time the drawing of an evaluation again, `model@N` or the newest of `model`; a sentence."""
+    evaluation, _ = reports.evaluation_of(project, name)
+    before = evaluation.json("timings.json").get("seconds_per_image_mean")
+    if before is None:
+        raise UserError(f"{name}: its adapter is not sound, so no image was drawn or timed")
+    with scratch_folder(project, f"measure-{evaluation.key[:12]}") as work:
+
+        def run(function: str, **arguments: Any) -> dict[str, Any]:
+            job, cores = work / "job", threads()
+            return run_child(project, job, function, arguments, threads=cores, progress=progress)
+
+        timings = measure_again(project, evaluation, run)
+    if run_id := tracking.find_run(
+        project, evaluation.model, evaluation.manifest["lora_weights"]["key"]
+    ):
+        tracking.log_metrics(project, run_id, pipeline.numbers(evaluation.path))
+    return (
+        f"{name}: {timings['seconds_per_image_mean']:.3g} s per image (before {before:.3g}); "
+        f"`adire materialize {evaluation.model}` judges by it"
+    )
 
 
 def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]:

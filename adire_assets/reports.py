@@ -72,25 +72,28 @@ def _write(path: Path, page: str, advice: str = "") -> None:
 
 def _sources(project: Project, name: str, blind: bool) -> "Sources":
     """The artefacts that a report on `name` is made from."""
+    evaluation, found = evaluation_of(project, name)
+    verdicts = [
+        one
+        for one in Store(project).artefacts(evaluation.model, "promotion_verdict")
+        if one.manifest["evaluation"] == evaluation.reference()
+    ]
+    verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
+    return _gathered(project, evaluation, verdict, found, blind)
+
+
+def evaluation_of(project: Project, name: str) -> tuple[Artefact, release.ReleaseRecord | None]:
+    """The evaluation that `name` means, and its release: of `model@N`, or the newest of `model`."""
     model, at, number = name.partition("@")
     load_model(project, model)  # UserError when there is none
     if at and not number.isdecimal():
         raise UserError(f"{name}: a release is named like {model}@3, the newest one {model}")
     store = Store(project)
-    found: release.ReleaseRecord | None
     if at:
         found = release.read_record(project, model, int(number))
-        evaluation = store.open(found.evaluation)
-    else:
-        evaluation = _newest(store, model)
-        found = _release_of(project, evaluation)
-    verdicts = [
-        one
-        for one in store.artefacts(model, "promotion_verdict")
-        if one.manifest["evaluation"] == evaluation.reference()
-    ]
-    verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
-    return _gathered(project, evaluation, verdict, found, blind)
+        return store.open(found.evaluation), found
+    evaluation = _newest(store, model)
+    return evaluation, _release_of(project, evaluation)
 
 
 def _newest(store: Store, model: str) -> Artefact:

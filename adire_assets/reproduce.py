@@ -16,14 +16,14 @@ changes; the work is done in <home>/work/reproduce-<model>-<release> and removed
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage, worker
-from adire_assets.children import run_child
+from adire_assets.children import run_child, scratch_folder
 from adire_assets.config import Project
 from adire_assets.diffusion import base
 from adire_assets.errors import UserError
@@ -65,7 +65,7 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
     _require_served(store, record, adapter)
     _require_same_environment(name, manifest)
     work = f"reproduce-{record.model}-{record.number}"
-    with _scratch(project, work) as scratch, ExitStack() as held:
+    with scratch_folder(project, work) as scratch, ExitStack() as held:
         places = {"output": scratch / "output", "work": scratch / "checkpoints"}
         places["output"].mkdir()
         for kind, provide in (("base_model", _base_model), ("dataset", _dataset)):
@@ -257,19 +257,6 @@ def _run(
         sources=sources,
         progress=progress,
     )
-
-
-@contextmanager
-def _scratch(project: Project, name: str) -> Iterator[Path]:
-    """An empty folder that one process has at a time, and that a killed one leaves to the next."""
-    folder = project.home / "work" / name
-    with lock(project, name):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder)
 
 
 def _difference(manifest: Mapping[str, Any], files: Mapping[str, str]) -> str | None:

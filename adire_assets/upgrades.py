@@ -4,13 +4,12 @@
 of now still makes what the release was evaluated with. `adire golden indigo@3` asks for the latter.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adire_assets import lineage
-from adire_assets.children import run_child
+from adire_assets.children import run_child, scratch_folder
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation import compatibility as rule
@@ -126,24 +125,14 @@ def golden(project: Project, name: str, progress: Progress) -> "tuple[str, Compa
 
     record = deployment.named(project, load_fleet(project), name)
     named = f"{record.model}@{record.number}"
-    work = project.home / "work" / f"golden-{record.model}-{record.number}"
+    with scratch_folder(project, f"golden-{record.model}-{record.number}") as work:
 
-    def run(function: str, **arguments: Any) -> dict[str, Any]:
-        threads = _golden_set(project, record).json("golden.json")["threads"]
-        shutil.rmtree(work, ignore_errors=True)
-        try:
-            return run_child(
-                project,
-                work,
-                function,
-                arguments,
-                threads=threads or lineage.threads(),
-                progress=progress,
-            )
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        def run(function: str, **arguments: Any) -> dict[str, Any]:
+            then = _golden_set(project, record).json("golden.json")["threads"]
+            threads = then or lineage.threads()
+            job = work / "job"
+            return run_child(project, job, function, arguments, threads=threads, progress=progress)
 
-    with lock(project, work.name):
         built = golden_report(project, record, run)
     if built.reused:
         progress(f"{named}: drawn again before with this software, on this machine")

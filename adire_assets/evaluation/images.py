@@ -14,6 +14,7 @@ images themselves: the first ones are drawn one by one, the next in small batche
 batches of BATCH.
 """
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -56,16 +57,27 @@ def draw(
     if problems:
         progress(f"evaluation: the adapter is not sound, nothing is drawn: {problems[0]}")
     else:
-        started = time.perf_counter()
-        lora = Path(adapter) if adapter else None
-        sampler = Sampler(Path(base), variant, lora, device, batch_images=BATCH)
-        loading = round(time.perf_counter() - started, 4)
-        entries, seconds = _draw_all(sampler, drawing, folder, progress)
-        timings = {"cold_load_seconds": loading, **_timings(sampler, seconds)}
+        entries, timings = _draw(base, variant, adapter, drawing, folder, device, progress)
     write_json(folder / "images.json", entries)
     write_json(folder / "problems.json", problems)
     write_json(folder / "timings.json", timings)
     return {"images": len(entries), "problems": problems, **timings}
+
+
+def measure(
+    *,
+    base: str,
+    variant: str | None,
+    adapter: str | None,
+    drawing: dict[str, Any],
+    device: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """timings.json of `draw`, measured again on as many images as each batch size needs."""
+    timed = drawing["latency_images"] + 1 + sum(SMALL_BATCHES) + BATCH
+    with tempfile.TemporaryDirectory() as folder:
+        given = base, variant, adapter, drawing, Path(folder), device, progress
+        return _draw(*given, only_first=timed)[1]
 
 
 def batch_sizes(images: int, latency_images: int) -> list[int]:
@@ -82,11 +94,34 @@ def batch_sizes(images: int, latency_images: int) -> list[int]:
     return [*sizes, *[BATCH] * (left // BATCH), *([left % BATCH] if left % BATCH else [])]
 
 
+def _draw(
+    base: str,
+    variant: str | None,
+    adapter: str | None,
+    drawing: dict[str, Any],
+    folder: Path,
+    device: str,
+    progress: Progress,
+    only_first: int | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(the entries of images.json, timings.json)."""
+    started = time.perf_counter()
+    lora = Path(adapter) if adapter else None
+    sampler = Sampler(Path(base), variant, lora, device, batch_images=BATCH)
+    loading = round(time.perf_counter() - started, 4)
+    named = _requests(drawing)[:only_first]
+    entries, seconds = _draw_all(sampler, named, drawing["latency_images"], folder, progress)
+    return entries, {"cold_load_seconds": loading, **_timings(sampler, seconds)}
+
+
 def _draw_all(
-    sampler: Sampler, drawing: dict[str, Any], folder: Path, progress: Progress
+    sampler: Sampler,
+    named: Sequence[tuple[str, Request]],
+    latency_images: int,
+    folder: Path,
+    progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[int, list[float]]]:
     """(the entries of images.json, {batch size: seconds of each forward pass of that size})."""
-    requests, names = _requests(drawing)
     entries: list[dict[str, Any]] = []
     seconds: dict[int, list[float]] = {}
 
@@ -97,37 +132,36 @@ def _draw_all(
         return images
 
     of_what = "with the LoRA" if sampler.has_adapter else "of the bare base"
-    for size in batch_sizes(len(requests), drawing["latency_images"]):
-        first = len(entries)
-        batch = requests[first : first + size]
-        named = names[first : first + size]
-        for image, name, request in zip(drawn(batch), named, batch, strict=True):
+    for size in batch_sizes(len(named), latency_images):
+        batch = named[len(entries) : len(entries) + size]
+        images = drawn([request for _, request in batch])
+        for image, (name, request) in zip(images, batch, strict=True):
             Image.fromarray(image).save(folder / name)
             asked = {key: item for key, item in asdict(request).items() if key != "num_images"}
             entries.append({"file": name, "batch_images": size, **asked})
-        progress(f"evaluation: {len(entries)} of {len(requests)} images {of_what}")
+        progress(f"evaluation: {len(entries)} of {len(named)} images {of_what}")
     # A set too small for that is drawn again, for the clock alone.
-    for number in range(drawing["latency_images"] + 1 - len(seconds[1])):
-        drawn([requests[number % len(requests)]])
+    for number in range(latency_images + 1 - len(seconds[1])):
+        drawn([named[number % len(named)][1]])
     return entries, seconds
 
 
-def _requests(drawing: dict[str, Any]) -> tuple[list[Request], list[str]]:
-    """(what to draw, the name of each image's file)."""
-    requests, names = [], []
-    for number, prompt in enumerate(drawing["prompts"]):
-        for seed in drawing["seeds"]:
-            names.append(f"{number:03d}-seed{seed}.png")
-            requests.append(
-                Request(
-                    prompt=prompt,
-                    negative_prompt=drawing["negative_prompt"],
-                    seed=seed,
-                    num_inference_steps=drawing["num_inference_steps"],
-                    guidance_scale=drawing["guidance_scale"],
-                )
-            )
-    return requests, names
+def _requests(drawing: dict[str, Any]) -> list[tuple[str, Request]]:
+    """(name of the image's file, what to draw), of all images."""
+    return [
+        (
+            f"{number:03d}-seed{seed}.png",
+            Request(
+                prompt=prompt,
+                negative_prompt=drawing["negative_prompt"],
+                seed=seed,
+                num_inference_steps=drawing["num_inference_steps"],
+                guidance_scale=drawing["guidance_scale"],
+            ),
+        )
+        for number, prompt in enumerate(drawing["prompts"])
+        for seed in drawing["seeds"]
+    ]
 
 
 def _timings(sampler: Sampler, seconds: dict[int, list[float]]) -> dict[str, Any]:

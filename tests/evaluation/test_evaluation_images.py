@@ -19,7 +19,7 @@ from adire_assets.evaluation.statistic import load_statistics
 from adire_assets.lineage import Recipe
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.store import Artefact, Built, Store
+from adire_assets.store import Artefact, Built, Store, write_json
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +218,23 @@ def test_another_prompt_or_seed_is_drawn(line: Line) -> None:
     line.configure(seeds=[0, 2])
     line.evaluate(line.adapter(0))
     assert len(line.calls) == 3
+
+
+def test_what_was_drawn_on_a_busy_machine_is_timed_again(line: Line) -> None:
+    report = line.evaluate(line.adapter(0))
+    drawn = Store(line.project).open(report.manifest["adapter_images"])
+    for artefact in (report, drawn):
+        slow = {**artefact.json("timings.json"), "seconds_per_image_mean": 99.0}
+        write_json(artefact.path / "timings.json", slow)
+    sentence = operations.measure(line.project, MODEL, lambda message, **numbers: None)
+    assert "(before 99)" in sentence and f"`adire materialize {MODEL}`" in sentence
+    timings = report.json("timings.json")
+    assert timings["seconds_per_image_mean"] < 50 and timings["scoring_seconds"] > 0
+    assert len(timings["seconds_per_image"]) == 3
+    assert drawn.json("timings.json")["seconds_per_image"] == timings["seconds_per_image"]
+    for artefact in (report, drawn):  # their content is what it was
+        Store(line.project).verify(artefact)
+    assert line.evaluate(line.adapter(0)) == report and line.calls == []
 
 
 def test_gc_keeps_the_images_of_a_kept_release(line: Line) -> None:
