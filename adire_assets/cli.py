@@ -4,7 +4,6 @@ Every command is a few lines around the core. A user's mistake is one sentence o
 exit status 1. Heavy libraries are imported by the commands that need them.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -398,5 +397,4 @@ def _only_model(project: Project) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     main()

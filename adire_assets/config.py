@@ -4,9 +4,9 @@
 mistake (see `config_file`). Keys of the training section carry the names of diffusers' own
 `train_dreambooth_lora.py`.
 
-Nothing here reads images, weights or the network, and nothing below the config roots reads a YAML
-again: a step gets its section as resolved values, which are part of its recipe key. That is why
-`adire_assets.lineage` leaves this module out of a step's code hash.
+Nothing here reads images, weights or the network, and nothing that an artefact is made by reads a
+model's YAML below the config roots: a step gets its section as resolved values, which are part of
+its recipe key. That is why `adire_assets.lineage` leaves this module out of a step's code hash.
 """
 
 import os
@@ -86,7 +86,7 @@ class Source(Strict):
 
     @property
     def is_hub(self) -> bool:
-        """A hub id has exactly one slash, no dots leading it, and comes with a revision."""
+        """A hub id comes with a revision; nothing else does."""
         return self.revision is not None
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """The four roots of a model's graph: what the project says now, resolved, validated and kept.
 
-Everything downstream works from these artefacts, so a file that is edited in the middle of a run
-changes nothing in it. `root_keys` tells what the roots would be now, without making them.
+Every artefact downstream is made from these, so a file that is edited in the middle of a run
+changes nothing in them; going live asks the gates of that moment. `root_keys` tells what the roots
+would be now, without making them.
 
 A base model that is a single .safetensors file is turned into a diffusers folder in a child
 process; every other root is made here.

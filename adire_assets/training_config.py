@@ -17,7 +17,7 @@ Rank = Annotated[int, Field(ge=1, le=1024)]
 
 
 class TrainingConfig(Strict):
-    """The names and defaults of diffusers' train_dreambooth_lora.py (SD1.5), where it has one."""
+    """The names of diffusers' train_dreambooth_lora.py (SD1.5), where it has one."""
 
     # The adapter
     adapter_type: Annotated[str, AfterValidator(ADAPTER_TYPES.known)] = "lora"

@@ -1,4 +1,4 @@
-"""How a training child is started: the `accelerate launch` that goes before the worker.
+"""How training children are started: the launcher that goes before the worker.
 
 Everything that accelerate would otherwise guess or ask is said here, so that neither a machine's
 saved accelerate configuration nor its number of GPUs changes what is trained.

@@ -1,12 +1,12 @@
 """LoRA training of a diffusion base, exact and interruptible.
 
-`train` runs in a worker child behind `accelerate launch`, in as many processes as the config says.
+`train` runs in worker children behind what `launch.launcher` starts, as many as `training` says.
 It learns from the training split of a dataset artefact and writes, only when all went well, into
 `output`:
 
     pytorch_lora_weights.safetensors   loads with stock `pipe.load_lora_weights(output)`
     training.json   loss.csv (step,loss)   validation.csv (step,validation_loss)
-    validation/*.png   timings.json
+    validation/*.png   validation/step-*/*.png   timings.json
 
 The order of the work: encode what will be seen (`examples`, kept in `cache`), let the encoders go,
 then run the optimizer (`fit`). Everything that is drawn at random at optimizer step k is a function

@@ -12,7 +12,8 @@ Contract: `score` is called in a worker child, draws nothing, and writes into th
     images/adapter/, images/base/    the images; images.json says how to draw each again
 
 It judges nothing: thresholds belong to the verdict. An adapter that is broken gets a report as well
-(`adapter_problems` is not empty, its scores are null), so that the verdict can refuse it by name.
+(`adapter_problems` is not empty; null scores where nothing was drawn), so that the verdict can
+refuse it by name.
 """
 
 import math

@@ -84,7 +84,7 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
                 },
             }
         ],
-        # Latencies are read off after a flush, and a rollout looks every second.
+        # Latencies are read off after a flush, and a rollout looks twice a second.
         "stats_flush_interval": "0.5s",
         "stats_config": {
             "histogram_bucket_settings": [

@@ -9,7 +9,7 @@ generated ones). The value is the share of images inside, 0 to 1, higher is bett
 real images.
 
 The factor 1.5, from the house example (m from 46 to 125, c from 31 to 78, so 31 to 168 and 21 to
-117). The share inside: real images all; a sound adapter 0.84 (the rest are nearly black); real
+117). The share inside: real images all; a sound adapter 0.84 (the rest are darker); real
 images at 0.4 of their brightness 0.45, at 0.3 of their contrast 0.27; one flat colour none. Noise
 is well exposed: that is what `sharpness` is for.
 
