@@ -62,7 +62,7 @@ def left_behind(
         try:
             changed = read_json(made)["key"] != roots.root_key(project, model, name)
         except UserError as error:  # what was selected needs the root of then only
-            yield f"{model}: whether {name} has changed since it was materialized: {error}"
+            yield f"{model}: cannot tell whether {name} has changed since then: {error}"
             continue
         if changed:
             yield (

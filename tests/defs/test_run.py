@@ -78,6 +78,6 @@ def test_a_root_is_looked_at_only_for_what_is_made_from_it_and_hinders_nothing(
     for name in ("base_model", "training_data", "deployed_model"):
         assert told(project, graph, name) == []
     [sentence] = told(project, graph, "dataset")
-    assert sentence.startswith("cloth: whether training_data has changed since")
+    assert sentence.startswith("cloth: cannot tell whether training_data has changed")
     assert "data.dvc" in sentence
     assert told(project, graph, "training_data", "dataset") == []
