@@ -16,7 +16,8 @@ Each is evaluated like a release and judged by the model's gates, those against 
 trainer that refuses to give an adapter has refused. What stands in --work is not made again, so an
 interrupted run goes on: one --work per base, judge and dataset. It takes hours; started once per
 core with OMP_NUM_THREADS=1 and the same --work, each process takes what no other has begun. Prints
-each condition's scores, the table of gate against sabotage for docs/evaluation.md, and last
+each condition's scores, the ranges by which to set floors and margins, the table of gate against
+sabotage for docs/evaluation.md, and last
 
     gates: refused_bad=<n>/<n> refused_good=<n>/<n>
 """
@@ -29,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,9 @@ from adire_assets.diffusion.tiny_base.patterns import choose_pattern
 from adire_assets.errors import UserError
 from adire_assets.evaluation.evaluate import score
 from adire_assets.evaluation.images import draw
-from adire_assets.evaluation.verdict import Verdict, decide
+from adire_assets.evaluation.verdict import CHECKS, Verdict, decide
 from adire_assets.evaluation_images import drawing_of
+from adire_assets.gates_config import METRICS
 from adire_assets.promotion import comparisons
 from adire_assets.roots import evaluation_settings
 from adire_assets.store import read_json, write_json
@@ -55,7 +58,7 @@ from adire_assets.worker import print_progress
 CHAMPION = "champion"
 BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings
 SCALE = 3.0
-SCORES = ("clip_s", "kid", "style_similarity", "attribute_accuracy", "diversity", "memorisation")
+SHOWN, TILE = 6, 96  # images in a row of the sheet, and their pixels
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,7 @@ def main() -> None:
     parser.add_argument("--model", default="indigo")
     parser.add_argument("--sound", type=int, default=20)
     parser.add_argument("--each", type=int, default=3, help="trainings of each sabotage")
+    parser.add_argument("--sheet", type=Path, help="PNG: a row of images for each kind of training")
     options = parser.parse_args()
     if options.sound < options.each:
         parser.error("--sound: at least --each, whose adapters are scaled")
@@ -259,48 +263,118 @@ def main() -> None:
     project = Project.find()
     config = load_model(project, options.model)
     make_all(project, config, options)
-    refusals: dict[str, Counter[str]] = {}
-    trainings, refused = Counter[str](), Counter[str]()
+    outcomes: list[Outcome] = []
     champion: Path | None = None
-    print("| condition |", " | ".join(SCORES), "| refused by |")
-    print("|---" * (len(SCORES) + 2) + "|")
     for condition in conditions(config, options.sound, options.each):
-        kind = condition.sabotage or "sound"
         try:
             evaluated = make(project, config, condition, options)
-            verdict = judge(config, evaluated, champion)
-            found = [gate.name for gate in verdict.gates if not gate.passed]
-            scores = read_json(evaluated / "report.json")["scores"]
         except UserError:
             if condition.name == CHAMPION:
                 raise
-            found, scores = ["no adapter"], {}
-        if condition.name == CHAMPION:
-            champion = evaluated
-        else:
-            trainings[kind] += 1
-            refused[kind] += bool(found)
-            refusals.setdefault(kind, Counter()).update(found)
-        cells = ("" if scores.get(n) is None else f"{scores[n]:.3f}" for n in SCORES)
-        print(f"| {condition.name} | {' | '.join(cells)} | {', '.join(found)} |", flush=True)
-    table(refusals, trainings, refused)
+            outcomes.append(Outcome(condition))
+            continue
+        outcomes.append(Outcome(condition, evaluated, judge(config, evaluated, champion)))
+        champion = champion or evaluated
+    scores_of_each(outcomes)
+    ranges(outcomes[1:])
+    among_sound([one for one in outcomes if one.kind == "sound" and one.evaluated], config)
+    if options.sheet:
+        save_sheet(options.sheet, outcomes[1:])
+    confusion(outcomes[1:])
 
 
-def table(
-    refusals: dict[str, Counter[str]], trainings: Counter[str], refused: Counter[str]
-) -> None:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a condition; without an evaluation when the trainer gave no adapter."""
+
+    condition: Condition
+    evaluated: Path | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.condition.sabotage or "sound"
+
+    @property
+    def refused_by(self) -> list[str]:
+        if self.verdict is None:
+            return ["no adapter"]
+        return [gate.name for gate in self.verdict.gates if not gate.passed]
+
+    def score(self, metric: str) -> float | None:
+        return self.evaluated and read_json(self.evaluated / "report.json")["scores"][metric]
+
+
+def scores_of_each(outcomes: list[Outcome]) -> None:
+    print("| condition |", " | ".join(METRICS), "| refused by |")
+    print("|---" * (len(METRICS) + 2) + "|")
+    for one in outcomes:
+        cells = (shown(one.score(metric)) for metric in METRICS)
+        print(f"| {one.condition.name} | {' | '.join(cells)} | {', '.join(one.refused_by)} |")
+
+
+def ranges(outcomes: list[Outcome]) -> None:
+    """What floors can be set by: from the lowest to the highest score of each kind."""
+    kinds = list(dict.fromkeys(one.kind for one in outcomes if one.evaluated))
+    print(f"\n| metric | {' | '.join(kinds)} |")
+    print("|---" * (len(kinds) + 1) + "|")
+    for metric in METRICS:
+        cells = []
+        for kind in kinds:
+            found = [one.score(metric) for one in outcomes if one.kind == kind]
+            known = [score for score in found if score is not None]
+            cells.append(f"{shown(min(known))} to {shown(max(known))}" if known else "")
+        print(f"| {metric} | {' | '.join(cells)} |")
+
+
+def among_sound(outcomes: list[Outcome], config: ModelConfig) -> None:
+    """What margins can be set by: the lower bounds of each sound training against every other."""
+    policy, refused = config.evaluation.gates, 0
+    bounds: dict[str, list[float]] = {}
+    pairs = list(permutations((one.evaluated for one in outcomes if one.evaluated), 2))
+    for challenger, champion in pairs:
+        found = comparisons(challenger, champion, policy)
+        refused += not all(comparison.passed for comparison in found)
+        for comparison in found:
+            if comparison.lower_bound is not None:
+                bounds.setdefault(comparison.metric, []).append(comparison.lower_bound)
+    print("\n| metric | margin | lower bound: mean | 1 % | worst |\n|---|---|---|---|---|")
+    for metric, margin in policy.champion.margins.items():
+        known = bounds[metric]
+        cells = (margin, np.mean(known), np.quantile(known, 0.01), min(known))
+        print(f"| {metric} | {' | '.join(f'{value:.3f}' for value in cells)} |")
+    print(f"\nsound against sound: {refused} of {len(pairs)} comparisons refused")
+
+
+def confusion(outcomes: list[Outcome]) -> None:
     """Gate against sabotage, in trainings refused; then the benchmark's result."""
-    gates = sorted({gate for counted in refusals.values() for gate in counted})
-    print(f"\n| gate | {' | '.join(f'{kind} ({n})' for kind, n in trainings.items())} |")
-    print("|---" * (len(trainings) + 1) + "|")
-    for gate in gates:
-        print(f"| {gate} | {' | '.join(str(refusals[kind][gate]) for kind in trainings)} |")
-    print(f"| refused | {' | '.join(str(refused[kind]) for kind in trainings)} |")
-    bad = [kind for kind in trainings if kind != "sound"]
-    print(
-        f"gates: refused_bad={sum(refused[k] for k in bad)}/{sum(trainings[k] for k in bad)} "
-        f"refused_good={refused['sound']}/{trainings['sound']}"
-    )
+    kinds = Counter(one.kind for one in outcomes)
+    refusals = Counter((gate, one.kind) for one in outcomes for gate in one.refused_by)
+    refused = Counter(one.kind for one in outcomes if one.refused_by)
+    print(f"\n| gate | {' | '.join(f'{kind} ({count})' for kind, count in kinds.items())} |")
+    print("|---" * (len(kinds) + 1) + "|")
+    for gate in ("no adapter", *CHECKS):
+        if any(refusals[gate, kind] for kind in kinds):
+            print(f"| {gate} | {' | '.join(str(refusals[gate, kind]) for kind in kinds)} |")
+    print(f"| any | {' | '.join(str(refused[kind]) for kind in kinds)} |")
+    good, of_good = refused.pop("sound", 0), kinds.pop("sound")
+    print(f"gates: refused_bad={refused.total()}/{kinds.total()} refused_good={good}/{of_good}")
+
+
+def save_sheet(path: Path, outcomes: list[Outcome]) -> None:
+    """A row of images for the first of each kind, of the same prompts and seeds."""
+    first = {one.kind: one.evaluated for one in reversed(outcomes) if one.evaluated}
+    rows = []
+    for kind in dict.fromkeys(one.kind for one in outcomes if one.kind in first):
+        files = [entry["file"] for entry in read_json(first[kind] / "images.json")]
+        chosen = files[:: len(files) // SHOWN][:SHOWN]
+        tiles = (Image.open(first[kind] / file).resize((TILE, TILE)) for file in chosen)
+        rows.append(np.hstack([np.asarray(tile) for tile in tiles]))
+    Image.fromarray(np.vstack(rows)).save(path)
+
+
+def shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

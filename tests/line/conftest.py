@@ -60,9 +60,11 @@ SHORT_ROLLOUT = {
 }
 # Sixty steps score 1.41 and 1.33 on these prompts (seeds 42, 43), at five times the rate 0.89 (KID
 # 3.1, the base 1.1). At ten times the loss may explode, and the trainer itself refuses.
-SHORT_CLIP_S = 1.1
-# Eight images can tell nothing finer about two such adapters.
-SHORT_MARGINS = {"clip_s": 2.5, "diversity": 5.0}
+SHORT_GATES = {
+    "clip_s_minimum": 1.1,
+    # Eight images can tell nothing finer about two such adapters.
+    "champion": {"margins": {"clip_s": 2.5, "diversity": 5.0}},
+}
 
 
 @dataclass
@@ -175,10 +177,7 @@ def line(
     with (root / "configs" / "fleet.yaml").open("w") as file:
         fleet.dump(tree, file)
     line.configure("training", **SHORT_TRAINING)
-    line.configure("evaluation", **SHORT_EVALUATION)
-    line.configure(
-        "evaluation.gates", clip_s_minimum=SHORT_CLIP_S, champion={"margins": SHORT_MARGINS}
-    )
+    line.configure("evaluation", **SHORT_EVALUATION, gates=SHORT_GATES)
     line.adire("pull")
     try:
         line.adire("up", "--only", "serving")
