@@ -277,7 +277,7 @@ def main() -> None:
         champion = champion or evaluated
     scores_of_each(outcomes)
     ranges(outcomes[1:])
-    among_sound([one for one in outcomes if one.kind == "sound" and one.evaluated], config)
+    among_sound([one for one in outcomes if one.kind == "sound"], config)
     if options.sheet:
         save_sheet(options.sheet, outcomes[1:])
     confusion(outcomes[1:])
