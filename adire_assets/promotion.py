@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adire_assets import approvals, lineage, registry, roots, upgrades
+from adire_assets import approvals, lineage, measurements, registry, roots, upgrades
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
@@ -70,13 +70,14 @@ def verdict_of(
 ) -> Built:
     """The verdict about an evaluation, under the hashes of evaluation, policy and `champion`: the
     champion's comparable evaluation, None when there is nothing to compare with."""
+    timings = measurements.timings_of(project, evaluation)
     recipe = Recipe(
         kind="promotion_verdict",
         model=evaluation.model,
         modules=VERDICT_MODULES,
         inputs={
             "evaluation": evaluation.content_hash,
-            "timings": lineage.file_digest(evaluation.path / "timings.json"),
+            "timings": lineage.digest(timings),
             "champion": champion.content_hash if champion else "none",
         },
         config=policy.model_dump(),
@@ -86,7 +87,7 @@ def verdict_of(
     def make(folder: Path) -> dict[str, Any]:
         verdict = decide(
             evaluation.json("report.json"),
-            evaluation.json("timings.json"),
+            timings,
             policy,
             comparisons(evaluation.path, champion.path, policy) if champion else (),
         )

@@ -12,14 +12,17 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from adire_assets import lineage, operations, pipeline, roots
+from adire_assets import lineage, operations, pipeline, promotion, roots
 from adire_assets.config import Project
+from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate, images
 from adire_assets.evaluation.statistic import load_statistics
+from adire_assets.evaluation.verdict import Verdict
+from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import Recipe
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.store import Artefact, Built, Store, write_json
+from adire_assets.store import Artefact, Built, Store, read_json, write_json
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -220,21 +223,84 @@ def test_another_prompt_or_seed_is_drawn(line: Line) -> None:
     assert len(line.calls) == 3
 
 
-def test_what_was_drawn_on_a_busy_machine_is_timed_again(line: Line) -> None:
+def spoil(line: Line, seconds: float) -> None:
+    """As if a busy machine had measured everything that was measured until now."""
+    for path in (line.project.home / "measurements").rglob("*.json"):
+        slow = [{**one, "seconds_per_image_mean": seconds} for one in read_json(path)]
+        write_json(path, slow)
+
+
+def measure(line: Line) -> str:
+    return operations.measure(line.project, MODEL, lambda message, **numbers: None)
+
+
+def gate_of(line: Line, report: Artefact, maximum: float) -> Any:
+    policy = GateConfig(seconds_per_image_maximum=maximum)
+    built = promotion.verdict_of(line.project, report, policy, None)
+    verdict = Verdict.from_dict(built.artefact.json("verdict.json"))
+    return verdict.gate("seconds_per_image")
+
+
+def test_every_measurement_is_kept_and_all_decide_together(line: Line) -> None:
     report = line.evaluate(line.adapter(0))
-    drawn = Store(line.project).open(report.manifest["adapter_images"])
-    for artefact in (report, drawn):
-        slow = {**artefact.json("timings.json"), "seconds_per_image_mean": 99.0}
-        write_json(artefact.path / "timings.json", slow)
-    sentence = operations.measure(line.project, MODEL, lambda message, **numbers: None)
-    assert "(before 99)" in sentence and f"`adire materialize {MODEL}`" in sentence
+    spoil(line, 99.0)
+    assert not gate_of(line, report, 30).passed
+    sentence = measure(line)
+    assert "(before 99)" in sentence and "the median of all 2 measurements" in sentence
+    # One of two does not outvote the other.
+    refused = gate_of(line, report, 30)
+    assert not refused.passed and "the median of 2 measurements: 99, " in refused.explanation
+    measure(line)
+    assert gate_of(line, report, 30).passed
     timings = report.json("timings.json")
-    assert timings["seconds_per_image_mean"] < 50 and timings["scoring_seconds"] > 0
-    assert len(timings["seconds_per_image"]) == 3
-    assert drawn.json("timings.json")["seconds_per_image"] == timings["seconds_per_image"]
-    for artefact in (report, drawn):  # their content is what it was
-        Store(line.project).verify(artefact)
+    assert timings["seconds_per_image_means"][0] == 99 and timings["measurements"] == 3
+    assert len(timings["seconds_per_image"]) == 9 and timings["scoring_seconds"] > 0
+    Store(line.project).verify(report)  # its content is what it was
     assert line.evaluate(line.adapter(0)) == report and line.calls == []
+
+
+def test_no_way_of_drawing_anew_forgets_a_measurement(line: Line) -> None:
+    adapter = line.adapter(0)
+    report = line.evaluate(adapter)
+    spoil(line, 99.0)
+    for settings in ({"seeds": [0, 2]}, {"latency_images": 4}):
+        line.configure(**settings)
+        report = line.evaluate(adapter)
+    assert report.json("timings.json")["measurements"] == 3
+    # Nor does deleting the images.
+    store = Store(line.project)
+    for artefact in (report, store.open(report.manifest["adapter_images"])):
+        store.discard(artefact)
+    again = line.evaluate(adapter)
+    assert again.json("timings.json")["seconds_per_image_means"][0] == 99
+    assert again.json("timings.json")["measurements"] == 4
+
+
+def test_what_was_drawn_in_another_way_is_not_measured(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.evaluate(line.adapter(0))
+    threads = lineage.threads()
+    monkeypatch.setenv("ADIRE_THREADS", str(threads + 1))
+    with pytest.raises(UserError, match=f"threads {threads}, now {threads + 1}; measure as"):
+        measure(line)
+    monkeypatch.setenv("ADIRE_THREADS", str(threads))
+    with monkeypatch.context() as patch:
+        patch.setattr(lineage, "installed", lambda package: "99")
+        with pytest.raises(UserError, match=r"peft .*, now 99"):
+            measure(line)
+    [kept] = (line.project.home / "measurements").rglob("*.json")
+    assert len(read_json(kept)) == 1
+
+
+def test_a_measurement_of_a_time_that_kept_none_counts(line: Line) -> None:
+    report = line.evaluate(line.adapter(0))
+    images = Store(line.project).open(report.manifest["adapter_images"])
+    shutil.rmtree(line.project.home / "measurements")
+    slow = {**images.json("timings.json"), "seconds_per_image_mean": 99.0}
+    write_json(images.path / "timings.json", slow)
+    measure(line)
+    assert report.json("timings.json")["seconds_per_image_means"][0] == 99
 
 
 def test_gc_keeps_the_images_of_a_kept_release(line: Line) -> None:
