@@ -192,6 +192,8 @@ class ModelConfig(Strict):
     """One model: the content of configs/models/<name>.yaml."""
 
     enabled: bool = True
+    # Whether the sensors go live from a clean commit only; what the commit says counts.
+    require_clean_commit: bool = True
     family: Literal["diffusion"] = "diffusion"
     description: str = ""
     data: DataConfig

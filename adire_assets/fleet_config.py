@@ -163,8 +163,11 @@ class FleetConfig(Strict):
         return found
 
 
+def fleet_file(project: Project) -> Path:
+    """configs/fleet.yaml, or the file that ADIRE_FLEET names."""
+    return Path(os.environ.get("ADIRE_FLEET") or project.root / "configs" / "fleet.yaml")
+
+
 def load_fleet(project: Project) -> FleetConfig:
-    """configs/fleet.yaml, validated; ADIRE_FLEET names another file."""
-    return load(
-        Path(os.environ.get("ADIRE_FLEET") or project.root / "configs" / "fleet.yaml"), FleetConfig
-    )
+    """`fleet_file`, validated."""
+    return load(fleet_file(project), FleetConfig)

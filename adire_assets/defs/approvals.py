@@ -10,15 +10,14 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import approvals
+from adire_assets import approvals, committed
 from adire_assets.config import Project
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK
-from adire_assets.defs.sensors import MODEL_TAG, seconds_until_retry
+from adire_assets.defs.sensors import APPROVAL_TAG, MODEL_TAG, seconds_until_retry
 from adire_assets.errors import UserError
 from adire_assets.serving.release import ReleaseRecord
 
 APPROVAL_CHECK = "human_approval"
-APPROVAL_TAG = "adire/approval"
 
 
 class Deployment(dg.Config):
@@ -90,6 +89,12 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
             return dg.SkipReason(
                 f"{release} is approved: {len(tried)} failed run(s), next attempt in {left:.0f} s"
             )
+        try:
+            hindrance = committed.hindrance(project, model)
+        except UserError as error:
+            hindrance = str(error)
+        if hindrance:
+            return dg.SkipReason(f"{release} is approved; {hindrance}")
         config = {"config": {"release": found.record.number}}
         return dg.RunRequest(
             # Each approval and each attempt has its own: one that was seen is never seen again.

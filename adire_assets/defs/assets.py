@@ -24,6 +24,7 @@ from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, he
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
+from adire_assets.defs.sensors import require_committed
 from adire_assets.evaluation.verdict import CHECKS, Verdict
 from adire_assets.evaluation_images import IMAGE_MODULES
 from adire_assets.gates_config import GateConfig
@@ -264,6 +265,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         """The release that is live, by the deployment records, after its rollout."""
         with answered():
+            require_committed(project, model, context.run)
             try:
                 wanted, records = going_live.deployed_model(
                     project,

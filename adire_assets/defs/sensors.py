@@ -5,7 +5,8 @@ the steps' code and the library versions) with the runs that it started and with
 materialized, so going back to an earlier state is a change like any other. A state whose run failed
 is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused is not
 tried again, because the same recipe gives the same adapter. A release that waits for an approval is
-left to the sensor `<model>_approval`.
+left to the sensor `<model>_approval`. Neither starts anything while a file that decides is not
+committed (`adire_assets.committed`); a run of theirs asks that again before it deploys.
 """
 
 import time
@@ -14,7 +15,7 @@ from itertools import takewhile
 
 import dagster as dg
 
-from adire_assets import approvals, lineage, pipeline
+from adire_assets import approvals, committed, lineage, pipeline
 from adire_assets.config import Project, load_model
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.errors import UserError
@@ -22,7 +23,7 @@ from adire_assets.evaluation.verdict import CHECK_NAMES
 from adire_assets.roots import root_keys
 from adire_assets.store import is_locked
 
-STATE_TAG, MODEL_TAG = "adire/state", "adire/model"
+STATE_TAG, MODEL_TAG, APPROVAL_TAG = "adire/state", "adire/model", "adire/approval"
 LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60, 3600
 
@@ -84,10 +85,22 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
                     f"{seen}: {len(same)} failed run(s), next attempt in {left:.0f} s"
                 )
         why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
+        try:
+            hindrance = committed.hindrance(project, model)
+        except UserError as error:
+            hindrance = str(error)
+        if hindrance:
+            return dg.SkipReason(f"{seen}: {why}; {hindrance}")
         context.log.info(f"{seen}: {why}; starting a run")
         return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why})
 
     return changes
+
+
+def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
+    """UserError when a sensor started `run`, and files that decide are not committed (any more)."""
+    if {STATE_TAG, APPROVAL_TAG} & {*run.tags} and (why := committed.hindrance(project, model)):
+        raise UserError(f"{model}: this run was started by a sensor; {why}")
 
 
 def seconds_until_retry(failed: Sequence[dg.RunRecord]) -> float:

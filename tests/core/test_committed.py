@@ -1,0 +1,212 @@
+"""Sensors go live from a clean commit only: what counts as one, and what turns that off."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from adire_assets import committed
+from adire_assets.config import Project
+from adire_assets.defs import sensors
+from adire_assets.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+MODEL = "cloth"
+CONFIG = """\
+data: {path: cloth, dvc_file: cloth.dvc, resolution: 64, instance_prompt: cloth}
+base_model: {source: base_models/tiny}
+evaluation: {judge: {source: judge}, prompt_set: prompts.yaml, gates: {clip_s_minimum: 1.5}}
+"""
+DECIDING = (
+    "configs/models/cloth.yaml",
+    "configs/fleet.yaml",
+    "prompts.yaml",
+    "cloth.dvc",
+    "base_models/tiny.dvc",
+    "adire_assets/core/store.py",
+    "triton_models/diffusion/config.pbtxt",
+    "dagster_defs.py",
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with everything committed, and a file beside it that decides nothing."""
+    root = tmp_path / "project"
+    for name in (*DECIDING, "notes.txt", "metrics/cloth.json"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("1\n")
+    shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
+    shutil.copy(ROOT / "configs" / "prompts" / "adire.yaml", root / "prompts.yaml")
+    (root / "configs" / "models" / "cloth.yaml").write_text(CONFIG)
+    (root / "configs" / "models" / "other.yaml").write_text(CONFIG)
+    (root / ".gitignore").write_text(".adire/\nhidden*\n")
+    found = Project(root, root / ".adire")
+    git(found, "init", "-q")
+    commit(found)
+    return found
+
+
+def git(project: Project, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def commit(project: Project) -> None:
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "as it is")
+
+
+def change(project: Project, name: str, text: str = "# another\n") -> None:
+    with (project.root / name).open("a") as file:
+        file.write(text)
+
+
+def test_a_clean_commit_may_go_live_whatever_else_was_changed(project: Project) -> None:
+    for name in ("notes.txt", "metrics/cloth.json", "configs/models/other.yaml"):
+        change(project, name)
+    (project.root / "scratch.py").write_text("")
+    assert committed.uncommitted(project, MODEL) == []
+    assert committed.hindrance(project, MODEL) is None
+
+
+@pytest.mark.parametrize("name", DECIDING)
+@pytest.mark.parametrize("how", ["changed", "staged", "hidden"])
+def test_a_file_that_decides_is_named(project: Project, name: str, how: str) -> None:
+    change(project, name)
+    if how == "staged":
+        git(project, "add", name)
+    if how == "hidden":
+        git(project, "update-index", "--assume-unchanged", name)
+        assert git(project, "status", "--porcelain") == ""
+    assert committed.uncommitted(project, MODEL) == [f"{name} (changed)"]
+    why = committed.hindrance(project, MODEL)
+    assert why is not None and why.startswith(f"not committed: {name} (changed); commit them")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("adire_assets/core/hidden.py", "not in the commit"),
+        ("base_models/other/base.dvc", "not in the commit"),
+    ],
+)
+def test_a_file_that_git_does_not_know_is_named(project: Project, name: str, told: str) -> None:
+    (project.root / name).parent.mkdir(exist_ok=True)
+    (project.root / name).write_text("")
+    assert committed.uncommitted(project, MODEL) == [f"{name} ({told})"]
+
+
+def test_a_model_that_was_never_committed_and_a_file_that_is_gone_are_named(
+    project: Project,
+) -> None:
+    shutil.copy(project.model_file(MODEL), project.model_file("young"))
+    (project.root / "adire_assets" / "core" / "store.py").unlink()
+    assert committed.uncommitted(project, "young") == [
+        "adire_assets/core/store.py (deleted)",
+        "configs/models/young.yaml (not in the commit)",
+    ]
+
+
+def test_a_fleet_file_elsewhere_is_named(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(project.root / "configs" / "fleet.yaml", tmp_path / "fleet.yaml")
+    monkeypatch.setenv("ADIRE_FLEET", str(tmp_path / "fleet.yaml"))
+    assert committed.uncommitted(project, MODEL) == ["../fleet.yaml (outside the repository)"]
+
+
+def test_the_option_counts_as_it_is_committed(project: Project) -> None:
+    path = project.model_file(MODEL)
+    path.write_text(f"require_clean_commit: false\n{CONFIG.replace('1.5', '0.1')}")
+    assert "cloth.yaml (changed)" in (committed.hindrance(project, MODEL) or "")
+    commit(project)
+    change(project, "configs/fleet.yaml")
+    assert committed.uncommitted(project, MODEL) == ["configs/fleet.yaml (changed)"]
+    assert committed.hindrance(project, MODEL) is None
+
+
+def test_a_copy_without_git_goes_live_and_a_git_that_does_not_answer_hinders(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project.root, tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
+    copy = Project(tmp_path / "copy", tmp_path / "copy" / ".adire")
+    change(copy, "configs/models/cloth.yaml")
+    assert committed.hindrance(copy, MODEL) is None
+    (project.root / ".git" / "HEAD").write_text("spoilt\n")
+    with pytest.raises(UserError, match="git cannot tell what is committed"):
+        committed.hindrance(project, MODEL)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="install git"):
+        committed.hindrance(project, MODEL)
+
+
+def test_a_project_inside_a_larger_checkout_counts_by_that(project: Project) -> None:
+    inner = project.root / "products" / "cloth"
+    shutil.copytree(
+        project.root, inner, ignore=shutil.ignore_patterns(".git", "products", ".gitignore")
+    )
+    found = Project(inner, inner / ".adire")
+    assert committed.hindrance(found, MODEL) is None  # the checkout knows nothing of it yet
+    commit(project)
+    change(found, "prompts.yaml")
+    assert committed.uncommitted(found, MODEL) == ["products/cloth/prompts.yaml (changed)"]
+
+
+def test_a_hook_does_not_point_at_another_checkout(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    change(project, "cloth.dvc")
+    assert committed.uncommitted(project, MODEL) == ["cloth.dvc (changed)"]
+
+
+# --- the sensor --------------------------------------------------------------------------------
+
+
+def tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> dg.RunRequest | str:
+    """What the sensor says about a state that was never materialized."""
+    monkeypatch.setattr(sensors, "root_keys", lambda *_: {"training_config": "new"})
+    monkeypatch.setattr(sensors.pipeline, "code_and_libraries", lambda *_: {})
+    sensor = sensors.model_sensor(project, MODEL, "cloth_line")
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance=instance) as context,
+    ):
+        answer = sensor.evaluate_tick(context)
+    return answer.run_requests[0] if answer.run_requests else str(answer.skip_message)
+
+
+def test_the_tick_names_what_is_not_committed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(tick(project, monkeypatch), dg.RunRequest)
+    lowered = CONFIG.replace("1.5", "0.1")
+    project.model_file(MODEL).write_text(lowered)
+    told = tick(project, monkeypatch)
+    assert isinstance(told, str) and "not committed: configs/models/cloth.yaml (changed)" in told
+    commit(project)
+    assert isinstance(tick(project, monkeypatch), dg.RunRequest)
+
+
+@pytest.mark.parametrize("tag", [sensors.STATE_TAG, sensors.APPROVAL_TAG])
+def test_a_run_of_a_sensor_asks_again_before_it_deploys(project: Project, tag: str) -> None:
+    started, by_hand = (dg.DagsterRun(job_name="line", tags=tags) for tags in ({tag: "x"}, {}))
+    sensors.require_committed(project, MODEL, started)
+    change(project, "configs/fleet.yaml")
+    with pytest.raises(UserError, match=r"started by a sensor; not committed: configs/fleet\.yaml"):
+        sensors.require_committed(project, MODEL, started)
+    sensors.require_committed(project, MODEL, by_hand)
+
+
+def test_git_finds_its_way_without_a_locale(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    name = os.fsdecode("base_models/ọjà.dvc".encode())
+    (project.root / name).write_text("")
+    assert committed.uncommitted(project, MODEL) == [f"{name} (not in the commit)"]
