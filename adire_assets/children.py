@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage, worker
+from adire_assets.child_environment import child_environment
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.store import lock
@@ -53,15 +54,14 @@ def run_child(
     child = subprocess.Popen(
         worker.command(folder, launcher=(sys.executable, *launcher) if launcher else ()),
         cwd=here,  # `python -m` looks there before PYTHONPATH
-        env={
-            **{n: v for n, v in os.environ.items() if not n.startswith("DAGSTER_PIPES")},
-            "ADIRE_PROJECT": str(project.root),
-            "ADIRE_HOME": str(project.home),
-            "ADIRE_THREADS": str(threads),
-            "OMP_NUM_THREADS": str(threads),
-            "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH")])),
-        },
+        env=child_environment(
+            ADIRE_PROJECT=str(project.root),
+            ADIRE_HOME=str(project.home),
+            ADIRE_THREADS=str(threads),
+            OMP_NUM_THREADS=str(threads),
+            GOMP_SPINCOUNT=lineage.SPIN_COUNT,
+            PYTHONPATH=str(here),
+        ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from adire_assets.child_environment import child_environment
 from adire_assets.errors import UserError
 
 PACKAGE = "adire_assets"
@@ -30,7 +31,7 @@ PLUMBING = {
     f"{PACKAGE}.{name}"
     for name in (
         *("config", "config_file", "training_config", "gates_config", "fleet_config"),
-        *("errors", "lineage", "store", "worker"),
+        *("child_environment", "errors", "lineage", "store", "worker"),
     )
 }
 WORKER = f"{PACKAGE}.worker"
@@ -259,7 +260,11 @@ def code_identity(root: Path) -> dict[str, Any]:
 def _git(root: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=child_environment(),  # inside a git hook, GIT_DIR names another repository
         )
     except FileNotFoundError:
         return ""

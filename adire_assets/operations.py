@@ -18,7 +18,7 @@ from adire_assets.evaluation.verdict import Verdict
 from adire_assets.evaluation_images import measure_again
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import code_hash, environment, threads
-from adire_assets.serving import client, deployment, fleet, record, release, routing
+from adire_assets.serving import client, deployment, fleet, logs, record, release, routing, serves
 from adire_assets.store import Store, is_locked, read_json
 from adire_assets.worker import Progress
 
@@ -39,7 +39,15 @@ def status(project: Project) -> Iterator[str]:
             yield f"{model}: cannot tell more: {error}"
     for process in fleet.status(project, load_fleet(project)):
         ports = ", ".join(str(port) for port in process["ports"])
-        yield f"{process['name']}: {process['state']}{f' on {ports}' if ports else ''}"
+        well = process["ready"] or process["state"] == "STOPPED"
+        why = "" if well else _last_words(project, process)
+        yield f"{process['name']}: {process['state']}{f' on {ports}' if ports else ''}{why}"
+
+
+def _last_words(project: Project, process: dict[str, Any]) -> str:
+    """Why a process is not ready: what its log says last."""
+    said = logs.last_words(project, process["name"]) if process["log"] else None
+    return f", not ready: {said} (its log is {process['log']})" if said else ", not ready"
 
 
 def _live(project: Project, model: str) -> Iterator[str]:
@@ -265,7 +273,10 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
     started = time.monotonic()
     pull(project, progress)
     settings = load_fleet(project)
-    fleet.up(project, settings, only="serving", progress=progress)
+    try:
+        fleet.up(project, settings, only="serving", progress=progress)
+    except serves.NotServed as error:  # what is made live next mends it, or says why not
+        progress(str(error))
     bring_live(project, DEMO_MODEL)
     door = routing.door_of(project, settings, next(iter(settings.targets)))
     answer = client.generate(door, DEMO_MODEL, DEMO_PROMPT, seed=42)

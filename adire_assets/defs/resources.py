@@ -3,7 +3,8 @@
 `project_root` is the folder that `Project.find` starts from.
 """
 
-import os
+import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,14 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from adire_assets import lineage
+from adire_assets.child_environment import child_environment
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.pipeline import RunWorker
 from adire_assets.store import Artefact, Store, lock, read_json, write_json
 from adire_assets.worker import ERROR, command, result_of, write_job
+
+STOP_SECONDS = 20.0  # what an interrupted child may take to end
 
 
 class ReferenceIOManager(dg.ConfigurableIOManager):
@@ -99,26 +103,51 @@ class ChildProcesses(dg.ConfigurableResource):
         with tempfile.TemporaryDirectory(dir=jobs) as name:
             folder = Path(name)
             write_job(folder, function, arguments, threads, mlflow_run_id)
-            try:
-                dg.PipesSubprocessClient().run(
-                    context=context,
-                    command=command(folder, launcher=launcher),
-                    cwd=str(project.root),
-                    env={
-                        "ADIRE_PROJECT": str(project.root),
-                        "ADIRE_HOME": str(project.home),
-                        "OMP_NUM_THREADS": str(threads),
-                        "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
-                        "PYTHONPATH": os.pathsep.join(
-                            filter(None, [str(project.root), os.environ.get("PYTHONPATH")])
-                        ),
-                    },
+            status = _run_under_pipes(
+                context,
+                command(folder, launcher=launcher),
+                project.root,
+                child_environment(
+                    ADIRE_PROJECT=str(project.root),
+                    ADIRE_HOME=str(project.home),
+                    OMP_NUM_THREADS=str(threads),
+                    GOMP_SPINCOUNT=lineage.SPIN_COUNT,
+                    PYTHONPATH=str(project.root),
+                ),
+            )
+            if status and not (folder / ERROR).is_file():
+                raise UserError(
+                    f"the worker of {function.rpartition(':')[2]} ended unexpectedly (exit status "
+                    f"{status}); its own words stand in the terminal or the run's compute log above"
                 )
-            except Exception as error:  # the class for a child that failed is not public
-                if not (folder / ERROR).is_file():
-                    raise UserError(
-                        f"the worker of {function.rpartition(':')[2]} ended unexpectedly "
-                        f"({error}); its own words stand in the terminal or the run's compute log "
-                        "above"
-                    ) from None
             return result_of(folder)
+
+
+def _run_under_pipes(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    words: list[str],
+    folder: Path,
+    environment: dict[str, str],
+) -> int:
+    """The exit status of a child with this environment; an interrupt here interrupts it too.
+
+    Dagster's own subprocess client gives the child everything of the caller's environment.
+    """
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesEnvContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    ) as session:
+        child = subprocess.Popen(
+            words, cwd=folder, env={**environment, **session.get_bootstrap_env_vars()}
+        )
+        try:
+            return child.wait()
+        except BaseException:
+            child.send_signal(signal.SIGINT)
+            try:
+                child.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            raise

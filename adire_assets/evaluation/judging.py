@@ -11,7 +11,6 @@ reads {"prompts": [...], "images": path of an .npz} a line and writes the scores
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from adire_assets.child_environment import child_environment
 from adire_assets.errors import UserError
 
 
@@ -36,7 +36,7 @@ class JudgeProcess:
             stderr=subprocess.PIPE,
             text=True,
             # It looks at images while releases are being watched, and must not slow them.
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=child_environment(OMP_NUM_THREADS="1"),
         )
 
     def __enter__(self) -> "JudgeProcess":

@@ -9,11 +9,12 @@ from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import record, release, rollout, routing, standby
 from adire_assets.serving.carrier import Refusal
-from adire_assets.serving.fleet import is_supervised
 from adire_assets.serving.gateway import GatewayDown
 from adire_assets.serving.loading import Place
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.serves import explained
+from adire_assets.serving.supervisor import is_supervised
 from adire_assets.serving.triton import wait_until
 from adire_assets.serving.watch import OpenJudge
 
@@ -132,7 +133,8 @@ def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Live
             for number in sorted(serving - {wanted})
         ]
         if wanted is not None and wanted not in serving:
-            found.append(f"slot {name} does not hold release {wanted} of {model}")
+            said = explained(project, fleet, target, name, model)
+            found.append(f"slot {name} does not hold release {wanted} of {model}{said}")
         elif wanted is not None and name == state.active:
             try:
                 place.require_answer(release.read_record(project, model, wanted))

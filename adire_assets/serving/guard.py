@@ -6,10 +6,13 @@ The guard is the reaper of everything below the command (Triton's Python stubs b
 when Triton dies), forwards SIGTERM and SIGINT, and when the command has ended kills what is left
 and removes the shared memory under /dev/shm/SHM_PREFIX*. Before it starts, it does the same to
 what an earlier, killed guard of this prefix left. The server is killed with the guard; started
-through `main`, the guard stops when its parent (strictly: the thread that started it) ends.
+through `main`, the guard stops when its parent (strictly: the thread that started it) ends, and the
+command's environment is the JSON in ADIRE_SERVER_ENVIRONMENT: it may name another Python's home,
+with which the guard itself could not start.
 """
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+ENVIRONMENT = "ADIRE_SERVER_ENVIRONMENT"  # of the guard: the server's own, as JSON
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SERVERS = ("tritonserver", "triton_python_backend_stub")
@@ -101,7 +105,7 @@ def main() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         sys.exit("the parent of this guard ended before it began")
-    sys.exit(run(command, shm_prefix=shm_prefix, env=os.environ))
+    sys.exit(run(command, shm_prefix=shm_prefix, env=json.loads(os.environ[ENVIRONMENT])))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, SlotConfig
 from adire_assets.serving import guard, release, slot, triton
-from adire_assets.serving.fleet import is_supervised
 from adire_assets.serving.programs import slot_program
 from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.supervisor import is_supervised
 from adire_assets.serving.triton import Control, wait_until
 from adire_assets.store import Store, lock
 

@@ -25,6 +25,7 @@ class Program:
     ready: Callable[[], bool]
     seconds: float  # how long it may take to get ready
     serving: bool = True  # needed to answer users
+    slot: bool = False  # ready when it serves what the records name, which is asked afterwards
     prepare: Callable[[], object] = lambda: None  # before it starts
     seen: Callable[[], bool] = lambda: True  # whether requests come to it again
 
@@ -56,6 +57,7 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                         {getattr(config, port): key + port for port in SLOT_PORTS},
                         live,
                         fleet.load_timeout_seconds,
+                        slot=True,
                         seen=partial(gateway.sees, name),
                     )
                 )

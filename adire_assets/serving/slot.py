@@ -15,7 +15,7 @@ from pathlib import Path
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import SlotConfig
-from adire_assets.serving import guard, record, release, triton
+from adire_assets.serving import guard, logs, record, release, triton
 
 
 def folder(project: Project, target: str, name: str, config: SlotConfig) -> Path:
@@ -80,6 +80,7 @@ def main() -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Reconcile, run Triton until it ends; the exit status."""
+    print(logs.STARTS, flush=True)
     project = Project.find()
     slot = folder(project, options.target, options.name, SlotConfig())
     # Before the folder is touched: a Triton that outlived its guard must not serve from it.

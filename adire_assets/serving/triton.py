@@ -5,12 +5,14 @@ one for a moment, `Control` loads, unloads and asks over gRPC. What a server loa
 folder: models/<model>/<number>/ and base_models/<hash>/.
 """
 
+import json
 import os
 import shutil
 import site
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets import lineage
+from adire_assets.child_environment import child_environment, driver_folders
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.serving.guard import ENVIRONMENT
 
 STUB = f"{sys.version_info.major}.{sys.version_info.minor}"
 LARGEST_MESSAGE = 2**31 - 1  # bytes
@@ -101,20 +105,37 @@ def command(
 
 
 def environment(device: str, threads: int) -> dict[str, str]:
-    """What tritonserver and its stubs need: this process's environment, and where things are.
+    """What tritonserver and its stubs need, and where things are.
 
     `device` is "auto", "cpu" or "cuda"; `threads` are those that a stub computes with on the CPU.
     """
-    libraries = [str(packages() / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
-    return {
-        **os.environ,
-        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+    libraries, python = _python()
+    folders = [str(packages() / "nvidia_pytriton.libs"), libraries, driver_folders(os.environ)]
+    return child_environment(accounts=False) | {
+        "LD_LIBRARY_PATH": ":".join(filter(None, folders)),
+        "PYTHONNOUSERSITE": "1",
         "ADIRE_SITE_PACKAGES": str(packages()),
         "ADIRE_DEVICE": device,
         "ADIRE_THREADS": str(threads),
         "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
         "HF_HUB_OFFLINE": "1",
+        **python,
     }
+
+
+def _python() -> tuple[str, dict[str, str]]:
+    """The folder of libpython for a stub, and what makes its standard library that of the same.
+
+    A stub takes the libpython that the loader finds and the standard library of the first python3
+    in PATH; of two builds of Python, these do not fit together.
+    """
+    library = sysconfig.get_config_var("INSTSONAME") or ""
+    folder = sysconfig.get_config_var("LIBDIR") or ""
+    for place in (folder, f"{folder}/{sysconfig.get_config_var('MULTIARCH')}"):
+        if library.startswith("libpython") and (Path(place) / library).is_file():
+            return place, {"PYTHONHOME": sys.base_prefix}
+    # This Python carries no library of its own: both are the system's.
+    return "", {"PATH": os.defpath}
 
 
 def free_port() -> int:
@@ -146,7 +167,8 @@ def scratch_server(
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*guard, shm_prefix(folder), *command(project, folder, grpc_port=port)],
-                env=environment(device, lineage.threads()),
+                env=child_environment(accounts=False)
+                | {ENVIRONMENT: json.dumps(environment(device, lineage.threads()))},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

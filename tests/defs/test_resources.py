@@ -1,6 +1,7 @@
 """What a user is told of a child process that did not do its work."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,28 +14,37 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(tmp_path: Path) -> Project:
     (tmp_path / "configs" / "models").mkdir(parents=True)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
     return Project(tmp_path, tmp_path / ".adire")
 
 
 def failure(project: Project, function: str, processes: int | None) -> str:
     """The description of the failure of an asset whose work `function` is."""
+    [event] = carried_out(project, function, processes)[0].get_step_failure_events()
+    return event.step_failure_data.user_failure_data.description
+
+
+def carried_out(
+    project: Project, function: str, processes: int | None = None
+) -> tuple[dg.ExecuteInProcessResult, dict[str, Any]]:
+    """The run of an asset whose work `function` is, and what the child returned."""
     launch = launcher("cpu", {"num_processes": processes}) if processes else ()
+    returned: dict[str, Any] = {}
 
     @dg.asset
     def work(context: dg.AssetExecutionContext, children: ChildProcesses) -> None:
         with answered():
-            children.run(context, f"tests.support.jobs:{function}", launcher=launch)
+            done = children.run(context, f"tests.support.jobs:{function}", launcher=launch)
+        returned.update(done)
 
     children = ChildProcesses(project_root=str(project.root))
     with dg.instance_for_test() as instance:
-        done = dg.materialize(
+        run = dg.materialize(
             [work], instance=instance, resources={"children": children}, raise_on_error=False
         )
-    [event] = done.get_step_failure_events()
-    return event.step_failure_data.user_failure_data.description
+    return run, returned
 
 
 @pytest.mark.parametrize("processes", [None, 1, 2])
@@ -59,5 +69,18 @@ def test_a_crash_says_where_its_words_stand(
     processes: int | None,
 ) -> None:
     told = failure(project, "crash", processes)
-    assert told.startswith("the worker of crash ended unexpectedly (External execution process")
+    assert told.startswith("the worker of crash ended unexpectedly (exit status ")
     assert "the vat leaks" in capfd.readouterr().err
+
+
+def test_the_callers_environment_does_not_reach_a_child(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("VIRTUAL_ENV", "/elsewhere")
+    monkeypatch.setenv("GIT_DIR", "/elsewhere")
+    monkeypatch.setenv("ADIRE_DEVICE", "cpu")
+    found = carried_out(project, "surroundings")[1]
+    assert not {"VIRTUAL_ENV", "GIT_DIR"} & found.keys()
+    assert found["PYTHONPATH"] == str(project.root)
+    assert found["ADIRE_DEVICE"] == "cpu"

@@ -18,5 +18,10 @@ def refuse_alone(*, progress: Progress) -> None:
     refuse(progress=progress)
 
 
+def surroundings(*, progress: Progress) -> dict[str, str]:
+    """The environment of the child."""
+    return dict(os.environ)
+
+
 def crash(*, progress: Progress) -> None:
     raise RuntimeError("the vat leaks")
