@@ -1,4 +1,8 @@
-"""What tests of several areas share: a project with its own MLflow database."""
+"""What tests of several areas share: a project with its own MLflow database; and their order.
+
+`make test` runs two processes. Tests of one file, and those that share a fleet, stay together, and
+what takes longest begins first.
+"""
 
 import os
 import shutil
@@ -26,6 +30,28 @@ for key in sys.argv[2:]:
     run = tracking.training_run(Project(root, root / ".adire"), "racing", key)
     print(run.run_id, flush=True)
 """
+
+
+# What takes long, longest first: file or folder below tests/ -> the group that one process runs.
+LONG = {
+    "line/": "line",
+    "serving/test_rollout.py": "rollout",
+    "core/test_reproduce.py": "reproduce",
+    "diffusion/test_training_options.py": "training_options",
+    "diffusion/test_formats.py": "formats",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group and order the tests for pytest-xdist; within a group they keep their order."""
+    ranks: dict[str, int] = {group: rank for rank, group in enumerate(LONG.values())}
+    placed = []
+    for item in items:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        group = next((group for start, group in LONG.items() if name.startswith(start)), name)
+        item.add_marker(pytest.mark.xdist_group(group))
+        placed.append((ranks.get(group, len(LONG)), item))
+    items[:] = [item for _, item in sorted(placed, key=lambda one: one[0])]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import requests
 from adire_assets import registry, tracking, tracking_store
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from tests.support.ports import free_port
 
 KEY = "a" * 64
 HOLDER = """
@@ -323,9 +323,7 @@ def test_an_unusable_tracking_uri_is_one_sentence_within_seconds(
 def test_a_server_gets_runs_and_releases_and_its_death_is_one_sentence(
     mlflow_project, clean_environment, monkeypatch
 ):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = tracking_store.server_command(mlflow_project, port)
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name(command[0])), *command[1:]],

@@ -5,10 +5,8 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import tempfile
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from adire_assets.diffusion.trial import FIRST_TRIALS
 from adire_assets.errors import UserError
 from adire_assets.training_config import TrainingConfig
 from tests.support import tiny, training
+from tests.support.ports import free_port
 
 CHILD_SECONDS = 300
 
@@ -347,9 +346,7 @@ def train_on(
     machines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, kill_at: str = ""
 ) -> None:
     """One launcher for each machine's arguments; all are killed once the first tells `kill_at`."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ADIRE_MAIN_MACHINE", f"127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setenv("ADIRE_MAIN_MACHINE", f"127.0.0.1:{free_port()}")
     started = []
     for rank, given in enumerate(machines):
         monkeypatch.setenv("ADIRE_MACHINE_RANK", str(rank))

@@ -21,7 +21,7 @@ from adire_assets import operations
 from adire_assets.config import Project
 from adire_assets.fleet_config import DOOR_PORTS, SLOT_PORTS, load_fleet
 from adire_assets.serving import routing
-from tests.support.fleets import free_ports
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("adire_assets", "configs", "triton_models", "base_models", "dagster_defs.py", "data.dvc")

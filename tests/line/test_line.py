@@ -25,7 +25,7 @@ from adire_assets import registry, tracking, tracking_store
 from adire_assets.errors import UserError
 from adire_assets.serving import client, record, release
 from adire_assets.store import Store
-from tests.support.fleets import free_ports
+from tests.support.ports import free_ports
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
 WAITS = "release 2 of indigo waits for approval: adire approve indigo@2 --reason '...'"

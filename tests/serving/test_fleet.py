@@ -17,6 +17,7 @@ from adire_assets.fleet_config import FleetConfig, SlotConfig
 from adire_assets.serving import fleet, orphans, slot, triton
 from adire_assets.serving.programs import shared_memory
 from tests.support.fleets import make_fleet
+from tests.support.ports import free_port
 
 DEFINITIONS = "import dagster as dg\n\ndefs = dg.Definitions()\n"
 
@@ -131,7 +132,7 @@ def test_a_changed_slot_is_restarted_and_only_that(place: tuple[Project, FleetCo
     project, config = place
     fleet.up(project, config, only="serving")
     before = {row["name"]: row["pid"] for row in fleet.status(project, config)}
-    moved = slot_config(config).model_copy(update={"grpc_port": triton.free_port()})
+    moved = slot_config(config).model_copy(update={"grpc_port": free_port()})
     changed = with_slot(config, moved)
     fleet.up(project, changed, only="serving")
     assert triton.Control(slot.address(moved)).live()
@@ -142,8 +143,6 @@ def test_a_changed_slot_is_restarted_and_only_that(place: tuple[Project, FleetCo
 
 def test_a_remote_slot_that_does_not_answer_is_named(place: tuple[Project, FleetConfig]) -> None:
     project, config = place
-    remote = SlotConfig(
-        launch="remote", host="127.0.0.1", grpc_port=triton.free_port(), folder="/x"
-    )
+    remote = SlotConfig(launch="remote", host="127.0.0.1", grpc_port=free_port(), folder="/x")
     with pytest.raises(UserError, match=f"no Triton answers at 127.0.0.1:{remote.grpc_port}"):
         fleet.up(project, with_slot(config, remote), only="serving")

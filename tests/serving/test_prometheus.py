@@ -22,9 +22,10 @@ from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import prometheus, triton
 from adire_assets.serving.analysis import wilson
 from adire_assets.serving.gateway_bootstrap import BUCKETS
-from adire_assets.serving.triton import free_port, wait_until
+from adire_assets.serving.triton import wait_until
 from tests.serving.test_gateway import MODEL, Door, door
 from tests.support.door import SOUND as BODY
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")

@@ -10,10 +10,10 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from adire_assets.errors import UserError
-from adire_assets.serving import triton
 from adire_assets.serving.client import generate, read_provenance, save_png
 from tests.serving.conftest import MODEL, different
 from tests.support.house import House
+from tests.support.ports import free_port
 
 LONG = 101 * "a"
 REFUSED = [
@@ -151,6 +151,6 @@ def test_an_unknown_model_or_release_is_named(address: str) -> None:
 
 
 def test_an_unreachable_server_is_named_with_a_hint() -> None:
-    address = f"127.0.0.1:{triton.free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=f"no Triton answers at {address}.*adire up"):
         generate(address, MODEL, "x")

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from adire_assets.serving.triton import free_port
+from tests.support.ports import free_port
 
 
 @dataclass

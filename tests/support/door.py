@@ -21,8 +21,9 @@ from adire_assets.config import Project
 from adire_assets.fleet_config import GatewayConfig, SlotConfig
 from adire_assets.serving.gateway import Gateway, Traffic
 from adire_assets.serving.gateway_config import Served
-from adire_assets.serving.triton import free_port, wait_until
+from adire_assets.serving.triton import wait_until
 from tests.support.backend import Backend
+from tests.support.ports import free_port
 
 MODEL = "cloth"
 INFER = "/inference.GRPCInferenceService/ModelInfer"

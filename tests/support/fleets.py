@@ -1,6 +1,5 @@
 """Fleets on free ports."""
 
-import socket
 from collections.abc import Sequence
 
 from adire_assets.fleet_config import (
@@ -11,18 +10,7 @@ from adire_assets.fleet_config import (
     TargetConfig,
     WebConfig,
 )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+from tests.support.ports import free_ports
 
 
 def make_fleet(

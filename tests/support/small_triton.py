@@ -14,6 +14,7 @@ import psutil
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.serving import triton
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -69,7 +70,7 @@ def small_triton(root: Path, model: str, number: int) -> Iterator[SmallTriton]:
     described = Template(config).substitute(name=model, maximum_batch_size=4)
     (version.parent / "config.pbtxt").write_text(described)
     (version / "model.py").write_text(SCRIPT)
-    ports = {"grpc_port": triton.free_port(), "http_port": triton.free_port()}
+    ports = {"grpc_port": free_port(), "http_port": free_port()}
     command = triton.command(Project(root, root / ".adire"), folder, load=[model], **ports)
     with (folder / "triton.log").open("wb") as log:
         process = subprocess.Popen(
