@@ -10,41 +10,58 @@ from typing import Annotated, Literal
 
 import typer
 
+from adire_assets.arguments import (
+    LARGEST_NUMBER,
+    REFUSALS,
+    By,
+    Evaluation,
+    Model,
+    Number,
+    Reason,
+    Release,
+    file_to_read,
+    file_to_write,
+    finite,
+    known_model,
+    not_blank,
+    one_release,
+    require_text,
+    told,
+)
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.diffusion.tiny_base.commands import base_model_app
 from adire_assets.errors import UserError
+from adire_assets.file_commands import file_app
 from adire_assets.fleet_config import FleetConfig, load_fleet
+from adire_assets.serving.commands import auth_app, rollout_app
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # mistakes as plain lines
     help="From DVC-versioned images to a live, traceable Triton model.",
 )
 app.add_typer(base_model_app, name="base-model")
-rollout_app = typer.Typer(no_args_is_help=True, help="A release on its way to its users.")
+app.add_typer(file_app)  # commands beside those below
 app.add_typer(rollout_app, name="rollout")
-auth_app = typer.Typer(no_args_is_help=True, help="Who may come in at the gateway.")
 app.add_typer(auth_app, name="auth")
-
-Model = Annotated[str, typer.Argument(help="A model of configs/models, for example indigo.")]
-AUTH_FOLDER = Path("auth")
-AuthFolder = Annotated[Path, typer.Option(help="Where private.pem and keys.json lie.")]
-Evaluation = Annotated[
-    str, typer.Argument(help="indigo is its newest evaluation, indigo@3 release 3.")
-]
-Release = Annotated[str, typer.Argument(help="indigo is what is live, indigo@3 release 3.")]
-Reason = Annotated[str, typer.Option(help="Why; it is kept in the record.")]
-By = Annotated[str | None, typer.Option(help="Who decides; default: the rater, or this account.")]
 
 
 def main() -> None:
     """The entry point of the console script."""
     try:
+        require_text(sys.argv[1:])
         app()
     except UserError as error:
         print(f"adire: {error}", file=sys.stderr)
-        sys.exit(1)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(f"adire: {told(error)}", file=sys.stderr)
+    else:
+        return
+    sys.exit(1)
 
 
 @app.command()
@@ -71,9 +88,14 @@ def materialize(
 @app.command()
 def search(
     model: Model,
-    trials: Annotated[int | None, typer.Option(help="In all; default: the YAML's.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="In all; default: the YAML's.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The YAML with the best; default: in the project's home.")
+        Path | None,
+        typer.Option(
+            help="The YAML with the best; default: in the project's home.", callback=file_to_write
+        ),
     ] = None,
 ) -> None:
     """Look for training settings in the ranges of the section `search`; goes on if killed."""
@@ -84,17 +106,29 @@ def search(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    model: Annotated[str, typer.Option(help="Default: the one enabled model.")] = "",
+    prompt: Annotated[str, typer.Argument(help="What to draw.", callback=not_blank)],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Default: the one enabled model.",
+            callback=known_model,
+        ),
+    ] = "",
     out: Annotated[Path, typer.Option(help="The PNG to write; -1, -2 ... for more images.")] = Path(
         "out.png"
     ),
     negative_prompt: str = "",
-    seed: Annotated[int | None, typer.Option(help="Default: a random one, which is told.")] = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    num_images: int = 1,
-    release: Annotated[int | None, typer.Option(help="Default: the live release.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=LARGEST_NUMBER, help="Default: a random one, which is told."),
+    ] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0, max=100, callback=finite)] = None,
+    num_images: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    release: Annotated[
+        int | None,
+        typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the live release."),
+    ] = None,
     target: Annotated[str, typer.Option(help="Default: the first of configs/fleet.yaml.")] = "",
 ) -> None:
     """Ask the served model for images over gRPC; each PNG carries its provenance."""
@@ -102,6 +136,12 @@ def generate(
 
     project = Project.find()
     fleet = load_fleet(project)
+    files = [
+        out if num_images == 1 else out.with_stem(f"{out.stem}-{index + 1}")
+        for index in range(num_images if file_to_write(out) else 0)
+    ]
+    for path in files:
+        file_to_write(path)
     answer = client.generate(
         routing.door_of(project, fleet, _target(fleet, target)),
         model or _only_model(project),
@@ -113,8 +153,7 @@ def generate(
         num_images=num_images,
         release=release,
     )
-    for index, image in enumerate(answer.images):
-        path = out if num_images == 1 else out.with_stem(f"{out.stem}-{index + 1}")
+    for index, (path, image) in enumerate(zip(files, answer.images, strict=True)):
         client.save_png(image, path, answer.provenance, index)
         # Image i of a request is drawn from the noise of seed + i.
         drawn_from = answer.provenance["request"]["seed"] + index
@@ -132,7 +171,13 @@ def status() -> None:
 
 @app.command()
 def trace(
-    image: Annotated[Path, typer.Argument(help="A PNG that `adire generate` wrote.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            help="A PNG that `adire generate` wrote.",
+            callback=file_to_read,
+        ),
+    ],
 ) -> None:
     """From an image to its release, commit, data, hyperparameters, MLflow run and scores."""
     from adire_assets import operations
@@ -145,7 +190,10 @@ def trace(
 def report(
     name: Evaluation,
     output: Annotated[
-        Path | None, typer.Option(help="The HTML to write; default: in the project's home.")
+        Path | None,
+        typer.Option(
+            help="The HTML to write; default: in the project's home.", callback=file_to_write
+        ),
     ] = None,
     blind: Annotated[
         bool, typer.Option(help="Instead a blind A/B sheet against the champion, to be rated.")
@@ -165,53 +213,22 @@ def measure(name: Evaluation) -> None:
     say(operations.measure(Project.find(), name, say))
 
 
-@app.command("export")
-def export_adapter(
-    release: Release,
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    format: Annotated[
-        Literal["diffusers", "kohya", "comfyui"], typer.Option(help="For which programs.")
-    ] = "diffusers",
-) -> None:
-    """Write a release's LoRA to a file for another program, with where it comes from."""
-    from adire_assets import exchange
-
-    number = exchange.export(Project.find(), release, format, out)
-    say(f"{out}: release {number} in the format {format}")
-
-
-@app.command("import")
-def import_adapter(
-    file: Annotated[Path, typer.Argument(help="A LoRA of diffusers, kohya or ComfyUI.")],
-    model: Annotated[str, typer.Argument(help="The model whose base it is for.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-) -> None:
-    """Check a LoRA file against a model's base, and write it as a folder for diffusers."""
-    from adire_assets import exchange
-
-    say(f"{out}: from the format {exchange.import_(Project.find(), file, model, out)}")
-
-
-@app.command()
-def reproduce(
-    what: Annotated[str, typer.Argument(help="A release, such as indigo@3, or an image it drew.")],
-) -> None:
-    """Make a release's adapter again from its manifest; exit status 1 when other bits come out."""
-    from adire_assets.reproduce import reproduce
-
-    made = reproduce(Project.find(), what, say)
-    say(made.sentence())
-    if made.difference:
-        raise typer.Exit(1)
-
-
 @app.command()
 def approve(
-    release: Annotated[str, typer.Argument(help="A release that waits, such as indigo@3.")],
+    release: Annotated[
+        str,
+        typer.Argument(
+            help="A release that waits, such as indigo@3.",
+            callback=one_release,
+        ),
+    ],
     reason: Reason,
     by: By = None,
     ratings: Annotated[
-        Path | None, typer.Option(help="A rating saved from the report's blind A/B sheet.")
+        Path | None,
+        typer.Option(
+            help="A rating saved from the report's blind A/B sheet.", callback=file_to_read
+        ),
     ] = None,
 ) -> None:
     """Let a release go live whose model asks for a person (human_approval: required)."""
@@ -222,7 +239,13 @@ def approve(
 
 @app.command()
 def revoke(
-    release: Annotated[str, typer.Argument(help="An approved release that is not live yet.")],
+    release: Annotated[
+        str,
+        typer.Argument(
+            help="An approved release that is not live yet.",
+            callback=one_release,
+        ),
+    ],
     reason: Reason,
     by: By = None,
 ) -> None:
@@ -250,7 +273,10 @@ def golden(release: Release) -> None:
 def rollback(
     model: Model,
     reason: Reason,
-    to: Annotated[int | None, typer.Option(help="Default: the release before.")] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the release before."),
+    ] = None,
 ) -> None:
     """End a rollout, or go back to an earlier release; the one that is left is quarantined."""
     from adire_assets import going_live
@@ -259,52 +285,8 @@ def rollback(
         say(f"{model}: release {state.live} is live on {state.target}")
 
 
-@rollout_app.command("watch")
-def rollout_watch(model: Model) -> None:
-    """Carry out the rollout that is under way, or follow the process that does."""
-    from adire_assets import going_live
-
-    for state in going_live.watch_rollout(Project.find(), model, say):
-        say(f"{model}: release {state.live} is live on {state.target}")
-
-
-@rollout_app.command("promote")
-def rollout_promote(model: Model, reason: Reason) -> None:
-    """Let a rollout that holds (or waits) go on to its next step."""
-    from adire_assets.serving import rollout
-
-    project = Project.find()
-    for line in rollout.approve(project, load_fleet(project), model, reason):
-        say(line)
-
-
-@auth_app.command("keys")
-def auth_keys(
-    drop_old: Annotated[bool, typer.Option(help="Tokens of earlier keys become void.")] = False,
-    folder: AuthFolder = AUTH_FOLDER,
-) -> None:
-    """Make a key that signs tokens, and add its public part to the gateway's keys.json."""
-    from adire_assets.serving import tokens
-
-    say(f"{folder}/keys.json: added key {tokens.make_keys(folder, drop_old=drop_old)}")
-
-
-@auth_app.command("token")
-def auth_token(
-    subject: Annotated[str, typer.Argument(help="Who will bring it.")],
-    days: Annotated[float, typer.Option(min=0.001, max=3650, help="How long it is good.")] = 30.0,
-    issuer: str = "adire",
-    audience: str = "adire",
-    folder: AuthFolder = AUTH_FOLDER,
-) -> None:
-    """Sign a token; it is printed, and nowhere kept."""
-    from adire_assets.serving import tokens
-
-    say(tokens.issue(folder, subject, issuer=issuer, audience=audience, days=days))
-
-
 @app.command("lift-quarantine")
-def lift_quarantine(model: Model, release: int, reason: Reason) -> None:
+def lift_quarantine(model: Model, release: Number, reason: Reason) -> None:
     """Let a release that was rolled back be deployed again."""
     from adire_assets.serving import record
 
@@ -314,7 +296,14 @@ def lift_quarantine(model: Model, release: int, reason: Reason) -> None:
 
 @app.command()
 def gc(
-    keep: Annotated[int, typer.Option(help="Latest artefacts of each kind to keep.")] = 3,
+    keep: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=LARGEST_NUMBER,
+            help="Latest artefacts of each kind to keep.",
+        ),
+    ] = 3,
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
 ) -> None:
     """Delete artefacts that no live, candidate or recent release needs; manifests stay."""
@@ -347,36 +336,12 @@ def down() -> None:
 
 
 @app.command()
-def prometheus(
-    folder: Annotated[Path, typer.Argument(help="Where prometheus.yml and its rules go.")],
-) -> None:
-    """Write what a Prometheus needs to watch this fleet: scrape config, names, alerts."""
-    from adire_assets.serving import prometheus
-
-    for path in prometheus.write(load_fleet(Project.find()), folder):
-        say(str(path))
-
-
-@app.command()
 def demo() -> None:
     """Run the whole line on the embedded defaults, and ask the live model for a picture."""
     from adire_assets import operations
     from adire_assets.defs.run import materialize as bring_live
 
     operations.demo(Project.find(), bring_live, say)
-
-
-@app.command("sample-data")
-def sample_data(
-    folder: Annotated[Path, typer.Argument(help="An empty or new folder.")],
-    count: int = 108,
-    seed: int = 0,
-    resolution: int = 128,
-) -> None:
-    """Draw sample images of adire, with their metadata.csv."""
-    from adire_assets.data.sample_images import draw_sample_data
-
-    draw_sample_data(folder, count=count, seed=seed, resolution=resolution)
 
 
 def say(message: str, pictures: Path | None = None, **numbers: float) -> None:

@@ -134,6 +134,15 @@ LIBRARIES = pipeline.TRAINING_PACKAGES
 def trace(project: Project, image: Path) -> Iterator[str]:
     """Image -> release -> code, data, hyperparameters, MLflow run, scores."""
     facts = client.read_provenance(image)
+    try:
+        yield from list(_traced(project, image, facts))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{image}: its provenance is not one that `adire generate` wrote ({error!r})"
+        ) from None
+
+
+def _traced(project: Project, image: Path, facts: dict[str, Any]) -> Iterator[str]:
     request = facts["request"]
     yield f"{image}: release {facts['release']} of {facts['model']}"
     yield f"  request: {', '.join(f'{name}={value!r}' for name, value in request.items())}"

@@ -280,9 +280,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    _sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:  # on a full disk too
+        temporary.unlink(missing_ok=True)
 
 
 def link(source: str | Path, target: str | Path) -> None:

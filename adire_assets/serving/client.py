@@ -108,8 +108,11 @@ def save_png(image: np.ndarray, path: Path, provenance: dict[str, Any], index: i
     chunks.add_itxt(PROVENANCE_KEY, json.dumps(own, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image, "RGB").save(temporary, format="PNG", pnginfo=chunks)
-    temporary.replace(path)
+    try:
+        Image.fromarray(image, "RGB").save(temporary, format="PNG", pnginfo=chunks)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
             text = getattr(image, "text", {}).get(PROVENANCE_KEY)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
         raise UserError(f"{path} is not an image that can be read: {error}") from None
     try:
         found = json.loads(text) if text else None

@@ -5,18 +5,27 @@ from typing import Annotated
 
 import typer
 
+from adire_assets.arguments import LARGEST_NUMBER, file_to_write, folder_to_write
+
 base_model_app = typer.Typer(no_args_is_help=True, help="The embedded tiny Stable Diffusion.")
 
 
 @base_model_app.command("train")
 def base_model_train(
-    output: Annotated[Path, typer.Option(help="Where the pipeline and the judge go.")] = Path(
-        "base_models/tiny"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Where the pipeline and the judge go.",
+            callback=folder_to_write,
+        ),
+    ] = Path("base_models/tiny"),
     work: Annotated[
-        Path, typer.Option(help="Checkpoints; a killed training goes on from them.")
+        Path,
+        typer.Option(
+            help="Checkpoints; a killed training goes on from them.", callback=folder_to_write
+        ),
     ] = (Path(".adire/base-model")),
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
 ) -> None:
     """Train the embedded base model and its judge from scratch (3.4 CPU hours)."""
     from adire_assets.diffusion.tiny_base.train import train
@@ -27,7 +36,10 @@ def base_model_train(
 @base_model_app.command("golden")
 def base_model_golden(
     folder: Annotated[
-        Path, typer.Option(help="The golden set to write, in place of the one there.")
+        Path,
+        typer.Option(
+            help="The golden set to write, in place of the one there.", callback=folder_to_write
+        ),
     ] = Path("base_models/tiny/golden"),
 ) -> None:
     """Draw the embedded base's golden images, after a change that is meant to change them."""
@@ -39,8 +51,14 @@ def base_model_golden(
 
 @base_model_app.command("corpus")
 def base_model_corpus(
-    sheet: Annotated[Path, typer.Option(help="The PNG to write.")],
-    seed: int = 0,
+    sheet: Annotated[
+        Path,
+        typer.Option(
+            help="The PNG to write.",
+            callback=file_to_write,
+        ),
+    ],
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
 ) -> None:
     """Show what the base model learns from: a sheet of drawn patterns, and their captions."""
     from adire_assets.diffusion.tiny_base.corpus import save_sheet
