@@ -8,12 +8,15 @@ from pydantic import Field, field_validator, model_validator
 
 from adire_assets.config import Name, Project
 from adire_assets.config_file import Strict, load
+from adire_assets.evidence import answers_needed, values_needed
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
 DOOR_PORTS = ("port", "admin_port")
+Quantile = Literal["p50", "p95", "p99"]
+TAILS: dict[Quantile, float] = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # what may be slower
 
 
 class SlotConfig(Strict):
@@ -96,22 +99,25 @@ class RolloutConfig(Strict):
     steps: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1)] = [5, 25, 100]
     # shadow: the percentage of requests that the release gets a copy of before it answers any.
     mirrored_percent: Annotated[int, Field(ge=1, le=100)] = 20
-    # Per step: no decision before these, ...
-    minimum_answers: Annotated[int, Field(ge=1, le=100_000)] = 10
+    # A step goes on no sooner than this, ...
     minimum_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
-    # ... and none after this: the rollout holds where it is and says so.
+    # ... and without a decision it holds where it is after this, and says so.
     maximum_seconds: Annotated[float, Field(gt=0, le=604_800)] = 900.0
     error_rate_maximum: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    # p50 and p99 may be this share, and this much, above the running release's ...
-    latency_increase_maximum: Annotated[float, Field(ge=0, le=100)] = 0.5
+    # p50, p95 and p99 may be this share (none: not compared), and this much, above the running
+    # release's ...
+    latency_increase_maximum: Annotated[float, Field(ge=0, le=100)] | None = 0.5
     latency_slack_seconds: Annotated[float, Field(ge=0, le=60)] = 0.05
-    # ... and p99 at most this.
+    # ... and at most this.
     latency_maximum_seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
-    # Evaluated prompts that are asked again of the canary, and how far their mean CLIP-S may fall.
-    judged_images: Annotated[int, Field(ge=2, le=256)] = 8
-    quality_drop_maximum: Annotated[float, Field(ge=0, le=1)] = 0.1
+    # Going on asks for evidence of these; each of the three sends a release back.
+    promotion_quantiles: Annotated[list[Quantile], Field(min_length=1)] = ["p50", "p95"]
+    # Of the answers to the rollout's own requests, how many images are judged at most, and how far
+    # their mean CLIP-S may fall below the evaluation's.
+    judged_images: Annotated[int, Field(ge=1, le=64)] = 64
+    quality_drop_maximum: Annotated[float, Field(gt=0, le=1)] = 0.1
     # What thin traffic lacks is asked by the rollout itself, at most so many requests per step.
-    replays_maximum: Annotated[int, Field(ge=0, le=10_000)] = 200
+    replays_maximum: Annotated[int, Field(ge=0, le=10_000)] = 300
 
     @field_validator("steps")
     @classmethod
@@ -119,6 +125,29 @@ class RolloutConfig(Strict):
         if value != sorted(set(value)) or value[-1] != 100:
             raise ValueError("percentages that rise and end with 100, such as [5, 25, 100]")
         return value
+
+    @model_validator(mode="after")
+    def _evidence_can_be_had(self) -> "RolloutConfig":
+        """Without it a sound release would hold at every step."""
+        limits = {name: TAILS[name] for name in self.promotion_quantiles}
+        named = {f"{name} in promotion_quantiles": tail for name, tail in limits.items()}
+        named[f"error_rate_maximum {self.error_rate_maximum:g}"] = self.error_rate_maximum
+        needed = {name: answers_needed(limit) for name, limit in named.items()}
+        name = max(needed, key=needed.__getitem__)
+        if needed[name] > self.replays_maximum:
+            raise ValueError(
+                f"{name} takes {needed[name]:,} answers without a fault before a step can go on, "
+                f"and replays_maximum is {self.replays_maximum}; raise it to {needed[name]} or "
+                "more, or ask for less"
+            )
+        images = values_needed(self.quality_drop_maximum)
+        if images > self.judged_images:
+            raise ValueError(
+                f"a quality_drop_maximum of {self.quality_drop_maximum:g} takes at least "
+                f"{images:,} judged images before a step can go on, and judged_images is "
+                f"{self.judged_images} (at most 64); raise one of them"
+            )
+        return self
 
 
 class TargetConfig(Strict):

@@ -153,7 +153,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=4)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    rollout = RolloutConfig(minimum_seconds=1.0)
+    # What is killed is the point: a step goes on after some twenty answers.
+    rollout = RolloutConfig(
+        minimum_seconds=1.0,
+        error_rate_maximum=0.2,
+        promotion_quantiles=["p50"],
+        quality_drop_maximum=0.3,
+    )
     consistent = 0
     outcomes: dict[str, int] = {}
     with (

@@ -1,39 +1,88 @@
 """Is a canary good enough to go on, bad enough to go back, or neither yet: pure statistics.
 
-`analyse` looks at what a release has answered in one step beside what the running release has
-answered meanwhile. It goes back only on evidence (a confidence bound beyond the limit), goes on
-only on evidence to the contrary, and otherwise waits, at the end holding. Bounds are those of the
-Wilson score interval (Wilson 1927) for a share; 1.96 standard deviations, 95 % two-sided.
+`signals` says what a release is held to. Each look at its counters adds one observation to the
+`Tally` of a signal, and `analyse` decides: "on" needs evidence from every signal that is asked for
+it, each at `RATE`; "back" needs evidence on any signal, at `RATE` divided by their number. What was
+not seen is evidence for nothing. Evidence holds at every look (see `adire_assets.evidence`), so a
+rollout may look as often as it likes. At the limit itself neither comes, and the step holds.
+
+What is answered between two looks may share its fate (a batch, a stall), and is one observation
+together: the share of it that is bad. Bounds hold for any dependence within a look.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from statistics import mean, stdev
-from typing import Literal
+from statistics import mean
+from typing import Any, Literal
 
-from adire_assets.fleet_config import RolloutConfig
+from adire_assets import evidence
+from adire_assets.evidence import RATE
+from adire_assets.fleet_config import TAILS, RolloutConfig
 from adire_assets.serving.gateway import Traffic
 
-Pair = tuple[Traffic, Traffic]  # the canary's, the running release's
-DEVIATIONS = 1.96
-# Latencies come in bursts, and are looked at twice a second.
-LATENCY_DEVIATIONS = 3.0
-# Images vary more than requests fail: only a drop that chance hardly makes counts.
-QUALITY_DEVIATIONS = 3.0
-TAILS = {"p50": 0.5, "p99": 0.01}  # the share of the answers that may be slower
+Outcome = Literal["good", "bad", "open"]
+Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> milliseconds
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One thing that a release is held to.
+
+    `share`: of the answers, at most `limit` may be faults. `quantile`: of the answers, at most
+    `limit` may take longer than what the step allows. `bounded mean`: the mean of values within
+    `range` is at least `limit`. `wanted`: going on asks for evidence of it; going back takes any.
+    """
+
+    name: str
+    kind: Literal["share", "quantile", "bounded mean"]
+    limit: float
+    direction: Literal["at most", "at least"]
+    range: tuple[float, float] = (0.0, 1.0)
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the looks at one signal have come to; arrays count several rollouts at once.
+
+    `answers` of which `possibly` and `surely` many were bad: an answer in the histogram's bucket
+    that a limit falls into is possibly slow, not surely. `looks`: how many had answers, and the
+    sums of the bad shares of each.
+    """
+
+    answers: Any = 0
+    possibly: Any = 0
+    surely: Any = 0
+    looks: Any = 0
+    possible_shares: Any = 0.0
+    sure_shares: Any = 0.0
+
+    def plus(self, answers: int, possibly: int, surely: int) -> "Tally":
+        """With what one look has found; nothing new without answers."""
+        if answers <= 0:
+            return self
+        # A failure is counted a moment before its answer, and once for each try.
+        possibly, surely = min(possibly, answers), min(surely, answers)
+        return Tally(
+            self.answers + answers,
+            self.possibly + possibly,
+            self.surely + surely,
+            self.looks + 1,
+            self.possible_shares + possibly / answers,
+            self.sure_shares + surely / answers,
+        )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One criterion: what was seen, the limit it is held against, and what that means."""
+    """One signal: what was seen, the limit it is held against, and what that means."""
 
     name: str
-    outcome: Literal["good", "bad", "open"]
+    outcome: Outcome
     value: float | None
     limit: float | None
     sentence: str
+    wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,133 +94,207 @@ class Analysis:
 
     def sentence(self) -> str:
         """Why."""
-        wanted = {"promote": "good", "rollback": "bad"}.get(self.decision, "open")
-        return "; ".join(one.sentence for one in self.findings if one.outcome == wanted)
+        outcome = {"promote": "good", "rollback": "bad"}.get(self.decision, "open")
+        said = [one for one in self.findings if one.outcome == outcome]
+        # What is open and was not asked for holds nothing up.
+        return "; ".join(one.sentence for one in said if one.wanted or outcome != "open")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """CLIP-S of images of the evaluated prompts, as served and as evaluated."""
+
+    served: Sequence[float]
+    evaluated: Sequence[float]
+
+
+def signals(config: RolloutConfig) -> dict[str, Signal]:
+    """What a release's answers are held to, by name; its images see `quality_signal`."""
+    found = [Signal("errors", "share", config.error_rate_maximum, "at most")]
+    for name, tail in TAILS.items():
+        wanted = name in config.promotion_quantiles
+        found.append(Signal(f"latency_{name}", "quantile", tail, "at most", wanted=wanted))
+    return {one.name: one for one in found}
+
+
+def quality_signal(config: RolloutConfig, evaluated: Sequence[float]) -> Signal:
+    """The mean CLIP-S. Its range ends at the best evaluated image: a better one counts as that."""
+    limit = mean(evaluated) * (1 - config.quality_drop_maximum)
+    return Signal("quality", "bounded mean", limit, "at least", (0.0, max(evaluated)))
+
+
+def share_evidence(signal: Signal, tally: Tally) -> tuple[Any, Any]:
+    """Logarithms of the e-values that a share is (below, above) its limit; arrays as the tally's.
+
+    What is possibly bad speaks against the first, what is surely bad for the second.
+    """
+    return (
+        evidence.share_below(signal.limit, tally.looks, tally.possible_shares),
+        evidence.share_above(signal.limit, tally.looks, tally.sure_shares),
+    )
+
+
+def thresholds(count: int) -> tuple[float, float]:
+    """What the evidence for (on, back) must reach on each of `count` signals."""
+    return evidence.threshold(RATE), evidence.threshold(RATE / count)
 
 
 def analyse(
     config: RolloutConfig,
-    traffic: Sequence[Pair],
+    tallies: Mapping[str, Tally],
+    limits: Limits,
     seconds: float,
-    quality: tuple[Sequence[float], Sequence[float]] | None,
+    ejected: int,
+    quality: Quality,
 ) -> Analysis:
     """What to do after `seconds` of a step.
 
-    `traffic`: what the canary and the running release have answered to each kind of requests
-    (users' and the rollout's own), which are compared within their kind only. `quality`: (CLIP-S
-    of images that the canary has drawn in this rollout, of its evaluation); None while they are
-    being drawn.
+    `tallies` by the names of `signals`; `limits`: what latencies the step allows (see `allowed`);
+    `ejected`: how often the gateway took the release's slot out.
     """
-    canary = reduce(Traffic.plus, (pair[0] for pair in traffic), Traffic())
+    known = signals(config)
+    on, back = thresholds(len(known) + 1)  # and the quality
     findings = (
-        _errors(config, canary),
-        *_latency(config, canary, traffic),
-        _ejections(canary),
-        _quality(config, quality),
+        *(_share(one, tallies.get(one.name, Tally()), limits, on, back) for one in known.values()),
+        _ejections(ejected),
+        _quality(config, quality, on, back),
     )
-    outcomes = {one.outcome for one in findings}
-    if "bad" in outcomes:
+    if any(one.outcome == "bad" for one in findings):
         return Analysis("rollback", findings)
-    if outcomes == {"good"} and seconds >= config.minimum_seconds:
+    good = all(one.outcome == "good" for one in findings if one.wanted)
+    if good and seconds >= config.minimum_seconds:
         return Analysis("promote", findings)
     return Analysis("hold" if seconds > config.maximum_seconds else "wait", findings)
 
 
-def wilson(successes: int, total: int, deviations: float = DEVIATIONS) -> tuple[float, float]:
-    """The bounds of the Wilson score interval for a share; (0, 1) for a total of 0."""
-    if not total:
-        return 0.0, 1.0
-    square = deviations**2
-    share = successes / total
-    centre = (share + square / (2 * total)) / (1 + square / total)
-    width = math.sqrt(share * (1 - share) / total + square / (4 * total**2))
-    half = deviations * width / (1 + square / total)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+# --- latencies ---------------------------------------------------------------------------------
+
+# Answers of the running release that bound its p95: with fewer, even the slowest of them is below
+# the p95 with more than a chance of 5 %. Its p50 takes 5, its p99 299.
+REFERENCE_ANSWERS = 59
 
 
-def share_above(traffic: Traffic, milliseconds: float) -> tuple[int, int]:
-    """(how many answers took longer than this, how many there were); linear within a bucket."""
-    total = traffic.latency[-1][1] if traffic.latency else 0
-    bound, below = 0.0, 0
-    for upper, count in traffic.latency:
-        if upper >= milliseconds:
-            inside = (milliseconds - bound) / (upper - bound)
-            return total - round(below + (count - below) * inside), total
-        bound, below = upper, count
-    return total - below, total
+def slower(traffic: Traffic, milliseconds: float) -> tuple[int, int]:
+    """(how many answers took possibly, and surely, longer than this): the histogram knows of an
+    answer only between which bounds it lies."""
+    total = timed(traffic)
+    within = [count for bound, count in traffic.latency if bound <= milliseconds]
+    beyond = [count for bound, count in traffic.latency if bound >= milliseconds]
+    return total - (within[-1] if within else 0), total - (beyond[0] if beyond else total)
 
 
-def _errors(config: RolloutConfig, canary: Traffic) -> Finding:
-    limit, answered = config.error_rate_maximum, canary.answered
-    low, high = wilson(min(canary.failed, answered), answered)
-    text = (
-        f"{canary.failed} of {answered} answers were server faults, so that the rate is between "
-        f"{low:.1%} and {high:.1%}, against a limit of {limit:.1%}"
-    )
-    if answered >= config.minimum_answers and low > limit:
-        return Finding("errors", "bad", low, limit, text)
-    return Finding("errors", "good" if high < limit else "open", high, limit, text)
-
-
-def _latency(config: RolloutConfig, canary: Traffic, traffic: Sequence[Pair]) -> list[Finding]:
-    """p50 and p99 against the running release's, and p99 against the absolute limit.
-
-    A quantile is too high when the share of the answers above the allowed latency is, with
-    confidence, more than the quantile leaves.
-    """
-    absolute = config.latency_maximum_seconds * 1000
-    found = [_quantile(config, canary, "p99_seconds", TAILS["p99"], absolute)]
-    slack = config.latency_slack_seconds * 1000
-    for new, running in traffic:
-        if min(_count(new), _count(running)) < config.minimum_answers:
-            continue
-        for name, tail in TAILS.items():
-            reference = running.quantile(1 - tail) or 0.0
-            allowed = reference * (1 + config.latency_increase_maximum) + slack
-            found.append(_quantile(config, new, name, tail, allowed))
-    return found
-
-
-def _count(traffic: Traffic) -> int:
+def timed(traffic: Traffic) -> int:
+    """How many answers the histogram has."""
     return traffic.latency[-1][1] if traffic.latency else 0
 
 
-def _quantile(
-    config: RolloutConfig, canary: Traffic, name: str, tail: float, allowed: float
-) -> Finding:
-    slower, total = share_above(canary, allowed)
-    found = canary.quantile(1 - tail)
-    low, _ = wilson(slower, total, LATENCY_DEVIATIONS)
-    text = f"{slower} of {total} answers took longer than {allowed:.0f} ms, which {tail:.0%} may"
-    if total < config.minimum_answers:
-        outcome: Literal["good", "bad", "open"] = "open"
+def upper_quantile(traffic: Traffic, share: float) -> float | None:
+    """A latency in ms that a quantile is below with 95 % confidence, None with too few answers.
+
+    The order statistic whose rank a binomial of the quantile stays below (Hahn and Meeker 1991,
+    "Statistical Intervals", 5.2), and of that the upper bound of its bucket.
+    """
+    from scipy.stats import binom
+
+    rank = int(binom.ppf(1 - RATE, timed(traffic), share)) + 1
+    return next((bound for bound, count in traffic.latency if count >= rank), None)
+
+
+def allowed(config: RolloutConfig, running: Traffic | None) -> dict[str, float]:
+    """The latency in ms that each quantile may have, by name.
+
+    `running`: what the running release has answered to requests of the same kind; a quantile that
+    it has answered too few for has the absolute limit alone, as all have without it.
+    """
+    absolute = config.latency_maximum_seconds * 1000
+    found: dict[str, float] = dict.fromkeys(TAILS, absolute)
+    if running is None or config.latency_increase_maximum is None:
+        return found
+    for name, tail in TAILS.items():
+        highest = upper_quantile(running, 1 - tail)
+        if highest is not None:
+            relative = highest * (1 + config.latency_increase_maximum)
+            found[name] = min(found[name], relative + config.latency_slack_seconds * 1000)
+    return found
+
+
+def counted(
+    tallies: Mapping[str, Tally], limits: Limits, traffic: Mapping[str, Traffic]
+) -> dict[str, Tally]:
+    """The tallies of the latencies with one look's answers, which are pooled over the kinds of
+    requests; each is held against the limits of its own kind."""
+    found = dict(tallies)
+    if not any(timed(seen) for seen in traffic.values()):
+        return found
+    for quantile in TAILS:
+        answers = possibly = surely = 0
+        for kind, seen in traffic.items():
+            more, certain = slower(seen, limits[kind][quantile])
+            answers, possibly, surely = answers + timed(seen), possibly + more, surely + certain
+        name = f"latency_{quantile}"
+        found[name] = found.get(name, Tally()).plus(answers, possibly, surely)
+    return found
+
+
+# --- findings ----------------------------------------------------------------------------------
+
+
+def _outcome(good: bool, bad: bool) -> Outcome:
+    return "bad" if bad else "good" if good else "open"
+
+
+def _share(signal: Signal, tally: Tally, limits: Limits, on: float, back: float) -> Finding:
+    below, above = share_evidence(signal, tally)
+    outcome = _outcome(bool(below >= on), bool(above >= back))
+    bad = tally.possibly if outcome == "good" else tally.surely
+    value = bad / tally.answers if tally.answers else None
+    if signal.kind == "share":
+        text = f"{bad} of {tally.answers} answers were server faults"
+    elif limits:
+        quantile = signal.name.removeprefix("latency_")
+        bounds = sorted({round(one[quantile]) for one in limits.values()})
+        text = f"{bad} of {tally.answers} answers took longer than "
+        text += f"{' or '.join(map(str, bounds))} ms"
     else:
-        # One slow answer says nothing about a p99 before there are a hundred.
-        outcome = "bad" if low > tail and total * tail >= 1 else "good"
-    return Finding(f"latency_{name}", outcome, found, allowed, text)
+        text = "the running release has answered too little to compare latencies with"
+        return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
+    shown = {"good": "shown to be below", "bad": "shown to be above", "open": "not decided against"}
+    text += f", which is {shown[outcome]} the {signal.limit:.1%} that are allowed"
+    return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
 
 
-def _ejections(canary: Traffic) -> Finding:
-    text = f"the gateway took the release's slot out {canary.ejected} times"
-    return Finding("ejections", "bad" if canary.ejected else "good", canary.ejected, 0, text)
+def _ejections(ejected: int) -> Finding:
+    text = f"the gateway took the release's slot out {ejected} times"
+    return Finding("ejections", _outcome(not ejected, bool(ejected)), ejected, 0, text)
 
 
-def _quality(
-    config: RolloutConfig, quality: tuple[Sequence[float], Sequence[float]] | None
-) -> Finding:
-    """The mean CLIP-S of the served images against that of the evaluated ones."""
-    if quality is None or len(quality[0]) < config.judged_images:
-        count = 0 if quality is None else len(quality[0])
-        text = f"{count} of {config.judged_images} images of the release are judged"
+def _quality(config: RolloutConfig, quality: Quality, on: float, back: float) -> Finding:
+    """The mean CLIP-S of the served images against that of the evaluated ones.
+
+    Once it was shown to be good it stays so: no further image is looked at for it.
+    """
+    import numpy as np
+
+    count = f"{len(quality.served)} of at most {config.judged_images} images are judged"
+    if not quality.evaluated:
+        text = "the evaluation has no images to compare the quality with"
         return Finding("quality", "open", None, None, text)
-    served, evaluated = quality
-    limit = mean(evaluated) * (1 - config.quality_drop_maximum)
-    error = math.sqrt(
-        stdev(served) ** 2 / len(served) + stdev(evaluated) ** 2 / max(len(evaluated), 2)
-    )
-    highest = mean(served) + QUALITY_DEVIATIONS * error
+    signal = quality_signal(config, quality.evaluated)
+    low, high = signal.range
+    if signal.limit <= low:
+        return Finding("quality", "good", None, signal.limit, "any quality is allowed")
+    if not quality.served:
+        return Finding("quality", "open", None, signal.limit, count)
+    values = (np.clip(quality.served, low, high) - low) / (high - low)
+    limit = (signal.limit - low) / (high - low)
+    good = limit < 1 and bool((evidence.mean_above(limit, values) >= on).any())
+    bad = limit < 1 and bool((evidence.mean_below(limit, values) >= back).any())
     text = (
-        f"the served images score a CLIP-S of {mean(served):.3f}, the evaluated ones "
-        f"{mean(evaluated):.3f}; at most {config.quality_drop_maximum:.0%} less is allowed"
+        f"{len(values)} served images score a CLIP-S of {mean(quality.served):.3f}, the evaluated "
+        f"ones {mean(quality.evaluated):.3f}, of which at most "
+        f"{config.quality_drop_maximum:.0%} may be lost"
     )
-    return Finding("quality", "bad" if highest < limit else "good", mean(served), limit, text)
+    outcome = _outcome(good, bad)
+    if outcome == "open":
+        text += f": not decided, {count}"
+    return Finding("quality", outcome, mean(quality.served), signal.limit, text)

@@ -206,15 +206,14 @@ class Carrier:
         if not self._routed(rollout):
             return
         try:
-            quality = self.watch.quality(rollout)
-            analysis = self.watch.analysis(rollout, quality)
+            analysis, fields = self.watch.look(rollout)
         except GatewayDown:
             return
         except UserError as error:  # nothing can be said about the images
             self._end(rollout, "failed", str(error))
             return
-        if quality != rollout.quality:
-            self._set(quality=quality)
+        if fields:
+            self._set(**fields)
         if analysis.decision == "rollback":
             self._send_back(rollout, analysis.sentence(), _numbers(analysis))
         elif analysis.decision == "promote" or rollout.approved:
@@ -222,7 +221,7 @@ class Carrier:
         elif analysis.decision == "hold" and not rollout.held:
             self._decide(rollout, "hold", analysis.sentence(), _numbers(analysis), held=True)
         else:
-            time.sleep(TICK_SECONDS)
+            self.watch.wait(rollout)
 
     def _undo(self, state: DeploymentRecord, rollout: Rollout) -> None:
         self._routed(rollout)
@@ -254,12 +253,11 @@ class Carrier:
     def _enter(self, rollout: Rollout, **fields: Any) -> None:
         """Begin a stage or step: its counters start here."""
         try:
-            baseline = self.watch.begin_step(rollout)
+            begun = self.watch.begin_step(rollout)
         except GatewayDown:
             return  # the same decision is made again when it is back
-        self._set(
-            baseline=baseline, since=time.time(), held=False, approved=False, reason=None, **fields
-        )
+        begun |= {"since": time.time(), "held": False, "approved": False, "reason": None}
+        self._set(**begun, **fields)
         self._publish()
         entered = replace(rollout, **fields)
         share = f"{self.mirrored_percent} % mirrored"

@@ -84,8 +84,8 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
                 },
             }
         ],
-        # Latencies are read off after a flush, and a rollout looks twice a second.
-        "stats_flush_interval": "0.5s",
+        # Latencies are read off after a flush, and a rollout looks some ten times a second.
+        "stats_flush_interval": "0.1s",
         "stats_config": {
             "histogram_bucket_settings": [
                 {"match": {"suffix": "upstream_rq_time"}, "buckets": BUCKETS}

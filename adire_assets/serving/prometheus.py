@@ -4,8 +4,7 @@
 folder that `prometheus --config.file` starts from. A scrape brings Envoy's and Triton's labels to
 `target`, `slot`, `model` and `release`; recording rules give what matters a name of its own
 (level:metric:operation), so that dashboards and alerts outlive a change of Envoy or Triton. The
-alerts are the conditions by which a rollout goes back, with each target's limits. docs/metrics.md
-lists both.
+alerts are what sends a canary back, with each target's limits. docs/metrics.md lists both.
 """
 
 from dataclasses import dataclass
@@ -18,13 +17,17 @@ from ruamel.yaml.scalarstring import walk_tree
 
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, GatewayConfig, RolloutConfig
-from adire_assets.serving.analysis import DEVIATIONS, TAILS
 from adire_assets.serving.gateway import SERVER_FAULTS
 from adire_assets.store import write_bytes
 
 GATEWAYS, SLOTS = "adire-gateway", "adire-slot"  # the names of the scrape jobs
 SCRAPE_SECONDS = 15
 WINDOW_SECONDS = 300  # the 5m in the names below
+TAILS = {"p50": 0.5, "p99": 0.01}  # the share of the answers that may be slower
+# An alert looks at a window of its own each time, and again and again: no bound holds for all of
+# them. At a rate equal to the limit, one window in 700 is this far above it.
+DEVIATIONS = 3.0
+MINIMUM_ANSWERS = 10  # in a window
 CONFIG_FILE, RULES_FILE = "prometheus.yml", "adire.rules.yml"
 HEADER = b"# Written by `adire prometheus` from configs/fleet.yaml; it replaces this file whole.\n"
 
@@ -198,17 +201,17 @@ class Alert:
 
 
 def _alerts(target: str, rollout: RolloutConfig) -> list[Alert]:
-    """The rollback conditions of serving/analysis.py with this target's limits, and what is down.
+    """What sends a canary back, with this target's limits, and what is down.
 
-    Error rates are held against the limit as there: the lower bound of Wilson's interval is above
-    the limit exactly when the share is further above it than `DEVIATIONS` standard errors of the
-    limit itself. A quantile counts when the window has at least one answer in its tail.
+    An error rate counts when the lower bound of Wilson's interval (Wilson 1927) is above the limit:
+    when the share is further above it than `DEVIATIONS` standard errors of the limit itself. A
+    quantile counts when the window has at least one answer in its tail.
     """
     of = f'{{target="{target}"}}'
     answers = f"{WINDOW_SECONDS} * release:adire_requests:rate5m{of}"
     timed = f"{WINDOW_SECONDS} * release:adire_request_seconds:count_rate5m{of}"
     limit = rollout.error_rate_maximum
-    enough = {name: _enough(rollout, tail) for name, tail in TAILS.items()}
+    enough = {name: _enough(tail) for name, tail in TAILS.items()}
     maximum, increase = rollout.latency_maximum_seconds, rollout.latency_increase_maximum
     return [
         Alert(
@@ -220,7 +223,7 @@ max by ({RELEASE}) (
   {{__name__=~"release:adire_request_(failures|retries):ratio_rate5m", target="{target}"}}
 )
 > {limit:g} + {DEVIATIONS:g} * sqrt({limit * (1 - limit):g} / ({answers}))
-and {answers} >= {rollout.minimum_answers}""",
+and {answers} >= {MINIMUM_ANSWERS}""",
             0,
             "critical",
             f"{A_RELEASE} fails {{{{ $value | humanizePercentage }}}} of its requests or "
@@ -243,20 +246,20 @@ and {timed} >= {enough["p99"]}""",
             Alert(
                 "AdireCanarySlower",
                 f"""
-release:adire_request_seconds:{name}_ratio5m{of} > {1 + increase:g}
+release:adire_request_seconds:{name}_ratio5m{of} > {1 + (increase or 0):g}
 and {timed} >= {enough[name]}
 and on (target, model) (
-  {timed} >= {rollout.minimum_answers}
+  {timed} >= {MINIMUM_ANSWERS}
   and release:adire_running_requests:increase1h
 )""",
                 60,
                 "critical",
                 f'{A_RELEASE} has a {name} of {{{{ $value | printf "%.2f" }}}} times that of the '
-                f"running release, more than the {1 + increase:g} times that are allowed.",
+                f"running release, more than the {1 + (increase or 0):g} times that are allowed.",
                 GO_BACK,
                 (("quantile", name),),
             )
-            for name in TAILS
+            for name in (() if increase is None else TAILS)
         ),
         Alert(
             "AdireSlotEjected",
@@ -286,9 +289,9 @@ and on (target, model) (
     ]
 
 
-def _enough(rollout: RolloutConfig, tail: float) -> int:
-    """How many answers a quantile needs: the rollout's minimum, and one in its tail."""
-    return max(rollout.minimum_answers, round(1 / tail))
+def _enough(tail: float) -> int:
+    """How many answers a quantile needs: the minimum, and one in its tail."""
+    return max(MINIMUM_ANSWERS, round(1 / tail))
 
 
 # --- the files ---------------------------------------------------------------------------------

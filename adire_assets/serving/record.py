@@ -46,6 +46,11 @@ class Rollout:
     after: list[str] = field(default_factory=list)
     lease: dict[str, Any] = field(default_factory=lambda: {"holder": "", "until": 0.0})
     baseline: dict[str, Any] = field(default_factory=dict)  # the gateway's counters at `since`
+    # What the running release had answered when the first step began; what latencies the step
+    # allows, fixed once; what the looks at it have come to (see `watch`).
+    reference: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, dict[str, float]] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
     quality: list[float] | None = None  # CLIP-S of images that were asked of it
     held: bool = False  # no decision within maximum_seconds: told, and waiting for a person
     approved: bool = False  # that person has said to go on

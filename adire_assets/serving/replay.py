@@ -1,16 +1,19 @@
 """Requests that a rollout makes itself: where traffic is thin, and to judge what is served.
 
-A `Replay` asks a release (and, to compare, the running one) the prompts of its evaluation with
-seeds that the evaluation did not use, one request at a time, through the gateway and by the header
-that names a release, so that users' requests are not touched. It keeps the images that are to be
-judged and nothing of users. The judge is any function of prompts and images; `judging` has the one
-that scores CLIP-S in a child process.
+A `Replay` asks a release (or, to compare, the running one) prompts of its evaluation, drawn at
+random, with seeds that the evaluation did not use. It asks one request at a time, through the
+gateway and by the header that names a release, so that users' requests are not touched. It keeps
+the images that are to be judged and nothing of users. The judge is any function of prompts and
+images; `judging` has the one that scores CLIP-S in a child process.
 """
 
+import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -27,26 +30,27 @@ PAUSE_SECONDS = 0.5  # after a request that was not answered
 
 @dataclass
 class Replay:
-    """Asks in a thread of its own from `start` to `close`."""
+    """Asks in a thread of its own from `start` to `close`, what `ask` tells it."""
 
     door: Door
     model: str
-    number: int
-    running: int | None
     entries: Sequence[dict[str, Any]]  # of the evaluation's images.json
-    judge: Judge | None
-    judged_images: int
-    sent: int = 0
-    _allowed: int = 0
+    judge: Judge
+    sent: Counter[int] = field(default_factory=Counter)  # release -> requests
+    scores: list[float] = field(default_factory=list)  # of the images that are judged, in order
+    unjudged: int = 0  # images that are asked for, drawn or being judged
+    _wanted: tuple[int, bool] | None = None
+    _drawn: "SimpleQueue[tuple[str, np.ndarray] | None]" = field(default_factory=SimpleQueue)
+    _judging: "Future[list[float]] | None" = None
     _over: threading.Event = field(default_factory=threading.Event)
     _more: threading.Event = field(default_factory=threading.Event)
-    _images: list[tuple[str, np.ndarray]] = field(default_factory=list)
-    _scores: "Future[list[float]] | None" = None
+    _answered: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
+        # Whoever goes on with a rollout asks other prompts and seeds than the one before.
+        self._random = random.Random()
         self._pool = ThreadPoolExecutor(1)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
         """Ask no more; a request under way is left to itself."""
@@ -54,52 +58,63 @@ class Replay:
         self._more.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def allow(self, requests: int) -> None:
-        """Let it have sent at most so many requests."""
-        self._allowed = requests
-        if self.sent < requests:
-            self._more.set()
+    @property
+    def idle(self) -> bool:
+        return self._wanted is None
 
-    def quality(self) -> list[float] | None:
-        """CLIP-S of the images, once they are drawn and judged."""
-        if self._scores is None or not self._scores.done():
-            return None
-        return self._scores.result()
+    def ask(self, number: int, judged: bool) -> None:
+        """Let it send a request to release `number`, whose image is to be judged or not."""
+        assert self.idle
+        self.unjudged += judged
+        self._wanted = number, judged
+        self._more.set()
+
+    def wait(self, seconds: float) -> None:
+        """Until an answer has come, or so long."""
+        self._answered.wait(seconds)
+        self._answered.clear()
+
+    def collect(self) -> None:
+        """Add what was judged to `scores`, and have the judge look at what was drawn meanwhile.
+
+        UserError when the judge has died.
+        """
+        if self._judging and self._judging.done():
+            found = self._judging.result()
+            self._judging = None
+            self.scores += found
+            self.unjudged -= len(found)
+        if self._judging:
+            return
+        drawn = [self._drawn.get() for _ in range(self._drawn.qsize())]
+        images = [one for one in drawn if one is not None]
+        self.unjudged -= len(drawn) - len(images)
+        if images:
+            self._judging = self._pool.submit(self.judge, *zip(*images, strict=True))
 
     def _run(self) -> None:
         while not self._over.is_set():
-            if self.judge and len(self._images) < self.judged_images:
-                self._draw()
-            elif self.sent < self._allowed:
-                self._ask(self.number)
-                if self.running is not None:
-                    self._ask(self.running)
-            else:
-                self._more.clear()
-                if self.sent >= self._allowed:
-                    self._more.wait()
+            self._more.wait()
+            self._more.clear()
+            if self._wanted and not self._over.is_set():
+                number, judged = self._wanted
+                image = self._request(number)
+                if judged:
+                    self._drawn.put(image)
+                self._wanted = None
+                self._answered.set()
 
-    def _draw(self) -> None:
-        image = self._ask(self.number)
-        if image is None:
-            return
-        self._images.append(image)
-        if len(self._images) == self.judged_images and self.judge:
-            prompts, images = zip(*self._images, strict=True)
-            self._scores = self._pool.submit(self.judge, prompts, images)
-
-    def _ask(self, number: int) -> tuple[str, np.ndarray] | None:
+    def _request(self, number: int) -> tuple[str, np.ndarray] | None:
         """One request; the gateway counts its outcome, so a refusal is no error here."""
-        entry = self.entries[self.sent % len(self.entries)]
-        seed = FIRST_SEED + self.sent
-        self.sent += number == self.number
+        entry = self._random.choice(self.entries)
+        self.sent[number] += 1
         try:
             answer = generate(
                 self.door,
                 self.model,
                 entry["prompt"],
                 negative_prompt=entry["negative_prompt"],
-                seed=seed,
+                seed=FIRST_SEED + self._random.randrange(FIRST_SEED),
                 num_inference_steps=entry["num_inference_steps"],
                 guidance_scale=entry["guidance_scale"],
                 release=number,

@@ -1,24 +1,40 @@
-"""What is known about a release in one step of its rollout: counters, replays, judged images."""
+"""What is known about a release in one step of its rollout: counters, replays, judged images.
+
+A look reads the gateway's counters and adds what came since the one before to the step's tallies
+(see `analysis`). They are kept in the record every few seconds, so that another holder of the lease
+goes on with them; what was answered since then is one look to it.
+
+Latencies are compared within a kind of requests: users' and the rollout's own. What they may be is
+fixed once in a step, from what the running release has answered to that kind since the first step
+of the rollout began, as soon as that is enough to bound its p95. Until then the looks are put by
+(another holder counts what comes after it took over).
+At 100 % no user asks the running release, and what it has answered since the gateway started counts
+in its place; where that is too little too, only the absolute limit holds.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from adire_assets.config import Project
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import release, routing
-from adire_assets.serving.analysis import Analysis, Pair, analyse
+from adire_assets.fleet_config import FleetConfig, RolloutConfig
+from adire_assets.serving import analysis, release, routing
+from adire_assets.serving.analysis import Analysis, Quality, Tally, analyse
 from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.loading import evaluated
-from adire_assets.serving.record import Rollout
+from adire_assets.serving.record import LEASE_SECONDS, Rollout
 from adire_assets.store import Store
 
 if TYPE_CHECKING:
     from adire_assets.serving.replay import Judge, Replay
 
 THIN_PER_SECOND = 10  # fewer answers of the canary are thin traffic
+LOOK_SECONDS = 0.1  # from one look to the next, or until an answer to an own request
+HELD_SECONDS = 0.5  # the same, while it waits for a person
+KEEP_SECONDS = LEASE_SECONDS / 4
+NONE = Traffic()
 
 OpenJudge = Callable[[], "AbstractContextManager[Judge]"]
 
@@ -36,7 +52,10 @@ class Watch:
         self.stack = ExitStack()
         self.judge: Judge | None = None
         self.replay: Replay | None = None
-        self.sent_before = 0  # replays before this step
+        self.step: Step | None = None
+        self.earlier: list[float] = []  # scores that a former holder has left
+        self.evaluated: list[float] = []
+        self.kept = 0.0  # when the record was last told
 
     def prepare(self) -> None:
         """Let the judge load while something else is waited for."""
@@ -45,65 +64,104 @@ class Watch:
 
     def close(self) -> None:
         self.stack.close()
-        self.judge = self.replay = None
+        self.judge = self.replay = self.step = None
 
     def begin_step(self, rollout: Rollout) -> dict[str, Any]:
-        """The counters that the next step starts from; `GatewayDown` without a gateway."""
-        self.sent_before = self.replay.sent if self.replay else 0
-        return {name: asdict(traffic) for name, traffic in self._counters(rollout).items()}
+        """Fields of the record for the next step; `GatewayDown` without a gateway."""
+        self.step = None
+        baseline = {name: asdict(traffic) for name, traffic in self._counters(rollout).items()}
+        reference = rollout.reference or baseline
+        fields = {"baseline": baseline, "reference": reference, "limits": {}, "evidence": {}}
+        return fields | ({"quality": self._served()} if self.replay else {})
 
     def own_requests(self) -> int:
-        """How many requests to the release this rollout has made in this step."""
-        return self.replay.sent - self.sent_before if self.replay else 0
+        """How many requests to the release this process has made in this step."""
+        return self.step.own if self.step else 0
 
-    def quality(self, rollout: Rollout) -> list[float] | None:
-        """CLIP-S of what is served, once it is judged. UserError when the judge has died."""
-        return rollout.quality or self._replaying(rollout).quality()
+    def look(self, rollout: Rollout) -> tuple[Analysis, dict[str, Any]]:
+        """What this step has shown so far, and the fields of the record that are to be kept.
 
-    def analysis(self, rollout: Rollout, served: list[float] | None) -> Analysis:
-        """What this step has shown so far; `GatewayDown` without a gateway."""
-        replay = self._replaying(rollout)
+        `GatewayDown` without a gateway; UserError when the judge has died.
+        """
+        replay, step = self._replaying(rollout), self._step(rollout)
+        replay.collect()
+        ever = self._counters(rollout)
+        fixed = step.look(ever)
         seconds = time.time() - rollout.since
-        traffic = self._pairs(rollout)
-        thin = traffic[0][0].answered < THIN_PER_SECOND * seconds
-        replay.allow(self.sent_before + self.config.replays_maximum if thin else 0)
-        quality = None if served is None else (served, self._evaluated(rollout))
-        return analyse(self.config, traffic, seconds, quality)
+        quality = Quality(self._served(), self.evaluated)
+        found = analyse(self.config, step.tallies, step.limits, seconds, step.ejected, quality)
+        thin = step.users < THIN_PER_SECOND * seconds
+        self._ask(rollout, replay, step, thin, found, len(quality.served))
+        fields: dict[str, Any] = {}
+        if fixed or time.monotonic() - self.kept > KEEP_SECONDS:
+            self.kept = time.monotonic()
+            kept = {"limits": step.limits, "evidence": step.evidence()}
+            fields = {**kept, "quality": list(quality.served)}
+        return found, fields
+
+    def wait(self, rollout: Rollout) -> None:
+        """Until it is time for the next look."""
+        seconds = HELD_SECONDS if rollout.held else LOOK_SECONDS
+        if self.replay and not rollout.held:
+            self.replay.wait(seconds)
+        else:
+            time.sleep(seconds)
+
+    def _served(self) -> list[float]:
+        return [*self.earlier, *(self.replay.scores if self.replay else ())]
+
+    def _ask(
+        self,
+        rollout: Rollout,
+        replay: "Replay",
+        step: "Step",
+        thin: bool,
+        found: Analysis,
+        judged: int,
+    ) -> None:
+        """Have the next request sent, one a look: to judge its image, or where traffic is thin."""
+        if not replay.idle:
+            return
+        quality = next(one for one in found.findings if one.name == "quality")
+        room = judged + replay.unjudged < self.config.judged_images
+        judging = quality.outcome == "open" and room
+        thin = thin and step.own < self.config.replays_maximum
+        # The running one in turn, until there is enough of it to compare with.
+        if thin and step.wants_reference and step.asked_running <= step.own:
+            assert rollout.origin is not None
+            step.asked_running += 1
+            replay.ask(rollout.origin, judged=False)
+        elif thin or judging:
+            step.own += 1
+            replay.ask(rollout.number, judged=judging)
 
     def _counters(self, rollout: Rollout) -> dict[str, Traffic]:
         """What both releases have answered so far, to users and to who asked for them."""
-        found = dict.fromkeys(("canary", "canary_asked", "running", "running_asked"), Traffic())
+        found = dict.fromkeys(("canary", "canary_asked", "running", "running_asked"), NONE)
         for name, number in (("canary", rollout.number), ("running", rollout.origin)):
             if number is not None:
                 found[name] = self.gateway.traffic(self.model, number)
                 found[f"{name}_asked"] = self.gateway.pinned_traffic(self.model, number)
         return found
 
-    def _pairs(self, rollout: Rollout) -> list[Pair]:
-        """What is to be compared: users' requests (or their copies) first, then our own."""
-        ever = self._counters(rollout)
-        now = {
-            name: traffic.since(_stored(rollout.baseline[name])) for name, traffic in ever.items()
-        }
-        if rollout.stage == "mirroring":
-            return [(now["canary_asked"], now["running"].plus(now["running_asked"]))]
-        # At 100 % nobody else gets requests: what it did before is what to compare with.
-        running = ever["running"] if rollout.percent == 100 else now["running"]
-        return [(now["canary"], running), (now["canary_asked"], now["running_asked"])]
+    def _step(self, rollout: Rollout) -> "Step":
+        if self.step is None or self.step.since != rollout.since:
+            self.step = Step(self.config, rollout)
+        return self.step
 
     def _replaying(self, rollout: Rollout) -> "Replay":
         from adire_assets.serving.replay import Replay  # numpy: not in every Dagster process
 
         if self.replay is None:
             self.prepare()
+            assert self.judge
+            self.earlier = list(rollout.quality or ())
+            self.evaluated = self._evaluated(rollout)
             self.replay = Replay(
                 routing.door_of(self.project, self.fleet, self.target),
                 self.model,
-                rollout.number,
-                rollout.origin,
                 evaluated(self.project, self._release(rollout)),
-                self.judge if rollout.quality is None else None,
-                self.config.judged_images,
+                self.judge,
             )
             self.replay.start()
             self.stack.callback(self.replay.close)
@@ -117,6 +175,101 @@ class Watch:
         return release.read_record(self.project, self.model, rollout.number)
 
 
-def _stored(baseline: dict[str, Any]) -> Traffic:
-    latency = tuple((bound, count) for bound, count in baseline["latency"])
-    return Traffic(**{**baseline, "latency": latency})
+class Step:
+    """The looks at one stage or step, from where the record says that they stand."""
+
+    def __init__(self, config: RolloutConfig, rollout: Rollout) -> None:
+        self.config, self.since = config, rollout.since
+        self.alone = rollout.origin is None
+        self.everything = rollout.percent == 100
+        self.mirroring = rollout.stage == "mirroring"
+        self.own = self.asked_running = 0
+        self.limits = dict(rollout.limits)
+        self.baseline = _traffic(rollout.baseline)
+        self.reference = _traffic(rollout.reference) or self.baseline
+        seen = rollout.evidence or {"counters": rollout.baseline, "tallies": {}}
+        self.seen = _traffic(seen["counters"])
+        self.tallies = {name: Tally(**values) for name, values in seen["tallies"].items()}
+        self.waiting: list[dict[str, Traffic]] = []  # looks at latencies without a limit yet
+        self.ejected = self.users = 0
+
+    @property
+    def wants_reference(self) -> bool:
+        """Whether the rollout's own requests have nothing to be compared with yet."""
+        return not self.alone and self.kinds[-1] not in self.limits
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of requests. Mirrored ones are copies of users', which a gateway counts as asked for."""
+        return ("all",) if self.mirroring else ("users", "own")
+
+    def look(self, ever: Mapping[str, Traffic]) -> bool:
+        """Count what came since the look before; whether a limit was fixed by it."""
+        fixed = self._fix(ever)
+        step = {name: one.since(self.baseline[name]) for name, one in ever.items()}
+        canary = step["canary"].plus(step["canary_asked"])
+        self.users = step["canary_asked" if self.mirroring else "canary"].answered
+        self.ejected = canary.ejected
+        new = {name: one.since(self.seen[name]) for name, one in ever.items()}
+        both = new["canary"].plus(new["canary_asked"])
+        if both.answered > 0 or analysis.timed(both) > 0:
+            errors = self.tallies.get("errors", Tally())
+            self.tallies["errors"] = errors.plus(both.answered, both.failed, both.failed)
+            self.waiting.append(self._by_kind(new, "canary"))
+            # A failure is counted a moment before its answer, and waits for it.
+            self.seen = {
+                name: one if new[name].answered > 0 else replace(one, failed=self.seen[name].failed)
+                for name, one in ever.items()
+            }
+        self._count()
+        return fixed
+
+    def evidence(self) -> dict[str, Any]:
+        """As the record keeps it."""
+        return {
+            "counters": {name: asdict(one) for name, one in self.seen.items()},
+            "tallies": {name: asdict(one) for name, one in self.tallies.items()},
+        }
+
+    def _count(self) -> None:
+        """Count the latencies of the looks whose limits are fixed; put the others by."""
+        left = []
+        for look in self.waiting:
+            known = {kind: traffic for kind, traffic in look.items() if kind in self.limits}
+            self.tallies = analysis.counted(self.tallies, self.limits, known)
+            rest = {kind: one for kind, one in look.items() if kind not in known}
+            if any(analysis.timed(one) for one in rest.values()):
+                left.append(rest)
+        self.waiting = left
+
+    def _fix(self, ever: Mapping[str, Traffic]) -> bool:
+        """Fix what can be fixed now."""
+        since = {name: one.since(self.reference[name]) for name, one in ever.items()}
+        recent, always = self._by_kind(since, "running"), self._by_kind(ever, "running")
+        before = len(self.limits)
+        for kind in self.kinds:
+            if kind in self.limits:
+                continue
+            if self.alone or self.config.latency_increase_maximum is None:
+                self.limits[kind] = analysis.allowed(self.config, None)
+            elif analysis.timed(recent[kind]) >= analysis.REFERENCE_ANSWERS:
+                self.limits[kind] = analysis.allowed(self.config, recent[kind])
+            elif kind == "users" and self.everything:
+                self.limits[kind] = analysis.allowed(self.config, always[kind])
+        return len(self.limits) > before
+
+    def _by_kind(self, counters: Mapping[str, Traffic], name: str) -> dict[str, Traffic]:
+        """What a release, `canary` or `running`, has answered to each kind of requests."""
+        users, asked = counters[name], counters[f"{name}_asked"]
+        if self.mirroring:
+            return {"all": users.plus(asked)}
+        return {"users": users, "own": asked}
+
+
+def _traffic(counters: Mapping[str, Any]) -> dict[str, Traffic]:
+    """From the record."""
+    found = {}
+    for name, values in counters.items():
+        latency = tuple((bound, count) for bound, count in values["latency"])
+        found[name] = Traffic(**{**values, "latency": latency})
+    return found

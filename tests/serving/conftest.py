@@ -19,15 +19,15 @@ from tests.support.light import add_light, light_house
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
-# Decides after some ten answers, and leaves room for a machine that is busy.
+# Decides after some thirteen answers, and leaves room for a machine that is busy.
 QUICK = RolloutConfig(
     steps=[50, 100],
-    minimum_answers=3,
     minimum_seconds=0.0,
     error_rate_maximum=0.3,
-    latency_increase_maximum=10.0,
+    latency_increase_maximum=None,
     latency_maximum_seconds=30.0,
-    judged_images=2,
+    promotion_quantiles=["p50"],
+    quality_drop_maximum=0.3,
 )
 
 

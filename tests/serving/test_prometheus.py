@@ -14,13 +14,13 @@ from urllib.parse import quote
 import grpc
 import pytest
 from ruamel.yaml import YAML
+from scipy.stats import binomtest, norm
 
 from adire_assets.config import Project
 from adire_assets.config_file import load
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import prometheus, triton
-from adire_assets.serving.analysis import wilson
 from adire_assets.serving.gateway_bootstrap import BUCKETS
 from adire_assets.serving.triton import wait_until
 from tests.serving.test_gateway import MODEL, Door, door
@@ -186,12 +186,17 @@ def test_every_alert_is_tried():
 
 
 @needs_promtool
-def test_the_error_rate_is_judged_as_the_rollout_judges_it(tmp_path: Path):
-    for failed in range(7, 14):  # of the 100 answers of five minutes
-        fired = FAIL if wilson(failed, 100)[0] > 0.05 else []
+def test_an_error_rate_counts_from_three_deviations_above_the_limit(tmp_path: Path):
+    def lower(failed: int) -> float:
+        """The bound of Wilson's interval for that many of 100 answers."""
+        found = binomtest(failed, 100).proportion_ci(2 * norm.cdf(3) - 1, method="wilson")
+        return float(found.low)
+
+    for failed in range(9, 16):  # of the 100 answers of five minutes
+        fired = FAIL if lower(failed) > 0.05 else []
         series = release(2, {22: 5}, codes={13: failed / 20})
         expect(tmp_path, series, promql_expr_test=[result(FIRING, *fired)])
-    assert wilson(7, 100)[0] < 0.05 < wilson(13, 100)[0]
+    assert lower(9) < 0.05 < lower(15)
 
 
 @needs_promtool

@@ -132,7 +132,7 @@ def test_images_that_are_worse_are_off_at_the_first_step(lit: House) -> None:
         state = lit.deploy(number)
     assert (state.live, lit.serving()) == (1, 1)
     assert decisions(state)[-1] == ("serving", 50, "rollback")
-    assert "CLIP-S of 0.2" in record.quarantined(lit.project, MODEL, number)
+    assert "score a CLIP-S of 0.2" in record.quarantined(lit.project, MODEL, number)
     assert set(state.slots.values()) == {1} and lit.differences() == []
 
 
@@ -191,7 +191,7 @@ def test_another_release_has_to_wait(lit: House) -> None:
 def test_what_cannot_be_decided_is_held_until_a_person_says_so(lit: House) -> None:
     lit.ensure_live(1)
     undecided = lit.configured(
-        minimum_answers=100_000, maximum_seconds=0.5, replays_maximum=0, steps=[10, 100]
+        error_rate_maximum=1e-6, maximum_seconds=0.5, replays_maximum=0, steps=[10, 100]
     )
     thread = begun(lit, 2, undecided)
     awaited(lambda: bool(lit.record.rollout and lit.record.rollout.held), 60)
