@@ -12,6 +12,7 @@ from adire_assets.evidence import answers_needed, values_needed
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
+FLEET_VARIABLE = "ADIRE_FLEET"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
 DOOR_PORTS = ("port", "admin_port")
@@ -194,7 +195,7 @@ class FleetConfig(Strict):
 
 def fleet_file(project: Project) -> Path:
     """configs/fleet.yaml, or the file that ADIRE_FLEET names."""
-    return Path(os.environ.get("ADIRE_FLEET") or project.root / "configs" / "fleet.yaml")
+    return Path(os.environ.get(FLEET_VARIABLE) or project.root / "configs" / "fleet.yaml")
 
 
 def load_fleet(project: Project) -> FleetConfig:

@@ -3,20 +3,33 @@
 Each function gives plain lines of text; the command line prints them.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adire_assets import approvals, measurements, pipeline, registry, reports, roots, tracking
+from adire_assets import (
+    approvals,
+    committed,
+    measurements,
+    pipeline,
+    policies,
+    policy,
+    registry,
+    reports,
+    roots,
+    tracking,
+)
 from adire_assets.children import run_child, scratch_folder
+from adire_assets.committed import listed
 from adire_assets.config import Project, load_model, model_names
 from adire_assets.data import dvc
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.evaluation_images import measure_again
-from adire_assets.fleet_config import load_fleet
+from adire_assets.fleet_config import FLEET_VARIABLE, load_fleet
 from adire_assets.lineage import code_hash, environment, threads
 from adire_assets.serving import client, deployment, fleet, logs, record, release, routing, serves
 from adire_assets.store import Store, is_locked, read_json
@@ -32,11 +45,14 @@ def status(project: Project) -> Iterator[str]:
         try:
             if load_model(project, model).enabled:
                 yield from _live(project, model)
+                yield from _policy(project, model)
                 yield from (f"  stale: {line}" for line in stale(project, model))
             else:
                 yield f"{model}: disabled"
         except UserError as error:  # the rest is wanted most when something is wrong
             yield f"{model}: cannot tell more: {error}"
+    if named := os.environ.get(FLEET_VARIABLE):
+        yield f"fleet: {named}, as {FLEET_VARIABLE} says"
     for process in fleet.status(project, load_fleet(project)):
         ports = ", ".join(str(port) for port in process["ports"])
         well = process["ready"] or process["state"] == "STOPPED"
@@ -58,12 +74,26 @@ def _live(project: Project, model: str) -> Iterator[str]:
     if champion != deployment.champion(project, settings, model):
         yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"
     for candidate in release.records(project, model):
+        if lifted := record.lifted(project, model, candidate.number):
+            yield f"  quarantine of release {candidate.number} lifted: {lifted}"
         if why := record.quarantined(project, model, candidate.number):
             yield f"  quarantined: release {candidate.number}: {why}"
         elif found := approvals.approval(project, candidate):
             yield f"  approved: release {candidate.number} {found.entry.told()}"
     if load_model(project, model).evaluation.gates.human_approval == "required":
         yield from (f"  {approvals.sentence(one)}" for one in approvals.waiting(project, model))
+
+
+def _policy(project: Project, model: str) -> Iterator[str]:
+    """What decides about the next release, and whether somebody could have reviewed it."""
+    try:
+        if weaker := policies.of_today(project, model).told():
+            yield f"  policy now: {weaker}"
+        if files := committed.uncommitted(project, model):
+            sensors = ", so the sensors start nothing" if committed.required(project, model) else ""
+            yield f"  not committed: {listed(files)}{sensors}"
+    except UserError as error:
+        yield f"  policy now: cannot tell: {error}"
 
 
 def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:
@@ -73,11 +103,14 @@ def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:
         yield f"{state.model}: nothing is live on {state.target}"
     else:
         found = release.read_record(project, state.model, state.live)
-        verdict = Verdict.from_dict(Store(project).open(found.verdict).json("verdict.json"))
+        by = state.verdict or found.verdict
+        verdict = Verdict.from_dict(Store(project).open(by).json("verdict.json"))
         yield f"{state.model}: release {state.live} is live on {state.target} since {state.since}"
         yield f"  why: {verdict.sentence()}"
         facts = found.provenance
         yield f"  from: {_code(facts['code'])}, data {facts['dvc_hash'][:12]}"
+        if files := facts.get("policy", {}).get("uncommitted"):
+            yield f"  decided by files that were not committed: {listed(files)}"
     held = ", ".join(
         f"{slot} {f'release {state.slots[slot]}' if slot in state.slots else 'nothing'}"
         for slot in live.ready
@@ -156,6 +189,8 @@ def _traced(project: Project, image: Path, facts: dict[str, Any]) -> Iterator[st
     yield f"  hyperparameters: {settings}"
     scores = ", ".join(f"{name}={value:.4g}" for name, value in facts["evaluation"].items())
     yield f"  evaluation: {scores}"
+    if (asked := facts.get("policy")) and asked["weakened"]:
+        yield f"  policy: {policy.told(asked['weaker_than'], asked['weakened'])}"
     yield f"  MLflow run: {facts['mlflow_run_id']}"
     try:
         known = release.read_record(project, facts["model"], facts["release"])
@@ -232,6 +267,7 @@ def _needed(project: Project, store: Store, keep: int) -> set[str]:
         for path in (project.home / "deployments").glob(f"*/{model}.json"):
             state = read_json(path)
             numbers |= {state["live"], *state["slots"].values()}
+            wanted += filter(None, [state["verdict"]])
             numbers |= {entry["number"] for entry in state["history"][-keep - 1 :]}
         numbers |= {one.number for one in approvals.asked_for(project, model)}
         for number in numbers & set(records):

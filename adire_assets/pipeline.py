@@ -336,7 +336,10 @@ def triton_repository(
             evaluation=evaluation.reference(),
             verdict=verdict.reference(),
             mlflow_run_id=run_id,
-            provenance=promotion.provenance(adapter, base_weights, evaluation),
+            provenance={
+                **promotion.provenance(adapter, base_weights, evaluation),
+                "policy": promotion.policy_facts(project, verdict),
+            },
             golden=upgrades.golden_images(project, evaluation).artefact.reference(),
         ),
     )

@@ -8,10 +8,12 @@ of today: no order of materializations and no other Dagster instance leads past 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adire_assets import approvals, lineage, measurements, registry, roots, upgrades
+from adire_assets import approvals, lineage, measurements, policies, registry, roots, upgrades
+from adire_assets.committed import listed
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict, decide
@@ -69,7 +71,9 @@ def verdict_of(
     project: Project, evaluation: Artefact, policy: GateConfig, champion: Artefact | None
 ) -> Built:
     """The verdict about an evaluation, under the hashes of evaluation, policy and `champion`: the
-    champion's comparable evaluation, None when there is nothing to compare with."""
+    champion's comparable evaluation, None when there is nothing to compare with. It says what the
+    policy asks less than the one before (see `policies`)."""
+    compared = policies.of_evaluation(project, evaluation, policy)
     timings = measurements.timings_of(project, evaluation)
     recipe = Recipe(
         kind="promotion_verdict",
@@ -79,6 +83,7 @@ def verdict_of(
             "evaluation": evaluation.content_hash,
             "timings": lineage.digest(timings),
             "champion": champion.content_hash if champion else "none",
+            **({"weakened": lineage.digest(compared.told())} if compared.weakened else {}),
         },
         config=policy.model_dump(),
         environment=lineage.environment("numpy", "scipy"),
@@ -91,9 +96,12 @@ def verdict_of(
             policy,
             comparisons(evaluation.path, champion.path, policy) if champion else (),
         )
+        verdict = replace(verdict, weakened=tuple(compared.weakened), weaker_than=compared.than)
         write_json(folder / "verdict.json", verdict.as_dict())
-        references = {"evaluation": evaluation.reference()}
-        return references | ({"champion": champion.reference()} if champion else {})
+        uncommitted = policies.uncommitted(project, evaluation.model)
+        facts = {"evaluation": evaluation.reference(), "uncommitted": uncommitted}
+        rival = {"champion": champion.reference()} if champion else {}
+        return facts | compared.facts() | rival
 
     return Store(project).build(recipe, make)
 
@@ -219,7 +227,9 @@ def require_passable(
             f"data, with the same settings and software; materialize "
             f"{record.model}/promotion_verdict"
         )
-    require_passed(verdict_of(project, evaluation, today.gates, rival).artefact)
+    decided = verdict_of(project, evaluation, today.gates, rival).artefact
+    require_passed(decided)
+    _keep_verdict(project, record, decided, progress)
     facts = parity_report(project, record.model, record.number, progress).artefact.json(
         "parity.json"
     )
@@ -227,6 +237,36 @@ def require_passable(
         raise UserError(f"release {record.number} of {record.model}: {facts['explanation']}")
     if why := upgrades.refusal(project, record, facts["software"]):
         raise UserError(why)
+
+
+def _keep_verdict(
+    project: Project,
+    record: release.ReleaseRecord,
+    decided: Artefact,
+    progress: Callable[[str], None],
+) -> None:
+    """The release's record names the verdict of now: it is what lets the release go live."""
+    asked = policy_facts(project, decided)
+    name = f"release {record.number} of {record.model}"
+    if told := Verdict.from_dict(decided.json("verdict.json")).weakness():
+        progress(f"{name} goes by a policy {told}")
+    if asked["uncommitted"]:
+        progress(f"{name}: not committed: {listed(asked['uncommitted'])}")
+    provenance = {**record.provenance, "policy": asked}
+    now = replace(record, verdict=decided.reference(), provenance=provenance)
+    if now != record:
+        release.write_record(project, now)
+
+
+def policy_facts(project: Project, verdict: Artefact) -> dict[str, Any]:
+    """What a release keeps of the policy that it passed: what it asks less than the one before, and
+    the files that decide and are not committed."""
+    facts = verdict.manifest
+    return {
+        "weaker_than": facts.get("weaker_than", ""),
+        "weakened": facts.get("weakened", []),
+        "uncommitted": policies.uncommitted(project, verdict.model),
+    }
 
 
 def approve(

@@ -91,6 +91,12 @@ def judge(project: Project, model: str) -> Built:
     return _weights(project, model, "judge", load_model(project, model).evaluation.judge)
 
 
+def known_judge(project: Project, model: str) -> Artefact | None:
+    """What `judge` would give, when the store holds it already."""
+    source = load_model(project, model).evaluation.judge
+    return Store(project).find(_weights_recipe(project, model, "judge", source))
+
+
 def evaluation_settings(project: Project, config: EvaluationConfig) -> dict[str, Any]:
     """What an evaluation is made with: everything but the thresholds, and how the judge is pinned,
     because the judge's own hash counts. `prompt_set` is the content of its file, or None."""

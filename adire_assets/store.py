@@ -138,6 +138,17 @@ class Store:
         found = (self._read(path.parent) for path in sorted(self.root.glob(pattern)))
         return [artefact for artefact in found if artefact is not None]
 
+    def known(self, model: str, kind: str) -> list[Artefact]:
+        """Those of a kind, and those whose manifest and recipe/ alone are left."""
+        pattern = f"{model}/{kind}/*/manifest.json"
+        paths = {
+            path.parent.name: path.parent
+            for root in (self.memory, self.root)
+            for path in sorted(root.glob(pattern))
+        }
+        found = (self._read(path) for path in paths.values())
+        return [artefact for artefact in found if artefact is not None]
+
     def verify(self, artefact: Artefact) -> None:
         """Read every byte again. UserError when the content is not what its manifest says."""
         content, files = lineage.folder_digest(artefact.path, NOT_CONTENT)

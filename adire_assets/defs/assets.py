@@ -14,11 +14,14 @@ from adire_assets import (
     going_live,
     lineage,
     pipeline,
+    policies,
+    policy,
     promotion,
     reports,
     roots,
     upgrades,
 )
+from adire_assets.committed import listed
 from adire_assets.config import Project
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
@@ -198,6 +201,8 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             )
         verdict = Verdict.from_dict(built.artefact.json("verdict.json"))
         context.log.info(f"{model}: {verdict.sentence()}")
+        if uncommitted := policies.uncommitted(project, model):
+            context.log.info(f"{model}: not committed: {listed(uncommitted)}")
         checks = [
             dg.AssetCheckResult(
                 check_name=gate.name,
@@ -217,6 +222,9 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             checks=checks,
             passed=verdict.passed,
             verdict=verdict.sentence(),
+            weakened=[policy.change(one) for one in verdict.weakened] or None,
+            weaker_than=verdict.weaker_than if verdict.weakened else None,
+            uncommitted=uncommitted or None,
             report=dg.MetadataValue.path(str(reports.page_path(project, built.artefact))),
         )
 

@@ -15,7 +15,7 @@ from itertools import takewhile
 
 import dagster as dg
 
-from adire_assets import approvals, committed, lineage, pipeline
+from adire_assets import approvals, committed, lineage, pipeline, policies
 from adire_assets.config import Project, load_model
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.errors import UserError
@@ -87,12 +87,16 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
         try:
             hindrance = committed.hindrance(project, model)
+            weaker = policies.of_today(project, model).told()
         except UserError as error:
             hindrance = str(error)
         if hindrance:
             return dg.SkipReason(f"{seen}: {why}; {hindrance}")
+        if weaker:
+            context.log.warning(f"{model}: the policy is {weaker}")
         context.log.info(f"{seen}: {why}; starting a run")
-        return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why})
+        told = {"adire/policy": weaker} if weaker else {}
+        return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why, **told})
 
     return changes
 

@@ -157,6 +157,15 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A key of the policy whose value asks less than it did, or asks something else."""
+
+    name: str
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
 class Pair:
     """The same prompt and seed by challenger and champion, for the blind sheet."""
 
@@ -178,6 +187,9 @@ class ReportView:
     release: int | None = None
     champion_release: int | None = None
     problems: tuple[str, ...] = ()  # what is unsound about the adapter
+    weakened: tuple[Change, ...] = ()  # what the policy asks less than that of `weaker_than`
+    weaker_than: str = ""
+    uncommitted: tuple[str, ...] = ()  # files that decided and were not committed
     gates: tuple[GateView, ...] = ()
     ranked_by: str = ""  # title of the score by which prompts are worst and best
     worst: tuple[PromptView, ...] = ()

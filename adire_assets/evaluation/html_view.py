@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from adire_assets import policy
 from adire_assets.errors import UserError
 from adire_assets.evaluation.html_report import (
     BatchSpeed,
+    Change,
     Distribution,
     Fact,
     Facts,
@@ -84,6 +86,7 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
     own, champion = _Drawn(sources.evaluation), _Drawn(sources.champion)
     real = _Real(sources.dataset)
     verdict = _json(sources.verdict / "verdict.json") if sources.verdict else {}
+    decided = _json(sources.verdict / "manifest.json") if sources.verdict else {}
     ranked = sorted(
         (key for key in own.images if own.scores.get(key, {}).get(RANKED_BY) is not None),
         key=lambda key: own.scores[key][RANKED_BY],
@@ -100,6 +103,12 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
         passed=verdict.get("passed"),
         summary=_summary(report),
         problems=tuple(report.get("adapter_problems") or ()),
+        weakened=tuple(
+            Change(one["key"], policy.shown(one["before"]), policy.shown(one["now"]))
+            for one in verdict.get("weakened", ())
+        ),
+        weaker_than=verdict.get("weaker_than", ""),
+        uncommitted=tuple(decided.get("uncommitted", ())),
         gates=(
             *(
                 _gate(gate)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from adire_assets import policy as policy_of
 from adire_assets.gates_config import METRICS, GateConfig
 
 if TYPE_CHECKING:
@@ -48,34 +49,54 @@ class Gate:
 class Verdict:
     """All gates together; `passed` is the only thing that lets a release be built.
 
-    `comparisons` holds each `Comparison` behind a champion gate as plain JSON.
+    `comparisons` holds each `Comparison` behind a champion gate as plain JSON. `weakened` is what
+    the policy asks less than that of `weaker_than`, such as "release 3" (see
+    `adire_assets.policy`).
     """
 
     passed: bool
     gates: tuple[Gate, ...]
     comparisons: tuple[Facts, ...] = ()
+    weakened: tuple[Facts, ...] = ()
+    weaker_than: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         facts = asdict(self)
-        return {**facts, **{name: list(facts[name]) for name in ("gates", "comparisons")}}
+        lists = ("gates", "comparisons", "weakened")
+        return {**facts, **{name: list(facts[name]) for name in lists}}
 
     @staticmethod
     def from_dict(value: Facts) -> "Verdict":
         gates = tuple(Gate(**gate) for gate in value["gates"])
-        return Verdict(value["passed"], gates, tuple(value.get("comparisons", ())))
+        comparisons, weakened = (tuple(value.get(n, ())) for n in ("comparisons", "weakened"))
+        than = value.get("weaker_than", "")
+        return Verdict(value["passed"], gates, comparisons, weakened, than)
 
     def checks(self) -> tuple[Gate, ...]:
-        """One gate for each of `CHECK_NAMES`; one that did not apply passes and says so."""
+        """One gate for each of `CHECK_NAMES`; one that did not apply passes and says so. One that
+        is weaker than it was says that as well."""
         judged = {gate.name: gate for gate in self.gates}
         why = (
             "the policy has no margin for this metric"
             if self.comparisons
             else "no champion to compare with, or no margin asked for"
         )
-        return tuple(
+        found = (
             judged.get(name) or Gate(name, None, None, ">", None, True, DIFFERENCE, why)
             for name in CHECK_NAMES
         )
+        return tuple(self._with_weakening(gate) for gate in found)
+
+    def _with_weakening(self, gate: Gate) -> Gate:
+        own = [one for one in self.weakened if policy_of.gate_of(one["key"]) == gate.name]
+        if not own:
+            return gate
+        told = policy_of.told(self.weaker_than, own)
+        return replace(gate, explanation=f"{gate.explanation}; {told}")
+
+    def weakness(self) -> str:
+        """What the policy asks less than the one before, in a sentence; empty for nothing."""
+        return policy_of.told(self.weaker_than, self.weakened)
 
     def gate(self, name: str) -> Gate:
         return next(gate for gate in self.gates if gate.name == name)
@@ -89,7 +110,8 @@ class Verdict:
                 for gate in asked
                 if gate.name not in CHAMPION_GATE_NAMES
             )
-            return f"passed all {len(asked)} gates: {values}{self._against_champion()}"
+            passed = f"passed all {len(asked)} gates: {values}{self._against_champion()}"
+            return f"{passed}{self._weakness()}"
         undecided = {
             f"champion_{facts['metric']}": facts["explanation"]
             for facts in self.comparisons
@@ -98,7 +120,10 @@ class Verdict:
         failed = (
             undecided.get(gate.name) or _short(gate) for gate in self.gates if not gate.passed
         )
-        return f"refused: {'; '.join(failed)}"
+        return f"refused: {'; '.join(failed)}{self._weakness()}"
+
+    def _weakness(self) -> str:
+        return f"; by a policy {told}" if (told := self.weakness()) else ""
 
     def _against_champion(self) -> str:
         known = [facts for facts in self.comparisons if facts["difference"] is not None]

@@ -207,6 +207,13 @@ def quarantined(project: Project, model: str, number: int) -> str | None:
     return None if found["lifted"] else f"{found['reason']} ({found['at']})"
 
 
+def lifted(project: Project, model: str, number: int) -> str | None:
+    """Why the latest quarantine of a release was lifted, None when it was not."""
+    path = _quarantine_path(project, model, number)
+    found = read_json(path)["lifted"] if path.is_file() else None
+    return f"{found['reason']} ({found['at']})" if found else None
+
+
 def refuse_quarantined(project: Project, model: str, number: int) -> None:
     """UserError for a release that is quarantined."""
     if reason := quarantined(project, model, number):

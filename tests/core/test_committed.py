@@ -8,10 +8,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from adire_assets import committed
+from adire_assets import committed, policies
 from adire_assets.config import Project
 from adire_assets.defs import sensors
 from adire_assets.errors import UserError
+from adire_assets.lineage import Recipe
+from adire_assets.store import Store
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
@@ -172,6 +174,7 @@ def tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> dg.RunRequest | s
     """What the sensor says about a state that was never materialized."""
     monkeypatch.setattr(sensors, "root_keys", lambda *_: {"training_config": "new"})
     monkeypatch.setattr(sensors.pipeline, "code_and_libraries", lambda *_: {})
+    monkeypatch.setattr(policies.roots, "known_judge", lambda *_: None)
     sensor = sensors.model_sensor(project, MODEL, "cloth_line")
     with (
         dg.DagsterInstance.ephemeral() as instance,
@@ -185,12 +188,17 @@ def test_the_tick_names_what_is_not_committed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(tick(project, monkeypatch), dg.RunRequest)
-    lowered = CONFIG.replace("1.5", "0.1")
-    project.model_file(MODEL).write_text(lowered)
+    strict = policies.of_today(project, MODEL)
+    Store(project).build(Recipe("promotion_verdict", MODEL), lambda folder: strict.facts())
+    project.model_file(MODEL).write_text(CONFIG.replace("1.5", "0.1"))
     told = tick(project, monkeypatch)
     assert isinstance(told, str) and "not committed: configs/models/cloth.yaml (changed)" in told
     commit(project)
-    assert isinstance(tick(project, monkeypatch), dg.RunRequest)
+    started = tick(project, monkeypatch)
+    assert isinstance(started, dg.RunRequest)
+    assert started.tags["adire/policy"] == (
+        "weaker than that of the verdicts before it: gates.clip_s_minimum 1.5 -> 0.1"
+    )
 
 
 @pytest.mark.parametrize("tag", [sensors.STATE_TAG, sensors.APPROVAL_TAG])

@@ -11,6 +11,7 @@ from adire_assets.errors import UserError
 from adire_assets.evaluation.blind import Score, Shuffle, score
 from adire_assets.evaluation.html_report import (
     BatchSpeed,
+    Change,
     Distribution,
     Fact,
     Facts,
@@ -139,6 +140,20 @@ def test_gates_stand_with_value_bound_margin_and_result_in_words() -> None:
     unbound = GateView("exposure", 0.9, None, ">=", None, True, "")
     page = html(replace(full_view(), gates=(unbound,)))
     assert "no bound" in page and "at least none" not in page
+
+
+def test_a_weaker_policy_and_what_was_not_committed_stand_above_the_gates() -> None:
+    changes = (Change("gates.clip_s_minimum", "1.52", "0.5"), Change("evaluation.x", EVIL, "b"))
+    files = ("configs/models/cloth.yaml (changed)",)
+    view = replace(full_view(), weakened=changes, weaker_than="release 3", uncommitted=files)
+    page = html(view)
+    assert "asks less than that of release 3" in page and EVIL not in page
+    row = page[page.index("gates.clip_s_minimum") :]
+    assert row.index(">1.52<") < row.index(">0.5<") < row.index("evaluation.x")
+    assert "configs/models/cloth.yaml (changed)" in page
+    assert not Nesting(page).wrong
+    plain = html(full_view())
+    assert "asks less" not in plain and "not committed" not in plain
 
 
 def test_the_bar_shows_on_which_side_of_the_bound_the_value_is() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adire_assets import pipeline, promotion, reports, roots, upgrades
+from adire_assets import operations, pipeline, policies, promotion, reports, roots, upgrades
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.evaluation.statistic import Statistic, save_statistics
@@ -18,7 +18,7 @@ from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
 from adire_assets.gates_config import ChampionGates, GateConfig
 from adire_assets.lineage import Recipe
-from adire_assets.serving import record, release
+from adire_assets.serving import deployment, record, release
 from adire_assets.store import Artefact, Built, Store, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -110,8 +110,18 @@ class Shop:
         )
 
     def bring_live(self, number: int) -> None:
+        decided = release.read_record(self.project, MODEL, number).verdict
         for target in load_fleet(self.project).targets:
-            record.change(self.project, target, MODEL, lambda state: replace(state, live=number))
+            record.change(
+                self.project,
+                target,
+                MODEL,
+                lambda state: replace(state, live=number, verdict=decided),
+            )
+
+    def configure(self, gates: str) -> None:
+        """Other gates in the model's YAML, which a deployment reads."""
+        self.project.model_file(MODEL).write_text(YAML.replace("gates: {", f"gates: {{{gates}, "))
 
     def log(self, page: Path) -> None:
         if self.mlflow_is_away:
@@ -119,11 +129,12 @@ class Shop:
         assert page.name not in self.logged
         self.logged[page.name] = page.read_text()
 
-    def decide(self, evaluation: Artefact) -> Built:
+    def decide(self, evaluation: Artefact, gates: GateConfig = POLICY) -> Built:
         """As the asset does it."""
+        settings = {"gates": gates.model_dump(mode="json")}
         config = self.store.build(
-            Recipe("evaluation_config", MODEL),
-            lambda folder: write_json(folder / "config.json", {"gates": POLICY.model_dump()}),
+            Recipe("evaluation_config", MODEL, config=settings),
+            lambda folder: write_json(folder / "config.json", settings),
         )
         run = SimpleNamespace(log_artifact=lambda path, folder: self.log(Path(path)))
         return pipeline.promotion_verdict(
@@ -310,3 +321,128 @@ def test_a_deployment_without_a_comparable_champion_is_refused(shop: Shop) -> No
         promotion.require_release(shop.project, wanted, print)
     shop.decide(shop.evaluation("second", 1.6))
     promotion.require_release(shop.project, wanted, print)
+
+
+# --- a policy that is weaker than the one before -------------------------------------------------
+
+STRICT = POLICY.model_copy(update={"clip_s_minimum": 1.7})
+LOWERED = "gates.clip_s_minimum 1.7 -> 0.75"
+
+
+def test_what_was_refused_and_passes_by_a_lower_threshold_says_so(shop: Shop) -> None:
+    evaluation = shop.evaluation("first", 1.6)
+    assert not verdict(shop.decide(evaluation, STRICT)).passed
+    found = verdict(shop.decide(evaluation))
+    told = f"weaker than that of the verdicts before it: {LOWERED}"
+    assert found.passed and found.sentence().endswith(f"; by a policy {told}")
+    checks = {gate.name: gate for gate in found.checks()}
+    assert checks["clip_s"].explanation.endswith(f"; {told}")
+    assert "weaker" not in checks["safety"].explanation
+    # Another adapter, and a step between that is stricter elsewhere, do not make it forgotten.
+    elsewhere = POLICY.model_copy(update={"sharpness_minimum": None, "exposure_minimum": None})
+    shop.decide(evaluation, elsewhere.model_copy(update={"nsfw_probability_maximum": 0.5}))
+    assert LOWERED in verdict(shop.decide(shop.evaluation("second", 1.6))).sentence()
+
+
+def test_a_margin_that_was_widened_or_taken_away_is_named_at_its_gate(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.6)
+    shop.release(1, first, shop.decide(first).artefact)
+    shop.bring_live(1)
+    for margins, now in (({"clip_s": 0.5}, "0.5"), ({}, "none")):
+        gates = GateConfig(champion=ChampionGates(margins=margins))
+        found = verdict(shop.decide(shop.evaluation("second", 1.6), gates))
+        checks = {gate.name: gate.explanation for gate in found.checks()}
+        told = f"weaker than that of release 1: gates.champion.margins.clip_s 0.1 -> {now}"
+        assert checks["champion_clip_s"].endswith(f"; {told}")
+
+
+def test_what_went_live_by_a_weaker_policy_keeps_saying_so(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.8)
+    shop.release(1, first, shop.decide(first, STRICT).artefact)
+    shop.bring_live(1)
+    second = shop.evaluation("second", 1.75)
+    before = shop.decide(second)
+    assert LOWERED in verdict(before).weakness()
+    shop.release(2, second, before.artefact)
+    shop.bring_live(2)
+    again = shop.decide(second)
+    assert again.reused and again.artefact == before.artefact
+    # It is the policy before for the next one.
+    assert verdict(shop.decide(shop.evaluation("third", 1.75))).weakness() == ""
+    page = reports.page_path(shop.project, before.artefact).read_text()
+    assert "asks less than that of release 1" in page
+    assert "gates.clip_s_minimum" in page and ">1.7<" in page and ">0.75<" in page
+
+
+def test_a_deployment_tells_of_the_policy_of_today_and_keeps_it(shop: Shop) -> None:
+    first, second = shop.evaluation("first", 1.6), shop.evaluation("second", 1.6)
+    shop.release(1, first, shop.decide(first).artefact)
+    shop.bring_live(1)
+    wanted = shop.release(2, second, shop.decide(second).artefact)
+    said: list[str] = []
+    promotion.require_release(shop.project, wanted, said.append)
+    assert said == []
+    shop.configure("nsfw_probability_maximum: 0.9")
+    fleet = shop.project.root / "configs" / "fleet.yaml"
+    fleet.write_text(
+        fleet.read_text().replace("error_rate_maximum: 0.05", "error_rate_maximum: 0.4")
+    )
+    promotion.require_release(shop.project, wanted, said.append)
+    [sentence] = said
+    assert sentence == (
+        "release 2 of cloth goes by a policy weaker than that of release 1: "
+        "gates.nsfw_probability_maximum 0.8 -> 0.9, rollout.local.error_rate_maximum 0.05 -> 0.4"
+    )
+    kept = release.read_record(shop.project, MODEL, 2)
+    assert [one["key"] for one in kept.provenance["policy"]["weakened"]] == [
+        "gates.nsfw_probability_maximum",
+        "rollout.local.error_rate_maximum",
+    ]
+    decided = shop.store.open(kept.verdict).manifest["recipe"]["config"]
+    assert decided["nsfw_probability_maximum"] == 0.9  # what brings it live, not what built it
+
+
+def test_an_evaluation_of_other_prompts_is_not_comparable(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.6)
+    shop.release(1, first, shop.decide(first).artefact)
+    shop.bring_live(1)
+    found = policies.of_evaluation(shop.project, shop.evaluation("second", 1.6, steps=30), POLICY)
+    assert found.told() == (
+        "evaluated in another way than release 1: evaluation.num_inference_steps 20 -> 30"
+    )
+
+
+def test_verdicts_that_gc_reduced_to_their_manifest_still_count(shop: Shop) -> None:
+    evaluation = shop.evaluation("first", 1.6)
+    shop.store.discard(shop.decide(evaluation, STRICT).artefact)
+    assert LOWERED in verdict(shop.decide(evaluation)).weakness()
+
+
+def test_status_names_the_policy_that_decided_and_the_one_of_now(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = shop.evaluation("first", 1.8)
+    shop.decide(first, STRICT)
+    wanted = shop.release(1, first, shop.decide(first).artefact)
+    policy = {"uncommitted": ["a.yaml (changed)"]}
+    told = {"code": {"build": "b"}, "dvc_hash": "d", "policy": policy}
+    release.write_record(shop.project, replace(wanted, provenance=told))
+    shop.bring_live(1)
+    shop.configure("nsfw_probability_maximum: 0.9")
+    monkeypatch.setattr("adire_assets.registry.aliases", lambda *_: {"champion": 1})
+    monkeypatch.setattr("adire_assets.operations.stale", lambda *_: [])
+    monkeypatch.setattr(roots, "known_judge", lambda *_: None)
+    live = deployment.Live(record.read(shop.project, "local", MODEL), {}, [])
+    monkeypatch.setattr(deployment, "live", lambda *_: [live])
+    monkeypatch.setenv("ADIRE_FLEET", str(shop.project.root / "configs" / "fleet.yaml"))
+    record.quarantine(shop.project, MODEL, 1, "pale")
+    record.lift_quarantine(shop.project, MODEL, 1, "looked again")
+    said = "\n".join(operations.status(shop.project))
+    assert f"by a policy weaker than that of the verdicts before it: {LOWERED}" in said
+    assert "decided by files that were not committed: a.yaml (changed)" in said
+    assert (
+        "policy now: weaker than that of release 1: gates.nsfw_probability_maximum 0.8 -> 0.9"
+        in said
+    )
+    assert "quarantine of release 1 lifted: looked again" in said
+    assert "fleet: " in said and "as ADIRE_FLEET says" in said

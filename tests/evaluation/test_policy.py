@@ -1,0 +1,156 @@
+"""When a policy is weaker than another one, and that every key has a rule for it."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from adire_assets import policy
+from adire_assets.evaluation.verdict import CHECK_NAMES
+from adire_assets.fleet_config import FleetConfig, RolloutConfig
+from adire_assets.gates_config import CompatibilityConfig, GateConfig
+from tests.support.fleets import make_fleet
+
+SETTINGS: dict[str, Any] = {"seeds": [0, 1], "prompts": ["a", "b"], "prompt_set": None}
+STRICT: dict[str, Any] = {
+    "clip_s_minimum": 1.5,
+    "style_similarity_minimum": 0.8,
+    "memorisation_maximum": 0.1,
+    "human_approval": "required",
+    "human_win_rate": 0.6,
+    "human_minimum_pairs": 20,
+    "champion": {"confidence": 0.95, "margins": {"kid": 0.1, "clip_s": 0.1}},
+}
+UNORDERED = {  # keys that ask nothing of a release by themselves
+    "rollout.local.mirrored_percent",
+    "rollout.local.maximum_seconds",
+    "rollout.local.replays_maximum",
+}
+
+
+def of(
+    gates: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    fleet: FleetConfig | None = None,
+    judge: str | None = "j",
+    parity: int = 4,
+) -> dict[str, Any]:
+    merged = GateConfig.model_validate({**STRICT, **(gates or {})})
+    return policy.of(merged, {**SETTINGS, **(settings or {})}, judge, parity, fleet or FLEET)
+
+
+FLEET = make_fleet()
+
+
+def rollout(**values: Any) -> FleetConfig:
+    return make_fleet(RolloutConfig(**values))
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (of({"clip_s_minimum": 0.5}), "gates.clip_s_minimum 1.5 -> 0.5"),
+        (of({"style_similarity_minimum": None}), "gates.style_similarity_minimum 0.8 -> none"),
+        (of({"memorisation_maximum": 0.4}), "gates.memorisation_maximum 0.1 -> 0.4"),
+        (of({"seconds_per_image_maximum": 60.0}), "gates.seconds_per_image_maximum 30.0 -> 60.0"),
+        (of({"kid_below_base": False}), "gates.kid_below_base true -> false"),
+        (of({"human_approval": "none"}), "gates.human_approval required -> none"),
+        (of({"human_win_rate": 0.5}), "gates.human_win_rate 0.6 -> 0.5"),
+        (of({"human_minimum_pairs": 5}), "gates.human_minimum_pairs 20 -> 5"),
+        (
+            of({"champion": {"confidence": 0.8, "margins": {"kid": 0.1, "clip_s": 0.1}}}),
+            "gates.champion.confidence 0.95 -> 0.8",
+        ),
+        (
+            of({"champion": {"margins": {"kid": 0.3, "clip_s": 0.1}}}),
+            "gates.champion.margins.kid 0.1 -> 0.3",
+        ),
+        (
+            of({"champion": {"margins": {"clip_s": 0.1}}}),
+            "gates.champion.margins.kid 0.1 -> none",
+        ),
+        (
+            of({"compatibility": {"allow": {"torch": "*"}}}),
+            "gates.compatibility.allow.torch none -> *",
+        ),
+        (of(parity=1), "serving.parity_images 4 -> 1"),
+        (of(fleet=rollout(error_rate_maximum=0.2)), "rollout.local.error_rate_maximum 0.05 -> 0.2"),
+        (of(fleet=rollout(minimum_answers=1)), "rollout.local.minimum_answers 10 -> 1"),
+        (of(fleet=rollout(steps=[100])), "rollout.local.steps [5, 25, 100] -> [100]"),
+        (
+            of(fleet=FLEET.model_copy(update={"on_failure": "keep"})),
+            "rollout.on_failure rollback -> keep",
+        ),
+    ],
+)
+def test_what_asks_less_is_named_with_both_values(now: dict[str, Any], told: str) -> None:
+    found = policy.weakenings(of(), now)
+    assert policy.told("release 3", found) == f"weaker than that of release 3: {told}"
+    assert policy.weakenings(now, of()) == []  # the way back is no weakening
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (of(settings={"seeds": [0, 2]}), "evaluation.seeds [0, 1] -> [0, 2]"),
+        (of(settings={"prompts": ["a"]}), 'evaluation.prompts ["a", "b"] -> ["a"]'),
+        (of(judge="k"), "evaluation.judge_content j -> k"),
+    ],
+)
+def test_another_way_of_evaluating_is_not_comparable(now: dict[str, Any], told: str) -> None:
+    sentence = policy.told("release 3", policy.weakenings(of(), now))
+    assert sentence == f"evaluated in another way than release 3: {told}"
+
+
+def test_what_asks_more_or_the_same_is_not_told() -> None:
+    stricter = of(
+        {"clip_s_minimum": 1.6, "sharpness_minimum": 0.5, "human_minimum_pairs": 30},
+        fleet=rollout(error_rate_maximum=0.01, maximum_seconds=10.0),
+    )
+    assert policy.weakenings(of(), stricter) == [] == policy.weakenings(of(), of())
+    assert policy.same(of(), of()) and not policy.same(of(), stricter)
+
+
+def test_what_an_older_policy_did_not_know_cannot_be_compared() -> None:
+    older = {"gates": {"clip_s_minimum": 1.6}}
+    [only] = policy.weakenings(older, of())
+    assert only == {"key": "gates.clip_s_minimum", "before": 1.6, "now": 1.5}
+
+
+def test_the_strictest_value_of_each_key_is_taken() -> None:
+    lower, wider = of({"clip_s_minimum": 0.5}), of({"memorisation_maximum": 0.9})
+    found = policy.weakenings(policy.strictest([lower, of(), wider, lower]), lower)
+    assert policy.told("them", found) == (
+        "weaker than that of them: gates.clip_s_minimum 1.5 -> 0.5"
+    )
+
+
+def keys(schema: type[BaseModel], prefix: str) -> list[str]:
+    found = []
+    for name, field in schema.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += keys(inner, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def test_every_key_that_decides_has_a_rule() -> None:
+    gates, steps = keys(GateConfig, "gates."), keys(RolloutConfig, "rollout.local.")
+    assert {*gates} >= {"gates.champion.confidence", "gates.compatibility.allow.torch"}
+    unordered = {key for key in [*gates, *steps] if policy.is_unordered(key)}
+    # A new key belongs into policy.RULES; any change of these two is told.
+    assert unordered == {"gates.champion.margins", "rollout.local.strategy"}
+    assert {key for key in steps if policy.never_weaker(key)} == UNORDERED
+    assert not [key for key in gates if policy.never_weaker(key)]
+
+
+def test_each_gate_knows_its_keys() -> None:
+    assert CompatibilityConfig().allow.torch is None
+    named = {policy.gate_of(key) for key in keys(GateConfig, "gates.")}
+    margins = {policy.gate_of(f"gates.champion.margins.{metric}") for metric in ("kid", "nsfw")}
+    assert margins == {"champion_kid", "champion_nsfw"}
+    assert {*CHECK_NAMES} - {name for name in CHECK_NAMES if name.startswith("champion_")} == {
+        name for name in named if name in CHECK_NAMES
+    } | {"adapter_sound"}
