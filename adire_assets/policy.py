@@ -47,6 +47,10 @@ def _bolder(before: list[int], now: Any) -> bool:
     return bool(now == ABSENT or len(now) < len(before) or now[0] > before[0])
 
 
+def _fewer(before: list[str], now: Any) -> bool:
+    return bool(now == ABSENT or {*before} - {*now})
+
+
 def _never(before: Any, now: Any) -> bool:
     return False
 
@@ -64,9 +68,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"serving\.parity_images", _lower),
     (r"rollout\.on_failure", lambda before, now: before == "rollback" != now),
     (r"rollout\.[^.]*\.steps", _bolder),
-    (r"rollout\.[^.]*\.(mirrored_percent|maximum_seconds|replays_maximum)", _never),
+    (r"rollout\.[^.]*\.promotion_quantiles", _fewer),
+    (r"rollout\.[^.]*\.(mirrored_percent|maximum_seconds|judged_images|replays_maximum)", _never),
     (r"rollout\.[^.]*\.(.*_maximum|.*_maximum_.*|latency_slack_seconds)", _higher),
-    (r"rollout\.[^.]*\.(minimum_.*|judged_images|.*confidence)", _lower),
+    (r"rollout\.[^.]*\.(minimum_.*|.*confidence)", _lower),
 )
 
 

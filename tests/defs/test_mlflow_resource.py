@@ -145,9 +145,7 @@ def side_by_side() -> dg.JobDefinition:
             with mlflow.run(context, model="indigo", recipe_key=KEY) as run:
                 run.log_metrics({name: 1.0})
                 (folder / name).touch()
-                end = (
-                    time.monotonic() + 500
-                )  # a busy machine starts slowly
+                end = time.monotonic() + 500  # a busy machine starts slowly
                 while not (folder / other).exists():
                     assert time.monotonic() < end, f"{other} never came"
                     time.sleep(0.02)

@@ -24,6 +24,7 @@ STRICT: dict[str, Any] = {
 UNORDERED = {  # keys that ask nothing of a release by themselves
     "rollout.local.mirrored_percent",
     "rollout.local.maximum_seconds",
+    "rollout.local.judged_images",
     "rollout.local.replays_maximum",
 }
 
@@ -75,7 +76,15 @@ def rollout(**values: Any) -> FleetConfig:
         ),
         (of(parity=1), "serving.parity_images 4 -> 1"),
         (of(fleet=rollout(error_rate_maximum=0.2)), "rollout.local.error_rate_maximum 0.05 -> 0.2"),
-        (of(fleet=rollout(minimum_answers=1)), "rollout.local.minimum_answers 10 -> 1"),
+        (of(fleet=rollout(minimum_seconds=0.0)), "rollout.local.minimum_seconds 5.0 -> 0.0"),
+        (
+            of(fleet=rollout(promotion_quantiles=["p50"])),
+            'rollout.local.promotion_quantiles ["p50", "p95"] -> ["p50"]',
+        ),
+        (
+            of(fleet=rollout(latency_increase_maximum=None)),
+            "rollout.local.latency_increase_maximum 0.5 -> none",
+        ),
         (of(fleet=rollout(steps=[100])), "rollout.local.steps [5, 25, 100] -> [100]"),
         (
             of(fleet=FLEET.model_copy(update={"on_failure": "keep"})),
@@ -105,7 +114,7 @@ def test_another_way_of_evaluating_is_not_comparable(now: dict[str, Any], told: 
 def test_what_asks_more_or_the_same_is_not_told() -> None:
     stricter = of(
         {"clip_s_minimum": 1.6, "sharpness_minimum": 0.5, "human_minimum_pairs": 30},
-        fleet=rollout(error_rate_maximum=0.01, maximum_seconds=10.0),
+        fleet=rollout(error_rate_maximum=0.04, maximum_seconds=10.0, replays_maximum=900),
     )
     assert policy.weakenings(of(), stricter) == [] == policy.weakenings(of(), of())
     assert policy.same(of(), of()) and not policy.same(of(), stricter)
