@@ -89,10 +89,10 @@ BAD = [
     ["auth", "keys", "--folder", "{file}"],
     ["auth", "keys", "--folder", "{under}"],
     ["auth", "token", "ade", "--folder", "{missing}"],
-    ["auth", "token", "", "--folder", "{folder}"],
-    ["auth", "token", "ade", "--days", "nan", "--folder", "{folder}"],
-    ["auth", "token", "ade", "--days", "-1", "--folder", "{folder}"],
-    ["auth", "token", "ade", "--issuer", " ", "--folder", "{folder}"],
+    ["auth", "token", "--folder", "{folder}", ""],
+    ["auth", "token", "--folder", "{folder}", "ade", "--days", "nan"],
+    ["auth", "token", "--folder", "{folder}", "ade", "--days", "-1"],
+    ["auth", "token", "--folder", "{folder}", "ade", "--issuer", " "],
     ["lift-quarantine", "cloth", "0", "--reason", "good"],
     ["lift-quarantine", "cloth", "one", "--reason", "good"],
     ["lift-quarantine", "cloth", "1", "--reason", ""],
@@ -165,6 +165,8 @@ def test_what_is_no_good_is_told_in_one_sentence(
     assert "Traceback" not in said
     if ended.value.code == 1:
         assert len(said.strip().splitlines()) == 1 and said.startswith("adire: ")
+    if words[-1] in ("{folder}", "{under}", "{unwritable}", "{missing}", "{file}"):
+        assert filled[-1] in said, "the path is not what it complains of"
     assert tree(places["root"]) == before
 
 
