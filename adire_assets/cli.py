@@ -28,7 +28,7 @@ from adire_assets.arguments import (
     require_text,
     told,
 )
-from adire_assets.config import Project, load_model, model_names
+from adire_assets.config import Project, models
 from adire_assets.diffusion.tiny_base.commands import base_model_app
 from adire_assets.errors import UserError
 from adire_assets.file_commands import file_app
@@ -355,9 +355,13 @@ def _target(fleet: FleetConfig, name: str) -> str:
 
 
 def _only_model(project: Project) -> str:
-    enabled = [name for name in model_names(project) if load_model(project, name).enabled]
+    sound, broken = models(project)
+    enabled = [name for name, config in sound.items() if config.enabled]
     if len(enabled) != 1:
-        raise UserError(f"say which model with --model; enabled: {', '.join(enabled) or 'none'}")
+        wrong = "".join(f"; {sentence}" for sentence in broken.values())
+        raise UserError(
+            f"say which model with --model; enabled: {', '.join(enabled) or 'none'}{wrong}"
+        )
     return enabled[0]
 
 

@@ -243,6 +243,8 @@ def load_model(project: Project, name: str) -> ModelConfig:
             f"model name {name!r}: use lower-case letters, digits and _, a letter first"
         )
     path = project.model_file(name)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; a model is a file in configs/models")
     if not path.is_file():
         known = ", ".join(model_names(project)) or "none"
         raise UserError(f"there is no model {name!r}: {path} does not exist; models here: {known}")
@@ -261,5 +263,18 @@ def load_model(project: Project, name: str) -> ModelConfig:
 
 
 def model_names(project: Project) -> list[str]:
-    """Every configured model, enabled or not, sorted."""
-    return sorted(path.stem for path in (project.root / "configs" / "models").glob("*.yaml"))
+    """Every configured model, enabled or not, sound or not, sorted."""
+    found = (project.root / "configs" / "models").glob("*.yaml")
+    return sorted(path.stem for path in found if not path.name.startswith("."))
+
+
+def models(project: Project) -> tuple[dict[str, ModelConfig], dict[str, str]]:
+    """({model: its config}, {model: what is wrong with its YAML}); one harms no other."""
+    sound: dict[str, ModelConfig] = {}
+    broken: dict[str, str] = {}
+    for name in model_names(project):
+        try:
+            sound[name] = load_model(project, name)
+        except UserError as error:
+            broken[name] = str(error)
+    return sound, broken

@@ -6,11 +6,12 @@ refused.
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from adire_assets.errors import UserError
 
@@ -41,16 +42,23 @@ def load(path: Path, schema: type[T]) -> T:
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
         tree = YAML().load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except (YAMLError, RecursionError, ValueError) as error:  # no text of a YAML file at all
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML: {reason}") from None
+    if tree is None:
+        raise UserError(f"{path}:1: is empty; the project's README shows what it holds")
     if not isinstance(tree, dict):
         raise UserError(f"{path}:1: expected keys and values, found {type(tree).__name__}")
     try:
-        return schema.model_validate(_plain(tree))
+        return schema.model_validate(_with_sections(_plain(tree), schema))
     except ValidationError as error:
         lines = [_sentence(path, tree, schema, problem) for problem in error.errors()]
         raise UserError("\n".join(lines)) from None
@@ -66,6 +74,40 @@ def _plain(node: Any) -> Any:
         if isinstance(node, kind):
             return kind(node)
     return node
+
+
+def _with_sections(value: Any, kind: Any) -> Any:
+    """`value`, in which a section that is there but empty has no keys instead of being nothing.
+
+    So it means its defaults, and a key that it must have is missing; `tls:` without a line below
+    it does not turn TLS off.
+    """
+    schema = next((one for one in _kinds(kind) if hasattr(one, "model_fields")), None)
+    if schema is not None and value is None:
+        value = {}
+    if isinstance(value, dict):
+        fields = (
+            {name: field.annotation for name, field in schema.model_fields.items()}
+            if schema
+            else {}
+        )
+        inner = [one for one in _kinds(kind) if get_origin(one) is dict]
+        others = get_args(inner[0])[1] if inner else None
+        return {name: _with_sections(one, fields.get(name, others)) for name, one in value.items()}
+    if isinstance(value, list):
+        lists = [one for one in _kinds(kind) if get_origin(one) is list]
+        element = get_args(lists[0])[0] if lists else None
+        return [_with_sections(one, element) for one in value]
+    return value
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types of a union, without what `Annotated` adds."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for one in get_args(annotation) for kind in _kinds(one)]
+    return [annotation]
 
 
 def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> str:
@@ -87,6 +129,8 @@ def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> s
         )
     if problem["type"] == "value_error":
         return f"{where}: {context['error']}"
+    if problem["input"] is None:
+        return f"{where}: there is no value; give one, or take the line out"
     return f"{where}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
 
 

@@ -24,13 +24,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adire_assets import lineage
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
 
+T = TypeVar("T")
 NOT_CONTENT = ("manifest.json", "timings.json", "recipe")
 KEY_DIGITS = 32
 
@@ -278,7 +279,23 @@ def is_locked(project: Project, name: str) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The content of a JSON file. UserError when it is none, FileNotFoundError without a file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); take it from a backup") from None
+
+
+def read_as(path: Path, kind: Callable[..., T]) -> T:
+    """`kind` with the keys of a JSON file as its arguments. UserError when they are others."""
+    found = read_json(path)
+    try:
+        return kind(**found)
+    except TypeError as error:
+        reason = str(error).rpartition("() ")[2]
+        raise UserError(
+            f"{path} is not what belongs there ({reason}); take it from a backup"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -63,7 +63,7 @@ def _md5s(project: Project, folder: Path, paths: Mapping[str, Path]) -> dict[str
     memory = project.home / "md5" / f"{digest(str(folder))[:32]}.json"
     try:
         known = read_json(memory)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, UserError):
         known = {}  # only a memory: without it every file is read again
     result, fresh = {}, {}
     for name, path in paths.items():

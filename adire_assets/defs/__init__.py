@@ -5,14 +5,15 @@ import sys
 
 import dagster as dg
 
-from adire_assets.config import Project, load_model, model_names
+from adire_assets.config import Project
+from adire_assets.config import models as configured
 from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.golden import golden_check
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
-from adire_assets.defs.sensors import MODEL_TAG, model_sensor
+from adire_assets.defs.sensors import MODEL_TAG, broken_models, model_sensor
 
 NOISE = ("[pipes]", "Dependencies for step")  # Dagster's own, though they come as messages
 
@@ -35,8 +36,15 @@ def _says_something(record: logging.LogRecord) -> bool:
 
 
 def build_definitions(project: Project) -> dg.Definitions:
-    """Assets, job and sensor of every enabled model in configs/models."""
-    models = [name for name in model_names(project) if load_model(project, name).enabled]
+    """Assets, job and sensor of every enabled model in configs/models.
+
+    A model whose YAML is no good keeps no other from being shown: the sensor `broken_models` says
+    what is wrong with it.
+    """
+    sound, broken = configured(project)
+    models = [name for name, config in sound.items() if config.enabled]
+    for sentence in broken.values():
+        dg.get_dagster_logger().warning(sentence)
     jobs = {
         model: dg.define_asset_job(
             f"{model}_line",
@@ -57,6 +65,7 @@ def build_definitions(project: Project) -> dg.Definitions:
             *(model_sensor(project, model, job.name) for model, job in jobs.items()),
             *(rollout_sensor(project, model, job) for model, job in rollouts.items()),
             *(approval_sensor(project, model, job.name) for model, job in deployments.items()),
+            *([broken_models(broken)] if broken else []),
         ],
         resources={
             "references": ReferenceIOManager(project_root=root),

@@ -10,7 +10,7 @@ committed (`adire_assets.committed`); a run of theirs asks that again before it 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 import dagster as dg
@@ -105,6 +105,24 @@ def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
     """UserError when a sensor started `run`, and files that decide are not committed (any more)."""
     if {STATE_TAG, APPROVAL_TAG} & {*run.tags} and (why := committed.hindrance(project, model)):
         raise UserError(f"{model}: this run was started by a sensor; {why}")
+
+
+def broken_models(wrong: Mapping[str, str]) -> dg.SensorDefinition:
+    """A sensor that starts nothing; its ticks say what is wrong with the YAML of which model."""
+
+    @dg.sensor(
+        name="broken_models",
+        minimum_interval_seconds=300,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Not shown, because their YAML is no good: {', '.join(wrong)}.",
+        metadata={name: dg.MetadataValue.text(sentence) for name, sentence in wrong.items()},
+    )
+    def broken(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        return dg.SkipReason(
+            f"{'; '.join(wrong.values())}; mend that, then reload the code location"
+        )
+
+    return broken
 
 
 def seconds_until_retry(failed: Sequence[dg.RunRecord]) -> float:

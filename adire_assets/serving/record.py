@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.store import lock, read_json, write_json
+from adire_assets.store import lock, read_as, read_json, write_json
 
 LEASE_SECONDS = 10.0
 Stage = Literal["waiting", "loading", "checking", "mirroring", "serving", "undoing"]
@@ -122,15 +122,30 @@ def read(project: Project, target: str, model: str) -> DeploymentRecord:
     path = _path(project, target, model)
     if not path.is_file():
         return DeploymentRecord(model, target)
-    found = read_json(path)
-    rollout = found.pop("rollout", None)
-    return DeploymentRecord(**found, rollout=Rollout(**rollout) if rollout else None)
+
+    def whole(rollout: dict[str, Any] | None = None, **found: Any) -> DeploymentRecord:
+        return DeploymentRecord(**found, rollout=Rollout(**rollout) if rollout else None)
+
+    return read_as(path, whole)
 
 
-def all_on(project: Project, target: str) -> list[DeploymentRecord]:
-    """The records of every model on a target, by name."""
+def all_on(
+    project: Project,
+    target: str,
+    broken: Callable[[str, UserError], None] = lambda model, error: None,
+) -> list[DeploymentRecord]:
+    """The records of every model on a target, by name.
+
+    One that cannot be read harms its own model only: it is left out, and `broken` is told.
+    """
     folder = project.home / "deployments" / target
-    return [read(project, target, path.stem) for path in sorted(folder.glob("[a-z]*.json"))]
+    found = []
+    for path in sorted(folder.glob("[a-z]*.json")):
+        try:
+            found.append(read(project, target, path.stem))
+        except UserError as error:
+            broken(path.stem, error)
+    return found
 
 
 def change(

@@ -27,7 +27,7 @@ from typing import Any
 from adire_assets import lineage
 from adire_assets.config import Project, ServingConfig
 from adire_assets.errors import UserError
-from adire_assets.store import Artefact, Store, lock, read_json, write_json
+from adire_assets.store import Artefact, Store, lock, read_as, read_json, write_json
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 BASE_DIGITS = 32
@@ -105,7 +105,7 @@ def write_record(project: Project, record: ReleaseRecord) -> ReleaseRecord:
     path = _record_path(project, record.model, record.number)
     with lock(project, f"releases-{record.model}"):
         if path.is_file():
-            known = ReleaseRecord(**read_json(path))
+            known = read_as(path, ReleaseRecord)
             if known.repository["content_hash"] != record.repository["content_hash"]:
                 raise UserError(
                     f"release {record.number} of {record.model} is already "
@@ -121,7 +121,7 @@ def write_record(project: Project, record: ReleaseRecord) -> ReleaseRecord:
 def read_record(project: Project, model: str, number: int) -> ReleaseRecord:
     """The record of release `number`. UserError when there is none."""
     try:
-        return ReleaseRecord(**read_json(_record_path(project, model, number)))
+        return read_as(_record_path(project, model, number), ReleaseRecord)
     except FileNotFoundError:
         known = ", ".join(str(record.number) for record in records(project, model)) or "none"
         raise UserError(
@@ -140,7 +140,7 @@ def named(project: Project, name: str) -> ReleaseRecord:
 def records(project: Project, model: str) -> list[ReleaseRecord]:
     """Every release of `model`, by number."""
     folder = project.home / "releases" / model
-    found = (ReleaseRecord(**read_json(path)) for path in folder.glob("[0-9]*.json"))
+    found = (read_as(path, ReleaseRecord) for path in folder.glob("[0-9]*.json"))
     return sorted(found, key=lambda record: record.number)
 
 

@@ -16,8 +16,8 @@ class NotServed(UserError):
 def unserved(project: Project, fleet: FleetConfig, target: str, name: str) -> list[str]:
     """A sentence for each release that a slot should hold, and does not draw with."""
     place = Place(project, fleet, target, name)
-    found = []
-    for state in record.all_on(project, target):
+    found: list[str] = []
+    for state in record.all_on(project, target, lambda model, error: found.append(str(error))):
         number = state.slots.get(name)
         coming = state.rollout and not state.rollout.loaded and state.rollout.slot == name
         if number is None or coming:

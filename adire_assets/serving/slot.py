@@ -42,18 +42,23 @@ def arguments(name: str, config: SlotConfig, target: str, device: str, threads: 
 
 def reconcile(project: Project, target: str, name: str, slot: Path) -> list[str]:
     """Bring a slot's folder to what the records say that it holds; the models that it then has."""
-    states = record.all_on(project, target)
+    broken: dict[str, UserError] = {}
+    states = record.all_on(project, target, broken.__setitem__)
     held = {state.model: state.slots[name] for state in states if name in state.slots}
     models = slot / "models"
     models.mkdir(parents=True, exist_ok=True)
     for path in models.iterdir():
-        if path.name not in held:
+        if path.name not in held and path.name not in broken:
             shutil.rmtree(path)
     served = []
+    for model, error in broken.items():
+        # What it held goes on being served, until somebody mends the record.
+        print(f"{model}: {error}", file=sys.stderr, flush=True)
+        served += [model] if release.installed(slot, model) else []
     for model, number in held.items():
         try:
             release.install(project, release.read_record(project, model, number), slot)
-        except UserError as error:
+        except (UserError, OSError) as error:
             # The other models still serve; `adire status` shows the difference.
             print(f"{model} cannot be served: {error}", file=sys.stderr, flush=True)
             continue

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config import Project, load_model, model_names
+from adire_assets.config import Project, load_model, model_names, models
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
 from adire_assets.roots import evaluation_settings
@@ -37,9 +37,10 @@ def refusal(project: Project, text: str) -> str:
 
 def test_shipped_configs_are_valid() -> None:
     shipped = Project(ROOT, ROOT / ".adire")
-    enabled = {name: load_model(shipped, name).enabled for name in model_names(shipped)}
-    assert enabled == {"indigo": True, "indigo_sd15": False, "indigo_sdxl": False}
-    assert list(load_fleet(shipped).targets["local"].slots) == ["blue", "green"]
+    expected = {"indigo": True, "indigo_sd15": False, "indigo_sdxl": False}
+    assert {name: load_model(shipped, name).enabled for name in expected} == expected
+    assert expected.keys() <= {*model_names(shipped)}
+    assert len(load_fleet(shipped).targets) >= 1
 
 
 def test_defaults_are_the_classic_recipe(project: Project) -> None:
@@ -187,3 +188,67 @@ def test_mistakes_in_the_fleet_are_told(project: Project, change: str, sentence:
     fleet.write_text(f"targets:\n  local:\n{body}\n")
     with pytest.raises(UserError, match=sentence):
         load_fleet(project)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("training:\n  learning_rate: 1e-4", "training:"), None),
+        (("  judge: {source: judge}", "  judge: {source: judge}\n  gates:"), None),
+        (
+            ("evaluation:\n  judge: {source: judge}", "evaluation:"),
+            "judge: this key is missing",
+        ),
+        (("base_model: {source: base}", "base_model:"), "base_model.source: this key is missing"),
+        (("learning_rate: 1e-4", "learning_rate:"), "training.learning_rate: there is no value"),
+        (("instance_prompt: a cloth", "instance_prompt:"), "instance_prompt: there is no value"),
+        (("training:", "search:\ntraining:"), "search.parameters: this key is missing"),
+    ],
+)
+def test_a_section_without_a_line_is_empty_and_a_key_without_a_value_is_refused(
+    project: Project, change: tuple[str, str], expected: str | None
+) -> None:
+    text = GOOD.replace(*change)
+    assert text != GOOD
+    if expected is None:
+        project.model_file("cloth").write_text(text)
+        assert load_model(project, "cloth").training.rank == 4
+    else:
+        assert expected in refusal(project, text)
+
+
+def test_an_empty_section_of_the_fleet_does_not_open_the_door(project: Project) -> None:
+    slots = "slots: {blue: {}, green: {http_port: 1024, grpc_port: 1025, metrics_port: 1026}}"
+    fleet = project.root / "configs" / "fleet.yaml"
+    fleet.write_text(f"targets:\n  local:\n    {slots}\n    gateway:\n      tokens:\n")
+    with pytest.raises(UserError, match=r"tokens\.keys: this key is missing"):
+        load_fleet(project)
+    fleet.write_text(f"targets:\n  local:\n    {slots}\n    gateway:\n    rollout:\n")
+    assert load_fleet(project).targets["local"].gateway.port == 8080
+
+
+BROKEN = {
+    "half": b"data: {path: data/ha",
+    "latin": "description: caf\u00e9".encode("latin-1"),
+    "control": b"description: \x00\n",
+    "listed": b"- a\n",
+    "bare": b"",
+    "deep": b"[" * 100_000,
+    "promptless": GOOD.encode() + b"  prompt_set: configs/prompts/none.yaml\n",
+    "Wrong-Name": GOOD.encode(),
+}
+
+
+def test_a_broken_yaml_harms_its_own_model_only(project: Project) -> None:
+    project.model_file("cloth").write_text(GOOD)
+    for name, content in BROKEN.items():
+        project.model_file(name).write_bytes(content)
+    project.model_file("folder").mkdir()
+    project.model_file("gone").symlink_to("nowhere")
+    project.model_file(".#cloth").write_text("an editor's own")
+    sound, broken = models(project)
+    assert sorted(sound) == ["cloth"]
+    assert sorted(broken) == sorted([*BROKEN, "folder", "gone"])
+    for name, sentence in broken.items():
+        expected = "none.yaml" if name == "promptless" else name
+        assert expected in sentence and len(sentence.splitlines()) == 1, sentence
