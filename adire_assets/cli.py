@@ -306,10 +306,10 @@ def gc(
     ] = 3,
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
 ) -> None:
-    """Delete artefacts that no live, candidate or recent release needs; manifests stay."""
-    from adire_assets import operations
+    """Delete what nothing needs: old artefacts but their manifests, caches beyond a limit."""
+    from adire_assets.gc import collect_garbage
 
-    for line in operations.collect_garbage(Project.find(), keep, dry_run):
+    for line in collect_garbage(Project.find(), keep, dry_run):
         say(line)
 
 

@@ -4,7 +4,6 @@ Each function gives plain lines of text; the command line prints them.
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +31,7 @@ from adire_assets.evaluation_images import measure_again
 from adire_assets.fleet_config import FLEET_VARIABLE, load_fleet
 from adire_assets.lineage import code_hash, environment, threads
 from adire_assets.serving import client, deployment, fleet, logs, record, release, routing, serves
-from adire_assets.store import Store, is_locked, read_json
+from adire_assets.store import Store
 from adire_assets.worker import Progress
 
 DEMO_MODEL = "indigo"
@@ -230,73 +229,6 @@ def measure(project: Project, name: str, progress: Progress) -> str:
         f"`adire materialize {evaluation.model}` judges by {now['seconds_per_image_mean']:.3g}, "
         f"the median of all {now['measurements']} measurements"
     )
-
-
-def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]:
-    """Delete the artefacts that nothing needs.
-
-    Kept: what the live releases and the `keep` before them, MLflow's champion and challenger, those
-    that wait for an approval and the latest `keep` releases are made of; the latest `keep`
-    artefacts of each kind; what the latest materializations and the running ones refer to; and of
-    the others what `Store.discard` keeps, by which `adire reproduce` makes them again.
-    """
-    if keep < 1:
-        raise UserError("--keep must be at least 1")
-    store = Store(project)
-    for left in (store.root / ".tmp").glob("gc-*"):
-        shutil.rmtree(left)
-    needed = _needed(project, store, keep)
-    freed = 0
-    for artefact in store.artefacts():
-        if artefact.key in needed or is_locked(project, artefact.lock):
-            continue
-        size = sum(path.stat().st_size for path in artefact.path.rglob("*") if path.is_file())
-        freed += size
-        yield f"{artefact.model}/{artefact.kind} {artefact.key[:12]} ({size / 1e6:.1f} MB)"
-        if not dry_run:
-            store.discard(artefact)
-    yield f"{freed / 1e6:.1f} MB {'would be' if dry_run else 'were'} freed"
-
-
-def _needed(project: Project, store: Store, keep: int) -> set[str]:
-    """The keys of all artefacts that `collect_garbage` keeps."""
-    wanted: list[dict[str, str]] = []
-    for model in {artefact.model for artefact in store.artefacts()}:
-        records = {one.number: one for one in release.records(project, model)}
-        numbers = set(sorted(records)[-keep:]) | set(registry.aliases(project, model).values())
-        for path in (project.home / "deployments").glob(f"*/{model}.json"):
-            state = read_json(path)
-            numbers |= {state["live"], *state["slots"].values()}
-            wanted += filter(None, [state["verdict"]])
-            numbers |= {entry["number"] for entry in state["history"][-keep - 1 :]}
-        numbers |= {one.number for one in approvals.asked_for(project, model)}
-        for number in numbers & set(records):
-            found = records[number]
-            wanted += [found.repository, found.adapter, found.base_model]
-            wanted += [found.evaluation, found.verdict, *filter(None, [found.golden])]
-        for kind in {artefact.kind for artefact in store.artefacts(model)}:
-            made = sorted(store.artefacts(model, kind), key=lambda one: one.manifest["created"])
-            wanted += [artefact.reference() for artefact in made[-keep:]]
-    references = project.home / "references"
-    for path in references.rglob("*.json"):
-        run = path.relative_to(references).parts[0]
-        if run == "latest" or is_locked(project, f"run-{run}"):
-            wanted.append(read_json(path))
-    return set().union(*(_ancestry(store, reference) for reference in wanted))
-
-
-def _ancestry(store: Store, reference: dict[str, str]) -> set[str]:
-    """The keys of an artefact and of those that its manifest refers to."""
-    keys, waiting = set(), [reference]
-    while waiting:
-        current = waiting.pop()
-        folder = store.folder(current["model"], current["kind"], current["key"])
-        if current["key"] in keys or not (folder / "manifest.json").is_file():
-            continue
-        keys.add(current["key"])
-        manifest = store.open(current).manifest
-        waiting += [v for v in manifest.values() if isinstance(v, dict) and "content_hash" in v]
-    return keys
 
 
 def pull_targets(project: Project) -> list[str]:

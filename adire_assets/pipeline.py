@@ -14,7 +14,7 @@ yields MLflow's logging functions for the one run of that adapter.
 
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -199,11 +199,7 @@ def evaluation_report(
     of_base = replace(recipe, kind="base_statistics", inputs=shared)
 
     def make(folder: Path) -> dict[str, Any]:
-        with ExitStack() as held:
-            run = held.enter_context(tracked(adapter.key))
-            for artefact in drawn.values():  # `adire gc` deletes nothing that is locked
-                held.enter_context(lock(project, artefact.lock))
-            held.enter_context(lock(project, "device"))
+        with tracked(adapter.key) as run, lock(project, "device"):
             run_worker(
                 f"{EVALUATION_MODULES[0]}:score",
                 dataset=images.path,

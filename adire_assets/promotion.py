@@ -61,10 +61,11 @@ def comparable_evaluation(
     """An evaluation of the champion that differs from `evaluation` in the adapter alone (and in
     the base that it was trained on), None when the store has none."""
     wanted = _way(evaluation)
-    found = Store(project).artefacts(evaluation.model, evaluation.kind)
-    return next(
-        (one for one in found if champion.is_of(one.manifest) and _way(one) == wanted), None
-    )
+    store = Store(project)
+    for one in store.artefacts(evaluation.model, evaluation.kind):
+        if champion.is_of(one.manifest) and _way(one) == wanted:
+            return store.open(one.reference())
+    return None
 
 
 def verdict_of(

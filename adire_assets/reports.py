@@ -79,6 +79,8 @@ def _sources(project: Project, name: str, blind: bool) -> "Sources":
         if one.manifest["evaluation"] == evaluation.reference()
     ]
     verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
+    if verdict:
+        verdict = Store(project).open(verdict.reference())
     return _gathered(project, evaluation, verdict, found, blind)
 
 
@@ -107,7 +109,7 @@ def _newest(store: Store, model: str) -> Artefact:
         for side in ("evaluation", "champion")
     )
     own = [one for one in made if one.key not in rivals - judged]
-    return max(own, key=lambda one: one.manifest["created"])
+    return store.open(max(own, key=lambda one: one.manifest["created"]).reference())
 
 
 def _release_of(project: Project, evaluation: Artefact) -> release.ReleaseRecord | None:

@@ -70,8 +70,6 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
         places["output"].mkdir()
         for kind, provide in (("base_model", _base_model), ("dataset", _dataset)):
             made_from = store.recall(manifest[kind])
-            # `adire gc` deletes nothing that is locked.
-            held.enter_context(lock(project, made_from.lock))
             places[kind] = provide(project, made_from, scratch, progress)
         sources = _lay_out(adapter, scratch / "training")
         progress(f"training: the recorded sources, on {manifest['job']['threads']} threads")

@@ -11,7 +11,6 @@ one run of the search. The best settings are written as the model's YAML, commen
 """
 
 import io
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.diffusion.trial import FIRST_TRIALS
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
+from adire_assets.folders import temporary_folder
 from adire_assets.store import Artefact, lock, write_bytes
 from adire_assets.training_config import SearchConfig, TrainingConfig
 from adire_assets.worker import Progress
@@ -72,10 +72,11 @@ def search(
             trial = study.ask()
             chosen = _chosen(trial, config.search)
             progress(f"trial {len(_ended(study)) + 1} of {wanted}: {_words(chosen)}")
-            with tempfile.TemporaryDirectory(dir=folder) as scratch, lock(project, "device"):
+            jobs = project.home / "jobs"
+            with temporary_folder(project, jobs) as scratch, lock(project, "device"):
                 _carry_out(
                     project, study, trial, common | chosen, images, base, device, parent,
-                    Path(scratch), progress,
+                    scratch, progress,
                 )  # fmt: skip
     done = [one for one in study.trials if one.value is not None and one.state.name == "COMPLETE"]
     if not done:

@@ -12,6 +12,9 @@
 `build` writes under a temporary name, syncs and renames: what stands under its final name is
 complete. One flock per recipe key lets the second of two runs wait and then reuse; it dies with
 its holder, and what a killed holder left is removed by the next.
+
+What `find`, `open`, `recall` and `build` give is kept from being deleted for as long as `readers`
+says. What `artefacts` lists is not: `open` what you choose of it.
 """
 
 import fcntl
@@ -26,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adire_assets import lineage
+from adire_assets import lineage, readers
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
@@ -51,9 +54,9 @@ class Artefact:
         return read_json(self.path / "manifest.json")
 
     @property
-    def lock(self) -> str:
-        """What `lock` holds while it is made, and who needs it while it is used."""
-        return lock_name(self.model, self.kind, self.key)
+    def name(self) -> str:
+        """Its place in the store, <model>/<kind>/<key>; what `readers` hold."""
+        return f"{self.model}/{self.kind}/{self.key[:KEY_DIGITS]}"
 
     def json(self, name: str) -> Any:
         return read_json(self.path / name)
@@ -86,12 +89,12 @@ class Store:
 
     def find(self, recipe: Recipe) -> Artefact | None:
         """The artefact of this recipe, or None."""
-        return self._read(self.folder(recipe.model, recipe.kind, recipe.key))
+        return self._hold(self.folder(recipe.model, recipe.kind, recipe.key))
 
     def open(self, reference: dict[str, str]) -> Artefact:
         """The artefact that a reference names. UserError when it is gone or is another one."""
         folder = self.folder(reference["model"], reference["kind"], reference["key"])
-        artefact = self._read(folder)
+        artefact = self._hold(folder)
         if artefact is None:
             raise UserError(
                 f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is no longer "
@@ -104,8 +107,7 @@ class Store:
     def recall(self, reference: dict[str, str]) -> Artefact:
         """What a reference names, if need be its manifest and recipe/ alone (see `holds`)."""
         folder = self.folder(reference["model"], reference["kind"], reference["key"])
-        for place in (folder, self.memory / folder.relative_to(self.root)):
-            artefact = self._read(place)
+        for artefact in (self._hold(folder), self._read(self._memory_of(folder))):
             if artefact and artefact.content_hash == reference["content_hash"]:
                 return artefact
         raise UserError(
@@ -119,19 +121,37 @@ class Store:
         return artefact.path.is_relative_to(self.root)
 
     def discard(self, artefact: Artefact) -> None:
-        """Delete an artefact except for its manifest and recipe/, by which it can be made again."""
-        kept = self.memory / artefact.path.relative_to(self.root)
+        """Delete an artefact except for its manifest and recipe/, by which it can be made again.
+
+        The caller has it alone (`readers.alone`), or knows that nobody reads it.
+        """
+        self.remember(artefact)
+        shutil.rmtree(self.withdraw(artefact))
+
+    def remember(self, artefact: Artefact) -> None:
+        """Keep manifest and recipe/ of an artefact that is about to be discarded."""
+        kept = self._memory_of(artefact.path)
         unfinished = kept.with_name(f".{kept.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(artefact.path / "recipe", unfinished / "recipe")
-        shutil.copyfile(artefact.path / "manifest.json", unfinished / "manifest.json")
+        # Links need no space, and who deletes things may have none.
+        shutil.copytree(artefact.path / "recipe", unfinished / "recipe", copy_function=link)
+        link(artefact.path / "manifest.json", unfinished / "manifest.json")
         shutil.rmtree(kept, ignore_errors=True)
         unfinished.rename(kept)
-        # Out of sight before it is emptied: what stands under its name is complete.
+
+    def withdraw(self, artefact: Artefact) -> Path:
+        """Move an artefact out of sight, at once and whole; where it can be deleted at leisure."""
         doomed = self.root / ".tmp" / f"gc-{artefact.key}"
         doomed.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(doomed, ignore_errors=True)
         artefact.path.rename(doomed)
-        shutil.rmtree(doomed)
+        return doomed
+
+    def unfinished(self) -> Iterator[tuple[Path, str | None]]:
+        """(folder, the lock of who makes it) of what is not complete; no lock: it is withdrawn."""
+        for folder in sorted((self.root / ".tmp").glob("*")):
+            withdrawn = folder.name.startswith("gc-")
+            yield folder, None if withdrawn else folder.name.removesuffix("-recipe")
 
     def artefacts(self, model: str | None = None, kind: str | None = None) -> list[Artefact]:
         """All complete artefacts, in the order of their names."""
@@ -236,6 +256,14 @@ class Store:
                 path.chmod(0o444)
                 _sync(path)
 
+    def _memory_of(self, folder: Path) -> Path:
+        return self.memory / folder.relative_to(self.root)
+
+    def _hold(self, folder: Path) -> Artefact | None:
+        """The artefact in `folder`, from now on kept from being deleted."""
+        readers.hold(self.project, folder.relative_to(self.root).as_posix())
+        return self._read(folder)
+
     def _read(self, folder: Path) -> Artefact | None:
         try:
             manifest = read_json(folder / "manifest.json")
@@ -251,8 +279,22 @@ class Store:
 
 
 def lock_name(model: str, kind: str, key: str) -> str:
-    """The lock of an artefact; `adire gc` deletes nothing whose lock is held."""
+    """The lock under which an artefact is made."""
     return f"{model}-{kind}-{key[:KEY_DIGITS]}"
+
+
+@contextmanager
+def try_lock(project: Project, name: str) -> Iterator[bool]:
+    """Whether `name` could be had alone; it is held for the block then."""
+    folder = project.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager

@@ -5,7 +5,6 @@
 
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from adire_assets import lineage
 from adire_assets.child_environment import child_environment
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.folders import temporary_folder
 from adire_assets.pipeline import RunWorker
 from adire_assets.store import Artefact, Store, lock, read_json, write_json
 from adire_assets.worker import ERROR, command, result_of, write_job
@@ -98,10 +98,7 @@ class ChildProcesses(dg.ConfigurableResource):
         """The worker's result. UserError with its sentence when it refused."""
         project = Project.find(Path(self.project_root))
         threads = lineage.threads()
-        jobs = project.home / "jobs"
-        jobs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=jobs) as name:
-            folder = Path(name)
+        with temporary_folder(project, project.home / "jobs") as folder:
             write_job(folder, function, arguments, threads, mlflow_run_id)
             status = _run_under_pipes(
                 context,

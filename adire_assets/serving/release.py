@@ -37,6 +37,7 @@ VERSION_FILES = ("model.py", "sampling.py", "serving.json", f"adapter/{ADAPTER}"
 # again at the next load; a file of that name keeps the cache from being made.
 NO_CACHE = "__pycache__"
 Reference = dict[str, str]
+INSTALL_LOCK = "install"  # held while the files of any slot change
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
         write_json(folder / "provenance.json", provenance)
         (folder / NO_CACHE).touch()
 
-    with lock(project, "install"):
+    with lock(project, INSTALL_LOCK):
         base_folder = slot / "base_models" / base.content_hash[:BASE_DIGITS]
         if not base_folder.is_dir():
             _place(base_folder, copy_base)
@@ -206,6 +207,16 @@ def remove(slot: Path, model: str, number: int) -> None:
         # Renamed first: Triton must never find a version folder that is half there.
         version.rename(gone)
         shutil.rmtree(gone)
+
+
+def unused_bases(slot: Path) -> list[Path]:
+    """The copies of bases, whole or half made, that no release in the slot's folder refers to.
+
+    The caller holds INSTALL_LOCK.
+    """
+    settings = slot.glob("models/*/*/serving.json")
+    used = {read_json(path)["base_model"] for path in settings}
+    return [path for path in sorted(slot.glob("base_models/*")) if path.name not in used]
 
 
 def _holds(version: Path, content: Artefact) -> bool:

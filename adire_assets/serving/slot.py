@@ -15,6 +15,7 @@ from pathlib import Path
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import SlotConfig
+from adire_assets.readers import reading
 from adire_assets.serving import guard, logs, record, release, triton
 
 
@@ -90,13 +91,15 @@ def serve(options: argparse.Namespace) -> int:
     slot = folder(project, options.target, options.name, SlotConfig())
     # Before the folder is touched: a Triton that outlived its guard must not serve from it.
     guard.clean(triton.shm_prefix(slot))
+    with reading():  # what is in the slot's folder is a copy
+        models = reconcile(project, options.target, options.name, slot)
     command = triton.command(
         project,
         slot,
         grpc_port=options.grpc_port,
         http_port=options.http_port,
         metrics_port=options.metrics_port,
-        load=reconcile(project, options.target, options.name, slot),
+        load=models,
     )
     environment = triton.environment(options.device, options.threads)
     return guard.run(command, shm_prefix=triton.shm_prefix(slot), env=environment)

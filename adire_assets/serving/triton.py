@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from adire_assets import lineage
 from adire_assets.child_environment import child_environment, driver_folders
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.folders import temporary_folder
 from adire_assets.serving.guard import ENVIRONMENT
 
 STUB = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -50,15 +50,18 @@ def backends(project: Project) -> Path:
     source = packages() / "pytriton" / "tritonserver"
     final = project.home / "fleet" / f"backends-{lineage.installed('nvidia-pytriton')}-{STUB}"
     if not final.is_dir():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".backends-") as temporary:
-            made = Path(temporary) / "made"
+        with temporary_folder(project, _scratch(project)) as temporary:
+            made = temporary / "made"
             shutil.copytree(source / "backends" / "python", made / "python")
             stub = source / "python_backend_stubs" / STUB / "triton_python_backend_stub"
             shutil.copy(stub, made / "python")
             with suppress(OSError):  # another process was first
                 made.rename(final)
     return final
+
+
+def _scratch(project: Project) -> Path:
+    return project.home / "fleet" / "scratch"
 
 
 def shm_prefix(folder: Path) -> str:
@@ -154,13 +157,7 @@ def scratch_server(
     `fill(folder)` puts a model into the empty slot folder and returns its name; the model is loaded
     when the context begins. UserError when it does not load within `timeout` seconds.
     """
-    root = project.home / "fleet" / "scratch"
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.iterdir():
-        if not Path(f"/proc/{old.name.partition('-')[0]}").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f"{os.getpid()}-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder(project, _scratch(project)) as folder:
         model, port = fill(folder), free_port()
         log = folder / "triton.log"
         guard = [sys.executable, "-m", "adire_assets.serving.guard", str(os.getpid())]

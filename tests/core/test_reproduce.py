@@ -15,17 +15,18 @@ import numpy as np
 import psutil
 import pytest
 
-from adire_assets import lineage, operations, pipeline, promotion, roots
+from adire_assets import lineage, pipeline, promotion, readers, roots
 from adire_assets.children import run_child
 from adire_assets.config import Project
 from adire_assets.data.sample_images import draw_sample_data
 from adire_assets.errors import UserError
+from adire_assets.gc import collect_garbage
 from adire_assets.lineage import Recipe
 from adire_assets.pipeline import RunWorker
 from adire_assets.reproduce import Reproduction, reproduce
 from adire_assets.serving import client, release
 from adire_assets.serving.release import ADAPTER, ReleaseRecord
-from adire_assets.store import Artefact, Store, is_locked, read_json, write_json
+from adire_assets.store import Artefact, Store, read_json, write_json
 from tests.support import tiny
 from tests.support.training import silent
 
@@ -242,7 +243,7 @@ def test_an_image_leads_to_its_release_when_only_manifests_and_dvc_are_left(
     facts = {**record.provenance, "release": 1, "request": {"prompt": "cloth", "seed": 1}}
     client.save_png(np.zeros((64, 64, 3), np.uint8), image, facts)
     supersede(project)
-    list(operations.collect_garbage(project, keep=1, dry_run=False))
+    list(collect_garbage(project, keep=1, dry_run=False))
     assert not Store(project).holds(adapter_of(project))
     kinds = ("dataset", "lora_weights", "base_model", "triton_repository")
     assert all(len(Store(project).artefacts(MODEL, kind)) == 1 for kind in kinds)
@@ -426,8 +427,8 @@ def test_an_interrupt_leaves_no_process_and_no_folder(project: Project) -> None:
     def interrupt(message: str, **_: float) -> None:
         if "loading the base model" in message:
             assert len(processes_of(project)) >= 2  # the launcher and what it has started
-            # Garbage collection keeps off what is being read.
-            assert is_locked(project, f"{MODEL}-dataset-{dataset.key[:32]}")
+            with readers.reading(), readers.alone(project, [dataset.name]) as free:
+                assert not free  # nobody may delete it now
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -19,6 +19,7 @@ from adire_assets.evaluation import evaluate, images
 from adire_assets.evaluation.statistic import load_statistics
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.gates_config import GateConfig
+from adire_assets.gc import collect_garbage
 from adire_assets.lineage import Recipe
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
@@ -308,7 +309,7 @@ def test_gc_keeps_the_images_of_a_kept_release(line: Line) -> None:
     reports = [line.evaluate(adapter) for adapter in adapters]
     line.release(1, adapters[0], reports[0])
     store = Store(line.project)
-    list(operations.collect_garbage(line.project, keep=1, dry_run=False))
+    list(collect_garbage(line.project, keep=1, dry_run=False))
     left = store.artefacts(MODEL, "evaluation_report")
     assert reports[0] in left
     for report in left:

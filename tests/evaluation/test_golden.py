@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from adire_assets import cli, lineage, operations, upgrades
+from adire_assets import cli, lineage, upgrades
 from adire_assets.config import EvaluationConfig, ModelSource, Project, ServingConfig
 from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate, golden, images
 from adire_assets.evaluation_images import drawing_of
+from adire_assets.gc import collect_garbage
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
@@ -344,7 +345,7 @@ def test_garbage_collection_keeps_the_golden_set_of_a_release(project: Project) 
         store.build(Recipe("golden_images", MODEL, inputs={"number": number}), lambda _: None)
         for number in ("1", "2", "3")
     ]
-    list(operations.collect_garbage(project, keep=2, dry_run=False))
+    list(collect_garbage(project, keep=2, dry_run=False))
     assert kept in store.artefacts(MODEL, "golden_images")
     assert sum(other.artefact.path.exists() for other in others) == 2
 

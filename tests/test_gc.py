@@ -1,0 +1,369 @@
+"""What `adire gc` deletes and what it leaves."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adire_assets import cli, folders, readers
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.gc import collect_garbage
+from adire_assets.lineage import Recipe
+from adire_assets.serving import release
+from adire_assets.store import Artefact, Store, lock, try_lock, write_json
+
+ROOT = Path(__file__).parents[1]
+MODEL = "cloth"
+DESCRIPTORS = Path("/proc/self/fd")
+DIGITS = "0123456789abcdef" * 2
+
+# Each says "ready" when it has what it reads or has begun, and ends when it is told to.
+READER = """
+import json, sys
+from pathlib import Path
+from adire_assets import readers
+from adire_assets.config import Project
+from adire_assets.lineage import Recipe
+from adire_assets.store import Store, lock
+
+store = Store(Project(Path(sys.argv[1]), Path(sys.argv[2])))
+reference = json.loads(sys.argv[3])
+
+def wait():
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+def look(folder):
+    print(artefact.path.joinpath("a.txt").is_file(), flush=True)
+"""
+HOW_IT_READS = {
+    "opened": "artefact = store.open(reference); wait(); look(artefact)",
+    "recalled": "artefact = store.recall(reference); wait(); look(artefact)",
+    "reused": (
+        "artefact = store.build(Recipe('thing', 'cloth', inputs={'n': '0'}), None).artefact;"
+        "wait(); look(artefact)"
+    ),
+    "while another is made of it": (
+        "artefact = store.open(reference);"
+        "store.build(Recipe('other', 'cloth'), lambda folder: (wait(), look(artefact))[1])"
+    ),
+}
+
+
+@pytest.fixture
+def project(mlflow_project: Project) -> Project:
+    shutil.copy(ROOT / "configs" / "fleet.yaml", mlflow_project.root / "configs")
+    return mlflow_project
+
+
+def make(project: Project, count: int = 3, kind: str = "thing") -> list[Artefact]:
+    """So many artefacts of a kind, the oldest first."""
+
+    def write(folder: Path) -> None:
+        (folder / "a.txt").write_text("a" * 1000)
+
+    store = Store(project)
+    made = []
+    for number in range(count):
+        recipe = Recipe(kind, MODEL, inputs={"n": str(number)})
+        made.append(store.build(recipe, write).artefact)
+        time.sleep(0.002)  # `created` is told in milliseconds
+    return made
+
+
+def gc(project: Project, *, dry_run: bool = False) -> list[str]:
+    return list(collect_garbage(project, keep=1, dry_run=dry_run))
+
+
+def limit(project: Project, **gigabytes: float) -> None:
+    text = "".join(f"{name}: {value}\n" for name, value in gigabytes.items())
+    (project.root / "configs" / "home.yaml").write_text(text)
+
+
+def reader(project: Project, artefact: Artefact, how: str) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", READER + HOW_IT_READS[how]),
+            *(str(project.root), str(project.home), json.dumps(artefact.reference())),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+# --- artefacts -----------------------------------------------------------------------------------
+
+
+def test_what_nothing_needs_goes_and_is_told_before_and_after(project: Project) -> None:
+    made = make(project)
+    before = gc(project, dry_run=True)
+    assert all(artefact.path.exists() for artefact in made)
+    after = gc(project)
+    assert [artefact.path.exists() for artefact in made] == [False, False, True]
+    assert before[:-1] == after[:-1] and len(after) == 3
+    assert all(f"{MODEL}/thing {artefact.key[:12]}" in "\n".join(after) for artefact in made[:2])
+    assert before[-1].endswith("would be freed") and after[-1].endswith("were freed")
+    for artefact in made[:2]:
+        assert Store(project).recall(artefact.reference()).manifest["key"] == artefact.key
+    assert not list((Store(project).root / ".tmp").iterdir())
+
+
+@pytest.mark.parametrize("how", HOW_IT_READS)
+def test_what_another_process_reads_stays_until_it_ends(project: Project, how: str) -> None:
+    read, *_ = make(project)
+    process = reader(project, read, how)
+    assert str(read.key[:12]) not in "\n".join(gc(project, dry_run=True))
+    gc(project)
+    said, _ = process.communicate("\n", timeout=30)
+    assert said == "True\n" and process.returncode == 0
+    gc(project)
+    assert not read.path.exists()
+
+
+def test_what_a_killed_process_has_read_goes(project: Project) -> None:
+    read, *_ = make(project)
+    process = reader(project, read, "opened")
+    process.kill()
+    process.wait()
+    gc(project)
+    assert not read.path.exists()
+
+
+def test_what_is_opened_while_it_is_decided_stays(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look and the deletion somebody comes, reads, refers to it, and has ended:
+    as the step of a run in a process of its own does."""
+    read, other, *_ = make(project, 4)
+    remember = Store.remember
+
+    def come(store: Store, artefact: Artefact) -> None:
+        remember(store, artefact)
+        if artefact == read:
+            reader(project, artefact, "opened").communicate("\n", timeout=30)
+            place = project.home / "references" / "run-of-now" / MODEL / "thing.json"
+            write_json(place, artefact.reference())
+
+    monkeypatch.setattr(Store, "remember", come)
+    with lock(project, "run-run-of-now"):
+        gc(project)
+    assert read.path.exists() and not other.path.exists()
+    monkeypatch.undo()
+    gc(project)  # the run has ended
+    assert not read.path.exists()
+
+
+def test_readers_cost_no_descriptor_each_and_a_block_lets_go(project: Project) -> None:
+    made = make(project, 12)
+    store = Store(project)
+    before = len(list(DESCRIPTORS.iterdir()))
+    for artefact in made:
+        store.open(artefact.reference())
+    assert len(list(DESCRIPTORS.iterdir())) <= before + 1
+    with readers.reading():
+        store.open(made[0].reference())
+        names = [made[0].name, made[1].name]
+        with readers.reading(), readers.alone(project, names) as free:
+            assert not free  # this process has opened all of them
+    assert len(list(DESCRIPTORS.iterdir())) <= before + 1
+
+
+def test_a_release_on_its_way_to_a_later_target_stays(project: Project) -> None:
+    made = make(project)
+    reference = made[0].reference()
+    parts = ("repository", "adapter", "base_model", "evaluation", "verdict")
+    for number in (1, 2):
+        record = release.ReleaseRecord(
+            model=MODEL,
+            number=number,
+            **dict.fromkeys(parts, reference if number == 1 else made[2].reference()),
+            mlflow_run_id=None,
+            provenance={},
+        )
+        release.write_record(project, record)
+    coming = {"number": 1, "origin": None}
+    state = {"live": None, "slots": {}, "history": [], "rollout": coming}
+    write_json(project.home / "deployments" / "far" / f"{MODEL}.json", state)
+    gc(project)
+    assert made[0].path.exists() and not made[1].path.exists()
+
+
+def test_what_was_withdrawn_by_a_killed_gc_goes(project: Project) -> None:
+    made = make(project, 1)
+    store = Store(project)
+    store.remember(made[0])
+    withdrawn = store.withdraw(made[0])
+    assert any(".tmp/gc-" in line for line in gc(project))
+    assert not withdrawn.exists()
+    assert store.recall(made[0].reference()).key == made[0].key
+
+
+# --- what the dead have left -----------------------------------------------------------------
+
+
+def held_folders(project: Project) -> dict[str, tuple[Path, Callable]]:
+    """Places where processes work, and how one holds its folder."""
+    building = Store(project).root / ".tmp" / f"{MODEL}-thing-{DIGITS}"
+    scratch = project.home / "work" / "golden-cloth-3"
+    return {
+        "an artefact that is made": (building, lambda: lock(project, building.name)),
+        "the scratch folder of a command": (scratch, lambda: lock(project, scratch.name)),
+        "checkpoints": (project.home / "work" / DIGITS, lambda: lock(project, "device")),
+    }
+
+
+@pytest.mark.parametrize(
+    "which", ["an artefact that is made", "the scratch folder of a command", "checkpoints"]
+)
+def test_a_folder_goes_when_its_holder_is_dead(project: Project, which: str) -> None:
+    limit(project, maximum_checkpoints_gigabytes=0)
+    folder, hold = held_folders(project)[which]
+    folder.mkdir(parents=True)
+    (folder / "half.bin").write_bytes(bytes(1000))
+    with hold():
+        gc(project)
+        assert folder.exists()
+    assert any(folder.name in line for line in gc(project, dry_run=True)) and folder.exists()
+    assert any(folder.name in line for line in gc(project)) and not folder.exists()
+
+
+@pytest.mark.parametrize("parent", ["jobs", "fleet/scratch"])
+def test_a_temporary_folder_goes_when_its_process_was_killed(project: Project, parent: str) -> None:
+    place = project.home / parent
+    with folders.temporary_folder(project, place) as folder:
+        gc(project)
+        assert folder.is_dir()
+    assert not folder.exists()
+    left = place / "left"
+    left.mkdir()
+    assert f"{parent}/left (0.0 MB)" in gc(project) and not left.exists()
+    left.mkdir()
+    with folders.temporary_folder(project, place):  # the next one tidies up as well
+        assert not left.exists()
+
+
+# --- what only saves time --------------------------------------------------------------------
+
+
+def fill_cache(project: Project) -> list[Path]:
+    """Three files of a megabyte; the first was made last, the second read last."""
+    made = []
+    for number, (read, written) in enumerate(((10, 30), (40, 10), (20, 20))):
+        path = project.home / "cache" / "latents" / f"{number:02}" / f"{number}.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(10**6))
+        os.utime(path, (1_000_000 + read, 1_000_000 + written))
+        made.append(path)
+    return made
+
+
+def test_a_cache_within_its_limit_stays(project: Project) -> None:
+    made = fill_cache(project)
+    assert gc(project) == ["0.0 MB were freed"]
+    assert all(path.is_file() for path in made)
+
+
+def test_what_of_a_cache_was_used_least_recently_goes_first(project: Project) -> None:
+    made = fill_cache(project)
+    limit(project, maximum_cache_gigabytes=0.002)
+    assert gc(project, dry_run=True) == ["cache: 1 of 3 files (1.0 MB)", "1.0 MB would be freed"]
+    assert gc(project) == ["cache: 1 of 3 files (1.0 MB)", "1.0 MB were freed"]
+    assert [path.is_file() for path in made] == [True, True, False]
+    limit(project, maximum_cache_gigabytes=0)
+    gc(project)
+    assert not any(path.is_file() for path in made)
+
+
+def test_a_cache_in_use_is_left_and_that_is_told(project: Project) -> None:
+    made = fill_cache(project)
+    limit(project, maximum_cache_gigabytes=0)
+    with lock(project, "device"):
+        assert gc(project)[0].startswith("cache and checkpoints: left as they are, since a train")
+    assert all(path.is_file() for path in made)
+
+
+def test_of_killed_trainings_the_one_of_longest_ago_goes_first(project: Project) -> None:
+    old, young = (project.home / "work" / (digit * 32) for digit in "ab")
+    for folder, when in ((old, 1_000), (young, 2_000)):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.safetensors").write_bytes(bytes(10**6))
+        os.utime(folder / "checkpoint.safetensors", (when, when))
+    limit(project, maximum_checkpoints_gigabytes=0.001)
+    assert gc(project)[0] == f"work/{old.name} (1.0 MB)"
+    assert young.is_dir() and not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("maximum_cache_gigabyte: 3\n", r"home.yaml:1: maximum_cache_gigabyte: unknown key; did"),
+        ("maximum_cache_gigabytes: -1\n", r"home.yaml:1: maximum_cache_gigabytes: .* found -1"),
+        ("maximum_cache_gigabytes: .inf\n", r"home.yaml:1: maximum_cache_gigabytes: .* found inf"),
+    ],
+)
+def test_a_mistake_in_the_limits_is_told_and_nothing_goes(
+    project: Project, text: str, said: str
+) -> None:
+    made = make(project)
+    (project.root / "configs" / "home.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        gc(project)
+    assert all(artefact.path.exists() for artefact in made)
+
+
+# --- slots ---------------------------------------------------------------------------------------
+
+
+def test_of_the_bases_in_a_slot_those_stay_that_a_release_there_refers_to(
+    project: Project,
+) -> None:
+    slot = project.home / "fleet" / "slots" / "local" / "blue"
+    write_json(slot / "models" / MODEL / "3" / "serving.json", {"base_model": "a" * 32})
+    for name in ("a" * 32, "b" * 32, f".{'c' * 32}.tmp"):
+        write_json(slot / "base_models" / name / "base.json", {})
+    with try_lock(project, release.INSTALL_LOCK) as free:
+        assert free
+    said = gc(project)
+    assert [path.name for path in (slot / "base_models").iterdir()] == ["a" * 32]
+    assert sum("fleet/slots/local/blue/base_models/" in line for line in said) == 2
+
+
+def test_of_a_mount_only_bases_of_this_project_go(project: Project, tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    fleet = project.root / "configs" / "fleet.yaml"
+    remote = f"launch: remote\n        folder: {mount}"
+    fleet.write_text(fleet.read_text().replace("launch: local", remote, 1))
+    base = make(project, 1, "base_model")[0]
+    parts = ("repository", "adapter", "base_model", "evaluation", "verdict")
+    record = release.ReleaseRecord(
+        MODEL, 1, **dict.fromkeys(parts, base.reference()), mlflow_run_id=None, provenance={}
+    )
+    release.write_record(project, record)
+    for name in (base.content_hash[:32], "f" * 32):
+        write_json(mount / "base_models" / name / "base.json", {})
+    gc(project)
+    assert [path.name for path in (mount / "base_models").iterdir()] == ["f" * 32]
+
+
+def test_the_command_says_what_would_go(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made = make(project)
+    monkeypatch.setenv("ADIRE_PROJECT", str(project.root))
+    monkeypatch.setattr("sys.argv", ["adire", "gc", "--keep", "1", "--dry-run"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().out
+    assert f"{MODEL}/thing {made[0].key[:12]}" in said and "would be freed" in said
+    assert all(artefact.path.exists() for artefact in made)
