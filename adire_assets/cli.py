@@ -76,13 +76,17 @@ def pull() -> None:
 def materialize(
     model: Model,
     select: Annotated[
-        str | None, typer.Option(help="Assets, comma separated; default: the whole line.")
+        str | None,
+        typer.Option(
+            help="Assets, comma separated, as `dagster asset materialize` takes them but without "
+            "the model's name: lora_weights+, *deployed_model; default: the whole line."
+        ),
     ] = None,
 ) -> None:
     """Bring a model from its data to live, or make only the selected assets."""
     from adire_assets.defs.run import materialize as run
 
-    run(Project.find(), model, select.split(",") if select else None)
+    run(Project.find(), model, select)
 
 
 @app.command()

@@ -69,7 +69,7 @@ def _live(project: Project, model: str) -> Iterator[str]:
     settings = load_fleet(project)
     for state in deployment.live(project, settings, model):
         yield from _live_on(project, state)
-    champion = registry.aliases(project, model).get("champion")
+    champion = registry.seen_aliases(project, model).get("champion")
     if champion != deployment.champion(project, settings, model):
         yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"
     for candidate in release.records(project, model):

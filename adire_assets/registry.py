@@ -5,14 +5,16 @@ looked up and created under the lock of the runs, so that racing processes get t
 """
 
 import socket
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adire_assets import tracking
 from adire_assets.config import Project
 from adire_assets.store import lock
-from adire_assets.tracking_store import LOCK, client, is_server
+from adire_assets.tracking_store import LOCK, client, is_server, own_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,6 +90,24 @@ def aliases(project: Project, model: str) -> dict[str, int]:
     """{alias: version number}; empty for a model that was never released."""
     with client(project) as mlflow:
         return _aliases(mlflow, model)
+
+
+def seen_aliases(project: Project, model: str) -> dict[str, int]:
+    """`aliases`, and of the project's own database without MLflow, whose import takes seconds.
+
+    The database is only looked at: one that is not there has no aliases.
+    """
+    path = own_database(project)
+    if path is None:
+        return aliases(project, model)
+    if not path.is_file():
+        return {}
+    query = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            return {alias: int(number) for alias, number in database.execute(query, (model,))}
+    except sqlite3.Error:  # of an older or a newer MLflow, or no database: MLflow says which
+        return aliases(project, model)
 
 
 def _numbers(mlflow: "MlflowClient", model: str) -> dict[str, int]:

@@ -69,6 +69,12 @@ def server_command(project: Project, port: int) -> list[str]:
     ]
 
 
+def own_database(project: Project) -> Path | None:
+    """The SQLite file that this process writes to; None for a server or another database."""
+    uri = tracking_uri(project)
+    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
 def prepare(project: Project) -> None:
     """Make the tracking store usable; costs microseconds the second time in a process.
 
@@ -77,7 +83,7 @@ def prepare(project: Project) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     uri = tracking_uri(project)
-    path = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    path = own_database(project)
     if uri in _prepared and (path is None or path.exists()):
         return
     if is_server(project):

@@ -10,14 +10,15 @@ import dagster as dg
 
 from adire_assets import roots
 from adire_assets.config import Project, load_model
+from adire_assets.defs.selection import selected
 from adire_assets.defs.sensors import MODEL_TAG
 from adire_assets.errors import UserError
 from adire_assets.serving.fleet import dagster_home
 from adire_assets.store import read_json
 
 
-def materialize(project: Project, model: str, assets: list[str] | None = None) -> None:
-    """Materialize `assets` (names without the model; default: all). UserError when a step fails."""
+def materialize(project: Project, model: str, select: str | None = None) -> None:
+    """Materialize what `select` says (`selection`; default: all). UserError when a step fails."""
     if not load_model(project, model).enabled:
         raise UserError(f"{model} is disabled; set `enabled: true` in {project.model_file(model)}")
     warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about Pipes
@@ -27,11 +28,7 @@ def materialize(project: Project, model: str, assets: list[str] | None = None) -
 
     graph = defs.resolve_asset_graph()
     known = [key for key in graph.toposorted_asset_keys if key.path[0] == model]
-    wanted = [dg.AssetKey([model, name]) for name in assets] if assets else known
-    unknown = [key.path[-1] for key in wanted if key not in known]
-    if unknown:
-        names = ", ".join(key.path[-1] for key in known)
-        raise UserError(f"{model} has no asset {', '.join(unknown)}; it has: {names}")
+    wanted = known if select is None else selected(model, select, graph)
     for sentence in left_behind(project, model, graph, wanted):
         print(sentence, flush=True)
     with _instance() as instance:

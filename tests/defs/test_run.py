@@ -13,6 +13,8 @@ from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.defs.run import left_behind
+from adire_assets.defs.selection import selected
+from adire_assets.errors import UserError
 from adire_assets.store import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +83,46 @@ def test_a_root_is_looked_at_only_for_what_is_made_from_it_and_hinders_nothing(
     assert sentence.startswith("cloth: cannot tell whether training_data has changed")
     assert "data.dvc" in sentence
     assert told(project, graph, "training_data", "dataset") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dataset", "dataset"),
+        ("cloth/dataset", "dataset"),
+        (" dataset , training_data", "dataset training_data"),
+        ("training_data+", "training_data dataset"),
+        ("+dataset", "training_data dataset"),
+        ("++dataset", "training_data dataset"),
+        ("*lora_weights", "training_data training_config base_model dataset lora_weights"),
+        ("triton_repository*", "triton_repository deployed_model"),
+        ("key:triton_repository+", "triton_repository deployed_model"),
+        ('key:"cloth/triton_repository"+', "triton_repository deployed_model"),
+        ("dataset or training_data", "dataset training_data"),
+        ("+lora_weights and not base_model", "training_data training_config dataset lora_weights"),
+        ("sinks(triton_repository+)", "deployed_model"),
+        ('group:"cloth" and key:"*_config"', "training_config evaluation_config"),
+    ],
+)
+def test_a_selection_takes_dagsters_syntax_in_the_models_names(
+    graph: Any, text: str, expected: str
+) -> None:
+    assert {key.path[-1] for key in selected("cloth", text, graph)} == set(expected.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no name where one is expected"),
+        ("dataset,", "no name where one is expected"),
+        ("datset+", "cloth has no asset datset; it has: "),
+        ("silk/dataset", "cloth has no asset silk/dataset"),
+        ("not datset", "cloth has no asset datset"),
+        ("dataset and", "is no selection"),
+        ("(dataset", "is no selection"),
+        ('key:"silk/*"', "selects no asset of cloth"),
+    ],
+)
+def test_what_selects_nothing_is_told(graph: Any, text: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        selected("cloth", text, graph)
