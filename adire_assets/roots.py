@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from adire_assets.pipeline import RunWorker
 
 CONVERSION_MODULES = ("adire_assets.diffusion.single_file",)
-CONVERSION_PACKAGES = ("diffusers", "transformers")
 WEIGHTS = {  # kind -> the file that tells such a folder, and the config key that names it
     "base_model": ("model_index.json", "base_model"),
     "judge": ("config.json", "evaluation.judge"),
@@ -211,7 +210,6 @@ def _conversion_recipe(
         model,
         modules=CONVERSION_MODULES,
         inputs={"weights": file.content_hash, "config": config.content_hash},
-        environment=lineage.environment(*CONVERSION_PACKAGES),
     )
     return recipe, file, config
 

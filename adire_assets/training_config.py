@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from adire_assets.config_file import Strict
 from adire_assets.diffusion.adapter_types import ADAPTER_TYPES
-from adire_assets.diffusion.augmentations import AUGMENTATIONS
+from adire_assets.diffusion.augmentations import AUGMENTATIONS, names_of
 from adire_assets.diffusion.objectives import OBJECTIVES
 from adire_assets.diffusion.optimizers import OPTIMIZERS
 
@@ -85,11 +85,6 @@ class TrainingConfig(Strict):
     distribution: Literal["ddp", "fsdp"] = "ddp"  # of several processes
 
     @property
-    def all_augmentations(self) -> list[str]:
-        """With the one that has a key of its own."""
-        return [*(["random_flip"] if self.random_flip else []), *self.augmentations]
-
-    @property
     def processes(self) -> int:
         """How many take part, when nothing shares the batch out."""
         return self.num_processes or self.num_machines
@@ -100,7 +95,8 @@ class TrainingConfig(Strict):
             raise ValueError("with_prior_preservation needs a class_prompt, for example: a photo")
         if self.keep_checkpoint == "best" and self.validation_steps is None:
             raise ValueError("keep_checkpoint: best needs validation_steps, for example 100")
-        if len(set(self.all_augmentations)) < len(self.all_augmentations):
+        augmentations = names_of(self)
+        if len(set(augmentations)) < len(augmentations):
             raise ValueError("augmentations has the same entry twice (random_flip is one of them)")
         if self.processes % self.num_machines:
             raise ValueError("num_processes is counted on all machines: a multiple of num_machines")

@@ -97,8 +97,7 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
             "triton_repository": content.content_hash,
             "base_model": base.content_hash,
         },
-        environment={name: value or "absent" for name, value in now.items()}
-        | lineage.environment("imagehash", "torchmetrics"),
+        environment={name: value or "absent" for name, value in now.items()},
     )
 
     def make(folder: Path) -> dict[str, Any]:

@@ -5,15 +5,24 @@ image in mode RGB and the number of the version, and keeps the size; version 0 i
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from adire_assets.diffusion.registry import Registry
 
+if TYPE_CHECKING:
+    from adire_assets.training_config import TrainingConfig
+
 AUGMENTATIONS = Registry("augmentation")
 VERSIONS: dict[str, int] = {}  # how many each has
 
 Augmentation = Callable[[Image.Image, int], Image.Image]
+
+
+def names_of(settings: "TrainingConfig") -> tuple[str, ...]:
+    """All that are in use, in their order; `random_flip` has a key of its own."""
+    return (*(["random_flip"] if settings.random_flip else []), *settings.augmentations)
 
 
 def augmentation(versions: int) -> Callable[[Augmentation], Augmentation]:

@@ -1,10 +1,12 @@
 """Checkpoints of a training: whole or absent, safetensors and JSON only.
 
-    <work>/step-00000100/   weights.safetensors  optimizer.safetensors  ...  state.json
+    <work>/step-00000100/   tensors.safetensors  state.json
 
 A checkpoint is written under a temporary name, synced and renamed, and then the older one goes: a
 kill at any moment leaves one that is complete. `state.json` carries all that decides the run's bits
 (its identity); a checkpoint of another run is refused, never continued and never removed.
+
+The content may nest dicts, lists and tuples to any depth, with tensors anywhere in them.
 """
 
 import json
@@ -16,21 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, strided
 
 from adire_assets.errors import UserError
 from adire_assets.store import read_json, write_json
 
+TENSORS = "tensors.safetensors"
+PLAIN = (bool, int, float, str, type(None))
 SHOWN, LONGEST = 3, 40  # differences, and characters of a value, that a message shows
 
 
 @dataclass(frozen=True)
 class State:
-    """A run after `step` optimizer steps: tensors by kind and name; `extra` is plain JSON."""
+    """A run after `step` optimizer steps: tensors and plain values, nested."""
 
     step: int
-    tensors: dict[str, dict[str, Tensor]]
-    extra: dict[str, Any]
+    content: dict[str, Any]
 
 
 class Checkpoints:
@@ -46,8 +49,7 @@ class Checkpoints:
             return None
         state = read_json(folder / "state.json")
         self._refuse_another(folder, state["identity"])
-        tensors = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
-        return State(state["step"], tensors, state["extra"])
+        return State(state["step"], _join(state["content"], load_file(folder / TENSORS)))
 
     def _refuse_another(self, folder: Path, found: Mapping[str, Any]) -> None:
         names = sorted({*found, *self.identity})
@@ -64,16 +66,18 @@ class Checkpoints:
             )
 
     def save(self, state: State) -> None:
+        """Write a checkpoint in place of the one before. UserError as by `split`."""
+        content, tensors = split(state.content)
         self.work.mkdir(parents=True, exist_ok=True)
         temporary = self.work / f".tmp-{state.step}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        for name, tensors in state.tensors.items():
-            file = temporary / f"{name}.safetensors"
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-            _sync(file)
-        content = {"identity": self.identity, "step": state.step, "extra": state.extra}
-        write_json(temporary / "state.json", content)
+        save_file(tensors, temporary / TENSORS)
+        _sync(temporary / TENSORS)
+        write_json(
+            temporary / "state.json",
+            {"identity": self.identity, "step": state.step, "content": content},
+        )
         final = self.work / f"step-{state.step:08}"
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
@@ -84,6 +88,60 @@ class Checkpoints:
         for folder in (*self.work.glob("step-*"), *self.work.glob(".tmp-*")):
             if folder != kept:
                 shutil.rmtree(folder)
+
+
+def split(content: Any) -> tuple[Any, dict[str, Tensor]]:
+    """(`content` as JSON, the tensors that it names). UserError for what can be neither.
+
+    The JSON has $tensor for a tensor of the file, $pairs for a dict and $tuple for a tuple.
+    """
+    tensors: dict[str, Tensor] = {}
+    names: dict[tuple, str] = {}
+    memories: set[int] = set()
+
+    def plain(value: Any, path: str) -> Any:
+        match value:
+            case Tensor() if value.layout is strided and not value.is_quantized:
+                return {"$tensor": named(value.detach(), path)}
+            case dict() if all(type(key) in PLAIN for key in value):
+                return {"$pairs": [[key, plain(v, f"{path}.{key}")] for key, v in value.items()]}
+            case list() | tuple():
+                found = [plain(part, f"{path}.{n}") for n, part in enumerate(value)]
+                return {"$tuple": found} if isinstance(value, tuple) else found
+            case _ if type(value) in PLAIN:
+                return value
+        raise UserError(
+            f"a checkpoint cannot hold {path.removeprefix('.')}, a {type(value).__module__}."
+            f"{type(value).__qualname__}: the state of a training is tensors, numbers, texts, and "
+            "dicts and lists of these; use another training.optimizer"
+        )
+
+    def named(tensor: Tensor, path: str) -> str:
+        """What several hold together is written once; the file takes no memory twice."""
+        memory = tensor.untyped_storage().data_ptr()
+        same = memory, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+        if same not in names:
+            name = path.removeprefix(".")
+            names[same] = name if name not in tensors else f"{name} ({len(tensors)})"
+            tensors[names[same]] = tensor.clone() if memory in memories else tensor.contiguous()
+            memories.add(memory)
+        return names[same]
+
+    return plain(content, ""), tensors
+
+
+def _join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `split` took apart."""
+    match plain:
+        case {"$tensor": name}:
+            return tensors[name]
+        case {"$pairs": pairs}:
+            return {key: _join(value, tensors) for key, value in pairs}
+        case {"$tuple": parts}:
+            return tuple(_join(part, tensors) for part in parts)
+        case list():
+            return [_join(part, tensors) for part in plain]
+    return plain
 
 
 def _short(value: Any) -> str:

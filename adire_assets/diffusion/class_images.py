@@ -5,14 +5,13 @@ a function of base, prompt and number, and are kept beside what else was compute
 """
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from adire_assets.diffusion.cache import Facts
 from adire_assets.diffusion.sampling import Request, Sampler
-from adire_assets.lineage import digest
 from adire_assets.training_config import TrainingConfig
 from adire_assets.worker import Progress
 
@@ -24,13 +23,13 @@ def class_images(
     variant: str | None,
     settings: TrainingConfig,
     folder: Path,
-    facts: Mapping[str, Any],
+    facts: Facts,
     device: str,
     progress: Progress,
 ) -> list[Path]:
     """`num_class_images` PNG files below `folder`, drawn unless they are there; none if not asked.
 
-    `facts`: what else makes them what they are (the base's hash, versions, the device).
+    `facts`: what else makes them what they are, see `encoding.facts_of`.
     """
     if not settings.with_prior_preservation:
         return []
@@ -39,7 +38,7 @@ def class_images(
         "num_inference_steps": settings.validation_num_inference_steps,
         "guidance_scale": settings.validation_guidance_scale,
     }
-    place = folder / digest({**facts, **asked})[:32]
+    place = folder / facts.of(**asked).key("class_images", class_images)[:32]
     names = [place / f"{number:06}.png" for number in range(settings.num_class_images)]
     missing = [number for number, path in enumerate(names) if not path.is_file()]
     if not missing:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
 
 def encode_captions(pipe: Any, captions: Sequence[str], resolution: int) -> dict[str, Any]:
     """Keyword arguments for `pipe.unet.forward`, one row per caption, on the UNet's device; for

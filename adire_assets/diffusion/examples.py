@@ -7,19 +7,19 @@ encoded alone, so that a latent depends neither on its batch nor on when it was 
 encodes what a run will see, after which the encoders can go.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from adire_assets.diffusion.augmentations import VERSIONS
+from adire_assets.diffusion.augmentations import VERSIONS, names_of
 from adire_assets.diffusion.buckets import Order, Shape, nearest, shapes, stream
 from adire_assets.diffusion.cache import TensorCache
-from adire_assets.diffusion.views import Row, View, key_of, pixels, read_rows
+from adire_assets.diffusion.views import Row, View, key_of, read_rows
 from adire_assets.errors import UserError
 from adire_assets.lineage import digest, file_digest
 from adire_assets.training_config import TrainingConfig
@@ -31,6 +31,8 @@ CROPS = 5  # places of a random crop along a side
 POSITIONS_TOGETHER = 8192
 VALIDATION_IMAGES = 16
 VALIDATION_TIMES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the schedule
+
+Drawn = list[tuple[View, str]]  # examples: how an image is seen, and its caption
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Geometry:
 class Examples:
     """The training split of the dataset artefact at `folder`, for process `rank` of `processes`.
 
-    `latents` and `texts` keep what was encoded; no `texts` when the text encoder learns.
+    `latents` makes and keeps what `encoding.encode_view` gives, `texts` what `encode_caption` does;
+    no `texts` when the text encoder learns.
     `class_images` are for prior preservation.
     """
 
@@ -85,6 +88,7 @@ class Examples:
         processes: int = 1,
     ) -> None:
         self.settings, self.geometry = settings, geometry
+        self.augmentations = names_of(settings)
         self.latents, self.texts, self.device = latents, texts, device
         self.rank, self.processes = rank, processes
         self.rows = read_rows(folder, "train")
@@ -99,12 +103,30 @@ class Examples:
         self.held_out = read_rows(folder, "held_out")[:VALIDATION_IMAGES]
         prompt = settings.class_prompt or ""
         self.rows += [Row(path, file_digest(path), prompt) for path in class_images]
+        self.class_shape = self._class_shape(class_images, square)
         of_class = tuple(range(trained, len(self.rows)))
         self.class_order = Order(
             (of_class,), settings.train_batch_size, stream(settings.seed, CLASS_STREAM, 0)
         )
-        self.digest = digest([[row.text, row.content] for row in self.rows])
-        self.rows += self.held_out
+        self.rows += self.held_out  # which decide the checkpoint that is kept
+        self.digest = digest(
+            [trained, [[self._name(folder, row), row.text, row.content] for row in self.rows]]
+        )
+
+    @staticmethod
+    def _name(folder: Path, row: Row) -> str:
+        """Where an image lies in the dataset, which `repeats` goes by; class images are drawn."""
+        inside = row.file.is_relative_to(folder)
+        return row.file.relative_to(folder).as_posix() if inside else row.file.name
+
+    @staticmethod
+    def _class_shape(images: Sequence[Path], square: Shape) -> Shape:
+        """Class images keep the base's own square, which buckets and resolution need not have."""
+        if not images:
+            return square
+        with Image.open(images[0]) as image:
+            side = min(*image.size, *square)
+        return side, side
 
     def _order(self, folder: Path) -> Order:
         groups: dict[Shape, list[int]] = {}
@@ -144,11 +166,10 @@ class Examples:
         """Of one process, class images not counted."""
         return self.settings.train_batch_size * self.settings.gradient_accumulation_steps
 
-    def _drawn(
-        self, step: int
-    ) -> tuple[list[list[tuple[View, str]]], torch.Generator, torch.Generator]:
+    def _drawn(self, step: int) -> tuple[list[list[Drawn]], torch.Generator, torch.Generator]:
         """The batches of optimizer step `step` (from 0) of all processes, and what draws on.
 
+        A batch is its images of the dataset, then those of the class; each are of one shape.
         Options draw from a generator of their own, so that one more changes no other draw.
         """
         settings = self.settings
@@ -158,19 +179,22 @@ class Examples:
         kinds = [self.order, *([self.class_order] if settings.with_prior_preservation else [])]
         count = batches * settings.train_batch_size * len(kinds)
         places = iter(torch.rand((count, 3), generator=rng).tolist())
-        found: list[list[tuple[View, str]]] = []
+        found: list[list[Drawn]] = []
         for number in range(step * batches, (step + 1) * batches):
-            shape = self.shapes[self.order.batch(number)[0]]
             batch = []
             for order in kinds:
-                for row in order.batch(number)[1]:
+                bucket, rows = order.batch(number)
+                shape = self.shapes[bucket] if order is self.order else self.class_shape
+                examples: Drawn = []
+                for row in rows:
                     versions = tuple(
                         int(torch.randint(VERSIONS[name], (), generator=options))
-                        for name in settings.all_augmentations
+                        for name in self.augmentations
                     )
                     across, down, empty = next(places)
                     text = "" if empty < settings.proportion_empty_prompts else self.rows[row].text
-                    batch.append((self._view(row, shape, across, down, versions), text))
+                    examples.append((self._view(row, shape, across, down, versions), text))
+                batch.append(examples)
             found.append(batch)
         return found, rng, options
 
@@ -189,40 +213,37 @@ class Examples:
         mean; class images have `prior_loss_weight` times the weight of others.
         """
         drawn, rng, options = self._drawn(step)
-        settings, size = self.settings, self.settings.train_batch_size
-        count = sum(len(batch) for batch in drawn)
-        times = iter(
-            torch.randint(0, self.geometry.timesteps, (count,), generator=rng).split(len(drawn[0]))
-        )
-        made = []
-        for number, examples in enumerate(drawn):
-            views, captions = zip(*examples, strict=True)
+        settings = self.settings
+        count = sum(len(examples) for batch in drawn for examples in batch)
+        times = torch.randint(0, self.geometry.timesteps, (count,), generator=rng)
+        made, seen = [], 0
+        for number, batch in enumerate(drawn):
             mine = number // settings.gradient_accumulation_steps == self.rank
-            # Drawn example by example: how a step is cut into batches changes nothing.
-            shape = self._latent_shape(views[0])
-            drawn_noise = [torch.randn((2, *shape), generator=rng) for _ in views]
-            offsets = [torch.randn((shape[0], 1, 1), generator=options) for _ in views]
-            timesteps = next(times)
-            if not mine:
-                continue
-            spread, noise = torch.stack(drawn_noise).to(self.device).unbind(1)
-            if settings.noise_offset:  # so that a whole image's brightness is learned as well
-                noise = noise + settings.noise_offset * torch.stack(offsets).to(self.device)
-            mean, deviation = self._moments(views)
-            weights = torch.tensor(
-                [1.0] * size + [settings.prior_loss_weight] * (len(views) - size),
-                device=self.device,
-            )
-            made.append(
-                Batch(
-                    (mean + deviation * spread) * self.geometry.scaling_factor,
-                    noise,
-                    timesteps.to(self.device),
-                    weights / self.examples_per_step,
-                    list(captions),
-                    list(views),
+            for examples, weight in zip(batch, (1.0, settings.prior_loss_weight), strict=False):
+                views, captions = zip(*examples, strict=True)
+                timesteps = times[seen : seen + len(views)]
+                seen += len(views)
+                # Drawn example by example: how a step is cut into batches changes nothing.
+                shape = self._latent_shape(views[0])
+                drawn_noise = [torch.randn((2, *shape), generator=rng) for _ in views]
+                offsets = [torch.randn((shape[0], 1, 1), generator=options) for _ in views]
+                if not mine:
+                    continue
+                spread, noise = torch.stack(drawn_noise).to(self.device).unbind(1)
+                if settings.noise_offset:  # so that a whole image's brightness is learned as well
+                    noise = noise + settings.noise_offset * torch.stack(offsets).to(self.device)
+                mean, deviation = self._moments(views)
+                weights = torch.full((len(views),), weight, device=self.device)
+                made.append(
+                    Batch(
+                        (mean + deviation * spread) * self.geometry.scaling_factor,
+                        noise,
+                        timesteps.to(self.device),
+                        weights / self.examples_per_step,
+                        list(captions),
+                        list(views),
+                    )
                 )
-            )
         yield from _merged(made)
 
     def texts_of(self, batch: Batch) -> dict[str, Tensor] | list[str]:
@@ -256,29 +277,18 @@ class Examples:
 
     # --- encoding ------------------------------------------------------------------------------
 
-    def prepare(
-        self,
-        first: int,
-        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-        encode_text: Callable[[str], dict[str, Tensor]],
-        share: slice = slice(None),
-    ) -> int:
+    def prepare(self, first: int, share: slice = slice(None)) -> int:
         """Encode what the steps from `first` and the validation will see; how much was missing.
 
-        `encode(pixels [1, 3, H, W] in -1..1)` gives mean and deviation of the latents,
-        `encode_text(caption)` what `texts` keeps. `share`: of it all, what this process makes.
+        `share`: of it all, what this process makes.
         """
         views, captions = self._needed(first)
-
-        def latents(view: View) -> dict[str, Tensor]:
-            mean, deviation = encode(
-                pixels(self.rows[view.row].file, view, self.settings.all_augmentations)
-            )
-            return {"mean": mean[0].float(), "deviation": deviation[0].float()}
-
-        made = self.latents.fill((self._key(v), partial(latents, v)) for v in views[share])
+        made = self.latents.fill(
+            (self._key(view), (self.rows[view.row].file, view, self.augmentations))
+            for view in views[share]
+        )
         if self.texts:
-            made += self.texts.fill((c, partial(encode_text, c)) for c in captions[share])
+            made += self.texts.fill((caption, (caption,)) for caption in captions[share])
         return made
 
     def _needed(self, first: int) -> tuple[list[View], list[str]]:
@@ -287,7 +297,7 @@ class Examples:
         captions: dict[str, None] = {}
         for step in range(first, self.settings.max_train_steps):
             for batch in self._drawn(step)[0]:
-                for view, text in batch:
+                for view, text in chain(*batch):
                     views[view] = captions[text] = None
         for _, view, text in self._held_out_views():
             views[view] = captions[text] = None
@@ -307,7 +317,7 @@ class Examples:
         return self.geometry.channels, height // scale, width // scale
 
     def _key(self, view: View) -> tuple:
-        return key_of(self.rows[view.row], view, self.settings.all_augmentations)
+        return key_of(self.rows[view.row], view, self.augmentations)
 
 
 def _merged(batches: Sequence[Batch]) -> Iterator[Batch]:

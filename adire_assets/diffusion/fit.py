@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
-from adire_assets.diffusion.checkpoint import Checkpoints, State
+from adire_assets.diffusion.checkpoint import Checkpoints, State, split
 from adire_assets.diffusion.conditioning import encode_texts, unet_arguments
 from adire_assets.diffusion.examples import STEP_STREAM, Batch, Examples, stream
 from adire_assets.diffusion.layers import trained_models, trained_weights
@@ -159,6 +159,8 @@ class Fit:
         paused = 0.0
         for step in range(self.first, total):
             pending.append(self._step(step))
+            if step == self.first:  # what cannot be kept is refused before hours are spent on it
+                split(self._state(step).content)
             done = step + 1
             checkpoint = done % settings.checkpointing_steps == 0 or done == total
             validate = done == total or (
@@ -325,46 +327,32 @@ class Fit:
         [state] = broadcast_object_list(found)  # other machines do not see the first one's disk
         if state is None:
             return 0
-        tensors, extra = state.tensors, state.extra
+        content = state.content
         for name, weight in self.weights.items():
-            weight.data.copy_(tensors["weights"][name])
+            weight.data.copy_(content["weights"][name])
         for name, average in self._averages().items():
-            average.copy_(tensors["average"][name])
-        self.best = {name: t.to(self.examples.device) for name, t in tensors["best"].items()}
-        slots: dict[int, dict[str, Any]] = {}
-        for values in (tensors["optimizer"], extra["optimizer"]):
-            for name, value in values.items():
-                number, slot = name.split(".", 1)
-                slots.setdefault(int(number), {})[slot] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+            average.copy_(content["average"][name])
+        self.best = {name: t.to(self.examples.device) for name, t in content["best"].items()}
+        self.optimizer.load_state_dict(content["optimizer"])
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(extra["scaler"])
-        self.course.losses = extra["losses"]
-        self.course.validation = {int(step): loss for step, loss in extra["validation"].items()}
+            self.accelerator.scaler.load_state_dict(content["scaler"])
+        self.course.losses = content["losses"]
+        self.course.validation = content["validation"]
         self.progress(f"going on from the checkpoint at step {state.step}", step=state.step)
         return state.step
 
     def _state(self, step: int) -> State:
-        slots = {
-            f"{number}.{slot}": value
-            for number, values in self.optimizer.state_dict()["state"].items()
-            for slot, value in values.items()
-        }
         scaler = self.accelerator.scaler
         return State(
             step,
             {
                 "weights": {name: weight.detach() for name, weight in self.weights.items()},
-                "optimizer": {n: v for n, v in slots.items() if isinstance(v, Tensor)},
                 "average": self._averages(),
                 "best": self.best,
-            },
-            {
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
                 "losses": self.course.losses,
                 "validation": self.course.validation,
-                "optimizer": {n: v for n, v in slots.items() if not isinstance(v, Tensor)},
-                "scaler": scaler.state_dict() if scaler is not None else None,
             },
         )
 

@@ -12,10 +12,10 @@ from peft import LoraConfig
 from torch import nn
 
 from adire_assets.diffusion.adapter_types import ADAPTER_TYPES
+from adire_assets.diffusion.conditioning import TEXT_ENCODERS
 from adire_assets.errors import UserError
 from adire_assets.training_config import TrainingConfig
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 SHOWN = 3
 
 

@@ -14,7 +14,6 @@ of the seed and k alone. So a run that was killed and goes on from its last chec
 bits of an undisturbed one, and on the CPU equal seeds and thread counts give equal files.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -28,34 +27,29 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from adire_assets import lineage
+from adire_assets.diffusion import encoding
 from adire_assets.diffusion.adapter_file import save_adapter
-from adire_assets.diffusion.base import content_hash
-from adire_assets.diffusion.cache import TensorCache
+from adire_assets.diffusion.cache import Facts
 from adire_assets.diffusion.checkpoint import Checkpoints
 from adire_assets.diffusion.class_images import class_images
-from adire_assets.diffusion.conditioning import encode_texts
+from adire_assets.diffusion.conditioning import TEXT_ENCODERS
 from adire_assets.diffusion.examples import Examples, Geometry
 from adire_assets.diffusion.fit import Course, Fit, GiveUp, mean
 from adire_assets.diffusion.fused_lora import fuse
-from adire_assets.diffusion.layers import TEXT_ENCODERS, add_lora, trained_models, trained_weights
+from adire_assets.diffusion.layers import add_lora, trained_models, trained_weights
 from adire_assets.diffusion.optimizers import needs_bitsandbytes
-from adire_assets.diffusion.sampling import Request, Sampler, load_pipeline
+from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
+from adire_assets.lineage import Recipe
 from adire_assets.store import write_json
 from adire_assets.training_config import TrainingConfig
 from adire_assets.worker import Progress
 
-FROZEN_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 ENCODING_PATIENCE = timedelta(days=2)  # of processes that wait for one that encodes
 SHOWN_CAPTIONS = 3
-CACHED_MODULES = tuple(
-    f"adire_assets.diffusion.{name}" for name in ("class_images", "conditioning", "examples")
-)
-CACHED_PACKAGES = ("torch", "diffusers", "transformers", "pillow", "numpy")
 
 
 def train(
@@ -83,7 +77,7 @@ def train(
     """
     settings = TrainingConfig.model_validate(training)
     _refuse_impossible(settings, device)
-    _make_deterministic(settings, device)
+    encoding.make_deterministic(settings, device)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train more than once
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
@@ -97,43 +91,38 @@ def train(
         )
     tell = progress if accelerator.is_main_process else _say_nothing
     tell("loading the base model")
-    facts = {
-        "code": lineage.code_hash(CACHED_MODULES),
-        "base": content_hash(Path(base)),
-        "variant": variant,
-        **lineage.environment(*CACHED_PACKAGES, device=device),
-    }
+    facts = encoding.facts_of(Path(base), variant, settings, device)
     kept = Path(cache or f"{work}/cache")
     with accelerator.local_main_process_first():
         of_class = class_images(Path(base), variant, settings, kept / "class", facts, device, tell)
-    pipe = load_pipeline(Path(base), variant, torch.float32)
+    pipe = encoding.load(Path(base), variant)
     schedule = _schedule(pipe, base)
     if settings.quantization == "4bit":
         pipe.unet = _quantized(Path(base), variant, settings)
     add_lora(pipe, settings)
     pipe.to(accelerator.device)
     _speed(pipe, settings, device)
-    learns_text = settings.train_text_encoder
+    texts = encoding.texts_cache(pipe, kept / "texts", facts, settings, device)
     examples = Examples(
         Path(dataset),
         settings,
         geometry=_geometry(pipe, resolution, schedule),
-        latents=TensorCache(kept / "latents", facts),
-        texts=None if learns_text else TensorCache(kept / "texts", facts),
+        latents=encoding.latents_cache(pipe, kept / "latents", facts),
+        texts=None if settings.train_text_encoder else texts,
         device=accelerator.device,
         class_images=of_class,
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
     _warn_of_long_captions(pipe, examples, tell)
-    identity = _identity(settings, examples, facts, resolution, device)
+    identity = _identity(settings, examples, facts, resolution)
     checkpoints = Checkpoints(Path(work), identity)
     started = time.monotonic()
     fit = Fit(pipe, schedule, examples, settings, accelerator, checkpoints, tell, give_up)
     tell("encoding images and captions")
     local = accelerator.num_processes // settings.num_machines  # a machine has a disk of its own
     share = slice(accelerator.local_process_index, None, local)
-    made = examples.prepare(fit.first, _encoder(pipe), _text_encoder(pipe), share)
+    made = examples.prepare(fit.first, share)
     tell(f"encoded {made} images and captions, the others were there")
     accelerator.wait_for_everyone()
     _let_encoders_go(pipe, settings)
@@ -175,20 +164,6 @@ def _refuse_impossible(settings: TrainingConfig, device: str) -> None:
         needs_bitsandbytes("training.quantization: 4bit", device, "none")
 
 
-def _make_deterministic(settings: TrainingConfig, device: str) -> None:
-    wanted = settings.deterministic
-    if wanted is None:
-        wanted = device == "cpu"
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-    torch.use_deterministic_algorithms(wanted)
-    # Nothing here reads what it has not written, so new tensors need no filling.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = not wanted
-    if device == "cuda" and not wanted:
-        torch.set_float32_matmul_precision("high")
-
-
 def _schedule(pipe: Any, base: str) -> Any:
     schedule: Any = DDPMScheduler.from_config(pipe.scheduler.config)
     if schedule.config.prediction_type not in PREDICTION_TYPES:
@@ -210,7 +185,7 @@ def _quantized(base: Path, variant: str | None, settings: TrainingConfig) -> nn.
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=FROZEN_TYPES[settings.mixed_precision],
+            bnb_4bit_compute_dtype=encoding.FROZEN_TYPES[settings.mixed_precision],
         ),
     )
 
@@ -226,11 +201,7 @@ def _speed(pipe: Any, settings: TrainingConfig, device: str) -> None:
     if not settings.torch_compile:  # which fuses by itself
         for model in trained_models(pipe, settings).values():
             fuse(model)
-    if device == "cuda":  # the CPU's layer norm takes no parameters of another type than its input
-        for name in ("unet", *TEXT_ENCODERS):  # the autoencoder works once per image, exactly
-            for weight in getattr(pipe, name).parameters() if getattr(pipe, name, None) else ():
-                if not weight.requires_grad and weight.is_floating_point():
-                    weight.data = weight.data.to(FROZEN_TYPES[settings.mixed_precision])
+    encoding.lower_precision(pipe, settings, device)
 
 
 def _geometry(pipe: Any, resolution: int, schedule: Any) -> Geometry:
@@ -245,25 +216,6 @@ def _geometry(pipe: Any, resolution: int, schedule: Any) -> Geometry:
     )
 
 
-def _encoder(pipe: Any) -> Any:
-    vae = pipe.vae
-
-    @torch.no_grad()
-    def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-        return latents.mean, latents.std
-
-    return encode
-
-
-def _text_encoder(pipe: Any) -> Any:
-    @torch.no_grad()
-    def encode(caption: str) -> dict[str, Tensor]:
-        return {name: value[0] for name, value in encode_texts(pipe, [caption]).items()}
-
-    return encode
-
-
 def _let_encoders_go(pipe: Any, settings: TrainingConfig) -> None:
     for name in ("vae", *(() if settings.train_text_encoder else TEXT_ENCODERS)):
         if getattr(pipe, name, None) is not None:
@@ -275,19 +227,19 @@ def _let_encoders_go(pipe: Any, settings: TrainingConfig) -> None:
 def _identity(
     settings: TrainingConfig,
     examples: Examples,
-    facts: Mapping[str, Any],
+    facts: Facts,
     resolution: int,
-    device: str,
 ) -> dict[str, Any]:
     """All that decides the bits of a run, flat."""
+    made = Recipe("checkpoint", "", (__name__,), facts.inputs, facts.config, facts.environment)
+    recipe = made.as_dict()
     return {
         **{f"training.{name}": value for name, value in settings.model_dump().items()},
-        **{f"encoded.{name}": value for name, value in facts.items()},
-        **{name: lineage.installed(name) for name in lineage.TRAINING_PACKAGES},
+        **{f"encoded.{name}": value for name, value in {**facts.inputs, **facts.config}.items()},
+        **recipe["environment"],
         "data": examples.digest,
         "data.resolution": resolution,
-        "code": lineage.code_hash((__name__,)),
-        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "code": recipe["code"],
     }
 
 

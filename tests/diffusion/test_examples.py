@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from adire_assets.diffusion.cache import TensorCache
+from adire_assets.diffusion.cache import Facts, TensorCache
 from adire_assets.diffusion.examples import Batch, Examples, Geometry
+from adire_assets.diffusion.views import pixels
 from adire_assets.errors import UserError
 from adire_assets.training_config import TrainingConfig
 from tests.support import tiny
@@ -25,10 +26,10 @@ class Encoder:
         self.images = 0
         self.captions: list[str] = []
 
-    def latents(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def latents(self, *view: Any) -> dict[str, torch.Tensor]:
         self.images += 1
-        mean = torch.nn.functional.avg_pool2d(pixels, 8)
-        return mean, torch.zeros_like(mean)
+        mean = torch.nn.functional.avg_pool2d(pixels(*view), 8)[0]
+        return {"mean": mean, "deviation": torch.zeros_like(mean)}
 
     def text(self, caption: str) -> dict[str, torch.Tensor]:
         self.captions.append(caption)
@@ -44,14 +45,14 @@ def make(
         folder,
         TrainingConfig.model_validate(given | more),
         geometry=GEOMETRY,
-        latents=TensorCache(cache / "latents", {}),
-        texts=TensorCache(cache / "texts", {}),
+        latents=TensorCache(cache / "latents", encoder.latents, Facts()),
+        texts=TensorCache(cache / "texts", encoder.text, Facts()),
         device=torch.device("cpu"),
         class_images=classes,
         rank=rank,
         processes=processes,
     )
-    examples.prepare(0, encoder.latents, encoder.text)
+    examples.prepare(0)
     return examples
 
 
@@ -105,8 +106,11 @@ def test_what_was_encoded_is_not_encoded_again(dataset: Path, tmp_path: Path) ->
 
 
 def test_a_cache_holds_no_more_in_memory_than_it_may(tmp_path: Path) -> None:
-    cache = TensorCache(tmp_path, {}, memory_bytes=1000)
-    cache.fill((n, lambda n=n: {"x": torch.full((50,), float(n))}) for n in range(20))
+    def made(n: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.full((50,), float(n))}
+
+    cache = TensorCache(tmp_path, made, Facts(), memory_bytes=1000)
+    cache.fill((n, (n,)) for n in range(20))
     for n in (3, 19, 3, 0):
         assert cache.get(n, torch.device("cpu"))["x"].tolist() == [float(n)] * 50
     assert cache.kept_bytes <= 1000
