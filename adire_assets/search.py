@@ -5,9 +5,10 @@
 Optuna draws settings from the ranges in the model's YAML. Each trial is a training like the line's,
 in a child, without an adapter at its end. Its validation loss is what counts, and a trial whose
 loss is above the median of the others at the same step is given up. The study lies in
-<home>/search/<model>-<what the trials have in common>.db: a search that was killed goes on, and one
-over other data, another base or other ranges is another study. Each trial is an MLflow run below
-one run of the search. The best settings are written as the model's YAML, comments kept.
+<home>/search/<model>-<what the trials have in common>.db: a search that was killed goes on as if
+it had not been, and one over other data, another base, other code, libraries or ranges is another
+study. Each trial is an MLflow run below one run of the search. The best settings are written as the
+model's YAML, comments kept.
 """
 
 import io
@@ -19,12 +20,13 @@ from ruamel.yaml import YAML
 
 from adire_assets import lineage, pipeline, roots, tracking
 from adire_assets.children import run_child
-from adire_assets.config import Project, load_model
+from adire_assets.config import ModelConfig, Project, load_model
 from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.diffusion.trial import FIRST_TRIALS
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
 from adire_assets.folders import temporary_folder
+from adire_assets.lineage import Recipe
 from adire_assets.store import Artefact, lock, write_bytes
 from adire_assets.training_config import SearchConfig, TrainingConfig
 from adire_assets.worker import Progress
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     import optuna
 
 TRIAL = "adire_assets.diffusion.trial:run"
+# launch: the per-process batch split is part of what is trained.
+TRIAL_MODULES = ("adire_assets.diffusion.trial", "adire_assets.diffusion.launch")
 
 
 def search(
@@ -52,23 +56,17 @@ def search(
     device = lineage.device_class(load_fleet(project).device)
     images = pipeline.dataset(project, roots.training_data(project, model).artefact).artefact
     base = _base(project, model)
-    common = config.training.model_dump() | {"validation_steps": config.search.validation_steps}
-    common = {name: v for name, v in common.items() if name not in config.search.parameters}
-    identity = {
-        "dataset": images.content_hash,
-        "base": base.content_hash,
-        "training": common,
-        "parameters": config.search.model_dump()["parameters"],
-        "environment": lineage.environment(*lineage.TRAINING_PACKAGES, device=device),
-    }
-    name = f"{model}-{lineage.digest(identity)[:12]}"
+    recipe = recipe_of(config, images, base, device)
+    name = f"{model}-{recipe.key[:12]}"
     folder = project.home / "search"
     folder.mkdir(parents=True, exist_ok=True)
     with lock(project, f"search-{name}"):
-        study = _study(folder / f"{name}.db", name, config.search)
+        study = _study(folder / f"{name}.db", name)
         parent = _parent_run(project, model, study)
         wanted = trials or config.search.trials
+        common = recipe.config["training"]
         while len(_ended(study)) < wanted:
+            study.sampler = _sampler(config.search, len(_ended(study)))
             trial = study.ask()
             chosen = _chosen(trial, config.search)
             progress(f"trial {len(_ended(study)) + 1} of {wanted}: {_words(chosen)}")
@@ -91,6 +89,32 @@ def search(
     return best.params
 
 
+def recipe_of(config: ModelConfig, images: Artefact, base: Artefact, device: str) -> Recipe:
+    """What the trials of a study have in common: only then are their losses comparable."""
+    assert config.search
+    searched = config.search.model_dump(include={"parameters", "seed", "validation_steps"})
+    training = config.training.model_dump()
+    training["validation_steps"] = config.search.validation_steps
+    return Recipe(
+        "search",
+        images.model,
+        modules=TRIAL_MODULES,
+        inputs={"dataset": images.content_hash, "base_model": base.content_hash},
+        config={
+            **searched,
+            "training": {n: v for n, v in training.items() if n not in searched["parameters"]},
+        },
+        environment=lineage.environment(*lineage.TRAINING_PACKAGES, device=device),
+    )
+
+
+def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
+    """Draws what a search that was never interrupted draws after as many trials."""
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=int(lineage.digest([config.seed, ended])[:8], 16))
+
+
 def _base(project: Project, model: str) -> Artefact:
     found = roots.known_base_model(project, model)
     if found is None:
@@ -101,7 +125,7 @@ def _base(project: Project, model: str) -> Artefact:
     return found
 
 
-def _study(path: Path, name: str, config: SearchConfig) -> "optuna.Study":
+def _study(path: Path, name: str) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -110,7 +134,6 @@ def _study(path: Path, name: str, config: SearchConfig) -> "optuna.Study":
         study_name=name,
         load_if_exists=True,
         direction="minimize",
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS),
     )
     for trial in study.trials:

@@ -133,3 +133,33 @@ def test_what_cannot_be_searched_is_said(project: Project, section: str, sentenc
     project.model_file(MODEL).write_text(text)
     with pytest.raises(UserError, match=sentence):
         search.search(project, MODEL, None, None, print)
+
+
+def test_a_resumed_search_tries_what_an_undisturbed_one_would(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[dict] = []
+
+    def train(*given: object, **_: object) -> dict:
+        training = given[3]["training"]  # type: ignore[index]
+        tried.append({name: training[name] for name in ("learning_rate", "rank", "optimizer")})
+        return {"given_up_at": None, "validation_loss": training["learning_rate"] ** 2}
+
+    monkeypatch.setattr(search, "run_child", train)
+    monkeypatch.setattr(search.tracking, "plain_run", lambda *_: "run")
+    for name in ("log_parameters", "finish"):
+        monkeypatch.setattr(search.tracking, name, lambda *_: None)
+    other = Project(project.root, project.root / "other")
+    shutil.copytree(project.home, other.home)
+    search.search(project, MODEL, 14, None, print)  # ten at random, then what TPE makes of them
+    undisturbed = list(tried)
+    tried.clear()
+    for trials in (3, 11, 14):
+        search.search(other, MODEL, trials, None, print)
+        study(other).ask()  # what a process that is killed leaves
+    assert tried == undisturbed
+    assert len({trial["learning_rate"] for trial in tried}) == 14
+    seeded = project.model_file(MODEL).read_text() + "  seed: 1\n"
+    project.model_file(MODEL).write_text(seeded)
+    search.search(project, MODEL, 1, None, print)
+    assert tried[-1] not in undisturbed

@@ -123,7 +123,8 @@ def split(content: Any) -> tuple[Any, dict[str, Tensor]]:
         if same not in names:
             name = path.removeprefix(".")
             names[same] = name if name not in tensors else f"{name} ({len(tensors)})"
-            tensors[names[same]] = tensor.clone() if memory in memories else tensor.contiguous()
+            own = tensor.clone() if memory in memories else tensor
+            tensors[names[same]] = own.contiguous()
             memories.add(memory)
         return names[same]
 

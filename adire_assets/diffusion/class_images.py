@@ -33,12 +33,7 @@ def class_images(
     """
     if not settings.with_prior_preservation:
         return []
-    asked: dict[str, Any] = {
-        "prompt": settings.class_prompt,
-        "num_inference_steps": settings.validation_num_inference_steps,
-        "guidance_scale": settings.validation_guidance_scale,
-    }
-    place = folder / facts.of(**asked).key("class_images", class_images)[:32]
+    place = folder / key_of(settings, facts)[:32]
     names = [place / f"{number:06}.png" for number in range(settings.num_class_images)]
     missing = [number for number, path in enumerate(names) if not path.is_file()]
     if not missing:
@@ -47,8 +42,21 @@ def class_images(
     place.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(base, variant, None, device)
     for number in missing:
-        [[pixels]] = sampler.generate([Request(seed=SEED + number, **asked)])
+        [[pixels]] = sampler.generate([Request(seed=SEED + number, **_asked(settings))])
         temporary = names[number].with_suffix(".tmp")
         Image.fromarray(pixels).save(temporary, "PNG")
         shutil.move(temporary, names[number])
     return names
+
+
+def key_of(settings: TrainingConfig, facts: Facts) -> str:
+    """The key of all class images of these settings, however many."""
+    return facts.of(**_asked(settings)).key("class_images", class_images)
+
+
+def _asked(settings: TrainingConfig) -> dict[str, Any]:
+    return {
+        "prompt": settings.class_prompt,
+        "num_inference_steps": settings.validation_num_inference_steps,
+        "guidance_scale": settings.validation_guidance_scale,
+    }

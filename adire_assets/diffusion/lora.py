@@ -115,7 +115,7 @@ def train(
         processes=accelerator.num_processes,
     )
     _warn_of_long_captions(pipe, examples, tell)
-    identity = _identity(settings, examples, facts, resolution)
+    identity = identity_of(settings, examples.digest, facts, resolution)
     checkpoints = Checkpoints(Path(work), identity)
     started = time.monotonic()
     fit = Fit(pipe, schedule, examples, settings, accelerator, checkpoints, tell, give_up)
@@ -224,11 +224,8 @@ def _let_encoders_go(pipe: Any, settings: TrainingConfig) -> None:
         torch.cuda.empty_cache()
 
 
-def _identity(
-    settings: TrainingConfig,
-    examples: Examples,
-    facts: Facts,
-    resolution: int,
+def identity_of(
+    settings: TrainingConfig, data: str, facts: Facts, resolution: int
 ) -> dict[str, Any]:
     """All that decides the bits of a run, flat."""
     made = Recipe("checkpoint", "", (__name__,), facts.inputs, facts.config, facts.environment)
@@ -237,7 +234,7 @@ def _identity(
         **{f"training.{name}": value for name, value in settings.model_dump().items()},
         **{f"encoded.{name}": value for name, value in {**facts.inputs, **facts.config}.items()},
         **recipe["environment"],
-        "data": examples.digest,
+        "data": data,
         "data.resolution": resolution,
         "code": recipe["code"],
     }
