@@ -157,6 +157,8 @@ def generate(
         num_images=num_images,
         release=release,
     )
+    for name, rest in answer.provenance.get("left_out", {}).items():
+        say(f"{name} is longer than the text encoder reads; not drawn: {rest!r}")
     for index, (path, image) in enumerate(zip(files, answer.images, strict=True)):
         client.save_png(image, path, answer.provenance, index)
         # Image i of a request is drawn from the noise of seed + i.

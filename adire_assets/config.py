@@ -174,6 +174,8 @@ class ServingConfig(Strict):
     maximum_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     maximum_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 20.0
     maximum_prompt_characters: Annotated[int, Field(ge=1, le=10_000)] = 500
+    # What the text encoder does not see of a long prompt: cut and told, or (false) refused.
+    truncation: bool = True
     default_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 30
     default_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 7.5
     maximum_batch_size: Annotated[int, Field(ge=1, le=64)] = 8

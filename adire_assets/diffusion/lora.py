@@ -40,7 +40,7 @@ from adire_assets.diffusion.fit import Course, Fit, GiveUp, mean
 from adire_assets.diffusion.fused_lora import fuse
 from adire_assets.diffusion.layers import add_lora, trained_models, trained_weights
 from adire_assets.diffusion.optimizers import needs_bitsandbytes
-from adire_assets.diffusion.sampling import Request, Sampler
+from adire_assets.diffusion.sampling import Request, Sampler, left_out, told_of_long
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
 from adire_assets.store import write_json
@@ -114,7 +114,7 @@ def train(
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    _warn_of_long_captions(pipe, examples, tell)
+    _warn_of_long_texts(pipe, examples, settings, tell)
     identity = identity_of(settings, examples.digest, facts, resolution)
     checkpoints = Checkpoints(Path(work), identity)
     started = time.monotonic()
@@ -240,21 +240,16 @@ def identity_of(
     }
 
 
-def _warn_of_long_captions(pipe: Any, examples: Examples, tell: Progress) -> None:
+def _warn_of_long_texts(
+    pipe: Any, examples: Examples, settings: TrainingConfig, tell: Progress
+) -> None:
     """Once, with the files and what is cut; the tokenizer cuts without a word."""
-    tokenizer = pipe.tokenizer
-    longest = tokenizer.model_max_length - 2  # a caption stands between two marks
-    cut = []
-    for row in examples.rows:
-        words = tokenizer(row.text, add_special_tokens=False, truncation=False).input_ids
-        if len(words) > longest:
-            cut.append(f"{row.file.name} loses {tokenizer.decode(words[longest:]).strip()!r}")
+    texts = {row.file.name: row.text for row in examples.rows}
+    for name in ("validation_prompt", "class_prompt"):
+        texts[f"training.{name}"] = getattr(settings, name) or ""
+    cut = {name: rest for name, text in texts.items() if (rest := left_out(pipe, text))}
     if cut:
-        more = f" and {len(cut) - SHOWN_CAPTIONS} more" if len(cut) > SHOWN_CAPTIONS else ""
-        tell(
-            f"{len(cut)} captions are longer than the tokenizer's {longest} words or word pieces: "
-            f"{'; '.join(cut[:SHOWN_CAPTIONS])}{more}"
-        )
+        tell(told_of_long(cut, SHOWN_CAPTIONS))
 
 
 def draw_validation(

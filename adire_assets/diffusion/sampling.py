@@ -105,6 +105,10 @@ class Sampler:
                     results[position][image] = pixels
         return results
 
+    def left_out(self, text: str) -> str:
+        """What is not seen of a prompt, see `left_out`."""
+        return left_out(self.pipe, text)
+
     @torch.inference_mode()
     def _draw(
         self, jobs: list[tuple[Request, int]], steps: int, guidance: float, negative: bool
@@ -137,6 +141,30 @@ class Sampler:
         else:
             self.pipe.disable_lora()
         self._adapter_on = adapter_on
+
+
+def left_out(pipe: Any, text: str) -> str:
+    """The end of a text that the text encoders do not see; "" when they see all of it.
+
+    Stock pipelines cut a text at the length that its tokenizer names. Of two encoders (SDXL), the
+    one that sees less counts.
+    """
+    found = ""
+    for tokenizer in filter(None, (pipe.tokenizer, getattr(pipe, "tokenizer_2", None))):
+        longest = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        pieces = tokenizer(text, add_special_tokens=False, truncation=False).input_ids
+        if len(pieces) > longest:
+            found = max(found, str(tokenizer.decode(pieces[longest:])).strip(), key=len)
+    return found
+
+
+def told_of_long(texts: dict[str, str], shown: int = 3) -> str:
+    """One sentence about texts that are cut, {name: what is left out}; "" when there is none."""
+    if not texts:
+        return ""
+    first = "; ".join(f"{name} loses {rest!r}" for name, rest in list(texts.items())[:shown])
+    more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
+    return f"{len(texts)} texts are longer than the text encoder reads: {first}{more}"
 
 
 def load_pipeline(base: Path, variant: str | None, dtype: torch.dtype) -> Any:

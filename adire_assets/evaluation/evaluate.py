@@ -80,6 +80,12 @@ def score(
     held_out, train = (read_real(Path(dataset), part) for part in ("held_out", "train"))
     progress("evaluation: scoring")
     seen = Seen(Judge(Path(judge), _judge_device(device)), held_out, train, evaluation)
+    asked = dict.fromkeys(entry["prompt"] for entry in drawn["adapter"].entries)
+    if cut := [text for text in asked if seen.judge.left_out(text)]:
+        progress(
+            f"evaluation: {len(cut)} of {len(asked)} prompts are longer than the judge reads; it "
+            f"scores them by their beginning: {cut[0][:40]!r} ..."
+        )
     evidence = seen.evidence(drawn["adapter"])
     statistics = {
         "adapter": measure(evidence),

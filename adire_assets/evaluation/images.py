@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from adire_assets.diffusion.adapter import inspect_adapter
-from adire_assets.diffusion.sampling import Request, Sampler
+from adire_assets.diffusion.sampling import Request, Sampler, told_of_long
 from adire_assets.store import write_json
 from adire_assets.worker import Progress
 
@@ -110,6 +110,10 @@ def _draw(
     sampler = Sampler(Path(base), variant, lora, device, batch_images=BATCH)
     loading = round(time.perf_counter() - started, 4)
     named = _requests(drawing)[:only_first]
+    texts = dict.fromkeys([drawing["negative_prompt"], *drawing["prompts"]])
+    cut = {repr(text[:40]): rest for text in texts if (rest := sampler.left_out(text))}
+    if cut:
+        progress(f"evaluation: {told_of_long(cut)}")
     entries, seconds = _draw_all(sampler, named, drawing["latency_images"], folder, progress)
     return entries, {"cold_load_seconds": loading, **_timings(sampler, seconds)}
 

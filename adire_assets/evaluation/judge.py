@@ -113,6 +113,13 @@ class Judge:
             parts.append(_unit(read))
         return np.concatenate(parts) if parts else self._nothing()
 
+    def left_out(self, text: str) -> str:
+        """The end of a text that `embed_texts` does not see; "" when it sees all of it."""
+        length = self.model.text_model.config.max_position_embeddings
+        length -= self.tokenizer.num_special_tokens_to_add()
+        pieces = self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids
+        return str(self.tokenizer.decode(pieces[length:])).strip()
+
     def _nothing(self) -> np.ndarray:
         config = self.model.config
         clip = self.kind == "clip"

@@ -1,7 +1,11 @@
 """What `Sampler` promises of the images that are evaluated and served."""
 
 import logging
+import runpy
+import sys
+from copy import deepcopy
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from diffusers import (
 from adire_assets.diffusion.sampling import Request, Sampler
 from tests.support import tiny
 
+ROOT = Path(__file__).parents[2]
 STEPS = 3
 
 
@@ -163,3 +168,44 @@ def test_half_precision_files_compute_in_float32_on_the_cpu(tmp_path: Path) -> N
     sampler = Sampler(base, variant="fp16", device="cpu")
     assert {weight.dtype for weight in sampler.pipe.unet.parameters()} == {torch.float32}
     assert sampler.generate([ask("circles")])[0].std() > 0
+
+
+def test_what_the_text_encoder_does_not_see_is_told(sampler: Sampler) -> None:
+    assert sampler.left_out("indigo circles") == ""
+    words = sampler.pipe.tokenizer.model_max_length - 2
+    text = " ".join(["blue"] * 200)
+    pieces = sampler.pipe.tokenizer(text, add_special_tokens=False).input_ids
+    assert sampler.left_out(text) == sampler.pipe.tokenizer.decode(pieces[words:]).strip() != ""
+    [one], [other] = (sampler.generate([ask(f"{text} {end}", seed=3)]) for end in ("cat", "dog"))
+    assert (one == other).all(), "what is said to be left out changes the image"
+    assert sampler.left_out(f"{text} cat").endswith("cat")
+
+
+def test_of_two_text_encoders_the_one_that_sees_less_counts(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = deepcopy(sampler.pipe.tokenizer)
+    shorter.model_max_length = 4
+    monkeypatch.setattr(sampler.pipe, "tokenizer_2", shorter, raising=False)
+    pieces = shorter("red yellow green", add_special_tokens=False).input_ids
+    assert sampler.left_out("red yellow green") == shorter.decode(pieces[2:]).strip() != ""
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_a_release_may_refuse_what_is_too_long(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # What Triton's own Python brings; nothing of it is used here.
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("utils"))
+    monkeypatch.setitem(sys.modules, "sampling", sys.modules[Sampler.__module__])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    backend = runpy.run_path(str(ROOT / "triton_models" / "diffusion" / "model.py"))
+    model = backend["TritonPythonModel"]()
+    model.sampler = sampler
+    wanted = ask(**{"prompt": "cloth", name: "a long tale of indigo " * 20})
+    model.limits = {"truncation": True}
+    assert list(model._left_out(wanted)) == [name]
+    model.limits = {"truncation": False}
+    assert model._left_out(ask("cloth")) == {}
+    with pytest.raises(backend["Refused"], match=f"^{name} is longer than the text encoder reads"):
+        model._left_out(wanted)

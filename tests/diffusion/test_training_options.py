@@ -222,8 +222,8 @@ def test_long_captions_are_told_once_with_what_is_cut(tmp_path: Path, random_bas
     training.run(
         tmp_path, random_base, data, progress=lambda message, **numbers: said.append(message)
     )
-    [told] = [message for message in said if "longer than the tokenizer's" in message]
-    assert told.startswith("1 captions are longer than the tokenizer's 30")
+    [told] = [message for message in said if "longer than the text encoder" in message]
+    assert told.startswith("1 texts are longer than the text encoder reads: ")
     assert "01.png loses 'beyond'" in told
 
 

@@ -30,6 +30,11 @@ REFUSED = [
     ({"guidance_scale": -0.5}, "guidance_scale is -0.5, allowed is 0 to 20"),
     ({"num_images": 0}, "num_images is 0, allowed is 1 to 3"),
     ({"num_images": 4}, "num_images is 4, allowed is 1 to 3"),
+    # Image i has the seed + i, which must be one that can be asked for.
+    (
+        {"seed": 2**31 - 1, "num_images": 2},
+        "seed is 2147483647, allowed for 2 images is 0 to 214748",
+    ),
 ]
 
 
@@ -154,3 +159,15 @@ def test_an_unreachable_server_is_named_with_a_hint() -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=f"no Triton answers at {address}.*adire up"):
         generate(address, MODEL, "x")
+
+
+def test_the_end_of_a_long_prompt_that_is_not_seen_is_told(address: str) -> None:
+    long = "abcde" * 10
+    one, other = (
+        generate(address, MODEL, f"{long} {end}", negative_prompt=long, seed=2) for end in "xy"
+    )
+    assert one.provenance["left_out"]["prompt"].endswith("x")
+    assert other.provenance["left_out"]["prompt"].endswith("y")
+    assert set(one.provenance["left_out"]) == {"prompt", "negative_prompt"}
+    assert different(one.images[0], other.images[0]) == 0
+    assert generate(address, MODEL, "circles").provenance["left_out"] == {}

@@ -8,8 +8,9 @@ Inputs, each of shape [1, 1]: prompt (BYTES, UTF-8); optional negative_prompt (B
 0 to 2**31 - 1, drawn at random when absent), num_inference_steps (INT32), guidance_scale (FP32),
 num_images (INT32). Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32
 [1]), provenance (BYTES [1]: JSON of the release, of the software that drew and of the request, so
-that the request can be repeated). A value outside its limits is answered with INVALID_ARGUMENT and
-one sentence.
+that the request can be repeated; `left_out`: the ends of the texts that the text encoder does not
+see, or by serving.json such a text is refused). A value outside its limits is answered with
+INVALID_ARGUMENT and one sentence.
 
 Requests that Triton hands over together are drawn together; an image depends on its seed alone.
 Triton's Python knows nothing of the project's environment, which is why ADIRE_SITE_PACKAGES names
@@ -67,24 +68,36 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         answers: list = [None] * len(requests)
-        accepted: list[tuple[int, Request]] = []
+        accepted: list[tuple[int, Request, dict[str, str]]] = []
         for position, request in enumerate(requests):
             try:
-                accepted.append((position, _wanted(request, self.limits)))
+                wanted = _wanted(request, self.limits)
+                accepted.append((position, wanted, self._left_out(wanted)))
             except Refused as refusal:
                 answers[position] = _error(str(refusal), pb.TritonError.INVALID_ARG)
             except Exception as error:
                 answers[position] = _internal(error)
         try:
-            drawn = self.sampler.generate([wanted for _, wanted in accepted]) if accepted else []
-            for (position, wanted), images in zip(accepted, drawn, strict=True):
-                answers[position] = self._answer(wanted, images)
+            drawn = self.sampler.generate([wanted for _, wanted, _ in accepted]) if accepted else []
+            for (position, wanted, left_out), images in zip(accepted, drawn, strict=True):
+                answers[position] = self._answer(wanted, left_out, images)
         except Exception as error:
-            for position, _ in accepted:
+            for position, *_ in accepted:
                 answers[position] = _internal(error)
         return answers
 
-    def _answer(self, wanted: Request, images: np.ndarray) -> object:
+    def _left_out(self, wanted: Request) -> dict[str, str]:
+        """{input: the end of it that the text encoder does not see}; refused if not allowed."""
+        texts = {name: getattr(wanted, name) for name in ("prompt", "negative_prompt")}
+        found = {
+            name: rest for name, text in texts.items() if (rest := self.sampler.left_out(text))
+        }
+        if found and not self.limits["truncation"]:
+            name, rest = next(iter(found.items()))
+            raise Refused(f"{name} is longer than the text encoder reads; leave out {rest!r}")
+        return found
+
+    def _answer(self, wanted: Request, left_out: dict[str, str], images: np.ndarray) -> object:
         provenance = {
             **self.provenance,
             "request": {
@@ -95,6 +108,7 @@ class TritonPythonModel:
                 "guidance_scale": wanted.guidance_scale,
                 "num_images": wanted.num_images,
             },
+            "left_out": left_out,
         }
         text = json.dumps(provenance, ensure_ascii=False).encode()
         return pb.InferenceResponse(
@@ -113,14 +127,18 @@ def _wanted(request: object, limits: dict) -> Request:
     seed = _number(request, "seed", 0, LARGEST_SEED)
     guidance = _number(request, "guidance_scale", 0, limits["maximum_guidance_scale"])
     steps = _number(request, "num_inference_steps", 1, limits["maximum_inference_steps"])
+    count = int(_number(request, "num_images", 1, limits["maximum_images"]) or 1)
+    last = LARGEST_SEED + 1 - count  # image i has the seed + i, which must be one too
+    if seed is not None and seed > last:
+        raise Refused(f"seed is {seed}, allowed for {count} images is 0 to {last}")
     return Request(
         prompt=prompt,
         negative_prompt=_text(request, "negative_prompt", limits["maximum_prompt_characters"])
         or "",
-        seed=secrets.randbelow(LARGEST_SEED + 1) if seed is None else int(seed),
+        seed=secrets.randbelow(last + 1) if seed is None else int(seed),
         num_inference_steps=limits["default_inference_steps"] if steps is None else int(steps),
         guidance_scale=limits["default_guidance_scale"] if guidance is None else float(guidance),
-        num_images=int(_number(request, "num_images", 1, limits["maximum_images"]) or 1),
+        num_images=count,
     )
 
 
