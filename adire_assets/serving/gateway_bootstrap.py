@@ -22,6 +22,7 @@ BUCKETS = [
     *(300, 360, 430, 520, 620, 750, 900, 1100, 1300, 1600, 2000, 2500, 3000, 4000, 5000, 7500),
     *(10000, 15000, 20000, 30000, 60000, 120000, 300000),
 ]
+FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
 ANSWERS = Path(__file__).with_name("gateway_answers.lua")
 SCRIPTS = [
     Path(__file__).with_name(name)
@@ -84,8 +85,7 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
                 },
             }
         ],
-        # Latencies are read off after a flush, and a rollout looks some ten times a second.
-        "stats_flush_interval": "0.1s",
+        "stats_flush_interval": f"{FLUSH_SECONDS}s",
         "stats_config": {
             "histogram_bucket_settings": [
                 {"match": {"suffix": "upstream_rq_time"}, "buckets": BUCKETS}

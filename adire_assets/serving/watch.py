@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from adire_assets.config import Project
 from adire_assets.fleet_config import FleetConfig, RolloutConfig
-from adire_assets.serving import analysis, release, routing
+from adire_assets.serving import analysis, gateway_bootstrap, release, routing
 from adire_assets.serving.analysis import Analysis, Quality, Tally, analyse
 from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.loading import evaluated
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 THIN_PER_SECOND = 10  # fewer answers of the canary are thin traffic
 LOOK_SECONDS = 0.1  # from one look to the next, or until an answer to an own request
 HELD_SECONDS = 0.5  # the same, while it waits for a person
+# From one own request to the next: the histograms of two answers are to be read one by one.
+APART_SECONDS = gateway_bootstrap.FLUSH_SECONDS
 KEEP_SECONDS = LEASE_SECONDS / 4
 NONE = Traffic()
 
@@ -55,7 +58,7 @@ class Watch:
         self.step: Step | None = None
         self.earlier: list[float] = []  # scores that a former holder has left
         self.evaluated: list[float] = []
-        self.kept = 0.0  # when the record was last told
+        self.kept = self.asked = 0.0  # when the record was last told, and a request last sent
 
     def prepare(self) -> None:
         """Let the judge load while something else is waited for."""
@@ -120,8 +123,9 @@ class Watch:
         judged: int,
     ) -> None:
         """Have the next request sent, one a look: to judge its image, or where traffic is thin."""
-        if not replay.idle:
+        if not replay.idle or time.monotonic() - self.asked < APART_SECONDS:
             return
+        self.asked = time.monotonic()
         quality = next(one for one in found.findings if one.name == "quality")
         room = judged + replay.unjudged < self.config.judged_images
         judging = quality.outcome == "open" and room
@@ -211,16 +215,18 @@ class Step:
         self.users = step["canary_asked" if self.mirroring else "canary"].answered
         self.ejected = canary.ejected
         new = {name: one.since(self.seen[name]) for name, one in ever.items()}
-        both = new["canary"].plus(new["canary_asked"])
-        if both.answered > 0 or analysis.timed(both) > 0:
+        # A failure is counted a moment before its answer, and waits for it.
+        early = {name for name, one in new.items() if one.answered <= 0}
+        answered = [new[name] for name in ("canary", "canary_asked") if name not in early]
+        if answered:
+            both = reduce(Traffic.plus, answered)
             errors = self.tallies.get("errors", Tally())
             self.tallies["errors"] = errors.plus(both.answered, both.failed, both.failed)
-            self.waiting.append(self._by_kind(new, "canary"))
-            # A failure is counted a moment before its answer, and waits for it.
-            self.seen = {
-                name: one if new[name].answered > 0 else replace(one, failed=self.seen[name].failed)
-                for name, one in ever.items()
-            }
+        self.waiting.append(self._by_kind(new, "canary"))
+        self.seen = {
+            name: replace(one, failed=self.seen[name].failed) if name in early else one
+            for name, one in ever.items()
+        }
         self._count()
         return fixed
 

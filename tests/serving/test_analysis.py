@@ -292,9 +292,12 @@ def test_a_failure_that_is_counted_before_its_answer_is_not_lost():
     canary = gateway.counters["canary"]
     gateway.counters["canary"] = replace(canary, failed=1)
     step.look(gateway.counters)
+    gateway.answer("canary_asked", [30.0])
+    step.look(gateway.counters)
+    assert (step.tallies["errors"].answers, step.tallies["errors"].surely) == (1, 0)
     gateway.answer("canary", [30.0])
     step.look(gateway.counters)
-    assert (step.tallies["errors"].answers, step.tallies["errors"].surely) == (1, 1)
+    assert (step.tallies["errors"].answers, step.tallies["errors"].surely) == (2, 1)
 
 
 def test_a_rollout_that_an_earlier_version_has_begun_goes_on():

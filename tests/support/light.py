@@ -50,7 +50,7 @@ class TritonPythonModel:
         stored = np.load(folder / "adapter" / "pytorch_lora_weights.safetensors")
         prompts = json.loads(str(stored["prompts"]))
         self.images = {prompt: stored[f"image_{n}"] for n, prompt in enumerate(prompts)}
-        self.random = random.Random(0)
+        self.random = random.Random(self.behaviour["seed"])
         self.answered = 0
 
     def execute(self, requests):
@@ -84,6 +84,7 @@ class Behaviour:
     fault_share: float = 0.0
     noise: bool = False
     sound_answers: int = 0
+    seed: int = 0  # of which answers fail
     loads: bool = True
 
 
