@@ -36,6 +36,7 @@ LOOK_SECONDS = 0.1  # from one look to the next, or until an answer to an own re
 HELD_SECONDS = 0.5  # the same, while it waits for a person
 # From one own request to the next: the histograms of two answers are to be read one by one.
 APART_SECONDS = gateway_bootstrap.FLUSH_SECONDS
+RUNNING_FIRST = 4  # requests to the running release for each to the canary, while it is measured
 KEEP_SECONDS = LEASE_SECONDS / 4
 NONE = Traffic()
 
@@ -130,8 +131,8 @@ class Watch:
         room = judged + replay.unjudged < self.config.judged_images
         judging = quality.outcome == "open" and room
         thin = thin and step.own < self.config.replays_maximum
-        # The running one in turn, until there is enough of it to compare with.
-        if thin and step.wants_reference and step.asked_running <= step.own:
+        # Mostly the running one, until there is enough of it: a slow canary is not waited for.
+        if thin and step.wants_reference and step.asked_running <= RUNNING_FIRST * step.own:
             assert rollout.origin is not None
             step.asked_running += 1
             replay.ask(rollout.origin, judged=False)

@@ -136,6 +136,16 @@ def test_images_that_are_worse_are_off_at_the_first_step(lit: House) -> None:
     assert set(state.slots.values()) == {1} and lit.differences() == []
 
 
+def test_a_release_that_is_slower_than_what_runs_goes_back(lit: House) -> None:
+    lit.ensure_live(1)
+    number = add_light(lit, Behaviour(seconds=0.3))
+    with lit.requests_all_along():
+        state = lit.deploy(number, latency_increase_maximum=0.5, steps=[10, 100])
+    assert (state.live, lit.serving()) == (1, 1)
+    assert decisions(state)[-1] == ("serving", 10, "rollback")
+    assert "took longer than" in record.quarantined(lit.project, MODEL, number)
+
+
 def test_two_runs_of_one_release_make_one_deployment(lit: House) -> None:
     lit.ensure_live(1)
     before = len(lit.record.history)
