@@ -116,7 +116,7 @@ class BaseModelSource(ModelSource):
 
     @property
     def is_file(self) -> bool:
-        return not self.is_hub and self.source.endswith(".safetensors")
+        return not self.is_hub and self.source.lower().endswith(".safetensors")
 
     @model_validator(mode="after")
     def _file_needs_config(self) -> Self:

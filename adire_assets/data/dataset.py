@@ -2,10 +2,10 @@
 
 `build_dataset` writes
 
-    images/<path>.png    RGB, upright, the shorter side resized (Lanczos) to the resolution
+    images/<path>.png    sRGB, upright, the shorter side resized (Lanczos) to the resolution
     train.jsonl          a line per image: file_name, text, sha256 (of the source file), phash
     held_out.jsonl       the same for the images that evaluation compares with
-    summary.json         counts, rejected files with reasons, near duplicates
+    summary.json         counts, rejected and unused files with reasons, near duplicates
     dataset_sheet.png    a look at both sides
 
 and gives the `Summary` of summary.json. Bytes depend on the images, their names, captions and the
@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -35,8 +35,9 @@ from adire_assets.config import DataConfig
 from adire_assets.data.captions import Captions, read_captions
 from adire_assets.data.contact_sheet import contact_sheet
 from adire_assets.data.duplicates import nearest, nearest_earlier
-from adire_assets.data.images import Rejected, load, own_pixel_limit
+from adire_assets.data.images import NO_IMAGE, Rejected, load, own_pixel_limit
 from adire_assets.errors import UserError
+from adire_assets.file_names import counts, ending, same_form
 from adire_assets.lineage import file_digest
 from adire_assets.store import write_json
 from adire_assets.worker import Progress
@@ -47,6 +48,11 @@ HELD_OUT_FRACTION_MAXIMUM = 0.5  # of the schema of configs/
 SHOWN_REASONS = 5
 PNG_COMPRESSION = 4  # zlib's 6 makes photographs no smaller and takes longer
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+# Endings of pictures in formats that are not read, so that each is told as a rejected image.
+OTHER_PICTURES = (
+    *(".gif", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr"),
+)
 PROGRESS_SECONDS = 5.0
 STAGING = ".unfinished"
 
@@ -70,13 +76,15 @@ class NearDuplicate:
 class Summary:
     """The content of summary.json. Files are named as in the source folder."""
 
-    files: int  # visible files that are not captions
+    files: int  # files that count (`file_names.counts`) and gave no captions
     train: int
     held_out: int
     own_captions: int  # images whose caption is not the instance prompt's stand-in
     resolution: int
     rejected: list[Rejection] = field(default_factory=list)
     near_duplicates: list[NearDuplicate] = field(default_factory=list)
+    unused: list[Rejection] = field(default_factory=list)  # files beside the images
+    uncalibrated: list[str] = field(default_factory=list)  # taken as sRGB, though they say: other
 
     @property
     def images(self) -> int:
@@ -87,11 +95,12 @@ class Summary:
 class _Image:
     """An accepted image; its normalised pixels lie in `staged`."""
 
-    source: str
+    source: str  # its path in the source folder, in composed form
     staged: Path
     pixels: str  # SHA-256 of size and full-size RGB pixels
     sha256: str
     phash: bytes  # 8 bytes
+    uncalibrated: bool
 
     @property
     def score(self) -> float:
@@ -102,7 +111,7 @@ class _Image:
     def name(self) -> str:
         """Its path in the dataset."""
         path = PurePosixPath(self.source)
-        known = path.suffix.lower() in ENDINGS
+        known = ending(self.source) in ENDINGS
         return f"images/{path.with_suffix('') if known else path}.png"
 
 
@@ -115,18 +124,19 @@ def build_dataset(
 ) -> Summary:
     """Build the dataset of `source` in the empty or absent folder `output`.
 
-    `files` are the relative paths to take (default: all below `source`); hidden ones are left out.
-    UserError: nothing there, wrong caption files, two images of one name, too few images in all
-    (`config.minimum_images`) or on one side.
+    `files` are the relative paths to take (default: all below `source`); those that do not count
+    (`file_names.counts`) are left out. UserError: nothing there, wrong caption files, two images of
+    one name, too few images in all (`config.minimum_images`) or on one side.
     """
-    names = _visible(source, files)
-    if not names:
+    found = _counted(source, files)
+    if not found:
         raise UserError(
             f"{source} has no images: put them there (and a metadata.csv with file_name,text), "
-            "then run `dvc add`"
+            "then run `dvc add` on the folder that is tracked"
         )
-    captions = read_captions(source, names)
-    names = [name for name in names if name not in captions.used]
+    captions = read_captions(source, found)
+    for name in captions.used:
+        found.pop(name)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; name a new folder for the dataset")
     existed = output.exists()
@@ -134,7 +144,7 @@ def build_dataset(
     staging.mkdir(parents=True)
     try:
         with own_pixel_limit():
-            summary = _build(source, output, config, names, captions, progress)
+            summary = _build(source, output, config, found, captions, progress)
     except BaseException:
         shutil.rmtree(output)
         if existed:
@@ -154,16 +164,21 @@ def _build(
     source: Path,
     output: Path,
     config: DataConfig,
-    names: Sequence[str],
+    files: Mapping[str, Path],
     captions: Captions,
     progress: Progress | None,
 ) -> Summary:
     rejected: list[Rejection] = []
+    unused: list[Rejection] = []
     images: list[_Image] = []
     first: dict[str, str] = {}
-    for found in _normalised(source, output / STAGING, config, names, progress):
+    for found in _normalised(source, output / STAGING, config, files, progress):
         if isinstance(found, Rejection):
-            rejected.append(found)
+            name = found.file
+            if found.reason == NO_IMAGE and ending(name) not in (*ENDINGS, *OTHER_PICTURES):
+                unused.append(Rejection(name, captions.unused.get(name, NO_IMAGE)))
+            else:
+                rejected.append(found)
         elif found.pixels in first:
             rejected.append(Rejection(found.source, f"the same image as {first[found.pixels]}"))
             found.staged.unlink()
@@ -177,13 +192,15 @@ def _build(
     for name, side in (("train", train), ("held_out", held_out)):
         _write_side(output, name, side, captions.texts, config.instance_prompt)
     summary = Summary(
-        files=len(names),
+        files=len(files),
         train=len(train),
         held_out=len(held_out),
         own_captions=sum(image.source in captions.texts for image in (*train, *held_out)),
         resolution=config.resolution,
         rejected=rejected,
         near_duplicates=_near_duplicates(train, config) + _near_duplicates(held_out, config),
+        unused=unused,
+        uncalibrated=sorted(image.source for image in (*train, *held_out) if image.uncalibrated),
     )
     write_json(output / "summary.json", {**asdict(summary), "images": summary.images})
     contact_sheet(
@@ -196,53 +213,61 @@ def _build(
     return summary
 
 
-def _visible(source: Path, files: Iterable[str] | None) -> list[str]:
-    """The relative paths of files that are not hidden, sorted."""
-    if files is None:
-        files = [
-            Path(parent, name).relative_to(source).as_posix()
-            for parent, folders, names in os.walk(source)
-            for name in (*names, *(n for n in folders if Path(parent, n).is_symlink()))
-        ]
-    return sorted(
-        name for name in files if not any(part.startswith(".") for part in name.split("/"))
-    )
+def _counted(source: Path, files: Iterable[str] | None) -> dict[str, Path]:
+    """{relative path in composed form: file} of the files that count, sorted."""
+    found: dict[str, Path] = {}
+    for parent, folders, names in os.walk(source):
+        for entry in (*names, *(name for name in folders if Path(parent, name).is_symlink())):
+            path = Path(parent, entry)
+            name = same_form(path.relative_to(source).as_posix())
+            if not counts(name):
+                continue
+            if name in found:
+                raise UserError(
+                    f"{source}: two files are named {name}, with accents that are coded in two "
+                    "ways; rename one"
+                )
+            found[name] = path
+    if files is not None:
+        wanted = {same_form(name) for name in files if counts(name)}
+        found = {name: found.get(name, source / name) for name in wanted}
+    return dict(sorted(found.items()))
 
 
 def _normalised(
     source: Path,
     staging: Path,
     config: DataConfig,
-    names: Sequence[str],
+    files: Mapping[str, Path],
     progress: Progress | None,
 ) -> Iterator[_Image | Rejection]:
-    """Every file of `names`, in order, decoded once; at most one image per thread is in memory."""
+    """Every file of `files`, in order, decoded once; at most one image per thread is in memory."""
 
-    def work(job: tuple[int, str]) -> _Image | Rejection:
-        number, name = job
+    def work(job: tuple[int, tuple[str, Path]]) -> _Image | Rejection:
+        number, (name, path) = job
         try:
-            return _normalise(source, name, staging / f"{number}.png", config)
+            return _normalise(source, name, path, staging / f"{number}.png", config)
         except Rejected as reason:
             return Rejection(name, str(reason))
 
     said = time.monotonic()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         try:
-            for number, found in enumerate(pool.map(work, enumerate(names))):
+            for number, found in enumerate(pool.map(work, enumerate(files.items()))):
                 yield found
                 if progress and time.monotonic() - said > PROGRESS_SECONDS:
                     said = time.monotonic()
-                    progress(f"{number + 1} of {len(names)} files read")
+                    progress(f"{number + 1} of {len(files)} files read")
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _normalise(source: Path, name: str, staged: Path, config: DataConfig) -> _Image:
+def _normalise(source: Path, name: str, path: Path, staged: Path, config: DataConfig) -> _Image:
     try:
         name.encode()
     except UnicodeEncodeError:
         raise Rejected("its name is not UTF-8; rename it") from None
-    image = load(source / name, source, config.maximum_pixels)
+    image, uncalibrated = load(path, source, config.maximum_pixels)
     shorter = min(image.size)
     if shorter < config.resolution:
         raise Rejected(
@@ -255,7 +280,7 @@ def _normalise(source: Path, name: str, staged: Path, config: DataConfig) -> _Im
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     phash = np.packbits(imagehash.phash(image).hash.flatten()).tobytes()
     image.save(staged, "PNG", compress_level=PNG_COMPRESSION)
-    return _Image(name, staged, pixels, file_digest(source / name), phash)
+    return _Image(name, staged, pixels, file_digest(path), phash, uncalibrated)
 
 
 def _refuse_equal_names(source: Path, images: Iterable[_Image]) -> None:

@@ -23,6 +23,7 @@ from adire_assets import (
 )
 from adire_assets.committed import listed
 from adire_assets.config import Project
+from adire_assets.data import told
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
@@ -116,14 +117,21 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         with answered():
             built = pipeline.dataset(project, training_data)
         summary = built.artefact.json("summary.json")
-        return _result(
+        files: dict[str, Any] = {
+            kind: dg.MetadataValue.md(_table(("file", "reason"), summary[kind]) or "none")
+            for kind in ("rejected", "unused")
+        }
+        result = _result(
             context,
             built,
             images=_image(built.artefact, "dataset_sheet.png"),
             train=summary["train"],
             held_out=summary["held_out"],
-            rejected=dg.MetadataValue.md(_table(("file", "reason"), summary["rejected"]) or "none"),
+            own_captions=summary["own_captions"],
+            **files,
         )
+        context.log.info(f"{model}: {told.sentence(summary)}")
+        return result
 
     @asset(*pipeline.TRAINING_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
     def lora_weights(

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from adire_assets.errors import UserError
-from adire_assets.lineage import digest, file_digest, folder_digest
+from adire_assets.file_names import counts, ending
+from adire_assets.lineage import digest, file_digest
 
 PIPELINE_MARKER = "model_index.json"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # SD 1 and 2, SDXL
@@ -57,12 +58,12 @@ def resolve(
         path = _weights_from_hub(source, revision, variant, marker, key)
         return ResolvedBase(path, f"{source}@{revision}", revision)
     path = (root / source).resolve()
-    if path.suffix in PICKLES and not path.is_dir():
+    if ending(path.name) in PICKLES and not path.is_dir():
         raise UserError(
             f"{key}.source: {path} is pickled, which can run code when it is loaded; convert it to "
             ".safetensors"
         )
-    if path.suffix == SINGLE_FILE and marker == PIPELINE_MARKER and not path.is_dir():
+    if ending(path.name) == SINGLE_FILE and marker == PIPELINE_MARKER and not path.is_dir():
         found = _file_hash(path, key)
     else:
         found = _folder_hash(path, variant, marker, key)
@@ -130,13 +131,19 @@ def _config_files(folder: Path) -> list[Path]:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a model's files."""
+    """SHA-256 over the names and bytes of a model's files that count (`file_names.counts`)."""
     folder = folder.resolve()
     found = (
-        (path.relative_to(folder), path) for path in sorted(folder.rglob("*")) if path.is_file()
+        (path.relative_to(folder).as_posix(), path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     )
-    counted = [(name, path) for name, path in found if name.parts[0] not in NOT_CONTENT]
-    return _digest(folder, tuple((str(name), *_size_and_time(path)) for name, path in counted))
+    counted = [
+        (name, path)
+        for name, path in found
+        if name.split("/")[0] not in NOT_CONTENT and counts(name)
+    ]
+    return _digest(folder, tuple((name, *_size_and_time(path)) for name, path in counted))
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -147,7 +154,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 @cache
 def _digest(folder: Path, stats: tuple) -> str:
     """Gigabytes are read once per process, and again when a name, size or time has changed."""
-    return folder_digest(folder, NOT_CONTENT)[0]
+    return digest({name: file_digest(folder / name) for name, *_ in stats})
 
 
 @cache
@@ -211,7 +218,7 @@ def _components(index: dict) -> list[str]:
 def _weights_problem(folder: Path, variant: str | None) -> str | None:
     weights = sorted(path.name for path in folder.glob("*.safetensors"))
     if not weights:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+        pickles = sorted(path.name for path in folder.iterdir() if ending(path.name) in PICKLES)
         if pickles:
             return (
                 f"holds only pickled weights ({pickles[0]}), which can run code when they are "

@@ -75,6 +75,10 @@ def reasons(summary) -> dict[str, str]:
     return {item.file: item.reason for item in summary.rejected}
 
 
+def unused(summary) -> dict[str, str]:
+    return {item.file: item.reason for item in summary.unused}
+
+
 def refused(folder: Path, output: Path, **changes) -> str:
     """The message of the refusal; nothing may be left in `output`."""
     with pytest.raises(UserError) as error:
@@ -284,7 +288,6 @@ def test_every_rejected_file_is_listed_with_its_reason(tmp_path):
         "moving.gif": "not an image in PNG, JPEG, WebP, BMP or TIFF",
         "moving.png": "animated or of several pages (2)",
         "moving.webp": "animated or of several pages (2)",
-        "notes.md": "not an image",
         "p000.bmp": "the same image as p000 copy.png",
         "p000.png": "the same image as p000 copy.png",
         "pages.tiff": "animated or of several pages (2)",
@@ -295,6 +298,7 @@ def test_every_rejected_file_is_listed_with_its_reason(tmp_path):
     }
     assert list(got) == sorted(expected)
     assert {name: reason for name, reason in got.items() if expected[name] not in reason} == {}
+    assert unused(summary) == {"notes.md": "not an image in PNG, JPEG, WebP, BMP or TIFF format"}
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["rejected"] == [
         {"file": name, "reason": reason} for name, reason in got.items()
     ]
@@ -334,7 +338,11 @@ def test_captions_come_from_metadata_then_sidecar_then_instance_prompt(tmp_path)
     assert got["images/p002.png"] == "a photo"
     assert got["images/sub/a.png"] == "deep"
     assert summary.own_captions == 3
-    assert list(reasons(summary)) == ["orphan.txt"]
+    assert reasons(summary) == {}
+    assert {name: reason.split(";")[0] for name, reason in unused(summary).items()} == {
+        "orphan.txt": "no image has its name",
+        "p000.txt": "metadata.csv:2 has the caption of p000.png",
+    }
 
 
 def test_all_mistakes_of_caption_files_are_listed_and_nothing_is_written(tmp_path):
@@ -360,10 +368,10 @@ def test_all_mistakes_of_caption_files_are_listed_and_nothing_is_written(tmp_pat
     (source / "open" / "metadata.csv").write_text('file_name,text\na.png,"never closed\n')
     save(source, "latin/a.png", picture(803))
     (source / "latin" / "metadata.csv").write_bytes(
-        "file_name,text\na.png,ádìrẹ\n".encode("utf-16")
+        "file_name,text\na.png,ádìrẹ\n".encode("utf-16")[:-1]
     )
     (source / "p004.txt").write_text(" \n")
-    (source / "p005.txt").write_bytes(b"\xff\xfe")
+    (source / "p005.txt").write_bytes("first\nádìrẹ".encode("cp1258", "replace"))
     message = refused(source, tmp_path / "out")
     for part in (
         "metadata.csv:3: names missing.png, which is not there",
@@ -379,9 +387,9 @@ def test_all_mistakes_of_caption_files_are_listed_and_nothing_is_written(tmp_pat
         "sub/metadata.jsonl:4: not a line of valid JSON",
         "bare/metadata.csv:1: no column file_name and no column text",
         "open/metadata.csv:2: not valid CSV",
-        "latin/metadata.csv: not UTF-8",
+        "latin/metadata.csv: not UTF-16, as its first bytes say",
         "p004.txt: the caption is empty",
-        "p005.txt: not UTF-8",
+        "p005.txt: not UTF-8 text (line 2) (byte 6)",
         "have 16 mistakes",
     ):
         assert part in message
@@ -391,7 +399,7 @@ def test_two_caption_files_in_one_folder_are_refused(tmp_path):
     source = fill(tmp_path / "in", 20)
     (source / "metadata.csv").write_text("file_name,text\np000.png,x\n")
     (source / "metadata.jsonl").write_text('{"file_name": "p001.png", "text": "y"}\n')
-    assert "metadata.jsonl stands beside it" in refused(source, tmp_path / "out")
+    assert "metadata.jsonl: metadata.csv stands beside it" in refused(source, tmp_path / "out")
 
 
 def test_images_that_differ_in_their_ending_only_are_refused(tmp_path):

@@ -25,6 +25,9 @@ def test_a_folder_is_known_by_its_bytes_not_by_its_place_or_times(
     config = copy / "unet" / "config.json"
     os.utime(config, (0, 0))
     assert content_hash(copy) == original.content_hash
+    for left in (".DS_Store", "unet/.DS_Store", "unet/config.json~", "Thumbs.db"):
+        (copy / left).write_text("what a desktop or an editor leaves")
+    assert content_hash(copy) == original.content_hash
     config.write_text(config.read_text() + "\n")
     assert content_hash(copy) != original.content_hash
 
@@ -46,6 +49,12 @@ def test_pickled_weights_alone_are_refused(tmp_path: Path, random_base: Path) ->
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UserError, match=r"unet/ holds only pickled weights .*safetensors"):
         resolve("base", None, None, tmp_path)
+
+
+def test_a_pickle_is_known_by_its_ending_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "model.CKPT").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"model\.CKPT is pickled"):
+        resolve("model.CKPT", None, None, tmp_path)
 
 
 def test_a_component_that_is_missing_is_named(tmp_path: Path, random_base: Path) -> None:

@@ -1,0 +1,37 @@
+"""Which files of a folder count, and when two names are the same.
+
+Folders that people work in gather files that nobody put there: hidden ones, and what desktops and
+editors leave behind. Every step that lists a folder of data or weights asks `counts`, so that all
+of them see the same files; `.dvcignore` has the same patterns for DVC. Names are compared in
+Unicode's composed form (`same_form`): macOS and Linux code an accent in two ways.
+"""
+
+import unicodedata
+from fnmatch import fnmatchcase
+
+# Patterns of a name without its folder, of any case.
+LEFTOVERS = (
+    *("*~", "#*#", "*.bak", "*.orig", "*.tmp", "*.part", "*.crdownload", "*.swp", "*.swo"),
+    *("~$*", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
+    *("__macosx", "@eadir", "$recycle.bin", "__pycache__"),
+)
+
+
+def counts(name: str) -> bool:
+    """Whether the file with the relative path `name` is content: no part of the path is hidden or
+    a leftover."""
+    return not any(
+        part.startswith(".") or any(fnmatchcase(part.casefold(), left) for left in LEFTOVERS)
+        for part in name.split("/")
+    )
+
+
+def same_form(text: str) -> str:
+    """`text` in Unicode's composed form (NFC); texts that read the same become equal."""
+    return unicodedata.normalize("NFC", text)
+
+
+def ending(name: str) -> str:
+    """What follows the last dot of a name, with the dot, in lower case; "" when there is none."""
+    stem, dot, last = name.rpartition("/")[2].rpartition(".")
+    return f".{last.casefold()}" if dot and stem else ""

@@ -1,0 +1,178 @@
+"""Captions as other programs write them are read as meant, and what is not read is told."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from adire_assets.data.captions import read_captions
+from adire_assets.data.dataset import build_dataset
+from adire_assets.data.told import sentence
+from adire_assets.errors import UserError
+from adire_assets.store import read_json
+from tests.data.test_dataset import config, fill, picture, refused, save, texts
+
+COMPOSED = "ọ̀nà-é.png"
+DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
+
+
+def captions(folder: Path, files: dict[str, str | bytes], images: tuple[str, ...] = ("a.png",)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    names = [*images, *files]
+    return read_captions(folder, {name: folder / name for name in names})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.caption", "a.txt", "a.TXT", "a.Caption", "a.png.txt", "a.png.caption"],
+)
+def test_a_side_car_is_read(tmp_path, name):
+    found = captions(tmp_path, {name: "  a dragon,\n flying "})
+    assert found.texts == {"a.png": "a dragon, flying"}
+    assert (found.used, found.unused) == ({name}, {})
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "Metadata.CSV", "METADATA.csv"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        'file_name, text\na.png, "a dragon, flying"\n',
+        'file_name ,text\na.png,"a dragon, flying"   \n',
+        'text, file_name\r\n"a dragon, flying", a.png\r\n',
+        "file_name;text\na.png;a dragon, flying\n",
+        'file_name;text;;\r\na.png;"a dragon, flying";;\r\n',
+        "file_name\ttext\na.png\ta dragon, flying\n",
+        '\n\nfile_name,text\n\na.png,"a dragon, flying",,\n',
+        '"file_name","text"\n"a.png ","a dragon,\n flying"\n',
+        "file_name\ttext\r\na.png\ta dragon, flying\r\n".encode("utf-16"),
+        b"\xfe\xff" + 'file_name,text\na.png,"a dragon, flying"'.encode("utf-16-be"),
+        b"\xef\xbb\xbf" + b'file_name,text\n.\\a.png,"a dragon, flying"',
+    ],
+)
+def test_a_table_is_read_as_it_is_meant(tmp_path, name, content):
+    assert captions(tmp_path, {name: content}).texts == {"a.png": "a dragon, flying"}
+
+
+def test_lines_of_json_are_read_whatever_the_case_of_their_files_name(tmp_path):
+    line = '{"file_name": "sub\\\\a.png", "text": "x"}'
+    found = captions(tmp_path, {"Metadata.JSONL": line}, ("sub/a.png",))
+    assert found.texts == {"sub/a.png": "x"}
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            {"metadata.csv": "file_name,text\na.png,a dragon, flying\n"},
+            "metadata.csv:2: 3 fields where the first line has 2: a.png | a dragon | flying; "
+            "a field that holds a comma stands between double quotes",
+        ),
+        (
+            {"metadata.csv": "file_name,text\na.png,'a dragon, flying'\n"},
+            "3 fields where the first line has 2: a.png | 'a dragon | flying'; a field",
+        ),
+        (
+            {"metadata.csv": 'file_name,text\na.png,"a dragon" flying\n'},
+            "metadata.csv:2: not valid CSV: ',' expected after '\"'",
+        ),
+        (
+            {"metadata.csv": "image,caption\na.png,x\n"},
+            "metadata.csv:1: no column file_name and no column text in its first line "
+            "(image,caption), which has to name file_name,text",
+        ),
+        (
+            {"metadata.csv": "file_name,text\nA.png,x\n"},
+            "names A.png, which is not there, but a.png is",
+        ),
+        (
+            {"metadata.csv": "file_name,text\n.a.png,x\n"},
+            "names .a.png, which does not count: it is hidden or a program's leftover",
+        ),
+        (
+            {"metadata.csv": "file_name,text\na.png,caf\xe9".encode("latin-1")},
+            "metadata.csv: not UTF-8 text (line 2) (byte 24); save it as UTF-8",
+        ),
+        (
+            {"a.txt": "dragon".encode("utf-16-le")},
+            "a.txt: holds zero bytes, so it is not UTF-8 text",
+        ),
+        ({"a.txt": "x", "a.caption": "y"}, "a.caption and a.txt: two captions of a.png; keep one"),
+        ({"a.txt": "x", "a.TXT": "y"}, "a.TXT and a.txt: two captions of a.png"),
+        (
+            {"metadata.csv": "file_name,text\n", "Metadata.jsonl": "{}"},
+            "metadata.csv: Metadata.jsonl stands beside it; keep one of the two",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_as_it_is(tmp_path, files, says):
+    with pytest.raises(UserError) as error:
+        captions(tmp_path, files)
+    assert says in str(error.value)
+
+
+def test_side_cars_that_say_the_same_are_no_mistake(tmp_path):
+    assert captions(tmp_path, {"a.txt": "x ", "a.caption": "x"}).texts == {"a.png": "x"}
+
+
+@pytest.mark.parametrize(
+    ("in_the_table", "on_disk"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)]
+)
+def test_names_and_captions_are_compared_as_they_read(tmp_path, in_the_table, on_disk):
+    """macOS writes accents in two parts, most editors in one."""
+    source = fill(tmp_path / "in", 20)
+    save(source, on_disk, picture(4711))
+    text = unicodedata.normalize("NFD", "àdìrẹ cloth")
+    (source / "metadata.csv").write_text(f"file_name,text\n{in_the_table},{text}\n", "utf-8")
+    summary = build_dataset(source, tmp_path / "out", config())
+    assert summary.own_captions == 1
+    got = texts(tmp_path / "out")
+    assert got[f"images/{unicodedata.normalize('NFC', COMPOSED)}"] == unicodedata.normalize(
+        "NFC", text
+    )
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    for name in (COMPOSED, DECOMPOSED):
+        save(source, name, picture(4711))
+    if len(list(source.iterdir())) == 22:  # a file system that tells the two apart
+        assert "accents that are coded in two ways; rename one" in refused(source, tmp_path / "out")
+
+
+def test_a_near_miss_is_told_on_the_line_that_counts_captions(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    near = [
+        "metadata.json", "meta_cap.json", "a.captions", "captions.txt", "a.tags", "metadata.xlsx",
+        "metadata.tsv", "train.csv", "a-1.txt", "sub/a.caption", "metadata.parquet",
+    ]  # fmt: skip
+    (source / "sub").mkdir()
+    for name in near:
+        (source / name).write_text("[]")
+    (source / "small.jpg").write_bytes(b"")
+    (source / "p000.caption").write_text("x")
+    build_dataset(source, tmp_path / "out", config())
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert {one["file"] for one in summary["unused"]} == {*near}
+    assert all("captions are read from" in one["reason"] for one in summary["unused"])
+    line = sentence(summary)
+    assert line.startswith("captions of their own: 1 of 20 images, data.instance_prompt: 19; ")
+    assert "1 file rejected: small.jpg (not an image in PNG" in line
+    assert "11 files not used: " in line
+    assert "captions are read from metadata.csv or metadata.jsonl, <image>.txt and" in line
+    assert "\n" not in line
+
+
+def test_many_files_make_one_short_line(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    for number in range(20):
+        (source / f"p{number:03d}.tags").write_text("x")
+        (source / f"p{number:03d}.caption").write_text("x")
+    build_dataset(source, tmp_path / "out", config())
+    line = sentence(read_json(tmp_path / "out" / "summary.json"))
+    assert line.startswith(
+        "captions of their own: 20 of 20 images; 20 files not used: "
+        "p000.tags, p001.tags, p002.tags and 17 more (not read; "
+    )
