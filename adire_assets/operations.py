@@ -24,7 +24,7 @@ from adire_assets import (
 from adire_assets.children import run_child, scratch_folder
 from adire_assets.committed import listed
 from adire_assets.config import Project, load_model, model_names
-from adire_assets.data import dvc
+from adire_assets.data import dvc, dvc_pull
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.evaluation_images import measure_again
@@ -239,7 +239,7 @@ def pull_targets(project: Project) -> list[str]:
 
 def pull(project: Project, progress: Progress) -> None:
     """Fetch what the .dvc files name: data and base models."""
-    dvc.pull(root=str(project.root), targets=pull_targets(project), progress=progress)
+    dvc_pull.pull(root=str(project.root), targets=pull_targets(project), progress=progress)
 
 
 def demo(project: Project, bring_live: Callable[[Project, str], None], progress: Progress) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,8 @@ from configobj import ConfigObj, ConfigObjError
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+
+CONFLICT = re.compile(r"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)  # git's conflict markers
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,38 @@ class Output:
 
 
 def relative(project: Project, path: Path) -> str:
-    """`path` as a user types it in the project's root."""
+    """`path` relative to the project's root."""
     return path.relative_to(project.root).as_posix()
+
+
+def typed(project: Project, path: Path | str) -> str:
+    """`path` (absolute, or relative to the project's root) as a user types it there in a shell."""
+    full = project.root / path
+    return shlex.quote(relative(project, full) if full.is_relative_to(project.root) else str(full))
 
 
 def outputs_of(project: Project, dvc_file: str) -> list[Output]:
     """What `dvc_file` (relative to the project's root) tracks. UserError when it is malformed."""
     path = project.inside(dvc_file, "DVC file")
-    add = f"`dvc add {dvc_file.removesuffix('.dvc')}`"
+    folder_name = dvc_file.removesuffix(".dvc")
+    add = f"`dvc add {typed(project, folder_name)}`"
+    if not (project.root / folder_name).exists():
+        add = f"put the files into {folder_name}, then {add}"
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{dvc_file} does not exist in {project.root}; {add} makes it") from None
+    except UnicodeDecodeError:
+        text = "\0"  # which YAML refuses
+    file = typed(project, dvc_file)
+    add = f"delete it (`rm {file}`), {add} makes it anew"  # dvc reads it first, and fails
+    if marker := CONFLICT.search(text):
+        line = text.count("\n", 0, marker.start()) + 1
+        raise UserError(
+            f"{dvc_file}:{line} has the marks of a merge that git could not finish; take one side "
+            f"whole with `git checkout --ours {file}` (or `--theirs`) and run `adire pull`; or to "
+            f"pin the folder as it is, {add}"
+        )
     try:
         tree = yaml.safe_load(text)
         folder, entries = path.parent / tree.get("wdir", "."), tree["outs"]
@@ -58,17 +81,14 @@ def outputs_of(project: Project, dvc_file: str) -> list[Output]:
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{dvc_file} is not what DVC 3 writes ({type(error).__name__}: {reason}); {add} makes "
-            "it anew"
+            f"{dvc_file} is not what DVC 3 writes ({type(error).__name__}: {reason}); {add}"
         ) from None
     for output, kind in zip(outputs, hashes, strict=True):
         if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(output.md5)) or kind != "md5":
-            raise UserError(
-                f"{dvc_file} has no MD5 that DVC 3 writes but {output.md5!r}; {add} makes it anew"
-            )
+            raise UserError(f"{dvc_file} has no MD5 that DVC 3 writes but {output.md5!r}; {add}")
         project.inside(str(output.path), f"{dvc_file}: path")
     if not outputs:
-        raise UserError(f"{dvc_file} names no outputs; {add} makes it anew")
+        raise UserError(f"{dvc_file} names no outputs; {add}")
     return outputs
 
 
@@ -81,7 +101,7 @@ def listing(project: Project, output: Output) -> dict[str, str]:
             content = file.read_bytes()
         except OSError:
             continue
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != output.md5.split(".")[0]:
+        if md5_of_bytes(content) != output.md5.split(".")[0]:
             continue  # damaged here; another place may have it sound
         listed = {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
         for name in listed:
@@ -96,6 +116,27 @@ def listing(project: Project, output: Output) -> dict[str, str]:
 
 def object_file(store: Path, md5: str) -> Path:
     return store / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def md5_of(path: Path) -> str:
+    """The MD5 of a file, as DVC takes it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def md5_of_bytes(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def is_sound(file: Path, md5: str) -> bool:
+    """Whether an object of DVC's has the content that its name `md5` (perhaps with .dir) says."""
+    return md5_of(file) == md5.split(".")[0]
+
+
+def remote_folder(project: Project, name: str) -> Path | None:
+    """Where a remote lies that is a folder of this machine; None when it is none."""
+    url = read_config(project).get(f'remote "{name}"', {}).get("url", "://")
+    return None if "://" in url else Path(url)
 
 
 def local_stores(project: Project) -> list[Path]:

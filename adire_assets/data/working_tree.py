@@ -1,10 +1,11 @@
 """The working tree against what DVC pins: which files are missing, changed or extra.
 
-Files count as `dvc add` counts them. MD5s are remembered in the project's home, so that asking
-again costs a `stat` per file. Nothing here imports dvc.
+Files count as the dataset counts them (`file_names.counts`) and as far as `.dvcignore` lets
+`dvc add` see them; a leftover that was pinned by accident counts neither here nor there. MD5s are
+remembered in the project's home, so that asking again costs a `stat` per file. Nothing here imports
+dvc.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,8 +15,9 @@ from pathlib import Path
 import pathspec
 
 from adire_assets.config import Project
-from adire_assets.data.dvc_files import Output, listing
+from adire_assets.data.dvc_files import Output, listing, md5_of
 from adire_assets.errors import UserError
+from adire_assets.file_names import counts, same_form
 from adire_assets.lineage import digest
 from adire_assets.store import read_json, write_json
 
@@ -33,8 +35,19 @@ class Differences:
         return bool(self.missing or self.changed or self.extra)
 
 
-def compare(project: Project, folder: Path, files: Mapping[str, str]) -> Differences:
-    present = dict(_tracked_files(project, folder)) if folder.is_dir() else {}
+def compare(
+    project: Project, folder: Path, files: Mapping[str, str], *, leftovers: bool = False
+) -> Differences:
+    """How `folder` differs from `files`, {relative path: MD5}; names in composed form.
+
+    `leftovers`: with the files that do not count.
+    """
+    files = {same_form(name): md5 for name, md5 in files.items() if leftovers or counts(name)}
+    present = {
+        same_form(name): path
+        for name, path in (_tracked_files(project, folder) if folder.is_dir() else ())
+        if leftovers or counts(name)
+    }
     found = _md5s(project, folder, {name: present[name] for name in files if name in present})
     return Differences(
         missing=sorted(files.keys() - present.keys()),
@@ -84,12 +97,6 @@ def _md5s(project: Project, folder: Path, paths: Mapping[str, Path]) -> dict[str
     return result
 
 
-def md5_of(path: Path) -> str:
-    """The MD5 of a file, as DVC takes it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def complete(project: Project, outputs: Iterable[Output]) -> bool:
     """Whether the working tree holds exactly what the outputs name."""
     for output in outputs:
@@ -101,9 +108,11 @@ def complete(project: Project, outputs: Iterable[Output]) -> bool:
     return True
 
 
-def differences(project: Project, output: Output) -> Differences:
+def differences(project: Project, output: Output, *, leftovers: bool = False) -> Differences:
+    """How the working tree differs from what an output names. UserError without its listing."""
     if output.md5.endswith(".dir"):
-        return compare(project, output.path, listing(project, output))
+        files = listing(project, output)
+        return compare(project, output.path, files, leftovers=leftovers)
     name = output.path.name
     there = {name: output.path} if output.path.is_file() else {}
     md5 = _md5s(project, output.path, there).get(name)

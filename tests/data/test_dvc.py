@@ -13,7 +13,8 @@ import pytest
 from adire_assets import worker
 from adire_assets.config import Project
 from adire_assets.data import working_tree
-from adire_assets.data.dvc import export, pull, subtree, verify_working_tree, write_metrics
+from adire_assets.data.dvc import export, subtree, verify_working_tree, write_metrics
+from adire_assets.data.dvc_pull import pull
 from adire_assets.errors import UserError
 from adire_assets.store import lock
 
@@ -39,38 +40,6 @@ def write(root: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory) -> Path:
-    """A project with data/ and weights/ in DVC, pushed into the embedded remote, and no cache."""
-    root = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        from dvc.repo import Repo
-
-        with Repo.init(str(root), no_scm=True) as repo:
-            write(root, {**FILES, "weights/model.bin": "w", "configs/models/indigo.yaml": ""})
-            with repo.config.edit() as config:
-                config["remote"]["embedded"] = {"url": str(root / ".dvc" / "embedded")}
-            repo.add(["data", "weights"])
-            repo.push(remote="embedded")
-    # As in a clone of a git repository: DVC is not told that there is no git.
-    (root / ".dvc" / "config").write_text("['remote \"embedded\"']\n    url = embedded\n")
-    return root
-
-
-@pytest.fixture
-def project(template, tmp_path, monkeypatch) -> Project:
-    """A copy of the template with its working tree and without git or DVC's cache."""
-    for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.delenv("ADIRE_HOME", raising=False)
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    root = tmp_path / "project"
-    ignore = shutil.ignore_patterns("cache", "tmp")
-    shutil.copytree(template, root, ignore=ignore)
-    return Project(root, root / ".adire")
 
 
 def indigo(project: Project):
@@ -214,7 +183,7 @@ def test_differences_are_named_and_both_commands_mend_them(project):
     assert str(error.value) == (
         "data/indigo differs from data.dvc: 1 changed (a.png), 1 missing (sub/c.png), 2 extra "
         "(new.png, ...); to take the folder as it is run `dvc add data`, to go back to the pinned "
-        "version `dvc checkout data.dvc --force`; files that DVC has not here yet: `adire pull`"
+        "version `dvc checkout data.dvc --force`"
     )
     dvc(project.root, "checkout", "data.dvc", "--force")
     verify(project)
@@ -244,7 +213,7 @@ def test_a_change_is_seen_when_size_and_time_stamp_stay(project, monkeypatch):
 def test_a_settled_file_is_not_read_again(project, monkeypatch):
     monkeypatch.setattr(working_tree, "SETTLED_SECONDS", -1)
     verify(project)
-    monkeypatch.setattr(working_tree.hashlib, "file_digest", None)
+    monkeypatch.setattr(working_tree, "md5_of", None)
     verify(project)
     (project.root / "data" / "indigo" / "a.png").write_text("FIRST")
     with pytest.raises(TypeError):
@@ -298,7 +267,8 @@ def test_nothing_to_pull_and_look_ups_import_no_dvc(project):
         "import sys\n"
         "from pathlib import Path\n"
         "from adire_assets.config import Project\n"
-        "from adire_assets.data.dvc import export, pull, subtree, verify_working_tree\n"
+        "from adire_assets.data.dvc import export, subtree, verify_working_tree\n"
+        "from adire_assets.data.dvc_pull import pull\n"
         "root = Path(sys.argv[1]); project = Project(root, root / '.adire')\n"
         "found = subtree(project, 'data.dvc', 'data/indigo')\n"
         "verify_working_tree(project, 'data.dvc', 'data/indigo', found)\n"
@@ -316,7 +286,7 @@ def test_pull_keeps_files_that_only_the_user_has(project):
     changed = contents(project)
     with pytest.raises(UserError, match="Can't remove the following unsaved files") as error:
         run_pull(project)
-    assert "`dvc add` takes them in" in str(error.value)
+    assert "`dvc add data` takes them in" in str(error.value)
     assert "a.png" in str(error.value)
     assert "\x1b" not in str(error.value)
     assert contents(project) == changed
@@ -410,7 +380,7 @@ def test_pull_is_a_worker_function_and_its_errors_are_sentences(project, tmp_pat
     job = tmp_path / "job"
     job.mkdir()
     arguments = {"root": project.root, "targets": ["data.dvc"]}
-    worker.write_job(job, "adire_assets.data.dvc:pull", arguments, 1)
+    worker.write_job(job, "adire_assets.data.dvc_pull:pull", arguments, 1)
     done = subprocess.run(worker.command(job), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
