@@ -52,6 +52,8 @@ SPIN_COUNT = "20000"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 # Instruction sets that libraries choose their kernels by, as the kernel names them (x86, ARM).
 VECTORS = ("avx", "amx", "fma", "sse", "ssse", "asimd", "sve")
+ABSENT = "absent"  # the version of what is not installed
+NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's environment
 TRAINING_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -205,7 +207,7 @@ def installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "absent"
+        return ABSENT
 
 
 def forget() -> None:
@@ -223,7 +225,7 @@ def environment(*packages: str, device: str | None = None) -> dict[str, str]:
             facts["threads"] = str(threads())
             facts["machine"] = platform.machine()
         else:
-            facts["cuda"] = cuda_version() or "absent"
+            facts["cuda"] = cuda_version() or ABSENT
     return facts
 
 

