@@ -3,9 +3,11 @@
 <home>/approvals/<model>/<N>.json lists what happened to release N, and only grows:
 
     held       its deployment was asked for, and waits
-    approved   who, why, and the blind rating that it rests on, if any
+    sheet      a blind A/B sheet was made: its nonce and pairs
+    rated      a rating of such a sheet was handed in: who chose what
+    approved   who, why, and what all ratings said that it rests on, if any
     revoked    who took the approval back, and why
-    rejected   a blind rating that did not reach the win rate; it gives and takes nothing
+    rejected   the ratings did not show that it is better; it gives and takes nothing
 
 Each entry carries the hashes of what it is about (repository, adapter, evaluation) and says nothing
 about a release of other content. The project's files are all that is read here; whether a release
@@ -42,10 +44,12 @@ class Waiting(UserError):
 class Entry:
     """One event of a release.
 
-    `rating`: {"wins", "losses", "ties", "rater", "nonce", "champion"}, see `ratings`.
+    `rating` of a sheet: {"nonce", "champion", "pairs": {name: [prompt, seed]}}; of what was rated:
+    {"nonce", "champion", "rater", "votes"}; of a decision: {"wins", "losses", "ties"} of prompts,
+    "pairs" (the same), "raters", "sheets", "look", "champion"; see `ratings`.
     """
 
-    action: Literal["held", "approved", "revoked", "rejected"]
+    action: Literal["held", "sheet", "rated", "approved", "revoked", "rejected"]
     at: str
     content: dict[str, str]
     by: str | None = None
@@ -53,7 +57,7 @@ class Entry:
     rating: dict[str, Any] | None = None
 
     def told(self) -> str:
-        """Such as "by ada: the circles are rounder (14 of 20 decided pairs won)"."""
+        """Such as "by ada: the circles are rounder (14 of 16 decided prompts won)"."""
         counted = f" ({figures(self.rating)})" if self.rating else ""
         return f"by {self.by} at {self.at}: {self.reason}{counted}"
 
@@ -207,7 +211,7 @@ def approve(
     with kept(project, wanted):
         refuse_approved(project, wanted)
         counted = dict(rating) if rating else None
-        who = by or (counted or {}).get("rater") or _user()
+        who = by or ", ".join((counted or {}).get("raters", [])) or _user()
         entry = Entry("approved", record.now(), content_of(wanted), who, reason, counted)
         add(project, wanted, entry)
     return entry
@@ -243,6 +247,15 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
     return entry
 
 
+def note_sheet(
+    project: Project, wanted: ReleaseRecord, champion: int, nonce: str, pairs: Mapping[str, Any]
+) -> None:
+    """Keep that a blind sheet was made, and which prompt and seed each of its pairs is."""
+    about = {"nonce": nonce, "champion": champion, "pairs": dict(pairs)}
+    with kept(project, wanted):
+        add(project, wanted, Entry("sheet", record.now(), content_of(wanted), rating=about))
+
+
 def rating_secret(project: Project) -> bytes:
     """What only this project knows, by which its A/B sheets are shuffled; made on first use."""
     path = project.home / "rating_secret"
@@ -260,10 +273,25 @@ def rating_secret(project: Project) -> bytes:
 
 
 def figures(rating: Mapping[str, Any]) -> str:
-    decided = rating["wins"] + rating["losses"]
-    ties = f", {rating['ties']} ties" if rating["ties"] else ""
-    rate = rating["wins"] / decided
-    return f"{rating['wins']} of {decided} decided pairs won ({rate:.2f}){ties}"
+    """Such as "12 of 15 decided prompts won (0.80), 1 ties; 28 of 36 decided pairs, 2 raters, 1 of
+    1 sheets"."""
+    pairs = rating.get("pairs")
+    told = _share(rating, "prompts" if pairs else "pairs")  # pairs alone were counted once
+    if not pairs:
+        return told
+    raters, sheets = len(rating["raters"]), rating["sheets"]
+    return (
+        f"{told}; {pairs['wins']} of {pairs['decided']} decided pairs, "
+        f"{raters} {'rater' if raters == 1 else 'raters'}, {sheets['rated']} of {sheets['made']} "
+        "sheets"
+    )
+
+
+def _share(counted: Mapping[str, Any], of_what: str) -> str:
+    decided = counted["wins"] + counted["losses"]
+    ties = f", {counted['ties']} ties" if counted["ties"] else ""
+    rate = f" ({counted['wins'] / decided:.2f})" if decided else ""
+    return f"{counted['wins']} of {decided} decided {of_what} won{rate}{ties}"
 
 
 # --- the file ----------------------------------------------------------------------------------

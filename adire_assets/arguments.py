@@ -94,6 +94,12 @@ def file_to_read(path: Path | None) -> Path | None:
     return path
 
 
+def files_to_read(paths: list[Path] | None) -> list[Path] | None:
+    for path in paths or []:
+        file_to_read(path)
+    return paths
+
+
 def file_to_write(path: Path | None) -> Path | None:
     if path is not None:
         try:

@@ -21,6 +21,7 @@ from adire_assets.arguments import (
     Release,
     file_to_read,
     file_to_write,
+    files_to_read,
     finite,
     known_model,
     not_blank,
@@ -208,7 +209,11 @@ def report(
     """Write an evaluation as one HTML file: verdict, gates, pictures, speed, lineage."""
     from adire_assets import reports
 
-    say(str(reports.report(Project.find(), name, output, blind)))
+    if blind:
+        path, rule = reports.blind_sheet(Project.find(), name, output)
+        say(f"{path}: {rule}")
+    else:
+        say(str(reports.report(Project.find(), name, output)))
 
 
 @app.command()
@@ -231,16 +236,17 @@ def approve(
     reason: Reason,
     by: By = None,
     ratings: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="A rating saved from the report's blind A/B sheet.", callback=file_to_read
+            help="A rating saved from the report's blind A/B sheet; once for each of several.",
+            callback=files_to_read,
         ),
     ] = None,
 ) -> None:
     """Let a release go live whose model asks for a person (human_approval: required)."""
     from adire_assets import promotion
 
-    say(promotion.approve(Project.find(), release, reason, by, ratings, say))
+    say(promotion.approve(Project.find(), release, reason, by, ratings or [], say))
 
 
 @app.command()

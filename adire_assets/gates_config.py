@@ -95,8 +95,10 @@ class GateConfig(Strict):
     cold_load_seconds_maximum: Annotated[float, Field(gt=0)] | None = None
     # After the others: a release waits for `adire approve`, see docs/serving.md.
     human_approval: Literal["none", "required"] = "none"
-    # What a blind rating must reach: wins of decided pairs, and decided pairs; ties decide nothing.
-    human_win_rate: Share = 0.5
+    # What blind ratings must show, see adire_assets.ratings: with this confidence more prompts won
+    # than by chance at this rate, and so many decided pairs; ties decide nothing.
+    human_win_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    human_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # one-sided
     human_minimum_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10
     compatibility: CompatibilityConfig = CompatibilityConfig()
     champion: ChampionGates = ChampionGates()

@@ -7,7 +7,7 @@ where one is asked for.
 of today: no order of materializations and no other Dagster instance leads past it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ from adire_assets import approvals, lineage, measurements, policies, registry, r
 from adire_assets.committed import listed
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
+from adire_assets.evaluation.blind import outcomes
 from adire_assets.evaluation.verdict import Verdict, decide
 from adire_assets.fleet_config import load_fleet
 from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.ratings import count
+from adire_assets.ratings import count, lost
 from adire_assets.serving import deployment, record, release
 from adire_assets.store import Artefact, Built, Store, lock, read_json, write_json
 
@@ -274,13 +275,13 @@ def approve(
     name: str,
     reason: str,
     by: str | None,
-    ratings: Path | None,
+    ratings: Sequence[Path],
     progress: Callable[[str], None],
 ) -> str:
     """Let release `name`, such as indigo@3, go live; what becomes of it in a sentence.
 
     UserError when it is unknown, quarantined, refused by a gate or parity, or approved already, or
-    when the blind rating in the file `ratings` does not speak for it.
+    when its blind ratings, those in the files `ratings` and all before them, do not speak for it.
     """
     wanted = release.named(project, name)
     model, number = wanted.model, wanted.number
@@ -289,11 +290,11 @@ def approve(
     approvals.refuse_approved(project, wanted)
     require_passable(project, wanted, progress)
     rating = None
-    if ratings is not None:
-        from adire_assets.evaluation.html_report import score
-
-        champion = deployment.champion(project, load_fleet(project), model)
-        rating = count(project, wanted, champion, ratings, policy, score)
+    champion = deployment.champion(project, load_fleet(project), model)
+    if ratings:
+        rating = count(project, wanted, champion, ratings, policy, outcomes)
+    elif against := lost(project, wanted, champion):
+        reason = f"{reason} (although its ratings were not enough: {against})"
     entry = approvals.approve(project, wanted, reason, by, rating)
     _tell_approval(project, wanted, progress)
     said = f"release {number} of {model} is approved {entry.told()}"

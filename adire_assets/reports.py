@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adire_assets import approvals
+from adire_assets import approvals, ratings
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
@@ -16,28 +16,48 @@ if TYPE_CHECKING:
     from adire_assets.evaluation.html_view import Sources
 
 
-def report(project: Project, name: str, output: Path | None, blind: bool = False) -> Path:
+ANOTHER = "; name another file with --output"
+
+
+def report(project: Project, name: str, output: Path | None) -> Path:
     """Write the page of `model@N`, or of the newest evaluation of `model`; its path.
 
-    `blind` writes the A/B sheet against what is live. A report shows the champion that its verdict
-    compared with; where it names none, the live release, unless that is the one reported on.
-    UserError when there is no such release or evaluation, or when the page cannot be written.
+    It shows the champion that its verdict compared with; where it names none, the live release,
+    unless that is the one reported on. UserError when there is no such release or evaluation, or
+    when the page cannot be written.
     """
     # numpy: not in every Dagster process
     from adire_assets.evaluation import html_report, html_view
 
-    sources = _sources(project, name, blind)
-    view = html_view.view_of(sources, pairs=blind)
-    page = (
-        html_report.ab_sheet(view, approvals.rating_secret(project))
-        if blind
-        else html_report.html(view)
-    )
+    sources = _sources(project, name, blind=False)
+    page = html_report.html(html_view.view_of(sources))
     which = sources.release or sources.evaluation.name[:12]
-    file = f"{sources.model}-{which}{'-blind' if blind else ''}.html"
-    path = (output or project.home / "reports" / file).absolute()
-    _write(path, page, "; name another file with --output")
+    path = (output or project.home / "reports" / f"{sources.model}-{which}.html").absolute()
+    _write(path, page, ANOTHER)
     return path
+
+
+def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path, str]:
+    """Write the A/B sheet of `model@N` against what is live: (its path, what it must bring and how
+    that is counted).
+
+    UserError as for `report`, and when no rating of it could be enough.
+    """
+    from adire_assets.evaluation import html_report, html_view
+
+    sources = _sources(project, name, blind=True)
+    view = html_view.view_of(sources, pairs=True)
+    shuffle = html_report.shuffle_of(view, approvals.rating_secret(project))
+    assert view.release is not None and view.champion_release is not None
+    wanted = release.read_record(project, view.model, view.release)
+    prompts = {pair.name: pair.prompt for pair in view.pairs}
+    rule = ratings.rule(project, wanted, view.champion_release, prompts)
+    file = f"{view.model}-{view.release}-blind.html"
+    path = (output or project.home / "reports" / file).absolute()
+    pairs = {pair.name: [pair.prompt, pair.seed] for pair in view.pairs}
+    approvals.note_sheet(project, wanted, view.champion_release, shuffle.nonce, pairs)
+    _write(path, html_report.ab_sheet(view, shuffle, rule), ANOTHER)
+    return path, "; ".join(rule)
 
 
 def page_path(project: Project, verdict: Artefact) -> Path:

@@ -1,6 +1,6 @@
 """Blind ratings: which side of a pair is whose, and what a ratings.json says about the challenger.
 
-    score(ratings, secret)    Score(wins, losses, ties)
+    outcomes(ratings, secret)    {pair: "won", "lost" or "tie"}
 
 ratings.json comes from the sheet of `html_report.ab_sheet`: {model, challenger, champion, nonce,
 rater, choices}; `challenger` and `champion` are release numbers, `choices` maps each pair to
@@ -8,9 +8,8 @@ rater, choices}; `challenger` and `champion` are release numbers, `choices` maps
 
 Contract: the sheet does not tell the sides. They follow from HMAC-SHA-256 under a secret that never
 leaves the project, over the sheet's nonce and the pair's name. The nonce is signed with what the
-sheet is about (model, both releases, its pairs), so `score` needs no memory of the sheets that were
-made and yet takes none that was not. Counting one file twice is the caller's matter: nonce and
-rater name a rating.
+sheet is about (model, both releases, its pairs), so that a sheet that was not made is not taken.
+Counting one file twice is the caller's matter: nonce and rater name a rating.
 """
 
 import hmac
@@ -18,21 +17,14 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 from adire_assets.errors import UserError
 
 KEYS = ("model", "challenger", "champion", "nonce", "rater", "choices")
 CHOICES = ("left", "right", "tie")
 TAG_DIGITS = 32
-
-
-class Score(NamedTuple):
-    """How often the challenger was better, worse, and neither."""
-
-    wins: int
-    losses: int
-    ties: int
+Outcome = Literal["won", "lost", "tie"]
 
 
 @dataclass(frozen=True)
@@ -62,10 +54,10 @@ class Shuffle:
         return sorted(pairs, key=lambda pair: _mac(self.secret, "order", self.nonce, pair))
 
 
-def score(
+def outcomes(
     ratings: Mapping[str, Any], secret: bytes, expected: Mapping[str, Any] | None = None
-) -> Score:
-    """What a ratings.json says of the challenger.
+) -> dict[str, Outcome]:
+    """What a ratings.json says of the challenger, by pair.
 
     UserError in one sentence when it is not the complete answer to a sheet that was made with
     `secret`, or differs from `expected`, such as {"model": "indigo", "challenger": 4}.
@@ -93,12 +85,13 @@ def score(
             "differ); download ratings.json from the sheet again and do not edit it"
         )
     shuffle = Shuffle(secret, nonce)
-    won = [
-        (choice == "left") == shuffle.challenger_is_left(pair)
-        for pair, choice in choices.items()
-        if choice != "tie"
-    ]
-    return Score(sum(won), len(won) - sum(won), len(choices) - len(won))
+    return {pair: _outcome(shuffle, pair, choice) for pair, choice in choices.items()}
+
+
+def _outcome(shuffle: Shuffle, pair: str, choice: str) -> Outcome:
+    if choice == "tie":
+        return "tie"
+    return "won" if (choice == "left") == shuffle.challenger_is_left(pair) else "lost"
 
 
 def _require_shape(ratings: Mapping[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """The evaluation as one HTML file: verdict, gates, pictures, distributions, speed, lineage.
 
     html(view)                a page that runs no script
-    ab_sheet(view, secret)    challenger against champion, blind; a page that ends in a ratings.json
-    score(ratings, secret)    what that file says: (wins, losses, ties) of the challenger
+    ab_sheet(view, shuffle, rule)    challenger against champion, blind; ends in a ratings.json
 
 Contract: pure functions of a `ReportView`, whose parts are plain values; equal input gives equal
 pages, but for the salt of a sheet. A page is one file that asks nothing of the network, and its
@@ -27,9 +26,7 @@ from PIL import Image
 
 from adire_assets.errors import UserError
 from adire_assets.evaluation import charts
-from adire_assets.evaluation.blind import Shuffle, score
-
-__all__ = ["ReportView", "ab_sheet", "html", "picture", "score"]
+from adire_assets.evaluation.blind import Shuffle
 
 TEMPLATES = Path(__file__).with_name("templates")
 PICTURE_SIDE = 512  # pixels; larger pictures are reduced to it
@@ -171,6 +168,7 @@ class Pair:
 
     name: str
     prompt: str
+    seed: int
     challenger: Picture
     champion: Picture
 
@@ -216,8 +214,8 @@ def html(view: ReportView) -> str:
     return _templates().get_template("report.html.j2").render(view=view)
 
 
-def ab_sheet(view: ReportView, secret: bytes, salt: str | None = None) -> str:
-    """The pairs of `view`, sides and order shuffled anew for each sheet (or as `salt` says).
+def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuffle:
+    """Sides and order of the pairs of `view`, drawn anew for each sheet (or as `salt` says).
 
     UserError when there are no two releases to compare.
     """
@@ -231,9 +229,16 @@ def ab_sheet(view: ReportView, secret: bytes, salt: str | None = None) -> str:
             f"{view.model}, {view.name}: no champion has drawn the same prompts and seeds, so "
             "there is nothing to rate it against"
         )
+    names = [pair.name for pair in view.pairs]
+    releases = view.release, view.champion_release
+    return Shuffle.draw(secret, view.model, *releases, pairs=names, salt=salt)
+
+
+def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
+    """The pairs of `view` as `shuffle_of` drew them; `rule` says what they must bring, and how it
+    is counted."""
     releases = {"challenger": view.release, "champion": view.champion_release}
     pairs = {pair.name: pair for pair in view.pairs}
-    shuffle = Shuffle.draw(secret, view.model, **releases, pairs=pairs, salt=salt)
     shown = []
     for name in shuffle.order(pairs):
         left, right = pairs[name].challenger, pairs[name].champion
@@ -245,7 +250,9 @@ def ab_sheet(view: ReportView, secret: bytes, salt: str | None = None) -> str:
     script = (TEMPLATES / "ab_sheet.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _templates().get_template("ab_sheet.html.j2")
-    return page.render(sheet=sheet, script=Markup(script), script_hash=f"sha256-{allowed}")
+    return page.render(
+        sheet=sheet, rule=rule, script=Markup(script), script_hash=f"sha256-{allowed}"
+    )
 
 
 @cache
@@ -266,6 +273,7 @@ def _templates() -> Environment:
         "inline": lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8")),
     }
     environment.filters |= {"number": number, "signed": signed, "title": title, "first": first}
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
 

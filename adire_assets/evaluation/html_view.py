@@ -213,7 +213,7 @@ def _pairs(own: _Drawn, champion: _Drawn) -> Iterable[Pair]:
         challenger, other = own.picture(key), champion.picture(key)
         if challenger and other:
             name = Path(own.images[key]["file"]).stem
-            yield Pair(name, key[0], challenger, other)
+            yield Pair(name, *key, challenger, other)
 
 
 def _gate(gate: Json) -> GateView:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adire_assets.errors import UserError
-from adire_assets.evaluation.blind import Score, Shuffle, score
+from adire_assets.evaluation.blind import Shuffle, outcomes
 from adire_assets.evaluation.html_report import (
     BatchSpeed,
     Change,
@@ -23,11 +23,25 @@ from adire_assets.evaluation.html_report import (
     ab_sheet,
     html,
     picture,
+    shuffle_of,
 )
 from tests.support.pages import Nesting, rated, sheet_data
 
 EVIL = "<script>alert('\"x\"')</script> & <img src=x onerror=y>"
 SECRET = b"s" * 32
+
+
+RULE = ("release 4 must win 12 of 16 prompts", "by its pairs")
+
+
+def sheet_of(view: ReportView, salt: str | None = None) -> str:
+    return ab_sheet(view, shuffle_of(view, SECRET, salt), RULE)
+
+
+def tally(ratings: dict[str, Any], secret: bytes = SECRET) -> tuple[int, int, int]:
+    """How often the challenger won, lost, and neither."""
+    found = [*outcomes(ratings, secret).values()]
+    return found.count("won"), found.count("lost"), found.count("tie")
 
 
 def colour(*rgb: int) -> np.ndarray:
@@ -81,7 +95,7 @@ def full_view(text: str = "tied circles") -> ReportView:
         speed={"challenger": speed, "champion": speed[:2]},
         costs=(Fact(text, text, text),),
         lineage=(Facts(text, (Fact(text, text, text),)), Facts("b", (Fact("c", "d"),), True)),
-        pairs=tuple(Pair(f"{n:03d}-seed0", text, CHALLENGER, CHAMPION) for n in range(24)),
+        pairs=tuple(Pair(f"{n:03d}-seed0", text, 0, CHALLENGER, CHAMPION) for n in range(24)),
     )
 
 
@@ -92,7 +106,7 @@ def pages() -> dict[str, str]:
         "evil": html(full_view(EVIL)),
         "empty": html(empty),
         "first release": html(replace(full_view(), gates=(FLOOR,), champion_release=None)),
-        "sheet": ab_sheet(full_view(EVIL), SECRET),
+        "sheet": sheet_of(full_view(EVIL)),
     }
 
 
@@ -117,7 +131,7 @@ def test_text_is_escaped_and_no_script_of_a_prompt_runs() -> None:
     page = html(full_view(EVIL))
     assert "script" not in Nesting(page).tags
     assert "<img src=x" not in page and "onerror=y&gt;" in page
-    sheet = ab_sheet(full_view(EVIL), SECRET)
+    sheet = sheet_of(full_view(EVIL))
     assert Nesting(sheet).tags.count("script") == 2
     assert "<img src=x" not in sheet
     data = sheet_data(sheet)
@@ -202,17 +216,22 @@ def test_large_pictures_are_reduced() -> None:
 
 
 def test_the_ratings_of_a_sheet_tell_how_often_the_challenger_won() -> None:
-    sheet = ab_sheet(full_view(), SECRET)
-    assert score(rated(sheet, CHALLENGER.uri), SECRET) == Score(24, 0, 0)
-    assert score(rated(sheet, CHAMPION.uri), SECRET) == Score(0, 24, 0)
-    assert score(rated(sheet, None), SECRET) == Score(0, 0, 24)
+    sheet = sheet_of(full_view())
+    assert tally(rated(sheet, CHALLENGER.uri)) == (24, 0, 0)
+    assert tally(rated(sheet, CHAMPION.uri)) == (0, 24, 0)
+    assert tally(rated(sheet, None)) == (0, 0, 24)
     mixed = rated(sheet, CHALLENGER.uri)
     mixed["choices"] |= {"000-seed0": "tie"}
-    assert score(mixed, SECRET) == Score(23, 0, 1)
+    assert tally(mixed) == (23, 0, 1)
+
+
+def test_the_sheet_says_beforehand_what_it_takes() -> None:
+    page = sheet_of(full_view())
+    assert "<summary>Release 4 must win 12 of 16 prompts</summary><p>By its pairs.</p>" in page
 
 
 def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page() -> None:
-    first, second = (sheet_data(ab_sheet(full_view(), SECRET)) for _ in range(2))
+    first, second = (sheet_data(sheet_of(full_view())) for _ in range(2))
     lefts = [pair["left"] == CHALLENGER.uri for pair in first["pairs"]]
     assert {True, False} == set(lefts)
     assert first["nonce"] != second["nonce"]
@@ -221,7 +240,7 @@ def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page() -> None:
     other = Shuffle(b"x" * 32, first["nonce"])
     assert lefts != [other.challenger_is_left(pair["name"]) for pair in first["pairs"]]
     assert set(first["pairs"][0]) == {"name", "prompt", "left", "right"}
-    assert ab_sheet(full_view(), SECRET, "salt") == ab_sheet(full_view(), SECRET, "salt")
+    assert sheet_of(full_view(), "salt") == sheet_of(full_view(), "salt")
 
 
 @pytest.mark.parametrize(
@@ -239,32 +258,33 @@ def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page() -> None:
     ],
 )
 def test_ratings_of_anything_else_are_refused(change: dict[str, Any], sentence: str) -> None:
-    ratings = rated(ab_sheet(full_view(), SECRET), CHALLENGER.uri)
+    ratings = rated(sheet_of(full_view()), CHALLENGER.uri)
     choices = ratings["choices"] | change.get("choices", {})
     with pytest.raises(UserError, match=sentence) as refusal:
-        score({**ratings, **change, "choices": choices}, SECRET)
+        outcomes({**ratings, **change, "choices": choices}, SECRET)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_half_rated_sheet_another_secret_and_another_release_are_refused() -> None:
-    ratings = rated(ab_sheet(full_view(), SECRET), CHALLENGER.uri)
+    ratings = rated(sheet_of(full_view()), CHALLENGER.uri)
     half = {**ratings, "choices": dict(list(ratings["choices"].items())[:10])}
     with pytest.raises(UserError, match="10 of 24 pairs are rated"):
-        score(half, SECRET)
+        outcomes(half, SECRET)
     with pytest.raises(UserError, match="do not belong"):
-        score(ratings, b"another")
+        outcomes(ratings, b"another")
     swapped = {
         "of-another-sheet" if n == "000-seed0" else n: c for n, c in ratings["choices"].items()
     }
     with pytest.raises(UserError, match="do not belong"):
-        score({**ratings, "choices": swapped}, SECRET)
+        outcomes({**ratings, "choices": swapped}, SECRET)
     with pytest.raises(UserError, match="about challenger 4, not 5"):
-        score(ratings, SECRET, {"model": "cloth", "challenger": 5})
-    assert score(ratings, SECRET, {"model": "cloth", "challenger": 4}).wins == 24
+        outcomes(ratings, SECRET, {"model": "cloth", "challenger": 5})
+    found = outcomes(ratings, SECRET, {"model": "cloth", "challenger": 4})
+    assert [*found.values()].count("won") == 24
 
 
 def test_a_sheet_needs_two_releases() -> None:
     with pytest.raises(UserError, match="no release number"):
-        ab_sheet(replace(full_view(), release=None), SECRET)
+        shuffle_of(replace(full_view(), release=None), SECRET)
     with pytest.raises(UserError, match="nothing to rate it against"):
-        ab_sheet(replace(full_view(), champion_release=None), SECRET)
+        shuffle_of(replace(full_view(), champion_release=None), SECRET)

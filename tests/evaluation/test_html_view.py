@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adire_assets import reports
-from adire_assets.approvals import rating_secret
+from adire_assets import ratings, reports
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.evaluation.blind import Score, score
+from adire_assets.evaluation.blind import outcomes
 from adire_assets.evaluation.html_report import html
 from adire_assets.evaluation.html_view import MAXIMUM_PAIRS, Sources, view_of
+from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import Recipe
 from adire_assets.serving import record, release
 from adire_assets.store import Artefact, Store, write_json
@@ -176,17 +176,32 @@ def test_the_newest_evaluation_is_taken_without_a_number(project: Project) -> No
     page = reports.report(project, "cloth", None).read_text()
     assert f"<h1>cloth, adapter {made['lora_weights']['key'][:12]}</h1>" in page
     with pytest.raises(UserError, match="no release number"):
-        reports.report(project, "cloth", None, blind=True)
+        reports.blind_sheet(project, "cloth", None)
 
 
-def test_a_blind_sheet_of_the_project_is_scored_with_its_secret(project: Project) -> None:
-    path = reports.report(project, "cloth@2", None, blind=True)
+def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
+    project: Project, tmp_path: Path
+) -> None:
+    path, rule = reports.blind_sheet(project, "cloth@2", None)
     assert path.name == "cloth-2-blind.html"
+    assert rule.startswith("release 2 must win 18 of 25 prompts; a prompt goes to the release")
+    assert "Release 2 must win 18 of 25 prompts<" in path.read_text()
     data = sheet_data(path.read_text())
     assert (data["challenger"], data["champion"]) == (2, 1)
     names = [pair["name"] for pair in data["pairs"]]
     assert len(names) == MAXIMUM_PAIRS and {"000-seed0", "024-seed1"} <= set(names)
-    assert score(rated(path.read_text(), None), rating_secret(project)) == Score(0, 0, 40)
+    # Who prefers the challenger everywhere, whose pictures are known by a page without a shuffle.
+    view = view_of(reports._sources(project, "cloth@2", True), pairs=True)
+    own = {pair.name: pair.challenger.uri for pair in view.pairs}
+    choices = {
+        pair["name"]: "left" if pair["left"] == own[pair["name"]] else "right"
+        for pair in data["pairs"]
+    }
+    answer = tmp_path / "ratings.json"
+    write_json(answer, {**rated(path.read_text(), None), "choices": choices})
+    wanted = release.read_record(project, "cloth", 2)
+    found = ratings.count(project, wanted, 1, [answer], GateConfig(), outcomes)
+    assert (found["wins"], found["losses"], found["pairs"]["wins"]) == (25, 0, 40)
     assert stat.S_IMODE((project.home / "rating_secret").stat().st_mode) == 0o600
 
 

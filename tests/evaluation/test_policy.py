@@ -57,6 +57,7 @@ def rollout(**values: Any) -> FleetConfig:
         (of({"kid_below_base": False}), "gates.kid_below_base true -> false"),
         (of({"human_approval": "none"}), "gates.human_approval required -> none"),
         (of({"human_win_rate": 0.5}), "gates.human_win_rate 0.6 -> 0.5"),
+        (of({"human_confidence": 0.8}), "gates.human_confidence 0.95 -> 0.8"),
         (of({"human_minimum_pairs": 5}), "gates.human_minimum_pairs 20 -> 5"),
         (
             of({"champion": {"confidence": 0.8, "margins": {"kid": 0.1, "clip_s": 0.1}}}),
