@@ -108,8 +108,11 @@ def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:
         yield f"  why: {verdict.sentence()}"
         facts = found.provenance
         yield f"  from: {_code(facts['code'])}, data {facts['dvc_hash'][:12]}"
-        if files := facts.get("policy", {}).get("uncommitted"):
+        asked = facts.get("policy", {})
+        if files := asked.get("uncommitted"):
             yield f"  decided by files that were not committed: {listed(files)}"
+        if refused := asked.get("refused_before"):
+            yield f"  other adapters that were refused before it: {refused}"
     held = ", ".join(
         f"{slot} {f'release {state.slots[slot]}' if slot in state.slots else 'nothing'}"
         for slot in live.ready

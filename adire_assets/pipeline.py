@@ -332,7 +332,7 @@ def triton_repository(
             mlflow_run_id=run_id,
             provenance={
                 **promotion.provenance(adapter, base_weights, evaluation),
-                "policy": promotion.policy_facts(project, verdict),
+                "policy": promotion.policy_facts(project, verdict, number),
             },
             golden=upgrades.golden_images(project, evaluation).artefact.reference(),
         ),

@@ -58,6 +58,19 @@ def of_today(project: Project, model: str) -> Compared:
     return _compared(project, model, config.evaluation.gates, settings, found, None)
 
 
+def refused_before(project: Project, evaluation: Artefact) -> int:
+    """How many other adapters a verdict refused since what is live went live: each was a chance."""
+    store, own = Store(project), evaluation.manifest["lora_weights"]["content_hash"]
+    state = record.read(project, list(load_fleet(project).targets)[-1], evaluation.model)
+    refused = set()
+    for verdict in store.known(evaluation.model, VERDICT):
+        facts = verdict.manifest
+        if facts.get("passed") is False and facts["created"] >= (state.since or ""):
+            judged = store.recall(facts["evaluation"]).manifest
+            refused.add(judged["lora_weights"]["content_hash"])
+    return len(refused - {own})
+
+
 def uncommitted(project: Project, model: str) -> list[str]:
     """`committed.uncommitted`; when git does not answer, that it does not."""
     try:

@@ -100,7 +100,12 @@ def verdict_of(
         verdict = replace(verdict, weakened=tuple(compared.weakened), weaker_than=compared.than)
         write_json(folder / "verdict.json", verdict.as_dict())
         uncommitted = policies.uncommitted(project, evaluation.model)
-        facts = {"evaluation": evaluation.reference(), "uncommitted": uncommitted}
+        facts = {
+            "evaluation": evaluation.reference(),
+            "passed": verdict.passed,
+            "uncommitted": uncommitted,
+            "refused_before": policies.refused_before(project, evaluation),
+        }
         rival = {"champion": champion.reference()} if champion else {}
         return facts | compared.facts() | rival
 
@@ -248,6 +253,8 @@ def _keep_verdict(
 ) -> None:
     """The release's record names the verdict of now: it is what lets the release go live."""
     asked = policy_facts(project, decided)
+    if approvals.is_live(project, record):  # what brought it live stays on record
+        return
     name = f"release {record.number} of {record.model}"
     if told := Verdict.from_dict(decided.json("verdict.json")).weakness():
         progress(f"{name} goes by a policy {told}")
@@ -259,11 +266,16 @@ def _keep_verdict(
         release.write_record(project, now)
 
 
-def policy_facts(project: Project, verdict: Artefact) -> dict[str, Any]:
-    """What a release keeps of the policy that it passed: what it asks less than the one before, and
-    the files that decide and are not committed."""
+def policy_facts(project: Project, verdict: Artefact, number: int | None = None) -> dict[str, Any]:
+    """What a release keeps of the policy that it passed: what it asks less than the one before,
+    the files that decide and are not committed, and how many other adapters were refused. What
+    brought release `number` live stays as it was."""
+    known = {one.number: one for one in release.records(project, verdict.model)}.get(number or 0)
+    if known and approvals.is_live(project, known) and "policy" in known.provenance:
+        return dict(known.provenance["policy"])
     facts = verdict.manifest
     return {
+        "refused_before": facts.get("refused_before", 0),
         "weaker_than": facts.get("weaker_than", ""),
         "weakened": facts.get("weakened", []),
         "uncommitted": policies.uncommitted(project, verdict.model),

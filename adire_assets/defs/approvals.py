@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import approvals, committed
+from adire_assets import approvals, committed, policies
 from adire_assets.config import Project
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK
 from adire_assets.defs.sensors import APPROVAL_TAG, MODEL_TAG, seconds_until_retry
@@ -91,8 +91,9 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
             )
         try:
             hindrance = committed.hindrance(project, model)
+            weaker = policies.of_today(project, model).told()
         except UserError as error:
-            hindrance = str(error)
+            hindrance, weaker = str(error), ""
         if hindrance:
             return dg.SkipReason(f"{release} is approved; {hindrance}")
         config = {"config": {"release": found.record.number}}
@@ -100,7 +101,11 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
             # Each approval and each attempt has its own: one that was seen is never seen again.
             run_key=f"{found.key}-{len(tried)}",
             run_config={"ops": {f"{model}__deployed_model": config}},
-            tags={APPROVAL_TAG: found.key, "adire/why": f"{release} is approved"},
+            tags={
+                APPROVAL_TAG: found.key,
+                "adire/why": f"{release} is approved",
+                **({"adire/policy": weaker} if weaker else {}),
+            },
         )
 
     return approval

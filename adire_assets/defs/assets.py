@@ -233,6 +233,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             weakened=[policy.change(one) for one in verdict.weakened] or None,
             weaker_than=verdict.weaker_than if verdict.weakened else None,
             uncommitted=uncommitted or None,
+            refused_before=built.artefact.manifest.get("refused_before") or None,
             report=dg.MetadataValue.path(str(reports.page_path(project, built.artefact))),
         )
 

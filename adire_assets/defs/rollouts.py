@@ -11,7 +11,8 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import going_live
+from adire_assets import going_live, policies
+from adire_assets.committed import listed
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
@@ -165,6 +166,9 @@ def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.Se
             if age < TAKES_LEASE_WITHIN_SECONDS:
                 return dg.SkipReason(f"run {runs[0].dagster_run.run_id[:8]} takes it over")
         state = under_way[0]
-        return dg.RunRequest(tags={"adire/target": state.target})
+        # A release that serves is watched, whatever is committed; whose limits watch it is told.
+        files = policies.uncommitted(project, model)
+        told = {"adire/uncommitted": listed(files)} if files else {}
+        return dg.RunRequest(tags={"adire/target": state.target, **told})
 
     return left

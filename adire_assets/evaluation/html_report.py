@@ -188,6 +188,7 @@ class ReportView:
     weakened: tuple[Change, ...] = ()  # what the policy asks less than that of `weaker_than`
     weaker_than: str = ""
     uncommitted: tuple[str, ...] = ()  # files that decided and were not committed
+    refused_before: int = 0  # other adapters, since what is live went live
     gates: tuple[GateView, ...] = ()
     ranked_by: str = ""  # title of the score by which prompts are worst and best
     worst: tuple[PromptView, ...] = ()

@@ -109,6 +109,7 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
         ),
         weaker_than=verdict.get("weaker_than", ""),
         uncommitted=tuple(decided.get("uncommitted", ())),
+        refused_before=decided.get("refused_before", 0),
         gates=(
             *(
                 _gate(gate)

@@ -446,3 +446,29 @@ def test_status_names_the_policy_that_decided_and_the_one_of_now(
     )
     assert "quarantine of release 1 lifted: looked again" in said
     assert "fleet: " in said and "as ADIRE_FLEET says" in said
+
+
+def test_what_was_refused_before_is_counted_by_adapter(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.6)
+    shop.release(1, first, shop.decide(first).artefact)
+    shop.bring_live(1)
+    for name in ("a", "b", "a"):
+        assert not verdict(shop.decide(shop.evaluation(name, 1.4))).passed
+    lucky = shop.decide(shop.evaluation("lucky", 1.6))
+    assert lucky.artefact.manifest["refused_before"] == 2
+    page = reports.page_path(shop.project, lucky.artefact).read_text()
+    assert "refused since what is live went live: 2." in page
+    assert promotion.policy_facts(shop.project, lucky.artefact)["refused_before"] == 2
+
+
+def test_what_brought_a_release_live_stays_on_record(shop: Shop) -> None:
+    first = shop.evaluation("first", 1.6)
+    decided = shop.decide(first).artefact
+    facts = {**promotion.policy_facts(shop.project, decided), "uncommitted": ["a.yaml (changed)"]}
+    wanted = replace(shop.release(1, first, decided), provenance={"policy": facts})
+    release.write_record(shop.project, wanted)
+    assert promotion.policy_facts(shop.project, decided, 1)["uncommitted"] == []
+    shop.bring_live(1)
+    promotion.require_release(shop.project, wanted, print)
+    assert promotion.policy_facts(shop.project, decided, 1) == facts
+    assert release.read_record(shop.project, MODEL, 1) == wanted
