@@ -85,14 +85,14 @@ def _live(project: Project, model: str) -> Iterator[str]:
 
 def _policy(project: Project, model: str) -> Iterator[str]:
     """What decides about the next release, and whether somebody could have reviewed it."""
+    if weaker := policies.told_today(project, model):
+        yield f"  policy now: {weaker}"
     try:
-        if weaker := policies.of_today(project, model).told():
-            yield f"  policy now: {weaker}"
         if files := committed.uncommitted(project, model):
             sensors = ", so the sensors start nothing" if committed.required(project, model) else ""
             yield f"  not committed: {listed(files)}{sensors}"
     except UserError as error:
-        yield f"  policy now: cannot tell: {error}"
+        yield f"  not committed: cannot tell: {error}"
 
 
 def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:

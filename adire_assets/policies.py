@@ -58,6 +58,14 @@ def of_today(project: Project, model: str) -> Compared:
     return _compared(project, model, config.evaluation.gates, settings, found, None)
 
 
+def told_today(project: Project, model: str) -> str:
+    """`of_today` in a sentence; where that cannot be told, why."""
+    try:
+        return of_today(project, model).told()
+    except UserError as error:
+        return f"cannot tell: {error}"
+
+
 def refused_before(project: Project, evaluation: Artefact) -> int:
     """How many other adapters a verdict refused since what is live went live: each was a chance."""
     store, own = Store(project), evaluation.manifest["lora_weights"]["content_hash"]

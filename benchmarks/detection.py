@@ -84,7 +84,7 @@ def roll_back(light: House, clients: Clients) -> float:
     began = time.time()
     command = ("-m", "adire_assets.cli", "rollback", MODEL, "--reason", "a drill")
     fleet = light.project.root / "configs" / "fleet.yaml"
-    fleet.write_text(light.fleet.model_dump_json())  # JSON is YAML
+    fleet.write_text(light.fleet.model_dump_json(exclude_none=True))  # JSON is YAML
     names = {"ADIRE_PROJECT": str(light.project.root), "ADIRE_HOME": str(light.project.home)}
     subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env={**os.environ, **names})
     clients.wait(lambda: any(a.at > began and a.release == before for a in clients.answers))

@@ -59,7 +59,7 @@ def house(made: House, monkeypatch: pytest.MonkeyPatch) -> House:
         for path in (made.project.home / folder).rglob("*.json"):
             path.unlink()
     configs = made.project.root / "configs"
-    (configs / "fleet.yaml").write_text(make_fleet().model_dump_json())
+    (configs / "fleet.yaml").write_text(make_fleet().model_dump_json(exclude_none=True))
     (configs / "models" / f"{MODEL}.yaml").write_text(CONFIG)
     # What a light release has instead of an evaluation is nothing that gates could judge.
     monkeypatch.setattr(promotion, "require_passable", lambda *_: None)

@@ -91,9 +91,8 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
             )
         try:
             hindrance = committed.hindrance(project, model)
-            weaker = policies.of_today(project, model).told()
         except UserError as error:
-            hindrance, weaker = str(error), ""
+            hindrance = str(error)
         if hindrance:
             return dg.SkipReason(f"{release} is approved; {hindrance}")
         config = {"config": {"release": found.record.number}}
@@ -104,7 +103,7 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
             tags={
                 APPROVAL_TAG: found.key,
                 "adire/why": f"{release} is approved",
-                **({"adire/policy": weaker} if weaker else {}),
+                **({"adire/policy": told} if (told := policies.told_today(project, model)) else {}),
             },
         )
 

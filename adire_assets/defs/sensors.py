@@ -87,12 +87,11 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
         try:
             hindrance = committed.hindrance(project, model)
-            weaker = policies.of_today(project, model).told()
         except UserError as error:
             hindrance = str(error)
         if hindrance:
             return dg.SkipReason(f"{seen}: {why}; {hindrance}")
-        if weaker:
+        if weaker := policies.told_today(project, model):
             context.log.warning(f"{model}: the policy is {weaker}")
         context.log.info(f"{seen}: {why}; starting a run")
         told = {"adire/policy": weaker} if weaker else {}
