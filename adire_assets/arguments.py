@@ -5,7 +5,6 @@ UserError with one sentence. A path that is to be written is tried with a file w
 that a folder which takes no files (read-only, full, not one's own) is told of before the work.
 """
 
-import errno
 import math
 import re
 import tempfile
@@ -17,11 +16,6 @@ import typer
 from adire_assets.config import NAME, Project, model_names
 from adire_assets.errors import UserError
 
-# What a file system refuses, which the user can mend.
-REFUSALS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
-    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EFBIG),
-}
 LARGEST_NUMBER = 2**31 - 1  # of a release and of a seed
 RELEASE = re.compile(r"(.+)@([0-9]{1,10})")
 
@@ -143,12 +137,6 @@ def _try_to_write(path: Path) -> None:
         raise UserError(f"{folder} is a file, so nothing can be written to {path}")
     with tempfile.TemporaryFile(dir=folder):
         pass
-
-
-def told(error: OSError) -> str:
-    """What the system refused, as a sentence: a disk that is full or read-only, say."""
-    named = f"{error.filename}: " if error.filename else ""
-    return f"{named}{error.strerror or error}"
 
 
 Model = Annotated[

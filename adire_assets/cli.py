@@ -12,7 +12,6 @@ import typer
 
 from adire_assets.arguments import (
     LARGEST_NUMBER,
-    REFUSALS,
     By,
     Evaluation,
     Model,
@@ -27,13 +26,14 @@ from adire_assets.arguments import (
     not_blank,
     one_release,
     require_text,
-    told,
 )
 from adire_assets.config import Project, models
 from adire_assets.diffusion.tiny_base.commands import base_model_app
+from adire_assets.disk import REFUSALS, told
 from adire_assets.errors import UserError
 from adire_assets.file_commands import file_app
 from adire_assets.fleet_config import FleetConfig, load_fleet
+from adire_assets.home_commands import home_app
 from adire_assets.serving.commands import auth_app, rollout_app
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(base_model_app, name="base-model")
 app.add_typer(file_app)  # commands beside those below
+app.add_typer(home_app)
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(auth_app, name="auth")
 
@@ -304,25 +305,6 @@ def lift_quarantine(model: Model, release: Number, reason: Reason) -> None:
 
     record.lift_quarantine(Project.find(), model, release, reason)
     say(f"{model}: release {release} may be deployed again")
-
-
-@app.command()
-def gc(
-    keep: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=LARGEST_NUMBER,
-            help="Latest artefacts of each kind to keep.",
-        ),
-    ] = 3,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
-) -> None:
-    """Delete what nothing needs: old artefacts but their manifests, caches beyond a limit."""
-    from adire_assets.gc import collect_garbage
-
-    for line in collect_garbage(Project.find(), keep, dry_run):
-        say(line)
 
 
 @app.command()

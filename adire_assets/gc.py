@@ -83,7 +83,7 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
 
 def _artefacts(project: Project, keep: int, dry_run: bool) -> Iterator[Freed]:
     store = Store(project)
-    candidates = _not_needed(project, store, keep)
+    _, candidates = sorted_out(project, store, keep)
     if dry_run:
         with readers.alone(project, [artefact.name for artefact in candidates]) as free:
             doomed = [artefact for artefact in candidates if artefact.name in free]
@@ -94,7 +94,7 @@ def _artefacts(project: Project, keep: int, dry_run: bool) -> Iterator[Freed]:
     withdrawn = []
     with readers.alone(project, [artefact.name for artefact in candidates]) as free:
         # Again: what has become needed since then was read by whoever needs it.
-        for artefact in _not_needed(project, store, keep):
+        for artefact in sorted_out(project, store, keep)[1]:
             if artefact.name in free:
                 withdrawn.append((artefact, store.withdraw(artefact)))
     for artefact, folder in withdrawn:
@@ -107,8 +107,8 @@ def _told(artefact: Artefact) -> str:
     return f"{artefact.model}/{artefact.kind} {artefact.key[:12]}"
 
 
-def _not_needed(project: Project, store: Store, keep: int) -> list[Artefact]:
-    """The artefacts that only a reader can save."""
+def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artefact], list[Artefact]]:
+    """(the artefacts that something needs, those that only a reader saves from `adire gc`)."""
     made = {artefact.key: (artefact, artefact.manifest) for artefact in store.artefacts()}
     wanted: list[str] = []
     kinds: dict[tuple[str, str], list[tuple[str, str]]] = {}
@@ -136,7 +136,8 @@ def _not_needed(project: Project, store: Store, keep: int) -> list[Artefact]:
         if key in made and key not in needed:
             needed.add(key)
             wanted += [reference["key"] for reference in references_in(made[key][1])]
-    return [artefact for key, (artefact, _) in made.items() if key not in needed]
+    found = [artefact for artefact, _ in made.values()]
+    return [one for one in found if one.key in needed], [o for o in found if o.key not in needed]
 
 
 def _kept_releases(project: Project, model: str, keep: int) -> list[release.ReleaseRecord]:

@@ -1,0 +1,60 @@
+"""SQLite databases: copied while they are in use, and made to name another folder."""
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+from adire_assets.errors import UserError
+
+MAGIC = b"SQLite format 3\0"
+BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database
+BUSY_SECONDS = 60.0
+
+
+def is_database(path: Path) -> bool:
+    """Whether a file is an SQLite database; False when it is gone."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except FileNotFoundError:
+        return False
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment. UserError when it is damaged."""
+    try:
+        with (
+            closing(sqlite3.connect(source, timeout=BUSY_SECONDS)) as old,
+            closing(sqlite3.connect(target)) as new,
+        ):
+            old.backup(new)
+            [[found]] = new.execute("PRAGMA quick_check(1)").fetchall()
+            state = " ".join(found.split())
+    except sqlite3.DatabaseError as error:
+        state = str(error)
+    if state != "ok":
+        raise UserError(f"the database {source} cannot be copied to {target}: {state}")
+
+
+def replace_texts(path: Path, texts: Mapping[str, str]) -> None:
+    """Replace texts wherever a row has them, unless a name goes on behind them."""
+    parts = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
+    pattern = re.compile(rf"({parts})(?![\w.-])")
+    with closing(sqlite3.connect(path)) as database:
+        database.create_function(
+            "replaced", 1, lambda text: pattern.sub(lambda found: texts[found[1]], text)
+        )
+        tables = database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        for [table] in tables:
+            for _, column, *_ in database.execute(f'PRAGMA table_info("{table}")').fetchall():
+                found = " OR ".join(f'instr("{column}", ?)' for _ in texts)
+                database.execute(
+                    f'UPDATE "{table}" SET "{column}" = replaced("{column}") '
+                    f"WHERE typeof(\"{column}\") = 'text' AND ({found})",
+                    list(texts),
+                )
+        database.commit()
