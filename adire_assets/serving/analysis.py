@@ -12,7 +12,6 @@ together: the share of it that is bad. Bounds hold for any dependence within a l
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any, Literal
 
 from adire_assets import evidence
@@ -22,6 +21,8 @@ from adire_assets.serving.gateway import Traffic
 
 Outcome = Literal["good", "bad", "open"]
 Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> milliseconds
+# Parts of what was evaluated for the same prompt. A better image than this counts as this.
+QUALITY_RANGE = (0.0, 1.5)
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,6 @@ class Analysis:
         return "; ".join(one.sentence for one in said if one.wanted or outcome != "open")
 
 
-@dataclass(frozen=True)
-class Quality:
-    """CLIP-S of images of the evaluated prompts, as served and as evaluated."""
-
-    served: Sequence[float]
-    evaluated: Sequence[float]
-
-
 def signals(config: RolloutConfig) -> dict[str, Signal]:
     """What a release's answers are held to, by name; its images see `quality_signal`."""
     found = [Signal("errors", "share", config.error_rate_maximum, "at most")]
@@ -117,10 +110,10 @@ def signals(config: RolloutConfig) -> dict[str, Signal]:
     return {one.name: one for one in found}
 
 
-def quality_signal(config: RolloutConfig, evaluated: Sequence[float]) -> Signal:
-    """The mean CLIP-S. Its range ends at the best evaluated image: a better one counts as that."""
-    limit = mean(evaluated) * (1 - config.quality_drop_maximum)
-    return Signal("quality", "bounded mean", limit, "at least", (0.0, max(evaluated)))
+def quality_signal(config: RolloutConfig) -> Signal:
+    """The CLIP-S of a served image as a part of what was evaluated for the same prompt."""
+    limit = 1 - config.quality_drop_maximum
+    return Signal("quality", "bounded mean", limit, "at least", QUALITY_RANGE)
 
 
 def share_evidence(signal: Signal, tally: Tally) -> tuple[Any, Any]:
@@ -145,12 +138,13 @@ def analyse(
     limits: Limits,
     seconds: float,
     ejected: int,
-    quality: Quality,
+    quality: Sequence[tuple[float, float]],
 ) -> Analysis:
     """What to do after `seconds` of a step.
 
     `tallies` by the names of `signals`; `limits`: what latencies the step allows (see `allowed`);
-    `ejected`: how often the gateway took the release's slot out.
+    `ejected`: how often the gateway took the release's slot out; `quality`: the CLIP-S of each
+    served image, and the mean of those that were evaluated for the same prompt, above 0.
     """
     known = signals(config)
     on, back = thresholds(len(known) + 1)  # and the quality
@@ -268,33 +262,33 @@ def _ejections(ejected: int) -> Finding:
     return Finding("ejections", _outcome(not ejected, bool(ejected)), ejected, 0, text)
 
 
-def _quality(config: RolloutConfig, quality: Quality, on: float, back: float) -> Finding:
-    """The mean CLIP-S of the served images against that of the evaluated ones.
+def _quality(
+    config: RolloutConfig, quality: Sequence[tuple[float, float]], on: float, back: float
+) -> Finding:
+    """The CLIP-S of served images against that of the evaluated ones.
 
     Once it was shown to be good it stays so: no further image is looked at for it.
     """
     import numpy as np
 
-    count = f"{len(quality.served)} of at most {config.judged_images} images are judged"
-    if not quality.evaluated:
-        text = "the evaluation has no images to compare the quality with"
-        return Finding("quality", "open", None, None, text)
-    signal = quality_signal(config, quality.evaluated)
-    low, high = signal.range
-    if signal.limit <= low:
+    signal = quality_signal(config)
+    count = f"{len(quality)} of at most {config.judged_images} images are judged"
+    if signal.limit <= 0:
         return Finding("quality", "good", None, signal.limit, "any quality is allowed")
-    if not quality.served:
+    if not quality:
         return Finding("quality", "open", None, signal.limit, count)
-    values = (np.clip(quality.served, low, high) - low) / (high - low)
+    served, evaluated = np.asarray(quality, dtype=float).T
+    low, high = signal.range
+    values = (np.clip(served / evaluated, low, high) - low) / (high - low)
     limit = (signal.limit - low) / (high - low)
-    good = limit < 1 and bool((evidence.mean_above(limit, values) >= on).any())
-    bad = limit < 1 and bool((evidence.mean_below(limit, values) >= back).any())
+    good = bool((evidence.mean_above(limit, values) >= on).any())
+    bad = bool((evidence.mean_below(limit, values) >= back).any())
     text = (
-        f"{len(values)} served images score a CLIP-S of {mean(quality.served):.3f}, the evaluated "
-        f"ones {mean(quality.evaluated):.3f}, of which at most "
+        f"{len(values)} served images score a CLIP-S of {served.mean():.3f}, those evaluated for "
+        f"the same prompts {evaluated.mean():.3f}, of which at most "
         f"{config.quality_drop_maximum:.0%} may be lost"
     )
     outcome = _outcome(good, bad)
     if outcome == "open":
         text += f": not decided, {count}"
-    return Finding("quality", outcome, mean(quality.served), signal.limit, text)
+    return Finding("quality", outcome, float((served / evaluated).mean()), signal.limit, text)

@@ -37,11 +37,11 @@ class Replay:
     entries: Sequence[dict[str, Any]]  # of the evaluation's images.json
     judge: Judge
     sent: Counter[int] = field(default_factory=Counter)  # release -> requests
-    scores: list[float] = field(default_factory=list)  # of the images that are judged, in order
+    scores: list[tuple[str, float]] = field(default_factory=list)  # prompt, CLIP-S; as judged
     unjudged: int = 0  # images that are asked for, drawn or being judged
     _wanted: tuple[int, bool] | None = None
     _drawn: "SimpleQueue[tuple[str, np.ndarray] | None]" = field(default_factory=SimpleQueue)
-    _judging: "Future[list[float]] | None" = None
+    _judging: "tuple[Sequence[str], Future[list[float]]] | None" = None
     _over: threading.Event = field(default_factory=threading.Event)
     _more: threading.Event = field(default_factory=threading.Event)
     _answered: threading.Event = field(default_factory=threading.Event)
@@ -79,18 +79,19 @@ class Replay:
 
         UserError when the judge has died.
         """
-        if self._judging and self._judging.done():
-            found = self._judging.result()
-            self._judging = None
-            self.scores += found
-            self.unjudged -= len(found)
         if self._judging:
-            return
+            prompts, judging = self._judging
+            if not judging.done():
+                return
+            self._judging = None
+            self.scores += zip(prompts, judging.result(), strict=True)
+            self.unjudged -= len(prompts)
         drawn = [self._drawn.get() for _ in range(self._drawn.qsize())]
         images = [one for one in drawn if one is not None]
         self.unjudged -= len(drawn) - len(images)
         if images:
-            self._judging = self._pool.submit(self.judge, *zip(*images, strict=True))
+            prompts, pictures = zip(*images, strict=True)
+            self._judging = prompts, self._pool.submit(self.judge, prompts, pictures)
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -17,12 +17,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from functools import reduce
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from adire_assets.config import Project
+from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, RolloutConfig
 from adire_assets.serving import analysis, gateway_bootstrap, release, routing
-from adire_assets.serving.analysis import Analysis, Quality, Tally, analyse
+from adire_assets.serving.analysis import Analysis, Tally, analyse
 from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.loading import evaluated
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
@@ -57,8 +59,8 @@ class Watch:
         self.judge: Judge | None = None
         self.replay: Replay | None = None
         self.step: Step | None = None
-        self.earlier: list[float] = []  # scores that a former holder has left
-        self.evaluated: list[float] = []
+        self.earlier: list[tuple[float, float]] = []  # what a former holder has had judged
+        self.expected: dict[str, float] = {}  # evaluated prompt -> the mean CLIP-S of its images
         self.kept = self.asked = 0.0  # when the record was last told, and a request last sent
 
     def prepare(self) -> None:
@@ -76,7 +78,7 @@ class Watch:
         baseline = {name: asdict(traffic) for name, traffic in self._counters(rollout).items()}
         reference = rollout.reference or baseline
         fields = {"baseline": baseline, "reference": reference, "limits": {}, "evidence": {}}
-        return fields | ({"quality": self._served()} if self.replay else {})
+        return fields | ({"judged": self._judged()} if self.replay else {})
 
     def own_requests(self) -> int:
         """How many requests to the release this process has made in this step."""
@@ -92,15 +94,15 @@ class Watch:
         ever = self._counters(rollout)
         fixed = step.look(ever)
         seconds = time.time() - rollout.since
-        quality = Quality(self._served(), self.evaluated)
+        quality = self._judged()
         found = analyse(self.config, step.tallies, step.limits, seconds, step.ejected, quality)
         thin = step.users < THIN_PER_SECOND * seconds
-        self._ask(rollout, replay, step, thin, found, len(quality.served))
+        self._ask(rollout, replay, step, thin, found, len(quality))
         fields: dict[str, Any] = {}
         if fixed or time.monotonic() - self.kept > KEEP_SECONDS:
             self.kept = time.monotonic()
             kept = {"limits": step.limits, "evidence": step.evidence()}
-            fields = {**kept, "quality": list(quality.served)}
+            fields = {**kept, "judged": quality}
         return found, fields
 
     def wait(self, rollout: Rollout) -> None:
@@ -111,8 +113,10 @@ class Watch:
         else:
             time.sleep(seconds)
 
-    def _served(self) -> list[float]:
-        return [*self.earlier, *(self.replay.scores if self.replay else ())]
+    def _judged(self) -> list[tuple[float, float]]:
+        """(CLIP-S as served, as evaluated for the same prompt) of each image so far."""
+        scores = self.replay.scores if self.replay else ()
+        return [*self.earlier, *((score, self.expected[prompt]) for prompt, score in scores)]
 
     def _ask(
         self,
@@ -160,21 +164,34 @@ class Watch:
         if self.replay is None:
             self.prepare()
             assert self.judge
-            self.earlier = list(rollout.quality or ())
-            self.evaluated = self._evaluated(rollout)
+            self.earlier = [(served, expected) for served, expected in rollout.judged]
+            entries, self.expected = self._evaluated(rollout)
             self.replay = Replay(
                 routing.door_of(self.project, self.fleet, self.target),
                 self.model,
-                evaluated(self.project, self._release(rollout)),
+                entries,
                 self.judge,
             )
             self.replay.start()
             self.stack.callback(self.replay.close)
         return self.replay
 
-    def _evaluated(self, rollout: Rollout) -> list[float]:
-        evaluation = Store(self.project).open(self._release(rollout).evaluation)
-        return [image["clip_s"] for image in evaluation.json("report.json")["per_image"]]
+    def _evaluated(self, rollout: Rollout) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """(what to ask, the mean CLIP-S of each prompt); UserError when none can be compared."""
+        wanted = self._release(rollout)
+        entries = evaluated(self.project, wanted)
+        images = Store(self.project).open(wanted.evaluation).json("report.json")["per_image"]
+        scores: dict[str, list[float]] = {}
+        for entry, image in zip(entries, images, strict=True):
+            scores.setdefault(entry["prompt"], []).append(image["clip_s"] or 0.0)
+        expected = {prompt: mean(each) for prompt, each in scores.items() if mean(each) > 0}
+        if not expected:
+            raise UserError(
+                f"no evaluated image of release {wanted.number} of {wanted.model} has a CLIP-S "
+                "above 0, so that what is served has nothing to be compared with; look at its "
+                f"evaluation with `adire report {wanted.model}`"
+            )
+        return [entry for entry in entries if entry["prompt"] in expected], expected
 
     def _release(self, rollout: Rollout) -> release.ReleaseRecord:
         return release.read_record(self.project, self.model, rollout.number)

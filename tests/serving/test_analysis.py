@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from adire_assets.evidence import RATE, answers_needed, mean_above, mean_below, threshold
 from adire_assets.fleet_config import TAILS, RolloutConfig
 from adire_assets.serving import analysis
-from adire_assets.serving.analysis import Analysis, Quality, Tally, allowed, analyse, slower
+from adire_assets.serving.analysis import Analysis, Tally, allowed, analyse, slower
 from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.gateway_bootstrap import BUCKETS
 from adire_assets.serving.record import Rollout
@@ -20,8 +21,16 @@ from adire_assets.serving.watch import Step
 from benchmarks import looks
 
 CONFIG = RolloutConfig()
-EVALUATED = [1.7, 1.8, 1.75, 1.65] * 10
-SOUND = Quality([1.7, 1.8, 1.6, 1.9, 1.7, 1.8, 1.75, 1.7] * 8, EVALUATED)
+EVALUATED = (1.9, 1.3, 1.7, 1.6)  # of one prompt each
+
+
+def served(*parts: float, count: int = 64) -> list[tuple[float, float]]:
+    """Images that score so much of what was evaluated, prompt by prompt."""
+    cycles = zip(cycle(parts), cycle(EVALUATED), strict=False)
+    return [(part * expected, expected) for part, expected in islice(cycles, count)]
+
+
+SOUND = served(0.97, 1.05, 0.9, 1.1, 0.95, 1.03, 1.0)
 
 
 def traffic(latencies: Sequence[float], failed: int = 0, ejected: int = 0) -> Traffic:
@@ -62,9 +71,8 @@ def test_a_sound_release_goes_on_when_there_is_enough_to_see():
 
 def test_what_was_not_seen_is_evidence_for_nothing():
     enough = [30.0] * 100
-    assert decide(enough, quality=Quality([], EVALUATED)).decision == "wait"
-    assert decide(enough, quality=Quality(SOUND.served[:5], EVALUATED)).decision == "wait"
-    assert decide(enough, quality=Quality(SOUND.served, [])).decision == "wait"
+    assert decide(enough, quality=[]).decision == "wait"
+    assert decide(enough, quality=SOUND[:8]).decision == "wait"
     # Answers without a latency, and latencies without a limit.
     tally = Tally(100, 0, 0, 100, 0.0, 0.0)
     for tallies, limits in (
@@ -100,7 +108,7 @@ def test_what_is_at_its_limit_neither_goes_on_nor_back():
     assert decide(at_limit).decision == "rollback"  # five times what its p99 allows
     assert decide([30.0] * 400, failed=range(0, 400, 20), seconds=1000.0).decision == "hold"
     assert decide([30.0, 200.0] * 100, seconds=1000.0).decision == "rollback"  # p95
-    worse = Quality([1.55] * 64, EVALUATED)
+    worse = served(0.85, 0.95)
     assert decide([30.0] * 100, seconds=1000.0, quality=worse).decision == "hold"
 
 
@@ -172,14 +180,12 @@ def test_a_slot_that_was_taken_out_goes_back():
 
 
 def test_noise_is_told_from_images_of_ordinary_variation():
-    noise = Quality([0.3, 0.6, 0.1, 0.9, 0.4, 0.2, 0.5, 0.4], EVALUATED)
-    found = decide([30.0] * 5, quality=noise)
+    found = decide([30.0] * 5, quality=served(0.2, 0.35, 0.1, 0.5, count=10))
     assert found.decision == "rollback" and "CLIP-S" in found.sentence()
-    slightly = Quality([score - 0.03 for score in SOUND.served], EVALUATED)
-    assert decide([30.0] * 100, quality=slightly).decision == "promote"
-    # Better than all that was evaluated is no evidence beyond that.
-    dream = Quality([2.5] * 20, EVALUATED)
-    assert decide([30.0] * 100, quality=dream).decision == "wait"
+    assert decide([30.0] * 100, quality=served(0.93, 1.03, 0.98)).decision == "promote"
+    # A few images that are much better are no evidence for the rest.
+    assert decide([30.0] * 100, quality=served(3.0, 0.8, 0.8, 0.8, 0.8)).decision == "wait"
+    assert decide([30.0] * 100, quality=served(20.0, count=3)).decision == "wait"
 
 
 def test_bets_on_a_mean_at_its_limit_are_hardly_ever_won():
