@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from adire_assets.config_file import Strict, load
+from adire_assets.config_file import OnlyWith, Strict, load, without_idle
 from adire_assets.errors import UserError
 from adire_assets.evaluation.prompts import load_prompt_set
 from adire_assets.gates_config import GateConfig
-from adire_assets.training_config import SearchConfig, TrainingConfig
+from adire_assets.training_config import NOT_SEARCHED, SearchConfig, TrainingConfig
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 COMMIT = r"^[0-9a-f]{40}$"
@@ -143,6 +143,14 @@ class BaseModelSource(ModelSource):
 class EvaluationConfig(Strict):
     """How an adapter is evaluated: prompts (else held-out captions) crossed with fixed seeds."""
 
+    ONLY_WITH = {
+        "negative_prompt": (
+            OnlyWith(
+                "guidance_scale", "guidance_scale above 1", lambda asked: asked.guidance_scale > 1
+            ),
+        ),
+    }
+
     judge: ModelSource
     prompt_set: str | None = None  # a file of the project, see adire_assets.evaluation.prompts
     prompts: list[str] = []
@@ -211,15 +219,22 @@ class ModelConfig(Strict):
         for name, tried in (self.search.parameters if self.search else {}).items():
             if name not in fields:
                 raise ValueError(f"search.parameters.{name}: training has no such key")
+            if why := NOT_SEARCHED.get(name):
+                raise ValueError(f"search.parameters.{name}: {why}")
             values: list[Any] = [*(tried.choices or (tried.low, tried.high))]
             for value in values:
                 whole = fields[name].annotation is int and isinstance(value, float)
                 given = int(value) if whole and float(value).is_integer() else value
+                # What has no effect beside this value is left out of such a trial.
+                trial = {**self.training.model_dump(), name: given}
                 try:
-                    TrainingConfig.model_validate({**self.training.model_dump(), name: given})
-                except ValueError as error:
-                    first = str(error).splitlines()[2].strip()
-                    raise ValueError(f"search.parameters.{name}: {value}: {first}") from None
+                    TrainingConfig.model_validate(
+                        {**without_idle(TrainingConfig, trial), name: given}
+                    )
+                except ValidationError as error:
+                    [first, *_] = error.errors()
+                    why = (first.get("ctx") or {}).get("error") or first["msg"]
+                    raise ValueError(f"search.parameters.{name}: {value}: {why}") from None
         return self
 
     @model_validator(mode="after")

@@ -4,12 +4,14 @@ A line says file, line, key, what is wrong and what is allowed. Unknown and dupl
 refused.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -26,10 +28,59 @@ class Misplaced(ValueError):
         self.location = location
 
 
+@dataclass(frozen=True)
+class OnlyWith:
+    """What a key needs to have an effect: `holds(section)`, which is about the key `other`;
+    `advice` is how to bring it about."""
+
+    other: str
+    advice: str
+    holds: Callable[[Any], bool]
+
+
 class Strict(BaseModel):
-    """A section of a file: frozen, no unknown keys, no conversions."""
+    """A section of a file: frozen, no unknown keys, no conversions, no keys without an effect.
+
+    `ONLY_WITH` names for a key what it needs, any one of these. A value that is given, is not the
+    default and can have no effect is refused.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    ONLY_WITH: ClassVar[Mapping[str, tuple[OnlyWith, ...]]] = {}
+
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> Self:
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        for key, needs in idle(type(self), given).items():
+            lacking = " and ".join(_as_it_is(need.other, given[need.other]) for need in needs)
+            advice = " or ".join(need.advice for need in needs)
+            raise Misplaced(
+                f"{key} has no effect while {lacking}: set {advice}, or take {key} out", (key,)
+            )
+        return self
+
+
+def idle(schema: type[Strict], given: Mapping[str, Any]) -> dict[str, tuple[OnlyWith, ...]]:
+    """The keys of `given` that have no effect beside the others, and what each would need."""
+    defaults = {name: field.default for name, field in schema.model_fields.items()}
+    section = SimpleNamespace(**{**defaults, **given})
+    return {
+        key: needs
+        for key, needs in schema.ONLY_WITH.items()
+        if given.get(key, defaults[key]) != defaults[key]
+        and not any(need.holds(section) for need in needs)
+    }
+
+
+def without_idle(schema: type[Strict], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` without the keys that have no effect beside the others."""
+    return {key: value for key, value in given.items() if key not in idle(schema, given)}
+
+
+def _as_it_is(key: str, value: Any) -> str:
+    if value is None:
+        return f"{key} is not given"
+    return f"{key} is {str(value).lower() if isinstance(value, bool) else value}"
 
 
 def load(path: Path, schema: type[T]) -> T:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adire_assets.config import Name, Project
-from adire_assets.config_file import Strict, load
+from adire_assets.config_file import OnlyWith, Strict, load
 from adire_assets.evidence import answers_needed, values_needed
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
@@ -22,6 +22,10 @@ TAILS: dict[Quantile, float] = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # what ma
 
 class SlotConfig(Strict):
     """One Triton. `local`: started and supervised by `adire up`; `remote`: it runs already."""
+
+    ONLY_WITH = {
+        "folder": (OnlyWith("launch", "launch: remote", lambda slot: slot.launch == "remote"),),
+    }
 
     launch: Literal["local", "remote"] = "local"
     host: Host = "127.0.0.1"
@@ -96,6 +100,20 @@ class GatewayConfig(Strict):
 class RolloutConfig(Strict):
     """How a release comes to its traffic, and what sends it back."""
 
+    ONLY_WITH = {
+        "steps": (OnlyWith("strategy", "strategy: canary", lambda r: r.strategy == "canary"),),
+        "mirrored_percent": (
+            OnlyWith("strategy", "strategy: shadow", lambda r: r.strategy == "shadow"),
+        ),
+        "latency_slack_seconds": (
+            OnlyWith(
+                "latency_increase_maximum",
+                "a latency_increase_maximum",
+                lambda r: r.latency_increase_maximum is not None,
+            ),
+        ),
+    }
+
     strategy: Literal["canary", "blue_green", "shadow"] = "canary"
     steps: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1)] = [5, 25, 100]
     # shadow: the percentage of requests that the release gets a copy of before it answers any.
@@ -161,6 +179,12 @@ class TargetConfig(Strict):
 
 class FleetConfig(Strict):
     """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
+
+    ONLY_WITH = {
+        "on_failure": (
+            OnlyWith("targets", "a second target", lambda fleet: len(fleet.targets) > 1),
+        ),
+    }
 
     # A release goes to one target after the other, in this order.
     targets: Annotated[dict[Name, TargetConfig], Field(min_length=1, max_length=16)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field
 
-from adire_assets.config_file import Strict
+from adire_assets.config_file import OnlyWith, Strict
 
 # What an evaluation measures, and may be compared with the champion by.
 METRICS = (
@@ -60,6 +60,10 @@ class ChampionGates(Strict):
     difference to the champion is above -margin. A margin is in the unit of its metric; smaller ones
     need more prompts and seeds, and a verdict says how small a difference it could have seen.
     """
+
+    ONLY_WITH = {
+        "confidence": (OnlyWith("margins", "a margin", lambda gates: gates.margins),),
+    }
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # one-sided
     margins: Annotated[

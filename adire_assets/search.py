@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from adire_assets import lineage, pipeline, roots, tracking
 from adire_assets.children import run_child
 from adire_assets.config import ModelConfig, Project, load_model
+from adire_assets.config_file import idle, without_idle
 from adire_assets.diffusion.launch import launcher, shared_out
 from adire_assets.diffusion.trial import FIRST_TRIALS
 from adire_assets.errors import UserError
@@ -73,7 +74,7 @@ def search(
             jobs = project.home / "jobs"
             with temporary_folder(project, jobs) as scratch, lock(project, "device"):
                 _carry_out(
-                    project, study, trial, common | chosen, images, base, device, parent,
+                    project, study, trial, _training(common | chosen), images, base, device, parent,
                     scratch, progress,
                 )  # fmt: skip
     done = [one for one in study.trials if one.value is not None and one.state.name == "COMPLETE"]
@@ -106,6 +107,11 @@ def recipe_of(config: ModelConfig, images: Artefact, base: Artefact, device: str
         },
         environment=lineage.environment(*lineage.TRAINING_PACKAGES, device=device),
     )
+
+
+def _training(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's settings: what one choice takes the effect from is left out."""
+    return without_idle(TrainingConfig, given)
 
 
 def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
@@ -242,7 +248,10 @@ def _write(source: Path, path: Path, chosen: Mapping[str, Any]) -> None:
     yaml.preserve_quotes = True
     yaml.width = 100
     tree = yaml.load(source.read_text(encoding="utf-8"))
-    tree.setdefault("training", {}).update(chosen)
+    training = tree.setdefault("training", {})
+    training.update(chosen)
+    for key in idle(TrainingConfig, training):
+        del training[key]
     text = io.StringIO()
     yaml.dump(tree, text)
     write_bytes(path, text.getvalue().encode())

@@ -7,17 +7,59 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from adire_assets.config_file import Strict
+from adire_assets.config_file import OnlyWith, Strict
 from adire_assets.diffusion.adapter_types import ADAPTER_TYPES
 from adire_assets.diffusion.augmentations import AUGMENTATIONS, names_of
 from adire_assets.diffusion.objectives import OBJECTIVES
 from adire_assets.diffusion.optimizers import OPTIMIZERS
 
+LEARNS_TEXT = OnlyWith(
+    "train_text_encoder", "train_text_encoder: true", lambda t: t.train_text_encoder
+)
+PRESERVES = OnlyWith(
+    "with_prior_preservation",
+    "with_prior_preservation: true",
+    lambda t: t.with_prior_preservation,
+)
+SHOWS = OnlyWith("validation_prompt", "a validation_prompt", lambda t: t.validation_prompt)
+ADAM = OnlyWith("optimizer", "optimizer: adamw", lambda t: t.optimizer != "adafactor")
 Rank = Annotated[int, Field(ge=1, le=1024)]
 
 
 class TrainingConfig(Strict):
     """The names of diffusers' train_dreambooth_lora.py (SD1.5), where it has one."""
+
+    ONLY_WITH = {
+        "text_encoder_target_modules": (LEARNS_TEXT,),
+        "lr_warmup_steps": (
+            OnlyWith(
+                "lr_scheduler",
+                "lr_scheduler: constant_with_warmup",
+                lambda t: t.lr_scheduler != "constant",
+            ),
+        ),
+        "adam_beta1": (ADAM,),
+        "adam_beta2": (ADAM,),
+        "adam_epsilon": (ADAM,),
+        "ema_decay": (OnlyWith("use_ema", "use_ema: true", lambda t: t.use_ema),),
+        "class_prompt": (PRESERVES,),
+        "num_class_images": (PRESERVES,),
+        "prior_loss_weight": (PRESERVES,),
+        "num_validation_images": (SHOWS,),
+        "validation_num_inference_steps": (SHOWS, PRESERVES),  # class images are drawn so as well
+        "validation_guidance_scale": (SHOWS, PRESERVES),
+        "keep_checkpoint": (
+            OnlyWith(
+                "validation_steps",
+                "validation_steps below max_train_steps",  # else there is one to choose from
+                lambda t: not t.validation_steps or t.validation_steps < t.max_train_steps,
+            ),
+        ),
+        "distribution": (
+            OnlyWith("num_processes", "num_processes: 2", lambda t: (t.num_processes or 1) > 1),
+            OnlyWith("num_machines", "num_machines: 2", lambda t: t.num_machines > 1),
+        ),
+    }
 
     # The adapter
     adapter_type: Annotated[str, AfterValidator(ADAPTER_TYPES.known)] = "lora"
@@ -122,6 +164,17 @@ class SearchRange(Strict):
         if self.log and self.low is not None and self.low <= 0:
             raise ValueError("log needs a low above 0")
         return self
+
+
+OTHER_MEASURE = "it changes what the validation loss measures; search once for each of its values"
+NO_DIFFERENCE = "it changes no validation loss; set it in training"
+NOT_SEARCHED = {  # keys of training, and why
+    **dict.fromkeys(("objective", "aspect_ratio_buckets"), OTHER_MEASURE),
+    **dict.fromkeys(
+        ("validation_prompt", "num_validation_images", "checkpointing_steps"), NO_DIFFERENCE
+    ),
+    "validation_steps": "set search.validation_steps, which is that of all trials",
+}
 
 
 class SearchConfig(Strict):

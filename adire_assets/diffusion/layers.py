@@ -25,11 +25,13 @@ def add_lora(pipe: Any, settings: TrainingConfig) -> None:
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
+    unused = set(settings.rank_pattern)
     for name, model in trained_models(pipe, settings).items():
         key = "target_modules" if name == "unet" else "text_encoder_target_modules"
         targets = getattr(settings, key)
         layers = _targeted(model, name, f"training.{key}", targets)
         ranks = {layer: _rank(layer, settings) for layer in layers}
+        unused -= {ending for ending in unused if any(_ends(layer, ending) for layer in layers)}
         _refuse_high_ranks(name, layers, ranks)
         other = {layer: rank for layer, rank in ranks.items() if rank != settings.rank}
         config = LoraConfig(
@@ -48,6 +50,11 @@ def add_lora(pipe: Any, settings: TrainingConfig) -> None:
         except ValueError as error:
             raise UserError(f"training.{key}: {error}") from None
         model.train()
+    if unused:
+        raise UserError(
+            f"training.rank_pattern: no layer that is trained has a name that ends in "
+            f"{', '.join(sorted(unused))}; name endings of those that target_modules takes"
+        )
 
 
 def trained_models(pipe: Any, settings: TrainingConfig) -> dict[str, Any]:

@@ -262,6 +262,14 @@ def test_target_modules_that_do_not_exist_are_named_with_those_that_do(
     assert "to_out.0" in text and "conv_in" in text
 
 
+def test_a_rank_for_a_layer_that_is_not_trained_is_refused(
+    tmp_path: Path, random_base: Path, dataset: Path
+) -> None:
+    pattern = {"to_q": 2, "conv_ot": 2, "conv1": 2}
+    with pytest.raises(UserError, match=r"rank_pattern: no layer .* ends in conv1, conv_ot;"):
+        training.run(tmp_path, random_base, dataset, rank_pattern=pattern)
+
+
 def test_a_loss_that_is_no_number_ends_in_a_sentence_and_no_file(
     tmp_path: Path, dataset: Path
 ) -> None:
