@@ -632,6 +632,19 @@ def test_the_sensor_starts_the_deployment_of_what_was_approved(house: House) -> 
         assert "waits for approval: adire approve light@3" in tick(house, instance)
 
 
+def test_the_sensor_deploys_nothing_while_what_decides_is_not_committed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(house, 2)
+    approve(house, 2)
+    found = ["not committed: configs/fleet.yaml (changed)"]
+    monkeypatch.setattr("adire_assets.committed.hindrance", lambda *_: found[0])
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert tick(house, instance) == f"release 2 is approved; {found[0]}"
+        monkeypatch.setattr("adire_assets.committed.hindrance", lambda *_: None)
+        assert isinstance(tick(house, instance), dg.RunRequest)
+
+
 def test_each_approval_is_seen_anew_and_a_revoked_one_is_not(house: House) -> None:
     keys = set()
     with dg.DagsterInstance.ephemeral() as instance:

@@ -198,10 +198,16 @@ def now() -> str:
 
 
 def quarantine(project: Project, model: str, number: int, reason: str) -> None:
-    """Keep a release from being deployed, by every door, until it is lifted."""
-    write_json(
-        _quarantine_path(project, model, number), {"reason": reason, "at": now(), "lifted": None}
-    )
+    """Keep a release from being deployed, by every door, until it is lifted.
+
+    What was before, and why that was lifted, stays in the file.
+    """
+    path = _quarantine_path(project, model, number)
+    before: list[dict[str, Any]] = []
+    if path.is_file():
+        last = read_json(path)
+        before = [*last.pop("before", []), last]
+    write_json(path, {"reason": reason, "at": now(), "lifted": None, "before": before})
 
 
 def lift_quarantine(project: Project, model: str, number: int, reason: str) -> None:

@@ -344,6 +344,13 @@ def test_what_was_refused_and_passes_by_a_lower_threshold_says_so(shop: Shop) ->
     assert LOWERED in verdict(shop.decide(shop.evaluation("second", 1.6))).sentence()
 
 
+def test_a_verdict_that_was_made_before_is_made_again_when_it_is_weaker_now(shop: Shop) -> None:
+    evaluation = shop.evaluation("first", 1.6)
+    assert verdict(shop.decide(evaluation)).weakness() == ""
+    shop.decide(evaluation, STRICT)
+    assert LOWERED in verdict(shop.decide(evaluation)).weakness()
+
+
 def test_a_margin_that_was_widened_or_taken_away_is_named_at_its_gate(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
     shop.release(1, first, shop.decide(first).artefact)
