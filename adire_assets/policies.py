@@ -68,15 +68,20 @@ def told_today(project: Project, model: str) -> str:
 
 def refused_before(project: Project, evaluation: Artefact) -> int:
     """How many other adapters a verdict refused since what is live went live: each was a chance."""
-    store, own = Store(project), evaluation.manifest["lora_weights"]["content_hash"]
+    own = adapter_of(evaluation)
     state = record.read(project, list(load_fleet(project).targets)[-1], evaluation.model)
-    refused = set()
-    for verdict in store.known(evaluation.model, VERDICT):
-        facts = verdict.manifest
-        if facts.get("passed") is False and facts["created"] >= (state.since or ""):
-            judged = store.recall(facts["evaluation"]).manifest
-            refused.add(judged["lora_weights"]["content_hash"])
+    verdicts = [one.manifest for one in Store(project).known(evaluation.model, VERDICT)]
+    refused = {
+        facts["adapter"]
+        for facts in verdicts
+        if facts.get("passed") is False and facts["created"] >= (state.since or "")
+    }
     return len(refused - {own})
+
+
+def adapter_of(evaluation: Artefact) -> str:
+    """The content hash of the adapter that an evaluation is of."""
+    return str(evaluation.manifest["lora_weights"]["content_hash"])
 
 
 def uncommitted(project: Project, model: str) -> list[str]:

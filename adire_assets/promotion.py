@@ -102,6 +102,7 @@ def verdict_of(
         uncommitted = policies.uncommitted(project, evaluation.model)
         facts = {
             "evaluation": evaluation.reference(),
+            "adapter": policies.adapter_of(evaluation),
             "passed": verdict.passed,
             "uncommitted": uncommitted,
             "refused_before": policies.refused_before(project, evaluation),
