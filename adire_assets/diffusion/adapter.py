@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from adire_assets.diffusion.safetensors_file import some, stored
+from adire_assets.diffusion.safetensors_file import problem, some, stored
+from adire_assets.file_names import ending
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ALLOWED_SUFFIXES = (".safetensors", ".json", ".csv", ".png", ".md", ".txt", ".py")
@@ -39,13 +40,15 @@ def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
     strangers = sorted(
         path.relative_to(adapter_folder).as_posix()
         for path in adapter_folder.rglob("*")
-        if path.is_file() and path.suffix not in ALLOWED_SUFFIXES
+        if path.is_file() and ending(path.name) not in ALLOWED_SUFFIXES
     )
     if strangers:
         problems.append(f"files that are not safetensors, text or images: {some(strangers)}")
     file = adapter_folder / ADAPTER_FILE
     if not file.is_file():
         return [*problems, f"{ADAPTER_FILE} is missing"]
+    if wrong := problem(file):
+        return [*problems, f"{ADAPTER_FILE} {wrong}"]
     try:
         with safe_open(file, framework="numpy") as tensors:
             return problems + _tensor_problems(tensors, _base_shapes(base_folder))

@@ -32,6 +32,7 @@ from adire_assets.diffusion.adapter import (
     magnitude_name,
     magnitude_shape,
 )
+from adire_assets.diffusion.adapter_dialects import refuse_other_kinds, translated
 from adire_assets.diffusion.adapter_metadata import (
     CONFIG,
     Layer,
@@ -111,9 +112,12 @@ def import_(file: Path, base_folder: Path, adapter_folder: Path) -> Format:
 def _read(file: Path, base: Base) -> tuple[Layers, dict[str, str], Format]:
     """(layers, metadata without peft's settings, format) of an adapter's file."""
     tensors, metadata = load(file)
+    refuse_other_kinds(file, tensors, base)
+    tensors, by_peft = translated(file, tensors, base)
     found = _format_of(file, tensors)
     settings_text = metadata.pop(CONFIG, None)
     settings = read_settings(file, settings_text) if found == "diffusers" else {}
+    settings |= by_peft
     layers: Layers = {}
     misshapen: list[str] = []
     for module, keys in sorted(_by_module(file, base, found, tensors).items()):
@@ -211,11 +215,18 @@ def _by_module(
 ) -> dict[str, dict[str, str]]:
     """{module: {part: key}} with both halves for each; UserError when a key has no place there."""
     parts: dict[str, dict[str, str]] = {}
-    unknown, twice = [], []
+    no_lora, unknown, twice, whole = [], [], [], []
     for key in sorted(tensors):
         match = KEY.fullmatch(key)
-        module = base.accepted[found].get(match[1]) if match else None
-        if match is None or module is None:
+        if match is None:
+            no_lora.append(key)
+            continue
+        # diffusers' own converter to kohya's names leaves dots in those of DoRA's magnitudes.
+        name = match[1].replace(".", "_") if found == "kohya" else match[1]
+        module = base.accepted[found].get(name)
+        if match[3] != "alpha" and tensors[key].dtype.kind != "f":
+            whole.append(f"{key} {tensors[key].dtype}")
+        if module is None:
             unknown.append(key)
         elif (
             parts.setdefault(module, {}).setdefault(PARTS[match[2] or match[3] or match[4]], key)
@@ -225,6 +236,13 @@ def _by_module(
     halves = [
         next(iter(keys.values())) for keys in parts.values() if not {"down", "up"} <= set(keys)
     ]
+    _refuse(
+        f"{file} is not a LoRA that is understood",
+        {
+            "tensors that are no part of one": no_lora,
+            "types other than float64, float32, float16 and bfloat16": whole,
+        },
+    )
     _refuse(
         f"{file} does not fit {base.folder}",
         {

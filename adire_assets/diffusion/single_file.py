@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adire_assets.diffusion.base import NEVER_LOADED, PIPELINE_MARKER
+from adire_assets.diffusion.safetensors_file import problem
 from adire_assets.diffusion.sampling import be_quiet
 from adire_assets.errors import UserError
 from adire_assets.worker import Progress
@@ -85,6 +86,8 @@ def convert(*, file: str, config: str, output: str, progress: Progress) -> dict[
 
 def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """{name: (type, shape)} of a safetensors file."""
+    if wrong := problem(file):
+        raise UserError(f"base_model.source: {file} {wrong}")
     try:
         with safe_open(file, framework="pt") as tensors:
             views = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118

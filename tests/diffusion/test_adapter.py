@@ -134,13 +134,20 @@ def test_pickles_beside_the_adapter_are_named(copy: Path, random_base: Path) -> 
     assert "extra.bin" in problem
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04 a pickle", b"\xff" * 100])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"\x80\x04 a pickle", "it is pickled"),
+        (b"\xff" * 100, "is not a safetensors file"),
+    ],
+)
 def test_a_file_that_is_not_safetensors_is_a_problem(
-    copy: Path, random_base: Path, content: bytes
+    copy: Path, random_base: Path, content: bytes, says: str
 ) -> None:
     (copy / ADAPTER_FILE).write_bytes(content)
     [problem] = inspect_adapter(copy, random_base)
-    assert "not a readable safetensors file" in problem
+    assert f"{ADAPTER_FILE} " in problem and says in problem
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path, random_base: Path) -> None:

@@ -51,6 +51,23 @@ def test_pickled_weights_alone_are_refused(tmp_path: Path, random_base: Path) ->
         resolve("base", None, None, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "`git lfs pull`"),
+        (b"", "is empty"),
+        (b"<html>", "is a web page"),
+    ],
+)
+def test_weights_that_never_came_are_told_before_they_are_loaded(
+    tmp_path: Path, random_base: Path, content: bytes, says: str
+) -> None:
+    base = Path(shutil.copytree(random_base, tmp_path / "base"))
+    (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=f"unet/ diffusion_pytorch_model.safetensors .*{says}"):
+        resolve("base", None, None, tmp_path)
+
+
 def test_a_pickle_is_known_by_its_ending_in_any_case(tmp_path: Path) -> None:
     (tmp_path / "model.CKPT").write_bytes(b"x")
     with pytest.raises(UserError, match=r"model\.CKPT is pickled"):

@@ -41,7 +41,10 @@ def without(tensors: Tensors, key: str) -> Tensors:
         (lambda t: {f"{QUERY}.alpha": np.ones((), "f4")}, "the other matrix is missing"),
         (lambda t: {**t, f"{QUERY}.alpha": np.ones(2, "f4")}, "shapes that do not fit"),
         (lambda t: {**t, f"{QUERY}.alpha": np.array(np.nan, "f4")}, "alpha of unet.* is nan"),
-        (lambda t: {**t, f"{QUERY}.alpha": np.array(4)}, "holds types other than"),
+        (
+            lambda t: {**t, f"{QUERY}.lora_up.weight": np.ones((24, 3), "i8")},
+            "types other than .*: .*lora_up.weight int64",
+        ),
         (
             lambda t: {**t, f"{QUERY}.lora_up.weight": np.full((24, 3), np.inf, "f4")},
             "NaN or infinite",
@@ -52,7 +55,7 @@ def without(tensors: Tensors, key: str) -> Tensors:
         ),
         (lambda t: {**t, f"{QUERY}.dora_scale": np.ones((24, 1), "f4")}, "all modules of the unet"),
         (lambda t: {**t, "diffusion_model.out.2.alpha": np.ones((), "f4")}, "mixes formats"),
-        (lambda t: {**t, "transformer.x.lora_A.weight": np.ones((1, 1), "f4")}, "keys that none"),
+        (lambda t: {**t, "transformer.x.lora_A.weight": np.ones((1, 1), "f4")}, "such as Flux"),
         (
             lambda t: {
                 **t,
@@ -75,7 +78,7 @@ def test_a_file_that_cannot_be_read_whole_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("content", [b"PK\x03\x04 a zip", b"\x80\x04 a pickle", b""])
+@pytest.mark.parametrize("content", [b"PK\x03\x04 a zip", b"\x80\x04 a pickle"])
 def test_a_pickle_is_refused(sd15: Case, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "adapter.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"not a safetensors file.*a pickle can run any code"):
@@ -93,7 +96,7 @@ def test_what_is_there_is_not_written_over(sd15: Case, tmp_path: Path) -> None:
 def test_an_adapter_of_another_base_is_refused(sd15: Case, tmp_path: Path) -> None:
     for architecture, changed, says in (
         ("sd15", {"block_out_channels": (8, 16, 32)}, "shapes that do not fit the base"),
-        ("sdxl", {}, "no module of the base takes"),
+        ("sdxl", {}, "another base|no module of the base takes"),
     ):
         other = adapters.make_base(tmp_path / architecture, architecture, **changed)
         with pytest.raises(UserError, match=says):

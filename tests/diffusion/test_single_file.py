@@ -159,7 +159,7 @@ def test_a_config_of_another_architecture_is_refused(
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, random_base: Path) -> None:
     file = tmp_path / "pickle.safetensors"
     file.write_bytes(b"\x80\x04 a pickle")
-    with pytest.raises(UserError, match="not a readable safetensors file"):
+    with pytest.raises(UserError, match="is not a safetensors file: it is pickled"):
         converted(file, random_base, tmp_path / "output")
 
 
@@ -206,7 +206,7 @@ def test_the_base_model_of_a_file_is_converted_once_in_a_child(project: Project)
     assert facts["recipe"]["inputs"]["weights"] == weights
     assert (facts["source"], facts["config"]) == ("models/some.safetensors", "config")
     assert sum(facts["left_out"].values()) == 3
-    assert list(facts["recipe"]["environment"]) == ["diffusers", "transformers"]
+    assert {"diffusers", "transformers"} <= facts["recipe"]["environment"].keys()
     sampler = Sampler(built.artefact.path / "pipeline", device="cpu")
     assert sampler.generate(ASKED[:1])[0].std() > 0
     again = roots.base_model(project, "cloth", never)
