@@ -198,6 +198,8 @@ def _speed(pipe: Any, settings: TrainingConfig, device: str) -> None:
                 encoder.gradient_checkpointing_enable()
     if settings.channels_last:
         pipe.unet.to(memory_format=torch.channels_last)
+        for weight in trained_weights(pipe).values():  # peft's DoRA takes them for matrices
+            weight.data = weight.data.contiguous()
     if not settings.torch_compile:  # which fuses by itself
         for model in trained_models(pipe, settings).values():
             fuse(model)

@@ -197,6 +197,35 @@ def test_class_images_come_beside_with_their_own_weight(dataset: Path, tmp_path:
     assert counts == {6: 4, 7: 4, 8: 4}
 
 
+@pytest.mark.parametrize("side", [64, 48])  # of the base's own images; the resolution is 64
+def test_class_images_keep_their_square_beside_any_bucket(
+    wide: Path, tmp_path: Path, side: int
+) -> None:
+    classes = [tmp_path / f"class-{number}.png" for number in range(2)]
+    for path in classes:
+        Image.new("RGB", (side, side), (0, 80, 0)).save(path)
+    examples = make(
+        wide,
+        tmp_path,
+        Encoder(),
+        class_images=classes,
+        aspect_ratio_buckets=True,
+        with_prior_preservation=True,
+        class_prompt="a photo",
+        prior_loss_weight=0.5,
+    )
+    shapes: dict[bool, set[tuple[int, int]]] = {True: set(), False: set()}
+    for step in range(12):
+        batches = list(examples.batches(step))
+        assert float(sum(batch.weights.sum() for batch in batches)) == pytest.approx(1.5)
+        assert sum(len(batch.captions) for batch in batches) == 8
+        for batch in batches:
+            for view, text in zip(batch.views, batch.captions, strict=True):
+                shapes[text == "a photo"].add(view.shape)
+    assert shapes[True] == {(side, side)}
+    assert len(shapes[False]) == 3
+
+
 def test_processes_share_what_one_would_see(dataset: Path, tmp_path: Path) -> None:
     whole = make(dataset, tmp_path, Encoder(), train_batch_size=2, gradient_accumulation_steps=4)
     [batch] = whole.batches(5)
