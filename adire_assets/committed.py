@@ -27,6 +27,8 @@ OPTION = "require_clean_commit"
 CODE = {lineage.PACKAGE: (".py",), "triton_models": (".py", ".pbtxt"), "base_models": (".dvc",)}
 TOP = "dagster_defs.py"
 SHOWN = 5
+# As a hook sets them, they would name another checkout.
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 
 
 def uncommitted(project: Project, model: str) -> list[str]:
@@ -144,8 +146,7 @@ def _hashes(top: Path, names: list[str]) -> list[str]:
 def _git(folder: Path, *arguments: str, given: str | None = None, check: bool = True) -> str:
     # Pathspecs are names, whatever characters they hold.
     command = ["git", "-C", str(folder), "--literal-pathspecs", *arguments]
-    # As a hook sets them, they would name another checkout.
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     try:
         done = subprocess.run(
             command,
@@ -164,6 +165,6 @@ def _git(folder: Path, *arguments: str, given: str | None = None, check: bool = 
     except subprocess.TimeoutExpired:
         raise UserError(f"git {arguments[0]} does not answer in {folder}") from None
     if done.returncode and check:
-        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        raise UserError(f"git cannot tell what is committed in {folder}: {last[0]}")
+        said = " ".join(done.stderr.split()) or f"status {done.returncode}"
+        raise UserError(f"git cannot tell what is committed in {folder}: {said}")
     return done.stdout if not done.returncode else ""
