@@ -207,6 +207,14 @@ def test_decisions_at_a_limit_are_hardly_ever_wrong_at_whatever_look():
     assert found["promote_after"] <= 100 and found["rollback_after"] <= 40
 
 
+def test_errors_are_sent_back_within_the_answers_that_are_promised():
+    errors = analysis.signals(CONFIG)["errors"]
+    many = looks.until_back(errors, 0.3, 400, np.random.default_rng(2))
+    assert np.median(many) <= 25 and np.quantile(many, 0.95) <= 45
+    few = looks.until_back(errors, 0.01, 300, np.random.default_rng(2))
+    assert np.isinf(few).mean() >= 0.99
+
+
 def test_the_simulation_decides_as_a_rollout_does():
     """The benchmark counts many rollouts at once; one of them, decided look by look."""
     rng = random.Random(7)
