@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from adire_assets.config_file import OnlyWith, Strict, load, without_idle
 from adire_assets.errors import UserError
 from adire_assets.evaluation.prompts import load_prompt_set
+from adire_assets.file_names import as_on_disk
 from adire_assets.gates_config import GateConfig
 from adire_assets.training_config import NOT_SEARCHED, SearchConfig, TrainingConfig
 
@@ -57,7 +58,7 @@ class Project:
 
     def inside(self, path: str, key: str) -> Path:
         """`path` from a config, resolved below the project root; UserError when it leaves it."""
-        full = (self.root / path).resolve()
+        full = as_on_disk((self.root / path).resolve())
         if not full.is_relative_to(self.root):
             raise UserError(f"{key}: {path} leaves the project folder {self.root}; name one inside")
         return full

@@ -1,7 +1,7 @@
 """A YAML file of configs/ as a pydantic model, or one clear line for each mistake in it.
 
 A line says file, line, key, what is wrong and what is allowed. Unknown and duplicate keys are
-refused.
+refused. Text is taken in Unicode's composed form, whatever editor wrote it.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from adire_assets.errors import UserError
+from adire_assets.file_names import same_form
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -96,7 +97,7 @@ def load(path: Path, schema: type[T]) -> T:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        tree = YAML().load(text)
+        tree = YAML().load(same_form(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1

@@ -8,6 +8,7 @@ Unicode's composed form (`same_form`): macOS and Linux code an accent in two way
 
 import unicodedata
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 # Patterns of a name without its folder, of any case.
 LEFTOVERS = (
@@ -35,3 +36,18 @@ def ending(name: str) -> str:
     """What follows the last dot of a name, with the dot, in lower case; "" when there is none."""
     stem, dot, last = name.rpartition("/")[2].rpartition(".")
     return f".{last.casefold()}" if dot and stem else ""
+
+
+def as_on_disk(path: Path) -> Path:
+    """The absolute `path`, each part as the disk spells it where only the form of accents differs;
+    parts that are not there stay."""
+    if path.exists():
+        return path
+    place = Path(path.anchor)
+    for part in path.parts[1:]:
+        wanted = place / part
+        if not wanted.exists() and place.is_dir():
+            alike = (one for one in place.iterdir() if same_form(one.name) == same_form(part))
+            wanted = next(alike, wanted)
+        place = wanted
+    return place

@@ -95,7 +95,7 @@ def verify_working_tree(project: Project, dvc_file: str, folder: str, subtree: S
     time stamps stand still. What DVC leaves out of a folder does not count.
     """
     output, _ = _owner(project, dvc_file, folder)
-    found = compare(project, project.root / folder, subtree.files)
+    found = compare(project, project.inside(folder, "data folder"), subtree.files)
     if not found:
         return
     if len(found.missing) == len(subtree.files):
@@ -202,17 +202,18 @@ def write_metrics(
 
 def _owner(project: Project, dvc_file: str, folder: str) -> tuple[Output, str]:
     """The output of `dvc_file` that holds `folder`, and the folder's path inside it."""
-    full = project.inside(folder, "data folder")
+    full = Path(same_form(str(project.inside(folder, "data folder"))))
     outputs = outputs_of(project, dvc_file)
     for output in outputs:
-        if full.is_relative_to(output.path):
+        top = same_form(str(output.path))
+        if full.is_relative_to(top):
             if not output.md5.endswith(".dir"):
                 raise UserError(
                     f"{dvc_file} pins the single file {relative(project, output.path)}, not a "
                     f"folder that holds {folder}; name the folder, after `dvc add` of it, in "
                     "data.dvc_file"
                 )
-            return output, full.relative_to(output.path).as_posix()
+            return output, full.relative_to(top).as_posix()
     held = ", ".join(relative(project, output.path) for output in outputs)
     raise UserError(f"{dvc_file} pins {held}, which does not hold {folder}")
 

@@ -1,5 +1,6 @@
 """configs/: what is accepted, and the sentences for what is not."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_shipped_configs_are_valid() -> None:
     assert {name: load_model(shipped, name).enabled for name in expected} == expected
     assert expected.keys() <= {*model_names(shipped)}
     assert len(load_fleet(shipped).targets) >= 1
+
+
+def test_prompts_read_the_same_whatever_form_an_editor_gave_their_accents(project: Project) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "àdìrẹ ẹlẹ́kọ") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    project.model_file("cloth").write_text(GOOD.replace("a cloth", decomposed), "utf-8")
+    assert load_model(project, "cloth").data.instance_prompt == composed
 
 
 def test_defaults_are_the_classic_recipe(project: Project) -> None:

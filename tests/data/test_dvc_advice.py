@@ -233,6 +233,20 @@ def test_names_are_compared_as_they_read(repository):
     assert unicodedata.normalize("NFC", decomposed) in pinned.files
 
 
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_the_yaml", ["NFC", "NFD"])
+def test_a_folder_is_found_by_how_its_name_reads(repository, on_disk, in_the_yaml):
+    name = "data/aṣọ-òkè"
+    write(repository.root, {f"{unicodedata.normalize(on_disk, name)}/a.png": "x"})
+    shell(repository.root, "dvc add data")
+    folder = unicodedata.normalize(in_the_yaml, name)
+    tree = subtree(repository, "data.dvc", folder)
+    assert list(tree.files) == ["a.png"]
+    verify_working_tree(repository, "data.dvc", folder, tree)
+    write(repository.root, {f"{unicodedata.normalize(on_disk, name)}/a.png": "y"})
+    assert "1 changed (a.png)" in refused(verify_working_tree, repository, "data.dvc", folder, tree)
+
+
 # --- what is pulled ---
 
 
