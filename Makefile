@@ -4,13 +4,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 # Each process takes whole groups of tests, the longest first (tests/conftest.py).
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 25
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 25
 INSTALLED := .venv/.installed
+define RIGHT_PYTHON
+import sys
+if sys.version_info[:2] != (3, 11):
+    sys.exit("Python 3.11 is needed, not %d.%d; name one, as in: make demo PYTHON=python3.11" % sys.version_info[:2])
+endef
+export RIGHT_PYTHON
 
 .PHONY: demo test test-all lint up down clean
 
 demo: $(INSTALLED)
-	@$(BIN)/adire demo
+	@$(BIN)/python -m adire_assets.cli demo
 
 test: $(INSTALLED)
 	$(PYTEST) -m 'not full'
@@ -19,17 +25,29 @@ test-all: test
 	$(PYTEST) -m full
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 up: $(INSTALLED)
-	@$(BIN)/adire up
+	@$(BIN)/python -m adire_assets.cli up
 
 down: $(INSTALLED)
-	@$(BIN)/adire down
+	@$(BIN)/python -m adire_assets.cli down
+
+# An environment of another Python, half made, or made in another folder (its scripts name that) is
+# no good, and is made anew.
+FITS := $(shell $(BIN)/python -c 'import pip, sys; \
+	made = [line for line in open(".venv/pyvenv.cfg") if line.startswith("command")]; \
+	here = all(line.rstrip().endswith(" " + sys.prefix) for line in made); \
+	print(here and sys.version_info[:2] == (3, 11))' 2>/dev/null)
+ifneq ($(FITS),True)
+.PHONY: $(INSTALLED)
+endif
 
 $(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c "$$RIGHT_PYTHON"
+	@test "$(FITS)" = True || rm -rf .venv
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable . --group dev

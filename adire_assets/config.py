@@ -12,6 +12,7 @@ its recipe key. That is why `adire_assets.lineage` leaves this module out of a s
 import os
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -52,6 +53,11 @@ class Project:
             f"no project in {begin}: no folder from there upwards has configs/models/; change into "
             "a clone of the project or set ADIRE_PROJECT to one"
         )
+
+    @property
+    def identity(self) -> str:
+        """What tells this home from another, without telling where it lies."""
+        return sha256(os.fsencode(self.home)).hexdigest()[:16]
 
     def model_file(self, name: str) -> Path:
         return self.root / "configs" / "models" / f"{name}.yaml"

@@ -4,7 +4,8 @@ A line says file, line, key, what is wrong and what is allowed. Unknown and dupl
 refused. Text is taken in Unicode's composed form, whatever editor wrote it.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,8 @@ from adire_assets.errors import UserError
 from adire_assets.file_names import same_form
 
 T = TypeVar("T", bound=BaseModel)
+EMPTY = object()
+NULL = re.compile(r"[^:]*:\s+(null|Null|NULL|~)(?=[\s,}]|$)")
 
 
 class Misplaced(ValueError):
@@ -110,22 +113,38 @@ def load(path: Path, schema: type[T]) -> T:
     if not isinstance(tree, dict):
         raise UserError(f"{path}:1: expected keys and values, found {type(tree).__name__}")
     try:
-        return schema.model_validate(_with_sections(_plain(tree), schema))
+        return schema.model_validate(_with_sections(_plain(tree, text.splitlines()), schema))
     except ValidationError as error:
         lines = [_sentence(path, tree, schema, problem) for problem in error.errors()]
         raise UserError("\n".join(lines)) from None
 
 
-def _plain(node: Any) -> Any:
-    """ruamel's position-carrying values as plain Python, which strict validation asks for."""
+def _plain(node: Any, lines: Sequence[str]) -> Any:
+    """ruamel's position-carrying values as plain Python, which strict validation asks for.
+
+    A key with nothing behind it has the value EMPTY, one with `null` has None.
+    """
     if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
+        return {
+            str(key): EMPTY
+            if value is None and _is_bare(node, key, lines)
+            else _plain(value, lines)
+            for key, value in node.items()
+        }
     if isinstance(node, list):
-        return [_plain(value) for value in node]
+        return [_plain(value, lines) for value in node]
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
     return node
+
+
+def _is_bare(node: Any, key: Any, lines: Sequence[str]) -> bool:
+    """Whether nothing is written behind a key whose value is None."""
+    if key not in (node.lc.data or {}):  # it came by an anchor
+        return False
+    line, column = node.lc.key(key)
+    return NULL.match(lines[line][column:]) is None
 
 
 def _with_sections(value: Any, kind: Any) -> Any:
@@ -135,8 +154,8 @@ def _with_sections(value: Any, kind: Any) -> Any:
     it does not turn TLS off.
     """
     schema = next((one for one in _kinds(kind) if hasattr(one, "model_fields")), None)
-    if schema is not None and value is None:
-        value = {}
+    if value is EMPTY:
+        value = {} if schema is not None else None
     if isinstance(value, dict):
         fields = (
             {name: field.annotation for name, field in schema.model_fields.items()}

@@ -1,6 +1,7 @@
 """Bringing a release live on every target, and how what is served differs from the records."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,7 @@ def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Live
     for name in fleet.targets[target].slots:
         place = Place(project, fleet, target, name)
         try:
+            place.require_ours()
             ready[name] = place.ready(model)
         except UserError as error:
             ready[name] = None
@@ -186,6 +188,8 @@ def _require_gateway(project: Project, fleet: FleetConfig, target: str) -> None:
     if not gateway.live():
         supervised = is_supervised(project, f"gateway-{target}")
         if not wait_until(gateway.live, GATEWAY_SECONDS if supervised else 0):
+            with suppress(GatewayDown):
+                gateway.require_ours()
             raise GatewayDown(
                 f"the gateway of {target} does not answer at {gateway.address}; start the local "
                 "fleet with `adire up`, or correct the address in configs/fleet.yaml"

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,9 @@ class Gateway:
             self._write([])
 
     def _start(self) -> tuple[Path, dict[str, Any]]:
-        content = gateway_bootstrap.bootstrap(self.config, self.folder, self.project.root)
+        content = gateway_bootstrap.bootstrap(
+            self.config, self.folder, self.project.root, self.project.identity
+        )
         return self.folder / f"bootstrap-{digest(content)[:12]}.json", content
 
     def publish(self, served: Sequence[Served]) -> None:
@@ -157,6 +160,8 @@ class Gateway:
         not run (it will route so as soon as it does), UserError when it refuses (it goes on as
         before).
         """
+        with suppress(GatewayDown):  # then its files are written all the same
+            self.require_ours()
         wanted = gateway_config.clusters(self.config, self.slots, served)
         names = {one["name"] for one in wanted}
         with lock(self.project, f"gateway-{self.target}"):
@@ -181,15 +186,32 @@ class Gateway:
                     write_bytes(path, content)
                 raise
 
-    def live(self) -> bool:
-        """Whether Envoy runs and has its first configuration."""
+    def require_ours(self) -> None:
+        """UserError when a local gateway is another project's, `GatewayDown` without one."""
+        if self.config.launch == "remote":
+            return
         try:
+            found = json.loads(self._admin("/server_info"))["node"]["id"]
+        except (ValueError, KeyError, TypeError):
+            found = "unknown"
+        if found != self.project.identity:
+            raise UserError(
+                f"the gateway at {self.address} (admin port {self.config.admin_port}) is another "
+                "project's; stop it there with `adire down`, or give this project ports of its own "
+                "in configs/fleet.yaml"
+            )
+
+    def live(self) -> bool:
+        """Whether this project's Envoy runs and has its first configuration."""
+        try:
+            self.require_ours()
             return self._admin("/ready").strip() == "LIVE"
         except UserError:
             return False
 
     def routes_as(self, served: Served) -> bool:
         """Whether Envoy uses its file of routes, and routes one model so; UserError if down."""
+        self.require_ours()
         file = read_json(self._file("routes"))
         if self._subscription("routes")["version_text"] != file["version_info"]:
             return False

@@ -30,9 +30,12 @@ SCRIPTS = [
 ]
 
 
-def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any]:
-    """The static part. `folder` holds clusters.json and routes.json, which Envoy watches; paths of
-    certificates and keys are below `root` or absolute."""
+def bootstrap(gateway: GatewayConfig, folder: Path, root: Path, identity: str) -> dict[str, Any]:
+    """The static part; by the id of its node, `identity`, a gateway says whose it is.
+
+    `folder` holds clusters.json and routes.json, which Envoy watches; paths of certificates and
+    keys are below `root` or absolute.
+    """
     manager = {
         **_manager(LISTENER, folder, _filters(gateway, root)),
         "use_remote_address": True,
@@ -70,7 +73,7 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path) -> dict[str, Any
             },
         }
     return {
-        "node": {"id": "adire", "cluster": "adire"},
+        "node": {"id": identity, "cluster": "adire"},
         "admin": {"address": address("127.0.0.1", gateway.admin_port)},
         "dynamic_resources": {"cds_config": _watched(folder / "clusters.json")},
         "static_resources": {

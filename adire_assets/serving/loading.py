@@ -97,6 +97,15 @@ class Place:
             wait_until(control.live, self.fleet.load_timeout_seconds if supervised else 0)
             control.require()
 
+    def require_ours(self) -> None:
+        """UserError when a local slot's Triton does not run; another project's does not count."""
+        if self.config.launch == "local" and not guard.running(triton.shm_prefix(self.folder)):
+            other = "; what answers there is another project's" if self.control.live() else ""
+            raise UserError(
+                f"the Triton of slot {self.name} does not run at {self.address}{other}; `adire up` "
+                "starts it, or names who has its ports"
+            )
+
     def require_answer(self, wanted: ReleaseRecord) -> None:
         """UserError unless the slot draws with the wanted release."""
         from adire_assets.serving.parity import ask  # numpy: not in every Dagster process

@@ -19,8 +19,12 @@ def gateway_of(project: Project, fleet: FleetConfig, target: str) -> Gateway:
 
 
 def door_of(project: Project, fleet: FleetConfig, target: str) -> Door:
-    """How this project's own clients come in; the token is ADIRE_TOKEN, or one of its own."""
+    """How this project's own clients come in; the token is ADIRE_TOKEN, or one of its own.
+
+    UserError when a local gateway does not run, or the one there is another project's.
+    """
     gateway = gateway_of(project, fleet, target)
+    gateway.require_ours()
     tls, config = gateway.config.tls, gateway.config.tokens
     token = os.environ.get("ADIRE_TOKEN")
     if config and not token:

@@ -23,6 +23,7 @@ def unserved(project: Project, fleet: FleetConfig, target: str, name: str) -> li
         if number is None or coming:
             continue
         try:
+            place.require_ours()
             place.require_answer(release.read_record(project, state.model, number))
         except UserError as error:
             why = explained(project, fleet, target, name, state.model) or f": {error}"

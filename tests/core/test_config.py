@@ -203,6 +203,12 @@ def test_mistakes_in_the_fleet_are_told(project: Project, change: str, sentence:
     [
         (("training:\n  learning_rate: 1e-4", "training:"), None),
         (("  judge: {source: judge}", "  judge: {source: judge}\n  gates:"), None),
+        (("{source: base}", "{source: base, config: null}"), None),
+        (
+            ("{source: base}", "{source: base, config: }"),
+            "base_model.config.source: this key is mis",
+        ),
+        (("training:", "search: ~ # none\ntraining:"), None),
         (
             ("evaluation:\n  judge: {source: judge}", "evaluation:"),
             "judge: this key is missing",

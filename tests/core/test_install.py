@@ -1,10 +1,12 @@
 """What the pinned libraries must do together, and what the definitions must not load."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "peft", "mlflow", "dagster_mlflow", "dvc", "numpy")
@@ -48,3 +50,78 @@ def test_only_the_shell_imports_dagster() -> None:
 
 def test_the_shell_stays_thin() -> None:
     assert len((ROOT / "dagster_defs.py").read_text().splitlines()) <= 50
+
+
+PYTHON = """#!/bin/sh
+# A Python {version} that makes environments of itself; what pip is told goes into pip.log.
+case "$*" in
+  "-m venv .venv")
+    mkdir -p .venv/bin && cp "$0" .venv/bin/python
+    echo "command = x -m venv $PWD/.venv" > .venv/pyvenv.cfg ;;
+  "-m pip"*) echo "$*" >> pip.log; {pip} ;;
+  *) exec "{real}" -c "import os, sys
+sys.version_info, sys.prefix = {version}, os.getcwd() + '/.venv'
+$2" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The Makefile in a folder of its own, below one with a blank, a quote and an accent."""
+    root = tmp_path / "it's a caf\u00e9"
+    root.mkdir()
+    shutil.copy(ROOT / "Makefile", root)
+    for name in ("pyproject.toml", "requirements.lock"):
+        (root / name).touch()
+    return root
+
+
+def python(root: Path, version: tuple[int, int], pip: str = "true") -> str:
+    path = root.parent / f"python{version[0]}.{version[1]}"
+    path.write_text(PYTHON.format(version=version, real=sys.executable, pip=pip))
+    path.chmod(0o755)
+    return str(path)
+
+
+def install(root: Path, python: str) -> "subprocess.CompletedProcess[str]":
+    command = ["make", ".venv/.installed", f"PYTHON={python}"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+def test_another_python_is_refused_and_leaves_nothing(checkout: Path) -> None:
+    done = install(checkout, python(checkout, (3, 12)))
+    assert done.returncode and "Python 3.11 is needed, not 3.12" in done.stderr
+    assert not (checkout / ".venv").exists()
+    assert install(checkout, python(checkout, (3, 11))).returncode == 0
+
+
+@pytest.mark.parametrize("spoiled", ["version", "half made", "elsewhere", "interrupted"])
+def test_an_environment_that_is_no_good_is_made_anew(checkout: Path, spoiled: str) -> None:
+    good = python(checkout, (3, 11))
+    venv = checkout / ".venv"
+    if spoiled == "interrupted":
+        assert install(checkout, python(checkout, (3, 11), pip="exit 1")).returncode
+        assert not (venv / ".installed").exists()
+        shutil.rmtree(venv)
+        good = python(checkout, (3, 11))
+    assert install(checkout, good).returncode == 0
+    (venv / "old").touch()
+    if spoiled == "version":
+        shutil.copy(python(checkout, (3, 12)), venv / "bin" / "python")
+    elif spoiled == "half made":
+        (venv / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    elif spoiled == "elsewhere":
+        (venv / "pyvenv.cfg").write_text("command = x -m venv /elsewhere/.venv\n")
+    done = install(checkout, good)
+    assert done.returncode == 0, done.stderr
+    assert (venv / ".installed").exists()
+    assert (venv / "old").exists() == (spoiled == "interrupted")
+
+
+def test_a_sound_environment_is_left_as_it_is(checkout: Path) -> None:
+    good = python(checkout, (3, 11))
+    install(checkout, good)
+    told = (checkout / "pip.log").read_text()
+    assert "up to date" in install(checkout, good).stdout
+    assert (checkout / "pip.log").read_text() == told

@@ -1,23 +1,30 @@
 """The real Envoy in front of two servers of Triton's interface."""
 
+import json
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent import futures
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
+from adire_assets import cli
+from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import TokenConfig
-from adire_assets.serving import tokens
+from adire_assets.fleet_config import FleetConfig, TargetConfig, TokenConfig, WebConfig
+from adire_assets.serving import routing, tokens
 from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.gateway_config import Served
+from adire_assets.serving.loading import Place
 from adire_assets.serving.triton import wait_until
 from tests.support.door import INFER, MODEL, SOUND, Door, door
+from tests.support.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +290,53 @@ def test_a_table_that_envoy_refuses_leaves_the_old_one_in_use(opened: Door):
     opened.start()
     assert wait_until(lambda: opened.raw(b"") != "UNAVAILABLE", 20)
     assert {opened.ask() for _ in range(10)} == {2}
+
+
+def same_ports(opened: Door) -> FleetConfig:
+    slots = {
+        name: slot.model_copy(update={"metrics_port": free_port()})
+        for name, slot in opened.gateway.slots.items()
+    }
+    target = TargetConfig(slots=slots, gateway=opened.gateway.config)
+    return FleetConfig(targets={"local": target}, dagster=WebConfig(port=free_port()))
+
+
+def test_a_project_does_not_take_anothers_gateway_for_its_own(
+    opened: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A second checkout with the same ports, while the first one's fleet runs."""
+    opened.publish({1: 100})
+    assert opened.gateway.live()
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    (tmp_path / "configs" / "models" / "cloth.yaml").write_text("enabled: true\n")
+    fleet = same_ports(opened)
+    other = replace(opened.gateway, project=Project(tmp_path, tmp_path / ".adire"))
+    other.prepare()
+    assert not other.live()
+    for act in (
+        lambda: other.publish([]),
+        lambda: other.routes_as(Served(MODEL, {1: "blue"}, {1: 100})),
+        lambda: routing.door_of(other.project, fleet, "local"),
+    ):
+        with pytest.raises(UserError, match="another project's; stop it there"):
+            act()
+    assert {opened.ask() for _ in range(5)} == {1}, "its routes were touched"
+
+    (tmp_path / "configs" / "fleet.yaml").write_text(json.dumps(fleet.model_dump(mode="json")))
+    monkeypatch.delenv("ADIRE_FLEET", raising=False)
+    monkeypatch.delenv("ADIRE_HOME", raising=False)
+    monkeypatch.setenv("ADIRE_PROJECT", str(tmp_path))
+    for words in (["generate", "circles", "--model", "cloth"], ["status"]):
+        monkeypatch.setattr("sys.argv", ["adire", *words])
+        with suppress(SystemExit):
+            cli.main()
+    told = capsys.readouterr()
+    assert "another project's" in told.err
+    assert "gateway-local: STOPPED" in told.out
+
+
+def test_a_slot_of_another_project_does_not_count(opened: Door, tmp_path: Path) -> None:
+    fleet = same_ports(opened)
+    project = Project(tmp_path, tmp_path / ".adire")
+    with pytest.raises(UserError, match="what answers there is another project's"):
+        Place(project, fleet, "local", "blue").require_ours()
