@@ -12,9 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.numpy import save_file
 
 from adire_assets import (
     evaluation_images,
@@ -80,15 +82,13 @@ class Line:
         path.write_text(FLEET.replace("device: auto", f"device: {name}"))
 
     def weights(self, folder: str, text: str = "1") -> Path:
-        """What `base.resolve` takes for a model, without a number in it."""
+        """What `base.resolve` takes for a model, with one number in it."""
         place = self.project.root / folder
-        for name, content in {
-            "model_index.json": '{"_class_name": "StableDiffusionPipeline"}',
-            "config.json": "{}",
-            "model.safetensors": text,
-        }.items():
-            place.mkdir(exist_ok=True)
-            (place / name).write_text(content)
+        place.mkdir(exist_ok=True)
+        index = '{"_class_name": "StableDiffusionPipeline"}'
+        (place / "model_index.json").write_text(index)
+        (place / "config.json").write_text("{}")
+        save_file({"weight": np.array([float(text)])}, place / "model.safetensors")
         return place
 
     def made(self, kind: str, **facts: Any) -> Artefact:
@@ -139,7 +139,7 @@ class Line:
     def single_file(self) -> str:
         self.weights("config")
         file = self.project.root / "base.safetensors"
-        file.write_text(self.content)
+        save_file({"weight": np.array([float(self.content)])}, file)
         self.configure("base_model", source=file.name, config={"source": "config"})
         return self.root("base_model")
 
