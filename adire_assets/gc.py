@@ -21,7 +21,7 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
 from adire_assets.home_config import load_home
-from adire_assets.serving import release, slot
+from adire_assets.serving import record, release, slot
 from adire_assets.store import (
     KEY_DIGITS,
     Artefact,
@@ -144,11 +144,11 @@ def _kept_releases(project: Project, model: str, keep: int) -> list[release.Rele
     records = {one.number: one for one in release.records(project, model)}
     numbers = set(sorted(records)[-keep:]) | set(registry.aliases(project, model).values())
     for path in (project.home / "deployments").glob(f"*/{model}.json"):
-        state = read_json(path)
-        numbers |= {state["live"], *state["slots"].values()}
-        numbers |= {entry["number"] for entry in state["history"][-keep - 1 :]}
-        if coming := state["rollout"]:
-            numbers |= {coming["number"], coming["origin"]}
+        state = record.read(project, path.parent.name, model)
+        numbers |= set(state.slots.values()) | ({state.live} if state.live else set())
+        numbers |= {entry["number"] for entry in state.history[-keep - 1 :]}
+        if coming := state.rollout:
+            numbers |= {coming.number, *filter(None, [coming.origin])}
     numbers |= {one.number for one in approvals.asked_for(project, model)}
     return [records[number] for number in numbers & set(records)]
 

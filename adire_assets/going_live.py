@@ -51,6 +51,7 @@ def deployed_model(
             progress=progress,
             report=report,
             refusal=partial(upgrades.refusal, project),
+            follow=lambda: promotion.reconcile_aliases(project, wanted.model),
         )
     except approvals.Waiting:
         approvals.hold(project, wanted)
@@ -66,7 +67,8 @@ def watch_rollout(
     progress: Callable[[str], None],
     report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
 ) -> list[DeploymentRecord]:
-    """Carry out the rollout that is under way, or follow who does; a record for each target."""
+    """Carry out the rollout that is under way, or follow who does, and finish what was left of a
+    rollback; a record for each target."""
     fleet = load_fleet(project)
     rollout.carry_out(
         project,
@@ -76,6 +78,7 @@ def watch_rollout(
         progress=progress,
         report=report,
         refusal=partial(upgrades.refusal, project),
+        follow=lambda: promotion.reconcile_aliases(project, model),
     )
     promotion.reconcile_aliases(project, model)
     return [record.read(project, target, model) for target in fleet.targets]
@@ -93,6 +96,12 @@ def roll_back(
     project: Project, model: str, to: int | None, reason: str, progress: Callable[[str], None]
 ) -> list[DeploymentRecord]:
     """End a rollout, or go back to an earlier release; the alias follows."""
-    records = rollback.rollback(project, load_fleet(project), model, to, reason, progress)
-    promotion.reconcile_aliases(project, model)
-    return records
+    return rollback.rollback(
+        project,
+        load_fleet(project),
+        model,
+        to,
+        reason,
+        progress,
+        follow=lambda: promotion.reconcile_aliases(project, model),
+    )

@@ -69,6 +69,11 @@ def _live(project: Project, model: str) -> Iterator[str]:
     settings = load_fleet(project)
     for state in deployment.live(project, settings, model):
         yield from _live_on(project, state)
+    if (plan := record.plan(project, model)) and plan.pending:
+        yield (
+            f"  unfinished since {plan.at}: {plan.pending}; the sensor {model}_rollout finishes "
+            f"it, or `adire rollout watch {model}`"
+        )
     champion = registry.seen_aliases(project, model).get("champion")
     if champion != deployment.champion(project, settings, model):
         yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"

@@ -337,8 +337,7 @@ def triton_repository(
             golden=upgrades.golden_images(project, evaluation).artefact.reference(),
         ),
     )
-    if number not in registry.aliases(project, adapter.model).values():
-        registry.set_alias(project, adapter.model, "challenger", number)
+    promotion.challenge(project, adapter.model, number)
     return built, number
 
 

@@ -344,12 +344,14 @@ def reconcile_approval(project: Project, wanted: release.ReleaseRecord) -> None:
     """Let the tags of MLflow's model version say who approved the release, and why."""
     if not approvals.history(project, wanted.model, wanted.number):
         return
-    found = approvals.approval(project, wanted)
-    tags = {
-        f"adire.approved_{name}": getattr(found.entry, name)[:TAG_CHARACTERS] if found else None
-        for name in ("by", "at", "reason")
-    }
-    registry.tag_release(project, wanted.model, wanted.number, tags)
+    # Read inside the lock: whoever writes last has read the latest word on the release.
+    with lock(project, f"registry-{wanted.model}"):
+        found = approvals.approval(project, wanted)
+        tags = {
+            f"adire.approved_{name}": getattr(found.entry, name)[:TAG_CHARACTERS] if found else None
+            for name in ("by", "at", "reason")
+        }
+        registry.tag_release(project, wanted.model, wanted.number, tags)
 
 
 def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:
@@ -378,10 +380,19 @@ def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) 
 
 def reconcile_aliases(project: Project, model: str) -> None:
     """Let MLflow's aliases say what the deployment records say."""
-    champion = deployment.champion(project, load_fleet(project), model)
-    if champion is None:
-        registry.delete_alias(project, model, "champion")
-        return
-    registry.set_alias(project, model, "champion", champion)
-    if registry.aliases(project, model).get("challenger") == champion:
-        registry.delete_alias(project, model, "challenger")
+    # Read inside the lock: whoever sets an alias last has read the newest record.
+    with lock(project, f"registry-{model}"):
+        champion = deployment.champion(project, load_fleet(project), model)
+        if champion is None:
+            registry.delete_alias(project, model, "champion")
+            return
+        registry.set_alias(project, model, "champion", champion)
+        if registry.aliases(project, model).get("challenger") == champion:
+            registry.delete_alias(project, model, "challenger")
+
+
+def challenge(project: Project, model: str, number: int) -> None:
+    """Let MLflow's alias `challenger` say that a release wants to go live, unless it is."""
+    with lock(project, f"registry-{model}"):
+        if number not in registry.aliases(project, model).values():
+            registry.set_alias(project, model, "challenger", number)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from adire_assets.errors import UserError
 from adire_assets.gc import collect_garbage
 from adire_assets.lineage import Recipe
 from adire_assets.serving import release
+from adire_assets.serving.state import DeploymentRecord, Rollout
 from adire_assets.store import Artefact, Store, lock, try_lock, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -192,9 +194,9 @@ def test_a_release_on_its_way_to_a_later_target_stays(project: Project) -> None:
             provenance={},
         )
         release.write_record(project, record)
-    coming = {"number": 1, "origin": None}
-    state = {"live": None, "slots": {}, "history": [], "rollout": coming}
-    write_json(project.home / "deployments" / "far" / f"{MODEL}.json", state)
+    coming = Rollout(number=1, origin=None, slot="blue", strategy="canary", steps=[100])
+    state = DeploymentRecord(MODEL, "far", rollout=coming)
+    write_json(project.home / "deployments" / "far" / f"{MODEL}.json", asdict(state))
     gc(project)
     assert made[0].path.exists() and not made[1].path.exists()
 

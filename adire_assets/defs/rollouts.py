@@ -7,6 +7,7 @@ name, which goes on from where the rollout stands.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -14,10 +15,11 @@ import dagster as dg
 from adire_assets import going_live, policies
 from adire_assets.committed import listed
 from adire_assets.config import Project
+from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
 from adire_assets.serving import record
-from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.state import DeploymentRecord, Plan
 
 ROLLOUT_CHECK = "rollout"  # how a rollout ended
 # Its decisions. A check of their own: they are taken before the asset counts as materialized, and
@@ -25,6 +27,9 @@ ROLLOUT_CHECK = "rollout"  # how a rollout ended
 STEP_CHECK = "rollout_steps"
 ROLLOUT_TAG = "adire/rollout"
 TAKES_LEASE_WITHIN_SECONDS = 90
+PLAN_TAG = "adire/plan"
+FINISHED_WITHIN_SECONDS = 60  # by who has made the plan
+LONGEST_FINISH_SECONDS = 600  # a run that takes longer has been killed
 
 
 def reporter(
@@ -67,8 +72,10 @@ def outcome(number: int, records: Sequence[DeploymentRecord]) -> tuple[bool, str
     ]
     if sent_back:
         last = sent_back[-1].last_rollout or {}
+        # What was live and has gone back since has its reason in the history.
+        why = last.get("reason") or next((e["reason"] for e in sent_back[-1].history[-1:]), None)
         sentence = (
-            f"release {number} was sent back on {sent_back[-1].target}: {last.get('reason')}; "
+            f"release {number} was sent back on {sent_back[-1].target}: {why}; "
             f"release {sent_back[-1].live} is live there"
         )
     else:
@@ -138,6 +145,27 @@ def rollout_job(project: Project, model: str) -> dg.JobDefinition:
     return rollout
 
 
+def _age(at: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
+
+
+def _finishing(
+    context: dg.SensorEvaluationContext, model: str, plan: Plan
+) -> dg.RunRequest | dg.SkipReason:
+    """A run that does what a plan lacks outside the records; later again when that has failed."""
+    key = f"{model}-{plan.token}-{plan.at}"
+    tried = context.instance.get_run_records(dg.RunsFilter(tags={PLAN_TAG: key}))
+    age = time.time() - tried[0].create_timestamp.timestamp() if tried else 0.0
+    if tried and not tried[0].dagster_run.is_finished and age < LONGEST_FINISH_SECONDS:
+        return dg.SkipReason(f"run {tried[0].dagster_run.run_id[:8]} finishes: {plan.pending}")
+    if tried and (wait := seconds_until_retry(tried)) > 0:
+        return dg.SkipReason(
+            f"unfinished: {plan.pending}: {len(tried)} run(s) have tried, next attempt in "
+            f"{wait:.0f} s"
+        )
+    return dg.RunRequest(tags={PLAN_TAG: key, "adire/why": f"unfinished: {plan.pending}"})
+
+
 def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.SensorDefinition:
     """The sensor `<model>_rollout`."""
 
@@ -146,14 +174,18 @@ def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.Se
         job_name=job.name,
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Goes on with a rollout of {model} whose process has died.",
+        description=f"Goes on with a rollout or rollback of {model} whose process has died.",
     )
     def left(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         try:
             states = [record.read(project, target, model) for target in load_fleet(project).targets]
+            plan = record.plan(project, model)
         except UserError as error:
             return dg.SkipReason(str(error))
         under_way = [state for state in states if state.rollout]
+        late = plan and plan.pending and _age(plan.at) > FINISHED_WITHIN_SECONDS
+        if plan and late and not under_way:
+            return _finishing(context, model, plan)
         left = [s for s in under_way if s.rollout and s.rollout.abandoned()]
         # The targets that wait are carried out by who has the first of them.
         if not under_way or under_way[0] not in left:

@@ -10,13 +10,14 @@ committed (`adire_assets.committed`); a run of theirs asks that again before it 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import takewhile
 
 import dagster as dg
 
 from adire_assets import approvals, committed, lineage, pipeline, policies
 from adire_assets.config import Project, load_model
+from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import CHECK_NAMES
@@ -25,7 +26,6 @@ from adire_assets.store import is_locked
 
 STATE_TAG, MODEL_TAG, APPROVAL_TAG = "adire/state", "adire/model", "adire/approval"
 LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
-FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60, 3600
 
 
 def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefinition:
@@ -122,12 +122,6 @@ def broken_models(wrong: Mapping[str, str]) -> dg.SensorDefinition:
         )
 
     return broken
-
-
-def seconds_until_retry(failed: Sequence[dg.RunRecord]) -> float:
-    """How long to wait after these failed runs, the latest first; negative when it is time."""
-    pause = min(FIRST_RETRY_SECONDS * 2 ** (len(failed) - 1), LONGEST_RETRY_SECONDS)
-    return (failed[0].end_time or time.time()) + pause - time.time()
 
 
 def _materialized(

@@ -1,7 +1,9 @@
 """One process that carries out, or follows, the rollout of a model on a target: stage by stage.
 
 Every step is written into the record first and then done, so the next holder of the lease finds
-where to go on. What is seen of the release in a step is `watch`'s, what to make of it `analysis`'s.
+where to go on. What is done outside the record follows from it (routes, the other slot), or is done
+alone with a slot, after a look whether the lease still holds. What is seen of the release in a step
+is `watch`'s, what to make of it `analysis`'s.
 """
 
 import os
@@ -17,17 +19,18 @@ from typing import Any
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import record, release, rollback, routing, standby
+from adire_assets.serving import record, release, routing, standby
 from adire_assets.serving.analysis import Analysis
 from adire_assets.serving.gateway import GatewayDown
 from adire_assets.serving.loading import Place
-from adire_assets.serving.record import LEASE_SECONDS, DeploymentRecord, Rollout
+from adire_assets.serving.record import LEASE_SECONDS
 from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.state import DeploymentRecord, Rollout, Step
+from adire_assets.serving.steps import going_back, origin, planned
 from adire_assets.serving.watch import OpenJudge, Watch
 
 TICK_SECONDS = 0.5
 GATEWAY_SECONDS = 60.0  # a supervised gateway is back long before
-ALL = [100]
 
 Progress = Callable[[str], None]
 # Told of each decision: target, and what stands in the record (see `Carrier._decision`).
@@ -38,34 +41,6 @@ Refusal = Callable[[ReleaseRecord, Mapping[str, str | None] | None], str | None]
 
 class Lost(Exception):
     """Somebody else carries the rollout out, or has ended it."""
-
-
-def planned(
-    fleet: FleetConfig, target: str, state: DeploymentRecord, number: int, after: list[str]
-) -> Rollout:
-    """A rollout as the fleet's description has it; `after`: the targets that come first."""
-    config = fleet.targets[target].rollout
-    # There is nothing to share the requests with before the first release.
-    steps = config.steps if config.strategy == "canary" and state.live is not None else ALL
-    return Rollout(
-        number=number,
-        origin=state.live,
-        slot=standby.idle_slot(fleet, state),
-        strategy=config.strategy,
-        steps=list(steps),
-        stage="waiting" if after else "loading",
-        since=time.time(),
-        after=after,
-    )
-
-
-def started(rollout: Rollout, state: DeploymentRecord) -> DeploymentRecord:
-    """The record with this rollout, unless one is under way."""
-    if state.rollout is not None:
-        return state
-    if rollout.stage == "waiting":
-        return replace(state, rollout=rollout)
-    return replace(state, rollout=rollout, slots={**state.slots, rollout.slot: rollout.number})
 
 
 class Carrier:
@@ -89,19 +64,21 @@ class Carrier:
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.gateway_down: float | None = None
 
-    def run(self) -> None:
+    def run(self, only: str | None = None) -> None:
+        """To the end of the rollout that is under way; `only` one of this strategy."""
         stages: dict[str, Callable[[DeploymentRecord, Rollout], None]] = {
             "waiting": self._wait,
             "loading": self._load,
             "checking": self._check,
             "mirroring": self._watch,
             "serving": self._watch,
-            "undoing": self._undo,
         }
         over = threading.Event()
         threading.Thread(target=self._keep_lease, args=(over,), daemon=True).start()
         try:
-            while rollout := (state := self._take()).rollout:
+            while rollout := (state := self._take(only)).rollout:
+                if only not in (None, rollout.strategy):
+                    break
                 if rollout.lease["holder"] != self.holder:
                     time.sleep(TICK_SECONDS)
                     continue
@@ -113,11 +90,13 @@ class Carrier:
 
     # --- the lease -----------------------------------------------------------------------------
 
-    def _take(self) -> DeploymentRecord:
+    def _take(self, only: str | None) -> DeploymentRecord:
         """The record, with the lease taken when nobody has it."""
 
         def take(state: DeploymentRecord) -> DeploymentRecord:
             if state.rollout is None or not state.rollout.abandoned():
+                return state
+            if only not in (None, state.rollout.strategy):
                 return state
             if state.rollout.lease["holder"]:
                 self.progress(f"{self._name(state.rollout)}: taken over, {state.rollout.stage}")
@@ -148,6 +127,13 @@ class Carrier:
 
         return record.change(self.project, self.target, self.model, guarded)
 
+    def _require(self, rollout: Rollout) -> None:
+        """`Lost` unless this holder still carries out this rollout, at this stage."""
+        now = record.read(self.project, self.target, self.model).rollout
+        known = (self.holder, rollout.number, rollout.stage, rollout.slot)
+        if now is None or (now.lease["holder"], now.number, now.stage, now.slot) != known:
+            raise Lost
+
     def _set(self, **fields: Any) -> None:
         """Change fields of the rollout."""
         self._change(lambda state, now: replace(state, rollout=replace(now, **fields)))
@@ -161,21 +147,26 @@ class Carrier:
         elif before.live == rollout.number:
             fresh = planned(self.fleet, self.target, state, rollout.number, [])
             fresh = replace(fresh, after=rollout.after, lease=rollout.lease)
-            self._change(lambda now, _: started(fresh, replace(now, rollout=None)))
+            self._change(lambda now, _: record.started(fresh, replace(now, rollout=None)))
         else:
             self._end(rollout, "cancelled", f"{before.target} did not get it")
 
     def _load(self, state: DeploymentRecord, rollout: Rollout) -> None:
-        if not self._routed(rollout):
-            return
-        self.watch.prepare()
+        back = rollout.strategy == record.ROLLBACK
+        if not back:
+            if not self._routed(rollout):
+                return
+            self.watch.prepare()
         self.progress(f"{self._name(rollout)}: loading into slot {rollout.slot}")
         place = self._place(rollout)
         try:
             with place.alone(self.model):
-                place.put(self._release(rollout))
+                place.put(self._release(rollout), lambda: self._require(rollout))
         except UserError as error:
             self._end(rollout, "failed", str(error))
+            return
+        if back:
+            self._finish(rollout)
             return
         self._set(stage="checking", since=time.time())
 
@@ -223,17 +214,6 @@ class Carrier:
         else:
             self.watch.wait(rollout)
 
-    def _undo(self, state: DeploymentRecord, rollout: Rollout) -> None:
-        self._routed(rollout)
-        reason = rollout.reason or ""
-        if self.fleet.on_failure == "rollback":
-            for name in reversed(rollout.after):
-                if record.read(self.project, name, self.model).live == rollout.number:
-                    self.progress(f"{self.model}: taking release {rollout.number} back on {name}")
-                    why = f"{self.target} sent it back: {reason}"
-                    rollback.undo(self.project, self.fleet, name, self.model, why, self.progress)
-        self._end(rollout, "rolled_back", reason)
-
     # --- steps between stages ------------------------------------------------------------------
 
     def _go_on(self, rollout: Rollout, analysis: Analysis) -> None:
@@ -270,9 +250,11 @@ class Carrier:
         verdict = self._release(rollout).verdict
 
         def live(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
-            after = record.moved(state, now.number, "deploy", None)
-            ended = record.ended(now, "live", None)
-            return replace(after, verdict=verdict, rollout=None, last_rollout=ended)
+            before = replace(state, rollout=None)
+            if now.strategy == record.ROLLBACK:
+                return record.left(before, now.number, verdict, now.reason, record.now())
+            after = record.moved(before, now.number, "deploy", None)
+            return replace(after, verdict=verdict, last_rollout=record.ended(now, "live", None))
 
         self._change(live)
         self._publish()
@@ -281,29 +263,41 @@ class Carrier:
         self._restock()
 
     def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
-        # First, so that whatever happens from here on, no sensor deploys it again.
-        record.quarantine(self.project, self.model, rollout.number, reason)
+        """End the rollout, here and on the targets that have the release already, as one plan."""
         decision = self._decision(rollout, "rollback", reason, numbers)
-        self._set(
-            stage="undoing",
-            since=time.time(),
-            reason=reason,
-            decisions=[*rollout.decisions, decision],
+
+        def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
+            own = states[self.target].rollout
+            if own is None or own.lease["holder"] != self.holder or own.number != rollout.number:
+                raise Lost
+            steps = {self.target: Step(leave=own.number, reason=reason, decision=decision)}
+            why = f"{self.target} sent it back: {reason}"
+            for name in before:
+                if states[name].live == own.number:
+                    to = origin(self.project, states[name])
+                    steps[name] = going_back(self.project, self.fleet, states[name], to, why)
+            return steps
+
+        before = [name for name in rollout.after if name in self.fleet.targets]
+        before = before if self.fleet.on_failure == "rollback" else []
+        plan = record.commit(
+            self.project,
+            self.model,
+            [self.target, *before],
+            decide,
+            pending=f"release {rollout.number} of {self.model} goes back: {reason}",
         )
-        self._publish()
+        assert plan
+        for name in plan.steps:
+            with suppress(GatewayDown):
+                routing.publish(self.project, self.fleet, name)
+        record.keep_quarantine(self.project, self.model, rollout.number)
         self.report(self.target, decision)
         self.progress(f"{self._name(rollout)}: sent back: {reason}")
         self.watch.close()
 
     def _end(self, rollout: Rollout, outcome: str, reason: str) -> None:
-        def ended(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
-            slots = {name: n for name, n in state.slots.items() if name != now.slot}
-            if now.stage == "waiting":
-                slots = state.slots
-            last = record.ended(now, outcome, reason)
-            return replace(state, slots=slots, rollout=None, last_rollout=last)
-
-        self._change(ended)
+        self._change(lambda state, now: record.without_rollout(state, outcome, reason))
         self._publish()
         self.watch.close()
         self.progress(f"{self._name(rollout)}: {outcome.replace('_', ' ')}: {reason}")
@@ -346,7 +340,7 @@ class Carrier:
             return True
         now = time.time()
         self.gateway_down = self.gateway_down or now
-        if now - self.gateway_down > GATEWAY_SECONDS and rollout.stage != "undoing":
+        if now - self.gateway_down > GATEWAY_SECONDS:
             self._end(rollout, "failed", f"the gateway of {self.target} does not answer")
         time.sleep(TICK_SECONDS)
         return False

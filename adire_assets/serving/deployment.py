@@ -8,7 +8,7 @@ from typing import Any
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import record, release, rollout, routing, standby
+from adire_assets.serving import record, release, rollback, rollout, routing, standby
 from adire_assets.serving.carrier import Refusal
 from adire_assets.serving.gateway import GatewayDown
 from adire_assets.serving.loading import Place
@@ -44,14 +44,17 @@ def deploy(
     progress: Progress,
     report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
     refusal: Refusal = lambda release, software: None,
+    follow: Callable[[], None] = lambda: None,
 ) -> list[DeploymentRecord]:
     """Roll release `number` out on every target; the records at the end, in the fleet's order.
 
     They tell whether it is live or was sent back. `verify(record)` raises UserError to refuse it;
     `refusal` says whether it may serve with the software that a target has.
     UserError also when it is quarantined, does not load, or a gateway does not answer; what was
-    live before then goes on serving. Where it is live already, what differs is mended.
+    live before then goes on serving. Where it is live already, what differs is mended. A plan that
+    was left unfinished is finished first, which `follow` is told of (see `rollback.finish`).
     """
+    rollback.finish(project, fleet, model, progress, follow)
     wanted = release.read_record(project, model, number)
     record.refuse_quarantined(project, model, number)
     verify(wanted)
@@ -72,6 +75,7 @@ def deploy(
         progress=progress,
         report=report,
         refusal=refusal,
+        follow=follow,
     )
     states = [record.read(project, target, model) for target in fleet.targets]
     failed = [state for state in states if ended(state, number) == "failed"]
@@ -176,8 +180,17 @@ def _mend(
     except UserError as error:
         progress(f"release {wanted.number} of {wanted.model} does not draw: {error}")
         progress(f"loading it again into slot {state.active} of {state.target}")
+
+        def require() -> None:
+            now = record.read(project, state.target, state.model)
+            if (now.live, now.active) != (wanted.number, place.name):
+                raise UserError(
+                    f"release {wanted.number} of {wanted.model} is not live in slot {place.name} "
+                    f"of {state.target} any more; look at `adire status`"
+                )
+
         with place.alone(state.model):
-            place.renew(wanted)
+            place.renew(wanted, require)
     standby.restock(project, fleet, state.target, state.model, progress)
     routing.publish(project, fleet, state.target)
 

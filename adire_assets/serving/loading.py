@@ -1,6 +1,6 @@
 """A release in a slot: brought there, checked, taken away. No traffic is moved here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,32 +48,38 @@ class Place:
         with lock(self.project, f"slot-{self.target}-{self.name}-{model}"):
             yield
 
-    def put(self, wanted: ReleaseRecord) -> None:
+    def put(self, wanted: ReleaseRecord, require: Callable[[], None] = lambda: None) -> None:
         """Make the slot's Triton serve this release, and no other of its model.
 
         What it held before answers until the new one does. UserError when Triton is down, serves
         the model for another project, or cannot load the release; then it holds what it held.
+        `require` raises when that is not wanted any more; it is asked before each change.
         """
         model, number = wanted.model, wanted.number
         self.wait()
         self._refuse_foreign(model)
+        require()
         release.install(self.project, wanted, self.folder)
         try:
+            require()
             self.control.load(model, self.fleet.load_timeout_seconds)
             self.require_answer(wanted)
         except UserError:
+            require()
             self.take(model, number)
             raise
+        require()
         others = [other for other in release.installed(self.folder, model) if other != number]
         for other in others:
             release.remove(self.folder, model, other)
         if others or self.ready(model) != {number}:
             self.control.load(model, self.fleet.load_timeout_seconds)
 
-    def renew(self, wanted: ReleaseRecord) -> None:
+    def renew(self, wanted: ReleaseRecord, require: Callable[[], None]) -> None:
         """Load the release afresh, also where Triton takes a dead one for ready."""
+        require()
         release.remove(self.folder, wanted.model, wanted.number)
-        self.put(wanted)
+        self.put(wanted, require)
 
     def take(self, model: str, number: int) -> None:
         """Take a release out of the slot; done also when its Triton is down."""

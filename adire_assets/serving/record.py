@@ -1,125 +1,67 @@
 """What is live on a target: one record per model, the truth that everything else is brought to.
 
 <home>/deployments/<target>/<model>.json says which release is live, which release each slot should
-hold, and how far a rollout has come. It is replaced whole, under a lock, by a function of what it
-says now (`change`). Routes, slots and MLflow's aliases follow from it, so whoever finds them
-different (after any crash) brings them back.
+hold, how far a rollout has come, and which releases were sent back. It is replaced whole, under a
+lock, by a function of what it says now (`change`). Routes, slots and MLflow's aliases follow from
+it: who brings one of them there holds that one's lock and reads the record inside it, so whatever
+was decided before, what is done last is what the newest record says.
+
+What concerns several targets is a plan, <home>/deployments/<model>.json (`commit`). It is in force
+on all of them the moment that it is written: who reads a record that the plan has not reached sees
+it as the plan makes it, and whoever changes that record next writes it so. Each plan of a model has
+a higher `token` than the one before; a record is changed by a plan once, and by no older one.
 
 A rollout belongs to the holder of its lease. The holder renews it; when it dies, the lease runs out
 and anybody may take the rollout over where it stands. A change by a former holder is refused.
 
-A release that was sent back lies in <home>/quarantine/<model>/<N>.json, and is refused by every
-door until that is lifted with a reason.
+A release that was sent back is quarantined: refused by every door until that is lifted with a
+reason. The record says so in the same write that sends it back. <home>/quarantine/<model>/<N>.json
+keeps that for people, which decisions it knows of (`seen`), and whether they were lifted.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.serving.state import DeploymentRecord, Plan, Rollout, Step, now
+from adire_assets.serving.state import ended as ended
+from adire_assets.serving.state import left as left
+from adire_assets.serving.state import moved as moved
+from adire_assets.serving.state import started as started
+from adire_assets.serving.state import without_rollout as without_rollout
 from adire_assets.store import lock, read_as, read_json, write_json
 
 LEASE_SECONDS = 10.0
-Stage = Literal["waiting", "loading", "checking", "mirroring", "serving", "undoing"]
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A release on its way. Times are seconds since 1970.
-
-    `waiting` for the targets in `after`; `loading` into `slot`; `checking` there; `mirroring`
-    requests; `serving` `steps[step]` percent of them; `undoing` what went before.
-    """
-
-    number: int
-    origin: int | None  # the release that is live meanwhile
-    slot: str
-    strategy: str
-    steps: list[int]
-    stage: Stage = "loading"
-    step: int = 0
-    since: float = 0.0  # when this stage or step began
-    after: list[str] = field(default_factory=list)
-    lease: dict[str, Any] = field(default_factory=lambda: {"holder": "", "until": 0.0})
-    baseline: dict[str, Any] = field(default_factory=dict)  # the gateway's counters at `since`
-    # What the running release had answered when the first step began; what latencies the step
-    # allows, fixed once; what the looks at it have come to (see `watch`).
-    reference: dict[str, Any] = field(default_factory=dict)
-    limits: dict[str, dict[str, float]] = field(default_factory=dict)
-    evidence: dict[str, Any] = field(default_factory=dict)
-    judged: list[tuple[float, float]] = field(default_factory=list)  # CLIP-S served, evaluated
-    quality: list[float] | None = None  # in records of earlier versions; not read
-    held: bool = False  # no decision within maximum_seconds: told, and waiting for a person
-    approved: bool = False  # that person has said to go on
-    reason: str | None = None  # why it is being undone
-    decisions: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def percent(self) -> int:
-        """Its share of the users' requests."""
-        return self.steps[self.step] if self.stage == "serving" else 0
-
-    @property
-    def loaded(self) -> bool:
-        return self.stage not in ("waiting", "loading")
-
-    def abandoned(self) -> bool:
-        """Whether nobody carries it out."""
-        return bool(self.lease["until"] < time.time())
-
-
-@dataclass(frozen=True)
-class DeploymentRecord:
-    """`live` is the release that serves, None before the first, from the slot `active`.
-
-    `slots` says what each slot should hold: the other one the release before, a release on its way,
-    or a second copy of the live one, so that there is always something to fall back to.
-
-    An entry of `history`: {"number", "at", "action": "deploy" | "rollback", "reason", "from"}.
-    `last_rollout`: how the latest rollout ended: {"number", "outcome": "live" | "rolled_back" |
-    "failed" | "cancelled", "reason", "at", "decisions"}.
-    """
-
-    model: str
-    target: str
-    revision: int = 0
-    live: int | None = None
-    active: str | None = None
-    since: str | None = None
-    verdict: dict[str, str] | None = None
-    slots: dict[str, int] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    rollout: Rollout | None = None
-    last_rollout: dict[str, Any] | None = None
-
-    @property
-    def weights(self) -> dict[int, int]:
-        """Release -> its percentage of the requests that name none."""
-        canary = self.rollout
-        if canary is None or not canary.percent:
-            return {} if self.live is None else {self.live: 100}
-        if self.live is None:
-            return {canary.number: 100}
-        return {self.live: 100 - canary.percent, canary.number: canary.percent}
-
-    @property
-    def loaded(self) -> dict[int, str]:
-        """Release -> the slot that answers for it."""
-        coming = self.rollout.slot if self.rollout and not self.rollout.loaded else None
-        found = {number: slot for slot, number in self.slots.items() if slot != coming}
-        return found if self.live is None or not self.active else {**found, self.live: self.active}
-
-    def slot_of(self, number: int) -> str | None:
-        """The slot that answers for a release, None when none does."""
-        return self.loaded.get(number)
+ROLLBACK = "rollback"  # the strategy of a rollout that leads back
 
 
 def read(project: Project, target: str, model: str) -> DeploymentRecord:
     """The record, revision 0 when nothing was ever deployed."""
+    # The plan first: a record is never older than a plan that was there before it was read.
+    found = plan(project, model)
+    stored = _stored(project, target, model)
+    return found.applied(stored) if found else stored
+
+
+def plan(project: Project, model: str) -> Plan | None:
+    """The latest plan of a model."""
+
+    def whole(steps: Mapping[str, Any], **found: Any) -> Plan:
+        return Plan(**found, steps={target: _step(**step) for target, step in steps.items()})
+
+    path = _plan_path(project, model)
+    return read_as(path, whole) if path.is_file() else None
+
+
+def _step(begin: Mapping[str, Any] | None = None, **found: Any) -> Step:
+    return Step(**found, begin=Rollout(**begin) if begin else None)
+
+
+def _stored(project: Project, target: str, model: str) -> DeploymentRecord:
     path = _path(project, target, model)
     if not path.is_file():
         return DeploymentRecord(model, target)
@@ -162,36 +104,65 @@ def change(
     with lock(project, f"deployment-{target}-{model}"):
         current = read(project, target, model)
         after = function(current)
-        if after is current:
-            return current
-        after = replace(after, revision=current.revision + 1)
-        write_json(_path(project, target, model), asdict(after))
+        if after is not current:
+            after = replace(after, revision=current.revision + 1)
+        if after is not current or current.token != _stored(project, target, model).token:
+            write_json(_path(project, target, model), asdict(after))
     return after
 
 
-def moved(
-    record: DeploymentRecord, number: int | None, action: str, reason: str | None
-) -> DeploymentRecord:
-    """The record with another live release, from the slot that holds it, and its history."""
-    entry = {"number": number, "at": now(), "action": action, "reason": reason, "from": record.live}
-    active = None if number is None else record.slot_of(number)
-    history = [*record.history, entry]
-    return replace(record, live=number, active=active, since=now(), history=history)
+def commit(
+    project: Project,
+    model: str,
+    targets: Iterable[str],
+    decide: Callable[[dict[str, DeploymentRecord]], dict[str, Step]],
+    pending: str | None = None,
+) -> Plan | None:
+    """Change the records of several targets at once, as `decide` makes steps of what they say.
+
+    Nobody changes any of them meanwhile; what `decide` raises leaves all as they are, and so does
+    an answer without steps, for which None is returned.
+    """
+    with lock(project, f"plan-{model}"), ExitStack() as held:
+        before = plan(project, model)
+        wanted = list(targets)
+        for target in sorted({*wanted, *(before.steps if before else ())}):
+            held.enter_context(lock(project, f"deployment-{target}-{model}"))
+        states = {target: read(project, target, model) for target in wanted}
+        steps = decide(states)
+        if not steps:
+            return None
+        last = _kept(project, model, before) if before else None
+        tokens = [last.token if last else 0, *(state.token for state in states.values())]
+        # What an earlier plan has left undone is left to who carries this one out.
+        undone = pending or (last.pending if last else None)
+        made = Plan(max(tokens) + 1, now(), steps, pending=undone)
+        write_json(_plan_path(project, model), asdict(made))
+        return _kept(project, model, made)
 
 
-def ended(rollout: Rollout, outcome: str, reason: str | None) -> dict[str, Any]:
-    """What stays of a rollout as `last_rollout`."""
-    return {
-        "number": rollout.number,
-        "outcome": outcome,
-        "reason": reason,
-        "at": now(),
-        "decisions": rollout.decisions,
-    }
+def finished(project: Project, model: str, token: int) -> None:
+    """Note that nothing lacks the plan any more; nothing to note when a later one is in force."""
+    with lock(project, f"plan-{model}"), ExitStack() as held:
+        found = plan(project, model)
+        if found and found.token == token:
+            for target in sorted(found.steps):
+                held.enter_context(lock(project, f"deployment-{target}-{model}"))
+            done = replace(_kept(project, model, found), pending=None)
+            write_json(_plan_path(project, model), asdict(done))
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _kept(project: Project, model: str, found: Plan) -> Plan:
+    """Write the records as a plan makes them, whose locks the caller holds."""
+    if found.kept:
+        return found
+    for target in found.steps:
+        state = _stored(project, target, model)
+        if (after := found.applied(state)) is not state:
+            write_json(_path(project, target, model), asdict(after))
+    done = replace(found, kept=True)
+    write_json(_plan_path(project, model), asdict(done))
+    return done
 
 
 # --- quarantine --------------------------------------------------------------------------------
@@ -202,37 +173,44 @@ def quarantine(project: Project, model: str, number: int, reason: str) -> None:
 
     What was before, and why that was lifted, stays in the file.
     """
-    path = _quarantine_path(project, model, number)
-    before: list[dict[str, Any]] = []
-    if path.is_file():
-        last = read_json(path)
-        before = [*last.pop("before", []), last]
-    write_json(path, {"reason": reason, "at": now(), "lifted": None, "before": before})
+    with lock(project, f"quarantine-{model}"):
+        kept = _quarantine(project, model, number)
+        _write(project, model, number, _again(kept, reason, now()))
+
+
+def keep_quarantine(project: Project, model: str, number: int) -> None:
+    """Let the file of a release say what the records do."""
+    with lock(project, f"quarantine-{model}"):
+        _keep(project, model, number)
 
 
 def lift_quarantine(project: Project, model: str, number: int, reason: str) -> None:
-    """Allow a quarantined release again. UserError without a reason, or when it is not one."""
+    """Allow a quarantined release again. UserError without a reason, or when it is not one.
+
+    A decision that sends it back later holds again, however long it was on its way here.
+    """
     if not reason.strip():
         raise UserError("lifting a quarantine needs a reason, which is kept with the release")
-    if quarantined(project, model, number) is None:
-        raise UserError(f"release {number} of {model} is not quarantined")
-    path = _quarantine_path(project, model, number)
-    write_json(path, {**read_json(path), "lifted": {"reason": reason, "at": now()}})
+    with lock(project, f"quarantine-{model}"):
+        kept = _keep(project, model, number)
+        if not kept or kept["lifted"]:
+            raise UserError(f"release {number} of {model} is not quarantined")
+        lifted = {"reason": reason, "at": now()}
+        _write(project, model, number, {**kept, "lifted": lifted})
 
 
 def quarantined(project: Project, model: str, number: int) -> str | None:
     """Why a release is quarantined, None when it is not."""
-    path = _quarantine_path(project, model, number)
-    if not path.is_file():
-        return None
-    found = read_json(path)
-    return None if found["lifted"] else f"{found['reason']} ({found['at']})"
+    found = _quarantine(project, model, number)
+    if decided := _unseen(project, model, number, found):
+        found = _latest(decided)
+    return None if not found or found.get("lifted") else f"{found['reason']} ({found['at']})"
 
 
 def lifted(project: Project, model: str, number: int) -> str | None:
     """Why the latest quarantine of a release was lifted, None when it was not."""
-    path = _quarantine_path(project, model, number)
-    found = read_json(path)["lifted"] if path.is_file() else None
+    kept = _quarantine(project, model, number)
+    found = None if _unseen(project, model, number, kept) else kept.get("lifted")
     return f"{found['reason']} ({found['at']})" if found else None
 
 
@@ -251,3 +229,53 @@ def _path(project: Project, target: str, model: str) -> Path:
 
 def _quarantine_path(project: Project, model: str, number: int) -> Path:
     return project.home / "quarantine" / model / f"{number}.json"
+
+
+def _plan_path(project: Project, model: str) -> Path:
+    return project.home / "deployments" / f"{model}.json"
+
+
+def _quarantine(project: Project, model: str, number: int) -> dict[str, Any]:
+    """The file, empty when there is none."""
+    path = _quarantine_path(project, model, number)
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _write(project: Project, model: str, number: int, kept: dict[str, Any]) -> None:
+    write_json(_quarantine_path(project, model, number), kept)
+
+
+def _keep(project: Project, model: str, number: int) -> dict[str, Any]:
+    """The file, brought to what the records say; the caller holds its lock."""
+    kept = _quarantine(project, model, number)
+    if decided := _unseen(project, model, number, kept):
+        latest = _latest(decided)
+        kept = _again(kept, latest["reason"], latest["at"])
+        kept["seen"] = {**kept.get("seen", {}), **decided}
+        _write(project, model, number, kept)
+    return kept
+
+
+def _again(kept: dict[str, Any], reason: str | None, at: str) -> dict[str, Any]:
+    """What the file says after another quarantine; what it said is `before`."""
+    last = {name: value for name, value in kept.items() if name not in ("before", "seen")}
+    before = [*kept.get("before", []), *([last] if last else [])]
+    return {**kept, "reason": reason, "at": at, "lifted": None, "before": before}
+
+
+def _unseen(
+    project: Project, model: str, number: int, kept: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Target -> its latest decision that sent the release back, where the file lacks that."""
+    seen = kept.get("seen", {})
+    found = {}
+    for path in (project.home / "deployments").glob(f"*/{model}.json"):
+        target = path.parent.name
+        entry = read(project, target, model).quarantine.get(str(number))
+        if entry and entry != seen.get(target):
+            found[target] = entry
+    return found
+
+
+def _latest(decided: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    return max(decided.values(), key=lambda one: str(one["at"]))

@@ -1,21 +1,27 @@
-"""Going back: to an earlier release by hand, or on one target because another sent it back.
+"""Going back to an earlier release by hand, and finishing what any plan has left undone.
 
-While the earlier release is still loaded in the other slot, going back is one change of the record
-and one of the gateway's routes. A release that is left is quarantined first, so that no sensor
-deploys it again, and taken out of its slot last.
+A rollback is one plan over all targets (see `record.commit`): from the moment that it is written,
+all records say what it decides. Where the earlier release is still loaded that is all but the
+gateway's routes; where it is not, the plan begins a rollout of it that loads it first. A process
+that dies anywhere in between leaves a pending plan, which `finish` brings to its end.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import record, release, routing, standby
+from adire_assets.serving.carrier import Carrier
 from adire_assets.serving.gateway import GatewayDown
-from adire_assets.serving.loading import Place
-from adire_assets.serving.record import DeploymentRecord
-from adire_assets.store import Store, lock
+from adire_assets.serving.state import DeploymentRecord, Step
+from adire_assets.serving.steps import going_back, origin
+from adire_assets.store import Store
+
+if TYPE_CHECKING:
+    from adire_assets.serving.replay import Judge
 
 Progress = Callable[[str], None]
 
@@ -27,77 +33,113 @@ def rollback(
     to: int | None,
     reason: str,
     progress: Progress,
+    follow: Callable[[], None] = lambda: None,
 ) -> list[DeploymentRecord]:
-    """End a rollout that is under way, or go back from what is live, on every target.
+    """End a rollout that is under way, or go back from what is live, on every target at once.
 
     `to`: an earlier live release, by default the last one that is not quarantined. The release that
-    is left is quarantined with `reason`. UserError, with nothing changed on that target, when there
-    is nothing to go back to, or the earlier release does not load.
+    is left is quarantined with `reason`. UserError, with nothing changed anywhere, when there is
+    nothing to go back to on a target; UserError also when the earlier release does not load on one,
+    which stays as it was. `follow` is called when all records and routes are as decided.
+
+    A rollback that was left unfinished is finished; then only a named release is gone back to.
     """
     if not reason.strip():
         raise UserError("a rollback needs a reason, which is kept with the release that is left")
-    with lock(project, f"rollout-{model}"):
-        return [
-            _end_rollout(project, fleet, state, reason, progress)
-            if (state := record.read(project, target, model)).rollout and to is None
-            else _back(project, fleet, state, to, reason, progress)
-            for target in fleet.targets
-        ]
+    if (left := record.plan(project, model)) and left.pending:
+        progress(f"finishing what was begun at {left.at}: {left.pending}")
+        states = finish(project, fleet, model, progress, follow)
+        if to is None or all(state.live == to for state in states):
+            return states
 
-
-def undo(
-    project: Project,
-    fleet: FleetConfig,
-    target: str,
-    model: str,
-    reason: str,
-    progress: Progress,
-) -> DeploymentRecord:
-    """Take the latest deployment on one target back; nothing is live after the very first."""
-    state = record.read(project, target, model)
-    origin = state.history[-1]["from"] if state.history else None
-    if origin is None or record.quarantined(project, model, origin):
-        return _leave(project, fleet, state, None, reason, progress)
-    return _back(project, fleet, state, origin, reason, progress)
-
-
-def _end_rollout(
-    project: Project,
-    fleet: FleetConfig,
-    state: DeploymentRecord,
-    reason: str,
-    progress: Progress,
-) -> DeploymentRecord:
-    """Take a canary's traffic away; whoever carries it out finds it ended."""
-    assert state.rollout
-    canary = state.rollout
-    record.quarantine(project, state.model, canary.number, reason)
-
-    def ended(now: DeploymentRecord) -> DeploymentRecord:
-        if now.rollout is None or now.rollout.number != canary.number:
-            raise UserError(
-                f"the rollout of release {canary.number} of {state.model} on {state.target} has "
-                "just come to its end; look at `adire status`"
+    plan = record.commit(
+        project,
+        model,
+        fleet.targets,
+        lambda states: _steps(project, fleet, states, to, reason),
+        pending=f"{model} goes back{f' to release {to}' if to else ''}: {reason}",
+    )
+    assert plan
+    for target, step in plan.steps.items():
+        _publish(project, fleet, target, progress)
+        _tell(model, target, step, progress)
+    states = finish(project, fleet, model, progress, follow)
+    for state in states:
+        wanted = plan.steps.get(state.target)
+        last = state.last_rollout
+        if (
+            wanted
+            and wanted.begin
+            and last
+            and (last["number"], last["outcome"])
+            == (
+                wanted.to,
+                "failed",
             )
-        slots = {name: number for name, number in now.slots.items() if number != canary.number}
-        last = record.ended(now.rollout, "rolled_back", reason)
-        return replace(now, slots=slots, rollout=None, last_rollout=last)
+        ):
+            raise UserError(
+                f"release {wanted.to} of {model} did not load on {state.target}, where release "
+                f"{state.live} is still live: {last['reason']}"
+            )
+    return states
 
-    after = record.change(project, state.target, state.model, ended)
-    _publish(project, fleet, state.target, progress)
-    progress(f"release {canary.number} of {state.model} gets no request on {state.target} any more")
-    standby.restock(project, fleet, state.target, state.model, progress)
-    return after
+
+def finish(
+    project: Project,
+    fleet: FleetConfig,
+    model: str,
+    progress: Progress,
+    follow: Callable[[], None] = lambda: None,
+) -> list[DeploymentRecord]:
+    """Do what a pending plan lacks outside the records; the records.
+
+    Anybody may, at any time and several at once: all of it is read from the records again.
+    """
+    plan = record.plan(project, model)
+    if plan and plan.pending:
+        for target in fleet.targets:
+            _publish(project, fleet, target, progress)
+        for target in fleet.targets:
+            carrier = Carrier(project, fleet, target, model, _no_judge, progress, lambda *_: None)
+            carrier.run(only=record.ROLLBACK)
+        for number in {step.leave for step in plan.steps.values() if step.leave is not None}:
+            record.keep_quarantine(project, model, number)
+        for target in fleet.targets:
+            standby.restock(project, fleet, target, model, progress)
+        follow()
+        record.finished(project, model, plan.token)
+    return [record.read(project, target, model) for target in fleet.targets]
+
+
+def _no_judge() -> AbstractContextManager["Judge"]:
+    """What goes back is not judged again."""
+    raise UserError("a release that was live before is not judged again")
+
+
+def _steps(
+    project: Project,
+    fleet: FleetConfig,
+    states: dict[str, DeploymentRecord],
+    to: int | None,
+    reason: str,
+) -> dict[str, Step]:
+    """What a rollback makes of the records. UserError when it leads nowhere."""
+    coming = {state.rollout.number for state in states.values() if state.rollout}
+    if not coming or to is not None:
+        return {name: _back(project, fleet, one, to, reason) for name, one in states.items()}
+    # A release that is on its way is taken away wherever it has got to, and nothing else is.
+    steps = {}
+    for name, state in states.items():
+        if state.rollout:
+            steps[name] = Step(leave=state.rollout.number, reason=reason)
+        elif state.live in coming:
+            steps[name] = going_back(project, fleet, state, origin(project, state), reason)
+    return steps
 
 
 def _back(
-    project: Project,
-    fleet: FleetConfig,
-    state: DeploymentRecord,
-    to: int | None,
-    reason: str,
-    progress: Progress,
-) -> DeploymentRecord:
+    project: Project, fleet: FleetConfig, state: DeploymentRecord, to: int | None, reason: str
+) -> Step:
     model, target = state.model, state.target
     if state.live is None:
         raise UserError(f"nothing of {model} is live on {target}")
@@ -116,70 +158,19 @@ def _back(
         )
     record.refuse_quarantined(project, model, number)
     if state.slot_of(number) is None:
-        state = _load(project, fleet, state, number, progress)
-    return _leave(project, fleet, state, number, reason, progress)
+        wanted = release.read_record(project, model, number)
+        for part in (wanted.repository, wanted.base_model):
+            Store(project).open(part)
+    return going_back(project, fleet, state, number, reason)
 
 
-def _leave(
-    project: Project,
-    fleet: FleetConfig,
-    state: DeploymentRecord,
-    number: int | None,
-    reason: str,
-    progress: Progress,
-) -> DeploymentRecord:
-    """Make `number` live; the release that was is quarantined, and at last taken away."""
-    model, target, left = state.model, state.target, state.live
-    assert left is not None
-    record.quarantine(project, model, left, reason)
-    verdict = release.read_record(project, model, number).verdict if number is not None else None
-
-    def moved(now: DeploymentRecord) -> DeploymentRecord:
-        if now.live != left or now.rollout:
-            raise UserError(
-                f"{model} was deployed by somebody else meanwhile: release {now.live} is live on "
-                f"{target} since {now.since}; look at `adire status` and try again"
-            )
-        return replace(record.moved(now, number, "rollback", reason), verdict=verdict)
-
-    record.change(project, target, model, moved)
-    _publish(project, fleet, target, progress)
-    progress(
-        f"release {number} of {model} is live on {target}" if number else f"{model} is not live"
-    )
-
-    def without(now: DeploymentRecord) -> DeploymentRecord:
-        held = {name: kept for name, kept in now.slots.items() if kept != left}
-        return now if now.live == left or now.rollout else replace(now, slots=held)
-
-    after = record.change(project, target, model, without)
-    _publish(project, fleet, target, progress)
-    standby.restock(project, fleet, target, model, progress)
-    return after
-
-
-def _load(
-    project: Project,
-    fleet: FleetConfig,
-    state: DeploymentRecord,
-    number: int,
-    progress: Progress,
-) -> DeploymentRecord:
-    """Bring an earlier release into the slot that the live one is not in."""
-    wanted = release.read_record(project, state.model, number)
-    for part in (wanted.repository, wanted.base_model):
-        Store(project).open(part)
-    slot = standby.idle_slot(fleet, state)
-    progress(f"release {number} of {state.model} is not loaded any more: loading it")
-    place = Place(project, fleet, state.target, slot)
-    with place.alone(state.model):
-        place.put(wanted)
-    return record.change(
-        project,
-        state.target,
-        state.model,
-        lambda now: replace(now, slots={**now.slots, slot: number}),
-    )
+def _tell(model: str, target: str, step: Step, progress: Progress) -> None:
+    if step.begin:
+        progress(f"release {step.to} of {model} is not loaded any more on {target}: loading it")
+    elif step.to is not None:
+        progress(f"release {step.to} of {model} is live on {target}")
+    else:
+        progress(f"release {step.leave} of {model} gets no request on {target} any more")
 
 
 def _publish(project: Project, fleet: FleetConfig, target: str, progress: Progress) -> None:

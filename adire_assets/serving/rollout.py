@@ -1,36 +1,34 @@
 """A release on its way to its users, carried out by whoever holds the lease.
 
     loading -> checking -> [mirroring] -> serving 5 % -> 25 % -> 100 % -> live
-                                                      \\-> undoing -> as before
+                                                      \\-> as before
 
-`begin` writes a rollout into the records of all targets; `carry_out` takes it from wherever it
-stands to its end, or follows whoever does. Every step is written into the record before the gateway
-is told, so a holder may die at any moment: once its lease has run out, the next caller of
-`carry_out` goes on from there. Two never fight: a change by who no longer holds the lease is
+`begin` writes a rollout into the records of all targets at once; `carry_out` takes it from
+wherever it stands to its end, or follows whoever does. Every step is written into the record before
+the gateway is told, so a holder may die at any moment: once its lease has run out, the next caller
+of `carry_out` goes on from there. Two never fight: a change by who no longer holds the lease is
 refused.
 
 A target waits until the one before it is live. When it sends the release back, those before it go
-back too (`on_failure: rollback`), and those behind it never begin.
+back too (`on_failure: rollback`) by the same plan, and those behind it never begin.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import record
+from adire_assets.serving import record, rollback
 from adire_assets.serving.carrier import (
     Carrier,
     Progress,
     Refusal,
     Report,
-    planned,
-    started,
     where,
 )
-from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.state import DeploymentRecord, Step
+from adire_assets.serving.steps import planned
 from adire_assets.serving.watch import OpenJudge
 from adire_assets.store import lock
 
@@ -47,25 +45,32 @@ def begin(
     False when there is none to do. A rollout of the same release that is under way stays as it is;
     UserError when it is another's. `confirm` may raise to refuse it at the last moment.
     """
+    # Taking an approval back holds this lock too, and looks whether a rollout has begun.
     with lock(project, f"rollout-{model}"):
         record.refuse_quarantined(project, model, number)
         confirm()
-        states = {name: record.read(project, name, model) for name in fleet.targets}
-        for name, state in states.items():
-            if state.rollout and state.rollout.number != number:
-                raise UserError(
-                    f"release {state.rollout.number} of {model} is on its way on {name} "
-                    f"({state.rollout.stage}, {state.rollout.percent} %); wait for its end, or end "
-                    f'it with `adire rollback {model} --reason "..."`'
-                )
-        after: list[str] = []
-        for name, state in states.items():
-            if state.live != number and state.rollout is None:
-                rollout = planned(fleet, name, state, number, list(after))
-                record.change(project, name, model, partial(started, rollout))
-            if state.live != number:
-                after.append(name)
-        return bool(after)
+        missing: list[str] = []
+
+        def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
+            record.refuse_quarantined(project, model, number)
+            for name, state in states.items():
+                if state.rollout and state.rollout.number != number:
+                    raise UserError(
+                        f"release {state.rollout.number} of {model} is on its way on {name} "
+                        f"({state.rollout.stage}, {state.rollout.percent} %); wait for its end, or "
+                        f'end it with `adire rollback {model} --reason "..."`'
+                    )
+            steps = {}
+            for name, state in states.items():
+                if state.live != number and state.rollout is None:
+                    begun = planned(fleet, name, state, number, list(missing))
+                    steps[name] = Step(begin=begun)
+                if state.live != number:
+                    missing.append(name)
+            return steps
+
+        record.commit(project, model, fleet.targets, decide)
+        return bool(missing)
 
 
 def carry_out(
@@ -77,13 +82,18 @@ def carry_out(
     progress: Progress,
     report: Report = lambda target, decision: None,
     refusal: Refusal = lambda release, software: None,
+    follow: Callable[[], None] = lambda: None,
 ) -> None:
     """Take the rollouts of a model to their end, target by target, or follow whoever does.
 
-    `refusal` is asked of each target's slot, before a request of a user comes to it.
+    `refusal` is asked of each target's slot, before a request of a user comes to it. Then what
+    the latest plan lacks outside the records is done (`rollback.finish`, which calls `follow`).
     """
-    for target in fleet.targets:
-        Carrier(project, fleet, target, model, open_judge, progress, report, refusal).run()
+    # Again, since a target that sends a release back may have one before it go back too.
+    while any(record.read(project, target, model).rollout for target in fleet.targets):
+        for target in fleet.targets:
+            Carrier(project, fleet, target, model, open_judge, progress, report, refusal).run()
+    rollback.finish(project, fleet, model, progress, follow)
 
 
 def approve(project: Project, fleet: FleetConfig, model: str, reason: str) -> list[str]:

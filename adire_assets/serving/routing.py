@@ -62,10 +62,13 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
     `GatewayDown` when it does not run: it routes so as soon as it does.
     """
     gateway = gateway_of(project, fleet, target)
-    # Read inside: whoever publishes last has seen every change that was made before.
+    # Read inside, and again at the end: whoever publishes last has seen every change that was made
+    # before, and who was held up in the middle brings the gateway to what was decided meanwhile.
     with lock(project, f"routes-{target}"):
-        wanted = _wanted(project, fleet, target)
-        gateway.publish(wanted)
+        done = None
+        while done != (wanted := _wanted(project, fleet, target)):
+            gateway.publish(wanted)
+            done = wanted
 
 
 def published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:

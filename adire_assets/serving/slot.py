@@ -43,9 +43,24 @@ def arguments(name: str, config: SlotConfig, target: str, device: str, threads: 
 
 def reconcile(project: Project, target: str, name: str, slot: Path) -> list[str]:
     """Bring a slot's folder to what the records say that it holds; the models that it then has."""
-    broken: dict[str, UserError] = {}
+    while True:
+        broken: dict[str, UserError] = {}
+        held = _held(project, target, name, broken)
+        served = _brought(project, slot, held, broken)
+        # However long that took, what a record has come to say since then is what counts.
+        if _held(project, target, name, {}) == held:
+            return served
+
+
+def _held(project: Project, target: str, name: str, broken: dict[str, UserError]) -> dict[str, int]:
+    """Model -> the release that the slot should hold; `broken` gets the records that are."""
     states = record.all_on(project, target, broken.__setitem__)
-    held = {state.model: state.slots[name] for state in states if name in state.slots}
+    return {state.model: state.slots[name] for state in states if name in state.slots}
+
+
+def _brought(
+    project: Project, slot: Path, held: dict[str, int], broken: dict[str, UserError]
+) -> list[str]:
     models = slot / "models"
     models.mkdir(parents=True, exist_ok=True)
     for path in models.iterdir():

@@ -56,9 +56,16 @@ def _bring(place: Place, model: str) -> None:
     if state.rollout:
         return
     number = state.slots.get(place.name)
+
+    def require() -> None:
+        now = record.read(place.project, place.target, model)
+        if now.rollout or now.slots.get(place.name) != number:
+            raise UserError("what it should hold has changed meanwhile")
+
     ready = place.ready(model)
     if number is None:
         for left in ready:
+            require()
             place.take(model, left)
     elif ready != {number}:
-        place.put(release.read_record(place.project, model, number))
+        place.put(release.read_record(place.project, model, number), require)

@@ -1,0 +1,239 @@
+"""What a deployment record and a plan say, and how one record follows from another.
+
+Nothing here reads or writes a file; that is `record`'s.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+Stage = Literal["waiting", "loading", "checking", "mirroring", "serving"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A release on its way. Times are seconds since 1970.
+
+    `waiting` for the targets in `after`; `loading` into `slot`; `checking` there; `mirroring`
+    requests; `serving` `steps[step]` percent of them. With the strategy "rollback" it is an earlier
+    release that `reason` asks for, and live as soon as it is loaded.
+    """
+
+    number: int
+    origin: int | None  # the release that is live meanwhile
+    slot: str
+    strategy: str
+    steps: list[int]
+    stage: Stage = "loading"
+    step: int = 0
+    since: float = 0.0  # when this stage or step began
+    after: list[str] = field(default_factory=list)
+    lease: dict[str, Any] = field(default_factory=lambda: {"holder": "", "until": 0.0})
+    baseline: dict[str, Any] = field(default_factory=dict)  # the gateway's counters at `since`
+    # What the running release had answered when the first step began; what latencies the step
+    # allows, fixed once; what the looks at it have come to (see `watch`).
+    reference: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, dict[str, float]] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
+    judged: list[tuple[float, float]] = field(default_factory=list)  # CLIP-S served, evaluated
+    quality: list[float] | None = None  # in records of earlier versions; not read
+    held: bool = False  # no decision within maximum_seconds: told, and waiting for a person
+    approved: bool = False  # that person has said to go on
+    reason: str | None = None  # what that person has said, or why this goes back
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def percent(self) -> int:
+        """Its share of the users' requests."""
+        return self.steps[self.step] if self.stage == "serving" else 0
+
+    @property
+    def loaded(self) -> bool:
+        return self.stage not in ("waiting", "loading")
+
+    def abandoned(self) -> bool:
+        """Whether nobody carries it out."""
+        return bool(self.lease["until"] < time.time())
+
+
+@dataclass(frozen=True)
+class DeploymentRecord:
+    """`live` is the release that serves, None before the first, from the slot `active`.
+
+    `slots` says what each slot should hold: the other one the release before, a release on its way,
+    or a second copy of the live one, so that there is always something to fall back to.
+
+    An entry of `history`: {"number", "at", "action": "deploy" | "rollback", "reason", "from"}.
+    `last_rollout`: how the latest rollout ended: {"number", "outcome": "live" | "rolled_back" |
+    "failed" | "cancelled", "reason", "at", "decisions"}.
+    `token`: the latest plan that has changed it. `quarantine`: release -> the latest decision here
+    that sent it back, {"reason", "at", "revision"}.
+    """
+
+    model: str
+    target: str
+    revision: int = 0
+    live: int | None = None
+    active: str | None = None
+    since: str | None = None
+    verdict: dict[str, str] | None = None
+    slots: dict[str, int] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    rollout: Rollout | None = None
+    last_rollout: dict[str, Any] | None = None
+    token: int = 0
+    quarantine: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[int, int]:
+        """Release -> its percentage of the requests that name none."""
+        canary = self.rollout
+        if canary is None or not canary.percent:
+            return {} if self.live is None else {self.live: 100}
+        if self.live is None:
+            return {canary.number: 100}
+        return {self.live: 100 - canary.percent, canary.number: canary.percent}
+
+    @property
+    def loaded(self) -> dict[int, str]:
+        """Release -> the slot that answers for it."""
+        coming = self.rollout.slot if self.rollout and not self.rollout.loaded else None
+        found = {number: slot for slot, number in self.slots.items() if slot != coming}
+        return found if self.live is None or not self.active else {**found, self.live: self.active}
+
+    def slot_of(self, number: int) -> str | None:
+        """The slot that answers for a release, None when none does."""
+        return self.loaded.get(number)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a plan makes of one record.
+
+    `begin` starts a rollout. `leave` ends the rollout of that release, or makes `to` live in its
+    place (None: nothing) by `verdict`; with both, `to` is loaded first.
+    """
+
+    leave: int | None = None
+    to: int | None = None
+    verdict: dict[str, str] | None = None
+    reason: str | None = None
+    decision: dict[str, Any] | None = None  # the last one of the rollout that ends
+    begin: Rollout | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decision about a model on several targets. `kept`: all its records have it.
+
+    `pending`: what it does, in words, as long as things outside the records may lack it.
+    """
+
+    token: int
+    at: str
+    steps: dict[str, Step]
+    kept: bool = False
+    pending: str | None = None
+
+    def applied(self, state: DeploymentRecord) -> DeploymentRecord:
+        """The record as the plan makes it; as it is, when it has come there or is not concerned."""
+        step = self.steps.get(state.target)
+        if step is None or self.kept or self.token <= state.token:
+            return state
+        after = replace(state, token=self.token, revision=state.revision + 1)
+        if step.leave is not None and after.rollout and after.rollout.number == step.leave:
+            after = condemned(after, step.leave, step.reason, self.at)
+            decisions = [step.decision] if step.decision else []
+            after = without_rollout(after, "rolled_back", step.reason, self.at, decisions)
+        elif step.leave is not None and step.begin is None:
+            after = left(after, step.to, step.verdict, step.reason, self.at)
+        return started(step.begin, after) if step.begin else after
+
+
+def started(rollout: Rollout, state: DeploymentRecord) -> DeploymentRecord:
+    """The record with this rollout, unless one is under way."""
+    if state.rollout is not None:
+        return state
+    if rollout.stage == "waiting":
+        return replace(state, rollout=rollout)
+    return replace(state, rollout=rollout, slots={**state.slots, rollout.slot: rollout.number})
+
+
+def moved(
+    record: DeploymentRecord,
+    number: int | None,
+    action: str,
+    reason: str | None,
+    at: str | None = None,
+) -> DeploymentRecord:
+    """The record with another live release, from the slot that holds it, and its history."""
+    at = at or now()
+    entry = {"number": number, "at": at, "action": action, "reason": reason, "from": record.live}
+    active = None if number is None else record.slot_of(number)
+    history = [*record.history, entry]
+    return replace(record, live=number, active=active, since=at, history=history)
+
+
+def left(
+    state: DeploymentRecord,
+    to: int | None,
+    verdict: dict[str, str] | None,
+    reason: str | None,
+    at: str,
+) -> DeploymentRecord:
+    """The record after going back: what was live is quarantined, and in no slot."""
+    was = state.live
+    after = replace(moved(state, to, "rollback", reason, at), verdict=verdict)
+    slots = {name: number for name, number in after.slots.items() if number != was}
+    after = replace(after, slots=slots)
+    return after if was is None else condemned(after, was, reason, at)
+
+
+def without_rollout(
+    state: DeploymentRecord,
+    outcome: str,
+    reason: str | None,
+    at: str | None = None,
+    decisions: Iterable[Mapping[str, Any]] = (),
+) -> DeploymentRecord:
+    """The record after a rollout that did not get there."""
+    assert state.rollout
+    over = state.rollout
+    slots = {name: n for name, n in state.slots.items() if name != over.slot}
+    return replace(
+        state,
+        slots=state.slots if over.stage == "waiting" else slots,
+        rollout=None,
+        last_rollout=ended(over, outcome, reason, at, decisions),
+    )
+
+
+def ended(
+    rollout: Rollout,
+    outcome: str,
+    reason: str | None,
+    at: str | None = None,
+    decisions: Iterable[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """What stays of a rollout as `last_rollout`; `decisions` come last."""
+    return {
+        "number": rollout.number,
+        "outcome": outcome,
+        "reason": reason,
+        "at": at or now(),
+        "decisions": [*rollout.decisions, *map(dict, decisions)],
+    }
+
+
+def condemned(
+    state: DeploymentRecord, number: int, reason: str | None, at: str
+) -> DeploymentRecord:
+    """The record that sends a release back. `revision` and `at` tell its decisions apart."""
+    entry = {"reason": reason, "at": at, "revision": state.revision}
+    return replace(state, quarantine={**state.quarantine, str(number): entry})
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

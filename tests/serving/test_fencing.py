@@ -1,0 +1,405 @@
+"""What is done outside the record by a holder that was stopped, or a process that was killed.
+
+Tritons and Envoys are stand-ins (`tests.support.stand_ins`); the processes, their locks and files
+are real.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adire_assets import promotion, registry
+from adire_assets.approvals import approve, revoke
+from adire_assets.errors import UserError
+from adire_assets.serving import record, release, rollback, rollout, routing, slot
+from adire_assets.serving.record import DeploymentRecord
+from tests.support.house import House
+from tests.support.light import MODEL
+from tests.support.stand_ins import Fleet, killed, released, resumed, stand_in_fleet, stopped
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return released(tmp_path_factory.mktemp("fencing"))
+
+
+@pytest.fixture
+def one(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Release 1 is live on one target."""
+    with stand_in_fleet(house, tmp_path, monkeypatch, [1], ["eu"]) as made:
+        yield made
+
+
+@pytest.fixture
+def two(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Release 2 is live on two targets, and 1 was before."""
+    with stand_in_fleet(house, tmp_path, monkeypatch, [1, 2], ["eu", "us"]) as made:
+        yield made
+
+
+# --- a holder that was stopped ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("takes_over", ["a person", "another holder"])
+def test_a_former_holder_sends_nothing_back(one: Fleet, takes_over: str) -> None:
+    one.begin(2)
+    one.decisions["eu"] = "rollback"
+    former = stopped(one, one.carry_out, "look eu")
+    one.decisions["eu"] = "promote"
+    if takes_over == "a person":
+        one.roll_back()
+        record.lift_quarantine(one.house.project, MODEL, 2, "a mistake")
+        one.deploy(2)
+    else:
+        one.expire()
+        one.carry_out()
+    assert resumed(one, former) == 0
+    assert (one.live(), one.quarantined(2)) == ([2], None)
+    assert one.settled()
+
+
+def test_a_former_holder_sends_nothing_back_on_other_targets(two: Fleet) -> None:
+    two.begin(3)
+    two.decisions["us"] = "rollback"
+    former = stopped(two, two.carry_out, "look us")
+    two.decisions["us"] = "promote"
+    two.expire("us")
+    two.carry_out()
+    assert two.live() == [3, 3]
+    assert resumed(two, former) == 0
+    assert (two.live(), two.quarantined(3)) == ([3, 3], None)
+    assert two.settled()
+
+
+def test_a_former_holder_loads_nothing_into_a_slot_that_serves_something_else(one: Fleet) -> None:
+    one.begin(2)
+    former = stopped(one, one.carry_out, "loading into slot")
+    one.expire()
+    one.carry_out()
+    for number in (3, 4):
+        one.deploy(number)
+    held = one.state().slots
+    assert resumed(one, former) == 0
+    assert (one.live(), one.state().slots) == ([4], held)
+    assert one.settled()
+
+
+def test_who_was_stopped_while_it_loads_takes_nothing_out_of_the_slot(one: Fleet) -> None:
+    one.begin(2)
+    former = stopped(one, one.carry_out, "load")
+    # The traffic is safe at once; what the slot holds has to wait for who is at it.
+    person = threading.Thread(target=one.roll_back)
+    person.start()
+    while one.state().rollout:
+        person.join(0.01)
+    assert one.live() == [1] and one.quarantined(2)
+    assert resumed(one, former) == 0
+    person.join(30)
+    assert one.settled() and set(one.state().slots.values()) == {1}
+
+
+def test_who_was_stopped_while_it_mends_renews_nothing_that_was_replaced(one: Fleet) -> None:
+    place = one.place(one.state().active)
+    (place.folder / "ready.json").write_text("[]")  # its stub has died
+    mending = stopped(one, lambda: one.deploy(1), "loading it again")
+    one.deploy(2)
+    one.deploy(3)
+    assert resumed(one, mending) == 1
+    assert one.live() == [3] and one.settled()
+
+
+def test_who_was_stopped_while_it_restocks_leaves_the_next_release_alone(two: Fleet) -> None:
+    restocking = stopped(two, two.roll_back, "is live on us")
+    two.begin(3)
+    two.carry_out()
+    held = [two.state(name).slots for name in ("eu", "us")]
+    assert resumed(two, restocking) == 0
+    assert two.live() == [3, 3]
+    assert [two.state(name).slots for name in ("eu", "us")] == held
+    assert two.settled()
+
+
+def test_routes_are_those_of_the_newest_record_however_late_they_are_written(two: Fleet) -> None:
+    late = stopped(two, lambda: routing.publish(two.house.project, two.fleet, "eu"), "publish eu")
+    record.change(
+        two.house.project, "eu", MODEL, lambda state: record.moved(state, 1, "rollback", "a drill")
+    )
+    assert not two.routed()
+    assert resumed(two, late) == 0
+    assert two.routed()
+
+
+def test_a_slot_that_starts_holds_what_the_record_says_in_the_end(
+    one: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, install = one.place("green"), release.install
+
+    def late(*arguments: object) -> None:
+        monkeypatch.setattr(release, "install", install)
+        record.change(
+            one.house.project,
+            "eu",
+            MODEL,
+            lambda now: replace(now, slots={**now.slots, "green": 3}),
+        )
+        install(*arguments)
+
+    monkeypatch.setattr(release, "install", late)
+    assert slot.reconcile(one.house.project, "eu", "green", place.folder) == [MODEL]
+    assert release.installed(place.folder, MODEL) == [3]
+
+
+# --- MLflow ------------------------------------------------------------------------------------
+
+
+class Registry:
+    """What MLflow is told last; the first to tell it something is held up until `go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.aliases: dict[str, int] = {}
+        self.tags: dict[str, str | None] = {}
+        self.came, self.go = threading.Event(), threading.Event()
+        monkeypatch.setattr(registry, "set_alias", self.set_alias)
+        monkeypatch.setattr(registry, "delete_alias", lambda project, model, alias: None)
+        monkeypatch.setattr(registry, "aliases", lambda project, model: dict(self.aliases))
+        monkeypatch.setattr(registry, "tag_release", self.tag_release)
+
+    def wait(self) -> None:
+        if not self.came.is_set():
+            self.came.set()
+            self.go.wait(30)
+
+    def set_alias(self, project: object, model: str, alias: str, number: int) -> None:
+        self.wait()
+        self.aliases[alias] = number
+
+    def tag_release(self, project: object, model: str, number: int, tags: dict) -> None:
+        self.wait()
+        self.tags.update(tags)
+
+    def race(self, first: Callable[[], None], meanwhile: Callable[[], None]) -> None:
+        """`first` is held up on its way to MLflow; then come `meanwhile` and `first` again."""
+
+        def second() -> None:
+            meanwhile()
+            first()
+
+        threads = [threading.Thread(target=one) for one in (first, second)]
+        threads[0].start()
+        assert self.came.wait(30)
+        threads[1].start()
+        threads[1].join(0.3)  # where nothing holds it up it is through by now
+        self.go.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_the_champion_is_the_newest_records_whoever_is_late(
+    one: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "load_fleet", lambda project: one.fleet)
+    told = Registry(monkeypatch)
+    told.race(
+        lambda: promotion.reconcile_aliases(one.house.project, MODEL),
+        lambda: (one.begin(2), one.carry_out()),
+    )
+    assert told.aliases == {"champion": 2}
+
+
+def test_the_tags_tell_the_last_word_on_an_approval(
+    one: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adire_assets.approvals.load_fleet", lambda project: one.fleet)
+    wanted = one.house.releases[2]
+    approve(one.house.project, wanted, "rounder", "ada")
+    told = Registry(monkeypatch)
+    told.race(
+        lambda: promotion.reconcile_approval(one.house.project, wanted),
+        lambda: revoke(one.house.project, wanted, "seen in daylight", "ada"),
+    )
+    assert set(told.tags.values()) == {None}
+
+
+def test_a_challenger_that_has_become_champion_is_none(
+    one: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "load_fleet", lambda project: one.fleet)
+    told = Registry(monkeypatch)
+    monkeypatch.setattr(
+        registry, "delete_alias", lambda project, model, alias: told.aliases.pop(alias, None)
+    )
+    told.aliases["challenger"] = 1
+    told.race(
+        lambda: promotion.reconcile_aliases(one.house.project, MODEL),
+        lambda: promotion.challenge(one.house.project, MODEL, 1),
+    )
+    assert told.aliases == {"champion": 1}
+
+
+# --- quarantine --------------------------------------------------------------------------------
+
+
+def test_a_lifted_quarantine_stays_lifted_until_the_next_decision(two: Fleet) -> None:
+    project = two.house.project
+    two.roll_back()
+    record.lift_quarantine(project, MODEL, 2, "a mistake")
+    record.keep_quarantine(project, MODEL, 2)  # by somebody who was held up
+    assert two.quarantined(2) is None and "a mistake" in record.lifted(project, MODEL, 2)
+    two.deploy(2)
+    two.roll_back(reason="again")
+    assert "again" in two.quarantined(2) and record.lifted(project, MODEL, 2) is None
+
+
+def test_a_release_is_quarantined_though_its_file_was_never_written(two: Fleet) -> None:
+    two.roll_back()
+    file = two.house.project.home / "quarantine" / MODEL / "2.json"
+    assert file.is_file()
+    file.unlink()
+    assert "too pale" in two.quarantined(2)
+    with pytest.raises(UserError, match="is quarantined: too pale"):
+        two.deploy(2)
+    record.lift_quarantine(two.house.project, MODEL, 2, "looked again")
+    assert two.quarantined(2) is None
+
+
+def test_a_release_that_is_sent_back_meanwhile_does_not_begin(one: Fleet) -> None:
+    def confirm() -> None:
+        record.quarantine(one.house.project, MODEL, 2, "seen in daylight")
+
+    with pytest.raises(UserError, match="seen in daylight"):
+        rollout.begin(one.house.project, one.fleet, MODEL, 2, confirm)
+    assert one.state().rollout is None
+
+
+# --- one plan over several targets -------------------------------------------------------------
+
+
+def finishers(fleet: Fleet) -> list[Callable[[], object]]:
+    return [fleet.roll_back, fleet.carry_out, fleet.finish, lambda: fleet.deploy(1)]
+
+
+def test_a_rollback_that_is_killed_anywhere_is_done_everywhere_or_nowhere(two: Fleet) -> None:
+    began, writes = 0, 0
+    while killed(lambda: two.roll_back(reason="killed"), writes):
+        if two.quarantined(2):
+            began += 1
+            assert two.live() == [1, 1]
+            finishers(two)[writes % 4]()
+            assert two.live() == [1, 1] and two.settled()
+            record.lift_quarantine(two.house.project, MODEL, 2, "the next try")
+            two.deploy(2)
+        assert two.live() == [2, 2] and two.settled()
+        writes += 1
+    assert two.live() == [1, 1] and two.settled()
+    assert began >= 5 and writes > began
+
+
+def test_a_release_that_is_sent_back_by_who_is_killed_goes_back_everywhere(two: Fleet) -> None:
+    two.decisions["us"] = "rollback"
+
+    def sent_back() -> None:
+        two.deploy(3)
+
+    outcomes, writes = set(), 0
+    while killed(sent_back, writes):
+        for name in ("eu", "us"):
+            if two.state(name).rollout:
+                two.expire(name)
+        two.carry_out()
+        assert two.settled()
+        outcomes.add((*two.live(), bool(two.quarantined(3))))
+        if two.quarantined(3):
+            record.lift_quarantine(two.house.project, MODEL, 3, "the next try")
+        writes += 3
+    assert outcomes == {(2, 2, False), (2, 2, True)}
+    assert two.live() == [2, 2] and two.settled()
+
+
+def test_a_rollout_begins_on_every_target_or_on_none(two: Fleet) -> None:
+    seen, writes = [], 0
+    while killed(lambda: two.begin(3), writes):
+        seen.append([bool(two.state(name).rollout) for name in ("eu", "us")])
+        if seen[-1] == [True, True]:
+            two.roll_back(reason="the next try")
+            record.lift_quarantine(two.house.project, MODEL, 3, "the next try")
+        writes += 1
+    assert [False, False] in seen and [True, True] in seen and len(seen) >= 3
+    assert all(one[0] == one[1] for one in seen)
+
+
+def test_a_release_that_has_to_be_loaded_first_is_loaded_by_who_comes_next(two: Fleet) -> None:
+    two.deploy(3)
+    assert 1 not in two.state().slots.values()
+    loading = stopped(two, lambda: two.roll_back(to=1), "load")
+    assert two.live() == [3, 3] and two.quarantined(3) is None
+    assert (
+        record.plan(two.house.project, MODEL).pending == f"{MODEL} goes back to release 1: too pale"
+    )
+    resumed(two, loading, signal.SIGKILL)
+    for name in ("eu", "us"):
+        two.expire(name)
+    two.carry_out()
+    assert two.live() == [1, 1] and "too pale" in two.quarantined(3)
+    assert two.settled()
+
+
+def test_an_earlier_release_that_does_not_load_on_one_target_leaves_that_as_it_was(
+    two: Fleet,
+) -> None:
+    two.deploy(3)
+    two.broken.add(("us", 1))
+    with pytest.raises(UserError, match="release 1 of light did not load on us, where release 3"):
+        two.roll_back(to=1)
+    assert two.live() == [1, 3]
+    assert record.plan(two.house.project, MODEL).pending is None
+
+
+def test_a_rollback_of_what_is_on_its_way_leaves_the_other_targets_alone(two: Fleet) -> None:
+    record.change(two.house.project, "us", MODEL, lambda now: record.moved(now, 1, "deploy", None))
+    two.deploy(1)  # on eu, too
+    two.begin(3)
+    two.decisions["eu"] = "wait"
+    assert two.roll_back() == [1, 1]
+    assert two.quarantined(1) is None and two.quarantined(3)
+
+
+def test_a_rollback_that_leads_nowhere_on_one_target_changes_none(two: Fleet) -> None:
+    record.change(two.house.project, "us", MODEL, lambda now: replace(now, live=None))
+    before = two.state()
+    with pytest.raises(UserError, match="nothing of light is live on us"):
+        two.roll_back()
+    assert two.state() == before and two.quarantined(2) is None
+
+
+def test_a_plan_is_carried_over_by_the_next_one(two: Fleet) -> None:
+    former = stopped(two, two.roll_back, "is live on eu")
+    assert record.plan(two.house.project, MODEL).pending
+    two.begin(3)
+    assert "goes back: too pale" in record.plan(two.house.project, MODEL).pending
+    two.carry_out()
+    assert resumed(two, former) == 0
+    assert two.live() == [3, 3] and two.settled()
+
+
+def test_an_older_plan_changes_no_record(two: Fleet) -> None:
+    older = record.plan(two.house.project, MODEL)
+    two.roll_back()
+    newer = replace(older, kept=False)
+    assert older and newer.token < two.state().token
+    assert newer.applied(two.state()) is two.state() or newer.applied(two.state()) == two.state()
+
+
+def test_who_follows_is_told_before_a_plan_counts_as_finished(two: Fleet) -> None:
+    def unreachable() -> None:
+        raise UserError("MLflow does not answer")
+
+    with pytest.raises(UserError, match="MLflow"):
+        rollback.rollback(two.house.project, two.fleet, MODEL, None, "pale", print, unreachable)
+    assert two.live() == [1, 1] and record.plan(two.house.project, MODEL).pending
+    told: list[DeploymentRecord] = []
+    rollback.finish(two.house.project, two.fleet, MODEL, print, lambda: told.append(two.state()))
+    assert [state.live for state in told] == [1] and two.settled()

@@ -1,0 +1,304 @@
+"""A fleet of two targets whose Tritons and Envoys are files: for what goes wrong between them.
+
+The slots' folders, the gateways' files, locks and records are the real ones. A Triton is a list of
+what it has loaded beside its folder; an Envoy takes each file at once. A process that works with
+them can be stopped or killed at any point (`stopped`, `killed`), as `kill -STOP` and `-KILL` do.
+"""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adire_assets import store
+from adire_assets.config import Project
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import FleetConfig, RolloutConfig
+from adire_assets.serving import (
+    deployment,
+    guard,
+    loading,
+    parity,
+    record,
+    release,
+    rollback,
+    rollout,
+    routing,
+)
+from adire_assets.serving.analysis import Analysis, Finding
+from adire_assets.serving.gateway import Gateway
+from adire_assets.serving.loading import Place
+from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.replay import Judge
+from adire_assets.serving.watch import Watch
+from tests.support.fleets import make_fleet
+from tests.support.house import House
+from tests.support.light import MODEL, add_light, light_house
+
+
+@dataclass
+class Fleet:
+    """The house and its targets; `at` is called before each thing that has an effect."""
+
+    house: House
+    fleet: FleetConfig
+    decisions: dict[str, str] = field(default_factory=dict)  # target -> what its watch finds
+    broken: set[tuple[str, int]] = field(default_factory=set)  # (target, release): does not load
+    at: Callable[[str], None] = lambda what: None
+    said: list[str] = field(default_factory=list)
+    children: list[int] = field(default_factory=list)  # that were stopped and not yet resumed
+
+    def state(self, target: str = "eu") -> DeploymentRecord:
+        return record.read(self.house.project, target, MODEL)
+
+    def live(self) -> list[int | None]:
+        return [self.state(name).live for name in self.fleet.targets]
+
+    def place(self, slot: str, target: str = "eu") -> Place:
+        return Place(self.house.project, self.fleet, target, slot)
+
+    def routed(self, target: str = "eu") -> bool:
+        """Whether the gateway's file is what the record says."""
+        return routing.published(self.house.project, self.fleet, target, MODEL)
+
+    def settled(self) -> bool:
+        """Whether all outside the records is as they say, and nothing is left to be done."""
+        plan = record.plan(self.house.project, MODEL)
+        found = deployment.live(self.house.project, self.fleet, MODEL)
+        open_rollouts = [name for name in self.fleet.targets if self.state(name).rollout]
+        for one in found:
+            for slot in self.fleet.targets[one.record.target].slots:
+                held = release.installed(self.place(slot, one.record.target).folder, MODEL)
+                assert held == [one.record.slots[slot]], (slot, held, one.record.slots)
+        assert not open_rollouts and not [line for one in found for line in one.differences]
+        assert plan is None or plan.pending is None
+        return True
+
+    def quarantined(self, number: int) -> str | None:
+        return record.quarantined(self.house.project, MODEL, number)
+
+    def begin(self, number: int) -> bool:
+        return rollout.begin(self.house.project, self.fleet, MODEL, number)
+
+    def carry_out(self) -> None:
+        rollout.carry_out(
+            self.house.project,
+            self.fleet,
+            MODEL,
+            open_judge=no_judge,
+            progress=self.tell,
+            report=lambda target, decision: self.tell(f"reported: {decision['decision']}"),
+        )
+
+    def deploy(self, number: int) -> list[int | None]:
+        deployment.deploy(
+            self.house.project,
+            self.fleet,
+            MODEL,
+            number,
+            verify=lambda candidate: None,
+            open_judge=no_judge,
+            progress=self.tell,
+        )
+        return self.live()
+
+    def roll_back(self, to: int | None = None, reason: str = "too pale") -> list[int | None]:
+        rollback.rollback(self.house.project, self.fleet, MODEL, to, reason, self.tell)
+        return self.live()
+
+    def finish(self) -> None:
+        rollback.finish(self.house.project, self.fleet, MODEL, self.tell)
+
+    def expire(self, target: str = "eu") -> None:
+        """The time of the lease runs out."""
+
+        def late(state: DeploymentRecord) -> DeploymentRecord:
+            assert state.rollout
+            lease = {**state.rollout.lease, "until": 0.0}
+            return replace(state, rollout=replace(state.rollout, lease=lease))
+
+        record.change(self.house.project, target, MODEL, late)
+
+    def tell(self, message: str) -> None:
+        self.at(message)
+        self.said.append(message)
+        print(message)
+
+
+def no_judge() -> AbstractContextManager[Judge]:
+    return nullcontext(lambda prompts, images: [])
+
+
+def released(folder: Path) -> House:
+    """A project with releases 1 to 4, for `stand_in_fleet` to copy."""
+    house = light_house(folder / "project")
+    for _ in range(4):
+        add_light(house)
+    return house
+
+
+@contextmanager
+def stand_in_fleet(
+    made: House,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    releases: Sequence[int],
+    targets: Sequence[str],
+) -> Iterator[Fleet]:
+    """A copy of the house, of whose releases `releases` went live, one after the other."""
+    root = folder / "project"
+    shutil.copytree(made.project.root, root)
+    house = replace(made, project=Project(root, root / "home"))
+    config = RolloutConfig(steps=[50, 100], minimum_seconds=0.0)
+    fleet = Fleet(house, make_fleet(config, targets))
+    _stand_in(fleet, monkeypatch)
+    for number in releases:
+        assert set(fleet.deploy(number)) == {number}
+    try:
+        yield fleet
+    finally:
+        for pid in list(fleet.children):
+            resumed(fleet, pid, signal.SIGKILL)
+
+
+def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = {
+        made.place(slot, target).address: (target, made.place(slot, target).folder)
+        for target, settings in made.fleet.targets.items()
+        for slot in settings.slots
+    }
+
+    class Control:
+        """A Triton that loads what its folder holds, whole."""
+
+        def __init__(self, address: str) -> None:
+            self.target, self.folder = slots[address]
+            self.file = self.folder / "ready.json"
+
+        def live(self) -> bool:
+            return True
+
+        def require(self) -> None:
+            pass
+
+        def load(self, model: str, timeout: float) -> None:
+            made.at("load")
+            found = release.installed(self.folder, model)
+            if wrong := [n for n in found if (self.target, n) in made.broken]:
+                raise UserError(f"could not load release {wrong[0]}")
+            self.file.write_text(json.dumps(found))
+
+        def unload(self, model: str, timeout: float) -> None:
+            made.at("unload")
+            self.file.write_text("[]")
+
+        def versions(self, model: str | None = None) -> dict[str, dict[int, str]]:
+            found = json.loads(self.file.read_text()) if self.file.is_file() else []
+            return {MODEL: dict.fromkeys(found, "READY")}
+
+    def answers(place: Place, wanted: release.ReleaseRecord) -> None:
+        if wanted.number not in place.ready(wanted.model):
+            raise UserError(f"release {wanted.number} does not answer")
+
+    def publish(gateway: Gateway, served: Any) -> None:
+        made.at(f"publish {gateway.target}")
+        gateway._write(served)
+
+    def took(gateway: Gateway, file: str) -> dict[str, str]:
+        return {"version_text": store.read_json(gateway._file(file))["version_info"]}
+
+    def look(watch: Watch, rollout: record.Rollout) -> tuple[Analysis, dict[str, Any]]:
+        made.at(f"look {watch.target}")
+        decision = made.decisions.get(watch.target, "promote")
+        outcome = "bad" if decision == "rollback" else "good"
+        return Analysis(decision, (Finding("errors", outcome, 0.0, 0.0, "seen"),)), {}
+
+    passed = {"passed": True, "explanation": "as evaluated", "software": None}
+    monkeypatch.setattr(loading, "Control", Control)
+    monkeypatch.setattr(Place, "require_answer", answers)
+    monkeypatch.setattr(guard, "running", lambda prefix: True)
+    monkeypatch.setattr(parity, "repeat", lambda *_: passed)
+    monkeypatch.setattr(Gateway, "publish", publish)
+    monkeypatch.setattr(Gateway, "live", lambda gateway: True)
+    monkeypatch.setattr(Gateway, "_subscription", took)
+    monkeypatch.setattr(Watch, "begin_step", lambda watch, rollout: {})
+    monkeypatch.setattr(Watch, "look", look)
+    for name in made.fleet.targets:
+        routing.publish(made.house.project, made.fleet, name)
+
+
+# --- processes that are stopped or killed ------------------------------------------------------
+
+
+def forked(work: Callable[[], object]) -> int:
+    """A process of its own that does `work`; its exit status is 0 when nothing was raised."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def ended(pid: int) -> int:
+    """Wait for a process; its exit status, or the negative number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def stopped(fleet: Fleet, work: Callable[[], object], where: str) -> int:
+    """A process that does `work` and has just been stopped before the first `where`."""
+
+    def child() -> None:
+        def stop(what: str) -> None:
+            if where in what:
+                fleet.at = lambda what: None
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        fleet.at = stop
+        work()
+
+    pid = forked(child)
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), f"it never came to {where}"
+    fleet.children.append(pid)
+    return pid
+
+
+def resumed(fleet: Fleet, pid: int, by: int = signal.SIGCONT) -> int:
+    """Let a stopped process go on to its end (or end it, `by` SIGKILL); see `ended`."""
+    fleet.children.remove(pid)
+    os.kill(pid, by)
+    return ended(pid)
+
+
+def killed(work: Callable[[], object], writes: int) -> bool:
+    """Do `work` in a process that is killed before it has written its file number `writes`.
+
+    Whether it was; False when it ended before.
+    """
+
+    def child() -> None:
+        original, left = Path.replace, [writes]
+
+        def replace(path: Path, target: Any) -> Path:
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return original(path, target)
+
+        Path.replace = replace  # type: ignore[method-assign]
+        work()
+
+    status = ended(forked(child))
+    assert status in (0, -signal.SIGKILL), status
+    return status != 0
