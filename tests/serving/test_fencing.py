@@ -10,16 +10,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from adire_assets import promotion, registry
+from adire_assets import operations, promotion, registry
 from adire_assets.approvals import approve, revoke
+from adire_assets.defs.rollouts import rollout_job, rollout_sensor
 from adire_assets.errors import UserError
-from adire_assets.serving import record, release, rollback, rollout, routing, slot
+from adire_assets.serving import deployment, record, release, rollback, rollout, routing, slot
 from adire_assets.serving.record import DeploymentRecord
 from tests.support.house import House
 from tests.support.light import MODEL
 from tests.support.stand_ins import Fleet, killed, released, resumed, stand_in_fleet, stopped
+
+CONFIG = """
+data: {path: data/light, instance_prompt: cloth}
+base_model: {source: base}
+evaluation: {judge: {source: judge}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,37 @@ def test_a_former_holder_sends_nothing_back(one: Fleet, takes_over: str) -> None
     assert resumed(one, former) == 0
     assert (one.live(), one.quarantined(2)) == ([2], None)
     assert one.settled()
+
+
+class Over(Exception):
+    """Ends who only follows."""
+
+
+@pytest.mark.parametrize("decision", ["rollback", "promote"])
+def test_who_loses_the_lease_while_it_decides_decides_nothing(
+    two: Fleet, monkeypatch: pytest.MonkeyPatch, decision: str
+) -> None:
+    def taken(state: DeploymentRecord) -> DeploymentRecord:
+        lease = {"holder": "somebody else", "until": 4e9}
+        return replace(state, rollout=replace(state.rollout, lease=lease))
+
+    def take(what: str) -> None:
+        if what == "look us" and not before:
+            before.append(record.change(two.house.project, "us", MODEL, taken))
+
+    def over(seconds: float) -> None:
+        raise Over
+
+    before: list[DeploymentRecord] = []
+    two.begin(3)
+    two.decisions["us"] = decision
+    two.at = take
+    monkeypatch.setattr("adire_assets.serving.carrier.time.sleep", over)
+    with pytest.raises(Over):
+        two.carry_out()
+    assert before == [two.state("us")]
+    assert (two.live(), two.quarantined(3)) == ([3, 2], None)
+    assert two.routed("eu") and two.routed("us")
 
 
 def test_a_former_holder_sends_nothing_back_on_other_targets(two: Fleet) -> None:
@@ -403,3 +442,39 @@ def test_who_follows_is_told_before_a_plan_counts_as_finished(two: Fleet) -> Non
     told: list[DeploymentRecord] = []
     rollback.finish(two.house.project, two.fleet, MODEL, print, lambda: told.append(two.state()))
     assert [state.live for state in told] == [1] and two.settled()
+
+
+def test_an_unfinished_rollback_is_shown_and_the_sensor_finishes_it(
+    two: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = two.house.project.root / "configs"
+    (configs / "fleet.yaml").write_text(two.fleet.model_dump_json(exclude_none=True))
+    (configs / "models" / f"{MODEL}.yaml").write_text(CONFIG)
+    monkeypatch.setattr(operations, "stale", lambda *_: [])
+    monkeypatch.setattr(deployment, "live", lambda *_: [])
+    told = Registry(monkeypatch)
+    told.came.set()
+    dead = stopped(two, two.roll_back, "is live on eu")
+    resumed(two, dead, signal.SIGKILL)
+    job = rollout_job(two.house.project, MODEL)
+    sensor = rollout_sensor(two.house.project, MODEL, job)
+
+    def status() -> str:
+        return "\n".join(operations.status(two.house.project))
+
+    def tick(instance: dg.DagsterInstance) -> dg.RunRequest | str:
+        with dg.build_sensor_context(instance=instance) as context:
+            answer = sensor.evaluate_tick(context)
+        return answer.run_requests[0] if answer.run_requests else answer.skip_message
+
+    assert "light goes back: too pale; the sensor light_rollout finishes it" in status()
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert tick(instance) == "no rollout was left"  # its process may be at it
+        monkeypatch.setattr("adire_assets.defs.rollouts.FINISHED_WITHIN_SECONDS", -1)
+        request = tick(instance)
+        assert "light goes back: too pale" in request.tags["adire/why"]
+        job.execute_in_process(instance=instance, tags=request.tags)
+        assert tick(instance) == "no rollout was left"
+    assert told.aliases == {"champion": 1} and "unfinished since" not in status()
+    monkeypatch.undo()
+    assert record.plan(two.house.project, MODEL).pending is None and two.live() == [1, 1]

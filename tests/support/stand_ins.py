@@ -227,6 +227,7 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "repeat", lambda *_: passed)
     monkeypatch.setattr(Gateway, "publish", publish)
     monkeypatch.setattr(Gateway, "live", lambda gateway: True)
+    monkeypatch.setattr(Gateway, "require_ours", lambda gateway: None)
     monkeypatch.setattr(Gateway, "_subscription", took)
     monkeypatch.setattr(Watch, "begin_step", lambda watch, rollout: {})
     monkeypatch.setattr(Watch, "look", look)
