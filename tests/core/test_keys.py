@@ -31,6 +31,7 @@ from adire_assets.config import Project, load_model
 from adire_assets.data import dvc
 from adire_assets.diffusion import encoding, lora
 from adire_assets.diffusion.class_images import key_of
+from adire_assets.diffusion.tiny_base.train import Stages, smoke_settings
 from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import Recipe
 from adire_assets.serving import release
@@ -237,6 +238,11 @@ class Line:
         config = load_model(self.project, MODEL)
         return search.recipe_of(config, self.made("dataset"), self.made("base"), device).key
 
+    def tiny_base(self) -> str:
+        folder = self.project.home
+        stages = Stages(folder, int(self.content), smoke_settings(), torch.device("cpu"), 60.0)
+        return lineage.digest([stages._loop(name, 1).fingerprint for name in ("judge", "unet")])
+
     # --- what a training keeps -----------------------------------------------------------------
 
     def encoded(self, what: str) -> str:
@@ -377,6 +383,14 @@ KEPT: dict[str, Kept] = {
             ("search", "parameters", {"learning_rate": {"low": 1e-3, "high": 1e-2}}),
         ),
     ),
+    "tiny_base": Kept(
+        Line.tiny_base,
+        tuple(
+            f"diffusion/tiny_base/{name}.py"
+            for name in ("judge", "unet", "autoencoder", "corpus", "pattern_images", "stages")
+        ),
+        ("torch", "diffusers", "transformers"),
+    ),
     "latents": Kept(
         lambda line: line.encoded("latents"),
         (*ENCODED, "diffusion/views.py", "diffusion/augmentations.py"),
@@ -509,6 +523,7 @@ def test_another_ingredient_is_another_key(line: Line, kind: str) -> None:
         ("class_images", lambda line: line.weights("base", "2")),
         ("checkpoint", lambda line: line.weights("base", "2")),
         ("checkpoint", lambda line: setattr(line, "content", "2")),  # the data
+        ("tiny_base", lambda line: setattr(line, "content", "2")),  # the seed
     ],
 )
 def test_other_files_are_another_key(line: Line, kind: str, change: Callable[[Line], None]) -> None:

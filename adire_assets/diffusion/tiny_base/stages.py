@@ -95,8 +95,8 @@ class Loop:
         """UserError when the checkpoint with this progress was made from something else."""
         if progress["fingerprint"] != self.fingerprint:
             raise UserError(
-                f"{self.path} was made with other settings (seed, sizes or corpus); give another "
-                "--work folder or remove this one."
+                f"{self.path} was made with other settings (seed, sizes or corpus), code or "
+                "libraries; give another --work folder or remove this one."
             )
 
 

@@ -9,8 +9,6 @@ StableDiffusionPipeline, fp16 variant), `judge/` (CLIPModel, tokenizer, image pr
 """
 
 import argparse
-import hashlib
-import json
 import platform
 import sys
 from collections.abc import Callable
@@ -56,6 +54,7 @@ from adire_assets.diffusion.tiny_base.unet import (
     train_unet,
 )
 from adire_assets.errors import UserError
+from adire_assets.lineage import Recipe
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Stages:
             name: getattr(settings, name)
             for name in ("resolution", "generic", "style", "indigo", "palettes")
         }
-        self.drawn = _fingerprint(seed, drawn)
+        self.drawn = _fingerprint(("corpus",), seed, drawn)
 
     def corpus(self) -> tuple[Corpus, Corpus]:
         """(what the UNet sees, what only the judge sees besides), drawn once and kept."""
@@ -157,7 +156,7 @@ class Stages:
 
     def tokenizer(self) -> CLIPTokenizer:
         """The judge's tokenizer, trained on all captions once and kept."""
-        folder = self.work / "tokenizer"
+        folder = self.work / f"tokenizer-{self.drawn}"
         if not folder.exists():
             captions = [caption for part in self.corpus() for caption in part.captions]
             temporary = self.work / "tokenizer.tmp"
@@ -291,7 +290,8 @@ class Stages:
         }[name]
         made_from = {part: asdict(getattr(self.settings, part)) for part in parts}
         del made_from[name]["steps"]
-        return Loop(name, self.work, steps, _fingerprint(self.drawn, made_from), self.save_every)
+        fingerprint = _fingerprint(parts, self.drawn, made_from)
+        return Loop(name, self.work, steps, fingerprint, self.save_every)
 
     def _checkpoint(self, name: str) -> dict:
         path = self.work / f"{name}.pt"
@@ -312,8 +312,11 @@ def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     return np.load(path)
 
 
-def _fingerprint(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+def _fingerprint(parts: tuple[str, ...], *made_from: object) -> str:
+    """Of what was made from this by the code of these parts of the model."""
+    names = {part: "autoencoder" if part == "decoder" else part for part in parts}
+    modules = tuple(f"{__package__}.{name}" for name in names.values())
+    return Recipe("tiny_base", "", modules, config={"made_from": made_from}).key[:16]
 
 
 def _device(name: str) -> torch.device:
