@@ -126,11 +126,6 @@ class TrainingConfig(Strict):
     num_machines: Annotated[int, Field(ge=1, le=1024)] = 1
     distribution: Literal["ddp", "fsdp"] = "ddp"  # of several processes
 
-    @property
-    def processes(self) -> int:
-        """How many take part, when nothing shares the batch out."""
-        return self.num_processes or self.num_machines
-
     @model_validator(mode="after")
     def _belong_together(self) -> "TrainingConfig":
         if self.with_prior_preservation and self.class_prompt is None:
@@ -140,7 +135,7 @@ class TrainingConfig(Strict):
         augmentations = names_of(self)
         if len(set(augmentations)) < len(augmentations):
             raise ValueError("augmentations has the same entry twice (random_flip is one of them)")
-        if self.processes % self.num_machines:
+        if (self.num_processes or self.num_machines) % self.num_machines:
             raise ValueError("num_processes is counted on all machines: a multiple of num_machines")
         return self
 

@@ -30,7 +30,7 @@ def shared_out(training: Mapping[str, Any], device: str, base: Path) -> dict[str
     weights = sum(file.stat().st_size for file in base.rglob("*.safetensors"))
     said = settings.num_processes or settings.num_machines > 1
     if said or device != "cpu" or weights > SMALL_BASE:
-        return {**training, "num_processes": settings.processes}
+        return {**training, "num_processes": processes_of(settings)}
     batch, passes = settings.train_batch_size, settings.gradient_accumulation_steps
     processes = max(n for n in range(1, lineage.threads() + 1) if batch * passes % n == 0)
     fewer_passes = gcd(processes, passes)
@@ -42,6 +42,11 @@ def shared_out(training: Mapping[str, Any], device: str, base: Path) -> dict[str
     }
 
 
+def processes_of(settings: TrainingConfig) -> int:
+    """How many take part in all, when nothing shares the batch out."""
+    return settings.num_processes or settings.num_machines
+
+
 def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
     """The launcher for `worker.command`, for "cpu" or "cuda" and a `training` section.
 
@@ -50,9 +55,9 @@ def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
     """
     settings = TrainingConfig.model_validate(training)
     machines = _machines() if settings.num_machines > 1 else ()
-    if device == "cpu" and settings.processes > 1:
+    if device == "cpu" and processes_of(settings) > 1:
         # What `accelerate launch` starts for GPUs; for CPUs it asks for an MPI.
-        per_machine = settings.processes // settings.num_machines
+        per_machine = processes_of(settings) // settings.num_machines
         return (
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nproc_per_node", str(per_machine), "--nnodes", str(settings.num_machines)),
@@ -60,14 +65,14 @@ def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
         )
     return (
         *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
-        *("--num_processes", str(settings.processes)),
+        *("--num_processes", str(processes_of(settings))),
         *("--num_machines", str(settings.num_machines)),
         *machines,
         *("--mixed_precision", settings.mixed_precision),
         *("--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(lineage.threads())),
         *(("--cpu",) if device == "cpu" else ()),
-        *(("--multi_gpu",) if settings.processes > 1 else ()),
+        *(("--multi_gpu",) if processes_of(settings) > 1 else ()),
     )
 
 

@@ -38,6 +38,7 @@ from adire_assets.diffusion.conditioning import TEXT_ENCODERS
 from adire_assets.diffusion.examples import Examples, Geometry
 from adire_assets.diffusion.fit import Course, Fit, GiveUp, mean
 from adire_assets.diffusion.fused_lora import fuse
+from adire_assets.diffusion.launch import processes_of
 from adire_assets.diffusion.layers import add_lora, trained_models, trained_weights
 from adire_assets.diffusion.optimizers import needs_bitsandbytes
 from adire_assets.diffusion.sampling import Request, Sampler, left_out, told_of_long
@@ -84,9 +85,9 @@ def train(
         cpu=device == "cpu",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=ENCODING_PATIENCE)],
     )
-    if accelerator.num_processes != settings.processes:
+    if accelerator.num_processes != processes_of(settings):
         raise UserError(
-            f"training.num_processes is {settings.processes}, but {accelerator.num_processes} "
+            f"training.num_processes is {processes_of(settings)}, but {accelerator.num_processes} "
             "take part; start as many, or change it"
         )
     tell = progress if accelerator.is_main_process else _say_nothing
