@@ -29,7 +29,7 @@ from adire_assets.arguments import (
 )
 from adire_assets.config import Project, models
 from adire_assets.diffusion.tiny_base.commands import base_model_app
-from adire_assets.disk import REFUSALS, told
+from adire_assets.disk import refusal
 from adire_assets.errors import UserError
 from adire_assets.file_commands import file_app
 from adire_assets.fleet_config import FleetConfig, load_fleet
@@ -57,10 +57,11 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"adire: {error}", file=sys.stderr)
-    except OSError as error:
-        if error.errno not in REFUSALS:
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None:
             raise
-        print(f"adire: {told(error)}", file=sys.stderr)
+        print(f"adire: {sentence}", file=sys.stderr)
     else:
         return
     sys.exit(1)

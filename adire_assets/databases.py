@@ -1,11 +1,14 @@
 """SQLite databases: copied while they are in use, and made to name another folder."""
 
+import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+from adire_assets.disk import refusal
 from adire_assets.errors import UserError
 
 MAGIC = b"SQLite format 3\0"
@@ -24,16 +27,21 @@ def is_database(path: Path) -> bool:
 
 def copy_database(source: Path, target: Path) -> None:
     """Copy a database as it is at one moment. UserError when it is damaged."""
+    # SQLite cannot open what it would have to recover first; there nobody writes, so files do.
+    still = bool(os.statvfs(source).f_flag & os.ST_RDONLY)
     try:
-        with (
-            closing(sqlite3.connect(source, timeout=BUSY_SECONDS)) as old,
-            closing(sqlite3.connect(target)) as new,
-        ):
-            old.backup(new)
+        if still:
+            for end in ("", "-wal"):
+                if Path(f"{source}{end}").is_file():
+                    shutil.copyfile(f"{source}{end}", f"{target}{end}")
+        with closing(sqlite3.connect(target)) as new:
+            if not still:
+                with closing(sqlite3.connect(source, timeout=BUSY_SECONDS)) as old:
+                    old.backup(new)
             [[found]] = new.execute("PRAGMA quick_check(1)").fetchall()
             state = " ".join(found.split())
-    except sqlite3.DatabaseError as error:
-        state = str(error)
+    except sqlite3.Error as error:
+        state = refusal(error, target) or str(error)
     if state != "ok":
         raise UserError(f"the database {source} cannot be copied to {target}: {state}")
 

@@ -1,10 +1,13 @@
 """What a file system refuses (it is full, it can only be read, ...) as one sentence with its path.
 
-`told` makes the sentence, which every door shows; `writing` adds the path where the system's own
-error has none, as that of a write to an open file.
+`writing` makes it a UserError, with the path where the system's own error has none, as that of a
+write to an open file. `refusal` finds it in what a library made of it, for the doors (command line,
+worker, Dagster).
 """
 
 import errno
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,19 +22,63 @@ SENTENCES = {
     errno.EROFS: f"{{place}} lies on a file system that can only be read; {ELSEWHERE}",
     errno.EFBIG: "{place} would become larger than a file may be here; raise `ulimit -f`, or use "
     "another file system",
+    errno.EIO: "{place} cannot be read or written: its disk is full or fails; `df` and the log of "
+    "the system tell which",
 }
+ROOM_BYTES = 2**18
 # What the user can mend; anything else is a fault of the code.
 REFUSALS = {
     *SENTENCES,
     *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
 }
 
+# How the libraries (safetensors, SQLite, torch) that raise no OSError hand it on.
+WORDS = {
+    "No space left on device": errno.ENOSPC,
+    "database or disk is full": errno.ENOSPC,
+    "disk I/O error": errno.EIO,
+    "Disk quota exceeded": errno.EDQUOT,
+    "Read-only file system": errno.EROFS,
+    "attempt to write a readonly database": errno.EROFS,
+    "File too large": errno.EFBIG,
+}
+
 
 def told(error: OSError, path: Path | str | None = None) -> str:
     """What the system refused; `path` where the error names none."""
-    place = error.filename or path or "the file"
+    # Of two files it is the second that is written, as in a copy.
+    place = error.filename2 or error.filename or path or "the project's home"
     sentence = SENTENCES.get(error.errno or 0)
     return sentence.format(place=place) if sentence else f"{place}: {error.strerror or error}"
+
+
+def refusal(error: BaseException, home: Path | None = None) -> str | None:
+    """The sentence for an exception behind which is a refusal of the file system, else None.
+
+    `home`: what is named where the exception has no path.
+    """
+    if isinstance(error, OSError) and error.errno is not None:  # shutil.copytree's has none
+        return told(error, home) if error.errno in REFUSALS else None
+    cause: BaseException | None = error
+    while cause is not None:
+        for words, number in WORDS.items():
+            if words in str(cause):
+                return told(OSError(number, words), home)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def require_room(folder: Path) -> None:
+    """UserError unless a little can be written into a folder, which is made if need be.
+
+    For those who hand it to a program that says less about a full disk.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextmanager
@@ -40,6 +87,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REFUSALS:
+        sentence = refusal(error, path)
+        if sentence is None:
             raise
-        raise UserError(told(error, path)) from error
+        raise UserError(sentence) from error

@@ -31,6 +31,7 @@ from adire_assets.store import (
     read_json,
     try_lock,
 )
+from adire_assets.tracking_store import own_database
 
 GIGABYTE = 10**9
 REFERENCE = ("model", "kind", "key", "content_hash")
@@ -142,7 +143,10 @@ def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artefact
 
 def _kept_releases(project: Project, model: str, keep: int) -> list[release.ReleaseRecord]:
     records = {one.number: one for one in release.records(project, model)}
-    numbers = set(sorted(records)[-keep:]) | set(registry.aliases(project, model).values())
+    numbers = set(sorted(records)[-keep:])
+    database = own_database(project)
+    if database is None or database.exists():  # who makes room has none for a new database
+        numbers |= set(registry.aliases(project, model).values())
     for path in (project.home / "deployments").glob(f"*/{model}.json"):
         state = record.read(project, path.parent.name, model)
         numbers |= set(state.slots.values()) | ({state.live} if state.live else set())

@@ -34,7 +34,7 @@ PLUMBING = {
     f"{PACKAGE}.{name}"
     for name in (
         *("config", "config_file", "training_config", "gates_config", "fleet_config"),
-        *("child_environment", "errors", "lineage", "readers", "store", "worker"),
+        *("child_environment", "disk", "errors", "lineage", "readers", "store", "worker"),
     )
 }
 WORKER = f"{PACKAGE}.worker"

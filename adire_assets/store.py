@@ -17,20 +17,22 @@ What `find`, `open`, `recall` and `build` give is kept from being deleted for as
 says. What `artefacts` lists is not: `open` what you choose of it.
 """
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from adire_assets import lineage, readers
 from adire_assets.config import Project
+from adire_assets.disk import writing
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
 
@@ -197,19 +199,20 @@ class Store:
                 return Built(found, reused=True)
             folder = self.root / ".tmp" / name
             made_with = self.root / ".tmp" / f"{name}-recipe"
-            for unfinished in (folder, made_with):
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir(parents=True)
+            final = self.folder(recipe.model, recipe.kind, recipe.key)
             try:
-                started = time.monotonic()
-                self._keep_recipe(made_with, recipe)
-                facts = make(folder) or {}
-                made_with.rename(folder / "recipe")
-                self._finish(folder, recipe, facts, time.monotonic() - started)
-                final = self.folder(recipe.model, recipe.kind, recipe.key)
-                final.parent.mkdir(parents=True, exist_ok=True)
-                folder.rename(final)
-                _sync(final.parent)
+                with writing(folder):
+                    for unfinished in (folder, made_with):
+                        shutil.rmtree(unfinished, ignore_errors=True)
+                        unfinished.mkdir(parents=True)
+                    started = time.monotonic()
+                    self._keep_recipe(made_with, recipe)
+                    facts = make(folder) or {}
+                    made_with.rename(folder / "recipe")
+                    self._finish(folder, recipe, facts, time.monotonic() - started)
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    folder.rename(final)
+                    _sync(final.parent)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(made_with, ignore_errors=True)
@@ -286,9 +289,7 @@ def lock_name(model: str, kind: str, key: str) -> str:
 @contextmanager
 def try_lock(project: Project, name: str) -> Iterator[bool]:
     """Whether `name` could be had alone; it is held for the block then."""
-    folder = project.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("a") as file:
+    with _lock_file(project, name) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -300,11 +301,21 @@ def try_lock(project: Project, name: str) -> Iterator[bool]:
 @contextmanager
 def lock(project: Project, name: str) -> Iterator[None]:
     """Hold `name` alone among all processes of this home; waits, and dies with its holder."""
-    folder = project.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("a") as file:
+    with _lock_file(project, name) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file(project: Project, name: str) -> IO:
+    path = project.home / "locks" / f"{name}.lock"
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("a")
+        except OSError as error:
+            if error.errno == errno.EROFS and path.is_file():
+                return path.open("rb")  # a lock writes nothing
+            raise
 
 
 def is_locked(project: Project, name: str) -> bool:
@@ -312,7 +323,7 @@ def is_locked(project: Project, name: str) -> bool:
     path = project.home / "locks" / f"{name}.lock"
     if not path.is_file():
         return False
-    with path.open("a") as file:
+    with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -348,14 +359,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        _sync(temporary)
-        temporary.replace(path)
-    finally:  # on a full disk too
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            _sync(temporary)
+            temporary.replace(path)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        finally:
+            with suppress(OSError):  # it is gone already, or never came into being
+                temporary.unlink()
 
 
 def link(source: str | Path, target: str | Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from adire_assets import lineage, tracking
 from adire_assets.config import Project
+from adire_assets.disk import refusal
 from adire_assets.errors import UserError
 from adire_assets.store import read_json, write_bytes, write_json
 
@@ -132,9 +133,23 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
         if _is_first():
             write_json(folder / "result.json", result)
     except UserError as error:
-        write_bytes(folder / ERROR, str(error).encode())  # each of several processes writes it
+        _refuse(folder, str(error))
+        return False
+    except Exception as error:
+        sentence = refusal(error, folder)
+        if sentence is None:
+            raise
+        _refuse(folder, sentence)
         return False
     return True
+
+
+def _refuse(folder: Path, sentence: str) -> None:
+    """Leave the sentence to the parent; each of several processes does."""
+    try:
+        write_bytes(folder / ERROR, sentence.encode())
+    except UserError:  # the disk is full to the last byte: the child's last words are told as well
+        print(sentence, flush=True)
 
 
 def _is_first() -> bool:

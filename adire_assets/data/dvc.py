@@ -9,8 +9,6 @@ command that does it.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,7 +41,7 @@ from adire_assets.data.working_tree import compare
 from adire_assets.errors import UserError
 from adire_assets.file_names import counts, same_form
 from adire_assets.lineage import digest
-from adire_assets.store import write_json
+from adire_assets.store import write_bytes, write_json
 from adire_assets.worker import Progress
 
 NAMED_FILES = 3  # how many differing files a message names
@@ -194,9 +192,7 @@ def write_metrics(
     values = project.root / "metrics" / f"{model}.json"
     curve = project.root / "metrics" / f"{model}_loss.csv"
     write_json(values, dict(metrics))
-    temporary = curve.with_name(f".{curve.name}.{os.getpid()}.tmp")
-    shutil.copyfile(loss_csv, temporary)
-    temporary.replace(curve)
+    write_bytes(curve, loss_csv.read_bytes())
     return values, curve
 
 

@@ -17,6 +17,7 @@ from pydantic import PrivateAttr
 from adire_assets import lineage
 from adire_assets.child_environment import child_environment
 from adire_assets.config import Project
+from adire_assets.disk import refusal
 from adire_assets.errors import UserError
 from adire_assets.folders import temporary_folder
 from adire_assets.pipeline import RunWorker
@@ -70,11 +71,15 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Show a user's mistake as its one sentence, and do not retry it."""
+    """Show a user's mistake, or what the disk refuses, as one sentence, and do not retry it."""
     try:
         yield
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+    except Exception as error:
+        if sentence := refusal(error):
+            raise dg.Failure(sentence, allow_retries=False) from error
+        raise
 
 
 class ChildProcesses(dg.ConfigurableResource):

@@ -12,6 +12,7 @@ from adire_assets import roots
 from adire_assets.config import Project, load_model
 from adire_assets.defs.selection import selected
 from adire_assets.defs.sensors import MODEL_TAG
+from adire_assets.disk import require_room
 from adire_assets.errors import UserError
 from adire_assets.serving.fleet import dagster_home
 from adire_assets.store import read_json
@@ -22,6 +23,7 @@ def materialize(project: Project, model: str, select: str | None = None) -> None
     if not load_model(project, model).enabled:
         raise UserError(f"{model} is disabled; set `enabled: true` in {project.model_file(model)}")
     warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about Pipes
+    require_room(project.home)
     os.environ.setdefault("DAGSTER_HOME", str(dagster_home(project)))
     sys.path.insert(0, str(project.root))
     from dagster_defs import defs

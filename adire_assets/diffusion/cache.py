@@ -100,8 +100,11 @@ class TensorCache:
     def _write(self, path: Path, value: Tensors) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(value, temporary)
-        temporary.replace(path)
+        try:
+            save_file(value, temporary)
+            temporary.replace(path)
+        finally:  # on a full disk too
+            temporary.unlink(missing_ok=True)
 
     def _path(self, key: Any) -> Path:
         name = digest({"recipe": self.key, "subject": key})

@@ -18,11 +18,12 @@ from xmlrpc.client import Fault
 import psutil
 
 from adire_assets.config import Project
+from adire_assets.disk import require_room
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig
 from adire_assets.serving import guard, logs, orphans, routing, slot, supervisor, triton
 from adire_assets.serving.programs import Program, programs, shared_memory, slot_program
-from adire_assets.store import lock
+from adire_assets.store import lock, write_bytes
 
 Only = Literal["all", "serving"]
 Progress = Callable[[str], None]
@@ -55,6 +56,7 @@ def up(
     """
     every = programs(project, fleet)
     wanted = [item for item in every if only == "all" or item.serving]
+    require_room(project.home)
     with lock(project, "fleet"):
         dagster_home(project)
         supervisor.write_config(project, every)
@@ -168,9 +170,8 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
 def dagster_home(project: Project) -> Path:
     """<home>/dagster with its dagster.yaml, made when it is missing."""
     folder = project.home / "dagster"
-    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "dagster.yaml").exists():
-        (folder / "dagster.yaml").write_text(DAGSTER_YAML, encoding="utf-8")
+        write_bytes(folder / "dagster.yaml", DAGSTER_YAML.encode())
     return folder
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from adire_assets import lineage
 from adire_assets.config import Project, ServingConfig
+from adire_assets.disk import writing
 from adire_assets.errors import UserError
 from adire_assets.store import Artefact, Store, lock, read_as, read_json, write_json
 
@@ -228,9 +229,14 @@ def _place(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make `folder` whole under a temporary name, then rename it."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    fill(temporary)
-    temporary.rename(folder)
+    with writing(folder):
+        temporary.mkdir(parents=True)
+    try:
+        with writing(folder):
+            fill(temporary)
+            temporary.rename(folder)
+    finally:  # on a full disk too
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _place_config(source: Path, target: Path) -> None:

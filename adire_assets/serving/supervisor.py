@@ -21,6 +21,7 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.serving import orphans, triton
 from adire_assets.serving.programs import Program
+from adire_assets.store import write_bytes
 
 LONGEST_SOCKET = 100  # bytes; the kernel takes 107
 SUPERVISOR_SECONDS = 15.0
@@ -71,7 +72,7 @@ def write_config(project: Project, every: Sequence[Program]) -> None:
             "stdout_logfile_maxbytes = 10MB",
             "stdout_logfile_backups = 2",
         ]
-    (folder / "supervisord.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_bytes(folder / "supervisord.conf", ("\n".join(lines) + "\n").encode())
 
 
 def start(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from adire_assets.errors import UserError
 from adire_assets.worker import Progress
@@ -25,3 +26,12 @@ def surroundings(*, progress: Progress) -> dict[str, str]:
 
 def crash(*, progress: Progress) -> None:
     raise RuntimeError("the vat leaks")
+
+
+def fill(*, folder: str, progress: Progress) -> None:
+    """Keep tensors, as a training does, until the disk is full."""
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    for number in range(1000):
+        save_file({"latents": zeros(2**18)}, Path(folder) / f"{number}.safetensors")
