@@ -181,11 +181,11 @@ def test_files_that_only_the_user_has_are_taken_in_or_dropped_as_advised(reposit
 
 
 def test_leftovers_of_desktops_and_editors_count_nowhere(repository):
-    shutil.copy(REPOSITORY / ".dvcignore", repository.root)
     before = indigo(repository)
     write(repository.root, {f"data/{name}": "left" for name in LEFT})
     assert not any(counts(name) for name in LEFT)
     verify(repository)
+    shutil.copy(REPOSITORY / ".dvcignore", repository.root)
     shell(repository.root, "dvc add data")  # DVC sees the same
     assert indigo(repository) == before
     (repository.root / "data" / "indigo" / "a.png").unlink()
@@ -266,6 +266,10 @@ def test_a_clone_with_windows_line_ends_gets_the_pinned_bytes(repository, tmp_pa
     verify(changed)
     attributes = (REPOSITORY / ".gitattributes").read_text().replace("embedded-remote", "embedded")
     write(repository.root, {".gitattributes": attributes})
+    commit(repository)
+    # Text that came with these line ends keeps them.
+    write(repository.root, {"data/indigo/metadata.csv": "file_name,text\r\na.png,x\r\n"})
+    shell(repository.root, "dvc add data && dvc push --remote embedded")
     commit(repository)
     untouched = clone(repository, tmp_path / "untouched", "-c core.autocrlf=true")
     shell(untouched.root, ["git config core.autocrlf true", "adire pull"][0])
