@@ -1,14 +1,16 @@
 """What messages about data advise is carried out here, command by command, in real git and DVC."""
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
+from dvc.cli import main as dvc_main
 from PIL import Image
 
 from adire_assets.config import Project
@@ -30,27 +32,31 @@ from tests.data.test_dvc import (
     write,
 )
 
+WHO = {"NAME": "t", "EMAIL": "t@example.org"}
+GIT_NAMES = {f"GIT_{role}_{k}": v for role in ("AUTHOR", "COMMITTER") for k, v in WHO.items()}
 IGNORED = "/data\n/my data\n/weights\n/.adire\n"
 LEFT = ["indigo/.DS_Store", "indigo/metadata.csv~", "indigo/Thumbs.db", "indigo/sub/desktop.ini",
         "indigo/sub/.#a.png", "indigo/#metadata.csv#", "__MACOSX/indigo/._a.png"]  # fmt: skip
 
 
 def shell(root: Path, command: str) -> None:
-    """Run a command as a user types it in the project's root."""
+    """Run commands, joined by &&, as a user types them in the project's root."""
     if command == "adire pull":
         run_pull(Project(root, root / ".adire"), "data.dvc", "weights.dvc")
         return
-    names = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org"}
-    names |= {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org"}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **names, "PATH": path},
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    for one in command.split(" && "):
+        if one.startswith("dvc "):  # in this process, which has imported it already
+            with contextlib.chdir(root):
+                assert dvc_main(shlex.split(one)[1:]) == 0, one
+            continue
+        done = subprocess.run(
+            ["bash", "-c", one],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **GIT_NAMES},
+        )
+        assert done.returncode == 0, f"{one}: {done.stdout}{done.stderr}"
 
 
 def advised(message: str) -> list[str]:
