@@ -10,6 +10,7 @@ STARTS = "the slot starts"  # what a slot's process prints first
 TAIL = 2**18  # bytes of a log that are looked at
 # Triton's errors, Envoy's, and what a Python that dies ends with.
 ERROR = re.compile(r"^\S+ [EF] \d+ |\[(?:error|critical)\]|^\w*(?:Error|Exception)\b")
+HARMLESS = "CudaDriverHelper has not been initialized"  # each Triton without a GPU says so
 HEAD = re.compile(r"^\S+ [A-Z] \d+ \S+ |^\[[^\]]*\]\[\d+\]\[\w+\](?: ?\[[^\]]*\])* ?")
 
 
@@ -30,7 +31,7 @@ def not_loaded(project: Project, program: str, model: str) -> str | None:
 def last_words(project: Project, program: str) -> str | None:
     """The last error in a program's log, else its last line; None for an empty log."""
     lines = _lines(project, program)
-    wrong = [line for line in lines if ERROR.search(line)] or lines
+    wrong = [line for line in lines if ERROR.search(line) and HARMLESS not in line] or lines
     return _without_traceback(HEAD.sub("", wrong[-1])) if wrong else None
 
 

@@ -8,10 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import ServerProxy
@@ -20,11 +18,13 @@ from adire_assets.child_environment import child_environment
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.serving import orphans, triton
+from adire_assets.serving.plain_paths import private_folder
 from adire_assets.serving.programs import Program
 from adire_assets.store import write_bytes
 
 LONGEST_SOCKET = 100  # bytes; the kernel takes 107
 SUPERVISOR_SECONDS = 15.0
+LOGS = "ADIRE_SUPERVISOR_LOGS"  # in its environment: the folder of its programs' logs
 RUNNING = ("STARTING", "RUNNING")
 
 
@@ -68,7 +68,7 @@ def write_config(project: Project, every: Sequence[Program]) -> None:
             "killasgroup = true",
             f'environment = {orphans.PROGRAM}="{item.name}"',
             "redirect_stderr = true",
-            f"stdout_logfile = {_place(project, log(project, item.name))}",
+            f"stdout_logfile = %(ENV_{LOGS})s/{log(project, item.name).name}",
             "stdout_logfile_maxbytes = 10MB",
             "stdout_logfile_backups = 2",
         ]
@@ -86,7 +86,11 @@ def start(project: Project) -> None:
             ADIRE_HOME=str(project.home),
             DAGSTER_HOME=str(project.home / "dagster"),
         )
-        | {orphans.MARK: str(project.home)},
+        | {
+            orphans.MARK: str(project.home),
+            # It expands the value of stdout_logfile a second time.
+            LOGS: _escaped(str(log(project, "supervisord").parent)),
+        },
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -135,12 +139,7 @@ def _socket(project: Project) -> Path:
     path = project.home / "fleet" / "supervisor.sock"
     if len(os.fsencode(path)) <= LONGEST_SOCKET:
         return path
-    home = sha256(str(project.home).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"adire-{os.getuid()}-{home}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
-        raise UserError(f"{folder} belongs to somebody else; set ADIRE_HOME to a shorter path")
-    return folder / "supervisor.sock"
+    return private_folder(project.home) / "supervisor.sock"
 
 
 def log(project: Project, program: str) -> Path:

@@ -93,7 +93,9 @@ def test_triton_runs_the_python_of_this_environment_whatever_is_activated(
         (version / "model.py").write_text(SCRIPT)
         return "cloth"
 
-    project = Project(tmp_path, tmp_path / "home")
+    # Triton hands paths to a shell.
+    root = tmp_path / "it's a caf\u00e9 ; #1 %d"
+    project = Project(root, root / "home")
     with triton.scratch_server(project, "cpu", fill, 60) as control:
         found = client.generate(control.address, "cloth", "circles").provenance
     assert found["python"] == sys.version

@@ -24,8 +24,9 @@ DEFINITIONS = "import dagster as dg\n\ndefs = dg.Definitions()\n"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[tuple[Project, FleetConfig]]:
-    """A project without releases under a path too long for a unix socket; stopped afterwards."""
-    root = tmp_path / ("long" * 25)
+    """A project without releases under a path too long for a unix socket, with all that other
+    programs' configurations take for their own; stopped afterwards."""
+    root = tmp_path / ("it's a caf\u00e9 ; #1 %d " + "long" * 25)
     (root / "configs" / "models").mkdir(parents=True)
     (root / "dagster_defs.py").write_text(DEFINITIONS)
     config = make_fleet()
