@@ -178,7 +178,7 @@ def _held(project: Project, record: ReleaseRecord) -> str | None:
         for entry in history(project, record.model, record.number)
         if entry.action == "held" and entry.content == content_of(record)
     ]
-    return times[-1] if times else None
+    return max(times, default=None)
 
 
 def _asked_at(project: Project, state: DeploymentRecord) -> str:
@@ -192,11 +192,14 @@ def _asked_at(project: Project, state: DeploymentRecord) -> str:
 # --- what a person does ------------------------------------------------------------------------
 
 
-def hold(project: Project, wanted: ReleaseRecord) -> None:
-    """Note that a deployment waits; nothing to do where that stands already."""
+def hold(project: Project, wanted: ReleaseRecord, asked: str | None = None) -> None:
+    """Note that a deployment waits; nothing to do where that stands already.
+
+    `asked`: when it was asked for, by default now. What went live since then has overtaken it.
+    """
     with kept(project, wanted):
         if wanted.number not in {one.number for one in asked_for(project, wanted.model)}:
-            add(project, wanted, Entry("held", record.now(), content_of(wanted)))
+            add(project, wanted, Entry("held", asked or record.now(), content_of(wanted)))
 
 
 def approve(

@@ -40,6 +40,7 @@ def deployed_model(
         if number is None
         else release.read_record(project, repository.model, number)
     )
+    asked = record.now()
     try:
         records = deployment.deploy(
             project,
@@ -54,7 +55,7 @@ def deployed_model(
             follow=lambda: promotion.reconcile_aliases(project, wanted.model),
         )
     except approvals.Waiting:
-        approvals.hold(project, wanted)
+        approvals.hold(project, wanted, asked)
         raise
     promotion.reconcile_aliases(project, wanted.model)
     promotion.reconcile_approval(project, wanted)

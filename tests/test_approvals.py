@@ -306,6 +306,20 @@ def test_what_a_later_deployment_overtook_waits_no_longer(house: House) -> None:
     assert resumable(house) is None
 
 
+def test_who_was_held_up_before_it_waits_has_been_overtaken_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_up(*_: object) -> None:
+        go_live(house, 3, at="2030-01-01T00:00:01+00:00")
+        monkeypatch.setattr(record, "now", lambda: "2030-01-01T00:00:02+00:00")
+
+    monkeypatch.setattr(record, "now", lambda: "2030-01-01T00:00:00+00:00")
+    monkeypatch.setattr(promotion, "require_passable", held_up)
+    hold(house, 2)
+    approve(house, 2)
+    assert resumable(house) is None
+
+
 def test_what_was_rolled_back_or_sent_back_does_not_go_on_by_itself(house: House) -> None:
     hold(house, 2)
     approve(house, 2)

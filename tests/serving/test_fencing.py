@@ -114,7 +114,7 @@ def test_a_former_holder_sends_nothing_back_on_other_targets(two: Fleet) -> None
     assert two.settled()
 
 
-def test_a_former_holder_loads_nothing_into_a_slot_that_serves_something_else(one: Fleet) -> None:
+def test_a_former_holder_loads_nothing_into_a_idlethat_serves_something_else(one: Fleet) -> None:
     one.begin(2)
     former = stopped(one, one.carry_out, "loading into slot")
     one.expire()
@@ -129,7 +129,7 @@ def test_a_former_holder_loads_nothing_into_a_slot_that_serves_something_else(on
 
 def test_who_was_stopped_while_it_loads_takes_nothing_out_of_the_slot(one: Fleet) -> None:
     one.begin(2)
-    former = stopped(one, one.carry_out, "load")
+    former = stopped(one, one.carry_out, "Triton loads")
     # The traffic is safe at once; what the slot holds has to wait for who is at it.
     person = threading.Thread(target=one.roll_back)
     person.start()
@@ -162,6 +162,19 @@ def test_who_was_stopped_while_it_restocks_leaves_the_next_release_alone(two: Fl
     assert two.settled()
 
 
+def test_who_was_stopped_while_it_restocks_puts_nothing_where_another_release_comes(
+    two: Fleet,
+) -> None:
+    restocking = stopped(two, two.roll_back, "Triton is asked")
+    idle = next(name for name in two.state().slots if name != two.state().active)
+    before = release.installed(two.place(idle).folder, MODEL)
+    two.begin(3)
+    assert resumed(two, restocking) == 0
+    assert release.installed(two.place(idle).folder, MODEL) == before == [2]
+    two.carry_out()
+    assert two.live() == [3, 3] and two.settled()
+
+
 def test_routes_are_those_of_the_newest_record_however_late_they_are_written(two: Fleet) -> None:
     late = stopped(two, lambda: routing.publish(two.house.project, two.fleet, "eu"), "publish eu")
     record.change(
@@ -172,7 +185,7 @@ def test_routes_are_those_of_the_newest_record_however_late_they_are_written(two
     assert two.routed()
 
 
-def test_a_slot_that_starts_holds_what_the_record_says_in_the_end(
+def test_a_idlethat_starts_holds_what_the_record_says_in_the_end(
     one: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, install = one.place("green"), release.install
@@ -373,7 +386,7 @@ def test_a_rollout_begins_on_every_target_or_on_none(two: Fleet) -> None:
 def test_a_release_that_has_to_be_loaded_first_is_loaded_by_who_comes_next(two: Fleet) -> None:
     two.deploy(3)
     assert 1 not in two.state().slots.values()
-    loading = stopped(two, lambda: two.roll_back(to=1), "load")
+    loading = stopped(two, lambda: two.roll_back(to=1), "Triton loads")
     assert two.live() == [3, 3] and two.quarantined(3) is None
     assert (
         record.plan(two.house.project, MODEL).pending == f"{MODEL} goes back to release 1: too pale"

@@ -183,20 +183,21 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
             self.file = self.folder / "ready.json"
 
         def live(self) -> bool:
+            made.at("Triton is asked")
             return True
 
         def require(self) -> None:
             pass
 
         def load(self, model: str, timeout: float) -> None:
-            made.at("load")
+            made.at("Triton loads")
             found = release.installed(self.folder, model)
             if wrong := [n for n in found if (self.target, n) in made.broken]:
                 raise UserError(f"could not load release {wrong[0]}")
             self.file.write_text(json.dumps(found))
 
         def unload(self, model: str, timeout: float) -> None:
-            made.at("unload")
+            made.at("Triton unloads")
             self.file.write_text("[]")
 
         def versions(self, model: str | None = None) -> dict[str, dict[int, str]]:
