@@ -308,7 +308,8 @@ def test_other_library_versions_are_refused_with_the_command_that_mends_it(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch_then, peft_then = lineage.installed("torch"), lineage.installed("peft")
-    for name in ("torch", "peft"):
+    assert lineage.installed("bitsandbytes") == lineage.ABSENT  # so the training did without
+    for name in ("torch", "peft", "bitsandbytes"):
         folder = tmp_path / "newer" / f"{name}-9.9.dist-info"
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
@@ -323,6 +324,7 @@ def test_other_library_versions_are_refused_with_the_command_that_mends_it(
     told = str(refused.value)
     assert f"made with peft {peft_then} (here 9.9), torch {torch_then} (here 9.9); " in told
     assert f"`pip install peft=={peft_then} torch=={torch_then}" in told
+    assert "bitsandbytes" not in told
     label = torch_then.partition("+")[2]
     assert not label or f"https://download.pytorch.org/whl/{label}`" in told
 
