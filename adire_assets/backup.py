@@ -36,7 +36,8 @@ from adire_assets.databases import BESIDE, copy_database, is_database, replace_t
 from adire_assets.disk import writing
 from adire_assets.errors import UserError
 from adire_assets.gc import sorted_out
-from adire_assets.serving import orphans
+from adire_assets.serving import orphans, record
+from adire_assets.serving.state import DeploymentRecord
 from adire_assets.store import NOT_CONTENT, Artefact, Store, write_json
 
 Progress = Callable[[str], None]
@@ -52,7 +53,6 @@ HISTORY = ("mlartifacts", "dagster", "search", "reports", "manifests")  # large,
 MARKS = "locks/mlflow-run-*.lock"
 SECRETS = ("rating_secret", "private.pem")
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
-DEPLOYMENTS = "home/deployments/"
 READINGS = 200
 HOME, HOME_URI = "@ADIRE_HOME@", "@ADIRE_HOME_URI@"
 CHUNK = 2**20
@@ -113,12 +113,9 @@ def restore(project: Project, source: Path, progress: Progress) -> None:
                 replace_texts(path, {HOME: str(home), HOME_URI: home.as_uri()})
             if path.is_relative_to(folder / "store"):
                 path.chmod(0o444)
-        records = {name: path for name, path in places.items() if name.startswith(DEPLOYMENTS)}
-        live = list(_live({name: path.read_bytes() for name, path in records.items()}))
-    for state in live:
+    for state in _live(project):
         progress(
-            f"release {state['live']} of {state['model']} is live on {state['target']}; `adire up` "
-            "serves it"
+            f"release {state.live} of {state.model} is live on {state.target}; `adire up` serves it"
         )
     progress(f"restore: {home} has the {len(listed)} files of {source}")
 
@@ -181,8 +178,8 @@ class _Collection:
 
     def _tell_what_lacks(self, records: Mapping[str, bytes], needed: list[Artefact]) -> None:
         there = {artefact.key for artefact in needed}
-        for state in _live(records):
-            model, number = state["model"], state["live"]
+        for state in _live(self.project):
+            model, number = state.model, state.live
             found = json.loads(records.get(f"releases/{model}/{number}.json", b"{}"))
             for part in ("repository", "base_model"):
                 if found.get(part, {}).get("key") not in there:
@@ -234,13 +231,11 @@ class _Collection:
             )
 
 
-def _live(records: Mapping[str, bytes]) -> Iterator[dict[str, Any]]:
+def _live(project: Project) -> Iterator[DeploymentRecord]:
     """The deployment records with a live release."""
-    for name, content in records.items():
-        if f"home/{name.removeprefix('home/')}".startswith(DEPLOYMENTS):
-            state = json.loads(content)
-            if state["live"] is not None:
-                yield state
+    for folder in sorted((project.home / "deployments").glob("*")):
+        if folder.is_dir():
+            yield from (one for one in record.all_on(project, folder.name) if one.live is not None)
 
 
 # --- what a backup is ----------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artefact
             for found in _kept_releases(project, model, keep)
             for reference in references_in(asdict(found))
         ]
-    for path in (project.home / "deployments").glob("*/*.json"):
+    for path in (project.home / "deployments").rglob("*.json"):  # records, and plans for them
         wanted += [reference["key"] for reference in references_in(read_json(path))]
     references = project.home / "references"
     for path in references.rglob("*.json"):
@@ -147,8 +147,10 @@ def _kept_releases(project: Project, model: str, keep: int) -> list[release.Rele
     database = own_database(project)
     if database is None or database.exists():  # who makes room has none for a new database
         numbers |= set(registry.aliases(project, model).values())
-    for path in (project.home / "deployments").glob(f"*/{model}.json"):
-        state = record.read(project, path.parent.name, model)
+    targets = {path.name for path in _folders(project.home / "deployments")}
+    plan = record.plan(project, model)  # of targets, too, that have no record yet
+    for target in targets | set(plan.steps if plan else ()):
+        state = record.read(project, target, model)
         numbers |= set(state.slots.values()) | ({state.live} if state.live else set())
         numbers |= {entry["number"] for entry in state.history[-keep - 1 :]}
         if coming := state.rollout:
