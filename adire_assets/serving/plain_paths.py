@@ -26,6 +26,13 @@ def private_folder(owner: Path) -> Path:
     return folder
 
 
+def plain_below(home: Path, path: Path) -> Path:
+    """The path by a link to `home`, of which there is one, where it lies below that."""
+    if path.is_relative_to(home):
+        return plain(home) / path.relative_to(home)
+    return plain(path)
+
+
 def plain(path: Path) -> Path:
     """The path, or a link to it whose name no shell takes apart."""
     if PLAIN.fullmatch(str(path)):

@@ -27,7 +27,7 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.folders import temporary_folder
 from adire_assets.serving.guard import ENVIRONMENT
-from adire_assets.serving.plain_paths import plain
+from adire_assets.serving.plain_paths import plain_below
 
 STUB = f"{sys.version_info.major}.{sys.version_info.minor}"
 LARGEST_MESSAGE = 2**31 - 1  # bytes
@@ -82,8 +82,8 @@ def command(
     """The command line that serves a slot's folder on loopback; a port of None stays closed."""
     (folder / "models").mkdir(parents=True, exist_ok=True)
     options = [
-        f"--model-repository={plain(folder) / 'models'}",
-        f"--backend-directory={plain(backends(project))}",
+        f"--model-repository={plain_below(project.home, folder) / 'models'}",
+        f"--backend-directory={plain_below(project.home, backends(project))}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix(folder)}",
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
