@@ -201,6 +201,23 @@ def test_a_release_on_its_way_to_a_later_target_stays(project: Project) -> None:
     assert made[0].path.exists() and not made[1].path.exists()
 
 
+def test_a_release_that_a_plan_brings_to_a_target_without_a_record_stays(project: Project) -> None:
+    made = make(project)
+    parts = ("repository", "adapter", "base_model", "evaluation", "verdict")
+    for number, content in ((1, made[0]), (2, made[2])):
+        references = dict.fromkeys(parts, content.reference())
+        release.write_record(
+            project,
+            release.ReleaseRecord(MODEL, number, **references, mlflow_run_id=None, provenance={}),
+        )
+    begin = {"number": 1, "origin": None, "slot": "blue", "strategy": "canary", "steps": [100]}
+    step = {"to": None, "leave": None, "verdict": None, "reason": "", "begin": begin}
+    plan = {"token": 1, "at": "2026-01-01T00:00:00+00:00", "steps": {"far": step}}
+    write_json(project.home / "deployments" / f"{MODEL}.json", plan)
+    gc(project)
+    assert made[0].path.exists() and not made[1].path.exists()
+
+
 def test_what_was_withdrawn_by_a_killed_gc_goes(project: Project) -> None:
     made = make(project, 1)
     store = Store(project)
