@@ -411,12 +411,12 @@ def test_an_earlier_release_that_does_not_load_on_one_target_leaves_that_as_it_w
 
 
 def test_a_rollback_of_what_is_on_its_way_leaves_the_other_targets_alone(two: Fleet) -> None:
-    record.change(two.house.project, "us", MODEL, lambda now: record.moved(now, 1, "deploy", None))
-    two.deploy(1)  # on eu, too
     two.begin(3)
-    two.decisions["eu"] = "wait"
-    assert two.roll_back() == [1, 1]
-    assert two.quarantined(1) is None and two.quarantined(3)
+    record.change(
+        two.house.project, "us", MODEL, lambda now: record.without_rollout(now, "cancelled", "")
+    )
+    assert two.roll_back() == [2, 2]
+    assert two.quarantined(2) is None and two.quarantined(3)
 
 
 def test_a_rollback_that_leads_nowhere_on_one_target_changes_none(two: Fleet) -> None:
