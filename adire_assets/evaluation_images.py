@@ -109,7 +109,8 @@ def measure_again(
 def _require_same_way(images: Artefact, device: str) -> None:
     """UserError when measuring now would time something else than what drew `images`."""
     then = images.manifest["recipe"]
-    now = lineage.environment(*TRAINING_PACKAGES, device=device)
+    libraries = {*TRAINING_PACKAGES, *lineage.libraries(IMAGE_MODULES)}
+    now = lineage.environment(*sorted(libraries), device=device)
     names = {*then["environment"], *now}
     other = [
         f"{name} {then['environment'].get(name)}, now {now.get(name)}"

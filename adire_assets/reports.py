@@ -86,8 +86,8 @@ def write_page(project: Project, verdict: Artefact, log: Callable[[Path], None])
 def _write(path: Path, page: str, advice: str = "") -> None:
     try:
         write_bytes(path, page.encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}{advice}") from None
+    except UserError as error:  # what the system refuses, in a sentence
+        raise UserError(f"{error}{advice}") from None
 
 
 def _sources(project: Project, name: str, blind: bool) -> "Sources":

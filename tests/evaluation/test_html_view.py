@@ -219,7 +219,7 @@ def test_what_is_not_there_is_said(project: Project, name: str, sentence: str) -
 
 
 def test_a_place_that_cannot_be_written_is_said(project: Project) -> None:
-    with pytest.raises(UserError, match="cannot be written: Is a directory; name another"):
+    with pytest.raises(UserError, match="Is a directory; name another"):
         reports.report(project, "cloth@2", project.home)
 
 
