@@ -25,6 +25,7 @@ from adire_assets.file_names import as_on_disk
 from adire_assets.gates_config import GateConfig
 from adire_assets.training_config import NOT_SEARCHED, SearchConfig, TrainingConfig
 
+LARGEST_SHARE_NOT_TRAINED = 0.8
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 COMMIT = r"^[0-9a-f]{40}$"
 SD15_CONFIG = (
@@ -77,12 +78,24 @@ class DataConfig(Strict):
     dvc_file: str = "data.dvc"
     resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] = 512  # pixels, square
     instance_prompt: Annotated[str, Field(min_length=1, max_length=1000)]  # for images sans caption
+    # By content: what gates judge by, and what checkpoints and `adire search` are chosen by.
     held_out_fraction: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     minimum_images: Annotated[int, Field(ge=2, le=1_000_000)] = 10
     near_duplicate_distance: Annotated[int, Field(ge=0, le=16)] = (
         4  # bits of a 64-bit perceptual hash
     )
     maximum_pixels: Annotated[int, Field(ge=4096, le=1_000_000_000)] = 100_000_000
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> "DataConfig":
+        used = self.held_out_fraction + self.validation_fraction
+        if used > LARGEST_SHARE_NOT_TRAINED:
+            raise ValueError(
+                f"held_out_fraction and validation_fraction are {used:g} together, at most "
+                f"{LARGEST_SHARE_NOT_TRAINED:g}: the rest is what is trained on"
+            )
+        return self
 
 
 class Source(Strict):
@@ -148,7 +161,7 @@ class BaseModelSource(ModelSource):
 
 
 class EvaluationConfig(Strict):
-    """How an adapter is evaluated: prompts (else held-out captions) crossed with fixed seeds."""
+    """How an adapter is evaluated: prompts (else held-out captions), each with seeds of its own."""
 
     ONLY_WITH = {
         "negative_prompt": (

@@ -58,7 +58,7 @@ class ChampionGates(Strict):
 
     A release passes when, for each metric with a margin, the lower confidence bound of its
     difference to the champion is above -margin. A margin is in the unit of its metric; smaller ones
-    need more prompts and seeds, and a verdict says how small a difference it could have seen.
+    need more prompts, and a verdict says how small a difference it could have seen.
     """
 
     ONLY_WITH = {

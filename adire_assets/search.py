@@ -56,6 +56,11 @@ def search(
         )
     device = lineage.device_class(load_fleet(project).device)
     images = pipeline.dataset(project, roots.training_data(project, model).artefact).artefact
+    if not images.json("summary.json")["validation"]:
+        raise UserError(
+            f"{model}: a search compares losses on validation images, and none of the dataset's "
+            f"fell there; raise data.validation_fraction ({config.data.validation_fraction:g} now)"
+        )
     base = _base(project, model)
     recipe = recipe_of(config, images, base, device)
     name = f"{model}-{recipe.key[:12]}"

@@ -28,7 +28,7 @@ from adire_assets.training_config import TrainingConfig
 
 RESOLUTION, CHANNELS, SCALE = 128, 12, 8
 BATCH = 100
-HELD_OUT = 16
+VALIDATION = 16
 
 
 def write_dataset(folder: Path, images: int) -> None:
@@ -36,16 +36,16 @@ def write_dataset(folder: Path, images: int) -> None:
     (folder / "images").mkdir(parents=True)
     picture = folder / "images" / "0.png"
     Image.new("RGB", (RESOLUTION, RESOLUTION), "#1b1f3b").save(picture)
-    names = [f"images/{number}.png" for number in range(images + HELD_OUT)]
+    names = [f"images/{number}.png" for number in range(images + VALIDATION)]
     for start in range(0, len(names), 50_000):  # a file has a limited number of links
         first = folder / names[start]
         if start:
             first.write_bytes(picture.read_bytes())
         for name in names[start + 1 : start + 50_000]:
             (folder / name).hardlink_to(first)
-    for side, part in (("train", names[:images]), ("held_out", names[images:])):
+    for split, part in (("train", names[:images]), ("validation", names[images:])):
         lines = [json.dumps({"file_name": name, "text": "cloth"}) + "\n" for name in part]
-        (folder / f"{side}.jsonl").write_text("".join(lines))
+        (folder / f"{split}.jsonl").write_text("".join(lines))
     files = {name: digest(name) for name in names}
     (folder / "manifest.json").write_text(json.dumps({"files": files}))
 

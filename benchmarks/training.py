@@ -117,7 +117,7 @@ def prepare(project: Project, scratch: Path) -> Bench:
     dataset, images = scratch / "dataset", scratch / "peer_images"
     build_dataset(project.root / config.path, dataset, config)
     images.mkdir()
-    for side in ("train", "held_out"):
+    for side in ("train", "validation", "held_out"):
         file = dataset / f"{side}.jsonl"
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         if side == "train":  # the script ends an epoch with a step of what is left

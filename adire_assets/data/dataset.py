@@ -1,19 +1,21 @@
-"""A folder of images becomes a dataset: validated, captioned, without duplicates, split in two.
+"""A folder of images becomes a dataset: validated, captioned, without duplicates, split in three.
 
 `build_dataset` writes
 
     images/<path>.png    sRGB, upright, the shorter side resized (Lanczos) to the resolution
     train.jsonl          a line per image: file_name, text, sha256 (of the source file), phash
-    held_out.jsonl       the same for the images that evaluation compares with
+    validation.jsonl     the same for the images that checkpoints and settings are chosen by
+    held_out.jsonl       the same for the images that gates judge by, which nothing else looks at
     summary.json         counts, rejected and unused files with reasons, near duplicates
-    dataset_sheet.png    a look at both sides
+    dataset_sheet.png    a look at each split
 
 and gives the `Summary` of summary.json. Bytes depend on the images, their names, captions and the
 config alone, not on the order of files or the kind of caption file.
 
-The split is a function of each image's own pixels: adding an image moves no other. A training image
-too close to a held-out one is rejected, so no near duplicate is on both sides; near duplicates on
-one side stay and are listed. A `UserError` leaves nothing behind.
+The split is a function of each image's own pixels: adding an image moves no other. An image too
+close to one of a split that counts more (held-out before validation before train) is rejected, so
+no near duplicates are in two splits; those in one stay and are listed. A `UserError` leaves nothing
+behind.
 """
 
 import json
@@ -31,7 +33,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from adire_assets.config import DataConfig
+from adire_assets.config import LARGEST_SHARE_NOT_TRAINED, DataConfig
 from adire_assets.data.captions import Captions, read_captions
 from adire_assets.data.contact_sheet import contact_sheet
 from adire_assets.data.duplicates import nearest, nearest_earlier
@@ -44,7 +46,6 @@ from adire_assets.worker import Progress
 
 MINIMUM_HELD_OUT = 4  # KID's unbiased estimate over fewer is noise
 MINIMUM_TRAIN = 4
-HELD_OUT_FRACTION_MAXIMUM = 0.5  # of the schema of configs/
 SHOWN_REASONS = 5
 PNG_COMPRESSION = 4  # zlib's 6 makes photographs no smaller and takes longer
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
@@ -55,6 +56,7 @@ OTHER_PICTURES = (
 )
 PROGRESS_SECONDS = 5.0
 STAGING = ".unfinished"
+SPLIT_NAMES = {"train": "training", "validation": "validation", "held_out": "held-out"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """`file` looks like `of`, an image of the same side; `distance` in bits of 64."""
+    """`file` looks like `of`, an image of the same split; `distance` in bits of 64."""
 
     file: str
     of: str
@@ -78,6 +80,7 @@ class Summary:
 
     files: int  # files that count (`file_names.counts`) and gave no captions
     train: int
+    validation: int
     held_out: int
     own_captions: int  # images whose caption is not the instance prompt's stand-in
     resolution: int
@@ -88,7 +91,7 @@ class Summary:
 
     @property
     def images(self) -> int:
-        return self.train + self.held_out
+        return self.train + self.validation + self.held_out
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class _Image:
 
     @property
     def score(self) -> float:
-        """Where its content falls in [0, 1); below the held-out fraction it is held out."""
+        """Where its content falls in [0, 1): held out, validation, train, in this order."""
         return int(self.pixels[:13], 16) / 16**13
 
     @property
@@ -126,7 +129,7 @@ def build_dataset(
 
     `files` are the relative paths to take (default: all below `source`); those that do not count
     (`file_names.counts`) are left out. UserError: nothing there, wrong caption files, two images of
-    one name, too few images in all (`config.minimum_images`) or on one side.
+    one name, too few images in all (`config.minimum_images`), held out or to train on.
     """
     found = _counted(source, files)
     if not found:
@@ -186,27 +189,31 @@ def _build(
             first[found.pixels] = found.source
             images.append(found)
     _refuse_equal_names(source, images)
-    train, held_out, straddling = _split(images, config)
+    splits, straddling = _split(images, config)
     rejected = sorted([*rejected, *straddling], key=lambda item: item.file)
-    _refuse_too_few(source, config, train, held_out, rejected)
-    for name, side in (("train", train), ("held_out", held_out)):
-        _write_side(output, name, side, captions.texts, config.instance_prompt)
+    _refuse_too_few(source, config, splits, rejected)
+    for name, split in splits.items():
+        _write_split(output, name, split, captions.texts, config.instance_prompt)
+    accepted = [image for split in splits.values() for image in split]
     summary = Summary(
         files=len(files),
-        train=len(train),
-        held_out=len(held_out),
-        own_captions=sum(image.source in captions.texts for image in (*train, *held_out)),
+        train=len(splits["train"]),
+        validation=len(splits["validation"]),
+        held_out=len(splits["held_out"]),
+        own_captions=sum(image.source in captions.texts for image in accepted),
         resolution=config.resolution,
         rejected=rejected,
-        near_duplicates=_near_duplicates(train, config) + _near_duplicates(held_out, config),
+        near_duplicates=[
+            one for split in splits.values() for one in _near_duplicates(split, config)
+        ],
         unused=unused,
-        uncalibrated=sorted(image.source for image in (*train, *held_out) if image.uncalibrated),
+        uncalibrated=sorted(image.source for image in accepted if image.uncalibrated),
     )
     write_json(output / "summary.json", {**asdict(summary), "images": summary.images})
     contact_sheet(
         {
-            "train": [output / image.name for image in train],
-            "held out": [output / image.name for image in held_out],
+            name.replace("_", " "): [output / image.name for image in split]
+            for name, split in splits.items()
         },
         output / "dataset_sheet.png",
     )
@@ -296,33 +303,41 @@ def _refuse_equal_names(source: Path, images: Iterable[_Image]) -> None:
 
 def _split(
     images: Sequence[_Image], config: DataConfig
-) -> tuple[list[_Image], list[_Image], list[Rejection]]:
-    """(train, held-out, training images rejected as near duplicates of held-out ones)."""
-    held_out = [image for image in images if image.score < config.held_out_fraction]
-    candidates = [image for image in images if image.score >= config.held_out_fraction]
-    if not held_out or not candidates:
-        return candidates, held_out, []
-    index, distance = nearest(_hashes(candidates), _hashes(held_out))
-    train, rejected = [], []
-    for image, other, bits in zip(candidates, index, distance, strict=True):
-        if bits > config.near_duplicate_distance:
-            train.append(image)
-        else:
-            twin = held_out[other].source
-            rejected.append(
-                Rejection(image.source, f"a near duplicate ({bits} bits) of the held-out {twin}")
-            )
-    return train, held_out, rejected
+) -> tuple[dict[str, list[_Image]], list[Rejection]]:
+    """({split: its images}, those rejected as near duplicates across splits)."""
+    first, second = config.held_out_fraction, config.held_out_fraction + config.validation_fraction
+    kept: dict[str, list[_Image]] = {"train": [], "validation": [], "held_out": []}
+    rejected: list[Rejection] = []
+    for name, low, high in (
+        ("held_out", 0.0, first),
+        ("validation", first, second),
+        ("train", second, 1.0),
+    ):
+        before = [(other, image) for other, split in kept.items() for image in split]
+        candidates = [image for image in images if low <= image.score < high]
+        kept[name] = candidates
+        if not before or not candidates:
+            continue
+        index, distance = nearest(_hashes(candidates), _hashes([image for _, image in before]))
+        kept[name] = []
+        for image, place, bits in zip(candidates, index, distance, strict=True):
+            if bits > config.near_duplicate_distance:
+                kept[name].append(image)
+                continue
+            other, twin = before[place]
+            reason = f"a near duplicate ({bits} bits) of the {SPLIT_NAMES[other]} {twin.source}"
+            rejected.append(Rejection(image.source, reason))
+    return kept, rejected
 
 
-def _near_duplicates(side: Sequence[_Image], config: DataConfig) -> list[NearDuplicate]:
-    """Each image of one side that is close to an earlier one, with the closest of these."""
-    if not side:
+def _near_duplicates(split: Sequence[_Image], config: DataConfig) -> list[NearDuplicate]:
+    """Each image of one split that is close to an earlier one, with the closest of these."""
+    if not split:
         return []
-    index, distance = nearest_earlier(_hashes(side))
+    index, distance = nearest_earlier(_hashes(split))
     return [
-        NearDuplicate(image.source, side[other].source, int(bits))
-        for image, other, bits in zip(side, index, distance, strict=True)
+        NearDuplicate(image.source, split[other].source, int(bits))
+        for image, other, bits in zip(split, index, distance, strict=True)
         if bits <= config.near_duplicate_distance
     ]
 
@@ -335,22 +350,23 @@ def _hashes(images: Sequence[_Image]) -> np.ndarray:
 def _refuse_too_few(
     source: Path,
     config: DataConfig,
-    train: Sequence[_Image],
-    held_out: Sequence[_Image],
+    splits: Mapping[str, Sequence[_Image]],
     rejected: Sequence[Rejection],
 ) -> None:
-    there = len(train) + len(held_out)
+    train, held_out = splits["train"], splits["held_out"]
+    there = sum(map(len, splits.values()))
     if there < config.minimum_images:
         problem = (
             f"{source}: {config.minimum_images} images are needed (data.minimum_images), "
             f"{there} are usable; add images"
         )
     elif len(held_out) < MINIMUM_HELD_OUT:
-        scores = sorted(image.score for image in (*train, *held_out))
+        scores = sorted(image.score for split in splits.values() for image in split)
         enough = scores[MINIMUM_HELD_OUT - 1] if there >= MINIMUM_HELD_OUT else 1.0
         fraction = int(enough * 100) / 100 + 0.01  # the next hundredth above it
         advice = "add images"
-        if fraction <= HELD_OUT_FRACTION_MAXIMUM and there >= MINIMUM_HELD_OUT + MINIMUM_TRAIN:
+        most = min(0.5, LARGEST_SHARE_NOT_TRAINED - config.validation_fraction)  # by the schema
+        if fraction <= most and there >= MINIMUM_HELD_OUT + MINIMUM_TRAIN:
             advice += f" or raise data.held_out_fraction to {fraction:.2f}"
         problem = (
             f"{source}: {MINIMUM_HELD_OUT} held-out images are needed to evaluate, "
@@ -359,7 +375,7 @@ def _refuse_too_few(
     elif len(train) < MINIMUM_TRAIN:
         problem = (
             f"{source}: {MINIMUM_TRAIN} images are needed to train on, {len(train)} of {there} "
-            "fall there; add images or lower data.held_out_fraction"
+            "fall there; add images, or lower data.held_out_fraction or data.validation_fraction"
         )
     else:
         return
@@ -370,15 +386,15 @@ def _refuse_too_few(
     raise UserError("\n".join([problem, *shown]))
 
 
-def _write_side(
+def _write_split(
     output: Path,
     name: str,
-    side: Iterable[_Image],
+    split: Iterable[_Image],
     texts: dict[str, str],
     instance_prompt: str,
 ) -> None:
     with (output / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
-        for image in side:
+        for image in split:
             target = output / image.name
             target.parent.mkdir(parents=True, exist_ok=True)
             image.staged.rename(target)

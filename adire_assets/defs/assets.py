@@ -113,7 +113,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
 
     @asset("adire_assets.data.dataset", kinds={"pillow"})
     def dataset(context: dg.AssetExecutionContext, training_data: Artefact) -> dg.MaterializeResult:
-        """Validated, captioned, de-duplicated images, split into train and held-out."""
+        """Validated, captioned, de-duplicated images, split into train, validation and held-out."""
         with answered():
             built = pipeline.dataset(project, training_data)
         summary = built.artefact.json("summary.json")
@@ -126,6 +126,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             built,
             images=_image(built.artefact, "dataset_sheet.png"),
             train=summary["train"],
+            validation=summary["validation"],
             held_out=summary["held_out"],
             own_captions=summary["own_captions"],
             **files,

@@ -100,7 +100,12 @@ class Examples:
             self.shapes = shapes(geometry.resolution, geometry.multiple)
         self.order = self._order(folder)
         trained = len(self.rows)
-        self.held_out = read_rows(folder, "held_out")[:VALIDATION_IMAGES]
+        self.validation_rows = read_rows(folder, "validation")[:VALIDATION_IMAGES]
+        if settings.keep_checkpoint == "best" and not self.validation_rows:
+            raise UserError(
+                "training.keep_checkpoint: best needs validation images, and none of the dataset's "
+                "fell there; raise data.validation_fraction"
+            )
         prompt = settings.class_prompt or ""
         self.rows += [Row(path, file_digest(path), prompt) for path in class_images]
         self.class_shape = self._class_shape(class_images, square)
@@ -108,7 +113,7 @@ class Examples:
         self.class_order = Order(
             (of_class,), settings.train_batch_size, stream(settings.seed, CLASS_STREAM, 0)
         )
-        self.rows += self.held_out  # which decide the checkpoint that is kept
+        self.rows += self.validation_rows  # which decide the checkpoint that is kept
         self.digest = digest(
             [trained, [[self._name(folder, row), row.text, row.content] for row in self.rows]]
         )
@@ -254,25 +259,25 @@ class Examples:
         return {name: torch.stack([one[name] for one in found]) for name in found[0]}
 
     def validation(self) -> Iterator[Batch]:
-        """The same noised held-out images whatever the run; their weights make the mean loss."""
+        """The same noised validation images whatever the run; their weights make the mean loss."""
         made = []
-        for number, view, text in self._held_out_views():
+        for number, view, text in self._validation_views():
             mean = self._moments([view])[0] * self.geometry.scaling_factor
             rng = torch.Generator().manual_seed(stream(0, VALIDATION_STREAM, number))
             for share in VALIDATION_TIMES:
                 noise = torch.randn(mean.shape, generator=rng).to(self.device)
                 time = torch.tensor([int(share * self.geometry.timesteps)], device=self.device)
-                count = len(self.held_out) * len(VALIDATION_TIMES)
+                count = len(self.validation_rows) * len(VALIDATION_TIMES)
                 weight = torch.full((1,), 1 / count, device=self.device)
                 made.append(Batch(mean, noise, time, weight, [text], [view]))
         made.sort(key=lambda batch: batch.views[0].shape)
         yield from _merged(made)
 
-    def _held_out_views(self) -> list[tuple[int, View, str]]:
-        first = len(self.rows) - len(self.held_out)
+    def _validation_views(self) -> list[tuple[int, View, str]]:
+        first = len(self.rows) - len(self.validation_rows)
         return [
             (number, View(first + number, self._shape_of(row), 0.5, 0.5), row.text)
-            for number, row in enumerate(self.held_out)
+            for number, row in enumerate(self.validation_rows)
         ]
 
     # --- encoding ------------------------------------------------------------------------------
@@ -299,7 +304,7 @@ class Examples:
             for batch in self._drawn(step)[0]:
                 for view, text in chain(*batch):
                     views[view] = captions[text] = None
-        for _, view, text in self._held_out_views():
+        for _, view, text in self._validation_views():
             views[view] = captions[text] = None
         return list(views), list(captions)
 

@@ -264,7 +264,7 @@ class Fit:
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:
-        """The mean loss on held-out images at fixed timesteps and noise; None without any."""
+        """The mean loss on validation images at fixed timesteps and noise; None without any."""
         parts = []
         self.denoiser.eval()
         for batch in self.examples.validation():

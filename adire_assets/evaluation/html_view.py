@@ -250,10 +250,9 @@ def _sentence(verdict: Json) -> str:
 
 
 def _summary(report: Json) -> str:
-    seeds = ", ".join(map(str, report.get("seeds", ())))
     parts = [f"{report.get('images', 0)} images"]
     if report.get("prompts"):
-        parts += [f" of {report['prompts']} prompts, each with the seeds {seeds}"]
+        parts += [f" of {report['prompts']} prompts, each with seeds of its own"]
     if report.get("held_out_images"):
         parts += [f", against {report['held_out_images']} real images that training never saw"]
     if report.get("judge"):
@@ -354,7 +353,7 @@ def _lineage(sources: Sources, report: Json) -> Iterable[Facts]:
             **_code(evaluation.get("code", {})),
             "Made": evaluation.get("created"),
             "Prompt set": settings.get("prompt_set") or listed,
-            "Seeds": ", ".join(map(str, report.get("seeds", ()))),
+            "Seeds, of the first prompt": ", ".join(map(str, report.get("seeds", ()))),
             "Steps": settings.get("num_inference_steps"),
             "Guidance scale": settings.get("guidance_scale"),
             "Negative prompt": settings.get("negative_prompt"),

@@ -44,7 +44,7 @@ def draw(
     device: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Draw every prompt with every seed, on the pipeline folder `base`, with the LoRA in `adapter`.
+    """Draw every prompt with its seeds, on the pipeline folder `base`, with the LoRA in `adapter`.
 
     `drawing` has the lists `prompts` and `seeds`; `negative_prompt`, `num_inference_steps` and
     `guidance_scale` of all images; and `latency_images`, how many are timed one by one. Returns
@@ -151,14 +151,19 @@ def _draw_all(
 
 
 def _requests(drawing: dict[str, Any]) -> list[tuple[str, Request]]:
-    """(name of the image's file, what to draw), of all images."""
+    """(name of the image's file, what to draw), of all images.
+
+    No two prompts share a seed: each counts on from where the one before it ended. So nothing but
+    its prompt ties an image to others, which is what comparisons rest on.
+    """
+    stride = max(drawing["seeds"]) + 1
     return [
         (
-            f"{number:03d}-seed{seed}.png",
+            f"{number:03d}-seed{number * stride + seed}.png",
             Request(
                 prompt=prompt,
                 negative_prompt=drawing["negative_prompt"],
-                seed=seed,
+                seed=number * stride + seed,
                 num_inference_steps=drawing["num_inference_steps"],
                 guidance_scale=drawing["guidance_scale"],
             ),

@@ -90,5 +90,5 @@ def read_rows(dataset: Path, part: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not rows:
         change = "raise" if part == "held_out" else "lower"
-        raise UserError(f"{path} holds no images; {change} held_out_fraction")
+        raise UserError(f"{path} holds no images; {change} data.held_out_fraction")
     return rows

@@ -39,8 +39,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     if problems := report["adapter_problems"]:
         lines += ["**The adapter is not sound:**", "", *(f"- {item}" for item in problems), ""]
     lines += [
-        f"{report['images']} images: {report['prompts']} prompts with the seeds "
-        f"{', '.join(map(str, report['seeds']))}, each with and without the LoRA, against "
+        f"{report['images']} images: {report['prompts']} prompts, each with seeds of its own, with "
+        "and without the LoRA, against "
         f"{report['held_out_images']} real images that training never saw. Judge: "
         f"`{report['judge']}`.",
     ]

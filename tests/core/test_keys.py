@@ -98,7 +98,7 @@ class Line:
 
         def make(folder: Path) -> dict[str, Any]:
             (folder / "content").write_text(content)
-            for name in ("train", "held_out"):
+            for name in ("train", "validation", "held_out"):
                 (folder / f"{name}.jsonl").write_text('{"file_name": "a.png", "text": "cloth"}\n')
             write_json(folder / "timings.json", {})
             write_json(folder / "base.json", {"variant": None})

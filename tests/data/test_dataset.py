@@ -21,6 +21,9 @@ from adire_assets.errors import UserError
 SIZE = 32
 
 
+SPLITS = ("train", "validation", "held_out")
+
+
 def config(**changes) -> DataConfig:
     plain = {
         "path": "data/x",
@@ -28,7 +31,7 @@ def config(**changes) -> DataConfig:
         "instance_prompt": "a photo",
         "minimum_images": 8,
     }
-    return DataConfig(**{**plain, "held_out_fraction": 0.4, **changes})
+    return DataConfig(**{**plain, "held_out_fraction": 0.3, "validation_fraction": 0.2, **changes})
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
@@ -56,11 +59,7 @@ def rows(output: Path, side: str) -> list[dict]:
 
 
 def texts(output: Path) -> dict[str, str]:
-    return {
-        row["file_name"]: row["text"]
-        for side in ("train", "held_out")
-        for row in rows(output, side)
-    }
+    return {row["file_name"]: row["text"] for split in SPLITS for row in rows(output, split)}
 
 
 def tree(output: Path) -> dict[str, bytes]:
@@ -114,11 +113,13 @@ def test_output_is_the_layout_that_training_and_evaluation_read(tmp_path):
     source = fill(tmp_path / "in", 20)
     save(source, "deep/wide.jpg", picture(500, (100, 50)))
     summary = build_dataset(source, tmp_path / "out", config())
-    train, held_out = rows(tmp_path / "out", "train"), rows(tmp_path / "out", "held_out")
-    assert (len(train), len(held_out)) == (summary.train, summary.held_out)
+    found = {name: rows(tmp_path / "out", name) for name in SPLITS}
+    counts = {name: len(split) for name, split in found.items()}
+    assert all(counts.values())
+    assert counts == {name: getattr(summary, name) for name in SPLITS}
     assert summary.images == 21
     assert summary.rejected == []
-    for row in (*train, *held_out):
+    for row in (row for split in found.values() for row in split):
         with Image.open(tmp_path / "out" / row["file_name"]) as image:
             assert image.format == "PNG"
             assert image.mode == "RGB"
@@ -131,13 +132,10 @@ def test_output_is_the_layout_that_training_and_evaluation_read(tmp_path):
     with Image.open(tmp_path / "out" / "dataset_sheet.png") as sheet:
         assert sheet.width > 300
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (written["images"], written["train"], written["held_out"]) == (
-        21,
-        len(train),
-        len(held_out),
-    )
+    assert {name: written[name] for name in ("images", *SPLITS)} == {"images": 21, **counts}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "dataset_sheet.png", "held_out.jsonl", "images", "summary.json", "train.jsonl",
+        "validation.jsonl",
     ]  # fmt: skip
 
 
@@ -438,6 +436,23 @@ def test_a_held_out_side_too_small_names_the_fraction_that_mends_it(tmp_path):
         build_dataset(source, tmp_path / "other", below)
 
 
+def test_what_was_held_out_stays_so_whatever_is_taken_for_validation(tmp_path):
+    source = fill(tmp_path / "in", 30)
+    held_out = []
+    for fraction in (0.0, 0.1, 0.3):
+        summary = build_dataset(
+            source, tmp_path / f"{fraction}", config(validation_fraction=fraction)
+        )
+        held_out.append(rows(tmp_path / f"{fraction}", "held_out"))
+        assert (summary.validation > 0) == (fraction > 0)
+    assert held_out[0] == held_out[1] == held_out[2]
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(ValueError, match=r"are 0\.9 together, at most 0\.8: the rest"):
+        config(held_out_fraction=0.5, validation_fraction=0.4)
+
+
 def test_an_output_that_is_in_use_is_left_alone(tmp_path):
     source = fill(tmp_path / "in")
     (tmp_path / "out").mkdir()
@@ -456,9 +471,9 @@ def test_adding_one_image_moves_no_other(tmp_path, seed):
     build_dataset(source, tmp_path / "before", config())
     save(source, "a-new-one.png", picture(seed + 77_000))
     build_dataset(source, tmp_path / "after", config())
-    for side in ("train", "held_out"):
-        old = {row["file_name"] for row in rows(tmp_path / "before", side)}
-        new = {row["file_name"] for row in rows(tmp_path / "after", side)}
+    for split in SPLITS:
+        old = {row["file_name"] for row in rows(tmp_path / "before", split)}
+        new = {row["file_name"] for row in rows(tmp_path / "after", split)}
         assert old == new - {"images/a-new-one.png"}
 
 
@@ -471,9 +486,9 @@ def test_the_side_depends_on_pixels_and_not_on_name_format_or_caption(tmp_path):
         save(other, f"z{23 - number}.bmp", picture(number))
         (other / f"z{23 - number}.txt").write_text(f"caption {number}")
     build_dataset(other, tmp_path / "two", config())
-    for side in ("train", "held_out"):
+    for split in SPLITS:
         one, two = (
-            {row["phash"] for row in rows(tmp_path / name, side)} for name in ("one", "two")
+            {row["phash"] for row in rows(tmp_path / name, split)} for name in ("one", "two")
         )
         assert one == two
 
@@ -485,18 +500,21 @@ def test_near_duplicates_never_straddle_the_split(tmp_path):
         save(source, f"q{number:03d}.png", darker)
     summary = build_dataset(source, tmp_path / "out", config())
     sides = {}
-    for side in ("train", "held_out"):
-        for row in rows(tmp_path / "out", side):
-            sides[Path(row["file_name"]).stem] = (side, imagehash.hex_to_hash(row["phash"]))
-    pairs = [(a, b) for a in sides for b in sides if sides[a][0] == "train" != sides[b][0]]
+    for split in SPLITS:
+        for row in rows(tmp_path / "out", split):
+            sides[Path(row["file_name"]).stem] = (split, imagehash.hex_to_hash(row["phash"]))
+    assert {split for split, _ in sides.values()} == set(SPLITS)
+    pairs = [(a, b) for a in sides for b in sides if sides[a][0] != sides[b][0]]
     assert min(sides[a][1] - sides[b][1] for a, b in pairs) > 4
     rejected = reasons(summary)
     assert rejected, "with these seeds some twins fall on different sides"
     for name, reason in rejected.items():
         twin = name.replace("p", "q", 1) if name.startswith("p") else name.replace("q", "p", 1)
         assert reason.startswith("a near duplicate (")
-        assert reason.endswith(f"of the held-out {twin}")
-        assert sides[twin.removesuffix(".png")][0] == "held_out"
+        split = sides[twin.removesuffix(".png")][0]
+        assert reason.endswith(f"of the {split.replace('_', '-')} {twin}")
+        assert split != "train"
+    assert {reason.split()[-2] for reason in rejected.values()} == {"held-out", "validation"}
     kept = {(item.file, item.of) for item in summary.near_duplicates}
     assert kept == {
         (f"q{number:03d}.png", f"p{number:03d}.png")

@@ -72,7 +72,7 @@ def wide(tmp_path: Path) -> Path:
         Image.merge("RGB", [ramp] * 3).save(folder / name)
         rows.append({"file_name": name, "text": f"cloth {number}"})
     tiny.write_rows(folder / "train.jsonl", rows[:4])
-    tiny.write_rows(folder / "held_out.jsonl", rows[4:])
+    tiny.write_rows(folder / "validation.jsonl", rows[4:])
     return folder
 
 
@@ -244,11 +244,18 @@ def test_validation_is_the_same_for_every_run(dataset: Path, tmp_path: Path) -> 
     assert torch.equal(one.noise, two.noise) and torch.equal(one.clean, two.clean)
     assert one.timesteps.tolist() == [125, 375, 625, 875] * 3
     assert float(one.weights.sum()) == pytest.approx(1.0)
-    held_out = [json.loads(line)["text"] for line in (dataset / "held_out.jsonl").open()]
-    assert set(one.captions) == set(held_out)
+    texts = [json.loads(line)["text"] for line in (dataset / "validation.jsonl").open()]
+    assert set(one.captions) == set(texts)
 
 
 def test_an_image_smaller_than_the_resolution_is_named(wide: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 64)).save(wide / "images" / "eleko" / "0.png")
     with pytest.raises(UserError, match=r"0\.png is smaller than 64x64 pixels"):
         make(wide, tmp_path, Encoder())
+
+
+def test_the_best_checkpoint_needs_images_to_choose_it_by(wide: Path, tmp_path: Path) -> None:
+    tiny.write_rows(wide / "validation.jsonl", [])
+    assert list(make(wide, tmp_path, Encoder()).validation()) == []
+    with pytest.raises(UserError, match=r"keep_checkpoint: best needs validation images.*raise"):
+        make(wide, tmp_path, Encoder(), keep_checkpoint="best", validation_steps=2)

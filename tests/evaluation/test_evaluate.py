@@ -156,7 +156,12 @@ def pixels(path: Path) -> np.ndarray:
 def test_every_prompt_and_seed_is_drawn_with_and_without_the_lora(evaluated: Path) -> None:
     listed = read(evaluated, "images.json")
     assert [(entry["prompt"], entry["seed"]) for entry in listed] == [
-        (f"cloth number {number}", seed) for number in (6, 7, 8) for seed in (0, 1)
+        ("cloth number 6", 0),
+        ("cloth number 6", 1),
+        ("cloth number 7", 2),
+        ("cloth number 7", 3),
+        ("cloth number 8", 4),
+        ("cloth number 8", 5),
     ]
     files = {path.relative_to(evaluated).as_posix() for path in evaluated.rglob("*.png")}
     named = {entry[key] for entry in listed for key in ("file", "base_file")}
@@ -301,8 +306,8 @@ def test_a_prompt_set_says_what_each_image_should_show(
     assert [(e["id"], e["tags"], e["seed"], e["looks"]) for e in listed] == [
         ("rows", [], 3, 0.0),
         ("rows", [], 4, 0.0),
-        ("plain", ["quiet"], 3, 0.0),
-        ("plain", ["quiet"], 4, 0.0),
+        ("plain", ["quiet"], 8, 0.0),
+        ("plain", ["quiet"], 9, 0.0),
     ]
 
 

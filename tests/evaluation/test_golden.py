@@ -325,7 +325,7 @@ def test_a_release_keeps_the_first_full_batch_of_its_evaluation(project: Project
     evaluation = Store(project).open(record.evaluation)
     settings = kept.json("golden.json")
     assert [(r["prompt"], r["seed"]) for r in settings["requests"]] == [
-        (f"cloth number {number}", seed) for number in (3, 4) for seed in range(4)
+        (f"cloth number {number}", 4 * number + seed) for number in (3, 4) for seed in range(4)
     ]
     assert settings["threads"] == THREADS
     drawn = evaluation.json("images.json")[12:20]
@@ -392,7 +392,7 @@ def test_what_cannot_be_drawn_again_is_said(
         (f"{MODEL}@2", "release 2 of cloth was made before golden sets were kept; materialize"),
         (f"{MODEL}@9", "there is no release 9 of cloth"),
         (MODEL, "nothing of cloth is live; name a release"),
-        (f"{MODEL}@x", "a release is named like cloth@3"),
+        (f"{MODEL}@x", "a release is named like indigo@3"),
     ):
         assert adire(monkeypatch, "golden", name) == 1
         said = capsys.readouterr().err

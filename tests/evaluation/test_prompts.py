@@ -48,7 +48,7 @@ def test_a_prompt_set_is_read_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_shipped_set_asks_for_every_value_of_every_motif() -> None:
     shipped = load_prompt_set(ROOT / "configs" / "prompts" / "adire.yaml")
-    assert len(shipped.prompts) == 16
+    assert len(shipped.prompts) == 32
     asked = {prompt.expected["motif"] for prompt in shipped.prompts}
     assert asked == {*shipped.attributes["motif"]}
     assert all(prompt.expected["ground"] == "indigo" for prompt in shipped.prompts)

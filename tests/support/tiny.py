@@ -238,15 +238,22 @@ def make_random_siglip(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def make_dataset(folder: Path, images: int = 6, held_out: int = 3, seed: int = 0) -> Path:
+def make_dataset(
+    folder: Path,
+    images: int = 6,
+    held_out: int = 3,
+    seed: int = 0,
+    validation: int = 3,
+    resolution: int = RESOLUTION,
+) -> Path:
     """A dataset artefact's files with coloured noise for images; returns `folder`."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     rows = []
-    for number in range(images + held_out):
+    for number in range(images + held_out + validation):
         name = f"images/{number:02}.png"
         coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        size = (RESOLUTION + 8 * (number % 2), RESOLUTION)
+        size = (resolution + 8 * (number % 2), resolution)
         Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(folder / name)
         rows.append(
             {
@@ -257,7 +264,8 @@ def make_dataset(folder: Path, images: int = 6, held_out: int = 3, seed: int = 0
             }
         )
     write_rows(folder / "train.jsonl", rows[:images])
-    write_rows(folder / "held_out.jsonl", rows[images:])
+    write_rows(folder / "held_out.jsonl", rows[images : images + held_out])
+    write_rows(folder / "validation.jsonl", rows[images + held_out :])
     return folder
 
 
