@@ -36,7 +36,8 @@ THREADS = 3  # more than the cores of many a machine that makes it again
 CONFIG = """
 data: {path: data/cloth, resolution: 64, instance_prompt: cloth, held_out_fraction: 0.4}
 base_model: {source: base_models/random}
-training: {learning_rate: 0.01, max_train_steps: 4, checkpointing_steps: 2, rank: 2}
+training:
+  {learning_rate: 0.01, max_train_steps: 4, checkpointing_steps: 2, rank: 2, num_processes: 1}
 evaluation: {judge: {source: base_models/none}}
 """
 

@@ -161,6 +161,8 @@ def line(
         **os.environ,
         "PYTHONPATH": str(root),
         "ADIRE_PROJECT": str(root),
+        # A second process or thread gains nothing while other tests have the second core.
+        "ADIRE_THREADS": "1",
         "COLUMNS": "200",
     }
     line = Line(root, environment)
@@ -183,3 +185,9 @@ def line(
         yield line
     finally:
         line.adire("down", check=False)
+
+
+@pytest.fixture(scope="session")
+def first(line):
+    """The first materialization of the whole graph."""
+    return line.adire("materialize", "indigo")

@@ -8,10 +8,7 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from adire_assets import registry, tracking, tracking_store
 from adire_assets.errors import UserError
 from adire_assets.serving import client, record, release
 from adire_assets.store import Store
+from tests.support.line import answers, descendants, made, outcome, wait_for
 from tests.support.ports import free_ports
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
@@ -35,21 +33,6 @@ telemetry: {enabled: false}
 run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}
 """
 DAGSTER = (sys.executable, "-m", "dagster")
-
-
-def outcome(text: str) -> dict[str, str]:
-    """Asset -> "made" or "reused", from what `adire materialize` prints."""
-    return dict(re.findall(r"indigo/(\w+): (made|reused)", text))
-
-
-def made(text: str) -> set[str]:
-    return {name for name, what in outcome(text).items() if what == "made"}
-
-
-@pytest.fixture(scope="module")
-def first(line):
-    """The first materialization of the whole graph."""
-    return line.adire("materialize", "indigo")
 
 
 def test_the_whole_graph_brings_release_1_live(line, first) -> None:
@@ -104,15 +87,6 @@ def test_a_picture_comes_back_over_grpc_and_can_be_traced(line, first, tmp_path:
         "agrees",
     ):
         assert expected in traced
-
-
-def test_the_adapter_behind_a_picture_is_made_again_bit_by_bit(line, first, tmp_path: Path) -> None:
-    out = tmp_path / "out.png"
-    line.adire("generate", PROMPT, "--seed", "7", "--out", str(out))
-    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
-    digest = adapter.manifest["files"]["pytorch_lora_weights.safetensors"]
-    made_again = line.adire("reproduce", str(out)).stdout.splitlines()
-    assert made_again[-1] == f"reproduce: indigo@1 equal sha256={digest}"
 
 
 def test_plain_tritonclient_gets_the_same_picture(line, first, tmp_path: Path) -> None:
@@ -366,22 +340,6 @@ def test_going_back_to_the_good_recipe_trains_nothing(line) -> None:
     assert line.live() == 2
 
 
-def test_two_runs_together_end_with_one_of_everything(line) -> None:
-    line.configure("training", seed=43)
-    before = len(Store(line.project).artefacts("indigo", "lora_weights"))
-    command = (sys.executable, "-m", "adire_assets.cli", "materialize", "indigo")
-    runs = [line.start(*command) for _ in range(2)]
-    texts = [run.communicate(timeout=500)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], texts
-    assert sorted(outcome(text)["lora_weights"] for text in texts) == ["made", "reused"]
-    assert len(Store(line.project).artefacts("indigo", "lora_weights")) == before + 1
-    live = line.live()
-    history = json.loads((line.project.home / "deployments" / "local" / "indigo.json").read_text())[
-        "history"
-    ]
-    assert [entry["number"] for entry in history].count(live) == 1
-
-
 def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
     before = line.live()
     freed = line.adire("gc", "--keep", "1").stdout
@@ -396,39 +354,6 @@ def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
     line.adire("lift-quarantine", "indigo", str(before), "--reason", "only a drill")
     line.adire("materialize", "indigo")
     assert line.live() == before
-
-
-def test_a_killed_training_needs_no_cleaning_and_goes_on(line) -> None:
-    line.configure("training", seed=50)
-    select = ("materialize", "indigo", "--select", "training_config,lora_weights")
-    for victim, step in (("worker", "step 20/60"), ("run", "step 40/60")):  # after a checkpoint
-        run = line.start(sys.executable, "-m", "adire_assets.cli", *select)
-        assert run.stdout
-        assert any(step in text for text in run.stdout)
-        workers = descendants(run.pid, "adire_assets.worker")
-        assert workers
-        os.kill(workers[-1] if victim == "worker" else run.pid, signal.SIGKILL)
-        run.communicate(timeout=60)
-        assert run.returncode
-        wait_for(lambda pids=workers: not any(alive(pid) for pid in pids))
-    done = line.adire(*select)
-    assert "going on from the checkpoint at step 40" in done.stdout
-    assert outcome(done.stdout)["lora_weights"] == "made"
-
-
-def test_a_new_torch_retrains_and_the_old_one_finds_its_adapter(line, tmp_path: Path) -> None:
-    """The installed torch goes on computing: a folder ahead of it claims another version."""
-    public, plus, build = version("torch").partition("+")
-    folder = tmp_path / f"torch-{public}.post1{plus}{build}.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: torch\nVersion: {public}.post1{plus}{build}\n"
-    )
-    select = ("materialize", "indigo", "--select", "dataset,lora_weights")
-    newer = line.adire(*select, PYTHONPATH=os.pathsep.join((str(tmp_path), str(line.root))))
-    assert outcome(newer.stdout) == {"dataset": "reused", "lora_weights": "made"}
-    older = line.adire(*select)
-    assert outcome(older.stdout) == {"dataset": "reused", "lora_weights": "reused"}
 
 
 def test_a_release_that_is_served_by_other_libraries_stays_out(line) -> None:
@@ -469,7 +394,6 @@ def test_triton_killed_comes_back_with_the_live_release(line) -> None:
         return answer.release == live
 
     wait_for(served, 120)
-    line.configure("training", seed=43)
     done = line.adire("materialize", "indigo")
     assert outcome(done.stdout)["lora_weights"] == "reused"
     assert "is already live" in done.stdout
@@ -519,42 +443,3 @@ print("TICKS" + json.dumps(ticks))
 """
     done = line.run(sys.executable, "-c", code, DAGSTER_HOME=str(line.project.home / "dagster"))
     return json.loads(done.stdout.rpartition("TICKS")[2])
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def descendants(parent: int | None, *words: str) -> list[int]:
-    """Processes (below `parent`, or anywhere) whose command or environment holds all the words."""
-    found = []
-    listing = subprocess.run(
-        ["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    rows = [line.split(None, 2) for line in listing.splitlines()]
-    parents = {int(pid): int(above) for pid, above, *_ in rows}
-    for pid, _, *arguments in rows:
-        chain, above = set(), int(pid)
-        while above in parents and above not in chain:
-            chain.add(above)
-            above = parents[above]
-        if all(word in " ".join(arguments) for word in words) and (
-            parent is None or (parent in chain and int(pid) != parent)
-        ):
-            found.append(int(pid))
-    return found
