@@ -242,7 +242,7 @@ class Step:
             self.tallies["errors"] = errors.plus(both.answered, both.failed, both.failed)
         self.waiting.append(self._by_kind(new, "canary"))
         self.seen = {
-            name: replace(one, failed=self.seen[name].failed) if name in early else one
+            name: replace(one, failed=one.failed - new[name].failed) if name in early else one
             for name, one in ever.items()
         }
         self._count()

@@ -314,6 +314,20 @@ def test_a_failure_that_is_counted_before_its_answer_is_not_lost():
     assert (step.tallies["errors"].answers, step.tallies["errors"].surely) == (2, 1)
 
 
+def test_failures_after_the_gateway_was_started_again_count_as_those_before():
+    gateway = Gateway()
+    step, _ = step_of(gateway)
+    gateway.counters["canary"] = replace(traffic([30.0] * 20), failed=5)
+    step.look(gateway.counters)
+    gateway = Gateway()  # as a new Envoy counts
+    step.look(gateway.counters)
+    gateway.counters["canary"] = replace(gateway.counters["canary"], failed=3)
+    step.look(gateway.counters)
+    gateway.counters["canary"] = replace(traffic([30.0] * 3), failed=3)
+    step.look(gateway.counters)
+    assert (step.tallies["errors"].answers, step.tallies["errors"].surely) == (23, 8)
+
+
 def test_a_rollout_that_an_earlier_version_has_begun_goes_on():
     gateway = Gateway()
     rollout = Rollout(2, 1, "green", "canary", [100], baseline=stored(gateway.counters))
