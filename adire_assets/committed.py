@@ -24,7 +24,12 @@ from adire_assets.fleet_config import fleet_file
 
 OPTION = "require_clean_commit"
 # Folders, relative to the project: every file of these endings below them decides.
-CODE = {lineage.PACKAGE: (".py",), "triton_models": (".py", ".pbtxt"), "base_models": (".dvc",)}
+# Envoy's .lua says what counts as a failed answer; .js and .j2 are the blind sheet, which rates.
+CODE = {
+    lineage.PACKAGE: (".py", ".lua", ".js", ".j2"),
+    "triton_models": (".py", ".pbtxt"),
+    "base_models": (".dvc",),
+}
 TOP = "dagster_defs.py"
 SHOWN = 5
 # As a hook sets them, they would name another checkout.

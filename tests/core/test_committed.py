@@ -29,6 +29,8 @@ DECIDING = (
     "cloth.dvc",
     "base_models/tiny.dvc",
     "adire_assets/core/store.py",
+    "adire_assets/serving/gateway.lua",
+    "adire_assets/evaluation/templates/ab_sheet.js",
     "triton_models/diffusion/config.pbtxt",
     "dagster_defs.py",
 )
