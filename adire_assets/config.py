@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from adire_assets.config_file import OnlyWith, Strict, load, without_idle
+from adire_assets.config_file import Misplaced, OnlyWith, Strict, load, without_idle
 from adire_assets.errors import UserError
 from adire_assets.evaluation.prompts import load_prompt_set
 from adire_assets.file_names import as_on_disk
@@ -255,6 +255,29 @@ class ModelConfig(Strict):
                     [first, *_] = error.errors()
                     why = (first.get("ctx") or {}).get("error") or first["msg"]
                     raise ValueError(f"search.parameters.{name}: {value}: {why}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _validation_images_for_what_chooses_by_them(self) -> "ModelConfig":
+        if self.data.validation_fraction:
+            return self
+        lacking = "no image is a validation image: data.validation_fraction is 0; set it to 0.1"
+        if self.training.keep_checkpoint == "best":
+            raise Misplaced(
+                f"best is chosen by validation images, and {lacking}, or keep_checkpoint to last",
+                ("training", "keep_checkpoint"),
+            )
+        if self.search:
+            raise Misplaced(
+                f"trials are compared by validation images, and {lacking}, or leave search out",
+                ("search",),
+            )
+        if self.training.validation_steps and not self.training.validation_prompt:
+            raise Misplaced(
+                f"has no effect, because {lacking}, or give a validation_prompt, which is drawn "
+                "at these steps",
+                ("training", "validation_steps"),
+            )
         return self
 
     @model_validator(mode="after")

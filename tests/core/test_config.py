@@ -1,5 +1,6 @@
 """configs/: what is accepted, and the sentences for what is not."""
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -229,6 +230,33 @@ def test_a_section_without_a_line_is_empty_and_a_key_without_a_value_is_refused(
         assert load_model(project, "cloth").training.rank == 4
     else:
         assert expected in refusal(project, text)
+
+
+@pytest.mark.parametrize(
+    ("training", "more", "sentence"),
+    [
+        (
+            "keep_checkpoint: best, validation_steps: 5",
+            "",
+            r"training\.keep_checkpoint: best is ch",
+        ),
+        ("validation_steps: 5", "", r"training\.validation_steps: has no effect"),
+        ("rank: 4", "search: {parameters: {rank: {choices: [4, 8]}}}\n", "search: trials are comp"),
+        ("validation_steps: 5, validation_prompt: a cloth", "", None),
+    ],
+)
+def test_what_validation_images_decide_is_refused_without_any(
+    project: Project, training: str, more: str, sentence: str | None
+) -> None:
+    text = GOOD.replace("training:\n  learning_rate: 1e-4", f"training: {{{training}}}") + more
+    for fraction in (0.1, 0) if sentence else (0.1,):
+        lacking = text.replace("data:\n", f"data:\n  validation_fraction: {fraction}\n")
+        if fraction:
+            project.model_file("cloth").write_text(lacking)
+            load_model(project, "cloth")
+        else:
+            told = refusal(project, lacking)
+            assert re.search(f"cloth.yaml.*{sentence}.*data.validation_fraction is 0; set", told)
 
 
 def test_an_empty_section_of_the_fleet_does_not_open_the_door(project: Project) -> None:
