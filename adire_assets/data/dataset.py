@@ -27,13 +27,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import imagehash
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
-from adire_assets.config import LARGEST_SHARE_NOT_TRAINED, DataConfig
+from adire_assets.config import DataConfig
 from adire_assets.data.captions import Captions, read_captions
 from adire_assets.data.contact_sheet import contact_sheet
 from adire_assets.data.duplicates import nearest, nearest_earlier
@@ -47,6 +49,7 @@ from adire_assets.worker import Progress
 MINIMUM_HELD_OUT = 4  # KID's unbiased estimate over fewer is noise
 MINIMUM_TRAIN = 4
 SHOWN_REASONS = 5
+FRACTIONS_TRIED = 20  # with near duplicates, before the advice is to add images alone
 PNG_COMPRESSION = 4  # zlib's 6 makes photographs no smaller and takes longer
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
 # Endings of pictures in formats that are not read, so that each is told as a rejected image.
@@ -191,7 +194,7 @@ def _build(
     _refuse_equal_names(source, images)
     splits, straddling = _split(images, config)
     rejected = sorted([*rejected, *straddling], key=lambda item: item.file)
-    _refuse_too_few(source, config, splits, rejected)
+    _refuse_too_few(source, config, images, splits, rejected)
     for name, split in splits.items():
         _write_split(output, name, split, captions.texts, config.instance_prompt)
     accepted = [image for split in splits.values() for image in split]
@@ -350,32 +353,25 @@ def _hashes(images: Sequence[_Image]) -> np.ndarray:
 def _refuse_too_few(
     source: Path,
     config: DataConfig,
+    images: Sequence[_Image],
     splits: Mapping[str, Sequence[_Image]],
     rejected: Sequence[Rejection],
 ) -> None:
-    train, held_out = splits["train"], splits["held_out"]
     there = sum(map(len, splits.values()))
     if there < config.minimum_images:
         problem = (
             f"{source}: {config.minimum_images} images are needed (data.minimum_images), "
             f"{there} are usable; add images"
         )
-    elif len(held_out) < MINIMUM_HELD_OUT:
-        scores = sorted(image.score for split in splits.values() for image in split)
-        enough = scores[MINIMUM_HELD_OUT - 1] if there >= MINIMUM_HELD_OUT else 1.0
-        fraction = int(enough * 100) / 100 + 0.01  # the next hundredth above it
-        advice = "add images"
-        most = min(0.5, LARGEST_SHARE_NOT_TRAINED - config.validation_fraction)  # by the schema
-        if fraction <= most and there >= MINIMUM_HELD_OUT + MINIMUM_TRAIN:
-            advice += f" or raise data.held_out_fraction to {fraction:.2f}"
+    elif (held_out := len(splits["held_out"])) < MINIMUM_HELD_OUT:
         problem = (
             f"{source}: {MINIMUM_HELD_OUT} held-out images are needed to evaluate, "
-            f"{len(held_out)} of {there} fall there; {advice}"
+            f"{held_out} of {there} fall there; {_advice(images, config)}"
         )
-    elif len(train) < MINIMUM_TRAIN:
+    elif (train := len(splits["train"])) < MINIMUM_TRAIN:
         problem = (
-            f"{source}: {MINIMUM_TRAIN} images are needed to train on, {len(train)} of {there} "
-            "fall there; add images, or lower data.held_out_fraction or data.validation_fraction"
+            f"{source}: {MINIMUM_TRAIN} images are needed to train on, {train} of {there} "
+            f"fall there; {_advice(images, config)}"
         )
     else:
         return
@@ -384,6 +380,39 @@ def _refuse_too_few(
         reasons = Counter(item.reason.split(":")[0] for item in rejected)
         shown.append(f"... {len(rejected)} rejected in all; most: {reasons.most_common(1)[0][0]}")
     raise UserError("\n".join([problem, *shown]))
+
+
+def _advice(images: Sequence[_Image], config: DataConfig) -> str:
+    """What to do about a split that is too small: the nearest fractions that work, if any do."""
+    scores = np.sort([image.score for image in images])
+    now = config.held_out_fraction, config.validation_fraction
+    hundredths = [share / 100 for share in range(51)]
+    shares = product({now[0], *hundredths[5:]}, {now[1], *hundredths})
+    nearest_first = sorted(shares, key=lambda s: (abs(s[0] - now[0]) + abs(s[1] - now[1]), s))
+    tried = 0
+    for held_out, validation in nearest_first:
+        first, second = np.searchsorted(scores, (held_out, held_out + validation))
+        # Near duplicates of another split can only take from what is trained on.
+        if validation > now[1] or first < MINIMUM_HELD_OUT or len(scores) - second < MINIMUM_TRAIN:
+            continue
+        values = {"held_out_fraction": held_out, "validation_fraction": validation}
+        try:
+            changed = DataConfig.model_validate({**config.model_dump(), **values})
+        except ValidationError:  # more than may be left out of the training
+            continue
+        splits, _ = _split(images, changed)
+        enough = sum(map(len, splits.values())) >= config.minimum_images
+        if enough and len(splits["train"]) >= MINIMUM_TRAIN:
+            told = [
+                f"data.{name} to {value:.2f}"
+                for (name, value), before in zip(values.items(), now, strict=True)
+                if value != before
+            ]
+            return f"add images, or set {' and '.join(told)}"
+        tried += 1
+        if tried == FRACTIONS_TRIED:
+            break
+    return "add images"
 
 
 def _write_split(

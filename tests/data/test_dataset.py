@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -434,6 +435,48 @@ def test_a_held_out_side_too_small_names_the_fraction_that_mends_it(tmp_path):
     below = config(held_out_fraction=fraction - 0.011)
     with pytest.raises(UserError, match="held-out images are needed"):
         build_dataset(source, tmp_path / "other", below)
+
+
+@pytest.mark.parametrize("count", [10, 16])
+@pytest.mark.parametrize("near", [0, 3])
+def test_advised_fractions_make_a_dataset_of_few_images(tmp_path, count: int, near: int):
+    """Of many folders, with the default fractions; some have near duplicates besides."""
+    advised = 0
+    for seed in range(8):
+        source = fill(tmp_path / f"in{seed}", count, seed + 1)
+        for number in range(near):
+            image = picture((seed + 1) * 1000 + number)
+            image.putpixel((0, 0), (seed, number, 99))
+            save(source, f"near{number}.png", image)
+        values = {"held_out_fraction": 0.2, "validation_fraction": 0.1, "minimum_images": 8}
+        output = tmp_path / f"out{seed}"
+        try:
+            build_dataset(source, output, config(**values))
+            continue
+        except UserError as error:
+            told = re.findall(r"data\.(\w+) to (0\.\d\d)", str(error).split("\n")[0])
+        if told:
+            advised += 1
+            values |= {name: float(value) for name, value in told}
+            summary = build_dataset(source, output, config(**values))
+            assert summary.train >= 4 and summary.held_out >= 4
+    assert advised >= 3
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.3), (0.33, 0.125)])
+def test_too_few_to_train_on_names_the_fractions_that_mend_it(tmp_path, shares):
+    named = dict(zip(("held_out_fraction", "validation_fraction"), shares, strict=True))
+    for seed in range(1, 20):
+        source = fill(tmp_path / f"in{seed}", 9, seed)
+        try:
+            build_dataset(source, tmp_path / f"out{seed}", config(**named))
+        except UserError as error:
+            if "needed to train on" in str(error) and "or set" in str(error):
+                told = re.findall(r"data\.(\w+) to (0\.\d\d)", str(error))
+                mended = config(**(named | {name: float(value) for name, value in told}))
+                assert build_dataset(source, tmp_path / "out", mended).train >= 4
+                return
+    pytest.fail("no folder had too few images to train on")
 
 
 def test_what_was_held_out_stays_so_whatever_is_taken_for_validation(tmp_path):
