@@ -21,6 +21,7 @@ from adire_assets import operations
 from adire_assets.config import Project
 from adire_assets.fleet_config import DOOR_PORTS, SLOT_PORTS, load_fleet
 from adire_assets.serving import routing
+from adire_assets.store import Store
 from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,10 @@ class Line:
     def address(self) -> str:
         """Where clients go."""
         return routing.gateway_of(self.project, load_fleet(self.project), "local").address
+
+    def path_of(self, kind: str) -> Path:
+        """The folder of the first artefact of this kind."""
+        return Store(self.project).artefacts("indigo", kind)[0].path
 
     def live(self) -> int | None:
         """The release that is live, by what `adire status` prints; asked often, so in here."""
