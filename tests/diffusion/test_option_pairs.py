@@ -142,7 +142,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         rows.append({"file_name": name, "text": f"cloth {number}"})
     tiny.write_rows(folder / "train.jsonl", rows[:4])
-    tiny.write_rows(folder / "held_out.jsonl", rows[4:])
+    tiny.write_rows(folder / "validation.jsonl", rows[4:])
     return folder
 
 
