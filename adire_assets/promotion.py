@@ -7,6 +7,7 @@ where one is asked for.
 of today: no order of materializations and no other Dagster instance leads past it.
 """
 
+import filecmp
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +127,19 @@ def comparisons(challenger: Path, champion: Path, policy: GateConfig) -> "tuple[
         policy.champion.margins,
         report["prompts"],
         len(report["seeds"]),
+        same_images=_same_images(challenger, champion),
         confidence=policy.champion.confidence,
     )
+
+
+def _same_images(one: Path, other: Path) -> bool:
+    """Whether two evaluations drew the same pixels: PNGs that the same code wrote, byte by byte."""
+    folders = one / "images" / "adapter", other / "images" / "adapter"
+    first, second = (sorted(path.name for path in folder.glob("*.png")) for folder in folders)
+    if not first or first != second:
+        return False
+    pairs = ((folders[0] / name, folders[1] / name) for name in first)
+    return all(filecmp.cmp(own, rival, shallow=False) for own, rival in pairs)
 
 
 def _way(evaluation: Artefact) -> dict[str, Any]:

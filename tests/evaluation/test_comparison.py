@@ -221,9 +221,28 @@ def test_the_same_images_pass_at_any_size(prompts: int, seeds: int) -> None:
         name: Statistic(None if one.each is None else one.each.copy(), constant=one.constant)
         for name, one in champion.items()
     }
-    [found] = compare(again, champion, BETTER, {"mean": 0.0}, prompts, seeds)
+    sides = again, champion, BETTER, {"mean": 0.0}, prompts, seeds
+    [found] = compare(*sides, same_images=True)
     assert found.passed and (found.difference, found.lower_bound) == (0.0, 0.0)
     assert "the images are the same" in found.explanation
+    [found] = compare(*sides)
+    assert not found.passed and not found.decidable
+
+
+@pytest.mark.parametrize(("prompts", "seeds", "rate"), [(8, 4, 0.1), (16, 4, 0.1), (24, 2, 0.05)])
+def test_faults_that_neither_side_drew_are_not_ruled_out(
+    prompts: int, seeds: int, rate: float
+) -> None:
+    """The only metric is equal on both sides, in up to half of the draws."""
+    random = np.random.default_rng(8)
+    clean = {"kid": Statistic(each=np.zeros(prompts * seeds))}
+    passed = 0
+    for _ in range(200):
+        faults = np.repeat(random.random(prompts) < rate, seeds).astype(float)
+        sides = {"kid": Statistic(each=faults)}, clean
+        [found] = compare(*sides, BETTER, {"kid": rate}, prompts, seeds, resamples=200)
+        passed += found.passed
+    assert not_above(0.05, passed, 200)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a verdict compares with: the champion's evaluation on the same data, made when it lacks."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from adire_assets import operations, pipeline, policies, promotion, reports, roots, upgrades
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.evaluation.statistic import Statistic, save_statistics
+from adire_assets.evaluation.statistic import FILE, Statistic, save_statistics
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
 from adire_assets.gates_config import ChampionGates, GateConfig
@@ -85,6 +86,8 @@ class Shop:
                 "metrics": {"clip_s": {"better": "higher"}},
             }
             write_json(folder / "report.json", report)
+            (folder / "images" / "adapter").mkdir(parents=True)
+            (folder / "images" / "adapter" / "0.png").write_bytes(adapter.encode())
             write_json(folder / "timings.json", {"seconds_per_image_mean": 1.0})
             return {name: part.reference() for name, part in parts.items()}
 
@@ -178,6 +181,18 @@ def test_the_first_release_meets_the_absolute_gates_alone(shop: Shop) -> None:
     checks = {gate.name: gate for gate in found.checks()}
     assert checks["champion_clip_s"].passed
     assert checks["champion_clip_s"].explanation.startswith("no champion to compare with")
+
+
+def test_the_same_pixels_are_not_worse_and_equal_values_do_not_show_that(shop: Shop) -> None:
+    policy = GateConfig(champion=ChampionGates(margins={"clip_s": 0.0}))
+    one, same, other = (
+        shop.evaluation(name, 1.6, steps=steps) for name, steps in (("a", 20), ("a", 25), ("b", 20))
+    )
+    assert [found.passed for found in promotion.comparisons(one.path, same.path, policy)] == [True]
+    equal = shop.project.root / "equal"
+    shutil.copytree(other.path, equal, copy_function=shutil.copyfile)
+    shutil.copyfile(one.path / FILE, equal / FILE)
+    assert [found.passed for found in promotion.comparisons(equal, one.path, policy)] == [False]
 
 
 @pytest.mark.parametrize(("clip_s", "passes"), [(1.59, True), (1.4, False)])
