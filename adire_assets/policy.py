@@ -13,6 +13,7 @@ well, since the same threshold means something else then.
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Policy = Mapping[str, Any]
 ABSENT = "absent"  # a key that is no longer there, such as a margin that was taken away
 SHOWN_CHARACTERS = 60
+TARGET_KEY = re.compile(r"rollout\.([^.]+)\.(.+)")  # target, limit
 
 
 def _higher(before: Any, now: Any) -> bool:
@@ -96,9 +98,11 @@ def of(
 def weakenings(before: Policy, now: Policy) -> list[dict[str, Any]]:
     """What `now` asks less than `before`: {"key", "before", "now"}, None for no bound.
 
-    What `before` knows nothing of cannot be compared, and is left out.
+    What `before` knows nothing of cannot be compared, and is left out; but the limits of a new
+    target are held against the strictest of the targets before.
     """
-    old, new = _flat(before), _flat(now)
+    new = _flat(now)
+    old = _with_new_targets(_flat(before), new)
     return [
         {"key": key, "before": value, "now": None if new.get(key, ABSENT) == ABSENT else new[key]}
         for key, value in old.items()
@@ -109,7 +113,8 @@ def weakenings(before: Policy, now: Policy) -> list[dict[str, Any]]:
 def same(before: Policy, now: Policy) -> bool:
     """Whether all that `before` knows of is as it was."""
     new = _flat(now)
-    return all(new.get(key, ABSENT) == value for key, value in _flat(before).items())
+    old = _with_new_targets(_flat(before), new)
+    return all(new.get(key, ABSENT) == value for key, value in old.items())
 
 
 def strictest(policies: Iterable[Policy]) -> dict[str, Any]:
@@ -164,6 +169,33 @@ def change(weakening: Mapping[str, Any]) -> str:
 
 def _rule(key: str) -> Rule:
     return next((rule for pattern, rule in RULES if re.fullmatch(pattern, key)), _other)
+
+
+def _stricter(key: str, one: Any, other: Any) -> Any:
+    return one if _rule(key)(one, other) else other
+
+
+def _with_new_targets(old: Mapping[str, Any], new: Iterable[str]) -> dict[str, Any]:
+    """Flat `old`, and for each target that only `new` has the strictest limits of the others."""
+    limits: dict[str, list[Any]] = {}
+    targets: set[str] = set()
+    for key, value in old.items():
+        if found := TARGET_KEY.fullmatch(key):
+            targets.add(found[1])
+            limits.setdefault(found[2], []).append(value)
+    added = {
+        key: limits[found[2]]
+        for key in new
+        if (found := TARGET_KEY.fullmatch(key)) and found[1] not in targets and found[2] in limits
+    }
+    return {
+        **old,
+        **{
+            key: reduce(partial(_stricter, key), values)
+            for key, values in added.items()
+            if not is_unordered(key)
+        },
+    }
 
 
 def _flat(policy: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

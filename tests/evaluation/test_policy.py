@@ -164,3 +164,23 @@ def test_each_gate_knows_its_keys() -> None:
     assert {*CHECK_NAMES} - {name for name in CHECK_NAMES if name.startswith("champion_")} == {
         name for name in named if name in CHECK_NAMES
     } | {"adapter_sound"}
+
+
+def test_a_new_target_with_weaker_limits_than_those_before_is_named() -> None:
+    one = of()
+    two = of()
+    two["rollout"] = {**one["rollout"], "us": dict(one["rollout"]["local"])}
+    assert policy.same(one, two) and policy.weakenings(one, two) == []
+    weak = of()
+    limits = {**one["rollout"]["local"], "error_rate_maximum": 0.9, "strategy": "blue_green"}
+    weak["rollout"] = {**one["rollout"], "us": {**limits, "latency_maximum_seconds": 1.0}}
+    assert not policy.same(one, weak)
+    told = [{"key": "rollout.us.error_rate_maximum", "before": 0.05, "now": 0.9}]
+    assert policy.weakenings(one, weak) == told
+    # Of several before it, the strictest; also of what earlier verdicts asked together.
+    looser = of()
+    looser["rollout"]["eu"] = {**one["rollout"]["local"], "error_rate_maximum": 0.5}
+    looser["rollout"]["us"] = {**limits, "strategy": "canary", "error_rate_maximum": 0.1}
+    before = policy.strictest([one, {"rollout": {"eu": looser["rollout"]["eu"]}}])
+    found = {one["key"]: one["before"] for one in policy.weakenings(before, looser)}
+    assert found == {"rollout.us.error_rate_maximum": 0.05}
