@@ -178,7 +178,7 @@ def _json_rows(
             continue
         rows += 1
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=_each_key_once)
             json.dumps(row, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             problems.append(f"{name}:{line}: not a line of valid JSON: {error}")
@@ -191,7 +191,17 @@ def _json_rows(
         problems.append(f"{name}: is empty; a line holds an object with {' and '.join(required)}")
 
 
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in row if names.count(name) > 1)
+        raise ValueError(f"{twice} stands there twice; keep one")
+    return row
+
+
 def _listed(source: Path, problems: list[str]) -> str:
     more = len(problems) - SHOWN_PROBLEMS
     lines = problems[:SHOWN_PROBLEMS] + ([f"... and {more} more"] if more > 0 else [])
-    return "\n".join([f"the captions in {source} have {len(problems)} mistakes:", *lines])
+    count = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    return "\n".join([f"the captions in {source} have {count}:", *lines])

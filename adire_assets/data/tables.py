@@ -46,6 +46,9 @@ def csv_rows(
             f"({lines[0][:SHOWN_HEADER]}), which has to name {','.join(required)}"
         )
         return
+    if twice := [key for key in required if _fields(lines[0], delimiter).count(key) > 1]:
+        problems.append(f"{name}:1: two columns are named {twice[0]}; rename or remove one")
+        return
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
     )

@@ -176,3 +176,30 @@ def test_many_files_make_one_short_line(tmp_path):
         "captions of their own: 20 of 20 images; 20 files not used: "
         "p000.tags, p001.tags, p002.tags and 17 more (not read; "
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("metadata.csv", "file_name,text,text\na.png,one,two\n", "metadata.csv:1: two columns are"),
+        ("metadata.csv", "text;file_name;file_name\none;a.png;b\n", "named file_name; rename"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "text": "one", "text": "two"}',
+            "text stands the",
+        ),
+        (
+            "metadata.jsonl",
+            '{"text": "x", "file_name": "a.png", "file_name": "b"}',
+            "file_name stan",
+        ),
+    ],
+)
+def test_of_two_captions_in_one_row_none_is_chosen(tmp_path, name, content, sentence):
+    with pytest.raises(UserError, match=sentence):
+        captions(tmp_path, {name: content})
+
+
+def test_a_column_that_is_not_read_may_be_there_twice(tmp_path):
+    found = captions(tmp_path, {"metadata.csv": "file_name,text,note,note\na.png,one,x,y\n"})
+    assert found.texts == {"a.png": "one"}
