@@ -35,6 +35,7 @@ from adire_assets.config import Project
 from adire_assets.databases import BESIDE, copy_database, is_database, replace_texts
 from adire_assets.disk import writing
 from adire_assets.errors import UserError
+from adire_assets.file_names import counts
 from adire_assets.gc import sorted_out
 from adire_assets.serving import orphans, record
 from adire_assets.serving.state import DeploymentRecord
@@ -216,14 +217,15 @@ class _Collection:
 
     def _artefact(self, artefact: Artefact) -> None:
         """UserError when it is not what its manifest says."""
-        content = {}
+        content, then = {}, artefact.manifest["files"]
         for path in _walk(artefact.path):
             inside = path.relative_to(artefact.path).as_posix()
+            if not counts(inside) and inside not in then:  # left there by a desktop or an editor
+                continue
             facts = _copy(path, self.target / "store" / artefact.name / inside)
             self.files[f"home/store/{artefact.name}/{inside}"] = facts
             if PurePosixPath(inside).parts[0] not in NOT_CONTENT:
                 content[inside] = facts["sha256"]
-        then = artefact.manifest["files"]
         if changed := sorted(n for n in {*then, *content} if then.get(n) != content.get(n)):
             raise UserError(
                 f"{artefact.path} was changed after it was made ({_some(changed)}), and is no use "

@@ -17,7 +17,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +27,7 @@ from typing import Any
 
 from adire_assets.child_environment import child_environment
 from adire_assets.errors import UserError
+from adire_assets.file_names import counts
 
 PACKAGE = "adire_assets"
 # Modules that hand values over and decide none: what they contribute reaches the key as values.
@@ -103,16 +104,22 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_digest(folder: Path, leave_out: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
+def folder_digest(
+    folder: Path, leave_out: Iterable[str] = (), recorded: Container[str] = ()
+) -> tuple[str, dict[str, str]]:
     """(content hash, {relative path: SHA-256}) of the files below `folder`.
 
-    `leave_out` names top-level files or folders that do not count.
+    `leave_out` names top-level files or folders that do not count. Leftovers of desktops and
+    editors (`file_names.counts`) do not either, unless they are `recorded`.
     """
     skip = set(leave_out)
-    files = {
-        path.relative_to(folder).as_posix(): file_digest(path)
+    found = {
+        path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.relative_to(folder).parts[0] not in skip
+    }
+    files = {
+        name: file_digest(path) for name, path in found.items() if counts(name) or name in recorded
     }
     return digest(files), files
 

@@ -152,6 +152,8 @@ class Store:
     def unfinished(self) -> Iterator[tuple[Path, str | None]]:
         """(folder, the lock of who makes it) of what is not complete; no lock: it is withdrawn."""
         for folder in sorted((self.root / ".tmp").glob("*")):
+            if not folder.is_dir():
+                continue
             withdrawn = folder.name.startswith("gc-")
             yield folder, None if withdrawn else folder.name.removesuffix("-recipe")
 
@@ -174,9 +176,9 @@ class Store:
 
     def verify(self, artefact: Artefact) -> None:
         """Read every byte again. UserError when the content is not what its manifest says."""
-        content, files = lineage.folder_digest(artefact.path, NOT_CONTENT)
+        recorded = artefact.manifest["files"]
+        content, files = lineage.folder_digest(artefact.path, NOT_CONTENT, recorded)
         if content != artefact.content_hash:
-            recorded = artefact.manifest["files"]
             changed = sorted(
                 name for name in {*recorded, *files} if recorded.get(name) != files.get(name)
             )

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from adire_assets import lineage
+from adire_assets.backup import backup
 from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
-from adire_assets.store import Store, is_locked, lock, read_json
+from adire_assets.store import NOT_CONTENT, Store, is_locked, lock, read_json, write_json
 
 RECIPE = Recipe("thing", "cloth", config={"x": 1})
 
@@ -82,6 +85,42 @@ def test_a_changed_file_is_noticed(project: Project) -> None:
     path.write_text("b")
     with pytest.raises(UserError, match=r"changed after it was made \(sub/a.txt\)"):
         store.verify(artefact)
+
+
+@pytest.mark.parametrize("left", [".DS_Store", "sub/Thumbs.db", "sub/a.txt~", "recipe/.x.swp"])
+def test_what_a_desktop_leaves_in_an_artefact_is_no_change(project: Project, left: str) -> None:
+    (project.root / "configs").mkdir()
+    shutil.copy(Path(__file__).parents[2] / "configs" / "fleet.yaml", project.root / "configs")
+    store = Store(project)
+    artefact = store.build(RECIPE, write).artefact
+    (artefact.path / left).write_text("left")
+    store.verify(artefact)
+    backup(project, project.root / "copy", lambda _: None)
+    kept = project.root / "copy" / "home" / "store" / artefact.name
+    assert (kept / "sub" / "a.txt").read_text() == "a"
+    assert not (kept / left).exists()
+
+
+def test_what_was_recorded_counts_whatever_its_name(project: Project) -> None:
+    """As in a store that an earlier version filled."""
+    store = Store(project)
+    artefact = store.build(RECIPE, write).artefact
+    (artefact.path / ".hidden").write_text("x")
+    content, files = lineage.folder_digest(artefact.path, NOT_CONTENT, [".hidden"])
+    assert ".hidden" in files
+    write_json(artefact.path / "manifest.json", {**artefact.manifest, "files": files})
+    known = replace(artefact, content_hash=content)
+    store.verify(known)
+    (artefact.path / ".hidden").write_text("y")
+    with pytest.raises(UserError, match=r"was changed after it was made .*hidden"):
+        store.verify(known)
+
+
+def test_a_file_among_unfinished_artefacts_is_none(project: Project) -> None:
+    store = Store(project)
+    (store.root / ".tmp").mkdir(parents=True)
+    (store.root / ".tmp" / ".DS_Store").write_text("left")
+    assert list(store.unfinished()) == []
 
 
 def test_a_reference_to_what_is_gone_says_what_to_materialize(project: Project) -> None:
