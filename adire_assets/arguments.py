@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from adire_assets.config import NAME, Project, model_names
+from adire_assets.config import NAME, Project, no_model
 from adire_assets.errors import UserError
 
 LARGEST_NUMBER = 2**31 - 1  # of a release and of a seed
@@ -38,11 +38,7 @@ def known_model(name: str | None) -> str | None:
     project = Project.find()
     made = (project.home / "releases" / name).is_dir()
     if not project.model_file(name).is_file() and not made:
-        known = ", ".join(model_names(project)) or "none"
-        raise UserError(
-            f"there is no model {name!r}: {project.model_file(name)} does not exist; "
-            f"models here: {known}"
-        )
+        raise UserError(no_model(project, name))
     return name
 
 

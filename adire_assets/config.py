@@ -16,12 +16,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from adire_assets.config_file import Misplaced, OnlyWith, Strict, load, without_idle
 from adire_assets.errors import UserError
 from adire_assets.evaluation.prompts import load_prompt_set
-from adire_assets.file_names import as_on_disk
+from adire_assets.file_names import as_on_disk, counts, ending
 from adire_assets.gates_config import GateConfig
 from adire_assets.training_config import NOT_SEARCHED, SearchConfig, TrainingConfig
 
@@ -33,6 +33,23 @@ SD15_CONFIG = (
 )
 SDXL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0 at 462165984030d82259a11f4367a4eed129e94a7b"
 Name = Annotated[str, Field(pattern=NAME)]
+NOT_IN_A_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, NAME_MAX and PATH_MAX of Linux
+
+
+def _can_be_a_path(path: str) -> str:
+    """ValueError for a text that no file system takes as a path."""
+    parts = path.encode(errors="surrogatepass").split(b"/")
+    if "\0" in path:
+        raise ValueError("holds a zero byte, which no path may")
+    if len(path.encode()) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME:
+        raise ValueError(
+            f"a path has at most {LONGEST_PATH} bytes, and {LONGEST_NAME} between two slashes"
+        )
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(_can_be_a_path)]
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,21 @@ class Project:
 
     @staticmethod
     def find(start: Path | None = None) -> "Project":
-        """The project around `start` (default: ADIRE_PROJECT, else the working directory)."""
+        """The project around `start` (default: ADIRE_PROJECT, else the working directory).
+
+        UserError when there is none, and for a home whose path no database's address can name.
+        """
         begin = Path(os.environ.get("ADIRE_PROJECT") or start or Path.cwd()).resolve()
         for folder in (begin, *begin.parents):
             if (folder / "configs" / "models").is_dir():
-                home = os.environ.get("ADIRE_HOME")
-                return Project(folder, Path(home).resolve() if home else folder / ".adire")
+                named = os.environ.get("ADIRE_HOME")
+                home = Path(named).resolve() if named else folder / ".adire"
+                if part := NOT_IN_A_URL.search(str(home)):
+                    raise UserError(
+                        f"{home} cannot hold databases, because {part[0]!r} has a meaning in their "
+                        "addresses; rename the folder, or set ADIRE_HOME to another one"
+                    )
+                return Project(folder, home)
         raise UserError(
             f"no project in {begin}: no folder from there upwards has configs/models/; change into "
             "a clone of the project or set ADIRE_PROJECT to one"
@@ -65,7 +91,11 @@ class Project:
 
     def inside(self, path: str, key: str) -> Path:
         """`path` from a config, resolved below the project root; UserError when it leaves it."""
-        full = as_on_disk((self.root / path).resolve())
+        try:
+            full = as_on_disk((self.root / path).resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{key}: {path!r} is no path that can be followed ({reason})") from None
         if not full.is_relative_to(self.root):
             raise UserError(f"{key}: {path} leaves the project folder {self.root}; name one inside")
         return full
@@ -74,8 +104,8 @@ class Project:
 class DataConfig(Strict):
     """Which images, and how they become a dataset."""
 
-    path: str  # folder below the project, tracked by dvc_file; images and their captions
-    dvc_file: str = "data.dvc"
+    path: FilePath  # folder below the project, tracked by dvc_file; images and their captions
+    dvc_file: FilePath = "data.dvc"
     resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] = 512  # pixels, square
     instance_prompt: Annotated[str, Field(min_length=1, max_length=1000)]  # for images sans caption
     # By content: what gates judge by, and what checkpoints and `adire search` are chosen by.
@@ -101,7 +131,7 @@ class DataConfig(Strict):
 class Source(Strict):
     """Files: a folder (below the project or absolute) or a hub id at a fixed commit."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[FilePath, Field(min_length=1)]
     revision: Annotated[str, Field(pattern=COMMIT)] | None = None
 
     @property
@@ -172,7 +202,7 @@ class EvaluationConfig(Strict):
     }
 
     judge: ModelSource
-    prompt_set: str | None = None  # a file of the project, see adire_assets.evaluation.prompts
+    prompt_set: FilePath | None = None  # a file of the project, see adire_assets.evaluation.prompts
     prompts: list[str] = []
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0, 1]
     negative_prompt: Annotated[str, Field(max_length=1000)] = ""
@@ -303,11 +333,8 @@ def load_model(project: Project, name: str) -> ModelConfig:
             f"model name {name!r}: use lower-case letters, digits and _, a letter first"
         )
     path = project.model_file(name)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; a model is a file in configs/models")
     if not path.is_file():
-        known = ", ".join(model_names(project)) or "none"
-        raise UserError(f"there is no model {name!r}: {path} does not exist; models here: {known}")
+        raise UserError(no_model(project, name))
     config = load(path, ModelConfig)
     if config.evaluation.prompt_set is not None:
         named = f"{path}: evaluation.prompt_set"
@@ -320,6 +347,30 @@ def load_model(project: Project, name: str) -> ModelConfig:
             f"{path}: data.path: {data.path} is not below the folder of {data.dvc_file}"
         )
     return config
+
+
+def no_model(project: Project, name: str) -> str:
+    """Why there is no model of this name: a sentence."""
+    path = project.model_file(name)
+    if path.is_dir():
+        return f"{path} is a folder; a model is a file in configs/models"
+    if path.is_symlink():
+        return f"{path} is a link that leads nowhere; put the file itself there"
+    for other in misnamed(project):
+        if other.stem.casefold() == name:
+            return f"there is no model {name!r}: rename {other} to {path.name}"
+    known = ", ".join(model_names(project)) or "none"
+    return f"there is no model {name!r}: {path} does not exist; models here: {known}"
+
+
+def misnamed(project: Project) -> list[Path]:
+    """Files of configs/models that look like models and end otherwise than in .yaml."""
+    found = (project.root / "configs" / "models").glob("*")
+    return sorted(
+        path
+        for path in found
+        if counts(path.name) and ending(path.name) in (".yml", ".yaml") and path.suffix != ".yaml"
+    )
 
 
 def model_names(project: Project) -> list[str]:

@@ -111,7 +111,7 @@ def load(path: Path, schema: type[T]) -> T:
     if tree is None:
         raise UserError(f"{path}:1: is empty; the project's README shows what it holds")
     if not isinstance(tree, dict):
-        raise UserError(f"{path}:1: expected keys and values, found {type(tree).__name__}")
+        raise UserError(f"{path}:1: expected keys and values, found {_word(tree)}")
     try:
         return schema.model_validate(_with_sections(_plain(tree, text.splitlines()), schema))
     except ValidationError as error:
@@ -203,6 +203,10 @@ def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> s
     if problem["input"] is None:
         return f"{where}: there is no value; give one, or take the line out"
     return f"{where}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
+
+
+def _word(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "a single value"
 
 
 def _line(tree: Any, location: list) -> int:

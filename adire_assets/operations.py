@@ -23,8 +23,9 @@ from adire_assets import (
 )
 from adire_assets.children import run_child, scratch_folder
 from adire_assets.committed import listed
-from adire_assets.config import Project, load_model, model_names
+from adire_assets.config import Project, load_model, misnamed, model_names
 from adire_assets.data import dvc, dvc_pull
+from adire_assets.disk import refusal
 from adire_assets.errors import UserError
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.evaluation_images import measure_again
@@ -48,8 +49,10 @@ def status(project: Project) -> Iterator[str]:
                 yield from (f"  stale: {line}" for line in stale(project, model))
             else:
                 yield f"{model}: disabled"
-        except UserError as error:  # the rest is wanted most when something is wrong
-            yield f"{model}: cannot tell more: {error}"
+        except (UserError, OSError) as error:  # the rest is wanted most when something is wrong
+            yield f"{model}: cannot tell more: {refusal(error) or error}"
+    for path in misnamed(project):
+        yield f"{path.name}: not read; a model is a <name>.yaml, so rename it"
     if named := os.environ.get(FLEET_VARIABLE):
         yield f"fleet: {named}, as {FLEET_VARIABLE} says"
     for process in fleet.status(project, load_fleet(project)):

@@ -37,6 +37,11 @@ def test_status_loads_nothing_heavy_and_still_sees_the_champion(
 ) -> None:
     root = mlflow_project.root
     shutil.copy(ROOT / "configs" / "models" / "indigo.yaml", root / "configs" / "models")
+    models = root / "configs" / "models"
+    (models / "silk.yml").write_text((models / "indigo.yaml").read_text())
+    broken = (models / "indigo.yaml").read_text().replace("base_models/tiny/judge", "circle/judge")
+    (models / "round.yaml").write_text(broken)
+    (root / "circle").symlink_to("circle")
     shutil.copytree(ROOT / "configs" / "prompts", root / "configs" / "prompts")
     shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
     run = tracking.training_run(mlflow_project, "indigo", "0" * 64)
@@ -56,6 +61,8 @@ def test_status_loads_nothing_heavy_and_still_sees_the_champion(
     lines = done.stdout.splitlines()
     assert lines[0] == "indigo: nothing is live on local"
     assert any(f"MLflow's champion is {number}" in line for line in lines)
+    assert "silk.yml: not read; a model is a <name>.yaml, so rename it" in lines
+    assert any("circle/judge cannot be followed" in line for line in lines)
     assert lines[-1] == "heavy: []"
 
 

@@ -56,8 +56,14 @@ def outputs_of(project: Project, dvc_file: str) -> list[Output]:
         raise UserError(f"{dvc_file} does not exist in {project.root}; {add} makes it") from None
     except UnicodeDecodeError:
         text = "\0"  # which YAML refuses
+    except OSError as error:
+        raise UserError(
+            f"{dvc_file} cannot be read ({error.strerror}); move it away, {add} makes it anew"
+        ) from None
     file = typed(project, dvc_file)
     add = f"delete it (`rm {file}`), {add} makes it anew"  # dvc reads it first, and fails
+    if not text.strip():
+        raise UserError(f"{dvc_file} is empty; {add}")
     if marker := CONFLICT.search(text):
         line = text.count("\n", 0, marker.start()) + 1
         raise UserError(
@@ -78,7 +84,14 @@ def outputs_of(project: Project, dvc_file: str) -> list[Output]:
             for entry in entries
         ]
         hashes = [entry["hash"] for entry in entries]
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (
+        *(yaml.YAMLError, AttributeError, KeyError, TypeError),
+        *(
+            ValueError,
+            OSError,
+            RuntimeError,
+        ),  # no path that can be followed
+    ) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{dvc_file} is not what DVC 3 writes ({type(error).__name__}: {reason}); {add}"

@@ -57,7 +57,7 @@ def resolve(
     if revision is not None:
         path = _weights_from_hub(source, revision, variant, marker, key)
         return ResolvedBase(path, f"{source}@{revision}", revision)
-    path = (root / source).resolve()
+    path = _place(root, source, key)
     if ending(path.name) in PICKLES and not path.is_dir():
         raise UserError(
             f"{key}.source: {path} is pickled, which can run code when it is loaded; convert it to "
@@ -73,6 +73,13 @@ def resolve(
             f"weights back, or set {key}.sha256 to {found} if these are the ones you want"
         )
     return ResolvedBase(path, source, found)
+
+
+def _place(root: Path, source: str, key: str) -> Path:
+    try:
+        return (root / source).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise UserError(f"{key}.source: {source} cannot be followed ({error})") from None
 
 
 def _file_hash(path: Path, key: str) -> str:
@@ -106,7 +113,7 @@ def resolve_config(
         ignored = [f"{name}/*" for name in NEVER_LOADED]
         path = _from_hub(source, revision, patterns, ignored, config_problem, key)
         return ResolvedBase(path, f"{source}@{revision}", revision)
-    path = (root / source).resolve()
+    path = _place(root, source, key)
     if not path.is_dir():
         raise UserError(
             f"{key}.source: there is no folder {path}; name a diffusers folder, or a hub id "

@@ -294,3 +294,73 @@ def test_a_broken_yaml_harms_its_own_model_only(project: Project) -> None:
     for name, sentence in broken.items():
         expected = "none.yaml" if name == "promptless" else name
         assert expected in sentence and len(sentence.splitlines()) == 1, sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            ("path: data/cloth", r'path: "data/cl\0oth"'),
+            "cloth.yaml:2: data.path: holds a zero",
+        ),
+        (("path: data/cloth", f"path: data/{'a' * 300}"), "cloth.yaml:2: data.path: a path has at"),
+        (("source: base", f"source: {'a/' * 3000}"), "cloth.yaml:4: base_model.source: a path has"),
+        (("source: judge", r'source: "ju\0dge"'), "evaluation.judge.source: holds a zero byte"),
+        (
+            ("evaluation:", "evaluation:\n  prompt_set: " + "é" * 200),
+            "evaluation.prompt_set: a path has at most",
+        ),
+    ],
+)
+def test_a_text_that_cannot_be_a_path_harms_its_own_model_only(
+    project: Project, change: tuple[str, str], sentence: str
+) -> None:
+    project.model_file("cloth").write_text(GOOD.replace(*change))
+    project.model_file("silk").write_text(GOOD)
+    sound, broken = models(project)
+    assert list(sound) == ["silk"]
+    assert sentence in broken["cloth"]
+
+
+@pytest.mark.parametrize(("key", "old"), [("data.path", "data/cloth"), ("data.dvc_file", "")])
+def test_links_in_a_circle_are_told(project: Project, key: str, old: str) -> None:
+    (project.root / "round").symlink_to("round")
+    text = GOOD.replace(f"path: {old}", "path: round") if old else GOOD
+    if not old:
+        text = text.replace("path: data/cloth", "path: data/cloth\n  dvc_file: round")
+    assert f"{key}: 'round' is no path that can be followed" in refusal(project, text)
+
+
+@pytest.mark.parametrize("there", ["silk.yml", "Silk.YAML", "silk.Yml"])
+def test_a_model_with_another_ending_is_named_and_not_passed_over(
+    project: Project, there: str
+) -> None:
+    (project.root / "configs" / "models" / there).write_text(GOOD)
+    assert model_names(project) == []
+    with pytest.raises(UserError, match=f"rename .*/{there} to silk.yaml"):
+        load_model(project, "silk")
+
+
+def test_a_link_of_a_model_that_leads_nowhere_is_told_as_that(project: Project) -> None:
+    project.model_file("silk").symlink_to("gone.yaml")
+    with pytest.raises(UserError, match=r"silk\.yaml is a link that leads nowhere"):
+        load_model(project, "silk")
+
+
+@pytest.mark.parametrize("name", ["what?", "my%20project", "a%3f"])
+def test_a_home_that_no_database_can_be_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    monkeypatch.setenv("ADIRE_HOME", str(tmp_path / name))
+    with pytest.raises(UserError, match="set ADIRE_HOME to another one"):
+        Project.find(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["100 % cotton #1", "it's", "50%"])
+def test_a_home_with_other_marks_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    monkeypatch.setenv("ADIRE_HOME", str(tmp_path / name))
+    assert Project.find(tmp_path).home == tmp_path / name

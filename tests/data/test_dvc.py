@@ -127,6 +127,8 @@ def test_a_damaged_listing_does_not_count(project):
         "outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e.dir\n  path: data\n",
         "outs:\n- md5: ../../etc\n  hash: md5\n  path: data\n",
         "outs:\n- md5: 7\n  hash: md5\n  path: data\n",
+        f'outs:\n- md5: {"0" * 32}.dir\n  hash: md5\n  path: "da\\0ta"\n',
+        "[" * 3000,
     ],
 )
 def test_a_malformed_dvc_file_is_refused_with_the_command_that_makes_it_anew(project, content):
@@ -134,6 +136,13 @@ def test_a_malformed_dvc_file_is_refused_with_the_command_that_makes_it_anew(pro
     with pytest.raises(UserError, match=r"^data\.dvc .*`dvc add data`") as error:
         indigo(project)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_in_place_of_the_dvc_file_is_told(project):
+    (project.root / "data.dvc").unlink()
+    (project.root / "data.dvc").mkdir()
+    with pytest.raises(UserError, match=r"data\.dvc cannot be read .*; move it away"):
+        indigo(project)
 
 
 def test_a_missing_dvc_file_an_empty_folder_and_a_path_outside_are_refused(project):
