@@ -8,6 +8,7 @@ that a folder which takes no files (read-only, full, not one's own) is told of b
 import math
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import typer
 
 from adire_assets.config import NAME, Project, no_model
 from adire_assets.errors import UserError
+from adire_assets.file_names import ending
 
 LARGEST_NUMBER = 2**31 - 1  # of a release and of a seed
 RELEASE = re.compile(r"(.+)@([0-9]{1,10})")
@@ -101,6 +103,20 @@ def file_to_write(path: Path | None) -> Path | None:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return path
+
+
+def file_to_write_as(*endings: str) -> Callable[[Path | None], Path | None]:
+    """A check for a file whose content is of one kind, which programs tell by its name."""
+
+    def look(path: Path | None) -> Path | None:
+        file_to_write(path)
+        if path is not None and ending(path.name) not in endings:
+            raise UserError(
+                f"{path}: name a file that ends in {endings[0]}, which is what is written"
+            )
+        return path
+
+    return look
 
 
 def folder_to_write(path: Path) -> Path:

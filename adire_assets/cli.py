@@ -20,6 +20,7 @@ from adire_assets.arguments import (
     Release,
     file_to_read,
     file_to_write,
+    file_to_write_as,
     files_to_read,
     finite,
     known_model,
@@ -101,7 +102,8 @@ def search(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The YAML with the best; default: in the project's home.", callback=file_to_write
+            help="The YAML with the best; default: in the project's home.",
+            callback=file_to_write_as(".yaml"),
         ),
     ] = None,
 ) -> None:
@@ -145,7 +147,7 @@ def generate(
     fleet = load_fleet(project)
     files = [
         out if num_images == 1 else out.with_stem(f"{out.stem}-{index + 1}")
-        for index in range(num_images if file_to_write(out) else 0)
+        for index in range(num_images if file_to_write_as(".png")(out) else 0)
     ]
     for path in files:
         file_to_write(path)
@@ -201,7 +203,8 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The HTML to write; default: in the project's home.", callback=file_to_write
+            help="The HTML to write; default: in the project's home.",
+            callback=file_to_write_as(".html", ".htm"),
         ),
     ] = None,
     blind: Annotated[

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from adire_assets import cli
+from adire_assets.errors import UserError
 from adire_assets.store import write_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,13 @@ BAD = [
     ["lift-quarantine", "silk", "1", "--reason", "good"],
     ["gc", "--keep", "0"],
     ["gc", "--keep", HUGE],
+    ["backup", "{folder}"],
+    ["backup", "{file}"],
+    ["backup", "{under}"],
+    ["backup", "{unwritable}"],
+    ["restore", "{missing}"],
+    ["restore", "{folder}"],
+    ["restore", "{file}"],
     ["up", "--only", "dagster"],
     ["down", "now"],
     ["prometheus", "{file}"],
@@ -170,6 +178,28 @@ def test_what_is_no_good_is_told_in_one_sentence(
     assert tree(places["root"]) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        (["generate", "cloth", "--out", "a.jpg"], ".png"),
+        (["generate", "cloth", "--out", "picture", "--num-images", "2"], ".png"),
+        (["report", "cloth", "--output", "report.pdf"], ".html"),
+        (["search", "cloth", "--out", "best.json"], ".yaml"),
+    ],
+)
+def test_a_name_that_says_another_kind_of_file_is_refused(
+    places: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    ending: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["adire", *words])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"{words[3]}: name a file that ends in {ending}, " in capsys.readouterr().err
+
+
 def test_every_command_is_among_them() -> None:
     tried = {" ".join(words[:2]) for words in BAD} | {words[0] for words in BAD}
     group = typer.main.get_command(cli.app)
@@ -191,10 +221,11 @@ def test_a_full_disk_is_told_in_one_sentence(
     with pytest.raises(SystemExit):
         cli.main()
     said = capsys.readouterr().err
-    assert said == f"adire: {places['folder']}/prometheus.yml: No space left on device\n"
+    assert said.startswith(f"adire: the disk of {places['folder']}/prometheus.yml is full; ")
+    assert said.count("\n") == 1
 
 
 def test_a_file_that_cannot_be_put_in_place_leaves_no_draft(places: dict[str, Path]) -> None:
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(UserError, match="Is a directory"):
         write_bytes(places["folder"] / "a-2.png", b"cloth")
     assert [path.name for path in places["folder"].iterdir()] == ["a-2.png"]

@@ -351,10 +351,11 @@ def test_of_the_bases_in_a_slot_those_stay_that_a_release_there_refers_to(
     write_json(slot / "models" / MODEL / "3" / "serving.json", {"base_model": "a" * 32})
     for name in ("a" * 32, "b" * 32, f".{'c' * 32}.tmp"):
         write_json(slot / "base_models" / name / "base.json", {})
+    (slot / "base_models" / ".DS_Store").write_text("left by a desktop")
     with try_lock(project, release.INSTALL_LOCK) as free:
         assert free
     said = gc(project)
-    assert [path.name for path in (slot / "base_models").iterdir()] == ["a" * 32]
+    assert {path.name for path in (slot / "base_models").iterdir()} == {"a" * 32, ".DS_Store"}
     assert sum("fleet/slots/local/blue/base_models/" in line for line in said) == 2
 
 

@@ -217,7 +217,8 @@ def unused_bases(slot: Path) -> list[Path]:
     """
     settings = slot.glob("models/*/*/serving.json")
     used = {read_json(path)["base_model"] for path in settings}
-    return [path for path in sorted(slot.glob("base_models/*")) if path.name not in used]
+    found = [path for path in sorted(slot.glob("base_models/*")) if path.is_dir()]
+    return [path for path in found if path.name not in used]
 
 
 def _holds(version: Path, content: Artefact) -> bool:

@@ -186,6 +186,11 @@ def _earlier(project: Project, state: DeploymentRecord) -> int:
         known = number is not None and number != state.live
         if known and record.quarantined(project, state.model, number) is None:
             return int(number)
+    if {entry["number"] for entry in state.history} <= {None, state.live}:
+        raise UserError(
+            f"there is no release of {state.model} to go back to on {state.target}: "
+            f"{state.live} is the first that was live there"
+        )
     raise UserError(
         f"there is no release of {state.model} to go back to on {state.target}: "
         f"{_listed(state)} were live, and all but {state.live} are quarantined"

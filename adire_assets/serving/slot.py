@@ -64,7 +64,7 @@ def _brought(
     models = slot / "models"
     models.mkdir(parents=True, exist_ok=True)
     for path in models.iterdir():
-        if path.name not in held and path.name not in broken:
+        if path.is_dir() and path.name not in held and path.name not in broken:
             shutil.rmtree(path)
     served = []
     for model, error in broken.items():

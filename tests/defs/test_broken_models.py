@@ -93,4 +93,6 @@ def test_a_release_whose_files_are_gone_leaves_the_others(tmp_path: Path) -> Non
         **{**vars(found), "model": "silk", "repository": found.base_model}
     )
     release.write_record(house.project, other)
+    (tmp_path / "slot" / "models").mkdir(parents=True)
+    (tmp_path / "slot" / "models" / ".DS_Store").write_text("left by a desktop")
     assert slot.reconcile(house.project, TARGET, "blue", tmp_path / "slot") == ["light"]
