@@ -7,6 +7,8 @@ is ignored, or hidden by `git update-index --assume-unchanged`, counts like any 
 
 Without git there is no commit to compare with: such a copy is named by its build stamp (see
 `lineage.code_identity`), and goes live as it is.
+
+Weights that a .dvc file tracks must be those that it names. (Of images the dataset step asks that.)
 """
 
 import os
@@ -19,6 +21,8 @@ from ruamel.yaml.error import YAMLError
 
 from adire_assets import lineage
 from adire_assets.config import Project, load_model
+from adire_assets.data import dvc_files
+from adire_assets.data.working_tree import differences
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import fleet_file
 
@@ -60,7 +64,9 @@ def uncommitted(project: Project, model: str) -> list[str]:
                 found[name] = "deleted"
         elif now[name] != committed[name]:
             found[name] = "changed"
-    return [f"{name} ({how})" for name, how in sorted(found.items())]
+    return [
+        f"{name} ({how})" for name, how in sorted((found | _other_weights(project, model)).items())
+    ]
 
 
 def required(project: Project, model: str) -> bool:
@@ -111,6 +117,31 @@ def _deciding(project: Project, model: str) -> Iterator[Path]:
         for path in (project.root / name).rglob("*"):
             if path.suffix in endings and path.is_file():
                 yield path
+
+
+def _other_weights(project: Project, model: str) -> dict[str, str]:
+    """Weights in the project that are not those of their .dvc file: the commit pins others."""
+    try:
+        config = load_model(project, model)
+    except UserError:  # told by its own file
+        return {}
+    found = {}
+    for source in (config.base_model, config.evaluation.judge):
+        path = (project.root / source.source).resolve()
+        pinned = source.is_hub or source.sha256
+        if pinned or not path.exists() or not path.is_relative_to(project.root):
+            continue
+        for place in (path, *path.parents):
+            file = place.with_name(f"{place.name}.dvc")
+            if not file.is_relative_to(project.root):
+                break
+            if file.is_file():
+                name = dvc_files.relative(project, file)
+                for output in dvc_files.outputs_of(project, name):
+                    if path.is_relative_to(output.path) and differences(project, output):
+                        found[source.source] = f"not what {name} says"
+                break
+    return found
 
 
 def _counts(project: Project, path: Path, inside: list[str], top: Path) -> bool:

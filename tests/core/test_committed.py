@@ -1,5 +1,6 @@
 """Sensors go live from a clean commit only: what counts as one, and what turns that off."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from adire_assets import committed, policies
 from adire_assets.config import Project
+from adire_assets.data.dvc_files import md5_of_bytes
 from adire_assets.defs import sensors
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
@@ -45,6 +47,18 @@ def project(tmp_path: Path) -> Project:
         (root / name).write_text("1\n")
     shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
     shutil.copy(ROOT / "configs" / "prompts" / "adire.yaml", root / "prompts.yaml")
+    weights = {"model_index.json": b"{}", "unet/model.safetensors": b"1"}
+    listed = [{"md5": md5_of_bytes(c), "relpath": name} for name, c in weights.items()]
+    listing = json.dumps(listed).encode()
+    md5 = f"{md5_of_bytes(listing)}.dir"
+    files = {f"base_models/tiny/{name}": content for name, content in weights.items()}
+    files[f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"] = listing
+    files["base_models/tiny.dvc"] = f"outs: [{{md5: {md5}, hash: md5, path: tiny}}]\n".encode()
+    files[".dvc/.gitignore"] = b"/cache\n"
+    files["base_models/.gitignore"] = b"/tiny\n"
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
     (root / "configs" / "models" / "cloth.yaml").write_text(CONFIG)
     (root / "configs" / "models" / "other.yaml").write_text(CONFIG)
     (root / ".gitignore").write_text(".adire/\nhidden*\n")
@@ -103,6 +117,23 @@ def test_a_file_that_git_does_not_know_is_named(project: Project, name: str, tol
     (project.root / name).parent.mkdir(exist_ok=True)
     (project.root / name).write_text("")
     assert committed.uncommitted(project, MODEL) == [f"{name} ({told})"]
+
+
+@pytest.mark.parametrize("how", ["changed", "added", "deleted"])
+def test_weights_that_are_not_those_of_their_dvc_file_are_named(project: Project, how: str) -> None:
+    unet = project.root / "base_models" / "tiny" / "unet"
+    if how == "deleted":
+        (unet / "model.safetensors").unlink()
+    else:
+        name = "model.safetensors" if how == "changed" else "other.safetensors"
+        (unet / name).write_bytes(b"2")
+    assert git(project, "status", "--porcelain") == ""
+    told = ["base_models/tiny (not what base_models/tiny.dvc says)"]
+    assert committed.uncommitted(project, MODEL) == told
+    pinned = CONFIG.replace("base_models/tiny}", f"base_models/tiny, sha256: {64 * '0'}}}")
+    project.model_file(MODEL).write_text(pinned)  # which the base's own step compares
+    commit(project)
+    assert committed.uncommitted(project, MODEL) == []
 
 
 def test_a_model_that_was_never_committed_and_a_file_that_is_gone_are_named(
