@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from adire_assets.config_file import Misplaced, OnlyWith, Strict, load, without_idle
 from adire_assets.errors import UserError
-from adire_assets.evaluation.prompts import load_prompt_set
+from adire_assets.evaluation.prompts import as_read, load_prompt_set
 from adire_assets.file_names import as_on_disk, counts, ending
 from adire_assets.gates_config import GateConfig
 from adire_assets.training_config import NOT_SEARCHED, SearchConfig, TrainingConfig
@@ -214,8 +214,11 @@ class EvaluationConfig(Strict):
     @field_validator("prompts", "seeds")
     @classmethod
     def _no_repeats(cls, value: list) -> list:
-        if len(set(value)) != len(value):
-            raise ValueError("has the same entry twice")
+        read = {as_read(one) if isinstance(one, str) else one for one in value}
+        if len(read) != len(value):
+            texts = isinstance(value[0], str)
+            note = "; capitals and spaces make no other prompt" if texts else ""
+            raise ValueError(f"has the same entry twice{note}")
         return value
 
     @model_validator(mode="after")

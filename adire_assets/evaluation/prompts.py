@@ -27,6 +27,12 @@ Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
+def as_read(text: str) -> str:
+    """A prompt as CLIP's tokenizer reads it, which knows neither capitals nor more than one space:
+    two that read the same are one prompt, and no evidence of their own."""
+    return " ".join(text.split()).lower()
+
+
 class Prompt(Strict):
     """One prompt; `id` names it in reports and across versions of its text."""
 
@@ -60,7 +66,7 @@ class PromptSet(Strict):
         for key in ("id", "text"):
             seen: dict[str, int] = {}
             for place, prompt in enumerate(self.prompts):
-                first = seen.setdefault(getattr(prompt, key), place)
+                first = seen.setdefault(as_read(getattr(prompt, key)), place)
                 if first != place:
                     raise Misplaced(f"is that of prompts.{first} as well", ("prompts", place, key))
         return self
@@ -80,7 +86,10 @@ def choose_prompts(evaluation: Mapping[str, Any], captions: Sequence[str]) -> tu
         return [prompt["text"] for prompt in evaluation["prompt_set"]["prompts"]], 0
     if evaluation["prompts"]:
         return list(evaluation["prompts"]), 0
-    unique = list(dict.fromkeys(captions))
+    first: dict[str, str] = {}
+    for caption in captions:
+        first.setdefault(as_read(caption), caption)
+    unique = list(first.values())
     return unique[:MAXIMUM_CAPTIONS], max(0, len(unique) - MAXIMUM_CAPTIONS)
 
 

@@ -232,6 +232,11 @@ def test_a_section_without_a_line_is_empty_and_a_key_without_a_value_is_refused(
         assert expected in refusal(project, text)
 
 
+def test_prompts_that_the_text_encoder_reads_alike_are_one(project: Project) -> None:
+    text = GOOD + "  prompts: [a cloth, 'A  cloth ']\n"
+    assert "evaluation.prompts: has the same entry twice; capitals" in refusal(project, text)
+
+
 @pytest.mark.parametrize(
     ("training", "more", "sentence"),
     [

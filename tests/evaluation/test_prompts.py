@@ -67,6 +67,7 @@ def test_the_shipped_set_asks_for_every_value_of_every_motif() -> None:
             ("{motif: circles}", "{motif: rings}"),
             "set.yaml:7: prompts.0.expected.motif: 'rings' is no value of motif: circles, grid",
         ),
+        (("text: cloth", "text: ' Circles  in rows'"), "prompts.1.text: is that of prompts.0 as"),
         (("id: plain", "id: rows"), "set.yaml:8: prompts.1.id: is that of prompts.0 as well"),
         (
             ("text: cloth", "text: circles in rows"),
@@ -93,6 +94,8 @@ def test_captions_are_drawn_once_each_and_at_most_64() -> None:
     captions = [f"caption {number % 70}" for number in range(100)]
     nothing = {"prompts": [], "prompt_set": None}
     assert choose_prompts(nothing, captions) == (captions[:64], 6)
+    alike = ["Blue", "red", "blue ", "Red  cloth", "red cloth"]
+    assert choose_prompts(nothing, alike) == (["Blue", "red", "Red  cloth"], 0)
     assert choose_prompts(nothing | {"prompts": ["mine"]}, captions) == (["mine"], 0)
     chosen = {"prompts": [{"text": "theirs"}]}
     assert choose_prompts(nothing | {"prompt_set": chosen}, captions) == (["theirs"], 0)
