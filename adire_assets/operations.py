@@ -149,26 +149,42 @@ def stale(project: Project, model: str) -> list[str]:
     store = Store(project)
     found = release.read_record(project, model, champion)
     adapter, evaluation = store.open(found.adapter), store.open(found.evaluation)
+    dataset = store.recall(adapter.manifest["dataset"]).manifest
     made = adapter.manifest["recipe"]
     config = load_model(project, model)
     now = dvc.subtree(project, config.data.dvc_file, config.data.path)
-    training = config.training.model_dump()
-    base = roots.known_base_model(project, model)
+    base, judge = roots.known_base_model(project, model), roots.known_judge(project, model)
     libraries = environment(*(name for name in made["environment"] if name not in NOT_LIBRARIES))
+    served = store.recall(found.repository).manifest["recipe"]["config"]
+    then_and_now = {
+        "data settings": (dataset["job"]["arguments"]["config"], config.data.model_dump()),
+        "training settings": (made["config"], config.training.model_dump()),
+        "serving settings": (served, config.serving.model_dump()),
+        "libraries": (made["environment"], libraries),
+    }
     lists = {
-        "training settings": [n for n, value in training.items() if made["config"].get(n) != value],
-        "libraries": [n for n, value in libraries.items() if made["environment"][n] != value],
+        what: [name for name, value in today.items() if then.get(name) != value]
+        for what, (then, today) in then_and_now.items()
     }
     facts = {
         f"{config.data.dvc_file} names other data": now.hash == adapter.manifest["data_hash"],
         "the base model is another": base is not None
         and base.content_hash == found.base_model["content_hash"],
-        "the training code changed": code_hash(tuple(made["modules"])) == made["code"],
+        "the judge is another": judge is not None
+        and judge.content_hash == evaluation.manifest["judge"]["content_hash"],
+        "the code that makes datasets changed": _same_code(dataset["recipe"]),
+        "the training code changed": _same_code(made),
+        "the evaluation code changed": _same_code(evaluation.manifest["recipe"]),
         "the evaluation settings changed": roots.evaluation_settings(project, config.evaluation)
         == evaluation.manifest["recipe"]["config"],
     }
     changed = [f"{what} changed: {', '.join(names)}" for what, names in lists.items() if names]
     return [*(sentence for sentence, same in facts.items() if not same), *changed]
+
+
+def _same_code(recipe: dict[str, Any]) -> bool:
+    """Whether a step would run with the code that made an artefact of this recipe."""
+    return code_hash(tuple(recipe["modules"])) == str(recipe["code"])
 
 
 def trace(project: Project, image: Path) -> Iterator[str]:

@@ -5,8 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from adire_assets import registry, tracking
-from adire_assets.config import Project
+import pytest
+
+from adire_assets import operations, registry, roots, tracking
+from adire_assets.config import Project, load_model
+from adire_assets.data import dvc
+from adire_assets.lineage import Recipe, code_hash
+from adire_assets.serving import deployment, release
+from adire_assets.store import Artefact, Store
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
@@ -71,3 +77,77 @@ def test_looking_at_aliases_makes_no_database(tmp_path: Path) -> None:
     project = Project(tmp_path, tmp_path / ".adire")
     assert registry.seen_aliases(project, "indigo") == {}
     assert not project.home.exists()
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose release 1 of indigo is live and made from what the project says."""
+    project = Project(tmp_path, tmp_path / ".adire")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    config, store = load_model(project, "indigo"), Store(project)
+
+    def add(kind: str, settings: dict, facts: dict, modules: tuple[str, ...] = ()) -> Artefact:
+        recipe = Recipe(kind, "indigo", modules=modules, config=settings)
+        return store.build(recipe, lambda _: facts).artefact
+
+    base, judge = add("base_model", {}, {}), add("judge", {}, {})
+    data = {"job": {"arguments": {"config": config.data.model_dump()}}}
+    dataset = add("dataset", {}, data, ("adire_assets.file_names",))
+    pinned = {"data_hash": "d", "dataset": dataset.reference()}
+    adapter = add("lora_weights", config.training.model_dump(), pinned)
+    settings = roots.evaluation_settings(project, config.evaluation)
+    evaluation = add("evaluation_report", settings, {"judge": judge.reference()})
+    repository = add("triton_repository", config.serving.model_dump(), {})
+    parts = {"adapter": adapter, "evaluation": evaluation, "base_model": base}
+    parts |= {"repository": repository, "verdict": evaluation}
+    references = {name: part.reference() for name, part in parts.items()}
+    release.write_record(
+        project,
+        release.ReleaseRecord("indigo", 1, **references, mlflow_run_id=None, provenance={}),
+    )
+    monkeypatch.setattr(deployment, "champion", lambda *_: 1)
+    monkeypatch.setattr(dvc, "subtree", lambda *_: dvc.Subtree("d", "d.dir", {}))
+    monkeypatch.setattr(roots, "known_base_model", lambda *_: base)
+    monkeypatch.setattr(roots, "known_judge", lambda *_: judge)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("description: N", "description: n", []),
+        ("# The house", "# A house", []),
+        ("  resolution: 128", "  resolution: 96", ["data settings changed: resolution"]),
+        (
+            "instance_prompt: a photo",
+            "instance_prompt: a picture",
+            ["data settings changed: instance_prompt"],
+        ),
+        ("rank: 16", "rank: 8", ["training settings changed: rank"]),
+        ("maximum_images: 4", "maximum_images: 3", ["serving settings changed: maximum_images"]),
+        ("seeds: [0, 1]", "seeds: [0, 2]", ["the evaluation settings changed"]),
+    ],
+)
+def test_what_would_be_made_again_is_stale_and_nothing_else(
+    made: Project, old: str, new: str, said: list[str]
+) -> None:
+    assert operations.stale(made, "indigo") == []
+    file = made.model_file("indigo")
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    assert operations.stale(made, "indigo") == said
+
+
+def test_another_judge_and_other_code_of_the_dataset_are_stale(
+    made: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roots, "known_judge", lambda *_: None)
+    changed = ("adire_assets.file_names",)
+    monkeypatch.setattr(
+        operations, "code_hash", lambda names: "x" if names == changed else code_hash(names)
+    )
+    assert operations.stale(made, "indigo") == [
+        "the judge is another",
+        "the code that makes datasets changed",
+    ]
