@@ -2,14 +2,16 @@
 
 What a file says comes in many ways; the first of these that is there counts: an ICC profile, PNG's
 sRGB, gAMA and cHRM chunks, EXIF's colour space. A file that says nothing is sRGB, as every viewer
-takes it. Conversion is LittleCMS (Pillow's ImageCms), relative colorimetric with black point
-compensation; colours that are sRGB within one level of 255 stay as they are.
+takes it. A PNG without a profile whose cICP chunk names other colours is refused. Conversion is
+LittleCMS (Pillow's ImageCms), relative colorimetric with black point compensation; colours that are
+sRGB within one level of 255 stay as they are.
 """
 
 import io
 import struct
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
@@ -28,6 +30,8 @@ BRADFORD = np.array(
 SRGB_FILE_GAMMA = 1 / 2.2  # PNG's gAMA of a file with the curve of sRGB
 GAMMA_TOLERANCE = 0.001
 CHROMATICITY_TOLERANCE = 0.002
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SRGB_CICP = bytes((1, 13, 0))  # ITU-T H.273: BT.709's primaries, sRGB's curve, RGB
 EXIF_SRGB, EXIF_ADOBE, EXIF_UNCALIBRATED = 1, 2, 0xFFFF
 INTEROPERABILITY_INDEX = 1  # tag of the interoperability directory
 INTEROPERABILITY_ADOBE = "R03"  # DCF 2.0: the optional colour space, which is Adobe RGB
@@ -48,10 +52,16 @@ class Described:
     uncalibrated: bool = False
 
 
-def described(image: Image.Image) -> Described:
-    """What `image`, as it was opened, says of its colours. Unreadable when that is no colour."""
+def described(image: Image.Image, path: Path) -> Described:
+    """What `image`, as it was opened from `path`, says of its colours.
+
+    Unreadable when that is no colour, or none that is read.
+    """
     if icc := image.info.get("icc_profile"):
         return Described(icc)
+    other = _cicp(path) if image.format == "PNG" else None
+    if other is not None and other != SRGB_CICP:
+        raise Unreadable(f"its cICP chunk says colours that are not read ({[*other]})")
     if image.format == "PNG" and ({"srgb", "gamma", "chromaticity"} & image.info.keys()):
         return Described(_png_profile(image.info))
     exif = image.getexif()
@@ -115,6 +125,21 @@ def matrix_profile(primaries: Primaries, white: tuple[float, float], gamma: floa
     )
     header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
     return (header + _xyz(D50_XYZ)[8:]).ljust(128, b"\0") + table + body
+
+
+def _cicp(path: Path) -> bytes | None:
+    """Primaries, transfer and matrix of a PNG's cICP chunk (PNG 3, 11.3.2.6), which Pillow passes
+    over; None without one."""
+    with path.open("rb") as file:
+        file.seek(len(PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            if kind == b"cICP":
+                return file.read(min(size, 3))
+            if kind in (b"IDAT", b"IEND"):
+                break
+            file.seek(size + 4, io.SEEK_CUR)
+    return None
 
 
 def _png_profile(info: dict) -> bytes | None:

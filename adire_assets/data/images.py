@@ -52,7 +52,7 @@ def load(path: Path, folder: Path, maximum_pixels: int) -> Picture:
         with Image.open(_regular(path, folder), formats=FORMATS) as image:
             _check_header(image, maximum_pixels)
             image.load()
-            colours = colour.described(image)
+            colours = colour.described(image, path)
             upright = ImageOps.exif_transpose(image)
             return Picture(to_rgb(upright, colours.profile), colours.uncalibrated)
     except Image.UnidentifiedImageError:

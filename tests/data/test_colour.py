@@ -208,3 +208,15 @@ def test_the_profile_that_is_written_is_one_that_littlecms_describes():
     assert profile.profile.xcolor_space == "RGB "
     red = profile.profile.red_primary[1]
     assert np.abs(np.subtract(red[:2], (0.6484, 0.3309))).max() < 0.002  # 0.64, 0.33 seen from D50
+
+
+@pytest.mark.parametrize("points", [(12, 13, 0, 1), (9, 16, 0, 1), (9, 18, 0, 1)])
+def test_a_png_whose_code_points_are_not_those_of_srgb_is_refused(tmp_path, points):
+    with pytest.raises(Rejected, match="its cICP chunk says colours that are not read"):
+        stored(tmp_path, plain(), pnginfo=png_with((b"cICP", bytes(points))))
+
+
+def test_code_points_of_srgb_change_nothing_and_a_profile_counts_before_any(tmp_path):
+    srgb, p3 = (png_with((b"cICP", bytes(points))) for points in ((1, 13, 0, 1), (12, 13, 0, 1)))
+    assert stored(tmp_path, plain(), pnginfo=srgb) == BLUE
+    assert stored(tmp_path, plain(), pnginfo=p3, icc_profile=ADOBE) == AS_SRGB
