@@ -153,6 +153,7 @@ def test_the_rows_have_every_pair() -> None:
     assert len(ROWS) <= 24
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 def test_options_go_together(
     tmp_path: Path, bases: dict[tiny.Architecture, Path], shapes: Path, row: Row

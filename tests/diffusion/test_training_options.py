@@ -373,7 +373,12 @@ def train_on(
 
 @pytest.mark.parametrize(
     ("distribution", "architecture", "machines"),
-    [("ddp", "sd15", 1), ("fsdp", "sd15", 1), ("ddp", "sdxl", 1), ("ddp", "sd15", 2)],
+    [
+        ("ddp", "sd15", 1),
+        pytest.param("fsdp", "sd15", 1, marks=pytest.mark.full),
+        pytest.param("ddp", "sdxl", 1, marks=pytest.mark.full),
+        pytest.param("ddp", "sd15", 2, marks=pytest.mark.full),
+    ],
 )
 def test_two_processes_learn_what_one_learns_with_twice_the_batch(
     tmp_path: Path,

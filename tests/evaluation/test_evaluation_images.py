@@ -294,6 +294,7 @@ def test_what_was_drawn_in_another_way_is_not_measured(
     assert len(read_json(kept)) == 1
 
 
+@pytest.mark.full
 def test_a_measurement_of_a_time_that_kept_none_counts(line: Line) -> None:
     report = line.evaluate(line.adapter(0))
     images = Store(line.project).open(report.manifest["adapter_images"])

@@ -92,6 +92,7 @@ def test_the_committed_images_are_those_of_the_committed_hashes() -> None:
     assert all(image.std() > 20 for image in images)
 
 
+@pytest.mark.full
 def test_an_upgrade_that_draws_otherwise_is_told_with_its_measure(
     embedded_base: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_another_thread_count_moves_bits_that_nobody_sees(embedded_base: Path) -
     assert all(image.psnr_decibels > 60 for image in changed)
 
 
+@pytest.mark.full
 def test_the_set_of_the_base_can_be_written_anew(embedded_base: Path, tmp_path: Path) -> None:
     golden.write_base(embedded_base, tmp_path / "golden")
     wanted = read_json(COMMITTED / "golden.json")

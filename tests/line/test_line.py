@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
@@ -20,7 +19,7 @@ from PIL import Image
 
 from adire_assets import registry, tracking, tracking_store
 from adire_assets.errors import UserError
-from adire_assets.serving import client, record, release
+from adire_assets.serving import client, record
 from adire_assets.store import Store
 from tests.support.line import answers, descendants, made, outcome, wait_for
 from tests.support.ports import free_ports
@@ -363,29 +362,6 @@ def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
     line.adire("lift-quarantine", "indigo", str(before), "--reason", "only a drill")
     line.adire("materialize", "indigo")
     assert line.live() == before
-
-
-def test_a_release_that_is_served_by_other_libraries_stays_out(line) -> None:
-    """The backend claims another peft than the one that trained."""
-    live = line.live()
-    trained = release.read_record(line.project, "indigo", live).provenance["hyperparameters"]
-    line.configure("training", seed=trained["seed"])
-    backend = line.root / "triton_models" / "diffusion" / "model.py"
-    before = backend.read_text()
-    claim = 'return {**versions, "peft": "0.99.0", "device": device, "threads"'
-    backend.write_text(before.replace('return {**versions, "device": device, "threads"', claim))
-    sentence = f"peft is {version('peft')} at training and evaluation, 0.99.0 at serving"
-    try:
-        refused = line.adire("materialize", "indigo", check=False)
-        assert refused.returncode == 1
-        assert f"refused by the gate compatibility: {sentence}" in refused.stderr
-        alone = line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
-        assert alone.returncode == 1 and sentence in alone.stderr
-        assert line.live() == live
-    finally:
-        backend.write_text(before)
-    line.adire("materialize", "indigo")
-    assert line.live() == live
 
 
 def test_triton_killed_comes_back_with_the_live_release(line) -> None:

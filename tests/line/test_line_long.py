@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adire_assets.serving import release
 from adire_assets.store import Store
 from tests.line.test_line import PROMPT
 from tests.support.line import alive, descendants, outcome, wait_for
@@ -74,3 +75,26 @@ def test_a_new_torch_retrains_and_the_old_one_finds_its_adapter(
     assert outcome(newer.stdout) == {"dataset": "reused", "lora_weights": "made"}
     older = line.adire(*select)
     assert outcome(older.stdout) == {"dataset": "reused", "lora_weights": "reused"}
+
+
+def test_a_release_that_is_served_by_other_libraries_stays_out(line, first) -> None:
+    """The backend claims another peft than the one that trained."""
+    live = line.live()
+    trained = release.read_record(line.project, "indigo", live).provenance["hyperparameters"]
+    line.configure("training", **{name: trained[name] for name in ("seed", "num_processes")})
+    backend = line.root / "triton_models" / "diffusion" / "model.py"
+    before = backend.read_text()
+    claim = 'return {**versions, "peft": "0.99.0", "device": device, "threads"'
+    backend.write_text(before.replace('return {**versions, "device": device, "threads"', claim))
+    sentence = f"peft is {version('peft')} at training and evaluation, 0.99.0 at serving"
+    try:
+        refused = line.adire("materialize", "indigo", check=False)
+        assert refused.returncode == 1
+        assert f"refused by the gate compatibility: {sentence}" in refused.stderr
+        alone = line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
+        assert alone.returncode == 1 and sentence in alone.stderr
+        assert line.live() == live
+    finally:
+        backend.write_text(before)
+    line.adire("materialize", "indigo")
+    assert line.live() == live

@@ -39,6 +39,7 @@ def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
     assert not list((house.project.home / "fleet" / "scratch").iterdir())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("architecture", ["sd2", "sdxl"])
 def test_other_architectures_are_served_as_they_were_evaluated(
     house: House, architecture: Literal["sd2", "sdxl"]
