@@ -351,12 +351,12 @@ def test_going_back_to_the_good_recipe_trains_nothing(line) -> None:
 def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
     before = line.live()
     freed = line.adire("gc", "--keep", "1").stdout
-    assert "indigo/lora_weights" in freed  # the ruinous one, or an earlier seed
+    assert "indigo/promotion_verdict" in freed  # of the ruinous adapter and of other thresholds
     assert line.live() == before
     assert "differs" not in line.adire("status").stdout
     again = outcome(line.adire("materialize", "indigo").stdout)
     assert again["lora_weights"] == again["evaluation_report"] == "reused"
-    assert list((line.project.home / "manifests" / "indigo" / "lora_weights").iterdir())
+    assert list((line.project.home / "manifests" / "indigo" / "promotion_verdict").iterdir())
     line.adire("rollback", "indigo", "--reason", "the one before is still there")
     assert line.live() != before
     line.adire("lift-quarantine", "indigo", str(before), "--reason", "only a drill")
