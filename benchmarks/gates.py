@@ -13,8 +13,9 @@ seed, then --sound trainings with other seeds, and --each of every sabotage:
     half         half of the steps, stopped where the schedule is at its height
 
 Each is evaluated like a release and judged by the model's gates, those against the champion too. A
-trainer that refuses to give an adapter has refused. What stands in --work is not made again, so an
-interrupted run goes on: one --work per base, judge and dataset. It takes hours; started once per
+trainer that refuses to give an adapter has refused. What stands in --work and was made by today's
+code from the same data and settings is not made again, so an interrupted run goes on. It takes
+hours; started once per
 core with OMP_NUM_THREADS=1 and the same --work, each process takes what no other has begun. Prints
 each condition's scores, the ranges by which to set floors and margins, the table of gate against
 sabotage for docs/evaluation.md, and last
@@ -40,6 +41,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from adire_assets.config import ModelConfig, Project, load_model
+from adire_assets.diffusion.base import resolve as base_resolve
 from adire_assets.diffusion.lora import train
 from adire_assets.diffusion.sampling import ADAPTER_FILE
 from adire_assets.diffusion.tiny_base.pattern_images import draw_pattern
@@ -48,10 +50,12 @@ from adire_assets.errors import UserError
 from adire_assets.evaluation.evaluate import score
 from adire_assets.evaluation.images import draw
 from adire_assets.evaluation.verdict import CHECKS, Verdict, decide
-from adire_assets.evaluation_images import drawing_of
+from adire_assets.evaluation_images import IMAGE_MODULES, drawing_of
 from adire_assets.gates_config import METRICS
+from adire_assets.lineage import Recipe
+from adire_assets.pipeline import EVALUATION_MODULES, TRAINING_MODULES
 from adire_assets.promotion import comparisons
-from adire_assets.roots import evaluation_settings
+from adire_assets.roots import WEIGHTS, evaluation_settings
 from adire_assets.store import read_json, write_json
 from adire_assets.worker import print_progress
 
@@ -90,6 +94,50 @@ def conditions(config: ModelConfig, sound: int, each: int) -> Iterator[Condition
             yield Condition(f"{sabotage}-{number + 1}", sabotage, changes | seed)
 
 
+@dataclass(frozen=True)
+class Keys:
+    """What trainings, images and scores are made from, each with what comes before it."""
+
+    trained: str
+    drawn: str
+    scored: str
+
+
+def keys_of(project: Project, config: ModelConfig, dataset: Path) -> Keys:
+    base, judge = (
+        base_resolve(one.source, one.revision, one.variant, project.root, marker=marker, key=key)
+        for one, (marker, key) in (
+            (config.base_model, WEIGHTS["base_model"]),
+            (config.evaluation.judge, WEIGHTS["judge"]),
+        )
+    )
+    inputs = {"dataset": read_json(dataset / "manifest.json")["content_hash"]}
+    inputs["base_model"] = base.content_hash
+    settings = evaluation_settings(project, config.evaluation)
+    trained = Recipe("trained", "gates", TRAINING_MODULES, inputs, config.training.model_dump())
+    drawing = drawing_of(settings, dataset)
+    drawn = Recipe("drawn", "gates", IMAGE_MODULES, {"trained": trained.key}, drawing)
+    inputs = {"drawn": drawn.key, "judge": judge.content_hash}
+    scored = Recipe("scored", "gates", EVALUATION_MODULES, inputs, settings)
+    return Keys(trained.key, drawn.key, scored.key)
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether `folder` holds what has this key."""
+    marker = folder / "key"
+    return marker.is_file() and marker.read_text(encoding="utf-8") == key
+
+
+def done(folder: Path, key: str) -> None:
+    (folder / "key").write_text(key, encoding="utf-8")
+
+
+def emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
 @contextmanager
 def taken(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Whether this process alone makes what stands in `folder`."""
@@ -105,8 +153,9 @@ def taken(folder: Path, wait: bool = True) -> Iterator[bool]:
 
 def spoilt(dataset: Path, target: Path, change: Callable[[int, Image.Image], Image.Image]) -> Path:
     """A copy of the dataset whose training images went through `change`."""
+    content = read_json(dataset / "manifest.json")["content_hash"]
     with taken(target):
-        if (target / "done").is_file():
+        if is_done(target, content):
             return target
         shutil.rmtree(target, ignore_errors=True)
         left_out = shutil.ignore_patterns("manifest.json")  # its hashes are no longer true
@@ -117,7 +166,7 @@ def spoilt(dataset: Path, target: Path, change: Callable[[int, Image.Image], Ima
             with Image.open(path) as image:
                 changed = change(number, image.convert("RGB"))
             changed.save(path)
-        (target / "done").touch()
+        done(target, content)
     return target
 
 
@@ -146,9 +195,7 @@ def data_for(condition: Condition, dataset: Path, work: Path) -> Path:
 
 
 def scale(source: Path, target: Path) -> None:
-    """The adapter in `source` with each B times SCALE. UserError when there is none."""
-    if not (source / ADAPTER_FILE).is_file():
-        raise UserError(f"{source} holds no adapter to scale yet")
+    """The adapter in `source` with each B times SCALE."""
     with safe_open(source / ADAPTER_FILE, "numpy") as file:
         metadata = file.metadata()
     tensors = {
@@ -158,17 +205,19 @@ def scale(source: Path, target: Path) -> None:
     save_file(tensors, target / ADAPTER_FILE, metadata)
 
 
-def make(project: Project, config: ModelConfig, condition: Condition, options: Any) -> Path:
+def make(
+    project: Project, config: ModelConfig, condition: Condition, options: Any, keys: Keys
+) -> Path:
     """Train and evaluate, as far as that is not done; the evaluation's folder.
 
     UserError, each time again, when the trainer gave no adapter.
     """
     folder, base = options.work / condition.name, config.base_model
-    evaluated, refusal = folder / "evaluation", folder / "refusal.json"
-    if (evaluated / "timings.json").is_file():
+    evaluated, adapter, refused = (folder / name for name in ("evaluation", "adapter", "refused"))
+    if is_done(evaluated, keys.scored):
         return evaluated
-    if refusal.is_file():
-        raise UserError(read_json(refusal)["sentence"])
+    if is_done(refused, keys.trained):
+        raise UserError(read_json(refused / "refusal.json")["sentence"])
     shared: dict[str, Any] = {
         "base": str(project.root / base.source),
         "variant": base.variant,
@@ -176,12 +225,15 @@ def make(project: Project, config: ModelConfig, condition: Condition, options: A
         "progress": print_progress,
     }
     data = data_for(condition, options.dataset, options.work)
-    adapter = folder / "adapter"
-    if not (folder / "trained").is_file():
-        shutil.rmtree(adapter, ignore_errors=True)
-        adapter.mkdir(parents=True)
+    if not is_done(adapter, keys.trained):
+        if not is_done(folder / "checkpoints", keys.trained):
+            done(emptied(folder / "checkpoints"), keys.trained)
+        emptied(adapter)
         if condition.sabotage == "scaled":
-            scale(options.work / f"sound-{condition.changes['seed']}" / "adapter", adapter)
+            sound = options.work / f"sound-{condition.changes['seed']}" / "adapter"
+            if not is_done(sound, keys.trained):
+                raise UserError(f"{sound} holds no adapter to scale yet")
+            scale(sound, adapter)
         else:
             training = config.training.model_dump() | condition.changes
             try:
@@ -195,25 +247,25 @@ def make(project: Project, config: ModelConfig, condition: Condition, options: A
                     resolution=config.data.resolution,
                 )
             except UserError as error:
-                write_json(refusal, {"sentence": str(error)})
+                write_json(emptied(refused) / "refusal.json", {"sentence": str(error)})
+                done(refused, keys.trained)
                 raise
-        (folder / "trained").touch()
+        done(adapter, keys.trained)
     settings = evaluation_settings(project, config.evaluation)
     images = {"adapter_images": folder / "images", "base_images": options.work / "base_images"}
     for name, output in images.items():
         with taken(output):
-            if (output / "timings.json").is_file():
+            if is_done(output, keys.drawn):
                 continue
-            shutil.rmtree(output)
-            output.mkdir()
+            emptied(output)
             draw(
                 **shared,
                 adapter=str(adapter) if name == "adapter_images" else None,
                 drawing=drawing_of(settings, options.dataset),
                 output=str(output),
             )
-    shutil.rmtree(evaluated, ignore_errors=True)
-    evaluated.mkdir()
+            done(output, keys.drawn)
+    emptied(evaluated)
     # A sabotage hides its data, except where it is what a user may have done: too few images.
     seen = data if condition.sabotage == "one_image" else options.dataset
     score(
@@ -224,19 +276,22 @@ def make(project: Project, config: ModelConfig, condition: Condition, options: A
         output=str(evaluated),
         device="cpu",
         progress=print_progress,
-        base_statistics=str(options.work / "base_statistics") if seen is options.dataset else None,
+        base_statistics=str(options.work / f"base_statistics-{keys.scored[:12]}")
+        if seen is options.dataset
+        else None,
     )
+    done(evaluated, keys.scored)
     return evaluated
 
 
-def make_all(project: Project, config: ModelConfig, options: Any) -> None:
+def make_all(project: Project, config: ModelConfig, options: Any, keys: Keys) -> None:
     """Make every condition, sharing the work with the processes that do the same."""
     for wait in (False, True):
         for condition in conditions(config, options.sound, options.each):
             with taken(options.work / condition.name, wait) as mine:
                 if mine:
                     try:
-                        make(project, config, condition, options)
+                        make(project, config, condition, options, keys)
                     except UserError as error:
                         print(f"{condition.name}: {error}", flush=True)
 
@@ -262,12 +317,13 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     project = Project.find()
     config = load_model(project, options.model)
-    make_all(project, config, options)
+    keys = keys_of(project, config, options.dataset)
+    make_all(project, config, options, keys)
     outcomes: list[Outcome] = []
     champion: Path | None = None
     for condition in conditions(config, options.sound, options.each):
         try:
-            evaluated = make(project, config, condition, options)
+            evaluated = make(project, config, condition, options, keys)
         except UserError:
             if condition.name == CHAMPION:
                 raise

@@ -1,0 +1,313 @@
+"""The promises that `mutations` breaks one by one: where, how, and which tests should notice."""
+
+from dataclasses import dataclass
+
+STORE = "adire_assets/store.py"
+LINEAGE = "adire_assets/lineage.py"
+ROOTS = "adire_assets/roots.py"
+PROMOTION = "adire_assets/promotion.py"
+VERDICT = "adire_assets/evaluation/verdict.py"
+RECORD = "adire_assets/serving/record.py"
+DATASET = "adire_assets/data/dataset.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`before` stands in `file` once; one of `tests` (pytest's arguments) fails with `after`."""
+
+    promise: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    # --- artefacts and their keys
+    Mutation(
+        "a failed step leaves nothing",
+        STORE,
+        "                shutil.rmtree(folder, ignore_errors=True)\n",
+        "",
+        ("tests/core/test_store.py",),
+    ),
+    Mutation(
+        "two runs of one recipe make one artefact",
+        STORE,
+        "            if found := self.find(recipe):\n"
+        "                return Built(found, reused=True)\n            folder",
+        "            folder",
+        ("tests/core/test_store.py",),
+    ),
+    Mutation(
+        "a lock excludes others",
+        STORE,
+        "fcntl.flock(file, fcntl.LOCK_EX)",
+        "fcntl.flock(file, fcntl.LOCK_SH)",
+        ("tests/core/test_store.py",),
+    ),
+    Mutation(
+        "a step's code is in its key",
+        LINEAGE,
+        '            "code": self.code,\n',
+        '            "code": "",\n',
+        ("tests/core/test_lineage.py",),
+    ),
+    Mutation(
+        "the thread count is in the key of what the CPU computes",
+        LINEAGE,
+        '            facts["threads"] = str(threads())\n',
+        "",
+        ("tests/core/test_lineage.py",),
+    ),
+    Mutation(
+        "code without a history is named by its own sources",
+        LINEAGE,
+        'f"tree-{digest(tree)[:40]}"',
+        '"tree-0"',
+        ("tests/core/test_lineage.py",),
+    ),
+    Mutation(
+        "the hash of the data is in the key of training_data",
+        ROOTS,
+        'inputs={"files": tree.hash}',
+        'inputs={"files": ""}',
+        ("tests/core/test_keys.py",),
+    ),
+    Mutation(
+        "hyperparameters are in the key of training_config",
+        ROOTS,
+        'config={"training": config.training.model_dump(), "device": device}',
+        'config={"device": device}',
+        ("tests/core/test_keys.py",),
+    ),
+    Mutation(
+        "the hash of the weights is in the key of base_model",
+        ROOTS,
+        'inputs={"weights": found.content_hash}, config={"variant": source.variant}',
+        'config={"variant": source.variant}',
+        ("tests/core/test_keys.py",),
+    ),
+    Mutation(
+        "the gates are in the key of evaluation_config",
+        ROOTS,
+        '            "gates": config.evaluation.gates.model_dump(),\n',
+        "",
+        ("tests/core/test_keys.py",),
+    ),
+    # --- data
+    Mutation(
+        "near duplicates do not straddle the splits",
+        DATASET,
+        "            if bits > config.near_duplicate_distance:\n                kept",
+        "            if bits >= 0:\n                kept",
+        ("tests/data/test_dataset.py",),
+    ),
+    Mutation(
+        "what gates judge by is not what checkpoints are chosen by",
+        "adire_assets/diffusion/examples.py",
+        'read_rows(folder, "validation")',
+        'read_rows(folder, "held_out")',
+        ("tests/diffusion/test_examples.py",),
+    ),
+    Mutation(
+        "no two prompts share a seed",
+        "adire_assets/evaluation/images.py",
+        'stride = max(drawing["seeds"]) + 1',
+        "stride = 0",
+        ("tests/evaluation/test_evaluate.py",),
+    ),
+    Mutation(
+        "files that are not those of data.dvc are refused",
+        "adire_assets/data/dvc.py",
+        "    if not found:\n        return\n",
+        "    if found:\n        return\n",
+        ("tests/data/test_dvc.py", "-k", "working_tree or changed or extra or missing"),
+    ),
+    Mutation(
+        "a path of a YAML does not leave the project",
+        "adire_assets/config.py",
+        "        if not full.is_relative_to(self.root):",
+        "        if not full:",
+        ("tests/core/test_config.py",),
+    ),
+    # --- training
+    Mutation(
+        "a checkpoint of another run is refused",
+        "adire_assets/diffusion/checkpoint.py",
+        '        self._refuse_another(folder, state["identity"])\n',
+        "",
+        ("tests/diffusion/test_lora.py",),
+    ),
+    Mutation(
+        "a child dies with its parent",
+        "adire_assets/worker.py",
+        "    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)",
+        "    return None",
+        ("tests/core/test_reproduce.py", "-k", "kill"),
+    ),
+    Mutation(
+        "pickled weights are refused",
+        "adire_assets/diffusion/base.py",
+        "        if pickles:\n",
+        "        if not pickles:\n",
+        ("tests/diffusion/test_base.py",),
+    ),
+    # --- gates
+    Mutation(
+        "a failed gate refuses",
+        VERDICT,
+        "    passed = all(gate.passed for gate in gates)\n",
+        "    passed = True\n",
+        ("tests/evaluation/test_verdict.py",),
+    ),
+    Mutation(
+        "a comparison with the champion can refuse",
+        VERDICT,
+        "        comparison.passed,\n",
+        "        True,\n",
+        ("tests/evaluation/test_verdict.py",),
+    ),
+    Mutation(
+        "no release is made of a verdict that refused",
+        PROMOTION,
+        "    if not verdict.passed:\n",
+        "    if verdict is None:\n",
+        ("tests/evaluation/test_promotion.py",),
+    ),
+    Mutation(
+        "a verdict speaks for its own adapter only",
+        PROMOTION,
+        "    if found != wanted:\n",
+        "    if not found:\n",
+        ("tests/evaluation/test_promotion.py",),
+    ),
+    Mutation(
+        "deployment decides by the gates of today",
+        PROMOTION,
+        "    require_passed(decided)\n",
+        "",
+        ("tests/evaluation/test_promotion.py",),
+    ),
+    Mutation(
+        "the checks of a gate block what is downstream",
+        "adire_assets/defs/assets.py",
+        "blocking=True",
+        "blocking=False",
+        ("tests/defs/test_assets.py",),
+    ),
+    Mutation(
+        "a sensor deploys from a clean commit only",
+        "adire_assets/defs/sensors.py",
+        "(why := committed.hindrance(project, model))",
+        '(why := "")',
+        ("tests/core/test_committed.py",),
+    ),
+    Mutation(
+        "an approval is of one content only",
+        "adire_assets/approvals.py",
+        "        if entry.content != content_of(record):\n            continue\n        if entry",
+        "        if entry",
+        ("tests/test_approvals.py",),
+    ),
+    Mutation(
+        "a rating must win by more than a coin would",
+        "adire_assets/ratings.py",
+        "    return p_value(wins, losses, policy) <= allowed_error(policy, look)",
+        "    return wins > losses",
+        ("tests/test_approvals.py",),
+    ),
+    Mutation(
+        "ratings handed in again and again err no more than one",
+        "adire_assets/ratings.py",
+        "    left = (1 - FIRST_SHARE) ** (look - 1)",
+        "    left = 1.0",
+        ("tests/test_approvals.py",),
+    ),
+    # --- serving
+    Mutation(
+        "who has lost the lease changes no record",
+        "adire_assets/serving/carrier.py",
+        'if state.rollout is None or state.rollout.lease["holder"] != self.holder:',
+        "if state.rollout is None:",
+        ("tests/serving/test_fencing.py",),
+    ),
+    Mutation(
+        "who has lost the lease changes no slot",
+        "adire_assets/serving/carrier.py",
+        '(now.lease["holder"], now.number, now.stage, now.slot) != known',
+        "now.number != rollout.number",
+        ("tests/serving/test_fencing.py",),
+    ),
+    Mutation(
+        "a quarantined release is refused",
+        RECORD,
+        "    if reason := quarantined(project, model, number):",
+        "    if reason := None:",
+        ("tests/test_approvals.py", "tests/serving/test_fencing.py"),
+    ),
+    Mutation(
+        "going on takes evidence of every signal that is asked for",
+        "adire_assets/serving/analysis.py",
+        '    good = all(one.outcome == "good" for one in findings if one.wanted)',
+        '    good = all(one.outcome != "bad" for one in findings if one.wanted)',
+        ("tests/serving/test_analysis.py",),
+    ),
+    Mutation(
+        "where most prompts are equal, their number bounds what may be lost",
+        "adire_assets/evaluation/comparison.py",
+        "np.zeros(design.prompts), _range(challenger)",
+        "np.zeros(design.prompts * design.seeds), _range(challenger)",
+        ("tests/evaluation/test_comparison.py", "-k", "end_counts"),
+    ),
+    Mutation(
+        "a release must draw what was evaluated",
+        "adire_assets/serving/parity.py",
+        "LARGEST_DIFFERENCE = 2 ",
+        "LARGEST_DIFFERENCE = 255 ",
+        ("tests/serving/test_release.py", "-k", "two_levels"),
+    ),
+    Mutation(
+        "a release number stays bound to its content",
+        "adire_assets/serving/release.py",
+        'if known.repository["content_hash"] != record.repository["content_hash"]:',
+        "if known is None:",
+        ("tests/serving/test_release.py", "-k", "number"),
+    ),
+    Mutation(
+        "an image's noise comes from its own seed",
+        "adire_assets/diffusion/sampling.py",
+        "manual_seed((request.seed + image) % SEED_RANGE)",
+        "manual_seed(request.seed % SEED_RANGE)",
+        ("tests/diffusion/test_sampling.py",),
+    ),
+    Mutation(
+        "a served picture carries its provenance",
+        "adire_assets/serving/client.py",
+        "    chunks.add_itxt(PROVENANCE_KEY, json.dumps(own, ensure_ascii=False))\n",
+        "",
+        ("tests/serving/test_requests.py", "-k", "png"),
+    ),
+    Mutation(
+        "a gateway beyond loopback needs TLS and tokens",
+        "adire_assets/fleet_config.py",
+        'if self.launch == "local" and self.host not in LOOPBACK and missing:',
+        "if missing and not self.host:",
+        ("tests/serving/test_gateway_tls.py", "-k", "beyond"),
+    ),
+    # --- keeping
+    Mutation(
+        "gc leaves what a reader holds",
+        "adire_assets/gc.py",
+        "            if artefact.name in free:\n                withdrawn",
+        "            if artefact.name:\n                withdrawn",
+        ("tests/test_gc.py",),
+    ),
+    Mutation(
+        "a failed run is FAILED in MLflow",
+        "adire_assets/tracking.py",
+        'status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"',
+        'status: Status = "FINISHED"',
+        ("tests/test_tracking.py", "-k", "block_ends"),
+    ),
+)
