@@ -42,6 +42,7 @@ LONG = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group and order the tests for pytest-xdist; within a group they keep their order."""
     ranks: dict[str, int] = {group: rank for rank, group in enumerate(LONG.values())}
