@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
-# Each process takes whole groups of tests, the longest first (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 25
+# Each process takes whole files of tests, the longest first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 INSTALLED := .venv/.installed
 define RIGHT_PYTHON
 import sys

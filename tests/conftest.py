@@ -1,7 +1,6 @@
 """What tests of several areas share: a project with its own MLflow database; and their order.
 
-`make test` runs two processes. Tests of one file, and those that share a fleet, stay together, and
-what takes longest begins first.
+`make test` runs two processes. Tests of one file stay together, and what takes longest comes first.
 """
 
 import os
@@ -32,27 +31,27 @@ for key in sys.argv[2:]:
 """
 
 
-# What takes long, longest first: file or folder below tests/ -> the group that one process runs.
-LONG = {
-    "line/": "line",
-    "serving/test_rollout.py": "rollout",
-    "core/test_reproduce.py": "reproduce",
-    "diffusion/test_training_options.py": "training_options",
-    "diffusion/test_formats.py": "formats",
-}
+# What takes long, longest first: files or folders below tests/.
+LONG = (
+    "line/",
+    "serving/test_rollout.py",
+    "core/test_reproduce.py",
+    "diffusion/test_training_options.py",
+    "evaluation/test_evaluation_images.py",
+    "diffusion/test_formats.py",
+    "evaluation/test_golden.py",
+    "serving/",
+)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group and order the tests for pytest-xdist; within a group they keep their order."""
-    ranks: dict[str, int] = {group: rank for rank, group in enumerate(LONG.values())}
-    placed = []
-    for item in items:
+    """Put what takes long first; within a file the tests keep their order."""
+
+    def rank(item: pytest.Item) -> int:
         name = item.path.relative_to(ROOT / "tests").as_posix()
-        group = next((group for start, group in LONG.items() if name.startswith(start)), name)
-        item.add_marker(pytest.mark.xdist_group(group))
-        placed.append((ranks.get(group, len(LONG)), item))
-    items[:] = [item for _, item in sorted(placed, key=lambda one: one[0])]
+        return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+
+    items.sort(key=rank)
 
 
 @dataclass(frozen=True)
