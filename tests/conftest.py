@@ -37,6 +37,8 @@ LONG = (
     "serving/test_rollout.py",
     "core/test_reproduce.py",
     "diffusion/test_training_options.py",
+    "test_search.py",
+    "test_tracking.py",
     "evaluation/test_evaluation_images.py",
     "diffusion/test_formats.py",
     "evaluation/test_golden.py",

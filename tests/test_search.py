@@ -100,6 +100,7 @@ def test_a_search_goes_on_where_it_was_left_and_writes_the_best(project: Project
     assert {run.info.status for run in nested} == {"FINISHED"}
 
 
+@pytest.mark.full
 def test_hopeless_trials_are_given_up_and_impossible_ones_say_why(project: Project) -> None:
     text = CONFIG.replace("trials: 2", "trials: 7").replace(
         "learning_rate: {low: 1e-4, high: 1e-1, log: true}",
