@@ -62,6 +62,10 @@ from adire_assets.worker import print_progress
 CHAMPION = "champion"
 BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings
 SCALE = 3.0
+PICTURES = (  # of a training's validation, which nobody looks at here
+    *("validation_prompt", "num_validation_images"),
+    *("validation_num_inference_steps", "validation_guidance_scale"),
+)
 SHOWN, TILE = 6, 96  # images in a row of the sheet, and their pixels
 
 
@@ -241,7 +245,7 @@ def make(
                     **shared,
                     dataset=str(data),
                     output=str(adapter),
-                    training=training | {"validation_prompt": None},
+                    training={n: v for n, v in training.items() if n not in PICTURES},
                     work=str(folder / "checkpoints"),
                     cache=str(options.work / "cache"),
                     resolution=config.data.resolution,
