@@ -138,7 +138,7 @@ def generate(
         int | None,
         typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the live release."),
     ] = None,
-    target: Annotated[str, typer.Option(help="Default: the first of configs/fleet.yaml.")] = "",
+    target: Annotated[str, typer.Option(help="Default: the fleet's first.")] = "",
 ) -> None:
     """Ask the served model for images over gRPC; each PNG carries its provenance."""
     from adire_assets.serving import client, routing

@@ -12,7 +12,7 @@ from adire_assets.evidence import answers_needed, values_needed
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
-FLEET_VARIABLE = "ADIRE_FLEET"
+FLEET_VARIABLE, FLEET_FILE = "ADIRE_FLEET", "configs/fleet.yaml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
 DOOR_PORTS = ("port", "admin_port")
@@ -218,8 +218,13 @@ class FleetConfig(Strict):
 
 
 def fleet_file(project: Project) -> Path:
-    """configs/fleet.yaml, or the file that ADIRE_FLEET names."""
-    return Path(os.environ.get(FLEET_VARIABLE) or project.root / "configs" / "fleet.yaml")
+    """configs/fleet.yaml of the project, or the file that ADIRE_FLEET names."""
+    return Path(os.environ.get(FLEET_VARIABLE) or project.root / FLEET_FILE)
+
+
+def fleet_file_name() -> str:
+    """`fleet_file` as messages call it: by the words of who named it."""
+    return os.environ.get(FLEET_VARIABLE) or FLEET_FILE
 
 
 def load_fleet(project: Project) -> FleetConfig:

@@ -181,8 +181,8 @@ def _seconds_per_image(report: Facts, timings: Facts, policy: GateConfig) -> Gat
     if gate.passed or gate.value is None:
         return gate
     advice = (
-        f"{gate.explanation}; if the machine was busy, `adire measure` adds a measurement, and the "
-        "median of all decides"
+        f"{gate.explanation}; if the machine was busy, `adire measure MODEL` adds a measurement, "
+        "and the median of all decides"
     )
     return replace(gate, explanation=advice)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig
+from adire_assets.fleet_config import FleetConfig, fleet_file_name
 from adire_assets.serving import record, release, rollback, rollout, routing, standby
 from adire_assets.serving.carrier import Refusal
 from adire_assets.serving.gateway import GatewayDown
@@ -205,5 +205,5 @@ def _require_gateway(project: Project, fleet: FleetConfig, target: str) -> None:
                 gateway.require_ours()
             raise GatewayDown(
                 f"the gateway of {target} does not answer at {gateway.address}; start the local "
-                "fleet with `adire up`, or correct the address in configs/fleet.yaml"
+                f"fleet with `adire up`, or correct the address in {fleet_file_name()}"
             )

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import GatewayConfig, SlotConfig
+from adire_assets.fleet_config import GatewayConfig, SlotConfig, fleet_file_name
 from adire_assets.lineage import digest
 from adire_assets.serving import gateway_bootstrap, gateway_config
 from adire_assets.serving.gateway_config import TYPES, Served, cluster_name
@@ -198,7 +198,7 @@ class Gateway:
             raise UserError(
                 f"the gateway at {self.address} (admin port {self.config.admin_port}) is another "
                 "project's; stop it there with `adire down`, or give this project ports of its own "
-                "in configs/fleet.yaml"
+                f"in {fleet_file_name()}"
             )
 
     def live(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig, SlotConfig
+from adire_assets.fleet_config import FleetConfig, SlotConfig, fleet_file_name
 from adire_assets.serving import guard, release, slot, triton
 from adire_assets.serving.programs import slot_program
 from adire_assets.serving.release import ReleaseRecord
@@ -142,8 +142,8 @@ class Place:
         if foreign and not ours:
             raise UserError(
                 f"the Triton at {self.address} already serves release {max(foreign)} of {model}, "
-                "which this project did not deploy; choose other ports in configs/fleet.yaml, or "
-                "stop that Triton where it was started"
+                f"which this project did not deploy; choose other ports in {fleet_file_name()}, "
+                "or stop that Triton where it was started"
             )
 
 

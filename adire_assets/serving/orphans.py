@@ -12,6 +12,7 @@ import psutil
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import fleet_file_name
 
 MARK = "ADIRE_FLEET_HOME"  # in the environment of every process of a fleet: whose it is
 PROGRAM = "ADIRE_PROGRAM"  # which of its programs it belongs to
@@ -28,7 +29,7 @@ def require_free_ports(ports: Mapping[int, str]) -> None:
             except OSError:
                 raise UserError(
                     f"port {port} is in use{_owner(port)}; end that process, or set {key} in "
-                    "configs/fleet.yaml to a free port"
+                    f"{fleet_file_name()} to a free port"
                 ) from None
 
 

@@ -16,7 +16,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import walk_tree
 
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig, GatewayConfig, RolloutConfig
+from adire_assets.fleet_config import (
+    FleetConfig,
+    GatewayConfig,
+    RolloutConfig,
+    fleet_file_name,
+)
 from adire_assets.serving.gateway import SERVER_FAULTS
 from adire_assets.store import write_bytes
 
@@ -29,7 +34,7 @@ TAILS = {"p50": 0.5, "p99": 0.01}  # the share of the answers that may be slower
 DEVIATIONS = 3.0
 MINIMUM_ANSWERS = 10  # in a window
 CONFIG_FILE, RULES_FILE = "prometheus.yml", "adire.rules.yml"
-HEADER = b"# Written by `adire prometheus` from configs/fleet.yaml; it replaces this file whole.\n"
+HEADER = "# Written by `adire prometheus` from {}; it replaces this file whole.\n"
 
 # Envoy's clusters are named <model>-<release>[-pinned][-http]; its own tags have the first two.
 CLUSTER_LABELS = (
@@ -360,7 +365,7 @@ def _yaml(content: dict[str, Any]) -> bytes:
     yaml.width = 4096
     walk_tree(content)  # expressions of several lines as blocks
     yaml.dump(content, output)
-    return HEADER + output.getvalue()
+    return HEADER.format(fleet_file_name()).encode() + output.getvalue()
 
 
 def _admin(gateway: GatewayConfig) -> str:

@@ -1,9 +1,11 @@
 """From the deployment records of a target to what its gateway does."""
 
 import os
+import shlex
+from pathlib import Path
 
 from adire_assets.config import Project
-from adire_assets.fleet_config import FleetConfig
+from adire_assets.fleet_config import FleetConfig, TokenConfig
 from adire_assets.serving import record
 from adire_assets.serving.gateway import Gateway
 from adire_assets.serving.gateway_config import Served
@@ -39,7 +41,18 @@ def door_of(project: Project, fleet: FleetConfig, target: str) -> Door:
         project.root / (tls.authority or tls.certificate) if tls else None,
         tls.name if tls else None,
         token,
+        _token_command(config, (project.root / config.keys).parent) if config else "",
     )
+
+
+def _token_command(config: TokenConfig, folder: Path) -> str:
+    """What makes a token that a gateway with these settings takes."""
+    words = ["adire", "auth", "token", "NAME", "--folder", str(folder)]
+    for key in ("issuer", "audience"):
+        value = getattr(config, key)
+        if value != TokenConfig.model_fields[key].default:
+            words += [f"--{key}", value]
+    return shlex.join(words)
 
 
 def served_of(state: record.DeploymentRecord, mirrored_percent: int) -> Served:

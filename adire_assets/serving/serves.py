@@ -2,7 +2,7 @@
 
 from adire_assets.config import Project
 from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig
+from adire_assets.fleet_config import FleetConfig, fleet_file_name
 from adire_assets.serving import logs, record, release, routing
 from adire_assets.serving.loading import Place, evaluated
 from adire_assets.serving.programs import slot_program
@@ -64,5 +64,5 @@ def require_answers(project: Project, fleet: FleetConfig, target: str) -> None:
             raise NotServed(
                 f"the gateway of {target} at {door.address} answers for release {state.live} of "
                 f"{state.model} with other content than this project's; another project's fleet "
-                "may be behind that address: set other ports in configs/fleet.yaml"
+                f"may be behind that address: set other ports in {fleet_file_name()}"
             )

@@ -7,6 +7,7 @@ JWKS, so tokens of the ones before stay good until `drop_old`.
 
 import json
 import os
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,12 @@ def can_issue(folder: Path) -> bool:
 
 def issue(folder: Path, subject: str, *, issuer: str, audience: str, days: float) -> str:
     """A token for `subject` that is good for `days`. UserError when there is no key."""
-    path = folder / "private.pem"
+    path, make = folder / "private.pem", f"adire auth keys --folder {shlex.quote(str(folder))}"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; make a key with `adire auth keys`")
+        raise UserError(f"{path} does not exist; make a key with `{make}`")
     private = load_pem_private_key(path.read_bytes(), None)
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise UserError(f"{path} is not an ES256 key; make one with `adire auth keys`")
+        raise UserError(f"{path} is not an ES256 key; make one with `{make}`")
     now = datetime.now(UTC)
     claims = {
         "iss": issuer,

@@ -25,6 +25,7 @@ from adire_assets import lineage
 from adire_assets.child_environment import child_environment, driver_folders
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.fleet_config import fleet_file_name
 from adire_assets.folders import temporary_folder
 from adire_assets.serving.guard import ENVIRONMENT
 from adire_assets.serving.plain_paths import plain_below
@@ -42,7 +43,7 @@ def packages() -> Path:
             return Path(folder)
     raise UserError(
         "there is no Triton in this environment: install the package nvidia-pytriton, or name a "
-        "Triton that runs already in configs/fleet.yaml (launch: remote)"
+        f"Triton that runs already in {fleet_file_name()} (launch: remote)"
     )
 
 
@@ -204,13 +205,14 @@ class Door:
     """Where requests go: "host:port" of a Triton or a gateway, over TLS when there is an authority.
 
     `authority` is the PEM file that vouches for the server's certificate, `name` the name in it
-    where that is not the host, `token` a bearer's token.
+    where that is not the host, `token` a bearer's token, `token_command` what makes one.
     """
 
     address: str
     authority: Path | None = None
     name: str | None = None
     token: str | None = None
+    token_command: str = "adire auth token NAME"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -242,16 +244,17 @@ def connect(door: Door | str) -> Iterator[Any]:
         ) as client:
             yield client
     except InferenceServerException as error:
-        raise UserError(_sentence(address, error.status(), error.message())) from None
+        raise UserError(_sentence(door, error.status(), error.message())) from None
 
 
-def _sentence(address: str, status: str | None, message: str) -> str:
+def _sentence(door: Door, status: str | None, message: str) -> str:
+    address = door.address
     if status == "StatusCode.INVALID_ARGUMENT":
         return message
     if status in ("StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED"):
         return (
             f"the gateway at {address} lets nobody in without a good token: {message}; make one "
-            "with `adire auth token` and set ADIRE_TOKEN to it"
+            f"with `{door.token_command}` and set ADIRE_TOKEN to it"
         )
     if "unknown model" in message or status == "StatusCode.NOT_FOUND":
         return f"the Triton at {address} does not serve this: {message}; `adire status` shows why"
@@ -260,7 +263,7 @@ def _sentence(address: str, status: str | None, message: str) -> str:
     if status == "StatusCode.UNAVAILABLE" and "connect" in message.lower():
         return (
             f"no Triton answers at {address}; start the local fleet with `adire up`, or correct "
-            "the address in configs/fleet.yaml"
+            f"the address in {fleet_file_name()}"
         )
     return f"the Triton at {address} did not carry this out: {message}"
 

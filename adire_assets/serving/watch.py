@@ -189,7 +189,7 @@ class Watch:
             raise UserError(
                 f"no evaluated image of release {wanted.number} of {wanted.model} has a CLIP-S "
                 "above 0, so that what is served has nothing to be compared with; look at its "
-                f"evaluation with `adire report {wanted.model}`"
+                f"evaluation with `adire report {wanted.model}@{wanted.number}`"
             )
         return [entry for entry in entries if entry["prompt"] in expected], expected
 
