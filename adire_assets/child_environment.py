@@ -27,13 +27,16 @@ ACCOUNTS = (
     *("MLFLOW_", "DAGSTER_", "PG", "SSH_", "GIT_SSH", "GIT_SSL", "GIT_ASKPASS", "KRB5"),
 )
 NEVER = ("DAGSTER_PIPES",)  # the context of one child, which another must not take for its own
+# Its parent's process id: a child whose parent ended before it could watch it does not begin.
+PARENT = "ADIRE_PARENT"
 DRIVERS = ("nvidia", "cuda")  # folders of LD_LIBRARY_PATH in which containers keep the GPU's driver
 
 
 def child_environment(
     *, accounts: bool = True, given: Mapping[str, str] | None = None, **own: str
 ) -> dict[str, str]:
-    """The environment of a child: what is let through of `given` (default: ours), and `own`.
+    """The environment of a child of this process: what is let through of `given` (default: ours),
+    `own`, and which process this is.
 
     `accounts=False` leaves out what gives access to storage and registries.
     """
@@ -50,7 +53,7 @@ def child_environment(
     }
     if drivers := driver_folders(given):
         found.setdefault("LD_LIBRARY_PATH", drivers)
-    return found | own
+    return found | {PARENT: str(os.getpid())} | own
 
 
 def driver_folders(given: Mapping[str, str]) -> str:

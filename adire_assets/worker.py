@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adire_assets import lineage, tracking
+from adire_assets.child_environment import PARENT
 from adire_assets.config import Project
 from adire_assets.disk import refusal
 from adire_assets.errors import UserError
@@ -46,8 +47,11 @@ def print_progress(message: str, pictures: Path | None = None, **numbers: float)
 
 
 def die_with_parent() -> None:
-    """SIGKILL for this process once its parent is gone (Linux)."""
+    """SIGKILL for this process once its parent is gone (Linux); its end when it is gone already."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = str(os.getppid())
+    if os.environ.get(PARENT, parent) != parent:
+        sys.exit("the process that started this one has ended, so nothing is done")
 
 
 def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:
@@ -176,6 +180,7 @@ def result_of(folder: Path) -> dict[str, Any]:
 def main() -> None:
     die_with_parent()
     if sys.argv[1] == "--exec":
+        os.environ[PARENT] = str(os.getpid())  # of what the command starts
         os.execv(sys.argv[2], sys.argv[2:])
     folder = Path(sys.argv[1])
     if "DAGSTER_PIPES_CONTEXT" in os.environ and _is_first():

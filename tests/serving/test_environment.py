@@ -8,7 +8,7 @@ from string import Template
 
 import pytest
 
-from adire_assets.child_environment import child_environment
+from adire_assets.child_environment import PARENT, child_environment
 from adire_assets.config import Project
 from adire_assets.serving import client, triton
 
@@ -45,7 +45,8 @@ def test_only_what_is_listed_is_passed_on() -> None:
     given = {**LEAKS, **KEPT, **ACCOUNT, "ADIRE_PASS": "LAB, RACK", "LAB": "dye", "RACK": "3"}
     drivers = {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib64"}
     asked_for = {"ADIRE_PASS": "LAB, RACK", "LAB": "dye", "RACK": "3"}
-    assert child_environment(given=given) == {**KEPT, **ACCOUNT, **asked_for, **drivers}
+    ours = {PARENT: str(os.getpid())}
+    assert child_environment(given=given) == {**KEPT, **ACCOUNT, **asked_for, **drivers, **ours}
 
 
 def test_servers_get_no_account(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,14 @@ def surroundings(*, progress: Progress) -> dict[str, str]:
     return dict(os.environ)
 
 
+def wait(*, file: str, progress: Progress) -> dict[str, str]:
+    """Say that it has begun, and be busy for longer than a test waits."""
+    Path(file).with_suffix(".new").write_text(str(os.getpid()))
+    Path(file).with_suffix(".new").rename(file)
+    time.sleep(30)
+    return {}
+
+
 def crash(*, progress: Progress) -> None:
     raise RuntimeError("the vat leaks")
 
