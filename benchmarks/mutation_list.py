@@ -51,7 +51,7 @@ MUTATIONS = (
         LINEAGE,
         '            "code": self.code,\n',
         '            "code": "",\n',
-        ("tests/core/test_lineage.py",),
+        ("tests/core/test_keys.py", "-k", "dataset or tiny_base"),
     ),
     Mutation(
         "the thread count is in the key of what the CPU computes",
@@ -65,35 +65,35 @@ MUTATIONS = (
         LINEAGE,
         'f"tree-{digest(tree)[:40]}"',
         '"tree-0"',
-        ("tests/core/test_lineage.py",),
+        ("tests/core/test_lineage.py", "-k", "without_a_history"),
     ),
     Mutation(
         "the hash of the data is in the key of training_data",
         ROOTS,
         'inputs={"files": tree.hash}',
         'inputs={"files": ""}',
-        ("tests/core/test_keys.py",),
+        ("tests/core/test_keys.py", "-k", "training_data"),
     ),
     Mutation(
         "hyperparameters are in the key of training_config",
         ROOTS,
         'config={"training": config.training.model_dump(), "device": device}',
         'config={"device": device}',
-        ("tests/core/test_keys.py",),
+        ("tests/core/test_keys.py", "-k", "training_config"),
     ),
     Mutation(
         "the hash of the weights is in the key of base_model",
         ROOTS,
         'inputs={"weights": found.content_hash}, config={"variant": source.variant}',
         'config={"variant": source.variant}',
-        ("tests/core/test_keys.py",),
+        ("tests/core/test_keys.py", "-k", "base_model"),
     ),
     Mutation(
         "the gates are in the key of evaluation_config",
         ROOTS,
         '            "gates": config.evaluation.gates.model_dump(),\n',
         "",
-        ("tests/core/test_keys.py",),
+        ("tests/core/test_keys.py", "-k", "evaluation_config"),
     ),
     # --- data
     Mutation(
@@ -142,9 +142,9 @@ MUTATIONS = (
     Mutation(
         "a child dies with its parent",
         "adire_assets/worker.py",
-        "    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)",
-        "    return None",
-        ("tests/core/test_reproduce.py", "-k", "kill"),
+        "    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)\n",
+        "",
+        ("tests/core/test_worker.py", "-k", "dies_with_its_parent"),
     ),
     Mutation(
         "pickled weights are refused",
@@ -180,7 +180,7 @@ MUTATIONS = (
         PROMOTION,
         "    if found != wanted:\n",
         "    if not found:\n",
-        ("tests/evaluation/test_promotion.py",),
+        ("tests/evaluation/test_promotion.py", "-k", "its_own_adapter"),
     ),
     Mutation(
         "deployment decides by the gates of today",
@@ -235,9 +235,11 @@ MUTATIONS = (
     Mutation(
         "who has lost the lease changes no slot",
         "adire_assets/serving/carrier.py",
-        '(now.lease["holder"], now.number, now.stage, now.slot) != known',
-        "now.number != rollout.number",
-        ("tests/serving/test_fencing.py",),
+        "        if now is None or "
+        '(now.lease["holder"], now.number, now.stage, now.slot) != known:\n'
+        "            raise Lost\n",
+        "",
+        ("tests/serving/test_fencing.py", "-k", "lease_changes_no_slot or former_holder_loads"),
     ),
     Mutation(
         "a quarantined release is refused",
@@ -286,7 +288,7 @@ MUTATIONS = (
         "adire_assets/serving/client.py",
         "    chunks.add_itxt(PROVENANCE_KEY, json.dumps(own, ensure_ascii=False))\n",
         "",
-        ("tests/serving/test_requests.py", "-k", "png"),
+        ("tests/serving/test_requests.py", "-k", "saved_picture"),
     ),
     Mutation(
         "a gateway beyond loopback needs TLS and tokens",

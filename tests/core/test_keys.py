@@ -298,7 +298,12 @@ KEPT: dict[str, Kept] = {
     ),
     "evaluation_config": Kept(
         lambda line: line.root("evaluation_config"),
-        config=(PROMPTS, ("serving", "maximum_images", 2)),
+        config=(
+            PROMPTS,
+            ("evaluation", "gates", {"diversity_minimum": 0.5}),
+            ("evaluation", "gates", {"human_approval": "required"}),
+            ("serving", "maximum_images", 2),
+        ),
     ),
     "base_model": Kept(lambda line: line.root("base_model")),
     "judge": Kept(Line.judge),

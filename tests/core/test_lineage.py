@@ -21,9 +21,13 @@ def package(tmp_path: Path) -> Path:
 
 
 def code_hash(package: Path, module: str) -> str:
-    code = f"from adire_assets import lineage; print(lineage.code_hash(({module!r},)))"
+    return said_by(package, f"code_hash(({module!r},))")
+
+
+def said_by(package: Path, expression: str) -> str:
+    """What lineage says in a process that runs this copy."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"from adire_assets import lineage; print(lineage.{expression})"],
         cwd=package.parent,
         env={"PYTHONPATH": str(package.parent)},
         capture_output=True,
@@ -53,6 +57,26 @@ def test_only_code_that_the_step_runs_counts(
     where = text.index(f"\n{old}") + 1 if old == "import" else text.index(old)
     path.write_text(text[:where] + new + text[where + len(old) :])
     assert (code_hash(package, "adire_assets.diffusion.lora") != before) is changes
+
+
+def test_code_without_a_history_is_named_by_all_of_its_sources(package: Path) -> None:
+    def named() -> str:
+        return said_by(package, f"code_identity(__import__('pathlib').Path({str(package)!r}))")
+
+    def edit(file: str, old: str, new: str) -> None:
+        path = package / file
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    names = [named()]
+    assert "'build': 'tree-" in names[0]
+    edit("diffusion/fit.py", "import", "# a comment\nimport")
+    assert named() == names[0]
+    for file in ("config.py", "serving/parity.py"):
+        edit(file, "\nimport", "\nREACHED = 1\nimport")
+        names.append(named())
+    (package / "another.py").write_text("")
+    names.append(named())
+    assert len({*names}) == len(names)
 
 
 def test_key_depends_on_every_part_and_on_no_order() -> None:

@@ -211,6 +211,27 @@ def test_a_challenger_must_not_be_worse_than_the_champion(
     assert built.artefact.manifest["champion"] == champion.reference()
 
 
+@pytest.mark.parametrize("part", ["lora_weights", "base_model"])
+def test_a_verdict_lets_nothing_but_its_own_adapter_on_its_own_base_pass(
+    shop: Shop, part: str
+) -> None:
+    evaluation = shop.evaluation("first", 1.6)
+    decided = shop.decide(evaluation).artefact
+    names = {"lora_weights": "first", "base_model": "base", part: "another"}
+    adapter, base = (shop.part(kind, name) for kind, name in names.items())
+    with pytest.raises(UserError, match="the verdict is about another adapter or base"):
+        pipeline.triton_repository(shop.project, adapter, base, decided, decided)
+    assert not shop.store.artefacts(MODEL, "triton_repository")
+    released = replace(
+        shop.release(1, evaluation, decided),
+        adapter=adapter.reference(),
+        base_model=base.reference(),
+    )
+    with pytest.raises(UserError, match="the verdict is about another adapter or base"):
+        promotion.require_release(shop.project, released, print)
+    promotion.require_release(shop.project, release.read_record(shop.project, MODEL, 1), print)
+
+
 def test_the_champion_is_not_compared_with_itself(shop: Shop) -> None:
     evaluation = shop.evaluation("first", 1.6)
     before = shop.decide(evaluation)

@@ -74,26 +74,35 @@ class Over(Exception):
     """Ends who only follows."""
 
 
-@pytest.mark.parametrize("decision", ["rollback", "promote"])
-def test_who_loses_the_lease_while_it_decides_decides_nothing(
-    two: Fleet, monkeypatch: pytest.MonkeyPatch, decision: str
-) -> None:
+def lose_the_lease(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, target: str, moment: str
+) -> list[DeploymentRecord]:
+    """Before the first `moment` somebody else has the lease; the record as it is then."""
+
     def taken(state: DeploymentRecord) -> DeploymentRecord:
         lease = {"holder": "somebody else", "until": 4e9}
         return replace(state, rollout=replace(state.rollout, lease=lease))
 
     def take(what: str) -> None:
-        if what == "look us" and not before:
-            before.append(record.change(two.house.project, "us", MODEL, taken))
+        if moment in what and not found:
+            found.append(record.change(fleet.house.project, target, MODEL, taken))
 
     def over(seconds: float) -> None:
         raise Over
 
-    before: list[DeploymentRecord] = []
+    found: list[DeploymentRecord] = []
+    fleet.at = take
+    monkeypatch.setattr("adire_assets.serving.carrier.time.sleep", over)
+    return found
+
+
+@pytest.mark.parametrize("decision", ["rollback", "promote"])
+def test_who_loses_the_lease_while_it_decides_decides_nothing(
+    two: Fleet, monkeypatch: pytest.MonkeyPatch, decision: str
+) -> None:
     two.begin(3)
     two.decisions["us"] = decision
-    two.at = take
-    monkeypatch.setattr("adire_assets.serving.carrier.time.sleep", over)
+    before = lose_the_lease(two, monkeypatch, "us", "look us")
     with pytest.raises(Over):
         two.carry_out()
     assert before == [two.state("us")]
@@ -125,6 +134,23 @@ def test_a_former_holder_loads_nothing_into_a_idlethat_serves_something_else(one
     assert resumed(one, former) == 0
     assert (one.live(), one.state().slots) == ([4], held)
     assert one.settled()
+
+
+@pytest.mark.parametrize(
+    ("moment", "held"),
+    [("loading into slot", [1]), ("Triton is asked", [1]), ("Triton loads", [1, 2])],
+)
+def test_who_loses_the_lease_changes_no_slot_though_the_same_release_goes_on_coming(
+    one: Fleet, monkeypatch: pytest.MonkeyPatch, moment: str, held: list[int]
+) -> None:
+    one.begin(2)
+    idle = one.place(one.state().rollout.slot)
+    assert release.installed(idle.folder, MODEL) == [1]
+    lose_the_lease(one, monkeypatch, "eu", moment)
+    with pytest.raises(Over):
+        one.carry_out()
+    assert release.installed(idle.folder, MODEL) == held
+    assert one.state().rollout.stage == "loading"
 
 
 def test_who_was_stopped_while_it_loads_takes_nothing_out_of_the_slot(one: Fleet) -> None:

@@ -134,6 +134,15 @@ def test_requests_without_a_seed_get_different_ones(address: str) -> None:
     assert len(seeds) == 3
 
 
+def test_a_saved_picture_carries_its_provenance_and_its_own_seed(tmp_path: Path) -> None:
+    told = {"model": "cloth", "release": 3, "dvc_hash": "d.dir", "commit": "c"}
+    for place, asked in enumerate(({"prompt": "àdìrẹ ẹlẹ́kọ", "seed": 7}, {"prompt": ""}), start=1):
+        path = tmp_path / f"{place}.png"
+        save_png(np.zeros((8, 8, 3), np.uint8), path, {**told, "request": asked}, index=place)
+        own = {"image_seed": 8} if "seed" in asked else {}
+        assert read_provenance(path) == {**told, "request": asked, "image_index": place, **own}
+
+
 def test_a_png_without_provenance_is_said_to_have_none(tmp_path: Path) -> None:
     from PIL import Image
 
