@@ -181,6 +181,32 @@ def test_readers_cost_no_descriptor_each_and_a_block_lets_go(project: Project) -
     assert len(list(DESCRIPTORS.iterdir())) <= before + 1
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"live": 1, "active": "blue"},
+        {"live": 3, "history": [{"number": 1}, {"number": 3}]},
+        {"live": 3, "slots": {"blue": 3, "green": 1}},
+    ],
+    ids=["serves", "served before", "stands by"],
+)
+def test_a_release_that_is_served_or_may_be_gone_back_to_stays(
+    project: Project, said: dict
+) -> None:
+    wanted, unwanted, newest = make(project)
+    parts = ("repository", "adapter", "base_model", "evaluation", "verdict")
+    for number, content in ((1, wanted), (2, unwanted), (3, newest)):
+        references = dict.fromkeys(parts, content.reference())
+        release.write_record(
+            project,
+            release.ReleaseRecord(MODEL, number, **references, mlflow_run_id=None, provenance={}),
+        )
+    state = asdict(DeploymentRecord(MODEL, "far", **said))
+    write_json(project.home / "deployments" / "far" / f"{MODEL}.json", state)
+    gc(project)
+    assert [one.path.exists() for one in (wanted, unwanted, newest)] == [True, False, True]
+
+
 def test_a_release_on_its_way_to_a_later_target_stays(project: Project) -> None:
     made = make(project)
     reference = made[0].reference()

@@ -344,6 +344,16 @@ def test_a_release_is_quarantined_though_its_file_was_never_written(two: Fleet) 
     assert two.quarantined(2) is None
 
 
+def test_nobody_goes_back_to_a_release_that_was_sent_back(two: Fleet) -> None:
+    two.deploy(3)
+    record.quarantine(two.house.project, MODEL, 2, "seen in daylight")
+    with pytest.raises(UserError, match="release 2 of light is quarantined: seen in daylight"):
+        two.roll_back(to=2)
+    assert two.live() == [3, 3] and two.settled()
+    assert two.roll_back() == [1, 1]  # nor by going back to the one before
+    assert two.settled()
+
+
 def test_a_release_that_is_sent_back_meanwhile_does_not_begin(one: Fleet) -> None:
     def confirm() -> None:
         record.quarantine(one.house.project, MODEL, 2, "seen in daylight")

@@ -1,0 +1,139 @@
+"""A rollout's own requests are about the release that it asks, and so is what it judges by them."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adire_assets.errors import UserError
+from adire_assets.serving import replay
+from adire_assets.serving.client import Door
+from adire_assets.serving.gateway import Gateway, Traffic
+from adire_assets.serving.record import Rollout
+from adire_assets.serving.replay import Replay
+from adire_assets.serving.triton import wait_until
+from adire_assets.serving.watch import Watch
+from tests.support.light import MODEL, add_light, light_house
+
+ENTRIES = [
+    {
+        "prompt": f"cloth {number}",
+        "negative_prompt": "",
+        "seed": number,
+        "num_inference_steps": 4,
+        "guidance_scale": 2.0,
+    }
+    for number in range(3)
+]
+
+
+class Served:
+    """A gateway that draws the number of the release, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.refuses: set[int] = set()
+        self.judged: list[tuple[str, int]] = []
+
+    def generate(self, door: Door, model: str, prompt: str, **request: Any) -> Any:
+        self.asked.append({"prompt": prompt, **request})
+        if request["release"] in self.refuses:
+            raise UserError("busy")
+        image = np.full((2, 2, 3), request["release"] or 0, np.uint8)
+        return SimpleNamespace(images=image[None])
+
+    def judge(self, prompts: Any, images: Any) -> list[float]:
+        self.judged += [
+            (text, int(one[0, 0, 0])) for text, one in zip(prompts, images, strict=True)
+        ]
+        return [float(one[0, 0, 0]) for one in images]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    made = Served()
+    monkeypatch.setattr(replay, "generate", made.generate)
+    monkeypatch.setattr(replay, "PAUSE_SECONDS", 0.0)
+    return made
+
+
+@pytest.fixture
+def asking(served: Served) -> Iterator[Replay]:
+    made = Replay(Door("127.0.0.1:1"), "cloth", ENTRIES, served.judge)
+    made.start()
+    yield made
+    made.close()
+
+
+def ask(asking: Replay, number: int, judged: bool) -> None:
+    """One request, and its answer."""
+    asking.ask(number, judged)
+    assert wait_until(lambda: asking.idle, 10, pause=0.001)
+
+
+def collected(asking: Replay) -> None:
+    """Have all that was drawn judged."""
+
+    def done() -> bool:
+        asking.collect()
+        return not asking.unjudged
+
+    assert wait_until(done, 10, pause=0.001)
+
+
+def test_each_request_names_its_release_and_no_evaluated_image(
+    asking: Replay, served: Served
+) -> None:
+    for number in (2, 1, 2, 2):
+        ask(asking, number, judged=False)
+    assert [one["release"] for one in served.asked] == [2, 1, 2, 2]
+    assert asking.sent == {1: 1, 2: 3}
+    assert not {one["seed"] for one in served.asked} & {entry["seed"] for entry in ENTRIES}
+    assert {one["prompt"] for one in served.asked} <= {entry["prompt"] for entry in ENTRIES}
+
+
+def test_what_is_judged_is_what_the_asked_release_drew_for_that_prompt(
+    asking: Replay, served: Served
+) -> None:
+    for number, judged in ((2, True), (1, False), (2, True)):
+        ask(asking, number, judged)
+    wanted = [(one["prompt"], 2) for one in served.asked if one["release"] == 2]
+    collected(asking)
+    assert served.judged == wanted
+    assert asking.scores == [(prompt, 2.0) for prompt, _ in wanted]
+
+
+def test_what_was_not_answered_is_not_judged(asking: Replay, served: Served) -> None:
+    served.refuses = {2}
+    ask(asking, 2, judged=True)
+    served.refuses = set()
+    ask(asking, 2, judged=True)
+    collected(asking)
+    assert served.judged == [(served.asked[1]["prompt"], 2)]
+    assert len(asking.scores) == 1
+
+
+def test_the_next_holder_goes_on_with_the_images_that_were_judged(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each of them would be another chance."""
+    house = light_house(tmp_path / "project")
+    add_light(house)
+    monkeypatch.setattr(Gateway, "_traffic", lambda *_: Traffic())
+    monkeypatch.setattr(Gateway, "require_ours", lambda gateway: None)
+    watch = Watch(house.project, house.fleet, "local", MODEL, lambda: nullcontext(served.judge))
+    judged = [(0.9, 1.0), (1.1, 1.0), (0.95, 1.0)]
+    begun = Rollout(1, None, "blue", "canary", [100], stage="serving", judged=judged)
+    begun = replace(begun, **watch.begin_step(begun))
+    try:
+        found, kept = watch.look(begun)
+        assert kept["judged"] == watch.begin_step(begun)["judged"] == judged
+    finally:
+        watch.close()
+    [quality] = [one for one in found.findings if one.name == "quality"]
+    assert quality.sentence.startswith("3 served images score a CLIP-S of 0.983")
