@@ -1,5 +1,6 @@
 """SQLite databases: copied while they are in use, and made to name another folder."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from adire_assets.disk import refusal
 from adire_assets.errors import UserError
@@ -14,6 +16,7 @@ from adire_assets.errors import UserError
 MAGIC = b"SQLite format 3\0"
 BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database
 BUSY_SECONDS = 60.0
+JSON_BEGINS = ("{", "[", '"')
 
 
 def is_database(path: Path) -> bool:
@@ -47,22 +50,40 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def replace_texts(path: Path, texts: Mapping[str, str]) -> None:
-    """Replace texts wherever a row has them, unless a name goes on behind them."""
+    """Replace texts wherever a row has them, unless a name goes on behind them.
+
+    Within JSON the values are replaced, whatever escapes they are written with.
+    """
     parts = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
     pattern = re.compile(rf"({parts})(?![\w.-])")
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {replaced(name): replaced(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [replaced(inner) for inner in value]
+        if not isinstance(value, str):
+            return value
+        if value[:1] in JSON_BEGINS:
+            try:
+                inner = json.loads(value)
+            except ValueError:
+                pass
+            else:
+                other = replaced(inner)
+                return value if other == inner else json.dumps(other)
+        return pattern.sub(lambda found: texts[found[1]], value)
+
     with closing(sqlite3.connect(path)) as database:
-        database.create_function(
-            "replaced", 1, lambda text: pattern.sub(lambda found: texts[found[1]], text)
-        )
+        database.create_function("replaced", 1, replaced)
         tables = database.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
         ).fetchall()
         for [table] in tables:
             for _, column, *_ in database.execute(f'PRAGMA table_info("{table}")').fetchall():
-                found = " OR ".join(f'instr("{column}", ?)' for _ in texts)
                 database.execute(
                     f'UPDATE "{table}" SET "{column}" = replaced("{column}") '
-                    f"WHERE typeof(\"{column}\") = 'text' AND ({found})",
-                    list(texts),
+                    f"WHERE typeof(\"{column}\") = 'text' "
+                    f'AND replaced("{column}") IS NOT "{column}"'
                 )
         database.commit()

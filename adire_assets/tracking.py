@@ -192,7 +192,8 @@ def _experiment(project: Project, mlflow: "MlflowClient", model: str) -> str:
 
 
 def _holder(project: Project) -> str:
-    return f"{socket.gethostname()}:{project.home}"
+    """As an address, in which no quote ends MLflow's filter early."""
+    return f"{socket.gethostname()}:{project.home.as_uri()}"
 
 
 def _hold_file(project: Project, run_id: str) -> Path:

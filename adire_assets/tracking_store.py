@@ -166,7 +166,8 @@ def _create_sqlite(path: Path, artifacts: Path) -> None:
     # Nobody sees this file before it is whole: one sync at its end instead of one per migration
     # makes it in a second instead of six.
     event.listen(engine, "connect", lambda link, _: link.execute("PRAGMA synchronous = OFF"))
-    SqlAlchemyStore(f"{SQLITE}{path}", str(artifacts))
+    # As an address: MLflow writes it into SQL between quotes of its own.
+    SqlAlchemyStore(f"{SQLITE}{path}", artifacts.as_uri())
     engine.dispose()
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from adire_assets import operations
 from adire_assets.config import Project
 
 ROOT = Path(__file__).parents[1]
+AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank and accents
 RACER = """
 import sys
 from pathlib import Path
@@ -81,7 +82,8 @@ def raced(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str,
 
     They have ended and left their answers, one run id per recipe key.
     """
-    root = tmp_path_factory.mktemp("raced")
+    root = tmp_path_factory.mktemp("raced") / AWKWARD
+    root.mkdir()
     keys = [digit * 64 for digit in "0123456789abcdef"]
     racers = [
         subprocess.Popen(
@@ -116,8 +118,9 @@ def mlflow_project(
     """A project whose home holds a migrated MLflow database with nothing of use in it."""
     for name in set(os.environ) - set(clean_environment):
         monkeypatch.delenv(name)
-    (tmp_path / "configs" / "models").mkdir(parents=True)
-    project = Project(tmp_path, tmp_path / ".adire")
+    root = tmp_path / AWKWARD
+    (root / "configs" / "models").mkdir(parents=True)
+    project = Project(root, root / ".adire")
     project.home.mkdir()
     source = raced.project.home / "mlflow.db"
     (project.home / "mlflow.db").write_bytes(source.read_bytes())

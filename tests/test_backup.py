@@ -235,10 +235,11 @@ def test_a_backup_takes_a_new_place_outside_the_home_alone(
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "inside").symlink_to(project.home)
+    inside = project.home / "kept"
     for place, sentence in (
         ("there", "exists already; name a new folder"),
         ("link", "exists already; name a new folder"),
-        (".adire/kept", "which it is to be a copy of"),
+        (inside, "which it is to be a copy of"),
         ("inside/deeper/kept", "which it is to be a copy of"),
     ):
         refused(lambda place=place: backup(project, tmp_path / place, quiet), sentence)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adire_assets.errors import UserError
 
-PLAIN = re.compile(r"[A-Za-z0-9_./+@=:,-]+")
+PLAIN = re.compile(r"[A-Za-z0-9_./+@=,-]+")
 
 
 def private_folder(owner: Path) -> Path:

@@ -28,7 +28,7 @@ from adire_assets.errors import UserError
 from adire_assets.fleet_config import fleet_file_name
 from adire_assets.folders import temporary_folder
 from adire_assets.serving.guard import ENVIRONMENT
-from adire_assets.serving.plain_paths import plain_below
+from adire_assets.serving.plain_paths import plain, plain_below
 
 STUB = f"{sys.version_info.major}.{sys.version_info.minor}"
 LARGEST_MESSAGE = 2**31 - 1  # bytes
@@ -115,11 +115,13 @@ def environment(device: str, threads: int) -> dict[str, str]:
     `device` is "auto", "cpu" or "cuda"; `threads` are those that a stub computes with on the CPU.
     """
     libraries, python = _python()
-    folders = [str(packages() / "nvidia_pytriton.libs"), libraries, driver_folders(os.environ)]
+    # The loader splits at ; and :, and a stub's Python reads paths as ASCII.
+    installed = plain(packages())
+    folders = [str(installed / "nvidia_pytriton.libs"), libraries, driver_folders(os.environ)]
     return child_environment(accounts=False) | {
         "LD_LIBRARY_PATH": ":".join(filter(None, folders)),
         "PYTHONNOUSERSITE": "1",
-        "ADIRE_SITE_PACKAGES": str(packages()),
+        "ADIRE_SITE_PACKAGES": str(installed),
         "ADIRE_DEVICE": device,
         "ADIRE_THREADS": str(threads),
         "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
@@ -138,7 +140,7 @@ def _python() -> tuple[str, dict[str, str]]:
     folder = sysconfig.get_config_var("LIBDIR") or ""
     for place in (folder, f"{folder}/{sysconfig.get_config_var('MULTIARCH')}"):
         if library.startswith("libpython") and (Path(place) / library).is_file():
-            return place, {"PYTHONHOME": sys.base_prefix}
+            return str(plain(Path(place))), {"PYTHONHOME": sys.base_prefix}
     # This Python carries no library of its own: both are the system's.
     return "", {"PATH": os.defpath}
 
@@ -175,13 +177,19 @@ def scratch_server(
         control = Control(f"127.0.0.1:{port}")
         try:
             if not wait_until(control.live, timeout, alive=lambda: process.poll() is None):
-                tail = log.read_text(errors="replace").splitlines()[-3:]
-                raise UserError(f"the scratch Triton did not start: {' | '.join(tail)}")
-            control.load(model, timeout)
+                raise UserError(f"the scratch Triton did not start: {_end(log)}")
+            try:
+                control.load(model, timeout)
+            except UserError as error:
+                raise UserError(f"{error}; its log ends with: {_end(log)}") from error
             yield control
         finally:
             process.terminate()
             process.wait()
+
+
+def _end(log: Path) -> str:
+    return " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
 
 
 def wait_until(

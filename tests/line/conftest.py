@@ -22,6 +22,7 @@ from adire_assets.config import Project
 from adire_assets.fleet_config import DOOR_PORTS, SLOT_PORTS, load_fleet
 from adire_assets.serving import routing
 from adire_assets.store import Store
+from tests.conftest import AWKWARD
 from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +145,8 @@ def line(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch_session: pytest.MonkeyPatch
 ) -> Iterator[Line]:
     """The copied project with its data pulled and its Triton up."""
-    root = tmp_path_factory.mktemp("project")
+    root = tmp_path_factory.mktemp("project") / AWKWARD
+    root.mkdir()
     ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local", "tiny*")
     for name in PARTS:
         source = ROOT / name

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import site
 import sys
 from pathlib import Path
 from string import Template
@@ -61,6 +62,7 @@ import ssl, sqlite3, lzma, ctypes  # extensions of the standard library
 sys.path[:0] = [os.environ["ADIRE_SITE_PACKAGES"]]
 import json
 import numpy as np
+import torch  # encodes the path that it lies in
 import triton_python_backend_utils as pb
 
 class TritonPythonModel:
@@ -94,8 +96,12 @@ def test_triton_runs_the_python_of_this_environment_whatever_is_activated(
         (version / "model.py").write_text(SCRIPT)
         return "cloth"
 
-    # Triton hands paths to a shell.
+    # Triton hands paths to a shell, and its Python decodes them as ASCII.
     root = tmp_path / "it's a caf\u00e9 ; #1 %d"
+    installed = root / ".venv" / "site-packages"
+    installed.parent.mkdir(parents=True)
+    installed.symlink_to(triton.packages())
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(installed)])
     project = Project(root, root / "home")
     with triton.scratch_server(project, "cpu", fill, 60) as control:
         found = client.generate(control.address, "cloth", "circles").provenance
