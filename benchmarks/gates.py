@@ -128,15 +128,21 @@ def keys_of(project: Project, config: ModelConfig, dataset: Path) -> Keys:
 
 def is_done(folder: Path, key: str) -> bool:
     """Whether `folder` holds what has this key."""
-    marker = folder / "key"
-    return marker.is_file() and marker.read_text(encoding="utf-8") == key
+    marker = marker_of(folder)
+    return folder.is_dir() and marker.is_file() and marker.read_text(encoding="utf-8") == key
 
 
 def done(folder: Path, key: str) -> None:
-    (folder / "key").write_text(key, encoding="utf-8")
+    marker_of(folder).write_text(key, encoding="utf-8")
+
+
+def marker_of(folder: Path) -> Path:
+    """Beside the folder: an adapter with a file more is not sound."""
+    return folder.with_name(f"{folder.name}.key")
 
 
 def emptied(folder: Path) -> Path:
+    marker_of(folder).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
