@@ -34,7 +34,8 @@ PACKAGE = "adire_assets"
 PLUMBING = {
     f"{PACKAGE}.{name}"
     for name in (
-        *("config", "config_file", "training_config", "gates_config", "fleet_config"),
+        *("config", "config_file", "fleet_config", "gates_config", "sources_config"),
+        "training_config",
         *("child_environment", "disk", "errors", "lineage", "readers", "store", "worker"),
     )
 }

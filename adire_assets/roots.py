@@ -13,21 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adire_assets import lineage
-from adire_assets.config import (
-    BaseModelSource,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    ModelSource,
-    Project,
-    load_model,
-)
+from adire_assets.config import DataConfig, EvaluationConfig, ModelConfig, Project, load_model
 from adire_assets.data import dvc
 from adire_assets.diffusion import base
 from adire_assets.errors import UserError
 from adire_assets.evaluation.prompts import load_prompt_set
 from adire_assets.fleet_config import load_fleet
 from adire_assets.lineage import Recipe
+from adire_assets.sources_config import BaseModelSource, ModelSource
 from adire_assets.store import Artefact, Built, Store, link, write_json
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from adire_assets.config import EvaluationConfig, ModelSource
+from adire_assets.config import EvaluationConfig
 from adire_assets.diffusion.sampling import Request, Sampler
 from adire_assets.errors import UserError
 from adire_assets.evaluation import evaluate as module
@@ -28,6 +28,7 @@ from adire_assets.evaluation.verdict import decide
 from adire_assets.evaluation_images import drawing_of
 from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import folder_digest
+from adire_assets.sources_config import ModelSource
 from tests.support import tiny
 
 LENIENT = GateConfig(clip_s_minimum=0.0, kid_below_base=False, nsfw_probability_maximum=1.0)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from adire_assets import cli, lineage, upgrades
-from adire_assets.config import EvaluationConfig, ModelSource, Project, ServingConfig
+from adire_assets.config import EvaluationConfig, Project, ServingConfig
 from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.errors import UserError
@@ -23,6 +23,7 @@ from adire_assets.gc import collect_garbage
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
+from adire_assets.sources_config import ModelSource
 from adire_assets.store import Artefact, Store, read_json, write_json
 from tests.support import tiny
 
