@@ -11,7 +11,7 @@
 
 Each entry carries the hashes of what it is about (repository, adapter, evaluation) and says nothing
 about a release of other content. The project's files are all that is read here; whether a release
-may be approved at all is `promotion.approve`'s to ask, and `promotion.require_release` keeps what
+may be approved at all is `approving.approve`'s to ask, and `promotion.require_release` keeps what
 lacks an approval from every target.
 """
 

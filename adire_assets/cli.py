@@ -249,9 +249,9 @@ def approve(
     ] = None,
 ) -> None:
     """Let a release go live whose model asks for a person (human_approval: required)."""
-    from adire_assets import promotion
+    from adire_assets import approving
 
-    say(promotion.approve(Project.find(), release, reason, by, ratings or [], say))
+    say(approving.approve(Project.find(), release, reason, by, ratings or [], say))
 
 
 @app.command()
@@ -267,9 +267,9 @@ def revoke(
     by: By = None,
 ) -> None:
     """Take an approval back."""
-    from adire_assets import promotion
+    from adire_assets import approving
 
-    say(promotion.revoke(Project.find(), release, reason, by, say))
+    say(approving.revoke(Project.find(), release, reason, by, say))
 
 
 @app.command()

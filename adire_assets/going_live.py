@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from adire_assets import approvals, lineage, promotion, roots, upgrades
+from adire_assets import approvals, approving, lineage, promotion, roots, upgrades
 from adire_assets.config import Project
 from adire_assets.fleet_config import load_fleet
 from adire_assets.serving import deployment, record, release, rollback, rollout
@@ -58,7 +58,7 @@ def deployed_model(
         approvals.hold(project, wanted, asked)
         raise
     promotion.reconcile_aliases(project, wanted.model)
-    promotion.reconcile_approval(project, wanted)
+    approving.reconcile_approval(project, wanted)
     return wanted, records
 
 

@@ -8,7 +8,7 @@ of today: no order of materializations and no other Dagster instance leads past 
 """
 
 import filecmp
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,15 @@ from adire_assets import approvals, lineage, measurements, policies, registry, r
 from adire_assets.committed import listed
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
-from adire_assets.evaluation.blind import outcomes
 from adire_assets.evaluation.verdict import Verdict, decide
 from adire_assets.fleet_config import load_fleet
 from adire_assets.gates_config import GateConfig
 from adire_assets.lineage import TRAINING_PACKAGES, Recipe
-from adire_assets.ratings import count, lost
-from adire_assets.serving import deployment, record, release
+from adire_assets.serving import deployment, release
 from adire_assets.store import Artefact, Built, Store, lock, read_json, write_json
 
 if TYPE_CHECKING:
     from adire_assets.evaluation.comparison import Comparison
-
-TAG_CHARACTERS = 1000  # of a reason, which stands in full in the approval
 
 VERDICT_MODULES = ("adire_assets.evaluation.verdict", "adire_assets.evaluation.comparison")
 
@@ -293,77 +289,6 @@ def policy_facts(project: Project, verdict: Artefact, number: int | None = None)
         "weakened": facts.get("weakened", []),
         "uncommitted": policies.uncommitted(project, verdict.model),
     }
-
-
-def approve(
-    project: Project,
-    name: str,
-    reason: str,
-    by: str | None,
-    ratings: Sequence[Path],
-    progress: Callable[[str], None],
-) -> str:
-    """Let release `name`, such as indigo@3, go live; what becomes of it in a sentence.
-
-    UserError when it is unknown, quarantined, refused by a gate or parity, or approved already, or
-    when its blind ratings, those in the files `ratings` and all before them, do not speak for it.
-    """
-    wanted = release.named(project, name)
-    model, number = wanted.model, wanted.number
-    policy = load_model(project, model).evaluation.gates
-    record.refuse_quarantined(project, model, number)
-    approvals.refuse_approved(project, wanted)
-    require_passable(project, wanted, progress)
-    rating = None
-    champion = deployment.champion(project, load_fleet(project), model)
-    if ratings:
-        rating = count(project, wanted, champion, ratings, policy, outcomes)
-    elif against := lost(project, wanted, champion):
-        reason = f"{reason} (although its ratings were not enough: {against})"
-    entry = approvals.approve(project, wanted, reason, by, rating)
-    _tell_approval(project, wanted, progress)
-    said = f"release {number} of {model} is approved {entry.told()}"
-    if policy.human_approval == "none":
-        return f"{said}; {project.model_file(model)} asks for no approval (human_approval: none)"
-    if approvals.is_live(project, wanted):
-        return f"{said}; it is live already"
-    if (found := approvals.resumable(project, model)) and found.record.number == number:
-        return f"{said}; the sensor {model}_approval deploys it now"
-    return f"{said}; it goes live when it is deployed: adire materialize {model}"
-
-
-def revoke(
-    project: Project, name: str, reason: str, by: str | None, progress: Callable[[str], None]
-) -> str:
-    """Take the approval of a release back that is not live yet; that in a sentence."""
-    wanted = release.named(project, name)
-    entry = approvals.revoke(project, wanted, reason, by)
-    _tell_approval(project, wanted, progress)
-    return f"the approval of release {wanted.number} of {wanted.model} is revoked {entry.told()}"
-
-
-def _tell_approval(
-    project: Project, wanted: release.ReleaseRecord, progress: Callable[[str], None]
-) -> None:
-    """MLflow follows the file; where it cannot be reached, the deployment tells it later."""
-    try:
-        reconcile_approval(project, wanted)
-    except UserError as error:
-        progress(f"MLflow is not told yet: {error}")
-
-
-def reconcile_approval(project: Project, wanted: release.ReleaseRecord) -> None:
-    """Let the tags of MLflow's model version say who approved the release, and why."""
-    if not approvals.history(project, wanted.model, wanted.number):
-        return
-    # Read inside the lock: whoever writes last has read the latest word on the release.
-    with lock(project, f"registry-{wanted.model}"):
-        found = approvals.approval(project, wanted)
-        tags = {
-            f"adire.approved_{name}": getattr(found.entry, name)[:TAG_CHARACTERS] if found else None
-            for name in ("by", "at", "reason")
-        }
-        registry.tag_release(project, wanted.model, wanted.number, tags)
 
 
 def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:

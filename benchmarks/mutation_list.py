@@ -8,7 +8,7 @@ ROOTS = "adire_assets/roots.py"
 PROMOTION = "adire_assets/promotion.py"
 VERDICT = "adire_assets/evaluation/verdict.py"
 RECORD = "adire_assets/serving/record.py"
-DATASET = "adire_assets/data/dataset.py"
+SPLITS = "adire_assets/data/splits.py"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ MUTATIONS = (
     # --- data
     Mutation(
         "near duplicates do not straddle the splits",
-        DATASET,
+        SPLITS,
         "            if bits > config.near_duplicate_distance:\n                kept",
         "            if bits >= 0:\n                kept",
         ("tests/data/test_dataset.py",),

@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from adire_assets import approvals, going_live, operations, promotion, ratings
+from adire_assets import approvals, approving, going_live, operations, promotion, ratings
 from adire_assets.approvals import Waiting
 from adire_assets.config import load_model
 from adire_assets.defs.approvals import approval_sensor, deployment_job
@@ -263,7 +263,7 @@ def test_without_a_reason_nothing_is_decided(house: House) -> None:
 def test_what_cannot_go_live_cannot_be_approved(house: House, name: str, sentence: str) -> None:
     record.quarantine(house.project, MODEL, 2, "too pale")
     with pytest.raises(UserError, match=sentence):
-        promotion.approve(house.project, name, "a reason", None, [], print)
+        approving.approve(house.project, name, "a reason", None, [], print)
     assert approvals.history(house.project, MODEL, 2) == []
 
 
@@ -275,7 +275,7 @@ def test_what_a_gate_refuses_cannot_be_approved(
 
     monkeypatch.setattr(promotion, "require_passable", refused)
     with pytest.raises(UserError, match=r"clip_s 0\.5 is below"):
-        promotion.approve(house.project, "light@2", "a reason", None, [], print)
+        approving.approve(house.project, "light@2", "a reason", None, [], print)
     # Nor does it wait: it is refused, whoever has approved it.
     with pytest.raises(UserError, match=r"clip_s 0\.5 is below") as caught:
         deployed(house, 2)
@@ -531,13 +531,13 @@ def test_a_sheet_says_what_it_takes_and_one_that_cannot_pass_is_refused(house: H
 def test_an_approval_against_the_ratings_says_so(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(promotion, "outcomes", sides)
-    monkeypatch.setattr(promotion, "reconcile_approval", lambda *_: None)
+    monkeypatch.setattr(approving, "outcomes", sides)
+    monkeypatch.setattr(approving, "reconcile_approval", lambda *_: None)
     sheet(house)
     path = file(tmp_path, chosen(6))
     with pytest.raises(UserError, match="not approved: 6 of 16"):
-        promotion.approve(house.project, "light@2", "rated", None, [path], print)
-    said = promotion.approve(house.project, "light@2", "a hunch", "ada", [], print)
+        approving.approve(house.project, "light@2", "rated", None, [path], print)
+    said = approving.approve(house.project, "light@2", "a hunch", "ada", [], print)
     assert "a hunch (although its ratings were not enough: 6 of 16 decided prompts won" in said
 
 

@@ -22,59 +22,44 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import imagehash
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 
 from adire_assets.config import DataConfig
 from adire_assets.data.captions import Captions, read_captions
 from adire_assets.data.contact_sheet import contact_sheet
-from adire_assets.data.duplicates import nearest, nearest_earlier
-from adire_assets.data.images import NO_IMAGE, Rejected, load, own_pixel_limit
+from adire_assets.data.images import (
+    ENDINGS,
+    NO_IMAGE,
+    OTHER_PICTURES,
+    Rejected,
+    load,
+    own_pixel_limit,
+)
+from adire_assets.data.splits import (
+    Accepted,
+    NearDuplicate,
+    Rejection,
+    near_duplicates,
+    refuse_too_few,
+    split_images,
+)
 from adire_assets.errors import UserError
 from adire_assets.file_names import counts, ending, same_form
 from adire_assets.lineage import file_digest
 from adire_assets.store import write_json
 from adire_assets.worker import Progress
 
-MINIMUM_HELD_OUT = 4  # KID's unbiased estimate over fewer is noise
-MINIMUM_TRAIN = 4
-SHOWN_REASONS = 5
-FRACTIONS_TRIED = 20  # with near duplicates, before the advice is to add images alone
 PNG_COMPRESSION = 4  # zlib's 6 makes photographs no smaller and takes longer
-ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
-# Endings of pictures in formats that are not read, so that each is told as a rejected image.
-OTHER_PICTURES = (
-    *(".gif", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico"),
-    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr"),
-)
 PROGRESS_SECONDS = 5.0
 STAGING = ".unfinished"
-SPLIT_NAMES = {"train": "training", "validation": "validation", "held_out": "held-out"}
-
-
-@dataclass(frozen=True)
-class Rejection:
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class NearDuplicate:
-    """`file` looks like `of`, an image of the same split; `distance` in bits of 64."""
-
-    file: str
-    of: str
-    distance: int
 
 
 @dataclass(frozen=True)
@@ -95,30 +80,6 @@ class Summary:
     @property
     def images(self) -> int:
         return self.train + self.validation + self.held_out
-
-
-@dataclass(frozen=True)
-class _Image:
-    """An accepted image; its normalised pixels lie in `staged`."""
-
-    source: str  # its path in the source folder, in composed form
-    staged: Path
-    pixels: str  # SHA-256 of size and full-size RGB pixels
-    sha256: str
-    phash: bytes  # 8 bytes
-    uncalibrated: bool
-
-    @property
-    def score(self) -> float:
-        """Where its content falls in [0, 1): held out, validation, train, in this order."""
-        return int(self.pixels[:13], 16) / 16**13
-
-    @property
-    def name(self) -> str:
-        """Its path in the dataset."""
-        path = PurePosixPath(self.source)
-        known = ending(self.source) in ENDINGS
-        return f"images/{path.with_suffix('') if known else path}.png"
 
 
 def build_dataset(
@@ -176,7 +137,7 @@ def _build(
 ) -> Summary:
     rejected: list[Rejection] = []
     unused: list[Rejection] = []
-    images: list[_Image] = []
+    images: list[Accepted] = []
     first: dict[str, str] = {}
     for found in _normalised(source, output / STAGING, config, files, progress):
         if isinstance(found, Rejection):
@@ -192,9 +153,9 @@ def _build(
             first[found.pixels] = found.source
             images.append(found)
     _refuse_equal_names(source, images)
-    splits, straddling = _split(images, config)
+    splits, straddling = split_images(images, config)
     rejected = sorted([*rejected, *straddling], key=lambda item: item.file)
-    _refuse_too_few(source, config, images, splits, rejected)
+    refuse_too_few(source, config, images, splits, rejected)
     for name, split in splits.items():
         _write_split(output, name, split, captions.texts, config.instance_prompt)
     accepted = [image for split in splits.values() for image in split]
@@ -207,7 +168,7 @@ def _build(
         resolution=config.resolution,
         rejected=rejected,
         near_duplicates=[
-            one for split in splits.values() for one in _near_duplicates(split, config)
+            one for split in splits.values() for one in near_duplicates(split, config)
         ],
         unused=unused,
         uncalibrated=sorted(image.source for image in accepted if image.uncalibrated),
@@ -250,10 +211,10 @@ def _normalised(
     config: DataConfig,
     files: Mapping[str, Path],
     progress: Progress | None,
-) -> Iterator[_Image | Rejection]:
+) -> Iterator[Accepted | Rejection]:
     """Every file of `files`, in order, decoded once; at most one image per thread is in memory."""
 
-    def work(job: tuple[int, tuple[str, Path]]) -> _Image | Rejection:
+    def work(job: tuple[int, tuple[str, Path]]) -> Accepted | Rejection:
         number, (name, path) = job
         try:
             return _normalise(source, name, path, staging / f"{number}.png", config)
@@ -272,7 +233,7 @@ def _normalised(
             pool.shutdown(cancel_futures=True)
 
 
-def _normalise(source: Path, name: str, path: Path, staged: Path, config: DataConfig) -> _Image:
+def _normalise(source: Path, name: str, path: Path, staged: Path, config: DataConfig) -> Accepted:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -290,10 +251,10 @@ def _normalise(source: Path, name: str, path: Path, staged: Path, config: DataCo
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     phash = np.packbits(imagehash.phash(image).hash.flatten()).tobytes()
     image.save(staged, "PNG", compress_level=PNG_COMPRESSION)
-    return _Image(name, staged, pixels, file_digest(path), phash, uncalibrated)
+    return Accepted(name, staged, pixels, file_digest(path), phash, uncalibrated)
 
 
-def _refuse_equal_names(source: Path, images: Iterable[_Image]) -> None:
+def _refuse_equal_names(source: Path, images: Iterable[Accepted]) -> None:
     groups: dict[str, list[str]] = {}
     for image in images:
         groups.setdefault(image.name, []).append(image.source)
@@ -304,121 +265,10 @@ def _refuse_equal_names(source: Path, images: Iterable[_Image]) -> None:
         )
 
 
-def _split(
-    images: Sequence[_Image], config: DataConfig
-) -> tuple[dict[str, list[_Image]], list[Rejection]]:
-    """({split: its images}, those rejected as near duplicates across splits)."""
-    first, second = config.held_out_fraction, config.held_out_fraction + config.validation_fraction
-    kept: dict[str, list[_Image]] = {"train": [], "validation": [], "held_out": []}
-    rejected: list[Rejection] = []
-    for name, low, high in (
-        ("held_out", 0.0, first),
-        ("validation", first, second),
-        ("train", second, 1.0),
-    ):
-        before = [(other, image) for other, split in kept.items() for image in split]
-        candidates = [image for image in images if low <= image.score < high]
-        kept[name] = candidates
-        if not before or not candidates:
-            continue
-        index, distance = nearest(_hashes(candidates), _hashes([image for _, image in before]))
-        kept[name] = []
-        for image, place, bits in zip(candidates, index, distance, strict=True):
-            if bits > config.near_duplicate_distance:
-                kept[name].append(image)
-                continue
-            other, twin = before[place]
-            reason = f"a near duplicate ({bits} bits) of the {SPLIT_NAMES[other]} {twin.source}"
-            rejected.append(Rejection(image.source, reason))
-    return kept, rejected
-
-
-def _near_duplicates(split: Sequence[_Image], config: DataConfig) -> list[NearDuplicate]:
-    """Each image of one split that is close to an earlier one, with the closest of these."""
-    if not split:
-        return []
-    index, distance = nearest_earlier(_hashes(split))
-    return [
-        NearDuplicate(image.source, split[other].source, int(bits))
-        for image, other, bits in zip(split, index, distance, strict=True)
-        if bits <= config.near_duplicate_distance
-    ]
-
-
-def _hashes(images: Sequence[_Image]) -> np.ndarray:
-    """uint8 [n, 8]"""
-    return np.frombuffer(b"".join(image.phash for image in images), np.uint8).reshape(-1, 8)
-
-
-def _refuse_too_few(
-    source: Path,
-    config: DataConfig,
-    images: Sequence[_Image],
-    splits: Mapping[str, Sequence[_Image]],
-    rejected: Sequence[Rejection],
-) -> None:
-    there = sum(map(len, splits.values()))
-    if there < config.minimum_images:
-        problem = (
-            f"{source}: {config.minimum_images} images are needed (data.minimum_images), "
-            f"{there} are usable; add images"
-        )
-    elif (held_out := len(splits["held_out"])) < MINIMUM_HELD_OUT:
-        problem = (
-            f"{source}: {MINIMUM_HELD_OUT} held-out images are needed to evaluate, "
-            f"{held_out} of {there} fall there; {_advice(images, config)}"
-        )
-    elif (train := len(splits["train"])) < MINIMUM_TRAIN:
-        problem = (
-            f"{source}: {MINIMUM_TRAIN} images are needed to train on, {train} of {there} "
-            f"fall there; {_advice(images, config)}"
-        )
-    else:
-        return
-    shown = [f"rejected: {item.file}: {item.reason}" for item in rejected[:SHOWN_REASONS]]
-    if len(rejected) > SHOWN_REASONS:
-        reasons = Counter(item.reason.split(":")[0] for item in rejected)
-        shown.append(f"... {len(rejected)} rejected in all; most: {reasons.most_common(1)[0][0]}")
-    raise UserError("\n".join([problem, *shown]))
-
-
-def _advice(images: Sequence[_Image], config: DataConfig) -> str:
-    """What to do about a split that is too small: the nearest fractions that work, if any do."""
-    scores = np.sort([image.score for image in images])
-    now = config.held_out_fraction, config.validation_fraction
-    hundredths = [share / 100 for share in range(51)]
-    shares = product({now[0], *hundredths[5:]}, {now[1], *hundredths})
-    nearest_first = sorted(shares, key=lambda s: (abs(s[0] - now[0]) + abs(s[1] - now[1]), s))
-    tried = 0
-    for held_out, validation in nearest_first:
-        first, second = np.searchsorted(scores, (held_out, held_out + validation))
-        # Near duplicates of another split can only take from what is trained on.
-        if validation > now[1] or first < MINIMUM_HELD_OUT or len(scores) - second < MINIMUM_TRAIN:
-            continue
-        values = {"held_out_fraction": held_out, "validation_fraction": validation}
-        try:
-            changed = DataConfig.model_validate({**config.model_dump(), **values})
-        except ValidationError:  # more than may be left out of the training
-            continue
-        splits, _ = _split(images, changed)
-        enough = sum(map(len, splits.values())) >= config.minimum_images
-        if enough and len(splits["train"]) >= MINIMUM_TRAIN:
-            told = [
-                f"data.{name} to {value:.2f}"
-                for (name, value), before in zip(values.items(), now, strict=True)
-                if value != before
-            ]
-            return f"add images, or set {' and '.join(told)}"
-        tried += 1
-        if tried == FRACTIONS_TRIED:
-            break
-    return "add images"
-
-
 def _write_split(
     output: Path,
     name: str,
-    split: Iterable[_Image],
+    split: Iterable[Accepted],
     texts: dict[str, str],
     instance_prompt: str,
 ) -> None:

@@ -21,6 +21,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SHOWN_FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
 STILL_DESPITE_FRAMES = "MPO"  # a JPEG with a preview behind it, as phones write
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+# Endings of pictures in formats that are not read, so that each is told as a rejected image.
+OTHER_PICTURES = (
+    *(".gif", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr"),
+)
 WHITE = (255, 255, 255, 255)
 NO_IMAGE = f"not an image in {SHOWN_FORMATS} format"
 # What Pillow's decoders raise on broken files; MemoryError and interrupts are not among them.

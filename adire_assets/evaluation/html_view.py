@@ -8,22 +8,20 @@ version lacks some files or keys; what is not there is left out of the view, nev
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from adire_assets import policy
 from adire_assets.errors import UserError
+from adire_assets.evaluation.html_facts import Json, costs, json_of, lineage
 from adire_assets.evaluation.html_report import (
     BatchSpeed,
     Change,
     Distribution,
-    Fact,
-    Facts,
     GateView,
     Pair,
     Picture,
@@ -31,13 +29,11 @@ from adire_assets.evaluation.html_report import (
     ReportView,
     Shown,
     Variant,
-    number,
     picture,
     title,
 )
 from adire_assets.evaluation.verdict import CHAMPION_GATE_NAMES, Verdict
 
-Json = Mapping[str, Any]
 Key = tuple[str, int]  # prompt and seed: what pairs the images of all variants
 
 PROMPTS_SHOWN = 4  # worst, and as many best
@@ -45,12 +41,6 @@ MAXIMUM_PAIRS = 40  # of the blind sheet: what one person rates in some ten minu
 RANKED_BY = "clip_s"
 # metric -> report.json's key of what real images reach, drawn as a line
 HELD_OUT = {"clip_s": "clip_s_held_out_mean"}
-COST_NAMES = {
-    "cold_load_seconds": ("Loading, cold", "s"),
-    "first_image_seconds": ("First image", "s"),
-    "seconds_per_image_mean": ("Seconds per image", "s"),
-    "peak_memory_bytes": ("Peak memory", "MiB"),
-}
 
 
 @dataclass(frozen=True)
@@ -71,22 +61,22 @@ class Sources:
 
 def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
     """The view of one evaluation; with `pairs` also the pictures of the blind sheet."""
-    report = _json(sources.evaluation / "report.json")
+    report = json_of(sources.evaluation / "report.json")
     if not report:
         raise UserError(
             f"{sources.evaluation} holds no report.json; materialize {sources.model}/"
             "evaluation_report"
         )
-    timings = _json(sources.evaluation / "timings.json")
-    other = _json(sources.champion / "timings.json") if sources.champion else {}
+    timings = json_of(sources.evaluation / "timings.json")
+    other = json_of(sources.champion / "timings.json") if sources.champion else {}
     speeds: dict[Variant, tuple[BatchSpeed, ...]] = {
         "challenger": _speed(timings),
         "champion": _speed(other),
     }
     own, champion = _Drawn(sources.evaluation), _Drawn(sources.champion)
     real = _Real(sources.dataset)
-    verdict = _json(sources.verdict / "verdict.json") if sources.verdict else {}
-    decided = _json(sources.verdict / "manifest.json") if sources.verdict else {}
+    verdict = json_of(sources.verdict / "verdict.json") if sources.verdict else {}
+    decided = json_of(sources.verdict / "manifest.json") if sources.verdict else {}
     ranked = sorted(
         (key for key in own.images if own.scores.get(key, {}).get(RANKED_BY) is not None),
         key=lambda key: own.scores[key][RANKED_BY],
@@ -123,8 +113,8 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
         best=tuple(_prompt(key, own, champion, real) for key in strongest),
         distributions=tuple(_distributions(report, own, champion)),
         speed={variant: points for variant, points in speeds.items() if points},
-        costs=tuple(_costs(timings, other)),
-        lineage=tuple(_lineage(sources, report)),
+        costs=tuple(costs(timings, other)),
+        lineage=tuple(lineage(sources.evaluation, sources.adapter, sources.base_model, report)),
         pairs=tuple(_pairs(own, champion)) if pairs else (),
     )
 
@@ -134,8 +124,8 @@ class _Drawn:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        listed = _json(path / "images.json") if path else []
-        report = _json(path / "report.json") if path else {}
+        listed = json_of(path / "images.json") if path else []
+        report = json_of(path / "report.json") if path else {}
         self.images: dict[Key, Json] = {(e["prompt"], e["seed"]): e for e in listed}
         self.nearest: dict[Key, str] = {}  # to the adapter's image, of the held-out files
         self.scores: dict[Key, dict[str, float]] = {}
@@ -303,101 +293,9 @@ def _speed(timings: Json) -> tuple[BatchSpeed, ...]:
     return (BatchSpeed(1, 1 / float(np.mean(singles)), float(middle), float(slow)),)
 
 
-def _costs(timings: Json, champion: Json) -> Iterable[Fact]:
-    for key, (name, unit) in COST_NAMES.items():
-        if timings.get(key) is not None:
-            other = champion.get(key)
-            note = f"champion {_amount(other, unit)}" if other is not None else ""
-            yield Fact(name, _amount(timings[key], unit), note)
-    if device := timings.get("device"):
-        threads = timings.get("threads")
-        yield Fact("Device", device, f"{threads} threads" if device == "cpu" and threads else "")
-
-
-def _amount(value: float, unit: str) -> str:
-    return f"{number(value / 2**20 if unit == 'MiB' else value)} {unit}"
-
-
-def _lineage(sources: Sources, report: Json) -> Iterable[Facts]:
-    evaluation = _json(sources.evaluation / "manifest.json")
-    adapter = _json(sources.adapter / "manifest.json") if sources.adapter else {}
-    base = _json(sources.base_model / "manifest.json") if sources.base_model else {}
-    recipe = evaluation.get("recipe", {})
-    settings = recipe.get("config", {})
-    yield _facts(
-        "Adapter",
-        {
-            **_code(adapter.get("code", {})),
-            "Trained": adapter.get("created"),
-            "Recipe key": adapter.get("key"),
-            "Content hash": adapter.get("content_hash"),
-            "Training seed": adapter.get("seed"),
-            "MLflow run": adapter.get("mlflow_run_id"),
-        },
-    )
-    yield _facts(
-        "Data and base model",
-        {
-            "DVC hash": adapter.get("dvc_hash"),
-            "Data hash": adapter.get("data_hash"),
-            "Dataset": adapter.get("dataset", {}).get("content_hash"),
-            "Base model": base.get("source"),
-            "Revision": base.get("revision"),
-            "Base content": base.get("content_hash"),
-        },
-    )
-    listed = "the config's list" if settings.get("prompts") else "captions of the held-out images"
-    yield _facts(
-        "Evaluation",
-        {
-            **_code(evaluation.get("code", {})),
-            "Made": evaluation.get("created"),
-            "Prompt set": settings.get("prompt_set") or listed,
-            "Seeds, of the first prompt": ", ".join(map(str, report.get("seeds", ()))),
-            "Steps": settings.get("num_inference_steps"),
-            "Guidance scale": settings.get("guidance_scale"),
-            "Negative prompt": settings.get("negative_prompt"),
-            "Judge": report.get("judge"),
-            "Judge's content": recipe.get("inputs", {}).get("judge"),
-            "Recipe key": evaluation.get("key"),
-            "Content hash": evaluation.get("content_hash"),
-            "Processor": evaluation.get("hardware", {}).get("cpu"),
-        },
-    )
-    hyperparameters = adapter.get("recipe", {}).get("config", {})
-    yield _facts("Hyperparameters", hyperparameters, dense=True)
-    yield _facts("Libraries and hardware", recipe.get("environment", {}), dense=True)
-
-
-def _facts(heading: str, values: Json, *, dense: bool = False) -> Facts:
-    known = {name: v for name, v in values.items() if dense or v not in (None, "")}
-    return Facts(heading, tuple(Fact(name, _plain(v)) for name, v in known.items()), dense)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {item}" for name, item in value.items()) or "none"
-    return json.dumps(value)
-
-
-def _code(identity: Json) -> dict[str, Any]:
-    if "commit" not in identity:
-        return {"Build": identity.get("build")}
-    changed = "with local changes that the commit lacks" if identity.get("dirty") else "clean"
-    return {"Git commit": identity["commit"], "Working tree": changed}
-
-
 def _finite(values: Json) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

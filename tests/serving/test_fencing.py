@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from adire_assets import operations, promotion, registry
+from adire_assets import approving, operations, promotion, registry
 from adire_assets.approvals import approve, revoke
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
 from adire_assets.errors import UserError
@@ -296,7 +296,7 @@ def test_the_tags_tell_the_last_word_on_an_approval(
     approve(one.house.project, wanted, "rounder", "ada")
     told = Registry(monkeypatch)
     told.race(
-        lambda: promotion.reconcile_approval(one.house.project, wanted),
+        lambda: approving.reconcile_approval(one.house.project, wanted),
         lambda: revoke(one.house.project, wanted, "seen in daylight", "ada"),
     )
     assert set(told.tags.values()) == {None}
