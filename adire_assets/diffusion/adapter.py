@@ -32,9 +32,9 @@ def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
 
     Every tensor must belong to a weight of the base's UNet or text encoder, with the shapes of a
     LoRA on it (down: [rank, in, ...], up: [out, rank, ...]), in pairs, each perhaps with a DoRA's
-    magnitudes; all numbers finite; and some up matrix not zero, because a LoRA starts with zeros
-    there and one that kept them changes nothing. The folder may hold no file that could be weights
-    in another format.
+    magnitudes; all numbers finite; and some layer with both matrices not zero: a LoRA starts with
+    zeros in one, and changes nothing while it keeps them. The folder may hold no file that could be
+    weights in another format.
     """
     problems = []
     strangers = sorted(
@@ -76,7 +76,8 @@ def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> li
     present = set(keys)
     unknown, unpaired, misshapen, not_floats, not_finite, left_out = [], [], [], [], [], []
     namings: dict[str, set[frozenset[str]]] = {}
-    effect = False
+    pairs: set[tuple[str, str]] = set()  # up and down
+    zero: set[str] = set()
     for key in keys:
         match = KEY.fullmatch(key) or MAGNITUDE_KEY.fullmatch(key)
         weight = base.get(match[1]) if match else None
@@ -90,6 +91,8 @@ def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> li
         other = f"{match[1]}.{OTHER[half] if half else 'lora_A'}.weight"
         if other not in present:
             unpaired.append(key)
+        if up:
+            pairs.add((key, other))
         if half:
             naming = frozenset((half, OTHER[half]))
             namings.setdefault(key.partition(".")[0], set()).add(naming)
@@ -109,7 +112,8 @@ def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> li
         values = tensors.get_tensor(key)
         if not np.isfinite(values).all():
             not_finite.append(key)
-        effect = effect or (up and bool(values.any()))
+        if half and not values.any():
+            zero.add(key)
     found = {
         "tensors that no module of the base takes": unknown,
         "half a LoRA, the other matrix is missing": unpaired,
@@ -125,8 +129,8 @@ def _tensor_problems(tensors: safe_open, base: dict[str, tuple[int, ...]]) -> li
         for component, used in sorted(namings.items())
         if len(used) > 1
     ]
-    if not effect:
-        problems.append("every up matrix is zero, so the adapter changes nothing")
+    if pairs <= {(up, down) for up, down in pairs if zero & {up, down}}:
+        problems.append("in every layer a matrix is zero, so the adapter changes nothing")
     return problems
 
 

@@ -8,6 +8,7 @@ that no LoRA layer can be made of what it holds instead. Spellings, by who write
     base_model.model.               peft's `save_pretrained`, with adapter_config.json beside it
     lora_A.default.weight           a model's own `state_dict()` with peft layers
     lycoris_                        LyCORIS' wrapper around a UNet (SimpleTuner)
+    _orig_mod., module. and others  a compiled model, or one in DDP, FSDP or checkpointing's wrapper
 """
 
 import json
@@ -22,6 +23,10 @@ from adire_assets.diffusion.base_names import TEXT_ENCODERS, Base
 from adire_assets.errors import UserError
 
 PEFT = "base_model.model."
+# What torch and Lightning put between a model's names while it trains; no base has such a module.
+WRAPPERS = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
+WRAPPED = re.compile(rf"(?:(?<=\.)|^)(?:module|{WRAPPERS})\\?\.")
+WRAPPED_FLAT = re.compile(rf"(?<=_)(?:{WRAPPERS})_|(?<=^lora_unet_)module_")
 PEFT_CONFIG = "adapter_config.json"
 PREFIXED = re.compile(
     r"(unet|text_encoder(_2)?|diffusion_model|text_encoders|bundle_emb)\.|lora_(unet|te)|lycoris_"
@@ -71,6 +76,19 @@ KINDS = {
 }
 
 
+def unwrapped(file: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors by their names in the model itself. UserError when two have the same."""
+    result: dict[str, np.ndarray] = {}
+    for key, tensor in tensors.items():
+        name = WRAPPED.sub("", key)
+        if name.startswith("lora_"):
+            name = WRAPPED_FLAT.sub("", name)
+        if name in result:
+            raise UserError(f"{file}: two keys for the same: {key} and another that means {name}")
+        result[name] = tensor
+    return result
+
+
 def refuse_other_kinds(file: Path, tensors: Mapping[str, np.ndarray], base: Base) -> None:
     """UserError that says what `file` is, when it is no LoRA or one for another base."""
     for pattern, kind in KINDS.items():
@@ -111,14 +129,18 @@ def translated(
     bare = [key for key in modern.values() if not PREFIXED.match(key)]
     component = _component(file, [key.removeprefix(PEFT) for key in bare], base) if bare else ""
     result: dict[str, np.ndarray] = {}
+    by_peft: set[str] = set()
     for key, name in modern.items():
         if component and not PREFIXED.match(name):
-            name = f"{component}.{name.removeprefix(PEFT)}"
+            name = f"{component}.{name}"
+        part, _, rest = name.partition(".")
+        if rest.startswith(PEFT):
+            by_peft.add(part)
+            name = f"{part}.{rest.removeprefix(PEFT)}"
         if name in result:
             raise UserError(f"{file}: two keys for the same: {key} and another that means {name}")
         result[name] = tensors[key]
-    by_peft = any(key.startswith(PEFT) for key in bare)
-    return result, {component: _peft_settings(file)} if by_peft and component else {}
+    return result, {part: _peft_settings(file) for part in sorted(by_peft)}
 
 
 def _modern(key: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from adire_assets.diffusion.adapter_dialects import WRAPPED
 from adire_assets.diffusion.base_names import Base, text_name
 from adire_assets.diffusion.safetensors_file import some
 from adire_assets.errors import UserError
@@ -71,7 +72,8 @@ def alpha_of(file: Path, settings: Mapping[str, Any], name: str, rank: int) -> f
 
 def _by_pattern(settings: Mapping[str, Any], key: str, name: str, otherwise: Any) -> Any:
     """peft's rule: the first pattern that the name, or its end after a dot, matches."""
-    for pattern, value in (settings.get(key) or {}).items():
+    for wrapped, value in (settings.get(key) or {}).items():
+        pattern = WRAPPED.sub("", wrapped)
         short = name.removeprefix("text_model.")
         if any(re.match(rf"(.*\.)?({pattern})$", one) for one in (name, short, text_name(name))):
             return value

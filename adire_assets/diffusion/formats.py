@@ -32,7 +32,7 @@ from adire_assets.diffusion.adapter import (
     magnitude_name,
     magnitude_shape,
 )
-from adire_assets.diffusion.adapter_dialects import refuse_other_kinds, translated
+from adire_assets.diffusion.adapter_dialects import refuse_other_kinds, translated, unwrapped
 from adire_assets.diffusion.adapter_metadata import (
     CONFIG,
     Layer,
@@ -112,6 +112,7 @@ def import_(file: Path, base_folder: Path, adapter_folder: Path) -> Format:
 def _read(file: Path, base: Base) -> tuple[Layers, dict[str, str], Format]:
     """(layers, metadata without peft's settings, format) of an adapter's file."""
     tensors, metadata = load(file)
+    tensors = unwrapped(file, tensors)
     refuse_other_kinds(file, tensors, base)
     tensors, by_peft = translated(file, tensors, base)
     found = _format_of(file, tensors)
@@ -120,6 +121,7 @@ def _read(file: Path, base: Base) -> tuple[Layers, dict[str, str], Format]:
     settings |= by_peft
     layers: Layers = {}
     misshapen: list[str] = []
+    without_alpha: list[str] = []
     for module, keys in sorted(_by_module(file, base, found, tensors).items()):
         weight = base.weights[module].shape
         parts = {part: tensors[key] for part, key in keys.items()}
@@ -139,12 +141,20 @@ def _read(file: Path, base: Base) -> tuple[Layers, dict[str, str], Format]:
             alpha = float(rank)
         if not math.isfinite(alpha):
             raise UserError(f"{file}: the alpha of {module} is {alpha}; it must be a number")
+        if alpha == 0:
+            without_alpha.append(module)
         layer = Layer(fitted["down"], fitted["up"], alpha, fitted.get("magnitude"))
         if found == "comfyui" and layer.magnitude is not None:
             length = layer.magnitude * _lengths_changed(base, module, layer)
             layer = replace(layer, magnitude=length)
         layers[module] = layer
     _refuse(f"{file} does not fit {base.folder}", {"shapes that do not fit the base": misshapen})
+    if without_alpha:
+        raise UserError(
+            f"{file}: the alpha of {some(without_alpha)} is 0, by which such a layer changes "
+            "nothing; some programs take it for the rank, so save the file with the alpha it "
+            "was trained with"
+        )
     check_dora(file, layers, settings)
     return layers, metadata, found
 
