@@ -11,8 +11,10 @@ its recipe key. That is why `adire_assets.lineage` leaves this module out of a s
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,7 +22,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adire_assets.config_file import Misplaced, OnlyWith, Strict, load, without_idle
 from adire_assets.errors import UserError
-from adire_assets.evaluation.prompts import as_read, load_prompt_set
+from adire_assets.evaluation.prompts import Prompt, as_read, load_prompt_set
 from adire_assets.file_names import as_on_disk, counts, ending
 from adire_assets.gates_config import GateConfig
 from adire_assets.sources_config import BaseModelSource, FilePath, ModelSource
@@ -105,6 +107,13 @@ class DataConfig(Strict):
                 f"held_out_fraction and validation_fraction are {used:g} together, at most "
                 f"{LARGEST_SHARE_NOT_TRAINED:g}: the rest is what is trained on"
             )
+        if self.maximum_pixels < self.resolution**2:
+            raise Misplaced(
+                f"maximum_pixels is {self.maximum_pixels}, and an image of resolution "
+                f"{self.resolution} has {self.resolution**2}, so that none would be taken; raise "
+                "it, or lower resolution",
+                ("maximum_pixels",),
+            )
         return self
 
 
@@ -168,6 +177,15 @@ class ServingConfig(Strict):
             raise ValueError("default_guidance_scale is above maximum_guidance_scale")
         return self
 
+    def refusal(self, text: str) -> str | None:
+        """Why a release would not draw a prompt that an evaluation asks for; None if it would."""
+        if len(text) <= self.maximum_prompt_characters:
+            return None
+        return (
+            f"has {len(text)} characters, but serving.maximum_prompt_characters is "
+            f"{self.maximum_prompt_characters}; a release must be able to repeat what was evaluated"
+        )
+
 
 class ModelConfig(Strict):
     """One model: the content of configs/models/<name>.yaml."""
@@ -186,26 +204,49 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _search_tries_what_training_allows(self) -> "ModelConfig":
+        """Every value that may be tried, and every two of them together."""
         fields = TrainingConfig.model_fields
-        for name, tried in (self.search.parameters if self.search else {}).items():
+        tried: list[tuple[str, Any]] = []
+        for name, given in (self.search.parameters if self.search else {}).items():
             if name not in fields:
                 raise ValueError(f"search.parameters.{name}: training has no such key")
             if why := NOT_SEARCHED.get(name):
                 raise ValueError(f"search.parameters.{name}: {why}")
-            values: list[Any] = [*(tried.choices or (tried.low, tried.high))]
+            values: list[Any] = [*(given.choices or (given.low, given.high))]
             for value in values:
                 whole = fields[name].annotation is int and isinstance(value, float)
-                given = int(value) if whole and float(value).is_integer() else value
-                # What has no effect beside this value is left out of such a trial.
-                trial = {**self.training.model_dump(), name: given}
-                try:
-                    TrainingConfig.model_validate(
-                        {**without_idle(TrainingConfig, trial), name: given}
-                    )
-                except ValidationError as error:
-                    [first, *_] = error.errors()
-                    why = (first.get("ctx") or {}).get("error") or first["msg"]
-                    raise ValueError(f"search.parameters.{name}: {value}: {why}") from None
+                tried.append((name, int(value) if whole and value.is_integer() else value))
+        alone = [(one,) for one in tried]
+        for chosen in (*alone, *(two for two in combinations(tried, 2) if two[0][0] != two[1][0])):
+            # What has no effect beside these values is left out of such a trial.
+            trial = without_idle(TrainingConfig, {**self.training.model_dump(), **dict(chosen)})
+            effective = dict(chosen) if len(chosen) == 1 else {}  # alone, a value must be so
+            try:
+                TrainingConfig.model_validate({**trial, **effective})
+            except ValidationError as error:
+                [first, *_] = error.errors()
+                why = (first.get("ctx") or {}).get("error") or first["msg"]
+                (name, value), *others = chosen
+                beside = "".join(f" beside {other}: {another}" for other, another in others)
+                raise ValueError(f"search.parameters.{name}: {value}{beside}: {why}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _trials_can_be_given_up(self) -> "ModelConfig":
+        if self.search is None:
+            return self
+        tried = self.search.parameters.get("max_train_steps")
+        ends: list[Any] = [self.training.max_train_steps]
+        if tried:
+            ends = [tried.high] if tried.choices is None else [*tried.choices]
+        longest = max(ends)
+        steps = self.search.validation_steps
+        if steps != SearchConfig.model_fields["validation_steps"].default and steps >= longest:
+            raise Misplaced(
+                f"validation_steps has no effect while max_train_steps is {longest}: no trial can "
+                "be given up before its end; set it to fewer, or take it out",
+                ("search", "validation_steps"),
+            )
         return self
 
     @model_validator(mode="after")
@@ -244,7 +285,28 @@ class ModelConfig(Strict):
                     f"evaluation.{name} is {value}, but serving allows at most {limit}; a release "
                     "must be able to repeat what was evaluated"
                 )
+        texts: list[tuple[tuple[str | int, ...], str]] = [
+            (("evaluation", "negative_prompt"), asked.negative_prompt),
+            *((("evaluation", "prompts", n), text) for n, text in enumerate(asked.prompts)),
+        ]
+        for place, text in texts:
+            if why := limits.refusal(text):
+                raise Misplaced(why, place)
         return self
+
+    def require_goes_with(self, prompts: Sequence[Prompt], path: Path) -> None:
+        """UserError for a prompt set that cannot be served, or lacks what a gate asks for."""
+        for prompt in prompts:
+            if why := self.serving.refusal(prompt.text):
+                file = self.evaluation.prompt_set
+                raise UserError(f"{path}: evaluation.prompt_set: {prompt.id} of {file} {why}")
+        minimum = self.evaluation.gates.attribute_accuracy_minimum
+        if minimum is not None and not any(prompt.expected for prompt in prompts):
+            raise UserError(
+                f"{path}: evaluation.gates.attribute_accuracy_minimum: no prompt says what its "
+                "image should show, so that no adapter could pass; give prompts of a prompt_set "
+                "`expected` values, or take the gate out"
+            )
 
 
 def load_model(project: Project, name: str) -> ModelConfig:
@@ -257,9 +319,11 @@ def load_model(project: Project, name: str) -> ModelConfig:
     if not path.is_file():
         raise UserError(no_model(project, name))
     config = load(path, ModelConfig)
+    prompts: Sequence[Prompt] = ()
     if config.evaluation.prompt_set is not None:
         named = f"{path}: evaluation.prompt_set"
-        load_prompt_set(project.inside(config.evaluation.prompt_set, named))
+        prompts = load_prompt_set(project.inside(config.evaluation.prompt_set, named)).prompts
+    config.require_goes_with(prompts, path)
     data = config.data
     folder = project.inside(data.path, f"{path}: data.path")
     owner = project.inside(data.dvc_file, f"{path}: data.dvc_file").with_suffix("")

@@ -32,6 +32,14 @@ class Misplaced(ValueError):
         self.location = location
 
 
+def distinct(values: list[Any]) -> list[Any]:
+    """ValueError for a list that has an entry twice; for `AfterValidator`."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"has the same entry twice: {value}")
+    return values
+
+
 @dataclass(frozen=True)
 class OnlyWith:
     """What a key needs to have an effect: `holds(section)`, which is about the key `other`;

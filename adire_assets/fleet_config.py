@@ -1,13 +1,14 @@
 """The schema of configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from adire_assets.config import Name, Project
-from adire_assets.config_file import OnlyWith, Strict, load
+from adire_assets.config_file import Misplaced, OnlyWith, Strict, distinct, load
 from adire_assets.evidence import answers_needed, values_needed
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
@@ -130,7 +131,9 @@ class RolloutConfig(Strict):
     # ... and at most this.
     latency_maximum_seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
     # Going on asks for evidence of these; each of the three sends a release back.
-    promotion_quantiles: Annotated[list[Quantile], Field(min_length=1)] = ["p50", "p95"]
+    promotion_quantiles: Annotated[
+        list[Quantile], Field(min_length=1), AfterValidator(distinct)
+    ] = ["p50", "p95"]
     # Of the answers to the rollout's own requests, how many images are judged at most, and how far
     # their mean CLIP-S may fall below the evaluation's.
     judged_images: Annotated[int, Field(ge=1, le=64)] = 64
@@ -144,6 +147,16 @@ class RolloutConfig(Strict):
         if value != sorted(set(value)) or value[-1] != 100:
             raise ValueError("percentages that rise and end with 100, such as [5, 25, 100]")
         return value
+
+    @model_validator(mode="after")
+    def _a_step_may_go_on_before_it_is_late(self) -> "RolloutConfig":
+        if self.minimum_seconds > self.maximum_seconds:
+            raise ValueError(
+                f"minimum_seconds is {self.minimum_seconds:g} and maximum_seconds "
+                f"{self.maximum_seconds:g}, so that every step would hold before it may go on; "
+                "lower one, or raise the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _evidence_can_be_had(self) -> "RolloutConfig":
@@ -176,6 +189,17 @@ class TargetConfig(Strict):
     gateway: GatewayConfig = GatewayConfig()
     rollout: RolloutConfig = RolloutConfig()
 
+    @model_validator(mode="after")
+    def _answers_can_be_too_slow(self) -> "TargetConfig":
+        limit, timeout = self.rollout.latency_maximum_seconds, self.gateway.request_timeout_seconds
+        if limit > timeout and limit != RolloutConfig().latency_maximum_seconds:
+            raise Misplaced(
+                f"latency_maximum_seconds has no effect while request_timeout_seconds is "
+                f"{timeout:g}: no answer takes longer; lower it, or raise that",
+                ("rollout", "latency_maximum_seconds"),
+            )
+        return self
+
 
 class FleetConfig(Strict):
     """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
@@ -203,6 +227,30 @@ class FleetConfig(Strict):
             seen[port] = key
         return self
 
+    @model_validator(mode="after")
+    def _every_server_once(self) -> "FleetConfig":
+        """Servers that run already: two slots of one Triton, or of one folder, are one slot."""
+        seen: dict[tuple[str, ...], str] = {
+            ("port", LOOPBACK[0], str(port)): key for port, key in self.local_ports()
+        }
+        for place, key in self._remote_places():
+            if place in seen:
+                same = ":".join(place[1:])
+                raise ValueError(f"{key} and {seen[place]} are both {same}; every server only once")
+            seen[place] = key
+        return self
+
+    def _remote_places(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(what tells a server from others, the key that says it), of those that run already."""
+        for name, target in self.targets.items():
+            for slot_name, slot in target.slots.items():
+                if slot.launch == "remote":
+                    key = f"targets.{name}.slots.{slot_name}"
+                    yield from _addresses(slot, SLOT_PORTS, key)
+                    yield ("folder", str(slot.folder)), f"{key}.folder"
+            if target.gateway.launch == "remote":
+                yield from _addresses(target.gateway, DOOR_PORTS, f"targets.{name}.gateway")
+
     def local_ports(self) -> list[tuple[int, str]]:
         """Every port that this machine must have free, with the key that sets it."""
         found = [(self.dagster.port, "dagster.port")]
@@ -215,6 +263,14 @@ class FleetConfig(Strict):
                 key = f"targets.{name}.gateway"
                 found += [(getattr(target.gateway, port), f"{key}.{port}") for port in DOOR_PORTS]
         return found
+
+
+def _addresses(
+    server: SlotConfig | GatewayConfig, ports: tuple[str, ...], key: str
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    host = LOOPBACK[0] if server.host in LOOPBACK else server.host
+    for port in ports:
+        yield ("port", host, str(getattr(server, port))), f"{key}.{port}"
 
 
 def fleet_file(project: Project) -> Path:

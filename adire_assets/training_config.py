@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from adire_assets.config_file import OnlyWith, Strict
+from adire_assets.config_file import Misplaced, OnlyWith, Strict, distinct
 from adire_assets.diffusion.adapter_types import ADAPTER_TYPES
 from adire_assets.diffusion.augmentations import AUGMENTATIONS, names_of
 from adire_assets.diffusion.objectives import OBJECTIVES
@@ -24,6 +24,7 @@ PRESERVES = OnlyWith(
 SHOWS = OnlyWith("validation_prompt", "a validation_prompt", lambda t: t.validation_prompt)
 ADAM = OnlyWith("optimizer", "optimizer: adamw", lambda t: t.optimizer != "adafactor")
 Rank = Annotated[int, Field(ge=1, le=1024)]
+Endings = Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]  # of modules' names
 
 
 class TrainingConfig(Strict):
@@ -48,6 +49,13 @@ class TrainingConfig(Strict):
         "num_validation_images": (SHOWS,),
         "validation_num_inference_steps": (SHOWS, PRESERVES),  # class images are drawn so as well
         "validation_guidance_scale": (SHOWS, PRESERVES),
+        "validation_steps": (
+            OnlyWith(
+                "max_train_steps",
+                "max_train_steps to as many at least",  # the end is looked at in any case
+                lambda t: not t.validation_steps or t.validation_steps <= t.max_train_steps,
+            ),
+        ),
         "keep_checkpoint": (
             OnlyWith(
                 "validation_steps",
@@ -68,9 +76,9 @@ class TrainingConfig(Strict):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Another rank for modules whose name ends so; their alpha keeps its ratio to the rank.
     rank_pattern: dict[str, Rank] = {}
-    target_modules: Annotated[list[str], Field(min_length=1)] = ["to_k", "to_q", "to_v", "to_out.0"]
+    target_modules: Endings = ["to_k", "to_q", "to_v", "to_out.0"]
     train_text_encoder: bool = False
-    text_encoder_target_modules: Annotated[list[str], Field(min_length=1)] = [
+    text_encoder_target_modules: Endings = [
         "q_proj", "k_proj", "v_proj", "out_proj",
     ]  # fmt: skip
     # The optimizer
@@ -128,6 +136,13 @@ class TrainingConfig(Strict):
 
     @model_validator(mode="after")
     def _belong_together(self) -> "TrainingConfig":
+        if self.lr_warmup_steps >= self.max_train_steps:
+            raise Misplaced(
+                f"lr_warmup_steps is {self.lr_warmup_steps} and max_train_steps "
+                f"{self.max_train_steps}, so that the rate never comes to learning_rate; warm up "
+                "for fewer steps, such as a tenth of them",
+                ("lr_warmup_steps",),
+            )
         if self.with_prior_preservation and self.class_prompt is None:
             raise ValueError("with_prior_preservation needs a class_prompt, for example: a photo")
         if self.keep_checkpoint == "best" and self.validation_steps is None:
@@ -144,7 +159,10 @@ class SearchRange(Strict):
     """Values of one training key: a list, or numbers between two bounds (whole ones for a whole
     number)."""
 
-    choices: Annotated[list[bool | int | float | str], Field(min_length=2)] | None = None
+    choices: (
+        Annotated[list[bool | int | float | str], Field(min_length=2), AfterValidator(distinct)]
+        | None
+    ) = None
     low: float | None = None
     high: float | None = None
     log: bool = False  # drawn by orders of magnitude

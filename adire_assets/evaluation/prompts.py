@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from adire_assets.config_file import Misplaced, Strict, load
+from adire_assets.config_file import Misplaced, Strict, distinct, load
 from adire_assets.errors import UserError
 
 MAXIMUM_CAPTIONS = 64  # of the held-out images; prompts that somebody listed are never cut
@@ -38,7 +38,7 @@ class Prompt(Strict):
 
     id: Word
     text: Text
-    tags: list[Word] = []
+    tags: Annotated[list[Word], AfterValidator(distinct)] = []
     expected: dict[Word, Word] = {}  # attribute -> value
 
 
@@ -47,6 +47,16 @@ class PromptSet(Strict):
 
     attributes: dict[Word, Annotated[dict[Word, Text], Field(min_length=2)]] = {}
     prompts: Annotated[list[Prompt], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _values_can_be_told_apart(self) -> Self:
+        for attribute, texts in self.attributes.items():
+            seen: dict[str, str] = {}
+            for value, text in texts.items():
+                first = seen.setdefault(as_read(text), value)
+                if first != value:
+                    raise Misplaced(f"is the text of {first} too", ("attributes", attribute, value))
+        return self
 
     @model_validator(mode="after")
     def _expected_values_exist(self) -> Self:

@@ -49,6 +49,7 @@ KEYS: list[tuple[type[Strict], dict[str, Any], dict[str, Any], str]] = [
     (TrainingConfig, {"validation_guidance_scale": 2.0}, PRIOR, "validation_prompt"),
     (TrainingConfig, {"distribution": "fsdp"}, {"num_processes": 2}, "num_processes"),
     (TrainingConfig, {"distribution": "fsdp"}, {"num_machines": 2}, "num_machines is 1"),
+    (TrainingConfig, {"validation_steps": 900}, {"max_train_steps": 900}, "max_train_steps is 80"),
     (TrainingConfig, {"keep_checkpoint": "best"}, {"validation_steps": 10}, "validation_steps"),
     (EvaluationConfig, {"negative_prompt": "blue"}, {"guidance_scale": 2.0}, "guidance_scale is 1"),
     (ChampionGates, {"confidence": 0.9}, {"margins": {"kid": 0.1}}, "margins is {}"),
