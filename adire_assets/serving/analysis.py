@@ -11,13 +11,13 @@ together: the share of it that is bad. Bounds hold for any dependence within a l
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from adire_assets import evidence
 from adire_assets.evidence import RATE
 from adire_assets.fleet_config import TAILS, RolloutConfig
-from adire_assets.serving.gateway import Traffic
+from adire_assets.serving.traffic import Histogram, Traffic, total_of
 
 Outcome = Literal["good", "bad", "open"]
 Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> milliseconds
@@ -71,6 +71,19 @@ class Tally:
             self.looks + 1,
             self.possible_shares + possibly / answers,
             self.sure_shares + surely / answers,
+        )
+
+    def possibly_bad(self, more: int) -> "Tally":
+        """With so many answers more that may come to be bad, spread evenly over the looks."""
+        if not more:
+            return self
+        part = more / (self.answers + more)
+        possible = self.possible_shares + part * (self.looks - self.possible_shares)
+        return replace(
+            self,
+            answers=self.answers + more,
+            possibly=self.possibly + more,
+            possible_shares=possible,
         )
 
 
@@ -139,17 +152,24 @@ def analyse(
     seconds: float,
     ejected: int,
     quality: Sequence[tuple[float, float]],
+    waiting: int = 0,
 ) -> Analysis:
     """What to do after `seconds` of a step.
 
     `tallies` by the names of `signals`; `limits`: what latencies the step allows (see `allowed`);
     `ejected`: how often the gateway took the release's slot out; `quality`: the CLIP-S of each
-    served image, and the mean of those that were evaluated for the same prompt, above 0.
+    served image, and the mean of those that were evaluated for the same prompt, above 0;
+    `waiting`: how many requests have been waiting for an answer for longer than a good one takes.
+    They may come to nothing, so they speak against going on; only what has come to nothing speaks
+    for going back.
     """
     known = signals(config)
     on, back = thresholds(len(known) + 1)  # and the quality
     findings = (
-        *(_share(one, tallies.get(one.name, Tally()), limits, on, back) for one in known.values()),
+        *(
+            _share(one, tallies.get(one.name, Tally()), waiting, limits, on, back)
+            for one in known.values()
+        ),
         _ejections(ejected),
         _quality(config, quality, on, back),
     )
@@ -168,18 +188,18 @@ def analyse(
 REFERENCE_ANSWERS = 59
 
 
-def slower(traffic: Traffic, milliseconds: float) -> tuple[int, int]:
-    """(how many answers took possibly, and surely, longer than this): the histogram knows of an
-    answer only between which bounds it lies."""
-    total = timed(traffic)
-    within = [count for bound, count in traffic.latency if bound <= milliseconds]
-    beyond = [count for bound, count in traffic.latency if bound >= milliseconds]
+def slower(histogram: Histogram, milliseconds: float) -> tuple[int, int]:
+    """(how many in it took possibly, and surely, longer than this): a histogram knows only between
+    which bounds each of them lies."""
+    total = total_of(histogram)
+    within = [count for bound, count in histogram if bound <= milliseconds]
+    beyond = [count for bound, count in histogram if bound >= milliseconds]
     return total - (within[-1] if within else 0), total - (beyond[0] if beyond else total)
 
 
 def timed(traffic: Traffic) -> int:
-    """How many answers the histogram has."""
-    return traffic.latency[-1][1] if traffic.latency else 0
+    """How many answers have a latency."""
+    return total_of(traffic.latency)
 
 
 def upper_quantile(traffic: Traffic, share: float) -> float | None:
@@ -216,15 +236,22 @@ def counted(
     tallies: Mapping[str, Tally], limits: Limits, traffic: Mapping[str, Traffic]
 ) -> dict[str, Tally]:
     """The tallies of the latencies with one look's answers, which are pooled over the kinds of
-    requests; each is held against the limits of its own kind."""
+    requests; each is held against the limits of its own kind.
+
+    What was given up after longer than a limit is slower than it; what was given up before shows
+    nothing.
+    """
     found = dict(tallies)
-    if not any(timed(seen) for seen in traffic.values()):
+    if not any(timed(seen) or total_of(seen.unanswered) for seen in traffic.values()):
         return found
     for quantile in TAILS:
         answers = possibly = surely = 0
         for kind, seen in traffic.items():
-            more, certain = slower(seen, limits[kind][quantile])
-            answers, possibly, surely = answers + timed(seen), possibly + more, surely + certain
+            limit = limits[kind][quantile]
+            more, certain = slower(seen.latency, limit)
+            given_up, certainly = slower(seen.unanswered, limit)
+            answers += timed(seen) + given_up
+            possibly, surely = possibly + more + given_up, surely + certain + certainly
         name = f"latency_{quantile}"
         found[name] = found.get(name, Tally()).plus(answers, possibly, surely)
     return found
@@ -237,8 +264,11 @@ def _outcome(good: bool, bad: bool) -> Outcome:
     return "bad" if bad else "good" if good else "open"
 
 
-def _share(signal: Signal, tally: Tally, limits: Limits, on: float, back: float) -> Finding:
-    below, above = share_evidence(signal, tally)
+def _share(
+    signal: Signal, tally: Tally, waiting: int, limits: Limits, on: float, back: float
+) -> Finding:
+    below, _ = share_evidence(signal, tally.possibly_bad(waiting))
+    _, above = share_evidence(signal, tally)
     outcome = _outcome(bool(below >= on), bool(above >= back))
     bad = tally.possibly if outcome == "good" else tally.surely
     value = bad / tally.answers if tally.answers else None
@@ -252,6 +282,8 @@ def _share(signal: Signal, tally: Tally, limits: Limits, on: float, back: float)
     else:
         text = "the running release has answered too little to compare latencies with"
         return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
+    if waiting:
+        text += f", {waiting} more are not answered yet"
     shown = {"good": "shown to be below", "bad": "shown to be above", "open": "not decided against"}
     text += f", which is {shown[outcome]} the {signal.limit:.1%} that are allowed"
     return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
@@ -279,6 +311,7 @@ def _quality(
         return Finding("quality", "open", None, signal.limit, count)
     served, evaluated = np.asarray(quality, dtype=float).T
     low, high = signal.range
+    served = np.nan_to_num(served, nan=0.0)  # an image that no score can be given to is none
     values = (np.clip(served / evaluated, low, high) - low) / (high - low)
     limit = (signal.limit - low) / (high - low)
     good = bool((evidence.mean_above(limit, values) >= on).any())

@@ -53,8 +53,9 @@ def generate(
 ) -> Generated:
     """Images from the gateway or Triton at `door`; None leaves a choice to the server.
 
-    `release` asks for one release, otherwise the live one answers; `timeout` in seconds. UserError
-    with the server's own sentence when it refuses, with address and hint when nobody answers.
+    `release` asks for one release, otherwise the live one answers; `timeout` in seconds.
+    `Unanswered` with the server's own sentence when it refuses, with address and hint when nobody
+    answers; UserError when the answer is not one of a release.
     """
     from tritonclient.grpc import InferInput
 
@@ -86,11 +87,28 @@ def generate(
             client_timeout=timeout,
             headers=door.headers,
         )
-    return Generated(
-        images=answer.as_numpy("images"),
-        release=int(answer.as_numpy("release")[0]),
-        provenance=json.loads(answer.as_numpy("provenance")[0]),
-    )
+    try:
+        found = Generated(
+            images=answer.as_numpy("images"),
+            release=int(answer.as_numpy("release")[0]),
+            provenance=json.loads(answer.as_numpy("provenance")[0]),
+        )
+        wrong = "" if _are_images(found.images) else "its images are none"
+    except (TypeError, IndexError, ValueError) as error:  # an output is missing, empty or no JSON
+        wrong = str(error)
+    if wrong:
+        raise UserError(
+            f"{model} at {door.address} gave an answer that this project's releases do not give "
+            f"({wrong}); `adire status` shows what is served there"
+        )
+    return found
+
+
+def _are_images(images: np.ndarray | None) -> bool:
+    """Whether this is uint8 [n, H, W, 3] with n, H and W above 0."""
+    if images is None or images.dtype != np.uint8 or images.ndim != 4:
+        return False
+    return images.shape[3] == 3 and images.size > 0
 
 
 def save_png(image: np.ndarray, path: Path, provenance: dict[str, Any], index: int = 0) -> None:

@@ -20,18 +20,13 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import GatewayConfig, SlotConfig, fleet_file_name
 from adire_assets.lineage import digest
-from adire_assets.serving import gateway_bootstrap, gateway_config
+from adire_assets.serving import gateway_bootstrap, gateway_config, traffic
 from adire_assets.serving.gateway_config import TYPES, Served, cluster_name
+from adire_assets.serving.traffic import Traffic
 from adire_assets.store import lock, read_json, write_bytes, write_json
 
 ADMIN_SECONDS = 2.0  # the admin port answers from memory
 TAKEN_SECONDS = 10.0  # Envoy takes a new file in some 10 ms, a new cluster after its first check
-# gRPC codes that are the server's fault: UNKNOWN, DEADLINE_EXCEEDED, ABORTED, INTERNAL,
-# UNAVAILABLE, DATA_LOSS. What a client got wrong (INVALID_ARGUMENT, NOT_FOUND, ...) is not.
-SERVER_FAULTS = (2, 4, 10, 13, 14, 15)
-# Requests that the gateway refused because it was full. Envoy counts them as 503 of the cluster.
-FULL = "upstream_rq_(active|pending)_overflow"
-EJECTIONS = "outlier_detection.ejections_enforced_total"
 # The files that Envoy watches: what is in them, and where it tells how it took them.
 RESOURCES = {
     "clusters": TYPES + "config.cluster.v3.Cluster",
@@ -45,63 +40,6 @@ SUBSCRIPTIONS = {
 
 class GatewayDown(UserError):
     """Envoy does not answer; started again, it routes as its files say."""
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What a release has answered since the gateway started.
-
-    `failed` counts the server's faults and what the gateway asked again elsewhere, but not what the
-    gateway refused because as many requests as allowed were being answered; `latency` holds (upper
-    bound in ms, answers up to it), rising; `ejected` how often its slot was taken out.
-    """
-
-    answered: int = 0
-    failed: int = 0
-    ejected: int = 0
-    latency: tuple[tuple[float, int], ...] = ()
-
-    def since(self, before: "Traffic") -> "Traffic":
-        """What came after `before`; everything, when the gateway was started in between."""
-        earlier = dict(before.latency)
-        latency = tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency)
-        after = Traffic(
-            self.answered - before.answered,
-            # Made of several counters, which are not read at one moment.
-            max(0, self.failed - before.failed),
-            self.ejected - before.ejected,
-            latency,
-        )
-        counts = (after.answered, after.ejected, *dict(latency).values())
-        return self if min(counts) < 0 else after
-
-    def plus(self, other: "Traffic") -> "Traffic":
-        """Both together."""
-        latency = dict(self.latency)
-        for bound, count in other.latency:
-            latency[bound] = latency.get(bound, 0) + count
-        return Traffic(
-            self.answered + other.answered,
-            self.failed + other.failed,
-            self.ejected + other.ejected,
-            tuple(sorted(latency.items())),
-        )
-
-    def quantile(self, share: float) -> float | None:
-        """The latency in ms that `share` of the answers stayed within; None without answers.
-
-        Linear between the bounds of the histogram.
-        """
-        total = self.latency[-1][1] if self.latency else 0
-        if not total:
-            return None
-        wanted, bound, below = share * total, 0.0, 0
-        for upper, count in self.latency:
-            if count >= wanted:
-                inside = (wanted - below) / (count - below) if count > below else 1.0
-                return bound + (upper - bound) * inside
-            bound, below = upper, count
-        return bound
 
 
 @dataclass(frozen=True)
@@ -253,34 +191,7 @@ class Gateway:
     # --- Envoy's admin port --------------------------------------------------------------------
 
     def _traffic(self, clusters: str) -> Traffic:
-        names = (
-            rf"grpc\..*\.(total|[0-9]+)|upstream_rq_(retry|completed|5xx|time)|{FULL}|{EJECTIONS}"
-        )
-        # '.' in the names stands for any character, which does no harm here.
-        answered = failed = ejected = 0
-        latency: dict[float, int] = {}
-        for one in self._stats(rf"^cluster\.{clusters}\.({names})$"):
-            if "histograms" in one:
-                for histogram in one["histograms"]:
-                    for bucket in histogram["buckets"]:
-                        bound, count = float(bucket["upper_bound"]), bucket["cumulative"]
-                        latency[bound] = latency.get(bound, 0) + count
-                continue
-            name, value = one["name"], one["value"]
-            cluster, _, rest = name.removeprefix("cluster.").partition(".")
-            last = rest.rpartition(".")[2]
-            http = cluster.endswith("-http")
-            if rest == EJECTIONS:
-                ejected += value
-            elif last.endswith("_overflow"):
-                failed -= value if http else 0
-            elif last == "upstream_rq_retry" or (http and last == "upstream_rq_5xx"):
-                failed += value
-            elif last == "total" or (http and last == "upstream_rq_completed"):
-                answered += value
-            elif last.isdecimal() and int(last) in SERVER_FAULTS:
-                failed += value
-        return Traffic(answered, max(0, failed), ejected, tuple(sorted(latency.items())))
+        return traffic.read(self._stats(traffic.statistics_of(clusters)))
 
     def _stats(self, pattern: str) -> list[dict[str, Any]]:
         query = f"/stats?format=json&histogram_buckets=cumulative&filter={quote(pattern)}"

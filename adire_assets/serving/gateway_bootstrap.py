@@ -13,6 +13,7 @@ from adire_assets.serving.gateway_config import (
     http_options,
     mirror_name,
 )
+from adire_assets.serving.traffic import UNANSWERED, UNANSWERED_SCOPE
 
 LISTENER = "door"
 MIRROR = mirror_name()
@@ -21,6 +22,7 @@ BUCKETS = [
     *(0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 90, 110, 130, 160, 200, 250),
     *(300, 360, 430, 520, 620, 750, 900, 1100, 1300, 1600, 2000, 2500, 3000, 4000, 5000, 7500),
     *(10000, 15000, 20000, 30000, 60000, 120000, 300000),
+    *(600_000, 1_200_000, 4_000_000),  # longer than the longest timeout: nothing lies beyond
 ]
 FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
 ANSWERS = Path(__file__).with_name("gateway_answers.lua")
@@ -91,7 +93,8 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path, identity: str) -
         "stats_flush_interval": f"{FLUSH_SECONDS}s",
         "stats_config": {
             "histogram_bucket_settings": [
-                {"match": {"suffix": "upstream_rq_time"}, "buckets": BUCKETS}
+                {"match": {"suffix": "upstream_rq_time"}, "buckets": BUCKETS},
+                {"match": {"prefix": f"{UNANSWERED_SCOPE}.{UNANSWERED}"}, "buckets": BUCKETS},
             ],
             "stats_tags": [
                 {"tag_name": "adire_model", "regex": r"^cluster\.(([a-z][a-z0-9_]*)-)[0-9]+[.-]"},
@@ -122,6 +125,27 @@ def _manager(name: str, folder: Path, filters: list[dict[str, Any]]) -> dict[str
         "codec_type": "AUTO",
         "rds": {"route_config_name": ROUTES, "config_source": _watched(folder / "routes.json")},
         "http_filters": filters,
+        "access_log": [_unanswered()],
+    }
+
+
+def _unanswered() -> dict[str, Any]:
+    """How long was waited for requests that their client (DC, DR), or Envoy after the timeout of
+    the route (UT), gave up: a histogram by cluster, which the latencies of answers leave out."""
+    cluster = {"name": "cluster", "value_format": "%UPSTREAM_CLUSTER%"}
+    histogram = {
+        "stat": {"name": UNANSWERED, "tags": [cluster]},
+        "unit": "Milliseconds",
+        "value_format": "%DURATION%",
+    }
+    return {
+        "name": "envoy.access_loggers.stats",
+        "filter": {"response_flag_filter": {"flags": ["DC", "DR", "UT"]}},
+        "typed_config": {
+            "@type": TYPES + "extensions.access_loggers.stats.v3.Config",
+            "stats_scope": {"prefix": UNANSWERED_SCOPE},
+            "histograms": [histogram],
+        },
     }
 
 

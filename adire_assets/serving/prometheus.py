@@ -22,7 +22,7 @@ from adire_assets.fleet_config import (
     RolloutConfig,
     fleet_file_name,
 )
-from adire_assets.serving.gateway import SERVER_FAULTS
+from adire_assets.serving.traffic import SERVER_FAULTS
 from adire_assets.store import write_bytes
 
 GATEWAYS, SLOTS = "adire-gateway", "adire-slot"  # the names of the scrape jobs

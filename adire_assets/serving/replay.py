@@ -5,6 +5,10 @@ random, with seeds that the evaluation did not use. It asks one request at a tim
 gateway and by the header that names a release, so that users' requests are not touched. It keeps
 the images that are to be judged and nothing of users. The judge is any function of prompts and
 images; `judging` has the one that scores CLIP-S in a child process.
+
+The gateway counts what a release answers. It knows nothing of a request that was given up here
+after `seconds`, takes a refusal for the client's mistake, and any message for an answer: of an
+evaluated prompt, these are the release's failures, and `collect` says how many there were.
 """
 
 import random
@@ -19,13 +23,28 @@ from typing import Any
 import numpy as np
 
 from adire_assets.errors import UserError
-from adire_assets.serving.client import Door, generate
+from adire_assets.serving.client import generate
+from adire_assets.serving.traffic import SERVER_FAULTS
+from adire_assets.serving.triton import Door, Unanswered
 
 # CLIP-S of each image, uint8 [H, W, 3], against its prompt.
 Judge = Callable[[Sequence[str], Sequence[np.ndarray]], list[float]]
 FIRST_SEED = 1_000_000  # far from the small seeds that evaluations use
-REQUEST_SECONDS = 60.0
 PAUSE_SECONDS = 0.5  # after a request that was not answered
+NOT_LET_IN = ("UNAUTHENTICATED", "PERMISSION_DENIED")  # by the gateway, whatever is served
+# By the gateway; DEADLINE_EXCEEDED is told by the client, whose request has gone then.
+COUNTED = set(SERVER_FAULTS.values()) - {"DEADLINE_EXCEEDED"}
+TOO_MANY = "RESOURCE_EXHAUSTED"  # likewise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one request: its image, or whether it is a failure that no gateway counts."""
+
+    release: int
+    judged: bool
+    image: tuple[str, np.ndarray] | None = None  # prompt, uint8 [H, W, 3]
+    lost: bool = False
 
 
 @dataclass
@@ -36,11 +55,12 @@ class Replay:
     model: str
     entries: Sequence[dict[str, Any]]  # of the evaluation's images.json
     judge: Judge
-    sent: Counter[int] = field(default_factory=Counter)  # release -> requests
+    seconds: float  # after which a request is given up
     scores: list[tuple[str, float]] = field(default_factory=list)  # prompt, CLIP-S; as judged
     unjudged: int = 0  # images that are asked for, drawn or being judged
     _wanted: tuple[int, bool] | None = None
-    _drawn: "SimpleQueue[tuple[str, np.ndarray] | None]" = field(default_factory=SimpleQueue)
+    _outcomes: "SimpleQueue[Outcome | Exception]" = field(default_factory=SimpleQueue)
+    _drawn: list[tuple[str, np.ndarray]] = field(default_factory=list)
     _judging: "tuple[Sequence[str], Future[list[float]]] | None" = None
     _over: threading.Event = field(default_factory=threading.Event)
     _more: threading.Event = field(default_factory=threading.Event)
@@ -74,41 +94,47 @@ class Replay:
         self._answered.wait(seconds)
         self._answered.clear()
 
-    def collect(self) -> None:
-        """Add what was judged to `scores`, and have the judge look at what was drawn meanwhile.
+    def collect(self) -> Counter[int]:
+        """How many requests each release has lost since the last call; adds to `scores` what was
+        judged meanwhile, and has the judge look at what was drawn.
 
-        UserError when the judge has died.
+        UserError when the judge has died, or when the gateway lets this project not in.
         """
-        if self._judging:
+        lost: Counter[int] = Counter()
+        for _ in range(self._outcomes.qsize()):
+            outcome = self._outcomes.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+            lost[outcome.release] += outcome.lost
+            if outcome.judged and outcome.image:
+                self._drawn.append(outcome.image)
+            elif outcome.judged:
+                self.unjudged -= 1
+        if self._judging and self._judging[1].done():
             prompts, judging = self._judging
-            if not judging.done():
-                return
             self._judging = None
             self.scores += zip(prompts, judging.result(), strict=True)
             self.unjudged -= len(prompts)
-        drawn = [self._drawn.get() for _ in range(self._drawn.qsize())]
-        images = [one for one in drawn if one is not None]
-        self.unjudged -= len(drawn) - len(images)
-        if images:
-            prompts, pictures = zip(*images, strict=True)
+        if self._drawn and not self._judging:
+            prompts, pictures = zip(*self._drawn, strict=True)
+            self._drawn = []
             self._judging = prompts, self._pool.submit(self.judge, prompts, pictures)
+        return lost
 
     def _run(self) -> None:
         while not self._over.is_set():
             self._more.wait()
             self._more.clear()
             if self._wanted and not self._over.is_set():
-                number, judged = self._wanted
-                image = self._request(number)
-                if judged:
-                    self._drawn.put(image)
+                try:
+                    self._outcomes.put(self._request(*self._wanted))
+                except Exception as error:  # `collect` raises it where somebody hears of it
+                    self._outcomes.put(error)
                 self._wanted = None
                 self._answered.set()
 
-    def _request(self, number: int) -> tuple[str, np.ndarray] | None:
-        """One request; the gateway counts its outcome, so a refusal is no error here."""
+    def _request(self, number: int, judged: bool) -> Outcome:
         entry = self._random.choice(self.entries)
-        self.sent[number] += 1
         try:
             answer = generate(
                 self.door,
@@ -119,9 +145,18 @@ class Replay:
                 num_inference_steps=entry["num_inference_steps"],
                 guidance_scale=entry["guidance_scale"],
                 release=number,
-                timeout=REQUEST_SECONDS,
+                timeout=self.seconds,
             )
-        except UserError:
+        except UserError as error:
+            lost = self._uncounted(error)
             self._over.wait(PAUSE_SECONDS)
-            return None
-        return entry["prompt"], answer.images[0]
+            return Outcome(number, judged, lost=lost)
+        return Outcome(number, judged, (entry["prompt"], answer.images[0]))
+
+    def _uncounted(self, error: UserError) -> bool:
+        """Whether a failure is the release's, and the gateway does not say so."""
+        if not isinstance(error, Unanswered):
+            return True  # an answer, which is none of a release
+        if error.status in NOT_LET_IN:
+            raise error
+        return error.status != TOO_MANY and error.status not in COUNTED

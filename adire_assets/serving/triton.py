@@ -227,9 +227,17 @@ class Door:
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
 
+class Unanswered(UserError):
+    """A server that did not do what it was asked; `status` is gRPC's name, such as "INTERNAL"."""
+
+    def __init__(self, sentence: str, status: str | None) -> None:
+        super().__init__(sentence)
+        self.status = (status or "UNKNOWN").removeprefix("StatusCode.")
+
+
 @contextmanager
 def connect(door: Door | str) -> Iterator[Any]:
-    """A tritonclient.grpc client; what the server cannot do becomes a `UserError`."""
+    """A tritonclient.grpc client; what the server cannot do becomes `Unanswered`."""
     import tritonclient.grpc
     from tritonclient.utils import InferenceServerException
 
@@ -252,7 +260,8 @@ def connect(door: Door | str) -> Iterator[Any]:
         ) as client:
             yield client
     except InferenceServerException as error:
-        raise UserError(_sentence(door, error.status(), error.message())) from None
+        sentence = _sentence(door, error.status(), error.message())
+        raise Unanswered(sentence, error.status()) from None
 
 
 def _sentence(door: Door, status: str | None, message: str) -> str:

@@ -10,9 +10,15 @@ of the rollout began, as soon as that is enough to bound its p95. Until then the
 (another holder counts what comes after it took over).
 At 100 % no user asks the running release, and what it has answered since the gateway started counts
 in its place; where that is too little too, only the absolute limit holds.
+
+What does not come is evidence too, or a release that hangs would be held for ever: a request that
+was given up counts as slow when it was waited for long enough, and of the rollout's own as a fault
+besides; one that is not answered yet speaks against going on as soon as a good answer would have
+been there. While the slot does not answer health checks, these are what it is judged by.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
@@ -25,9 +31,9 @@ from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, RolloutConfig
 from adire_assets.serving import analysis, gateway_bootstrap, release, routing
 from adire_assets.serving.analysis import Analysis, Tally, analyse
-from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.loading import evaluated
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
+from adire_assets.serving.traffic import Traffic, from_record, total_of, without_fastest
 from adire_assets.store import Store
 
 if TYPE_CHECKING:
@@ -40,6 +46,8 @@ HELD_SECONDS = 0.5  # the same, while it waits for a person
 APART_SECONDS = gateway_bootstrap.FLUSH_SECONDS
 RUNNING_FIRST = 4  # requests to the running release for each to the canary, while it is measured
 KEEP_SECONDS = LEASE_SECONDS / 4
+# After so many times the slowest answer that is allowed, or so long, an own request is given up.
+GIVEN_UP_AFTER, GIVEN_UP_SECONDS = 5, 2.0
 NONE = Traffic()
 
 OpenJudge = Callable[[], "AbstractContextManager[Judge]"]
@@ -90,12 +98,14 @@ class Watch:
         `GatewayDown` without a gateway; UserError when the judge has died.
         """
         replay, step = self._replaying(rollout), self._step(rollout)
-        replay.collect()
+        lost = replay.collect()[rollout.number]
         ever = self._counters(rollout)
-        fixed = step.look(ever)
+        fixed = step.look(ever, lost)
         seconds = time.time() - rollout.since
         quality = self._judged()
-        found = analyse(self.config, step.tallies, step.limits, seconds, step.ejected, quality)
+        found = analyse(
+            self.config, step.tallies, step.limits, seconds, step.ejected, quality, step.waiting
+        )
         thin = step.users < THIN_PER_SECOND * seconds
         self._ask(rollout, replay, step, thin, found, len(quality))
         fields: dict[str, Any] = {}
@@ -171,6 +181,7 @@ class Watch:
                 self.model,
                 entries,
                 self.judge,
+                max(GIVEN_UP_SECONDS, GIVEN_UP_AFTER * self.config.latency_maximum_seconds),
             )
             self.replay.start()
             self.stack.callback(self.replay.close)
@@ -212,7 +223,9 @@ class Step:
         seen = rollout.evidence or {"counters": rollout.baseline, "tallies": {}}
         self.seen = _traffic(seen["counters"])
         self.tallies = {name: Tally(**values) for name, values in seen["tallies"].items()}
-        self.waiting: list[dict[str, Traffic]] = []  # looks at latencies without a limit yet
+        self.unlimited: list[dict[str, Traffic]] = []  # looks at latencies without a limit yet
+        self.active: list[tuple[float, int]] = []  # (when, how many requests were not answered)
+        self.uncounted: Counter[str] = Counter()  # refusals that are latencies still, by kind
         self.ejected = self.users = 0
 
     @property
@@ -225,28 +238,59 @@ class Step:
         """Of requests. Mirrored ones are copies of users', which a gateway counts as asked for."""
         return ("all",) if self.mirroring else ("users", "own")
 
-    def look(self, ever: Mapping[str, Traffic]) -> bool:
-        """Count what came since the look before; whether a limit was fixed by it."""
+    def look(self, ever: Mapping[str, Traffic], lost: int = 0) -> bool:
+        """Count what came since the look before; whether a limit was fixed by it.
+
+        `lost`: own requests that came to nothing since, which the gateway does not count.
+        """
         fixed = self._fix(ever)
         step = {name: one.since(self.baseline[name]) for name, one in ever.items()}
         canary = step["canary"].plus(step["canary_asked"])
         self.users = step["canary_asked" if self.mirroring else "canary"].answered
         self.ejected = canary.ejected
+        self.active.append((time.monotonic(), canary.active))
         new = {name: one.since(self.seen[name]) for name, one in ever.items()}
         # A failure is counted a moment before its answer, and waits for it.
         early = {name for name, one in new.items() if one.answered <= 0}
-        answered = [new[name] for name in ("canary", "canary_asked") if name not in early]
-        if answered:
-            both = reduce(Traffic.plus, answered)
-            errors = self.tallies.get("errors", Tally())
-            self.tallies["errors"] = errors.plus(both.answered, both.failed, both.failed)
-        self.waiting.append(self._by_kind(new, "canary"))
+        # While its slot is out, another one answers users in its place.
+        own = ("canary_asked",) if canary.out else ("canary", "canary_asked")
+        both = reduce(Traffic.plus, (new[name] for name in own if name not in early), NONE)
+        failed = lost + (new["canary_asked"].unhealthy if canary.out else 0)
+        errors = self.tallies.get("errors", Tally())
+        failures = both.failed + failed
+        self.tallies["errors"] = errors.plus(both.answered + failed, failures, failures)
+        if not canary.out:
+            self.unlimited.append(self._answers_of(self._by_kind(new, "canary")))
         self.seen = {
             name: replace(one, failed=one.failed - new[name].failed) if name in early else one
             for name, one in ever.items()
         }
         self._count()
         return fixed
+
+    @property
+    def waiting(self) -> int:
+        """How many requests, at most, have been unanswered for longer than any limit allows.
+
+        There were never fewer than those under way, as long as they are.
+        """
+        absolute = self.config.latency_maximum_seconds * 1000
+        slowest = max((max(one.values()) for one in self.limits.values()), default=absolute)
+        since = time.monotonic() - slowest / 1000
+        before = sum(1 for when, _ in self.active if when < since)
+        del self.active[: max(0, before - 1)]  # the last before it still held at that moment
+        return min((count for _, count in self.active), default=0)
+
+    def _answers_of(self, look: Mapping[str, Traffic]) -> dict[str, Traffic]:
+        """Without the refusals of clients' mistakes: the histogram tells them from answers by no
+        more than that they are fast, and has them a moment after the counters."""
+        found = {}
+        for kind, seen in look.items():
+            self.uncounted[kind] += seen.refused
+            taken = min(self.uncounted[kind], analysis.timed(seen))
+            self.uncounted[kind] -= taken
+            found[kind] = replace(seen, latency=without_fastest(seen.latency, taken))
+        return found
 
     def evidence(self) -> dict[str, Any]:
         """As the record keeps it."""
@@ -258,13 +302,13 @@ class Step:
     def _count(self) -> None:
         """Count the latencies of the looks whose limits are fixed; put the others by."""
         left = []
-        for look in self.waiting:
+        for look in self.unlimited:
             known = {kind: traffic for kind, traffic in look.items() if kind in self.limits}
             self.tallies = analysis.counted(self.tallies, self.limits, known)
             rest = {kind: one for kind, one in look.items() if kind not in known}
-            if any(analysis.timed(one) for one in rest.values()):
+            if any(analysis.timed(one) or total_of(one.unanswered) for one in rest.values()):
                 left.append(rest)
-        self.waiting = left
+        self.unlimited = left
 
     def _fix(self, ever: Mapping[str, Traffic]) -> bool:
         """Fix what can be fixed now."""
@@ -292,8 +336,4 @@ class Step:
 
 def _traffic(counters: Mapping[str, Any]) -> dict[str, Traffic]:
     """From the record."""
-    found = {}
-    for name, values in counters.items():
-        latency = tuple((bound, count) for bound, count in values["latency"])
-        found[name] = Traffic(**{**values, "latency": latency})
-    return found
+    return {name: from_record(values) for name, values in counters.items()}

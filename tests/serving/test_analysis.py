@@ -14,9 +14,9 @@ from adire_assets.evidence import RATE, answers_needed, mean_above, mean_below, 
 from adire_assets.fleet_config import TAILS, RolloutConfig
 from adire_assets.serving import analysis
 from adire_assets.serving.analysis import Analysis, Tally, allowed, analyse, slower
-from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.gateway_bootstrap import BUCKETS
 from adire_assets.serving.record import Rollout
+from adire_assets.serving.traffic import Traffic
 from adire_assets.serving.watch import Step
 from benchmarks import looks
 
@@ -155,9 +155,9 @@ def test_the_number_of_answers_that_is_asked_for_is_the_number_that_it_takes():
 
 
 def test_a_bucket_around_the_limit_counts_as_slow_for_on_and_as_fast_for_back():
-    seen = traffic([22.0] * 100)
+    seen = traffic([22.0] * 100).latency
     assert slower(seen, 25) == (0, 0) and slower(seen, 20) == (100, 100)
-    assert slower(seen, 22.5) == (100, 0) and slower(Traffic(), 22.5) == (0, 0)
+    assert slower(seen, 22.5) == (100, 0) and slower((), 22.5) == (0, 0)
     # 105 ms lie in the bucket of (90, 110]: neither too slow nor not too slow.
     limits = allowed(CONFIG, RUNNING)
     assert limits["p50"] == 30 * 1.5 + 50

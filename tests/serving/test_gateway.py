@@ -19,9 +19,9 @@ from adire_assets.config import Project
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import FleetConfig, TargetConfig, TokenConfig, WebConfig
 from adire_assets.serving import routing, tokens
-from adire_assets.serving.gateway import Traffic
 from adire_assets.serving.gateway_config import Served
 from adire_assets.serving.loading import Place
+from adire_assets.serving.traffic import Traffic
 from adire_assets.serving.triton import wait_until
 from tests.support.door import INFER, MODEL, SOUND, Door, door
 from tests.support.ports import free_port
@@ -148,7 +148,8 @@ def test_what_a_release_answered_is_counted(opened: Door):
         lambda: (gateway.traffic(MODEL, 1).since(before).latency or [(0, 0)])[-1][1] == 10, 10
     )
     found = gateway.traffic(MODEL, 1).since(before)
-    assert (found.answered, found.failed) == (10, 3)
+    # What the client got wrong is no answer, though the histogram has it.
+    assert (found.answered, found.failed, found.refused) == (9, 3, 1)
     assert 90 <= found.quantile(0.9) <= 200 and found.quantile(0.2) < 50
     assert gateway.pinned_traffic(MODEL, 1).since(pinned).answered == 1
 
@@ -227,6 +228,46 @@ def test_clients_that_give_up_early_are_not_the_releases_failure(opened: Door):
     assert wait_until(lambda: opened.gateway.active(MODEL, 1) == 0, 10)
     found = opened.counted(1).since(before)
     assert (found.failed, found.ejected) == (0, 0), found
+    # How long they have waited is known.
+    given_up = dict(found.unanswered)
+    assert given_up[300] == 6 and given_up[40] == 0
+
+
+def test_what_hangs_is_waited_for_and_given_up_once(tmp_path: Path):
+    with door(tmp_path, request_timeout_seconds=0.6) as made:
+        made.publish({1: 100})
+        sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
+        made.blue.seconds = made.green.seconds = 1.5
+        with futures.ThreadPoolExecutor(1) as client:
+            asked = client.submit(made.raw, sound)
+            assert wait_until(lambda: made.counted(1).active == 1, 10, pause=0.01)
+            assert made.counted(1).answered == 0
+            assert asked.result() == "UNAVAILABLE"  # by the gateway
+        assert made.http(f"/v2/models/{MODEL}/infer", SOUND, x_model_release="1")[0] == 504
+        pinned = (("x-model-release", "2"),)
+        assert made.raw(sound, metadata=pinned, timeout=0.3) == "DEADLINE_EXCEEDED"
+        assert wait_until(lambda: (made.counted(2).unanswered or [(0, 0)])[-1][1] == 1, 10)
+        one, two = made.counted(1), made.counted(2)
+        assert (one.answered, one.failed, one.active) == (2, 2, 0)
+        assert one.unanswered[-1][1] == 2 and dict(one.unanswered)[520] == 0
+        assert (two.answered, two.failed, two.active) == (0, 0, 0)
+        assert one.latency[-1][1] == 0 if one.latency else True
+
+
+def test_a_slot_that_does_not_answer_health_checks_is_out(tmp_path: Path):
+    with door(tmp_path) as made:
+        made.publish({2: 100})
+        assert not made.gateway.pinned_traffic(MODEL, 2).out
+        made.green.healthy = False
+        assert wait_until(lambda: made.gateway.pinned_traffic(MODEL, 2).out, 10)
+        assert made.ask() == 1  # the other one answers in its place
+        before = made.gateway.pinned_traffic(MODEL, 2)
+        assert before.unhealthy >= 1
+        assert wait_until(
+            lambda: made.gateway.pinned_traffic(MODEL, 2).unhealthy > before.unhealthy, 10
+        )
+        made.green.healthy = True
+        assert wait_until(lambda: not made.gateway.pinned_traffic(MODEL, 2).out, 10)
 
 
 def test_too_large_and_too_many_are_refused(tmp_path: Path):

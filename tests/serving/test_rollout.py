@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -144,6 +145,20 @@ def test_a_release_that_is_slower_than_what_runs_goes_back(lit: House) -> None:
     assert (state.live, lit.serving()) == (1, 1)
     assert decisions(state)[-1] == ("serving", 10, "rollback")
     assert "took longer than" in record.quarantined(lit.project, MODEL, number)
+
+
+def test_a_release_that_hangs_goes_back_though_no_user_asks_it(lit: House, tmp_path: Path) -> None:
+    lit.ensure_live(1)
+    end = tmp_path / "end"
+    number = add_light(lit, Behaviour(hangs_until=str(end), sound_answers=4))
+    try:
+        state = lit.deploy(number, latency_maximum_seconds=0.4, error_rate_maximum=0.05)
+        assert (state.live, lit.serving()) == (1, 1)
+    finally:
+        end.touch()
+    assert decisions(state)[-1] == ("serving", 50, "rollback")
+    reason = record.quarantined(lit.project, MODEL, number)
+    assert "server faults" in reason or "took longer than" in reason
 
 
 def test_two_runs_of_one_release_make_one_deployment(lit: House) -> None:

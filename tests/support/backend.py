@@ -21,13 +21,14 @@ from tests.support.ports import free_port
 @dataclass
 class Backend:
     """`releases`: model -> the number it answers with; `fault_share` of the requests fail with
-    INTERNAL, each answer takes `seconds`."""
+    INTERNAL, each answer takes `seconds`; not `healthy`, it fails the checks of the gateway."""
 
     releases: dict[str, int]
     grpc_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     seconds: float = 0.0
     fault_share: float = 0.0
+    healthy: bool = True
     answered: int = 0
 
     def __enter__(self) -> "Backend":
@@ -93,7 +94,7 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.answer(200, b"")
+            self.answer(200 if backend.healthy else 503, b"")
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))

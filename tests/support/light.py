@@ -55,7 +55,14 @@ class TritonPythonModel:
 
     def execute(self, requests):
         time.sleep(self.behaviour["seconds"])
+        while self.hangs():
+            time.sleep(0.05)
         return [self.answer(request) for request in requests]
+
+    def hangs(self):
+        until = self.behaviour["hangs_until"]
+        begun = self.answered >= self.behaviour["sound_answers"]
+        return until and begun and not os.path.exists(until)
 
     def answer(self, request):
         self.answered += 1
@@ -86,6 +93,7 @@ class Behaviour:
     sound_answers: int = 0
     seed: int = 0  # of which answers fail
     loads: bool = True
+    hangs_until: str = ""  # this file is there: it answers nothing before
 
 
 class JudgedHouse(House):

@@ -1,0 +1,201 @@
+"""What a release has answered, as the gateway's statistics tell it.
+
+Every request to a release is in one of these, so that none is evidence for something that it does
+not show:
+
+- **answered**: it ended well, or in the server's fault (`failed`);
+- **refused**: the client got something wrong. It shows nothing about the release;
+- **unanswered**: the client gave it up, or the gateway did after its timeout. It took at least as
+  long as was waited for it; what the gateway gave up is in `failed` too;
+- **active**: it is being answered still;
+- refused by the gateway, because as many requests as allowed were being answered: counted nowhere.
+
+While a slot does not answer the gateway's health checks (`out`), others answer for it: what is
+counted then is not its own, and the checks that failed (`unhealthy`) are what it was asked.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# gRPC codes that are the server's fault. What a client got wrong (INVALID_ARGUMENT, NOT_FOUND, ...)
+# is not.
+SERVER_FAULTS = {
+    2: "UNKNOWN",
+    4: "DEADLINE_EXCEEDED",
+    10: "ABORTED",
+    13: "INTERNAL",
+    14: "UNAVAILABLE",
+    15: "DATA_LOSS",
+}
+OK, RESOURCE_EXHAUSTED = 0, 8  # the latter is how the gateway refuses what is too many
+EJECTIONS = "outlier_detection.ejections_enforced_total"
+# Of requests that their client or the gateway gave up, by cluster; see `gateway_bootstrap`.
+UNANSWERED_SCOPE, UNANSWERED = "adire", "unanswered_time"
+Histogram = tuple[tuple[float, int], ...]  # (upper bound in ms, how many up to it), rising
+
+
+def statistics_of(clusters: str) -> str:
+    """The pattern of the statistics that `read` needs of the clusters that match `clusters`.
+
+    '.' in the names stands for any character, which does no harm here.
+    """
+    names = (
+        r"grpc\..*\.[0-9]+|upstream_rq_(retry|[245]xx|time|active)"
+        # Requests that the gateway refused because it was full: 503 of the cluster to Envoy.
+        rf"|upstream_rq_(active|pending)_overflow|{EJECTIONS}|health_check.failure"
+        r"|membership_(healthy|total)"
+    )
+    unanswered = rf"{UNANSWERED_SCOPE}\.{UNANSWERED}\.cluster"
+    return rf"^(cluster\.{clusters}\.({names})|{unanswered}\.{clusters})$"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What became of a release's requests since the gateway started, but for `active` and `out`,
+    which are about this moment.
+
+    `failed` counts the server's faults and what the gateway asked again elsewhere; `latency` and
+    `unanswered` are histograms; `ejected`: how often its slot was taken out.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    ejected: int = 0
+    latency: Histogram = ()
+    refused: int = 0
+    unanswered: Histogram = ()
+    active: int = 0
+    unhealthy: int = 0
+    out: bool = False
+
+    def since(self, before: "Traffic") -> "Traffic":
+        """What came after `before`; everything, when the gateway was started in between."""
+        after = Traffic(
+            self.answered - before.answered,
+            # Made of several counters, which are not read at one moment.
+            max(0, self.failed - before.failed),
+            self.ejected - before.ejected,
+            _less(self.latency, before.latency),
+            self.refused - before.refused,
+            _less(self.unanswered, before.unanswered),
+            self.active,
+            self.unhealthy - before.unhealthy,
+            self.out,
+        )
+        counts = (
+            *(after.answered, after.ejected, after.refused, after.unhealthy),
+            *(count for _, count in after.latency + after.unanswered),
+        )
+        return self if min(counts) < 0 else after
+
+    def plus(self, other: "Traffic") -> "Traffic":
+        """Both together."""
+        return Traffic(
+            self.answered + other.answered,
+            self.failed + other.failed,
+            self.ejected + other.ejected,
+            _together(self.latency, other.latency),
+            self.refused + other.refused,
+            _together(self.unanswered, other.unanswered),
+            self.active + other.active,
+            self.unhealthy + other.unhealthy,
+            self.out or other.out,
+        )
+
+    def quantile(self, share: float) -> float | None:
+        """The latency in ms that `share` of the answers stayed within; None without answers.
+
+        Linear between the bounds of the histogram.
+        """
+        total = total_of(self.latency)
+        if not total:
+            return None
+        wanted, bound, below = share * total, 0.0, 0
+        for upper, count in self.latency:
+            if count >= wanted:
+                inside = (wanted - below) / (count - below) if count > below else 1.0
+                return bound + (upper - bound) * inside
+            bound, below = upper, count
+        return bound
+
+
+def total_of(histogram: Histogram) -> int:
+    """How many it holds."""
+    return histogram[-1][1] if histogram else 0
+
+
+def without_fastest(histogram: Histogram, count: int) -> Histogram:
+    """Without so many of the shortest in it."""
+    return tuple((bound, max(0, within - count)) for bound, within in histogram)
+
+
+def from_record(values: Mapping[str, Any]) -> Traffic:
+    """From JSON, where a histogram is a list of lists; an earlier version may lack some."""
+    found = dict(values)
+    for name in ("latency", "unanswered"):
+        found[name] = tuple((bound, count) for bound, count in values.get(name, ()))
+    return Traffic(**found)
+
+
+def read(statistics: Iterable[Mapping[str, Any]]) -> Traffic:
+    """From Envoy's statistics of a release's clusters, with cumulative buckets."""
+    answered = failed = ejected = refused = active = unhealthy = healthy = members = 0
+    histograms: dict[str, dict[float, int]] = {"latency": {}, "unanswered": {}}
+    for one in statistics:
+        for histogram in one.get("histograms", ()):
+            kind = "unanswered" if UNANSWERED in histogram["name"] else "latency"
+            for bucket in histogram["buckets"]:
+                bound, count = float(bucket["upper_bound"]), bucket["cumulative"]
+                histograms[kind][bound] = histograms[kind].get(bound, 0) + count
+        if "value" not in one:
+            continue
+        cluster, _, rest = one["name"].removeprefix("cluster.").partition(".")
+        value, last, http = one["value"], rest.rpartition(".")[2], cluster.endswith("-http")
+        if rest == EJECTIONS:
+            ejected += value
+        elif rest.startswith(("health_check.", "membership_")):
+            # Both protocols of a slot are looked at; only a release's own cluster has one slot.
+            pinned = cluster.endswith("-pinned")
+            unhealthy += value if pinned and last == "failure" else 0
+            members += value if pinned and last == "membership_total" else 0
+            healthy += value if pinned and last == "membership_healthy" else 0
+        elif last.endswith("_overflow"):
+            answered -= value if http else 0
+            failed -= value if http else 0
+        elif last == "upstream_rq_active":
+            active += value
+        elif last == "upstream_rq_retry":
+            failed += value
+        elif last.endswith("xx"):
+            answered += value if http and last != "upstream_rq_4xx" else 0
+            failed += value if http and last == "upstream_rq_5xx" else 0
+            refused += value if http and last == "upstream_rq_4xx" else 0
+        elif last.isdecimal() and int(last) in (OK, *SERVER_FAULTS):
+            answered += value
+            failed += value if int(last) != OK else 0
+        elif last.isdecimal() and int(last) != RESOURCE_EXHAUSTED:
+            refused += value
+    return Traffic(
+        max(0, answered),
+        max(0, failed),
+        ejected,
+        tuple(sorted(histograms["latency"].items())),
+        refused,
+        tuple(sorted(histograms["unanswered"].items())),
+        active,
+        unhealthy,
+        members > 0 and healthy == 0,
+    )
+
+
+def _less(histogram: Histogram, before: Histogram) -> Histogram:
+    earlier = dict(before)
+    return tuple((bound, count - earlier.get(bound, 0)) for bound, count in histogram)
+
+
+def _together(one: Histogram, other: Histogram) -> Histogram:
+    found = dict(one)
+    for bound, count in other:
+        found[bound] = found.get(bound, 0) + count
+    return tuple(sorted(found.items()))

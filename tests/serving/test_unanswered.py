@@ -1,0 +1,226 @@
+"""Requests that bring nothing: given up, refused, cut off, or not answered yet."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from adire_assets.errors import UserError
+from adire_assets.fleet_config import RolloutConfig
+from adire_assets.serving.analysis import Analysis, Tally, allowed, analyse
+from adire_assets.serving.gateway_bootstrap import BUCKETS
+from adire_assets.serving.replay import Replay
+from adire_assets.serving.state import Rollout
+from adire_assets.serving.traffic import Histogram, Traffic
+from adire_assets.serving.triton import Door, wait_until
+from adire_assets.serving.watch import Step
+from tests.support.backend import Backend
+
+CONFIG = RolloutConfig()
+SOUND_IMAGES = [(1.0, 1.0)] * 64
+NAMES = ("canary", "canary_asked", "running", "running_asked")
+
+
+def histogram(milliseconds: Sequence[float]) -> Histogram:
+    return tuple((bound, sum(one <= bound for one in milliseconds)) for bound in BUCKETS)
+
+
+class Canary:
+    """A first release at 100 %, whose counters rise by what a test says, look by look."""
+
+    def __init__(self) -> None:
+        nothing = Traffic(latency=histogram([]), unanswered=histogram([]))
+        self.counters = dict.fromkeys(NAMES, nothing)
+        baseline = {name: vars(one) for name, one in self.counters.items()}
+        rollout = Rollout(2, None, "green", "canary", [100], stage="serving", baseline=baseline)
+        self.step = Step(CONFIG, rollout)
+
+    def look(self, name: str = "canary", lost: int = 0, **more: Any) -> Analysis:
+        """What is decided after this came."""
+        now = self.counters[name]
+        if "out" in more or "active" in more:
+            now = replace(now, out=more.get("out", now.out), active=more.get("active", now.active))
+        self.counters[name] = now.plus(Traffic(**{**more, "out": False, "active": 0}))
+        self.step.look(self.counters, lost)
+        return self.now(60.0)
+
+    def now(self, seconds: float) -> Analysis:
+        found = self.step.tallies, self.step.limits, seconds, self.step.ejected, SOUND_IMAGES
+        return analyse(CONFIG, *found, self.step.waiting)
+
+    def answers(self, count: int) -> Analysis:
+        """So many good ones, looked at one by one."""
+        for _ in range(count):
+            found = self.look(answered=1, latency=histogram([30.0]))
+        return found
+
+
+def test_own_requests_that_come_to_nothing_send_a_release_back():
+    canary = Canary()
+    decisions = [canary.look(lost=1).decision for _ in range(3)]
+    assert decisions == ["wait", "wait", "rollback"]
+    assert "3 of 3 answers were server faults" in canary.now(60.0).sentence()
+    # Among good answers it takes more of them.
+    canary = Canary()
+    canary.answers(80)
+    assert [canary.look(lost=1).decision for _ in range(20)][-1] == "rollback"
+
+
+@pytest.mark.parametrize("name", ["canary", "canary_asked"])
+def test_what_was_given_up_after_the_limit_is_slow_and_before_it_nothing(name: str):
+    canary = Canary()
+    for _ in range(50):
+        assert canary.look(name, unanswered=histogram([900.0])).decision == "wait"
+    assert canary.now(1000.0).decision == "hold"
+    canary.look(name, unanswered=histogram([31_000.0]))
+    found = canary.look(name, unanswered=histogram([2_000_000.0]))
+    assert found.decision == "rollback" and "took longer than 2000 ms" in found.sentence()
+
+
+def test_a_part_that_is_given_up_is_seen_among_good_answers():
+    canary = Canary()
+    canary.answers(50)
+    for _ in range(50):
+        found = canary.look(answered=4, latency=histogram([30.0] * 4), unanswered=histogram([9e3]))
+    assert found.decision == "rollback"
+
+
+def test_what_is_not_answered_yet_holds_a_release_up(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    canary = Canary()
+    for _ in range(88):
+        clock[0] += 0.1
+        found = canary.look(answered=1, latency=histogram([30.0]), active=20)
+    assert found.decision == "wait" and "20 more are not answered yet" in found.sentence()
+    # Others are under way at each moment, and none of them for long.
+    canary.look(active=0)
+    clock[0] += 0.1
+    assert canary.look(active=20).decision == "promote"
+    clock[0] += 1.5
+    assert canary.look(active=20).decision == "promote"
+    clock[0] += 0.6
+    assert canary.look(active=20).decision == "wait"
+
+
+def test_refusals_of_clients_mistakes_are_no_good_answers():
+    canary = Canary()
+    for _ in range(200):  # as fast as refusals are
+        canary.look(refused=1, latency=histogram([3.0]))
+    assert canary.now(1000.0).decision == "hold"
+    assert canary.step.tallies.get("latency_p50", Tally()) == Tally()
+    # Nor do they hide slow answers, also where the histogram has them a moment later.
+    for _ in range(10):
+        canary.look(answered=1, refused=9)
+        found = canary.look(latency=histogram([3.0] * 9 + [2600.0]))
+    assert found.decision == "rollback"
+
+
+def test_while_a_slot_is_out_its_health_checks_are_what_counts():
+    canary = Canary()
+    canary.answers(10)
+    canary.look("canary_asked", unhealthy=1)  # one that failed while the slot serves is no failure
+    assert canary.step.tallies["errors"].surely == 0
+    canary.look("canary_asked", unhealthy=1, out=True)
+    for _ in range(100):  # by the other slot
+        canary.look(answered=1, latency=histogram([30.0]))
+    assert canary.step.tallies["errors"].answers == 11
+    found = [canary.look("canary_asked", unhealthy=1).decision for _ in range(6)]
+    assert found[-1] == "rollback"
+
+
+def test_an_image_without_a_score_counts_as_none():
+    tally = Tally(looks=1000)
+    tallies = dict.fromkeys(("errors", "latency_p50", "latency_p95", "latency_p99"), tally)
+    limits = {"users": allowed(CONFIG, None)}
+    for scores in ([float("nan")] * 10, [1.0] * 3 + [float("nan")] * 20):
+        images = [(score, 1.0) for score in scores]
+        assert analyse(CONFIG, tallies, limits, 60.0, 0, images).decision == "rollback"
+
+
+# --- what the rollout asks for itself ----------------------------------------------------------
+
+ENTRY = {"prompt": "a", "negative_prompt": "", "num_inference_steps": 1, "guidance_scale": 1.0}
+
+
+def collected(address: str, seconds: float = 20.0) -> Counter[int]:
+    """What three requests to release 2 have lost."""
+    replay = Replay(Door(address), "cloth", [ENTRY], lambda *_: [], seconds)
+    replay.start()
+    lost: Counter[int] = Counter()
+    try:
+        for _ in range(3):
+            replay.ask(2, judged=True)
+            assert wait_until(lambda: replay.idle, 20, pause=0.01)
+            lost += replay.collect()
+    finally:
+        replay.close()
+    assert replay.unjudged == 0
+    return lost
+
+
+def refusing(code: grpc.StatusCode) -> Callable[..., Any]:
+    def refuse(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(code, "no")
+
+    return refuse
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("adire_assets.serving.replay.PAUSE_SECONDS", 0.0)
+    with Backend({"cloth": 2}) as made:
+        yield made
+
+
+def test_an_own_request_that_is_not_answered_is_lost(backend: Backend):
+    backend.seconds = 1.0
+    assert collected(f"127.0.0.1:{backend.grpc_port}", seconds=0.1) == {2: 3}
+
+
+def test_an_answer_that_is_none_of_a_release_is_lost(backend: Backend):
+    assert collected(f"127.0.0.1:{backend.grpc_port}") == {2: 3}  # without images
+
+
+@pytest.mark.parametrize(
+    ("code", "lost"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 3),  # of a prompt that the evaluation has drawn
+        (grpc.StatusCode.NOT_FOUND, 3),
+        (grpc.StatusCode.UNIMPLEMENTED, 3),
+        (grpc.StatusCode.INTERNAL, 0),  # the gateway counts it
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 0),  # the gateway refused it
+    ],
+)
+def test_a_refused_request_is_lost_where_nobody_counts_it(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode, lost: int
+):
+    monkeypatch.setattr("tests.support.backend._Service.ModelInfer", refusing(code))
+    backend.stop()
+    backend.start()
+    assert collected(f"127.0.0.1:{backend.grpc_port}")[2] == lost
+
+
+def test_who_is_not_let_in_is_told_and_no_release_is_blamed(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+):
+    refused = refusing(grpc.StatusCode.UNAUTHENTICATED)
+    monkeypatch.setattr("tests.support.backend._Service.ModelInfer", refused)
+    backend.stop()
+    backend.start()
+    with pytest.raises(UserError, match="without a good token"):
+        collected(f"127.0.0.1:{backend.grpc_port}")
+
+
+def test_a_mistake_of_our_own_ends_in_an_error_instead_of_a_standstill(backend: Backend):
+    replay = Replay(Door(f"127.0.0.1:{backend.grpc_port}"), "cloth", [{}], lambda *_: [], 5.0)
+    replay.start()
+    replay.ask(2, judged=False)
+    assert wait_until(lambda: replay.idle, 20, pause=0.01)
+    with pytest.raises(KeyError):
+        replay.collect()
+    replay.close()
