@@ -7,6 +7,7 @@ folder that `prometheus --config.file` starts from. A scrape brings Envoy's and 
 alerts are what sends a canary back, with each target's limits. docs/metrics.md lists both.
 """
 
+import math
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from adire_assets.fleet_config import (
     RolloutConfig,
     fleet_file_name,
 )
+from adire_assets.serving.gateway_bootstrap import BUCKETS
 from adire_assets.serving.traffic import SERVER_FAULTS
 from adire_assets.store import write_bytes
 
@@ -29,10 +31,12 @@ GATEWAYS, SLOTS = "adire-gateway", "adire-slot"  # the names of the scrape jobs
 SCRAPE_SECONDS = 15
 WINDOW_SECONDS = 300  # the 5m in the names below
 TAILS = {"p50": 0.5, "p99": 0.01}  # the share of the answers that may be slower
-# An alert looks at a window of its own each time, and again and again: no bound holds for all of
-# them. At a rate equal to the limit, one window in 700 is this far above it.
-DEVIATIONS = 3.0
+# A share of errors is looked at in these windows, anew at each scrape. Where the true share is the
+# limit, a day's looks at both raise an alarm with this chance at most, though they overlap.
+ERROR_WINDOWS = {"5m": WINDOW_SECONDS, "1h": 3600}
+RATE_A_DAY = 0.05
 MINIMUM_ANSWERS = 10  # in a window
+UNANSWERED_AT_LEAST = 2
 CONFIG_FILE, RULES_FILE = "prometheus.yml", "adire.rules.yml"
 HEADER = "# Written by `adire prometheus` from {}; it replaces this file whole.\n"
 
@@ -56,6 +60,16 @@ GATEWAY_LABELS: list[dict[str, Any]] = [
         }
         for label, value, clusters in CLUSTER_LABELS
     ),
+]
+# What was given up is counted by cluster, without those tags.
+GATEWAY_LABELS += [
+    {
+        "source_labels": ["cluster"],
+        "regex": "([a-z][a-z0-9_]*)-([0-9]+)(-pinned)?(-http)?",
+        "target_label": label,
+        "replacement": replacement,
+    }
+    for label, replacement in (("model", "$1"), ("release", "$2"))
 ]
 SLOT_LABELS = [
     {"action": "labelmap", "regex": "version", "replacement": "release"},
@@ -95,14 +109,24 @@ GAUGES = {
 sum by ({RELEASE}) (envoy_cluster_upstream_rq_active{{release!=""}})""",
 }
 RATES = {
-    f"release:adire_{name}:rate5m": f"""
-sum by ({RELEASE}) (rate(release:adire_{name}_total:sum[5m]))"""
+    f"release:adire_{name}:rate{window}": f"""
+sum by ({RELEASE}) (rate(release:adire_{name}_total:sum[{window}]))"""
     for name in ("requests", "request_failures", "request_retries")
+    for window in ERROR_WINDOWS
 }
 RATIOS = {
-    f"release:adire_{name}:ratio_rate5m": f"""
-clamp_max(release:adire_{name}:rate5m / (release:adire_requests:rate5m > 0), 1)"""
+    f"release:adire_{name}:ratio_rate{window}": f"""
+clamp_max(release:adire_{name}:rate{window} / (release:adire_requests:rate{window} > 0), 1)"""
     for name in ("request_failures", "request_retries")
+    for window in ERROR_WINDOWS
+}
+# Where each try is counted as a request, a failure is in both of them.
+FAULTS = {
+    f"release:adire_request_faults:ratio_rate{window}": f"""
+max by ({RELEASE}) (
+  {{__name__=~"release:adire_request_(failures|retries):ratio_rate{window}"}}
+)"""
+    for window in ERROR_WINDOWS
 }
 EJECTIONS = {
     "release:adire_slot_ejections:increase5m": f"""
@@ -162,6 +186,7 @@ RECORDED = {
     **GAUGES,
     **RATES,
     **RATIOS,
+    **FAULTS,
     **EJECTIONS,
     **LATENCIES,
     **RUNNING,
@@ -208,31 +233,42 @@ class Alert:
 def _alerts(target: str, rollout: RolloutConfig) -> list[Alert]:
     """What sends a canary back, with this target's limits, and what is down.
 
-    An error rate counts when the lower bound of Wilson's interval (Wilson 1927) is above the limit:
-    when the share is further above it than `DEVIATIONS` standard errors of the limit itself. A
-    quantile counts when the window has at least one answer in its tail.
+    A quantile counts when the window has at least one answer in its tail.
     """
-    of = f'{{target="{target}"}}'
+    of, limit = f'{{target="{target}"}}', rollout.error_rate_maximum
     answers = f"{WINDOW_SECONDS} * release:adire_requests:rate5m{of}"
+    bound = next(one for one in BUCKETS if one >= rollout.latency_maximum_seconds * 1000)
+    unanswered = f"""
+sum by ({RELEASE}) (increase(envoy_adire_unanswered_time_count{of}[5m]))
+- sum by ({RELEASE}) (
+  increase(envoy_adire_unanswered_time_bucket{{target="{target}", le="{bound:g}"}}[5m])
+)"""
     timed = f"{WINDOW_SECONDS} * release:adire_request_seconds:count_rate5m{of}"
-    limit = rollout.error_rate_maximum
     enough = {name: _enough(tail) for name, tail in TAILS.items()}
     maximum, increase = rollout.latency_maximum_seconds, rollout.latency_increase_maximum
     return [
         Alert(
             "AdireErrorRateAboveLimit",
-            # What failed, or what the gateway saved by asking again elsewhere. The larger of them:
-            # where each try is counted as a request, a failure is in both.
-            f"""
-max by ({RELEASE}) (
-  {{__name__=~"release:adire_request_(failures|retries):ratio_rate5m", target="{target}"}}
-)
-> {limit:g} + {DEVIATIONS:g} * sqrt({limit * (1 - limit):g} / ({answers}))
-and {answers} >= {MINIMUM_ANSWERS}""",
+            "\nor\n".join(
+                _beyond_doubt(window, seconds, limit, of)
+                for window, seconds in ERROR_WINDOWS.items()
+            ),
             0,
             "critical",
             f"{A_RELEASE} fails {{{{ $value | humanizePercentage }}}} of its requests or "
             f"leaves them to the other slot, more than the {limit:.1%} that are allowed.",
+            GO_BACK,
+        ),
+        Alert(
+            "AdireRequestsUnanswered",
+            f"""
+({unanswered}
+) >= {UNANSWERED_AT_LEAST}
+> {TAILS["p99"]:g} * ({answers})""",
+            0,
+            "critical",
+            f"{A_RELEASE} left {{{{ $value | humanize }}}} requests of the last five minutes "
+            f"unanswered for longer than {maximum:g} s, until they were given up.",
             GO_BACK,
         ),
         Alert(
@@ -292,6 +328,33 @@ and on (target, model) (
             LOOK,
         ),
     ]
+
+
+def evidence_needed(interval_seconds: float = SCRAPE_SECONDS) -> float:
+    """What answers times the divergence of their share from the limit must reach: the logarithm of
+    how many looks there are in a day, over `RATE_A_DAY` (union bound)."""
+    looks = 86_400 / interval_seconds * len(ERROR_WINDOWS)
+    return math.log(looks / RATE_A_DAY)
+
+
+def _beyond_doubt(window: str, seconds: int, limit: float, of: str) -> str:
+    """The share of faults in a window, where it shows the true one to be above the limit.
+
+    Of n answers, a share of s or more has the chance exp(-n KL(s, limit)) at most (Chernoff 1952;
+    Hoeffding 1963, theorem 1), with KL the divergence of Bernoulli distributions, and exactly, not
+    for large n alone. What was long ago and is over is no alarm.
+    """
+    share = f"release:adire_request_faults:ratio_rate{window}{of}"
+    answers = f"{seconds} * release:adire_requests:rate{window}{of}"
+    return f"""(
+  {share} > {limit:g}
+  and ({answers}) * (
+    {share} * ln({share} / {limit:g})
+    + (1 - {share}) * ln(clamp_min(1 - {share}, 1e-9) / {1 - limit:g})
+  ) >= {evidence_needed():.2f}
+  and {answers} >= {MINIMUM_ANSWERS}
+  and release:adire_request_faults:ratio_rate5m{of} > {limit:g}
+)"""
 
 
 def _enough(tail: float) -> int:

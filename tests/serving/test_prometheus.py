@@ -1,6 +1,7 @@
 """What is written for Prometheus: read by promtool, held against a real Envoy and a real Triton."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import grpc
 import pytest
 from ruamel.yaml import YAML
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 from adire_assets.config import Project
 from adire_assets.config_file import load
@@ -131,7 +132,20 @@ FAIL, MEDIAN, TAIL = [alert(FAILS)], [alert(SLOWER, 2, "p50")], [alert(SLOWER, 2
 SOUND = release(1, {22: 19})
 COPIES = {key: value for key, value in release(2, {35: 6}).items() if "_time_" in key}
 LEAVING = release(1, {22: 19}, values=lambda each: f"0+{each}x30 {30 * each}+{each / 50}x50")
+LATE: Callable[[float], str] = lambda each: f"0x43 0+{each}x30"  # noqa: E731
 AT_ONCE = {key: "_x50 30x30" for key in release(2, {}, codes={13: 0}) if "Infer_13" in key}
+
+
+def given_up(after: float, count: float) -> dict[str, str]:
+    """Requests of release 2 that were given up after so many milliseconds, per scrape."""
+    same = labels(target="eu", model=MODEL, release="2", cluster=f"{MODEL}-2")
+    found = {f"{ENVOY[:-8]}adire_unanswered_time_count{{{same}}}": steady(count)}
+    for bound in BUCKETS:
+        name = f'{ENVOY[:-8]}adire_unanswered_time_bucket{{{same}, le="{bound:g}"}}'
+        found[name] = steady(count if after <= bound else 0)
+    return found
+
+
 GATEWAY = 'up{job="adire-gateway", target="eu"}'
 BLUE = 'up{job="adire-slot", target="eu", slot="blue"}'
 GREEN = 'up{job="adire-slot", target="eu", slot="green"}'
@@ -146,7 +160,18 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
     "HTTP 5xx": (SOUND | release(2, {22: 3}, http={2: 3, 5: 3}), FAIL),
     "HTTP 4xx": (SOUND | release(2, {22: 3}, http={2: 3, 4: 3}), []),
     "what was asked again elsewhere": (SOUND | release(2, {22: 6}, retries=3), FAIL),
-    "all of very few": (SOUND | release(2, {22: 0.4}, codes={13: 0.4}), []),
+    "all of very few": (SOUND | release(2, {22: 0.4}, codes={13: 0.4}, values=LATE), []),
+    "all of few for a while": (SOUND | release(2, {22: 0.4}, codes={13: 0.4}), FAIL),
+    "requests that hang until they are given up": (
+        SOUND | release(2, {22: 6}) | given_up(30_000, 0.2),
+        [alert("AdireRequestsUnanswered")],
+    ),
+    "all that are asked hang": (
+        SOUND | release(2, {22: 0}) | given_up(2400, 0.2),
+        [alert("AdireRequestsUnanswered")],
+    ),
+    "clients that give up soon": (SOUND | release(2, {22: 6}) | given_up(900, 3), []),
+    "one that hangs in a thousand": (release(2, {22: 150}) | given_up(30_000, 0.2), []),
     "a p99 of more than two seconds": (release(2, {22: 19, 2700: 1}), [alert(SLOW, 2, "p99")]),
     "a slow answer in a thousand": (release(2, {22: 19.98, 2700: 0.02}), []),
     "a p99 of too few": (release(2, {22: 3.8, 2700: 0.2}), []),
@@ -185,18 +210,45 @@ def test_every_alert_is_tried():
     assert tried | {None} == {rule.get("alert") for group in groups for rule in group["rules"]}
 
 
-@needs_promtool
-def test_an_error_rate_counts_from_three_deviations_above_the_limit(tmp_path: Path):
-    def lower(failed: int) -> float:
-        """The bound of Wilson's interval for that many of 100 answers."""
-        found = binomtest(failed, 100).proportion_ci(2 * norm.cdf(3) - 1, method="wilson")
-        return float(found.low)
+def chance(share: float, limit: float, answers: int) -> float:
+    """At most, of so large a share of faults where the true one is the limit."""
+    apart = share * math.log(share / limit) + (1 - share) * math.log((1 - share) / (1 - limit))
+    return math.exp(-answers * apart)
 
-    for failed in range(9, 16):  # of the 100 answers of five minutes
-        fired = FAIL if lower(failed) > 0.05 else []
+
+@needs_promtool
+def test_an_error_rate_counts_where_a_day_of_looks_would_hardly_show_it_by_chance(tmp_path: Path):
+    looks = 2 * 24 * 240  # at both windows, every 15 seconds
+    for failed in range(17, 22):  # of the 100 answers of five minutes
+        fired = FAIL if looks * chance(failed / 100, 0.05, 100) <= 0.05 else []
         series = release(2, {22: 5}, codes={13: failed / 20})
-        expect(tmp_path, series, promql_expr_test=[result(FIRING, *fired)])
-    assert lower(9) < 0.05 < lower(15)
+        values = {name: text.replace("x80", "x20") for name, text in series.items()}
+        query = {
+            "expr": FIRING,
+            "eval_time": "5m",
+            "exp_samples": result(FIRING, *fired)["exp_samples"],
+        }
+        expect(tmp_path, values, promql_expr_test=[query])
+    assert looks * chance(0.17, 0.05, 100) > 0.05 > looks * chance(0.21, 0.05, 100)
+    assert binomtest(17, 100, 0.05, "greater").pvalue < chance(0.17, 0.05, 100)
+
+
+@needs_promtool
+def test_an_hour_shows_what_five_minutes_do_not(tmp_path: Path):
+    """9 % of 100 answers in five minutes are chance, those of an hour are not; over is over."""
+    series = release(2, {22: 5}, codes={13: 0.45}, values=lambda each: f"0+{each}x240")
+    tests = [
+        result(FIRING, *fired) | {"eval_time": time} for time, fired in (("9m", []), ("60m", FAIL))
+    ]
+    expect(tmp_path, series, promql_expr_test=tests)
+    over = {
+        name: "0+1x120 120+0x120" if "ModelInfer_13" in name else values
+        for name, values in series.items()
+    }
+    tests = [
+        result(FIRING, *fired) | {"eval_time": time} for time, fired in (("30m", FAIL), ("37m", []))
+    ]
+    expect(tmp_path, over, promql_expr_test=tests)
 
 
 @needs_promtool

@@ -13,9 +13,10 @@ import pytest
 from adire_assets.errors import UserError
 from adire_assets.serving import replay
 from adire_assets.serving.client import Door
-from adire_assets.serving.gateway import Gateway, Traffic
+from adire_assets.serving.gateway import Gateway
 from adire_assets.serving.record import Rollout
 from adire_assets.serving.replay import Replay
+from adire_assets.serving.traffic import Traffic
 from adire_assets.serving.triton import wait_until
 from adire_assets.serving.watch import Watch
 from tests.support.light import MODEL, add_light, light_house
@@ -64,7 +65,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
 
 @pytest.fixture
 def asking(served: Served) -> Iterator[Replay]:
-    made = Replay(Door("127.0.0.1:1"), "cloth", ENTRIES, served.judge)
+    made = Replay(Door("127.0.0.1:1"), "cloth", ENTRIES, served.judge, 20.0)
     made.start()
     yield made
     made.close()
@@ -92,7 +93,6 @@ def test_each_request_names_its_release_and_no_evaluated_image(
     for number in (2, 1, 2, 2):
         ask(asking, number, judged=False)
     assert [one["release"] for one in served.asked] == [2, 1, 2, 2]
-    assert asking.sent == {1: 1, 2: 3}
     assert not {one["seed"] for one in served.asked} & {entry["seed"] for entry in ENTRIES}
     assert {one["prompt"] for one in served.asked} <= {entry["prompt"] for entry in ENTRIES}
 
