@@ -2,9 +2,10 @@
 
 What a file says comes in many ways; the first of these that is there counts: an ICC profile, PNG's
 sRGB, gAMA and cHRM chunks, EXIF's colour space. A file that says nothing is sRGB, as every viewer
-takes it. A PNG without a profile whose cICP chunk names other colours is refused. Conversion is
-LittleCMS (Pillow's ImageCms), relative colorimetric with black point compensation; colours that are
-sRGB within one level of 255 stay as they are.
+takes it; inks (CMYK) without a profile become what Pillow makes of them, which is told. A profile
+that is damaged, and a PNG without one whose cICP chunk names other colours, are refused. Conversion
+is LittleCMS (Pillow's ImageCms), relative colorimetric with black point compensation; colours that
+are sRGB within one level of 255 stay as they are.
 """
 
 import io
@@ -30,6 +31,11 @@ BRADFORD = np.array(
 SRGB_FILE_GAMMA = 1 / 2.2  # PNG's gAMA of a file with the curve of sRGB
 GAMMA_TOLERANCE = 0.001
 CHROMATICITY_TOLERANCE = 0.002
+ICC_HEADER_BYTES, ICC_ALIGNMENT = 128, 4  # ICC.1:2022, 7.2; the last tag may lack its padding
+# BITMAPV5HEADER: where it begins in the file, and in it the colour space, and a profile's place and
+# size; the spaces are those of a profile in the file, and of one in another file.
+BMP_HEADER, BMP_SPACE, BMP_PROFILE, BMP_V5_BYTES = 14, 56, 112, 124
+BMP_EMBEDDED, BMP_LINKED = b"DEBM", b"KNIL"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SRGB_CICP = bytes((1, 13, 0))  # ITU-T H.273: BT.709's primaries, sRGB's curve, RGB
 EXIF_SRGB, EXIF_ADOBE, EXIF_UNCALIBRATED = 1, 2, 0xFFFF
@@ -46,7 +52,7 @@ class Unreadable(Exception):
 @dataclass(frozen=True)
 class Described:
     """What a file says of its colours: a profile (None: they are sRGB), and whether it only says
-    that they are not calibrated, which leaves them sRGB for want of anything better."""
+    that they are not calibrated, or inks, which leaves them sRGB for want of anything better."""
 
     profile: bytes | None
     uncalibrated: bool = False
@@ -57,7 +63,12 @@ def described(image: Image.Image, path: Path) -> Described:
 
     Unreadable when that is no colour, or none that is read.
     """
-    if icc := image.info.get("icc_profile"):
+    icc = image.info.get("icc_profile")
+    if "icc_profile" in image.info and not icc:  # Pillow found one that it could not unpack
+        raise Unreadable("its colour profile is damaged")
+    if image.format == "BMP":
+        icc = _bmp_profile(path)
+    if icc:
         return Described(icc)
     other = _cicp(path) if image.format == "PNG" else None
     if other is not None and other != SRGB_CICP:
@@ -73,7 +84,7 @@ def described(image: Image.Image, path: Path) -> Described:
         space != EXIF_SRGB and str(index).strip("\0 ") == INTEROPERABILITY_ADOBE
     ):
         return Described(matrix_profile(ADOBE_PRIMARIES, D65, ADOBE_GAMMA))
-    return Described(None, uncalibrated=space == EXIF_UNCALIBRATED)
+    return Described(None, uncalibrated=space == EXIF_UNCALIBRATED or image.mode == "CMYK")
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -81,6 +92,11 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
     Unreadable when the profile is damaged or for other colours than the image has.
     """
+    size = int.from_bytes(profile[:4], "big")  # LittleCMS makes do with the tags that are there
+    if len(profile) >= ICC_HEADER_BYTES and len(profile) <= size - ICC_ALIGNMENT:
+        raise Unreadable(
+            f"its colour profile cannot be read ({len(profile)} of its {size} bytes are there)"
+        )
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space
@@ -125,6 +141,24 @@ def matrix_profile(primaries: Primaries, white: tuple[float, float], gamma: floa
     )
     header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
     return (header + _xyz(D50_XYZ)[8:]).ljust(128, b"\0") + table + body
+
+
+def _bmp_profile(path: Path) -> bytes | None:
+    """The profile in a BMP (version 5), which Pillow passes over; None without one."""
+    content = path.read_bytes()
+    header = content[BMP_HEADER:]
+    if int.from_bytes(header[:4], "little") < BMP_V5_BYTES:
+        return None
+    space = header[BMP_SPACE : BMP_SPACE + 4]
+    if space == BMP_LINKED:
+        raise Unreadable("its colour profile is in another file")
+    if space != BMP_EMBEDDED:
+        return None
+    place, size = struct.unpack_from("<II", header, BMP_PROFILE)
+    profile = header[place : place + size]
+    if len(profile) < max(size, 1):
+        raise Unreadable("its colour profile is damaged")
+    return profile
 
 
 def _cicp(path: Path) -> bytes | None:

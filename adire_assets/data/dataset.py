@@ -75,7 +75,7 @@ class Summary:
     rejected: list[Rejection] = field(default_factory=list)
     near_duplicates: list[NearDuplicate] = field(default_factory=list)
     unused: list[Rejection] = field(default_factory=list)  # files beside the images
-    uncalibrated: list[str] = field(default_factory=list)  # taken as sRGB, though they say: other
+    uncalibrated: list[str] = field(default_factory=list)  # without a profile, though not sRGB
 
     @property
     def images(self) -> int:

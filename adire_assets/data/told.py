@@ -21,8 +21,8 @@ def sentence(summary: Mapping[str, Any]) -> str:
     if files := summary["uncalibrated"]:
         said.append(
             f"{_many(len(files), 'image')} without a colour profile, though EXIF says that the "
-            f"colours are not sRGB, taken as sRGB: {', '.join(files[:SHOWN])}"
-            + (", ..." if len(files) > SHOWN else "")
+            "colours are not sRGB, or they are inks (CMYK), so that they may be off: "
+            f"{', '.join(files[:SHOWN])}" + (", ..." if len(files) > SHOWN else "")
         )
     return "; ".join(said)
 

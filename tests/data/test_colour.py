@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,113 @@ def test_uncalibrated_colours_are_told(tmp_path):
     save(source, "camera.jpg", Image.open(source / "p000.png").rotate(90), exif=exif(0xFFFF))
     summary = build_dataset(source, tmp_path / "out", config())
     assert summary.uncalibrated == ["camera.jpg"]
+
+
+@pytest.mark.parametrize("name", ["inks.tif", "inks.jpg"])
+def test_inks_without_a_profile_are_told(tmp_path, name):
+    source = fill(tmp_path / "in", 20)
+    inks = Image.open(source / "p000.png").rotate(90).convert("CMYK")
+    save(source, name, inks)
+    save(source, f"profiled-{name}", inks.rotate(180), icc_profile=ink_profile())
+    summary = build_dataset(source, tmp_path / "out", config())
+    assert summary.uncalibrated == [name]
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def profiled_png(packed: bytes) -> bytes:
+    """A PNG whose iCCP chunk has these bytes for its compressed profile."""
+    content = io.BytesIO()
+    plain().save(content, "PNG")
+    start = content.getvalue().index(b"IDAT") - 4
+    head, rest = content.getvalue()[:start], content.getvalue()[start:]
+    return head + chunk(b"iCCP", b"adobe\0\0" + packed) + rest
+
+
+def jpeg_without_its_second_profile_segment() -> bytes:
+    content = io.BytesIO()
+    plain().save(content, "JPEG", icc_profile=ADOBE.ljust(70_000, b"\0"))
+    first = content.getvalue().index(b"ICC_PROFILE\0")
+    second = content.getvalue().index(b"ICC_PROFILE\0", first + 1) - 4
+    size = struct.unpack_from(">H", content.getvalue(), second + 2)[0]
+    return content.getvalue()[:second] + content.getvalue()[second + 2 + size :]
+
+
+PACKED = zlib.compress(ADOBE)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (profiled_png(PACKED[:20] + b"\0\0\0" + PACKED[23:]), "its colour profile is damaged"),
+        (profiled_png(PACKED[:-1] + b"\0"), "its colour profile is damaged"),
+        (profiled_png(b""), "its colour profile is damaged"),
+        (profiled_png(PACKED[:-30]), r"its colour profile cannot be read \(\d+ of its \d+ bytes"),
+        (jpeg_without_its_second_profile_segment(), "its colour profile is damaged"),
+    ],
+    ids=["wrong bytes", "wrong checksum", "empty", "cut off", "a segment is missing"],
+)
+def test_a_profile_that_cannot_be_unpacked_is_none_that_is_left_out(tmp_path, content, says):
+    path = tmp_path / "odd.png"
+    path.write_bytes(content)
+    with pytest.raises(Rejected, match=says):
+        load(path, tmp_path, 1_000)
+    path.write_bytes(profiled_png(PACKED))
+    assert load(path, tmp_path, 1_000).image.getpixel((4, 4)) == AS_SRGB
+
+
+def bmp(space: bytes, profile: bytes, size: int | None = None) -> bytes:
+    """A BMP of 8 by 8 pixels with a BITMAPV5HEADER."""
+    pixels = bytes(reversed(BLUE)) * 64
+    head = struct.pack("<IiiHHIIiiII", 124, 8, 8, 1, 24, 0, len(pixels), 0, 0, 0, 0) + bytes(16)
+    head += space + bytes(48)
+    there = len(profile) if size is None else size
+    head += struct.pack("<IIII", 4, 124 + len(pixels), there, 0)
+    start = 14 + len(head)
+    whole = head + pixels + profile
+    return struct.pack("<2sIHHI", b"BM", 14 + len(whole), 0, 0, start) + whole
+
+
+def test_the_profile_in_a_bmp_is_followed(tmp_path):
+    path = tmp_path / "x.bmp"
+
+    def middle(content: bytes) -> tuple[int, ...]:
+        path.write_bytes(content)
+        return load(path, tmp_path, 1_000).image.getpixel((4, 4))
+
+    assert middle(bmp(b"DEBM", ADOBE)) == AS_SRGB
+    assert middle(bmp(b"BGRs", b"")) == middle(bmp(b" niW", b"")) == BLUE
+    for content, says in (
+        (bmp(b"DEBM", ADOBE, 2 * len(ADOBE)), "its colour profile is damaged"),
+        (bmp(b"DEBM", b""), "its colour profile is damaged"),
+        (bmp(b"KNIL", b"adobe.icc\0"), "its colour profile is in another file"),
+    ):
+        with pytest.raises(Rejected, match=says):
+            middle(content)
+
+
+def exif_block(order: str, *, orientation: int = 6) -> bytes:
+    """Orientation, then a pointer to a directory of EXIF with the colour space of Adobe RGB."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    first = struct.pack(f"{order}HHHIHHHHII", 2, 0x0112, 3, 1, orientation, 0, 0x8769, 4, 1, 38)
+    second = struct.pack(f"{order}HHHIHHI", 1, 0xA001, 3, 1, 2, 0, 0)
+    return head + first + struct.pack(f"{order}I", 0) + second
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp"])
+def test_exif_that_is_cut_off_is_no_exif_that_says_nothing(tmp_path, name, order):
+    image = Image.new("RGB", (16, 8), BLUE)
+    block = b"Exif\0\0" + exif_block(order)
+    whole = load(save(tmp_path, name, image, exif=block), tmp_path, 1_000).image
+    assert whole.size == (8, 16)
+    assert np.abs(np.subtract(whole.getpixel((4, 4)), AS_SRGB)).max() <= 4
+    for length in (15, 26, 39, 44, 51):
+        path = save(tmp_path, name, image, exif=block[:length])
+        with pytest.raises(Rejected, match="damaged or cut off: its EXIF ends early"):
+            load(path, tmp_path, 1_000)
 
 
 def png_with(*chunks: tuple[bytes, bytes]) -> PngInfo:
