@@ -18,30 +18,43 @@ is
 
 with P prompts; for a mean that is the paired t-test over the prompts' means.
 
-**Where most prompts are equal** (nothing copied on either side, everything as asked), a t knows
-nothing of the rare fault that was not drawn. The bound is then at least as low as that of the
-shares of prompts that lose and that gain: the limits of Clopper and Pearson 1934 for each, put
-together as Newcombe 1998 ("Interval estimation for the difference between independent proportions",
-method 10) does, in units of the largest change seen. With no change at all the unit is 1, the range
-of a share (or what values spread, where that is more), and the bound that of "the rule of three",
-1 - (1 - confidence)^(1/P). The same images on both sides pass at any size.
+**Where few prompts carry the difference** (half of them change by less than a fifth of the largest
+change: a rare fault among small changes, or prompts that are equal because nothing is copied or
+everything is as asked), a t knows nothing of the faults that were not drawn. The bound is then at
+least as low as that of the shares of prompts that lose and that gain: the limits of Clopper and
+Pearson 1934 for each, put together as Newcombe 1998 ("Interval estimation for the difference
+between independent proportions", method 10) does, in units of the largest change seen. With no
+change at all the unit is 1, the range of a share (or what values spread, where that is more), and
+the bound that of "the rule of three", 1 - (1 - confidence)^(1/P). The same images on both sides
+pass at any size.
 
-Where values differ a little everywhere and a rare fault changes one a lot, only a t is left, which
-knows nothing of a fault that was not drawn: one in P prompts is missed with (1 - 1/P)^P = 37 %.
+Where no fault was drawn at all among small changes, nothing tells of its size: a loss of `margin`
+by faults of size f passes with (1 - margin / f)^P; with f = 1, margin 0.1: 18 % at 16 prompts, 8 %
+at 24, 3 % at 32, 0 at 64. A bound for any variable within its range needs no such luck, and cannot
+be had with few prompts: by bets (Waudby-Smith and Ramdas 2024) a range of +-R takes at least log
+20 / log(R / (R - margin)) prompts without any spread, which is 48 for CLIP-S with the house
+example's margin of 0.15, 58 for nsfw with 0.05 and 23 for attribute accuracy with 0.12. At 32
+prompts the first two never pass, and the third passes in 59 % where a t passes in 99.7 % (a
+standard deviation of 0.15 by prompt).
 
 Simulated size of the superiority test (margin 0, lower bound > 0, nominally 5 %) through this
-function, 1,000 simulations each (0.7 points of doubt), in per cent, with standard deviations of 0.5
-by prompt and 1 by image; and the other way round:
+function, in per cent, with standard deviations of 0.5 by prompt and 1 by image; and the other way
+round. Means: 60,000 simulations each (0.1 points of doubt), the others 1,000 (up to 0.7):
 
     prompts x seeds     8x4          16x4         32x2         64x1
-    mean             5.4   5.1    5.1   5.7    4.7   5.6    6.5   4.7
+    mean             5.0   5.0    5.3   5.1    5.1   5.1    5.1   5.1
     KID              1.0   0.7    1.6   0.9    1.5   1.7    2.9   2.7
     diversity        2.7   2.2    2.2   2.9    3.7   3.4    3.5   3.7
 
-Metrics of pairs are tested with care to spare, because a prompt that is drawn twice brings pairs of
-like images. Faults that spoil whole prompts, half of them or single images, with a true loss equal
-to a margin of 0.1 to 0.3, pass in 0 to 5.5 % (16x4, 32x2, 64x1); at 24x2 those that spoil half of a
-prompt, margin 0.1, in 7 %.
+Metrics of pairs are tested with care to spare, because a prompt that is drawn twice brings pairs
+of like images. Faults that spoil whole prompts, half of each or single images, with a true loss
+equal to a margin of 0.1, 0.2 or 0.3, pass in 0 to 5.1 % (16x4, 24x2, 32x2, 64x1; 20,000
+simulations each), but for single images at 16x4, margin 0.3: 5.8 %. Among small changes (standard
+deviations of 0.02 to 0.2 by prompt), faults of 0.5 or 1 with margins of 0.1 or 0.2 pass in 0.9 to
+5.6 % where (1 - margin / f)^P is below 5 %, but for 16 prompts, f = 0.5, margin 0.1, a standard
+deviation of 0.2: 6.2 %. A t alone passes 5.2 to 16 % of them. The price at 32 prompts: equally
+good sides whose prompts differ normally with a standard deviation of twice the margin pass in 84.5
+% instead of 86.9 %, with one and a half in 97.1 % instead of 98.0 %.
 
 **All must pass, without a correction for many tests.** The claim is "not worse in any metric"; its
 opposite is a union ("worse in this one, or in that one, ..."), and that is refuted only if each of
@@ -67,6 +80,7 @@ from adire_assets.evaluation.statistic import Statistic
 
 MINIMUM_PROMPTS = 4
 POWER = 0.8
+SMALL = 0.2  # of the largest change: normal ones have a median of 0.3 of it with 32 prompts
 Better = Literal["higher", "lower"]
 
 
@@ -239,7 +253,7 @@ def _compared(
             None,
         )
     lower, smallest = difference - spread[0], spread[1]
-    if changes is not None and 2 * np.count_nonzero(changes) <= design.prompts:
+    if changes is not None and _few_carry(changes):
         of_shares = _of_shares(seen, sign * changes, float(np.abs(changes).max()))
         lower, smallest = min(lower, of_shares[0]), max(smallest, of_shares[1])
     return _judged(seen, lower, smallest)
@@ -361,6 +375,12 @@ def _changes(one: Statistic, other: Statistic, design: _Design) -> np.ndarray | 
     counts = [np.maximum((~np.isnan(table)).sum(axis=1), 1) for table in tables]
     means = sums[0] / counts[0] - sums[1] / counts[1]
     return np.where(differ.any(axis=1) & (means == 0), np.finfo(float).tiny, means)
+
+
+def _few_carry(changes: np.ndarray) -> bool:
+    """Whether half of the prompts change by less than `SMALL` of the largest change."""
+    sizes = np.sort(np.abs(changes))
+    return bool(sizes[(len(sizes) - 1) // 2] <= SMALL * sizes[-1])
 
 
 def _range(statistic: Statistic) -> float:

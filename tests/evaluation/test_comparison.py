@@ -155,6 +155,30 @@ def test_a_share_that_loses_its_margin_passes_in_at_most_one_of_twenty(
     assert not_above(0.05, passed, 300)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "margin", "fault", "spread"),
+    [
+        (32, 2, 0.1, 1.0, 0.05),
+        (64, 1, 0.1, 0.5, 0.02),
+        (24, 2, 0.2, 1.0, 0.1),
+        (16, 4, 0.2, 1.0, 0.02),
+    ],
+)
+def test_a_fault_among_small_changes_that_loses_its_margin_passes_in_at_most_one_of_twenty(
+    prompts: int, seeds: int, margin: float, fault: float, spread: float
+) -> None:
+    """A t alone passes it in 8 to 16 %."""
+    random = np.random.default_rng(0)
+    champion = as_statistic(np.zeros((prompts, seeds)))
+    passed = 0
+    for _ in range(300):
+        by_prompt = spread * random.normal(size=(prompts, 1))
+        spoilt = fault * (random.random((prompts, 1)) < margin / fault)
+        table = by_prompt - spoilt + np.zeros((prompts, seeds))
+        passed += single(as_statistic(table), champion, margin, prompts, seeds, 200).passed
+    assert not_above(0.05, passed, 300)
+
+
 def as_statistic(table: np.ndarray) -> Statistic:
     return Statistic(each=table.ravel())
 
