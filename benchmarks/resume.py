@@ -3,8 +3,8 @@
     python -m benchmarks.resume --kills 10 [--seed 1]
 
 A LoRA of the embedded base with everything that keeps state (dropout, EMA, cosine schedule, random
-crops and flips, the text encoder, best checkpoint), in a worker behind `accelerate launch` as the
-line runs it. Each run is killed with SIGKILL, with all its processes, when it reaches a step drawn
+crops and flips, the text encoder, best checkpoint), in a worker as the line
+runs it. Each run is killed with SIGKILL, with all its processes, when it reaches a step drawn
 at random, started again, and its adapter's SHA-256 compared. The last line is
 
     resume: equal=<n>/<kills>

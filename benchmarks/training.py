@@ -5,8 +5,8 @@
 
 PATH is examples/dreambooth/train_dreambooth_lora.py of diffusers; it runs unedited. Both sides get
 the same base (the embedded tiny one, in float32), images, caption, LoRA, AdamW, learning rate and
-CPU threads, and start behind the same `accelerate launch`: ours as the asset graph starts it, the
-peer through benchmarks/peer/start.py. The bare loop does the UNet's forward and backward and the
+CPU threads: ours as the asset graph starts it, the peer as one process through
+benchmarks/peer/start.py. The bare loop does the UNet's forward and backward and the
 optimizer step on prepared tensors, nothing else.
 
 Rounds take turns (peer, ours, bare), each with a seed of its own; figures are medians over rounds.
@@ -27,6 +27,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -236,7 +237,7 @@ def train_peer(
     finished = run(
         project,
         [
-            *launcher("cpu", TRAINING),
+            sys.executable,
             *("-m", "benchmarks.peer.start", str(record), *script, "--center_crop"),
             *(f"--{key}={value}" for key, value in options.items()),
         ],

@@ -50,12 +50,15 @@ def processes_of(settings: TrainingConfig) -> int:
 def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
     """The launcher for `worker.command`, for "cpu" or "cuda" and a `training` section.
 
+    One process needs none: what a launcher would tell it, `lora.train` says itself.
     On several machines each starts the same command with its own ADIRE_MACHINE_RANK (0, 1, ...) and
     the first one's address in ADIRE_MAIN_MACHINE (host:port).
     """
     settings = TrainingConfig.model_validate(training)
+    if processes_of(settings) == 1:
+        return ()
     machines = _machines() if settings.num_machines > 1 else ()
-    if device == "cpu" and processes_of(settings) > 1:
+    if device == "cpu":
         # What `accelerate launch` starts for GPUs; for CPUs it asks for an MPI.
         per_machine = processes_of(settings) // settings.num_machines
         return (
@@ -71,8 +74,7 @@ def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
         *("--mixed_precision", settings.mixed_precision),
         *("--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(lineage.threads())),
-        *(("--cpu",) if device == "cpu" else ()),
-        *(("--multi_gpu",) if processes_of(settings) > 1 else ()),
+        "--multi_gpu",
     )
 
 

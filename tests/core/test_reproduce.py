@@ -19,6 +19,7 @@ from adire_assets import lineage, pipeline, promotion, readers, roots
 from adire_assets.children import run_child
 from adire_assets.config import Project
 from adire_assets.data.sample_images import draw_sample_data
+from adire_assets.diffusion.launch import launcher
 from adire_assets.errors import UserError
 from adire_assets.gc import collect_garbage
 from adire_assets.lineage import Recipe
@@ -424,12 +425,23 @@ def test_a_release_that_serves_another_file_is_refused(project: Project) -> None
 # --- interrupts ------------------------------------------------------------------------------
 
 
+def behind_a_launcher(project: Project) -> None:
+    """The adapter's recorded job, as if two processes had carried it out."""
+
+    def edit(manifest: dict) -> None:
+        manifest["job"]["launcher"] = list(launcher("cpu", {"num_processes": 2})[1:])
+        manifest["job"]["arguments"]["training"]["num_processes"] = 2
+
+    change(adapter_of(project).path / "manifest.json", edit)
+
+
 def test_an_interrupt_leaves_no_process_and_no_folder(project: Project) -> None:
     [dataset] = Store(project).artefacts(MODEL, "dataset")
+    behind_a_launcher(project)
 
     def interrupt(message: str, **_: float) -> None:
         if "loading the base model" in message:
-            assert len(processes_of(project)) >= 2  # the launcher and what it has started
+            assert len(processes_of(project)) == 3
             with readers.reading(), readers.alone(project, [dataset.name]) as free:
                 assert not free  # nobody may delete it now
             raise KeyboardInterrupt
@@ -441,11 +453,12 @@ def test_an_interrupt_leaves_no_process_and_no_folder(project: Project) -> None:
 
 
 def test_a_kill_leaves_no_process(project: Project) -> None:
+    behind_a_launcher(project)
     run = start(project, ROOT)
     assert run.stdout
     assert any("loading the base model" in line for line in run.stdout)
     children = processes_of(project)
-    assert len(children) >= 2
+    assert len(children) == 3
     run.kill()
     run.communicate(timeout=30)
     assert not psutil.wait_procs(children, timeout=30)[1]

@@ -47,7 +47,7 @@ def carried_out(
     return run, returned
 
 
-@pytest.mark.parametrize("processes", [None, 1, 2])
+@pytest.mark.parametrize("processes", [None, 2])
 def test_a_refusal_is_its_sentence_alone(
     project: Project,
     capfd: pytest.CaptureFixture[str],

@@ -307,7 +307,7 @@ def test_fp16_training_without_a_gpu_is_refused(
 
 
 def start(folder: Path, given: dict[str, Any], hash_seed: str) -> subprocess.Popen[str]:
-    """A process whose child is the training, a worker behind `accelerate launch`."""
+    """A process whose child is the training, in a worker."""
     job = folder / "job"
     job.mkdir(parents=True, exist_ok=True)
     worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1)
@@ -334,7 +334,7 @@ def test_a_killed_child_takes_all_down_and_the_next_run_ends_in_the_same_bits(
         assert first.poll() is None and time.monotonic() < deadline, first.stdout
         time.sleep(0.01)
     children = psutil.Process(first.pid).children(recursive=True)
-    assert len(children) >= 2  # the launcher and the training
+    assert children
     first.send_signal(signal.SIGKILL)
     first.wait()
     _, alive = psutil.wait_procs(children, timeout=5)

@@ -342,6 +342,17 @@ def test_a_large_base_has_one_process(random_base: Path, monkeypatch: pytest.Mon
     assert launch.shared_out({}, "cpu", random_base) == {"num_processes": 1}
 
 
+def test_a_launcher_for_gpus_says_all_that_accelerate_would_guess() -> None:
+    from accelerate.commands.launch import launch_command_parser
+
+    training = {"num_processes": 2, "mixed_precision": "bf16"}
+    _, *words = launch.launcher("cuda", training)
+    assert words[:2] == ["-m", "accelerate.commands.launch"]
+    said = launch_command_parser().parse_args([*words[2:], "-m", "adire_assets.worker"])
+    assert (said.num_processes, said.num_machines, said.multi_gpu) == (2, 1, True)
+    assert (said.mixed_precision, said.dynamo_backend) == ("bf16", "no")
+
+
 def train_on(
     machines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, kill_at: str = ""
 ) -> None:
