@@ -4,6 +4,7 @@ Every command is a few lines around the core. A user's mistake is one sentence o
 exit status 1. Heavy libraries are imported by the commands that need them.
 """
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,6 +38,8 @@ from adire_assets.fleet_config import FleetConfig, load_fleet
 from adire_assets.home_commands import home_app
 from adire_assets.serving.commands import auth_app, rollout_app
 
+FEW_COLLECTIONS = 50_000  # objects that are new since the last one
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -53,6 +56,8 @@ app.add_typer(auth_app, name="auth")
 
 def main() -> None:
     """The entry point of the console script."""
+    # Nearly all that a command makes is what it imports, and that stays.
+    gc.set_threshold(FEW_COLLECTIONS)
     try:
         require_text(sys.argv[1:])
         app()

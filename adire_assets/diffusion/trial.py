@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adire_assets.worker import Progress
+from adire_assets.worker import Progress, importing
 
 FIRST_TRIALS = 4  # that nobody gives up: there is nothing to compare them with
 
@@ -15,10 +15,11 @@ def run(
     `arguments` are those of `lora.train`. Each validation loss goes into trial `number` of the
     Optuna study in `storage`, whose pruner then says whether to go on.
     """
-    import optuna
+    with importing():
+        import optuna
 
-    from adire_assets.diffusion import lora
-    from adire_assets.diffusion.fit import GivenUp
+        from adire_assets.diffusion import lora
+        from adire_assets.diffusion.fit import GivenUp
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS)

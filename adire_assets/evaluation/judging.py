@@ -66,13 +66,15 @@ class JudgeProcess:
 
 
 def main() -> None:
-    import torch
-
-    from adire_assets.evaluation.judge import Judge
-    from adire_assets.evaluation.metrics import clip_s
-    from adire_assets.worker import die_with_parent
+    from adire_assets.worker import die_with_parent, importing
 
     die_with_parent()
+    with importing():
+        import torch
+
+        from adire_assets.evaluation.judge import Judge
+        from adire_assets.evaluation.metrics import clip_s
+
     torch.set_num_threads(1)
     judge = Judge(Path(sys.argv[1]), sys.argv[2])
     for line in sys.stdin:

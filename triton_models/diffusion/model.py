@@ -17,6 +17,7 @@ Triton's Python knows nothing of the project's environment, which is why ADIRE_S
 its packages. ADIRE_DEVICE (auto, cpu, cuda) and ADIRE_THREADS are optional.
 """
 
+import gc
 import json
 import math
 import os
@@ -27,6 +28,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), *filter(None, [os.environ.get("ADIRE_SITE_PACKAGES")])]
 
+gc.disable()  # what libraries make when they are imported stays: nothing there is garbage
+
 import diffusers  # noqa: E402
 import numpy as np  # noqa: E402
 import peft  # noqa: E402
@@ -34,6 +37,9 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 import triton_python_backend_utils as pb  # noqa: E402
 from sampling import Request, Sampler  # noqa: E402
+
+gc.enable()
+gc.freeze()
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 LARGEST_SEED = 2**31 - 1
