@@ -124,6 +124,7 @@ def down(
             progress("stopping the fleet")
             with supervisor.connection(project) as rpc:
                 pid = rpc.getPID()
+                supervisor.stop_all(rpc)
                 rpc.shutdown()
             _wait_gone(pid, orphans.STOP_SECONDS)
         orphans.end(project)

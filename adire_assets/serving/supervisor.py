@@ -9,10 +9,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from xmlrpc.client import ServerProxy
+from xmlrpc.client import Fault, ServerProxy
 
 from adire_assets.child_environment import child_environment
 from adire_assets.config import Project
@@ -26,6 +26,7 @@ LONGEST_SOCKET = 100  # bytes; the kernel takes 107
 SUPERVISOR_SECONDS = 15.0
 LOGS = "ADIRE_SUPERVISOR_LOGS"  # in its environment: the folder of its programs' logs
 RUNNING = ("STARTING", "RUNNING")
+GATEWAY = "gateway-"  # what the names of doors begin with
 
 
 def is_supervised(project: Project, program: str) -> bool:
@@ -59,7 +60,7 @@ def write_config(project: Project, every: Sequence[Program]) -> None:
             f"[program:{item.name}]",
             f"command = {_command(item.command)}",
             # The door is closed before what is behind it.
-            f"priority = {900 if item.name.startswith('gateway-') else 100}",
+            f"priority = {900 if item.name.startswith(GATEWAY) else 100}",
             "autostart = false",
             "autorestart = true",
             "startretries = 1000000",
@@ -114,6 +115,18 @@ def update(rpc: Any) -> None:
 
 def runs(rpc: Any, name: str) -> bool:
     return rpc.getProcessInfo(name)["statename"] in RUNNING
+
+
+def stop_all(rpc: Any) -> None:
+    """Stop its programs, the door before what is behind it and the rest together.
+
+    Its own shutdown waits for one after the other.
+    """
+    for name in (info["name"] for info in rpc.getAllProcessInfo()):
+        if name.startswith(GATEWAY):
+            with suppress(Fault):  # it does not run
+                rpc.stopProcess(name)
+    rpc.stopAllProcesses()
 
 
 @contextmanager
