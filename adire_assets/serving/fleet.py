@@ -77,6 +77,8 @@ def up(
                 progress(f"starting {item.name}")
                 item.prepare()
                 rpc.startProcess(item.name, False)
+                if item.first:
+                    _wait_ready(project, rpc, item)
             for item in (item for item in wanted if item.name not in left):
                 _wait_ready(project, rpc, item)
                 if not item.slot:

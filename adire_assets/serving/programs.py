@@ -25,6 +25,7 @@ class Program:
     ready: Callable[[], bool]
     seconds: float  # how long it may take to get ready
     serving: bool = True  # needed to answer users
+    first: bool = False  # ready before the next one starts
     slot: bool = False  # ready when it serves what the records name, which is asked afterwards
     prepare: Callable[[], object] = lambda: None  # before it starts
     seen: Callable[[], bool] = lambda: True  # whether requests come to it again
@@ -86,6 +87,7 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
             lambda: _answers(web.host, web.port),
             WEB_SECONDS,
             serving=False,
+            first=True,  # it makes Dagster's databases, which two at a time would make wrong
         ),
         Program(
             "dagster-daemon",

@@ -17,6 +17,7 @@ from adire_assets.fleet_config import FleetConfig, SlotConfig
 from adire_assets.serving import fleet, orphans, slot, triton
 from adire_assets.serving.programs import shared_memory
 from tests.support.fleets import make_fleet
+from tests.support.line import answers
 from tests.support.ports import free_port
 
 DEFINITIONS = "import dagster as dg\n\ndefs = dg.Definitions()\n"
@@ -62,7 +63,14 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
     place: tuple[Project, FleetConfig],
 ) -> None:
     project, config = place
-    fleet.up(project, config)
+    ready_before: dict[str, bool] = {}
+
+    def progress(message: str) -> None:
+        ready_before[message] = answers(config.dagster.port)
+
+    fleet.up(project, config, progress=progress)
+    # The two would make Dagster's databases at the same time.
+    assert ready_before["starting dagster-daemon"]
     rows = fleet.status(project, config)
     assert [row["name"] for row in rows] == [
         "slot-local-blue",
