@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
@@ -21,6 +22,7 @@ from adire_assets.file_names import same_form
 
 T = TypeVar("T", bound=BaseModel)
 EMPTY = object()
+KEPT = 64  # texts of files
 NULL = re.compile(r"[^:]*:\s+(null|Null|NULL|~)(?=[\s,}]|$)")
 
 
@@ -107,6 +109,12 @@ def load(path: Path, schema: type[T]) -> T:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return _understood(path, text, schema)
+
+
+@lru_cache(maxsize=KEPT)
+def _understood(path: Path, text: str, schema: type[T]) -> T:
+    """What the text of a file says; the same text is asked about many times in one run."""
     try:
         tree = YAML().load(same_form(text))
     except MarkedYAMLError as error:
