@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adire_assets import approvals, ratings
+from adire_assets import approvals, lineage, ratings
 from adire_assets.config import Project, load_model
 from adire_assets.errors import UserError
 from adire_assets.fleet_config import load_fleet
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from adire_assets.evaluation.html_view import Sources
 
 
+PAGE_MODULES = ("adire_assets.evaluation.html_view",)
+TEMPLATES = Path(__file__).parent / "evaluation" / "templates"
 ANOTHER = "; name another file with --output"
 
 
@@ -61,8 +63,18 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
 
 
 def page_path(project: Project, verdict: Artefact) -> Path:
-    """Where `write_page` puts the page of a verdict."""
-    return project.home / "reports" / f"{verdict.model}-{verdict.key[:12]}.html"
+    """Where `write_page` puts the page of a verdict; another name when it is drawn in another way.
+
+    The page's key is that of a recipe: the verdict, the code, the templates and the libraries.
+    """
+    templates, _ = lineage.folder_digest(TEMPLATES)
+    page = lineage.Recipe(
+        kind="report_page",
+        model=verdict.model,
+        modules=PAGE_MODULES,
+        inputs={"promotion_verdict": verdict.key, "templates": templates},
+    )
+    return project.home / "reports" / f"{verdict.model}-{verdict.key[:12]}-{page.key[:8]}.html"
 
 
 def write_page(project: Project, verdict: Artefact, log: Callable[[Path], None]) -> None:

@@ -11,9 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adire_assets import operations, pipeline, policies, promotion, reports, roots, upgrades
+from adire_assets import (
+    lineage,
+    operations,
+    pipeline,
+    policies,
+    promotion,
+    reports,
+    roots,
+    upgrades,
+)
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from adire_assets.evaluation import html_report
 from adire_assets.evaluation.statistic import FILE, Statistic, save_statistics
 from adire_assets.evaluation.verdict import Verdict
 from adire_assets.fleet_config import load_fleet
@@ -266,6 +276,32 @@ def test_a_verdict_has_a_page_that_mlflow_gets_once(shop: Shop) -> None:
     page = path.read_text()
     assert shop.logged[path.name] == page
     assert "Refused" in page and "Against the champion, release 1" in page
+
+
+def test_a_page_is_drawn_again_when_its_templates_or_its_code_are_others(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = shop.evaluation("first", 1.6)
+    judged = shop.decide(evaluation).artefact
+    first = reports.page_path(shop.project, judged)
+    changed = shutil.copytree(reports.TEMPLATES, tmp_path / "templates")
+    (changed / "page.css").write_text("body { outline: solid }")
+    for module in (reports, html_report):
+        monkeypatch.setattr(module, "TEMPLATES", changed)
+    assert not reports.page_path(shop.project, judged).exists()
+    shop.decide(evaluation)
+    second = reports.page_path(shop.project, judged)
+    assert "outline: solid" in second.read_text()
+    assert "outline: solid" not in first.read_text()
+    assert shop.logged.keys() == {first.name, second.name}
+    (changed / "report.html.j2").write_text("another page")
+    found = {first, second, reports.page_path(shop.project, judged)}
+    code = {"adire_assets.evaluation.html_view": "1"}
+    monkeypatch.setattr(lineage, "code_hash", lambda modules: str([code.get(m) for m in modules]))
+    found.add(reports.page_path(shop.project, judged))
+    code["adire_assets.evaluation.html_view"] = "2"
+    found.add(reports.page_path(shop.project, judged))
+    assert len(found) == 5
 
 
 def test_a_page_that_mlflow_did_not_get_is_written_again(shop: Shop) -> None:
