@@ -119,8 +119,10 @@ def file_to_write_as(*endings: str) -> Callable[[Path | None], Path | None]:
     return look
 
 
-def folder_to_write(path: Path) -> Path:
+def folder_to_write(path: Path | None) -> Path | None:
     """A folder that there is, or that can be made."""
+    if path is None:
+        return None
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; name a folder")
@@ -137,7 +139,8 @@ def folder_to_make(path: Path) -> Path:
             raise UserError(f"{path} exists already; name a new folder")
     except OSError as error:
         raise UserError(f"{path} cannot be made: {error.strerror}") from None
-    return folder_to_write(path)
+    folder_to_write(path)
+    return path
 
 
 def _try_to_write(path: Path) -> None:

@@ -2,14 +2,16 @@
 
 `writing` makes it a UserError, with the path where the system's own error has none, as that of a
 write to an open file. `refusal` finds it in what a library made of it, for the doors (command line,
-worker, Dagster).
+worker, Dagster). `whole` writes a file or folder so that it is there whole or not at all.
 """
 
 import errno
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adire_assets.errors import UserError
@@ -26,6 +28,7 @@ SENTENCES = {
     "the system tell which",
 }
 ROOM_BYTES = 2**18
+SHOWN_CHARACTERS = 40  # of a file's name in that of its temporary one
 # What the user can mend; anything else is a fault of the code.
 REFUSALS = {
     *SENTENCES,
@@ -91,3 +94,21 @@ def writing(path: Path) -> Iterator[None]:
         if sentence is None:
             raise
         raise UserError(sentence) from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside `path` for a file or folder, which becomes it when the block ends well.
+
+    It is this writer's alone, and gone when the block fails: of several writers at once, the file
+    of the last one stays. Its name is hidden, ends in .tmp, and is no longer than a name may be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:SHOWN_CHARACTERS]}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # it is gone already, or never came into being
+            temporary.unlink()

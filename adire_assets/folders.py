@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from adire_assets.config import Project
+from adire_assets.errors import UserError
 from adire_assets.store import lock
 
 LOCK = "temporary-folders"  # held from making a folder to locking it, and while `left` looks
@@ -38,6 +39,17 @@ def left(project: Project, parent: Path) -> Iterator[list[Path]]:
     with ExitStack() as held, lock(project, LOCK):
         folders = sorted(path for path in parent.glob("*") if path.is_dir())
         yield [folder for folder in folders if _held(held, folder)]
+
+
+@contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """`folder`, made if it is missing, is this process's until the block ends; UserError(`busy`)
+    when another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        if not _held(held, folder):
+            raise UserError(busy)
+        yield
 
 
 def _held(held: ExitStack, folder: Path) -> bool:

@@ -24,7 +24,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from typing import IO, Any, TypeVar
 
 from adire_assets import lineage, readers
 from adire_assets.config import Project
-from adire_assets.disk import writing
+from adire_assets.disk import whole, writing
 from adire_assets.errors import UserError
 from adire_assets.lineage import Recipe
 
@@ -361,19 +361,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(content)
-            _sync(temporary)
-            temporary.replace(path)
+            with whole(path) as temporary:
+                temporary.write_bytes(content)
+                _sync(temporary)
         except OSError as error:
             error.filename = str(path)
             raise
-        finally:
-            with suppress(OSError):  # it is gone already, or never came into being
-                temporary.unlink()
 
 
 def link(source: str | Path, target: str | Path) -> None:

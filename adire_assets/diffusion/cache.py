@@ -8,7 +8,6 @@ so several processes and runs may share a folder, and deleting it costs time onl
 most `memory_bytes`, however many values there are.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adire_assets.disk import whole
 from adire_assets.lineage import Recipe, digest
 
 MEMORY_BYTES = 512 * 2**20
@@ -98,13 +98,8 @@ class TensorCache:
             return None
 
     def _write(self, path: Path, value: Tensors) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        with whole(path) as temporary:
             save_file(value, temporary)
-            temporary.replace(path)
-        finally:  # on a full disk too
-            temporary.unlink(missing_ok=True)
 
     def _path(self, key: Any) -> Path:
         name = digest({"recipe": self.key, "subject": key})

@@ -4,7 +4,6 @@ They keep the adapter from forgetting what it was not shown (Ruiz et al. 2023, D
 a function of base, prompt and number, and are kept beside what else was computed once.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from adire_assets.diffusion.cache import Facts
 from adire_assets.diffusion.sampling import Request, Sampler
+from adire_assets.disk import whole
 from adire_assets.training_config import TrainingConfig
 from adire_assets.worker import Progress
 
@@ -39,13 +39,11 @@ def class_images(
     if not missing:
         return names
     progress(f"drawing {len(missing)} images of {settings.class_prompt!r}")
-    place.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(base, variant, None, device)
     for number in missing:
         [[pixels]] = sampler.generate([Request(seed=SEED + number, **_asked(settings))])
-        temporary = names[number].with_suffix(".tmp")
-        Image.fromarray(pixels).save(temporary, "PNG")
-        shutil.move(temporary, names[number])
+        with whole(names[number]) as temporary:
+            Image.fromarray(pixels).save(temporary, "PNG")
     return names
 
 

@@ -15,9 +15,9 @@ the format cannot name is a UserError with up to three names. rsLoRA's alpha / s
 the alpha that gives the same. bfloat16 becomes float32; no other weight is touched.
 """
 
+import errno
 import math
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +45,7 @@ from adire_assets.diffusion.adapter_metadata import (
 )
 from adire_assets.diffusion.base_names import Base, Format, read_base
 from adire_assets.diffusion.safetensors_file import SUFFIX, load, save, some
+from adire_assets.disk import whole
 from adire_assets.errors import UserError
 
 PREFIXES: dict[str, Format] = {
@@ -97,15 +98,17 @@ def import_(file: Path, base_folder: Path, adapter_folder: Path) -> Format:
         raise UserError(f"{adapter_folder} exists already; name a new folder")
     base = read_base(base_folder)
     layers, metadata, found = _read(file, base)
-    temporary = adapter_folder.with_name(f".{adapter_folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _write(temporary / ADAPTER_FILE, base, layers, "diffusers", metadata)
-        if problems := inspect_adapter(temporary, base_folder):
-            raise UserError(f"{file} is not a sound adapter: {'; '.join(problems)}")
-        temporary.rename(adapter_folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with whole(adapter_folder) as temporary:
+            _write(temporary / ADAPTER_FILE, base, layers, "diffusers", metadata)
+            if problems := inspect_adapter(temporary, base_folder):
+                raise UserError(f"{file} is not a sound adapter: {'; '.join(problems)}")
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise UserError(
+                f"{adapter_folder} has come into being meanwhile; name a new folder"
+            ) from None
+        raise
     return found
 
 

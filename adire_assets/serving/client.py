@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from adire_assets.disk import whole
 from adire_assets.errors import UserError
 from adire_assets.serving.triton import Door, connect
 
@@ -124,13 +125,8 @@ def save_png(image: np.ndarray, path: Path, provenance: dict[str, Any], index: i
     chunks.add_itxt("Title", request.get("prompt", ""))
     chunks.add_text("Software", f"Adire Assets, {own.get('model')} release {own.get('release')}")
     chunks.add_itxt(PROVENANCE_KEY, json.dumps(own, ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with whole(path) as temporary:
         Image.fromarray(image, "RGB").save(temporary, format="PNG", pnginfo=chunks)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm
 
 from adire_assets.errors import UserError
+from adire_assets.folders import alone
 from adire_assets.lineage import digest
 from adire_assets.store import write_json
 
@@ -32,19 +33,20 @@ ALGORITHM = "ES256"
 def make_keys(folder: Path, *, drop_old: bool = False) -> str:
     """A new pair of keys, of which the private one signs from now on; returns its key id."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private = ec.generate_private_key(ec.SECP256R1())
-    public = _public(private)
-    known = [] if drop_old or not _keys(folder).is_file() else _read(folder)
-    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    temporary = folder / f".private.{os.getpid()}.tmp"
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(pem)
-        os.fsync(stream.fileno())
-    # First the gateway can check the new key, then it signs.
-    write_json(_keys(folder), {"keys": [*known, public]})
-    temporary.replace(folder / "private.pem")
+    with alone(folder, f"another process makes keys in {folder} just now; try again"):
+        private = ec.generate_private_key(ec.SECP256R1())
+        public = _public(private)
+        known = [] if drop_old or not _keys(folder).is_file() else _read(folder)
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        temporary = folder / f".private.{os.getpid()}.tmp"
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(pem)
+            os.fsync(stream.fileno())
+        # First the gateway can check the new key, then it signs.
+        write_json(_keys(folder), {"keys": [*known, public]})
+        temporary.replace(folder / "private.pem")
     return str(public["kid"])
 
 

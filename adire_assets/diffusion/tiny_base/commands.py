@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from adire_assets.arguments import LARGEST_NUMBER, file_to_write, folder_to_write
+from adire_assets.config import Project
 
 base_model_app = typer.Typer(no_args_is_help=True, help="The embedded tiny Stable Diffusion.")
 
@@ -20,17 +21,18 @@ def base_model_train(
         ),
     ] = Path("base_models/tiny"),
     work: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="Checkpoints; a killed training goes on from them.", callback=folder_to_write
+            help="Checkpoints, from which a killed training goes on; default: in the home.",
+            callback=folder_to_write,
         ),
-    ] = (Path(".adire/base-model")),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
 ) -> None:
     """Train the embedded base model and its judge from scratch (3.4 CPU hours)."""
     from adire_assets.diffusion.tiny_base.train import train
 
-    train(output=output, work=work, seed=seed)
+    train(output=output, work=work or Project.find().home / "base-model", seed=seed)
 
 
 @base_model_app.command("golden")

@@ -54,6 +54,7 @@ from adire_assets.diffusion.tiny_base.unet import (
     train_unet,
 )
 from adire_assets.errors import UserError
+from adire_assets.folders import alone
 from adire_assets.lineage import Recipe
 
 
@@ -104,13 +105,16 @@ def train(
     """
     settings = settings or TinyBaseSettings()
     place = _device(device)
-    work.mkdir(parents=True, exist_ok=True)
-    stages = Stages(work, seed, settings, place, save_every)
-    stages.train_judge()
-    stages.train_autoencoder()
-    stages.train_decoder()
-    stages.train_unet()
-    stages.export(output)
+    with (
+        alone(work, f"another process trains a base model in {work}; name another --work"),
+        alone(output, f"another process writes a base model to {output}; name another --output"),
+    ):
+        stages = Stages(work, seed, settings, place, save_every)
+        stages.train_judge()
+        stages.train_autoencoder()
+        stages.train_decoder()
+        stages.train_unet()
+        stages.export(output)
 
 
 def export_checkpoints(
