@@ -6,8 +6,9 @@ In answers: simulated canaries of which 30 % of the answers fail, looked at afte
 product's own signals; the median and the 95 % quantile of what they answered until they were sent
 back. In seconds, from the canary's tenth answer to its last: a release that fails in 30 % of them,
 one that takes 400 ms longer, one that draws noise from the beginning and one that begins to after
-the checks; the embedded judge looks at the images. Then a sound release, how long it takes to be
-live, and `adire rollback` from the command to the first answer of the release before.
+the checks; the embedded judge looks at the images. Then one that hangs after the checks while no
+user asks, from the check to its end; a sound release, how long it takes to be live; and `adire
+rollback`, from the command to the first answer of the release before.
 """
 
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -67,6 +69,18 @@ def detect(light: House, behaviour: Behaviour, clients: Clients) -> tuple[float,
     return seconds, weight
 
 
+def hang(light: House) -> float:
+    """Seconds from the check of a release that hangs after it until it is off; no user asks."""
+    end = light.project.home / "end"
+    light.deploy(add_light(light, Behaviour(hangs_until=str(end), sound_answers=CHECKED)))
+    end.touch()
+    last = light.record.last_rollout
+    assert last["outcome"] == "rolled_back"
+    print(f"hangs: {last['reason']}", flush=True)
+    check, back = (datetime.fromisoformat(last["decisions"][place]["at"]) for place in (0, -1))
+    return (back - check).total_seconds()
+
+
 def roll_back(light: House, clients: Clients) -> float:
     """Seconds from the start of `adire rollback` to the first answer of the release before."""
     before, began = light.record.live, time.time()
@@ -108,6 +122,7 @@ def main() -> None:
                     measured.append(detect(light, behaviour, clients))
             found[f"{case}_s"] = median(seconds for seconds, _ in measured)
             found[f"{case}_weight"] = max(weight for _, weight in measured)
+        found["hang_s"] = hang(light)
         with Clients(light.gateway.address, MODEL, 8) as clients:
             found["rollback_s"] = roll_back(light, clients)
             assert not clients.failed, clients.failed[:3]
