@@ -26,7 +26,9 @@ PEFT = "base_model.model."
 # What torch and Lightning put between a model's names while it trains; no base has such a module.
 WRAPPERS = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
 WRAPPED = re.compile(rf"(?:(?<=\.)|^)(?:module|{WRAPPERS})\\?\.")
-WRAPPED_FLAT = re.compile(rf"(?<=_)(?:{WRAPPERS})_|(?<=^lora_unet_)module_")
+WRAPPED_FLAT = re.compile(
+    rf"(?<=_)(?:{WRAPPERS})_|(?:(?<=^lora_unet_)|(?<=^lora_te_)|(?<=^lora_te[12]_))module_"
+)
 PEFT_CONFIG = "adapter_config.json"
 PREFIXED = re.compile(
     r"(unet|text_encoder(_2)?|diffusion_model|text_encoders|bundle_emb)\.|lora_(unet|te)|lycoris_"

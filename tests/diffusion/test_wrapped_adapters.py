@@ -36,10 +36,8 @@ def wrapped(wrapper: str) -> Callable[[Producer], Tensors]:
 
 def wrapped_by_kohya(wrapper: str) -> Callable[[Producer], Tensors]:
     def write(producer: Producer) -> Tensors:
-        return {
-            inside(key, wrapper, flat=True) if key.startswith("lora_unet_") else key: value
-            for key, value in producer.kohya(scale=0.5).items()
-        }
+        written = producer.kohya(scale=0.5)
+        return {inside(key, wrapper, flat=True): value for key, value in written.items()}
 
     return write
 
@@ -51,6 +49,7 @@ WRAPPERS: dict[str, Callable[[Producer], Tensors]] = {
     "everything in DDP": lambda p: {f"module.{key}": value for key, value in p.lora.items()},
     "compiled, by kohya": wrapped_by_kohya("_orig_mod"),
     "DDP, by kohya": wrapped_by_kohya("module"),
+    "DDP, compiled, by kohya": wrapped_by_kohya("module__orig_mod"),
     "FSDP and checkpoints within": lambda p: {
         key.replace(".transformer_blocks.", ".transformer_blocks._fsdp_wrapped_module.").replace(
             ".attn1.", "._checkpoint_wrapped_module.attn1."
