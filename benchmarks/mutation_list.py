@@ -95,7 +95,21 @@ MUTATIONS = (
         "",
         ("tests/core/test_keys.py", "-k", "evaluation_config"),
     ),
+    Mutation(
+        "an artefact that was changed after it was made is refused",
+        STORE,
+        "        if content != artefact.content_hash:\n            changed",
+        "        if not content:\n            changed",
+        ("tests/core/test_store.py", "-k", "changed_file"),
+    ),
     # --- data
+    Mutation(
+        "the split goes by an image's pixels",
+        DATASET,
+        "        return int(self.pixels[:13], 16) / 16**13\n",
+        "        return int(sha256(self.source.encode()).hexdigest()[:13], 16) / 16**13\n",
+        ("tests/data/test_dataset.py", "-k", "side_depends_on_pixels"),
+    ),
     Mutation(
         "near duplicates do not straddle the splits",
         SPLITS,
@@ -109,6 +123,13 @@ MUTATIONS = (
         'read_rows(folder, "validation")',
         'read_rows(folder, "held_out")',
         ("tests/diffusion/test_examples.py",),
+    ),
+    Mutation(
+        "an evaluation compares with held-out images, not with those of the training",
+        "adire_assets/evaluation/evaluate.py",
+        'for part in ("held_out", "train"))',
+        'for part in ("train", "train"))',
+        ("tests/evaluation/test_evaluate.py", "-k", "scores_are_those"),
     ),
     Mutation(
         "no two prompts share a seed",
@@ -167,6 +188,14 @@ MUTATIONS = (
         "        comparison.passed,\n",
         "        True,\n",
         ("tests/evaluation/test_verdict.py",),
+    ),
+    Mutation(
+        "a verdict by a weaker policy than the one before says so",
+        PROMOTION,
+        "        verdict = replace(verdict, weakened=tuple(compared.weakened), "
+        "weaker_than=compared.than)\n",
+        "",
+        ("tests/evaluation/test_promotion.py", "-k", "lower_threshold"),
     ),
     Mutation(
         "no release is made of a verdict that refused",
@@ -249,6 +278,27 @@ MUTATIONS = (
         ("tests/test_approvals.py", "tests/serving/test_fencing.py"),
     ),
     Mutation(
+        "what a rollback leaves is quarantined",
+        "adire_assets/serving/state.py",
+        "    return after if was is None else condemned(after, was, reason, at)\n",
+        "    return after\n",
+        ("tests/serving/test_fencing.py", "-k", "quarantined_though"),
+    ),
+    Mutation(
+        "evidence in a rollout holds however often one looks",
+        "adire_assets/evidence.py",
+        "    return -math.log(rate)\n",
+        "    return 1.353\n",  # half the square of 1.645, the bound of one look
+        ("tests/serving/test_analysis.py", "-k", "hardly_ever"),
+    ),
+    Mutation(
+        "a rollout's own requests name the release that they are about",
+        "adire_assets/serving/replay.py",
+        "                release=number,\n",
+        "                release=None,\n",
+        ("tests/serving/test_replay.py",),
+    ),
+    Mutation(
         "going on takes evidence of every signal that is asked for",
         "adire_assets/serving/analysis.py",
         '    good = all(one.outcome == "good" for one in findings if one.wanted)',
@@ -297,6 +347,13 @@ MUTATIONS = (
         "if missing and not self.host:",
         ("tests/serving/test_gateway_tls.py", "-k", "beyond"),
     ),
+    Mutation(
+        "where tokens are asked for, nobody is let in without one",
+        "adire_assets/serving/gateway_bootstrap.py",
+        'rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "tokens"}}]',
+        "rules = []",
+        ("tests/serving/test_gateway.py", "-k", "good_token"),
+    ),
     # --- keeping
     Mutation(
         "gc leaves what a reader holds",
@@ -304,6 +361,20 @@ MUTATIONS = (
         "            if artefact.name in free:\n                withdrawn",
         "            if artefact.name:\n                withdrawn",
         ("tests/test_gc.py",),
+    ),
+    Mutation(
+        "gc leaves what is served, was served before or stands by",
+        "adire_assets/gc.py",
+        "    for target in targets | set(plan.steps if plan else ()):\n",
+        "    for target in ():\n",
+        ("tests/test_gc.py", "-k", "gone_back_to"),
+    ),
+    Mutation(
+        "a damaged backup is refused",
+        "adire_assets/backup.py",
+        "    return _copy(path, target) == listed[name]\n",
+        "    return bool(_copy(path, target))\n",
+        ("tests/test_backup.py", "-k", "damaged_backup"),
     ),
     Mutation(
         "a failed run is FAILED in MLflow",

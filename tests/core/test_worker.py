@@ -19,7 +19,7 @@ from tests.support.stand_ins import ended, forked
 ROOT = Path(__file__).parents[2]
 WAITS = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
 LEAVES = WAITS.replace("run(", "Popen(")
-SECONDS = 20  # less than `jobs.wait` is busy
+SECONDS = 10  # less than `jobs.wait` is busy
 
 
 def carry_out(folder: Path, launcher: tuple[str, ...] = ()) -> None:
