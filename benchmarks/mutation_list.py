@@ -105,9 +105,9 @@ MUTATIONS = (
     # --- data
     Mutation(
         "the split goes by an image's pixels",
-        DATASET,
+        SPLITS,
         "        return int(self.pixels[:13], 16) / 16**13\n",
-        "        return int(sha256(self.source.encode()).hexdigest()[:13], 16) / 16**13\n",
+        "        return sum(self.source.encode()) * 0.618 % 1\n",
         ("tests/data/test_dataset.py", "-k", "side_depends_on_pixels"),
     ),
     Mutation(
