@@ -123,7 +123,7 @@ def test_hopeless_trials_are_given_up_and_impossible_ones_say_why(project: Proje
     [
         ("", "has no section search"),
         ("search: {parameters: {lerning_rate: {low: 1, high: 2}}}", "training has no such key"),
-        ("search: {parameters: {rank: {low: 0, high: 2}}}", "search.parameters.rank: 0.0: Input"),
+        ("search: {parameters: {rank: {low: 0, high: 2}}}", "search.parameters.rank: 0: Input"),
         ("search: {parameters: {rank: {low: 2}}}", "either choices, or low and high"),
         ("search: {parameters: {rank: {low: 4, high: 2}}}", "is not below high"),
         ("search: {parameters: {optimizer: {choices: [adamw, x]}}}", "there is no optimizer x"),
