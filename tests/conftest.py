@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from adire_assets import operations
 from adire_assets.config import Project
+from adire_assets.worker import importing
 
 ROOT = Path(__file__).parents[1]
 AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank and accents
@@ -55,6 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG))
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the tests import stays, and is not searched for garbage, now or later."""
+    with importing():
+        return (yield)
 
 
 @dataclass(frozen=True)
