@@ -5,33 +5,17 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from adire_assets import operations
+from adire_assets import operations, tracking_store
 from adire_assets.config import Project
 from adire_assets.worker import importing
 
 ROOT = Path(__file__).parents[1]
 AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank and accents
-RACER = """
-import sys
-from pathlib import Path
-from adire_assets import tracking
-from adire_assets.config import Project
-
-root = Path(sys.argv[1])
-for key in sys.argv[2:]:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    run = tracking.training_run(Project(root, root / ".adire"), "racing", key)
-    print(run.run_id, flush=True)
-"""
 
 
 # What takes long, longest first: files or folders below tests/.
@@ -66,15 +50,6 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
 
 
-@dataclass(frozen=True)
-class Raced:
-    """`answers`: recipe key -> the run id that each process got; `errors`: what they complained."""
-
-    project: Project
-    answers: dict[str, list[str]]
-    errors: list[str]
-
-
 @pytest.fixture(scope="session")
 def clean_environment() -> dict[str, str]:
     """This environment without what would name another project or MLflow."""
@@ -86,53 +61,34 @@ def clean_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def raced(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, str]) -> Raced:
-    """Two processes, started together on a home without a database; each asked for the same runs.
-
-    They have ended and left their answers, one run id per recipe key.
-    """
-    root = tmp_path_factory.mktemp("raced") / AWKWARD
-    root.mkdir()
-    keys = [digit * 64 for digit in "0123456789abcdef"]
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(root), *keys],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=clean_environment,
-        )
-        for _ in range(2)
-    ]
-    answers: dict[str, list[str]] = {}
-    for key in keys:
-        for racer in racers:
-            racer.stdout.readline()
-        for racer in racers:
-            racer.stdin.write("go\n")
-            racer.stdin.flush()
-        answers[key] = [racer.stdout.readline().strip() for racer in racers]
-    errors = [racer.communicate(timeout=120)[1] for racer in racers]
-    return Raced(Project(root, root / ".adire"), answers, errors)
+def mlflow_database(
+    tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, str]
+) -> Path:
+    """MLflow's database with its tables and nothing in them."""
+    root = tmp_path_factory.mktemp("mlflow")
+    project = Project(root, root / ".adire")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in set(os.environ) - set(clean_environment):
+            patch.delenv(name)
+        tracking_store.prepare(project)
+    return project.home / "mlflow.db"
 
 
 @pytest.fixture
 def mlflow_project(
-    raced: Raced,
+    mlflow_database: Path,
     clean_environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Project:
-    """A project whose home holds a migrated MLflow database with nothing of use in it."""
+    """A project whose home holds an MLflow database with nothing in it."""
     for name in set(os.environ) - set(clean_environment):
         monkeypatch.delenv(name)
     root = tmp_path / AWKWARD
     (root / "configs" / "models").mkdir(parents=True)
     project = Project(root, root / ".adire")
     project.home.mkdir()
-    source = raced.project.home / "mlflow.db"
-    (project.home / "mlflow.db").write_bytes(source.read_bytes())
+    shutil.copy(mlflow_database, project.home)
     return project
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,23 @@ import requests
 from adire_assets import registry, tracking, tracking_store
 from adire_assets.config import Project
 from adire_assets.errors import UserError
+from tests.conftest import AWKWARD
 from tests.support.ports import free_port
 
 KEY = "a" * 64
+RACER = """
+import sys
+from pathlib import Path
+from adire_assets import tracking
+from adire_assets.config import Project
+
+root = Path(sys.argv[1])
+for key in sys.argv[2:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    run = tracking.training_run(Project(root, root / ".adire"), "racing", key)
+    print(run.run_id, flush=True)
+"""
 HOLDER = """
 import sys
 from pathlib import Path
@@ -33,6 +48,47 @@ with tracking.active(project, sys.argv[2]):
     print("inside", flush=True)
     sys.stdin.readline()
 """
+
+
+@dataclass(frozen=True)
+class Raced:
+    """`answers`: recipe key -> the run id that each process got; `errors`: what they complained."""
+
+    project: Project
+    answers: dict[str, list[str]]
+    errors: list[str]
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, str]) -> Raced:
+    """Two processes, started together on a home without a database; each asked for the same runs.
+
+    They have ended and left their answers, one run id per recipe key.
+    """
+    root = tmp_path_factory.mktemp("raced") / AWKWARD
+    root.mkdir()
+    keys = [digit * 64 for digit in "0123456789abcdef"]
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(root), *keys],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment,
+        )
+        for _ in range(2)
+    ]
+    answers: dict[str, list[str]] = {}
+    for key in keys:
+        for racer in racers:
+            racer.stdout.readline()
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        answers[key] = [racer.stdout.readline().strip() for racer in racers]
+    errors = [racer.communicate(timeout=120)[1] for racer in racers]
+    return Raced(Project(root, root / ".adire"), answers, errors)
 
 
 def client(project: Project):
