@@ -23,6 +23,7 @@ from adire_assets import (
     lineage,
     pipeline,
     promotion,
+    reports,
     roots,
     search,
     upgrades,
@@ -233,6 +234,9 @@ class Line:
             step = lambda: promotion.parity_report(self.project, MODEL, 1, print)  # noqa: E731
         return self.asks(kind, step)
 
+    def page(self) -> str:
+        return reports.page_path(self.project, self.made("verdict")).name
+
     def study(self) -> str:
         device = lineage.device_class(roots.load_fleet(self.project).device)
         config = load_model(self.project, MODEL)
@@ -387,6 +391,12 @@ KEPT: dict[str, Kept] = {
             ("search", "validation_steps", 9),
             ("search", "parameters", {"learning_rate": {"low": 1e-3, "high": 1e-2}}),
         ),
+    ),
+    "report_page": Kept(
+        Line.page,
+        ("evaluation/html_report.py", "evaluation/html_view.py", "evaluation/charts.py"),
+        ("jinja2",),
+        inputs=("verdict",),
     ),
     "tiny_base": Kept(
         Line.tiny_base,
