@@ -1,5 +1,6 @@
 """What a user is told of a child process that did not do its work."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from adire_assets.config import Project
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.diffusion.launch import launcher
+from adire_assets.worker import importing
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +47,13 @@ def carried_out(
             [work], instance=instance, resources={"children": children}, raise_on_error=False
         )
     return run, returned
+
+
+def test_garbage_is_collected_again_after_an_import_that_fails() -> None:
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("processes", [None, 2])

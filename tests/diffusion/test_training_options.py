@@ -351,6 +351,7 @@ def test_a_launcher_for_gpus_says_all_that_accelerate_would_guess() -> None:
     said = launch_command_parser().parse_args([*words[2:], "-m", "adire_assets.worker"])
     assert (said.num_processes, said.num_machines, said.multi_gpu) == (2, 1, True)
     assert (said.mixed_precision, said.dynamo_backend) == ("bf16", "no")
+    assert launch.launcher("cuda", {**training, "num_processes": 1}) == ()
 
 
 def train_on(

@@ -406,6 +406,8 @@ def sensor_ticks(
 ) -> list[dict]:
     """What the sensor says, tick by tick; a requested run is carried out before the next tick."""
     code = f"""
+import gc
+gc.disable()
 import json
 import dagster as dg
 from dagster_defs import defs
