@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -38,9 +37,8 @@ search:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    from dvc.repo import Repo
-
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project of which only the configuration is there."""
     for name in [name for name in os.environ if name.startswith(("ADIRE_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
@@ -49,16 +47,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     (tmp_path / "configs" / "models").mkdir(parents=True)
     made.model_file(MODEL).write_text(CONFIG)
     shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs")
-    tiny.make_random_base(tmp_path / "base_models" / "random")
-    draw_sample_data(tmp_path / "data" / MODEL, count=24, seed=1, resolution=64)
-    with Repo.init(str(tmp_path), no_scm=True) as repo:
-        repo.add([str(tmp_path / "data")])
+    return made
+
+
+@pytest.fixture
+def project(settings: Project) -> Project:
+    from dvc.repo import Repo
+
+    root = settings.root
+    tiny.make_random_base(root / "base_models" / "random")
+    draw_sample_data(root / "data" / MODEL, count=24, seed=1, resolution=64)
+    with Repo.init(str(root), no_scm=True) as repo:
+        repo.add([str(root / "data")])
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    roots.base_model(made, MODEL, never)
-    yield made
+    roots.base_model(settings, MODEL, never)
+    return settings
 
 
 def study(project: Project) -> optuna.Study:
@@ -129,11 +135,11 @@ def test_hopeless_trials_are_given_up_and_impossible_ones_say_why(project: Proje
         ("search: {parameters: {optimizer: {choices: [adamw, x]}}}", "there is no optimizer x"),
     ],
 )
-def test_what_cannot_be_searched_is_said(project: Project, section: str, sentence: str) -> None:
+def test_what_cannot_be_searched_is_said(settings: Project, section: str, sentence: str) -> None:
     text = CONFIG[: CONFIG.index("search:")] + section
-    project.model_file(MODEL).write_text(text)
+    settings.model_file(MODEL).write_text(text)
     with pytest.raises(UserError, match=sentence):
-        search.search(project, MODEL, None, None, print)
+        search.search(settings, MODEL, None, None, print)
 
 
 def test_a_resumed_search_tries_what_an_undisturbed_one_would(
