@@ -20,6 +20,7 @@ from PIL import Image
 from adire_assets import registry, tracking, tracking_store
 from adire_assets.errors import UserError
 from adire_assets.serving import client, record
+from adire_assets.serving.plain_paths import plain
 from adire_assets.store import Store
 from tests.support.line import answers, descendants, made, outcome, wait_for
 from tests.support.ports import free_ports
@@ -366,7 +367,7 @@ def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
 
 def test_triton_killed_comes_back_with_the_live_release(line) -> None:
     live = line.live()
-    servers = descendants(None, "tritonserver", str(line.project.home))
+    servers = descendants(None, "tritonserver", str(plain(line.project.home)))
     assert len(servers) == 2
     for server in servers:
         os.kill(server, signal.SIGKILL)
