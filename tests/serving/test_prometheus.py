@@ -307,7 +307,7 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
     fleet = FleetConfig.model_validate({"targets": {**fleet_of("eu").targets, "here": here}})
     config, rules = prometheus.write(fleet, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {config.name, rules.name}
-    with pytest.raises(UserError, match="below: Not a directory"):
+    with pytest.raises(UserError, match=r"below.*: Not a directory"):
         prometheus.write(fleet, config / "below")
     jobs = YAML(typ="safe").load(config)["scrape_configs"]
     asked = {
