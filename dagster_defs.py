@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adire_assets.config import Project
+from adire_assets.core.project import Project
 from adire_assets.defs import build_definitions
 
 defs = build_definitions(Project.find(Path(__file__).parent))

@@ -22,9 +22,9 @@ from statistics import median
 
 import numpy as np
 
-from adire_assets import registry
-from adire_assets.fleet_config import RolloutConfig
-from adire_assets.serving import analysis
+from adire_assets.config.fleet import RolloutConfig
+from adire_assets.serving.rollout import analysis
+from adire_assets.tracking import registry
 from benchmarks import looks
 from benchmarks.clients import Clients
 from tests.support.house import House

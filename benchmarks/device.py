@@ -104,9 +104,9 @@ def _train(
     """Figures of a training, and the digest of its adapter."""
     import torch
 
-    from adire_assets.diffusion import lora
-    from adire_assets.diffusion.sampling import ADAPTER_FILE
-    from adire_assets.lineage import file_digest
+    from adire_assets.core.lineage import file_digest
+    from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+    from adire_assets.families.diffusion.training import lora
 
     said: list[str] = []
     small = resolution != 512
@@ -151,8 +151,7 @@ def training(name: str, **settings: Any) -> Callable[[Path, bool], Figures]:
     """A part that trains the large base with these settings."""
 
     def run(folder: Path, dry: bool) -> Figures:
-        from adire_assets.diffusion import lora  # noqa: F401  starts only where it can be imported
-        from adire_assets.training_config import TrainingConfig
+        from adire_assets.families.diffusion.training.settings import TrainingConfig
 
         TrainingConfig.model_validate(_settings(**settings))
         return {} if dry else _train(folder, name, **settings)
@@ -162,7 +161,6 @@ def training(name: str, **settings: Any) -> Callable[[Path, bool], Figures]:
 
 def caches(folder: Path, dry: bool) -> Figures:
     """One cache for both precisions: each training finds its own texts, never the other's."""
-    from adire_assets.diffusion import cache, lora  # noqa: F401
 
     if dry:
         return {}
@@ -177,7 +175,6 @@ def caches(folder: Path, dry: bool) -> Figures:
 
 def equal_bits(folder: Path, dry: bool) -> Figures:
     """Two trainings with `deterministic: true` give the same file."""
-    from adire_assets.diffusion import lora  # noqa: F401
 
     if dry:
         return {}
@@ -196,7 +193,7 @@ def sampling(folder: Path, dry: bool) -> Figures:
     """Images a second with a LoRA, in half precision, 30 steps with guidance."""
     import torch
 
-    from adire_assets.diffusion.sampling import Request, Sampler
+    from adire_assets.families.diffusion.sampling import Request, Sampler
 
     if dry:
         return {}
@@ -213,7 +210,7 @@ def sampling(folder: Path, dry: bool) -> Figures:
 
 def evaluation(folder: Path, dry: bool) -> Figures:
     """Images of an adapter and of its base, drawn, timed and scored as the gates see them."""
-    from adire_assets.evaluation import evaluate, images
+    from adire_assets.families.diffusion.evaluation import evaluate, images
     from tests.support import tiny
 
     if dry:
@@ -263,8 +260,8 @@ def evaluation(folder: Path, dry: bool) -> Figures:
 
 def triton(folder: Path, dry: bool) -> Figures:
     """A release on a scratch Triton with the GPU answers with the evaluated images."""
-    from adire_assets.config import Project
-    from adire_assets.serving import parity
+    from adire_assets.core.project import Project
+    from adire_assets.serving.fleet import parity
     from tests.support.diffusion import add_diffusion
     from tests.support.fleets import make_fleet
     from tests.support.house import House

@@ -16,13 +16,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from adire_assets.config import Project, load_model
-from adire_assets.evaluation.evaluate import score
-from adire_assets.evaluation.images import draw
-from adire_assets.evaluation_images import drawing_of
-from adire_assets.roots import evaluation_settings
-from adire_assets.store import read_json
-from adire_assets.worker import print_progress
+from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.core.project import Project
+from adire_assets.core.store import read_json
+from adire_assets.core.worker import print_progress
+from adire_assets.families.diffusion.evaluation.evaluate import score
+from adire_assets.families.diffusion.evaluation.images import draw
+from adire_assets.line.generate import drawing_of
 
 
 def main() -> None:

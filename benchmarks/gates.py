@@ -40,24 +40,26 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from adire_assets.config import ModelConfig, Project, load_model
-from adire_assets.diffusion.base import resolve as base_resolve
-from adire_assets.diffusion.lora import train
-from adire_assets.diffusion.sampling import ADAPTER_FILE
-from adire_assets.diffusion.tiny_base.pattern_images import draw_pattern
-from adire_assets.diffusion.tiny_base.patterns import choose_pattern
-from adire_assets.errors import UserError
-from adire_assets.evaluation.evaluate import score
-from adire_assets.evaluation.images import draw
-from adire_assets.evaluation.verdict import CHECKS, Verdict, decide
-from adire_assets.evaluation_images import IMAGE_MODULES, drawing_of
-from adire_assets.gates_config import METRICS
-from adire_assets.lineage import Recipe
-from adire_assets.pipeline import EVALUATION_MODULES, TRAINING_MODULES
-from adire_assets.promotion import comparisons
-from adire_assets.roots import WEIGHTS, evaluation_settings
-from adire_assets.store import read_json, write_json
-from adire_assets.worker import print_progress
+from adire_assets.config.gates import METRICS
+from adire_assets.config.model import ModelConfig, evaluation_settings, load_model
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import read_json, write_json
+from adire_assets.core.worker import print_progress
+from adire_assets.embedded.base.pattern_images import draw_pattern
+from adire_assets.embedded.base.patterns import choose_pattern
+from adire_assets.families.diffusion.base import resolve as base_resolve
+from adire_assets.families.diffusion.evaluation.evaluate import score
+from adire_assets.families.diffusion.evaluation.images import draw
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.training.lora import train
+from adire_assets.families.diffusion.weights import WEIGHTS
+from adire_assets.gates.promotion import comparisons
+from adire_assets.gates.verdict import CHECKS, Verdict, decide
+from adire_assets.line.evaluate import EVALUATION_MODULES
+from adire_assets.line.generate import IMAGE_MODULES, drawing_of
+from adire_assets.line.train import TRAINING_MODULES
 
 CHAMPION = "champion"
 BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from adire_assets.config import Project, load_model
-from adire_assets.data.sample_images import TECHNIQUES, draw_adire
-from adire_assets.diffusion.sampling import Request, Sampler
-from adire_assets.evaluation.judge import Judge
-from adire_assets.evaluation.metrics import kid
+from adire_assets.config.model import load_model
+from adire_assets.core.project import Project
+from adire_assets.embedded.cloth.sample_images import TECHNIQUES, draw_adire
+from adire_assets.families.diffusion.evaluation.judge import Judge
+from adire_assets.families.diffusion.evaluation.metrics import kid
+from adire_assets.families.diffusion.sampling import Request, Sampler
 
 PER_TECHNIQUE = 16
 RESOLUTION = 128

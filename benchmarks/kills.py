@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
-from adire_assets.fleet_config import RolloutConfig
-from adire_assets.serving import fleet
-from adire_assets.serving.triton import wait_until
+from adire_assets.config.fleet import RolloutConfig
+from adire_assets.serving.fleet import processes
+from adire_assets.serving.fleet.triton import wait_until
 from benchmarks.clients import Clients
 from tests.support.house import TARGET, House
 from tests.support.light import MODEL, ROOT, add_light, light_house
@@ -34,8 +34,8 @@ DEFINITIONS = '''
 import os
 from pathlib import Path
 import dagster as dg
-from adire_assets.config import Project
-from adire_assets.fleet_config import FleetConfig
+from adire_assets.core.project import Project
+from adire_assets.config.fleet import FleetConfig
 from tests.support.house import House
 
 house = os.environ["LIGHT_HOUSE"].split("|")
@@ -55,9 +55,9 @@ def deploy() -> None:
 WATCHER = """
 import os, time
 from pathlib import Path
-from adire_assets.config import Project
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import record, rollout
+from adire_assets.core.project import Project
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.serving import record; from adire_assets.serving.rollout import rollout
 from tests.support.house import TARGET, House
 from tests.support.light import MODEL
 
@@ -83,7 +83,7 @@ class Harness:
         self.environment = {
             **os.environ,
             "LIGHT_HOUSE": f"{project.root}|{project.home}|{light.fleet.model_dump_json()}",
-            "DAGSTER_HOME": str(fleet.dagster_home(project)),
+            "DAGSTER_HOME": str(processes.dagster_home(project)),
             "PYTHONPATH": str(ROOT),
         }
         (folder / "deploy.py").write_text(DEFINITIONS)
@@ -110,7 +110,7 @@ class Harness:
         state = self.light.record
         active = state.active
         idle = next(name for name in ("blue", "green") if name != active)
-        rows = {row["name"]: row for row in fleet.status(self.light.project, self.light.fleet)}
+        rows = {row["name"]: row for row in processes.status(self.light.project, self.light.fleet)}
         if victim == "run":
             assert self.run
             self.run.kill()
@@ -123,7 +123,7 @@ class Harness:
             file = self.light.project.home / "fleet" / "supervisord.pid"
             os.kill(int(file.read_text()), signal.SIGKILL)
             wait_until(lambda: not psutil.pid_exists(int(file.read_text())), 10)
-            fleet.up(self.light.project, self.light.fleet, only="serving")
+            processes.up(self.light.project, self.light.fleet, only="serving")
         elif victim == "gateway":
             os.kill(rows[f"gateway-{TARGET}"]["pid"], signal.SIGKILL)
         else:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from adire_assets.fleet_config import RolloutConfig
-from adire_assets.serving import analysis
-from adire_assets.serving.analysis import Signal, Tally
+from adire_assets.config.fleet import RolloutConfig
+from adire_assets.serving.rollout import analysis
+from adire_assets.serving.rollout.analysis import Signal, Tally
 
 ANSWERS = 5000
 BURST = 8

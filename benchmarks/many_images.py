@@ -21,10 +21,10 @@ import psutil
 import torch
 from PIL import Image
 
-from adire_assets.diffusion.cache import TensorCache
-from adire_assets.diffusion.examples import Examples, Geometry
-from adire_assets.lineage import digest
-from adire_assets.training_config import TrainingConfig
+from adire_assets.core.lineage import digest
+from adire_assets.families.diffusion.training.cache import TensorCache
+from adire_assets.families.diffusion.training.examples import Examples, Geometry
+from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 RESOLUTION, CHANNELS, SCALE = 128, 12, 8
 BATCH = 100

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-STORE = "adire_assets/store.py"
-LINEAGE = "adire_assets/lineage.py"
-ROOTS = "adire_assets/roots.py"
-PROMOTION = "adire_assets/promotion.py"
-VERDICT = "adire_assets/evaluation/verdict.py"
+STORE = "adire_assets/core/store.py"
+LINEAGE = "adire_assets/core/lineage.py"
+SOURCES = "adire_assets/line/sources.py"
+PROMOTION = "adire_assets/gates/promotion.py"
+VERDICT = "adire_assets/gates/verdict.py"
 RECORD = "adire_assets/serving/record.py"
-SPLITS = "adire_assets/data/splits.py"
+SPLITS = "adire_assets/families/diffusion/data/splits.py"
 
 
 @dataclass(frozen=True)
@@ -69,28 +69,28 @@ MUTATIONS = (
     ),
     Mutation(
         "the hash of the data is in the key of training_data",
-        ROOTS,
+        SOURCES,
         'inputs={"files": tree.hash}',
         'inputs={"files": ""}',
         ("tests/core/test_keys.py", "-k", "training_data"),
     ),
     Mutation(
         "hyperparameters are in the key of training_config",
-        ROOTS,
+        SOURCES,
         'config={"training": config.training.model_dump(), "device": device}',
         'config={"device": device}',
         ("tests/core/test_keys.py", "-k", "training_config"),
     ),
     Mutation(
         "the hash of the weights is in the key of base_model",
-        ROOTS,
+        "adire_assets/families/diffusion/weights.py",
         'inputs={"weights": found.content_hash}, config={"variant": source.variant}',
         'config={"variant": source.variant}',
         ("tests/core/test_keys.py", "-k", "base_model"),
     ),
     Mutation(
         "the gates are in the key of evaluation_config",
-        ROOTS,
+        SOURCES,
         '            "gates": config.evaluation.gates.model_dump(),\n',
         "",
         ("tests/core/test_keys.py", "-k", "evaluation_config"),
@@ -119,35 +119,35 @@ MUTATIONS = (
     ),
     Mutation(
         "what gates judge by is not what checkpoints are chosen by",
-        "adire_assets/diffusion/examples.py",
+        "adire_assets/families/diffusion/training/examples.py",
         'read_rows(folder, "validation")',
         'read_rows(folder, "held_out")',
         ("tests/diffusion/test_examples.py",),
     ),
     Mutation(
         "an evaluation compares with held-out images, not with those of the training",
-        "adire_assets/evaluation/evaluate.py",
+        "adire_assets/families/diffusion/evaluation/evaluate.py",
         'for part in ("held_out", "train"))',
         'for part in ("train", "train"))',
         ("tests/evaluation/test_evaluate.py", "-k", "scores_are_those"),
     ),
     Mutation(
         "no two prompts share a seed",
-        "adire_assets/evaluation/images.py",
+        "adire_assets/families/diffusion/evaluation/images.py",
         'stride = max(drawing["seeds"]) + 1',
         "stride = 0",
         ("tests/evaluation/test_evaluate.py",),
     ),
     Mutation(
         "files that are not those of data.dvc are refused",
-        "adire_assets/data/dvc.py",
+        "adire_assets/tracking/dvc/versions.py",
         "    if not found:\n        return\n",
         "    if found:\n        return\n",
         ("tests/data/test_dvc.py", "-k", "working_tree or changed or extra or missing"),
     ),
     Mutation(
         "a path of a YAML does not leave the project",
-        "adire_assets/config.py",
+        "adire_assets/core/project.py",
         "        if not full.is_relative_to(self.root):",
         "        if not full:",
         ("tests/core/test_config.py",),
@@ -155,21 +155,21 @@ MUTATIONS = (
     # --- training
     Mutation(
         "a checkpoint of another run is refused",
-        "adire_assets/diffusion/checkpoint.py",
+        "adire_assets/families/diffusion/training/checkpoint.py",
         '        self._refuse_another(folder, state["identity"])\n',
         "",
         ("tests/diffusion/test_lora.py",),
     ),
     Mutation(
         "a child dies with its parent",
-        "adire_assets/worker.py",
+        "adire_assets/core/worker.py",
         "    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)\n",
         "",
         ("tests/core/test_worker.py", "-k", "dies_with_its_parent"),
     ),
     Mutation(
         "pickled weights are refused",
-        "adire_assets/diffusion/base.py",
+        "adire_assets/families/diffusion/base.py",
         "        if pickles:\n",
         "        if not pickles:\n",
         ("tests/diffusion/test_base.py",),
@@ -234,21 +234,21 @@ MUTATIONS = (
     ),
     Mutation(
         "an approval is of one content only",
-        "adire_assets/approvals.py",
+        "adire_assets/gates/approvals.py",
         "        if entry.content != content_of(record):\n            continue\n        if entry",
         "        if entry",
         ("tests/test_approvals.py",),
     ),
     Mutation(
         "a rating must win by more than a coin would",
-        "adire_assets/ratings.py",
+        "adire_assets/gates/ratings.py",
         "    return p_value(wins, losses, policy) <= allowed_error(policy, look)",
         "    return wins > losses",
         ("tests/test_approvals.py",),
     ),
     Mutation(
         "ratings handed in again and again err no more than one",
-        "adire_assets/ratings.py",
+        "adire_assets/gates/ratings.py",
         "    left = (1 - FIRST_SHARE) ** (look - 1)",
         "    left = 1.0",
         ("tests/test_approvals.py",),
@@ -256,14 +256,14 @@ MUTATIONS = (
     # --- serving
     Mutation(
         "who has lost the lease changes no record",
-        "adire_assets/serving/carrier.py",
+        "adire_assets/serving/rollout/carrier.py",
         'if state.rollout is None or state.rollout.lease["holder"] != self.holder:',
         "if state.rollout is None:",
         ("tests/serving/test_fencing.py",),
     ),
     Mutation(
         "who has lost the lease changes no slot",
-        "adire_assets/serving/carrier.py",
+        "adire_assets/serving/rollout/carrier.py",
         "        if now is None or "
         '(now.lease["holder"], now.number, now.stage, now.slot) != known:\n'
         "            raise Lost\n",
@@ -286,35 +286,35 @@ MUTATIONS = (
     ),
     Mutation(
         "evidence in a rollout holds however often one looks",
-        "adire_assets/evidence.py",
+        "adire_assets/core/evidence.py",
         "    return -math.log(rate)\n",
         "    return 1.353\n",  # half the square of 1.645, the bound of one look
         ("tests/serving/test_analysis.py", "-k", "hardly_ever"),
     ),
     Mutation(
         "a rollout's own requests name the release that they are about",
-        "adire_assets/serving/replay.py",
+        "adire_assets/serving/rollout/replay.py",
         "                release=number,\n",
         "                release=None,\n",
         ("tests/serving/test_replay.py",),
     ),
     Mutation(
         "going on takes evidence of every signal that is asked for",
-        "adire_assets/serving/analysis.py",
+        "adire_assets/serving/rollout/analysis.py",
         '    good = all(one.outcome == "good" for one in findings if one.wanted)',
         '    good = all(one.outcome != "bad" for one in findings if one.wanted)',
         ("tests/serving/test_analysis.py",),
     ),
     Mutation(
         "where most prompts are equal, their number bounds what may be lost",
-        "adire_assets/evaluation/comparison.py",
+        "adire_assets/gates/comparison.py",
         "np.zeros(design.prompts), _range(challenger)",
         "np.zeros(design.prompts * design.seeds), _range(challenger)",
         ("tests/evaluation/test_comparison.py", "-k", "end_counts"),
     ),
     Mutation(
         "a release must draw what was evaluated",
-        "adire_assets/serving/parity.py",
+        "adire_assets/serving/fleet/parity.py",
         "LARGEST_DIFFERENCE = 2 ",
         "LARGEST_DIFFERENCE = 255 ",
         ("tests/serving/test_release.py", "-k", "two_levels"),
@@ -328,7 +328,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an image's noise comes from its own seed",
-        "adire_assets/diffusion/sampling.py",
+        "adire_assets/families/diffusion/sampling.py",
         "manual_seed((request.seed + image) % SEED_RANGE)",
         "manual_seed(request.seed % SEED_RANGE)",
         ("tests/diffusion/test_sampling.py",),
@@ -342,14 +342,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a gateway beyond loopback needs TLS and tokens",
-        "adire_assets/fleet_config.py",
+        "adire_assets/config/fleet.py",
         'if self.launch == "local" and self.host not in LOOPBACK and missing:',
         "if missing and not self.host:",
         ("tests/serving/test_gateway_tls.py", "-k", "beyond"),
     ),
     Mutation(
         "where tokens are asked for, nobody is let in without one",
-        "adire_assets/serving/gateway_bootstrap.py",
+        "adire_assets/serving/gateway/bootstrap.py",
         'rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "tokens"}}]',
         "rules = []",
         ("tests/serving/test_gateway.py", "-k", "good_token"),
@@ -357,28 +357,28 @@ MUTATIONS = (
     # --- keeping
     Mutation(
         "gc leaves what a reader holds",
-        "adire_assets/gc.py",
+        "adire_assets/ops/gc.py",
         "            if artefact.name in free:\n                withdrawn",
         "            if artefact.name:\n                withdrawn",
         ("tests/test_gc.py",),
     ),
     Mutation(
         "gc leaves what is served, was served before or stands by",
-        "adire_assets/gc.py",
+        "adire_assets/ops/gc.py",
         "    for target in targets | set(plan.steps if plan else ()):\n",
         "    for target in ():\n",
         ("tests/test_gc.py", "-k", "gone_back_to"),
     ),
     Mutation(
         "a damaged backup is refused",
-        "adire_assets/backup.py",
+        "adire_assets/ops/backup.py",
         "    return _copy(path, target) == listed[name]\n",
         "    return bool(_copy(path, target))\n",
         ("tests/test_backup.py", "-k", "damaged_backup"),
     ),
     Mutation(
         "a failed run is FAILED in MLflow",
-        "adire_assets/tracking.py",
+        "adire_assets/tracking/runs.py",
         'status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"',
         'status: Status = "FINISHED"',
         ("tests/test_tracking.py", "-k", "block_ends"),

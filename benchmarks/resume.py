@@ -22,11 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adire_assets import lineage, worker
-from adire_assets.config import Project
-from adire_assets.data.dataset import build_dataset
-from adire_assets.diffusion.launch import launcher, shared_out
-from adire_assets.diffusion.sampling import ADAPTER_FILE
+from adire_assets.core import lineage, worker
+from adire_assets.core.project import Project
+from adire_assets.families.diffusion.data.dataset import build_dataset
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.training.launch import launcher, shared_out
 from benchmarks.training import RESOLUTION, VARIANT, DataConfig
 
 STEPS = 60
@@ -53,7 +53,7 @@ TRAINING: dict[str, Any] = {
 def start(folder: Path, arguments: dict[str, Any]) -> subprocess.Popen:
     job = Path(tempfile.mkdtemp(dir=folder))
     threads = lineage.threads()
-    worker.write_job(job, "adire_assets.diffusion.lora:train", arguments, threads)
+    worker.write_job(job, "adire_assets.families.diffusion.training.lora:train", arguments, threads)
     return subprocess.Popen(
         worker.command(job, launcher=launcher("cpu", arguments["training"])),
         env={

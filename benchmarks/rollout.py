@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from adire_assets.config import Project
-from adire_assets.fleet_config import RolloutConfig
+from adire_assets.config.fleet import RolloutConfig
+from adire_assets.core.project import Project
 from benchmarks.clients import Clients, connect, infer_request
 from tests.support.diffusion import add_diffusion
 from tests.support.fleets import make_fleet

@@ -40,12 +40,13 @@ from typing import Any
 import psutil
 import yaml
 
-from adire_assets import lineage
-from adire_assets.config import DataConfig, Project
-from adire_assets.data.dataset import build_dataset
-from adire_assets.diffusion.launch import launcher, shared_out
-from adire_assets.store import read_json
-from adire_assets.worker import command, write_job
+from adire_assets.config.model import DataConfig
+from adire_assets.core import lineage
+from adire_assets.core.project import Project
+from adire_assets.core.store import read_json
+from adire_assets.core.worker import command, write_job
+from adire_assets.families.diffusion.data.dataset import build_dataset
+from adire_assets.families.diffusion.training.launch import launcher, shared_out
 
 CAPTION = "a photo in nigerian_adire_style"
 RESOLUTION = 128

@@ -1,6 +1,6 @@
 """What the children of benchmarks/training.py do: our trainer, the bare loop, the judgement.
 
-Each function is a job of `adire_assets.worker`. All of them work on the CPU in float32, and
+Each function is a job of `adire_assets.core.worker`. All of them work on the CPU in float32, and
 `step_clock` tells in the same way for every side when an optimizer step ended.
 """
 
@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from adire_assets.diffusion.sampling import load_pipeline
-from adire_assets.training_config import TrainingConfig
-from adire_assets.worker import Progress
+from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion.sampling import load_pipeline
+from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 TIMESTEPS = range(50, 1000, 100)  # at which the validation loss is taken
 NOISE_SEED = 7
@@ -52,7 +52,7 @@ def ours(
     progress: Progress,
 ) -> dict[str, Any]:
     """The product's training step; returns {"steps", "losses"} as benchmarks/peer/start.py does."""
-    from adire_assets.diffusion import lora
+    from adire_assets.families.diffusion.training import lora
 
     with step_clock() as steps:
         report = lora.train(
@@ -87,7 +87,7 @@ def bare(
     Examples are made before the clock starts. {"accumulated": passes of train_batch_size,
     "together": one pass of all examples of a step}; the two take turns.
     """
-    from adire_assets.diffusion.layers import add_lora, trained_weights
+    from adire_assets.families.diffusion.training.layers import add_lora, trained_weights
 
     settings = TrainingConfig.model_validate(training)
     pipe = load_pipeline(Path(base), variant, torch.float32)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets import operations, tracking_store
-from adire_assets.config import Project
-from adire_assets.worker import importing
+from adire_assets.core.project import Project
+from adire_assets.core.worker import importing
+from adire_assets.ops import operations
+from adire_assets.tracking import backend
 
 ROOT = Path(__file__).parents[1]
 AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank and accents
@@ -70,7 +71,7 @@ def mlflow_database(
     with pytest.MonkeyPatch.context() as patch:
         for name in set(os.environ) - set(clean_environment):
             patch.delenv(name)
-        tracking_store.prepare(project)
+        backend.prepare(project)
     return project.home / "mlflow.db"
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from adire_assets import cli
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import TokenConfig
-from adire_assets.serving import orphans, routing, tokens
-from adire_assets.serving.triton import Control
+from adire_assets.cli import main
+from adire_assets.config.fleet import TokenConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving.fleet import orphans
+from adire_assets.serving.fleet.triton import Control
+from adire_assets.serving.gateway import routing, tokens
 from tests.support.fleets import make_fleet
 from tests.support.ports import free_port
 
@@ -65,7 +66,7 @@ def wrong(text: str, complete: bool = False) -> str | None:
     """What the command line does not know of a command, or (`complete`) what it asks for besides;
     None when there is nothing."""
     words = shlex.split(text)[1:]
-    command = typer.main.get_command(cli.app)
+    command = typer.main.get_command(main.app)
     while words and hasattr(command, "commands"):
         name = words.pop(0)
         if name not in command.commands:
@@ -125,7 +126,7 @@ def test_what_a_command_lacks_is_noticed(text: str, lacks: str) -> None:
 
 def test_no_message_names_a_file_that_a_variable_can_replace() -> None:
     """`fleet_file_name()` is the name of the fleet file, `project.home` the place of the home."""
-    own = "adire_assets/fleet_config.py"
+    own = "adire_assets/config/fleet.py"
     fixed = [(file, text) for file, text in messages() if "fleet.yaml" in text and file != own]
     assert fixed == []
 

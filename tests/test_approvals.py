@@ -16,20 +16,23 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from adire_assets import approvals, approving, going_live, operations, promotion, ratings
-from adire_assets.approvals import Waiting
-from adire_assets.config import load_model
+from adire_assets.config.gates import GateConfig
+from adire_assets.config.model import load_model
+from adire_assets.core.errors import UserError
+from adire_assets.core.store import Store
 from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
-from adire_assets.errors import UserError
-from adire_assets.gates_config import GateConfig
-from adire_assets.serving import record, release, rollout
-from adire_assets.serving.deployment import deploy
-from adire_assets.serving.gateway import GatewayDown
+from adire_assets.gates import approvals, approving, promotion, ratings
+from adire_assets.gates.approvals import Waiting
+from adire_assets.line.deploy import deployed_model
+from adire_assets.ops import operations
+from adire_assets.serving import record, release
+from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import DeploymentRecord
-from adire_assets.store import Store
+from adire_assets.serving.rollout import rollout
+from adire_assets.serving.rollout.deployment import deploy
 from tests.support.fleets import make_fleet
 from tests.support.house import TARGET, House
 from tests.support.light import MODEL, add_light, light_house
@@ -78,7 +81,7 @@ def go_live(house: House, number: int, action: str = "deploy", at: str | None = 
 def deployed(house: House, number: int) -> Any:
     """What materializing `deployed_model` does. No gateway runs, so it never gets far."""
     artefact = Store(house.project).open(house.releases[number].repository)
-    return going_live.deployed_model(house.project, artefact, print, lambda *_: None)
+    return deployed_model(house.project, artefact, print, lambda *_: None)
 
 
 def hold(house: House, number: int) -> None:
@@ -147,7 +150,7 @@ def test_an_approval_taken_back_at_the_last_moment_stops_the_rollout(
             approvals.revoke(house.project, wanted, "seen a second time")
         return True
 
-    monkeypatch.setattr("adire_assets.serving.gateway.Gateway.live", answers_late)
+    monkeypatch.setattr("adire_assets.serving.gateway.gateway.Gateway.live", answers_late)
     with pytest.raises(Waiting):
         deploy(
             house.project,
@@ -340,9 +343,9 @@ def test_what_was_rolled_back_or_sent_back_does_not_go_on_by_itself(house: House
 def test_status_shows_who_waits_and_who_approved(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adire_assets.registry.aliases", lambda *_: {"champion": 1})
-    monkeypatch.setattr("adire_assets.operations.stale", lambda *_: [])
-    monkeypatch.setattr("adire_assets.serving.deployment.live", lambda *_: [])
+    monkeypatch.setattr("adire_assets.tracking.registry.aliases", lambda *_: {"champion": 1})
+    monkeypatch.setattr("adire_assets.ops.operations.stale", lambda *_: [])
+    monkeypatch.setattr("adire_assets.serving.rollout.deployment.live", lambda *_: [])
     hold(house, 2)
     assert "waits for approval: adire approve light@2" in "\n".join(
         operations.status(house.project)
@@ -652,10 +655,10 @@ def test_the_sensor_deploys_nothing_while_what_decides_is_not_committed(
     hold(house, 2)
     approve(house, 2)
     found = ["not committed: configs/fleet.yaml (changed)"]
-    monkeypatch.setattr("adire_assets.committed.hindrance", lambda *_: found[0])
+    monkeypatch.setattr("adire_assets.gates.committed.hindrance", lambda *_: found[0])
     with dg.DagsterInstance.ephemeral() as instance:
         assert tick(house, instance) == f"release 2 is approved; {found[0]}"
-        monkeypatch.setattr("adire_assets.committed.hindrance", lambda *_: None)
+        monkeypatch.setattr("adire_assets.gates.committed.hindrance", lambda *_: None)
         assert isinstance(tick(house, instance), dg.RunRequest)
 
 

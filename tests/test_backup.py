@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from adire_assets import approvals, cli, registry, tracking
-from adire_assets.backup import backup, restore
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.lineage import Recipe, digest
-from adire_assets.serving import record, release, slot
-from adire_assets.store import Artefact, Store, read_json, write_json
+from adire_assets.cli import main
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe, digest
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, read_json, write_json
+from adire_assets.gates import approvals
+from adire_assets.ops.backup import backup, restore
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet import slot
+from adire_assets.tracking import registry, runs
 
 ROOT = Path(__file__).parents[1]
 MODEL = "cloth"
@@ -84,8 +87,8 @@ def project(mlflow_project: Project) -> Project:
             approvals.approve(project, made, "rounder", "ada")
     record.quarantine(project, MODEL, 2, "too pale")
     approvals.rating_secret(project)
-    run = tracking.training_run(project, MODEL, "k" * 64)
-    tracking.log_artifacts(project, run.run_id, [project.root / "configs" / "fleet.yaml"])
+    run = runs.training_run(project, MODEL, "k" * 64)
+    runs.log_artifacts(project, run.run_id, [project.root / "configs" / "fleet.yaml"])
     (project.home / "dagster" / "history").mkdir(parents=True)
     with closing(sqlite3.connect(project.home / "dagster" / "history" / "runs.db")) as database:
         database.execute("PRAGMA journal_mode = WAL")
@@ -155,7 +158,7 @@ def test_mlflow_and_dagster_name_the_new_place(project: Project, tmp_path: Path)
     fetched = client.download_artifacts(run.info.run_id, "fleet.yaml", str(tmp_path))
     assert "targets:" in Path(fetched).read_text()
     # The process that had the run is dead, and that is noticed as before.
-    assert tracking.end_abandoned(again, MODEL) == [run.info.run_id]
+    assert runs.end_abandoned(again, MODEL) == [run.info.run_id]
     with closing(sqlite3.connect(again.home / "dagster" / "history" / "runs.db")) as database:
         [[body]] = database.execute("SELECT body FROM events").fetchall()
     assert json.loads(body)["path"] == str(again.home / "store" / "x")
@@ -372,7 +375,7 @@ def test_the_commands(
     def adire(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["adire", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         return int(ended.value.code or 0)
 
     monkeypatch.setenv("ADIRE_PROJECT", str(project.root))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from adire_assets import cli
-from adire_assets.errors import UserError
-from adire_assets.store import write_bytes
+from adire_assets.cli import main
+from adire_assets.core.errors import UserError
+from adire_assets.core.store import write_bytes
 
 ROOT = Path(__file__).parents[1]
 HUGE = str(10**30)
@@ -166,7 +166,7 @@ def test_what_is_no_good_is_told_in_one_sentence(
     monkeypatch.setattr(sys, "argv", ["adire", *filled])
     before = tree(places["root"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     said = capsys.readouterr().err
     assert ended.value.code in (1, 2)
     assert len(said.strip().splitlines()[-1]) > 20
@@ -196,13 +196,13 @@ def test_a_name_that_says_another_kind_of_file_is_refused(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["adire", *words])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     assert f"{words[3]}: name a file that ends in {ending}, " in capsys.readouterr().err
 
 
 def test_every_command_is_among_them() -> None:
     tried = {" ".join(words[:2]) for words in BAD} | {words[0] for words in BAD}
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(main.app)
     names = []
     for name, command in group.commands.items():
         inner = getattr(command, "commands", None)
@@ -216,10 +216,10 @@ def test_a_full_disk_is_told_in_one_sentence(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(places["folder"] / "prometheus.yml"))
 
-    monkeypatch.setattr("adire_assets.operations.pull", full)
+    monkeypatch.setattr("adire_assets.ops.operations.pull", full)
     monkeypatch.setattr(sys, "argv", ["adire", "pull"])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     said = capsys.readouterr().err
     assert said.startswith(f"adire: the disk of {places['folder']}/prometheus.yml is full; ")
     assert said.count("\n") == 1

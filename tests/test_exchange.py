@@ -10,12 +10,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from adire_assets import cli
-from adire_assets.config import Project
-from adire_assets.diffusion.adapter import ADAPTER_FILE
+from adire_assets.cli import main
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store
+from adire_assets.families.diffusion.formats.adapter import ADAPTER_FILE
 from adire_assets.serving import record, release
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.store import Store
 from tests.support import diffusion
 from tests.support.fleets import make_fleet
 from tests.support.house import TARGET, House
@@ -72,7 +72,7 @@ def adire(house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["adire", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         told = capsys.readouterr()
         return int(ended.value.code or 0), told.out, told.err
 

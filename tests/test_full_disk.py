@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets import approvals, cli, registry
-from adire_assets.backup import backup, restore
-from adire_assets.children import run_child
-from adire_assets.config import Project
-from adire_assets.disk import refusal
-from adire_assets.errors import UserError
-from adire_assets.gc import collect_garbage
-from adire_assets.lineage import Recipe
+from adire_assets.cli import main
+from adire_assets.core.children import run_child
+from adire_assets.core.disk import refusal
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store, is_locked, lock, write_json
+from adire_assets.gates import approvals
+from adire_assets.ops.backup import backup, restore
+from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import record, release
-from adire_assets.store import Store, is_locked, lock, write_json
+from adire_assets.tracking import registry
 
 ROOT = Path(__file__).parents[1]
 MODEL = "indigo"
@@ -107,7 +109,7 @@ def adire(
 ) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["adire", *words])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return (int(ended.value.code or 0), *capsys.readouterr())
 
 
@@ -318,7 +320,7 @@ def test_the_command_line_sees_through_what_a_library_made_of_it(
     def app() -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(main, "app", app)
     code, _, said = adire(monkeypatch, capsys, "status")
     assert code == 1 and said.startswith("adire: the disk of the project's home is full; make room")
 

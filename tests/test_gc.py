@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets import cli, folders, readers
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.gc import collect_garbage
-from adire_assets.lineage import Recipe
+from adire_assets.cli import main
+from adire_assets.core import folders, readers
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, lock, try_lock, write_json
+from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.state import DeploymentRecord, Rollout
-from adire_assets.store import Artefact, Store, lock, try_lock, write_json
 
 ROOT = Path(__file__).parents[1]
 MODEL = "cloth"
@@ -30,10 +31,10 @@ DIGITS = "0123456789abcdef" * 2
 READER = """
 import json, sys
 from pathlib import Path
-from adire_assets import readers
-from adire_assets.config import Project
-from adire_assets.lineage import Recipe
-from adire_assets.store import Store, lock
+from adire_assets.core import readers
+from adire_assets.core.project import Project
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.store import Store, lock
 
 store = Store(Project(Path(sys.argv[1]), Path(sys.argv[2])))
 reference = json.loads(sys.argv[3])
@@ -409,7 +410,7 @@ def test_the_command_says_what_would_go(
     monkeypatch.setenv("ADIRE_PROJECT", str(project.root))
     monkeypatch.setattr("sys.argv", ["adire", "gc", "--keep", "1", "--dry-run"])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     said = capsys.readouterr().out
     assert f"{MODEL}/thing {made[0].key[:12]}" in said and "would be freed" in said
     assert all(artefact.path.exists() for artefact in made)

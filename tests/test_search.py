@@ -8,10 +8,13 @@ import optuna
 import pytest
 from ruamel.yaml import YAML
 
-from adire_assets import roots, search, tracking_store
-from adire_assets.config import Project, load_model
-from adire_assets.data.sample_images import draw_sample_data
-from adire_assets.errors import UserError
+from adire_assets.config.model import load_model
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.embedded.cloth.sample_images import draw_sample_data
+from adire_assets.families.diffusion import weights
+from adire_assets.ops import search
+from adire_assets.tracking import backend
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +66,7 @@ def project(settings: Project) -> Project:
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    roots.base_model(settings, MODEL, never)
+    weights.base_model(settings, MODEL, never)
     return settings
 
 
@@ -95,7 +98,7 @@ def test_a_search_goes_on_where_it_was_left_and_writes_the_best(project: Project
     assert load_model(project, MODEL).training.rank == best["rank"]
     assert said[-1].startswith(f"search: {MODEL} trial={min(done, key=lambda t: t.value).number}")
 
-    with tracking_store.client(project) as mlflow:
+    with backend.client(project) as mlflow:
         experiment = mlflow.get_experiment_by_name(MODEL)
         runs = mlflow.search_runs([experiment.experiment_id])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -153,9 +156,9 @@ def test_a_resumed_search_tries_what_an_undisturbed_one_would(
         return {"given_up_at": None, "validation_loss": training["learning_rate"] ** 2}
 
     monkeypatch.setattr(search, "run_child", train)
-    monkeypatch.setattr(search.tracking, "plain_run", lambda *_: "run")
+    monkeypatch.setattr(search.runs, "plain_run", lambda *_: "run")
     for name in ("log_parameters", "finish"):
-        monkeypatch.setattr(search.tracking, name, lambda *_: None)
+        monkeypatch.setattr(search.runs, name, lambda *_: None)
     other = Project(project.root, project.root / "other")
     shutil.copytree(project.home, other.home)
     search.search(project, MODEL, 14, None, print)  # ten at random, then what TPE makes of them

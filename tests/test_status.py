@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets import operations, registry, roots, tracking
-from adire_assets.config import Project, load_model
-from adire_assets.data import dvc
-from adire_assets.lineage import Recipe, code_hash
-from adire_assets.serving import deployment, release
-from adire_assets.store import Artefact, Store
+from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.core.lineage import Recipe, code_hash
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store
+from adire_assets.families.diffusion import weights
+from adire_assets.ops import operations
+from adire_assets.serving import release
+from adire_assets.serving.rollout import deployment
+from adire_assets.tracking import registry, runs
+from adire_assets.tracking.dvc import versions
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
@@ -29,8 +33,8 @@ HEAVY = (
 CHILD = """
 import sys
 from pathlib import Path
-from adire_assets import cli, operations
-from adire_assets.config import Project
+from adire_assets.cli import main as cli; from adire_assets.ops import operations
+from adire_assets.core.project import Project
 
 root = Path(sys.argv[1])
 print(*operations.status(Project(root, root / ".adire")), sep="\\n")
@@ -50,7 +54,7 @@ def test_status_loads_nothing_heavy_and_still_sees_the_champion(
     (root / "circle").symlink_to("circle")
     shutil.copytree(ROOT / "configs" / "prompts", root / "configs" / "prompts")
     shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
-    run = tracking.training_run(mlflow_project, "indigo", "0" * 64)
+    run = runs.training_run(mlflow_project, "indigo", "0" * 64)
     number = registry.register_release(
         mlflow_project, "indigo", content_hash="c" * 64, run_id=run.run_id, source=root
     )
@@ -92,10 +96,10 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
     base, judge = add("base_model", {}, {}), add("judge", {}, {})
     data = {"job": {"arguments": {"config": config.data.model_dump()}}}
-    dataset = add("dataset", {}, data, ("adire_assets.file_names",))
+    dataset = add("dataset", {}, data, ("adire_assets.core.file_names",))
     pinned = {"data_hash": "d", "dataset": dataset.reference()}
     adapter = add("lora_weights", config.training.model_dump(), pinned)
-    settings = roots.evaluation_settings(project, config.evaluation)
+    settings = evaluation_settings(project, config.evaluation)
     evaluation = add("evaluation_report", settings, {"judge": judge.reference()})
     repository = add("triton_repository", config.serving.model_dump(), {})
     parts = {"adapter": adapter, "evaluation": evaluation, "base_model": base}
@@ -106,9 +110,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         release.ReleaseRecord("indigo", 1, **references, mlflow_run_id=None, provenance={}),
     )
     monkeypatch.setattr(deployment, "champion", lambda *_: 1)
-    monkeypatch.setattr(dvc, "subtree", lambda *_: dvc.Subtree("d", "d.dir", {}))
-    monkeypatch.setattr(roots, "known_base_model", lambda *_: base)
-    monkeypatch.setattr(roots, "known_judge", lambda *_: judge)
+    monkeypatch.setattr(versions, "subtree", lambda *_: versions.Subtree("d", "d.dir", {}))
+    monkeypatch.setattr(weights, "known_base_model", lambda *_: base)
+    monkeypatch.setattr(weights, "known_judge", lambda *_: judge)
     return project
 
 
@@ -142,8 +146,8 @@ def test_what_would_be_made_again_is_stale_and_nothing_else(
 def test_another_judge_and_other_code_of_the_dataset_are_stale(
     made: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roots, "known_judge", lambda *_: None)
-    changed = ("adire_assets.file_names",)
+    monkeypatch.setattr(weights, "known_judge", lambda *_: None)
+    changed = ("adire_assets.core.file_names",)
     monkeypatch.setattr(
         operations, "code_hash", lambda names: "x" if names == changed else code_hash(names)
     )

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from adire_assets import registry, tracking, tracking_store
-from adire_assets.config import Project
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.tracking import backend, registry, runs
 from tests.conftest import AWKWARD
 from tests.support.ports import free_port
 
@@ -25,8 +25,8 @@ KEY = "a" * 64
 RACER = """
 import sys
 from pathlib import Path
-from adire_assets import tracking
-from adire_assets.config import Project
+from adire_assets.tracking import runs as tracking
+from adire_assets.core.project import Project
 
 root = Path(sys.argv[1])
 for key in sys.argv[2:]:
@@ -38,8 +38,8 @@ for key in sys.argv[2:]:
 HOLDER = """
 import sys
 from pathlib import Path
-from adire_assets import tracking
-from adire_assets.config import Project
+from adire_assets.tracking import runs as tracking
+from adire_assets.core.project import Project
 
 root = Path(sys.argv[1])
 project = Project(root, root / ".adire")
@@ -94,12 +94,12 @@ def raced(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str,
 def client(project: Project):
     from mlflow import MlflowClient
 
-    uri = tracking_store.tracking_uri(project)
+    uri = backend.tracking_uri(project)
     return MlflowClient(uri, uri)
 
 
 def new_run(project: Project, key: str = KEY) -> str:
-    return tracking.training_run(project, "indigo", key).run_id
+    return runs.training_run(project, "indigo", key).run_id
 
 
 def status(project: Project, run_id: str) -> str:
@@ -113,18 +113,18 @@ def test_two_processes_on_a_fresh_home_get_one_experiment_and_the_same_runs(race
     experiments = [experiment.name for experiment in mlflow.search_experiments()]
     assert sorted(experiments) == ["Default", "racing"]
     found = mlflow.search_runs([mlflow.get_experiment_by_name("racing").experiment_id])
-    runs = {run.data.tags[tracking.RECIPE_KEY]: run.info.run_id for run in found}
-    assert len(found) == len(runs)
-    assert runs == {key: first for key, (first, _) in raced.answers.items()}
+    by_key = {run.data.tags[runs.RECIPE_KEY]: run.info.run_id for run in found}
+    assert len(found) == len(by_key)
+    assert by_key == {key: first for key, (first, _) in raced.answers.items()}
 
 
 def test_a_run_is_found_again_by_its_recipe_key_only(mlflow_project):
-    assert tracking.find_run(mlflow_project, "indigo", KEY) is None
+    assert runs.find_run(mlflow_project, "indigo", KEY) is None
     run_id = new_run(mlflow_project)
-    tracking.finish(mlflow_project, run_id, "FINISHED")
-    assert tracking.training_run(mlflow_project, "indigo", KEY) == tracking.Run(run_id, "FINISHED")
-    assert tracking.find_run(mlflow_project, "indigo", KEY) == run_id
-    assert tracking.find_run(mlflow_project, "indigo", "b" * 64) is None
+    runs.finish(mlflow_project, run_id, "FINISHED")
+    assert runs.training_run(mlflow_project, "indigo", KEY) == runs.Run(run_id, "FINISHED")
+    assert runs.find_run(mlflow_project, "indigo", KEY) == run_id
+    assert runs.find_run(mlflow_project, "indigo", "b" * 64) is None
     assert new_run(mlflow_project, "b" * 64) != run_id
 
 
@@ -134,9 +134,9 @@ def test_a_run_is_found_again_by_its_recipe_key_only(mlflow_project):
 )
 def test_a_block_ends_its_run_with_what_happened(mlflow_project, error, expected):
     run_id = new_run(mlflow_project)
-    tracking.finish(mlflow_project, run_id, "FAILED")
+    runs.finish(mlflow_project, run_id, "FAILED")
     try:
-        with tracking.active(mlflow_project, run_id):
+        with runs.active(mlflow_project, run_id):
             assert status(mlflow_project, run_id) == "RUNNING"
             if error:
                 raise error
@@ -147,12 +147,12 @@ def test_a_block_ends_its_run_with_what_happened(mlflow_project, error, expected
 
 def test_overlapping_blocks_end_the_run_with_the_last_and_keep_a_failure(mlflow_project):
     run_id = new_run(mlflow_project)
-    first, second = (tracking.active(mlflow_project, run_id) for _ in range(2))
+    first, second = (runs.active(mlflow_project, run_id) for _ in range(2))
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
     assert status(mlflow_project, run_id) == "RUNNING"
-    third = tracking.active(mlflow_project, run_id)
+    third = runs.active(mlflow_project, run_id)
     third.__enter__()
     third.__exit__(ValueError, ValueError("no"), None)
     second.__exit__(None, None, None)
@@ -164,8 +164,8 @@ def test_who_looks_for_abandoned_runs_never_ends_one_that_is_just_leaving(
 ):
     """The kernel lets go of a shared lock before it gives the exclusive one; looked at then."""
     run_id = new_run(mlflow_project)
-    looks = threading.Thread(target=tracking.end_abandoned, args=(mlflow_project, "indigo"))
-    exclusive = tracking._alone
+    looks = threading.Thread(target=runs.end_abandoned, args=(mlflow_project, "indigo"))
+    exclusive = runs._alone
 
     def slowly_exclusive(descriptor: int) -> bool:
         if looks.ident is None:
@@ -174,8 +174,8 @@ def test_who_looks_for_abandoned_runs_never_ends_one_that_is_just_leaving(
             looks.join(1)
         return exclusive(descriptor)
 
-    monkeypatch.setattr(tracking, "_alone", slowly_exclusive)
-    with tracking.active(mlflow_project, run_id):
+    monkeypatch.setattr(runs, "_alone", slowly_exclusive)
+    with runs.active(mlflow_project, run_id):
         pass
     looks.join(30)
     assert status(mlflow_project, run_id) == "FINISHED"
@@ -183,14 +183,14 @@ def test_who_looks_for_abandoned_runs_never_ends_one_that_is_just_leaving(
 
 def test_a_failure_while_abandoned_runs_are_looked_for_stays(mlflow_project, monkeypatch):
     run_id = new_run(mlflow_project)
-    exclusive = tracking._alone
+    exclusive = runs._alone
 
     def fails_first(descriptor: int) -> bool:
-        tracking.finish(mlflow_project, run_id, "FAILED")
+        runs.finish(mlflow_project, run_id, "FAILED")
         return exclusive(descriptor)
 
-    monkeypatch.setattr(tracking, "_alone", fails_first)
-    assert tracking.end_abandoned(mlflow_project, "indigo") == []
+    monkeypatch.setattr(runs, "_alone", fails_first)
+    assert runs.end_abandoned(mlflow_project, "indigo") == []
     assert status(mlflow_project, run_id) == "FAILED"
 
 
@@ -207,16 +207,16 @@ def test_a_killed_process_leaves_a_run_that_is_marked_killed_and_can_be_resumed(
     )
     try:
         assert holder.stdout.readline() == "inside\n"
-        assert tracking.end_abandoned(mlflow_project, "indigo") == []
+        assert runs.end_abandoned(mlflow_project, "indigo") == []
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait(timeout=30)
     assert status(mlflow_project, run_id) == "RUNNING"
     assert client(mlflow_project).get_metric_history(run_id, "loss")[0].step == 7
-    assert tracking.end_abandoned(mlflow_project, "indigo") == [run_id]
+    assert runs.end_abandoned(mlflow_project, "indigo") == [run_id]
     assert status(mlflow_project, run_id) == "KILLED"
     assert new_run(mlflow_project) == run_id
-    with tracking.active(mlflow_project, run_id):
+    with runs.active(mlflow_project, run_id):
         pass
     assert status(mlflow_project, run_id) == "FINISHED"
 
@@ -225,9 +225,9 @@ def test_parameters_may_be_logged_again_and_a_changed_one_shows_as_a_tag(mlflow_
     run_id = new_run(mlflow_project)
     long = ["x" * 5000, "y" * 5000]
     first = {"rank": 4, "gates": {"nsfw": 0.5}, "target_modules": ["to_k"], "long": long}
-    tracking.log_parameters(mlflow_project, run_id, first)
-    tracking.log_parameters(mlflow_project, run_id, {**first, "rank": 8, "seed": 42})
-    tracking.log_parameters(mlflow_project, run_id, {f"p{i}": i for i in range(250)})
+    runs.log_parameters(mlflow_project, run_id, first)
+    runs.log_parameters(mlflow_project, run_id, {**first, "rank": 8, "seed": 42})
+    runs.log_parameters(mlflow_project, run_id, {f"p{i}": i for i in range(250)})
     data = client(mlflow_project).get_run(run_id).data
     assert data.params["rank"] == "4"
     assert data.params["gates.nsfw"] == "0.5"
@@ -249,11 +249,11 @@ def test_metrics_tags_and_read_only_files_are_logged_and_replaced(mlflow_project
         sheet.unlink(missing_ok=True)
         sheet.write_text(content)
         sheet.chmod(0o444)
-        tracking.log_artifacts(mlflow_project, run_id, [sheet], "evaluation")
-        tracking.log_folder(mlflow_project, run_id, folder)
-        tracking.log_tags(mlflow_project, run_id, {"state": content})
-    tracking.log_metrics(mlflow_project, run_id, {"clip_s": 0.8, "kid": 0.1})
-    tracking.log_metrics(mlflow_project, run_id, {"clip_s": 0.9}, step=1)
+        runs.log_artifacts(mlflow_project, run_id, [sheet], "evaluation")
+        runs.log_folder(mlflow_project, run_id, folder)
+        runs.log_tags(mlflow_project, run_id, {"state": content})
+    runs.log_metrics(mlflow_project, run_id, {"clip_s": 0.8, "kid": 0.1})
+    runs.log_metrics(mlflow_project, run_id, {"clip_s": 0.9}, step=1)
     run = client(mlflow_project).get_run(run_id)
     assert run.data.tags["state"] == "new"
     assert run.data.metrics == {"clip_s": 0.9, "kid": 0.1}
@@ -317,7 +317,7 @@ def test_an_older_database_is_migrated_and_a_copy_is_kept(mlflow_project):
 
     database = mlflow_project.home / "mlflow.db"
     database.unlink()
-    uri = tracking_store.tracking_uri(mlflow_project)
+    uri = backend.tracking_uri(mlflow_project)
     engine = utils.create_sqlalchemy_engine(uri)
     event.listen(engine, "connect", lambda link, _: link.execute("PRAGMA synchronous = OFF"))
     config = utils._get_alembic_config(uri)
@@ -328,7 +328,7 @@ def test_an_older_database_is_migrated_and_a_copy_is_kept(mlflow_project):
         config.attributes["connection"] = connection
         command.upgrade(config, older)
     assert utils._get_schema_version(engine) == older
-    tracking_store.prepare(mlflow_project)
+    backend.prepare(mlflow_project)
     assert utils._get_schema_version(engine) == newest
     (backup,) = mlflow_project.home.glob("mlflow.db.before-*")
     assert utils._get_schema_version(utils.create_sqlalchemy_engine(f"sqlite:///{backup}")) == older
@@ -346,7 +346,7 @@ def test_what_is_no_database_is_not_touched(mlflow_project):
     database = mlflow_project.home / "mlflow.db"
     database.write_text("notes about indigo, not a database")
     with pytest.raises(UserError, match=r"mlflow\.db is not an SQLite database; restore"):
-        tracking.find_run(mlflow_project, "indigo", KEY)
+        runs.find_run(mlflow_project, "indigo", KEY)
     assert database.read_text().startswith("notes")
 
 
@@ -371,7 +371,7 @@ def test_an_unusable_tracking_uri_is_one_sentence_within_seconds(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = time.monotonic()
     with pytest.raises(UserError, match=sentence) as caught:
-        tracking.find_run(mlflow_project, "indigo", KEY)
+        runs.find_run(mlflow_project, "indigo", KEY)
     assert "secret" not in str(caught.value)
     assert time.monotonic() - started < 10
 
@@ -380,10 +380,10 @@ def test_a_server_gets_runs_and_releases_and_its_death_is_one_sentence(
     mlflow_project, clean_environment, monkeypatch
 ):
     port = free_port()
-    command = tracking_store.server_command(mlflow_project, port)
+    command = backend.server_command(mlflow_project, port)
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        env={**clean_environment, **tracking_store.ENVIRONMENT},
+        env={**clean_environment, **backend.ENVIRONMENT},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -409,7 +409,7 @@ def test_a_server_gets_runs_and_releases_and_its_death_is_one_sentence(
         server.wait(timeout=30)
     started = time.monotonic()
     with pytest.raises(UserError, match=f"server at {uri} cannot be used"):
-        tracking.get_run(mlflow_project, run_id)
+        runs.get_run(mlflow_project, run_id)
     assert time.monotonic() - started < 20
 
 

@@ -5,8 +5,8 @@ import sys
 
 import dagster as dg
 
-from adire_assets.config import Project
-from adire_assets.config import models as configured
+from adire_assets.config.model import models as configured
+from adire_assets.core.project import Project
 from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.golden import golden_check

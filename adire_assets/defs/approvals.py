@@ -10,12 +10,12 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import approvals, committed, policies
-from adire_assets.config import Project
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
 from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK
 from adire_assets.defs.sensors import APPROVAL_TAG, MODEL_TAG
-from adire_assets.errors import UserError
+from adire_assets.gates import approvals, committed, policies
 from adire_assets.serving.release import ReleaseRecord
 
 APPROVAL_CHECK = "human_approval"

@@ -9,31 +9,32 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import (
-    approvals,
-    going_live,
-    lineage,
-    pipeline,
-    policies,
-    policy,
-    promotion,
-    reports,
-    roots,
-    upgrades,
-)
-from adire_assets.committed import listed
-from adire_assets.config import Project
-from adire_assets.data import told
+from adire_assets.config.gates import GateConfig
+from adire_assets.core import lineage
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
 from adire_assets.defs.sensors import require_committed
-from adire_assets.evaluation.verdict import CHECKS, Verdict
-from adire_assets.evaluation_images import IMAGE_MODULES
-from adire_assets.gates_config import GateConfig
+from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.data import told
+from adire_assets.gates import approvals, policies, policy, promotion, upgrades
+from adire_assets.gates.committed import listed
+from adire_assets.gates.report import pages
+from adire_assets.gates.verdict import CHECKS, Verdict
+from adire_assets.line import deploy, sources
+from adire_assets.line.dataset import build as build_dataset
+from adire_assets.line.evaluate import EVALUATION_MODULES, numbers
+from adire_assets.line.evaluate import evaluation_report as make_evaluation_report
+from adire_assets.line.generate import IMAGE_MODULES
+from adire_assets.line.release import RELEASE_MODULES
+from adire_assets.line.release import triton_repository as make_triton_repository
+from adire_assets.line.train import TRAINING_MODULES
+from adire_assets.line.train import lora_weights as make_lora_weights
+from adire_assets.line.verdict import promotion_verdict as make_promotion_verdict
 from adire_assets.serving import release
-from adire_assets.store import Artefact, Built
 
 GATE_FACTS = ("value", "threshold", "margin", "comparison", "unit")
 SHOWN_STEPS = 12
@@ -79,7 +80,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     def training_data(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The images and captions that data.dvc names for this model."""
         with answered():
-            built = roots.training_data(project, model)
+            built = sources.training_data(project, model)
         files = built.artefact.json("files.json")
         return _result(
             context, built, dvc_hash=built.artefact.manifest["dvc_hash"], files=len(files)
@@ -89,7 +90,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     def training_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The resolved hyperparameters of configs/models."""
         with answered():
-            built = roots.training_config(project, model)
+            built = sources.training_config(project, model)
         return _result(context, built, config=built.artefact.json("config.json"))
 
     @asset(kinds={"huggingface"})
@@ -98,24 +99,24 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """The weights that the adapter is trained on."""
         with answered():
-            built = roots.base_model(project, model, children.runner(context))
+            built = weights.base_model(project, model, children.runner(context))
         facts = built.artefact.manifest
-        weights = facts["recipe"]["inputs"]["weights"]
+        pinned = facts["recipe"]["inputs"]["weights"]
         left_out = facts.get("left_out")
-        return _result(context, built, source=facts["source"], weights=weights, left_out=left_out)
+        return _result(context, built, source=facts["source"], weights=pinned, left_out=left_out)
 
     @asset(kinds={"yaml"})
     def evaluation_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """How adapters are evaluated, gated and served, and the judge's weights."""
         with answered():
-            built = roots.evaluation_config(project, model)
+            built = sources.evaluation_config(project, model)
         return _result(context, built, config=built.artefact.json("config.json"))
 
-    @asset("adire_assets.data.dataset", kinds={"pillow"})
+    @asset("adire_assets.families.diffusion.data.dataset", kinds={"pillow"})
     def dataset(context: dg.AssetExecutionContext, training_data: Artefact) -> dg.MaterializeResult:
         """Validated, captioned, de-duplicated images, split into train, validation and held-out."""
         with answered():
-            built = pipeline.dataset(project, training_data)
+            built = build_dataset(project, training_data)
         summary = built.artefact.json("summary.json")
         files: dict[str, Any] = {
             kind: dg.MetadataValue.md(_table(("file", "reason"), summary[kind]) or "none")
@@ -134,7 +135,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         context.log.info(f"{model}: {told.sentence(summary)}")
         return result
 
-    @asset(*pipeline.TRAINING_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
+    @asset(*TRAINING_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
     def lora_weights(
         context: dg.AssetExecutionContext,
         dataset: Artefact,
@@ -145,7 +146,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """The adapter, trained in a child process."""
         with answered():
-            built = pipeline.lora_weights(
+            built = make_lora_weights(
                 project,
                 dataset,
                 base_model,
@@ -162,7 +163,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             mlflow_run=built.artefact.manifest["mlflow_run_id"],
         )
 
-    @asset(*IMAGE_MODULES, *pipeline.EVALUATION_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
+    @asset(*IMAGE_MODULES, *EVALUATION_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
     def evaluation_report(
         context: dg.AssetExecutionContext,
         dataset: Artefact,
@@ -174,7 +175,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """Images, scores and latency of the adapter, beside those of the bare base."""
         with answered():
-            built = pipeline.evaluation_report(
+            built = make_evaluation_report(
                 project,
                 dataset,
                 base_model,
@@ -188,7 +189,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             built,
             contact_sheet=_image(built.artefact, "contact_sheet.png"),
             report=dg.MetadataValue.md((built.artefact.path / "report.md").read_text()),
-            scores=pipeline.numbers(built.artefact.path),
+            scores=numbers(built.artefact.path),
         )
 
     @asset(*promotion.VERDICT_MODULES, checks=CHECKS, kinds={"pytorch", "mlflow"}, pool="device")
@@ -201,7 +202,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """The decision of the quality gates; each is a blocking check."""
         with answered():
-            built = pipeline.promotion_verdict(
+            built = make_promotion_verdict(
                 project,
                 evaluation_report,
                 evaluation_config,
@@ -235,10 +236,10 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             weaker_than=verdict.weaker_than if verdict.weakened else None,
             uncommitted=uncommitted or None,
             refused_before=built.artefact.manifest.get("refused_before") or None,
-            report=dg.MetadataValue.path(str(reports.page_path(project, built.artefact))),
+            report=dg.MetadataValue.path(str(pages.page_path(project, built.artefact))),
         )
 
-    @asset(*pipeline.RELEASE_MODULES, checks=RELEASE_CHECKS, kinds={"mlflow"})
+    @asset(*RELEASE_MODULES, checks=RELEASE_CHECKS, kinds={"mlflow"})
     def triton_repository(
         context: dg.AssetExecutionContext,
         lora_weights: Artefact,
@@ -248,7 +249,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """Release N: the Triton version directory, checked on a scratch server."""
         with answered():
-            built, number = pipeline.triton_repository(
+            built, number = make_triton_repository(
                 project, lora_weights, base_model, promotion_verdict, evaluation_config
             )
             parity = promotion.parity_report(project, model, number, context.log.info).artefact
@@ -273,7 +274,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         return _result(context, built, checks=[same_images, same_software], release=number)
 
     @asset(
-        "adire_assets.serving.rollout",
+        "adire_assets.serving.rollout.rollout",
         checks=DEPLOYMENT_CHECKS,
         kinds={"triton"},
         output_required=False,  # what waits for an approval is not materialized, and nothing failed
@@ -285,7 +286,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         with answered():
             require_committed(project, model, context.run)
             try:
-                wanted, records = going_live.deployed_model(
+                wanted, records = deploy.deployed_model(
                     project,
                     triton_repository,
                     context.log.info,

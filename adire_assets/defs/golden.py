@@ -7,11 +7,11 @@ live, and whether the change is wanted is for a person to say.
 
 import dagster as dg
 
-from adire_assets import upgrades
-from adire_assets.config import Project
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact
 from adire_assets.defs.resources import ChildProcesses, answered
+from adire_assets.gates import upgrades
 from adire_assets.serving import release
-from adire_assets.store import Artefact
 
 GOLDEN_CHECK = "reproduces_golden_images"
 
@@ -31,7 +31,7 @@ def golden_check(project: Project, model: str) -> dg.AssetChecksDefinition:
 
         Nothing is drawn while software and machine are those of the evaluation.
         """
-        from adire_assets.evaluation.golden import CHANGED, Comparison  # numpy
+        from adire_assets.families.diffusion.evaluation.golden import CHANGED, Comparison  # numpy
 
         with answered():
             record = release.record_of(project, triton_repository)

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from adire_assets import tracking, tracking_store
-from adire_assets.config import Project
+from adire_assets.core.project import Project
+from adire_assets.tracking import backend, runs
 
 if TYPE_CHECKING:
     from dagster_mlflow.resources import MlFlow
@@ -54,11 +54,11 @@ class MlflowTracking(dg.ConfigurableResource):
     ) -> "Iterator[MlFlow]":
         """The run of `recipe_key`, active inside the block. UserError when MLflow is unusable."""
         project = Project.find(Path(self.project_root))
-        tracking.end_abandoned(project, model)
-        found = tracking.training_run(project, model, recipe_key, tags)
+        runs.end_abandoned(project, model)
+        found = runs.training_run(project, model, recipe_key, tags)
         with (
-            tracking.active(project, found.run_id),
-            tracking_store.answers(project),
+            runs.active(project, found.run_id),
+            backend.answers(project),
             _fluent(project, context, model, recipe_key, found.run_id) as mlflow,
         ):
             context.log.info(f"MLflow: run {found.run_id} of experiment {model}")
@@ -80,10 +80,10 @@ def _fluent(
             log=getLogger(__name__),  # it calls every run a new one
             run_id=context.run.run_id,
             # MlFlow renames the run to its job's name.
-            dagster_run=SimpleNamespace(job_name=tracking.run_name(model, recipe_key)),
+            dagster_run=SimpleNamespace(job_name=runs.run_name(model, recipe_key)),
             resource_config={
                 "experiment_name": model,
-                "mlflow_tracking_uri": tracking_store.tracking_uri(project),
+                "mlflow_tracking_uri": backend.tracking_uri(project),
                 "mlflow_run_id": run_id,
             },
         )
@@ -111,22 +111,22 @@ def _bound(project: Project, run_id: str) -> "type[MlFlow]":
     class BoundMlFlow(MlFlow):
         @staticmethod
         def log_params(params: Mapping[str, Any]) -> None:
-            tracking.log_parameters(project, run_id, params)
+            runs.log_parameters(project, run_id, params)
 
         @staticmethod
         def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-            tracking.log_metrics(project, run_id, metrics, step)
+            runs.log_metrics(project, run_id, metrics, step)
 
         @staticmethod
         def set_tags(tags: Mapping[str, Any]) -> None:
-            tracking.log_tags(project, run_id, tags)
+            runs.log_tags(project, run_id, tags)
 
         @staticmethod
         def log_artifact(local_path: str, artifact_path: str | None = None) -> None:
-            tracking.log_artifacts(project, run_id, [Path(local_path)], artifact_path or "")
+            runs.log_artifacts(project, run_id, [Path(local_path)], artifact_path or "")
 
         @staticmethod
         def log_artifacts(local_dir: str, artifact_path: str | None = None) -> None:
-            tracking.log_folder(project, run_id, Path(local_dir), artifact_path or "")
+            runs.log_folder(project, run_id, Path(local_dir), artifact_path or "")
 
     return BoundMlFlow

@@ -5,7 +5,7 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,14 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
-from adire_assets import lineage
-from adire_assets.child_environment import child_environment
-from adire_assets.config import Project
-from adire_assets.disk import refusal
-from adire_assets.errors import UserError
-from adire_assets.folders import temporary_folder
-from adire_assets.pipeline import RunWorker
-from adire_assets.store import Artefact, Store, lock, read_json, write_json
-from adire_assets.worker import ERROR, command, result_of, write_job
+from adire_assets.core import lineage
+from adire_assets.core.child_environment import child_environment
+from adire_assets.core.disk import refusal
+from adire_assets.core.errors import UserError
+from adire_assets.core.folders import temporary_folder
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, lock, read_json, write_json
+from adire_assets.core.worker import ERROR, RunWorker, command, result_of, write_job
 
 STOP_SECONDS = 20.0  # what an interrupted child may take to end
 
@@ -97,14 +96,14 @@ class ChildProcesses(dg.ConfigurableResource):
         function: str,
         *,
         launcher: tuple[str, ...] = (),
-        mlflow_run_id: str | None = None,
+        recorder: Mapping[str, str] | None = None,
         **arguments: Any,
     ) -> dict[str, Any]:
         """The worker's result. UserError with its sentence when it refused."""
         project = Project.find(Path(self.project_root))
         threads = lineage.threads()
         with temporary_folder(project, project.home / "jobs") as folder:
-            write_job(folder, function, arguments, threads, mlflow_run_id)
+            write_job(folder, function, arguments, threads, recorder)
             status = _run_under_pipes(
                 context,
                 command(folder, launcher=launcher),

@@ -12,12 +12,13 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import going_live, policies
-from adire_assets.committed import listed
-from adire_assets.config import Project
+from adire_assets.config.fleet import load_fleet
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
 from adire_assets.defs.retries import seconds_until_retry
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import load_fleet
+from adire_assets.gates import policies
+from adire_assets.gates.committed import listed
+from adire_assets.line import deploy
 from adire_assets.serving import record
 from adire_assets.serving.state import DeploymentRecord, Plan
 
@@ -108,7 +109,7 @@ def rollout_job(project: Project, model: str) -> dg.JobDefinition:
     @dg.op(name=f"{model}_watch_rollout")
     def watch(context: dg.OpExecutionContext) -> None:
         try:
-            records = going_live.watch_rollout(
+            records = deploy.watch_rollout(
                 project, model, context.log.info, reporter(context, model)
             )
         except UserError as error:

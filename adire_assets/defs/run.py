@@ -8,14 +8,15 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets import roots
-from adire_assets.config import Project, load_model
+from adire_assets.config.model import load_model
+from adire_assets.core.disk import require_room
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import read_json
 from adire_assets.defs.selection import selected
 from adire_assets.defs.sensors import MODEL_TAG
-from adire_assets.disk import require_room
-from adire_assets.errors import UserError
-from adire_assets.serving.fleet import dagster_home
-from adire_assets.store import read_json
+from adire_assets.line import sources
+from adire_assets.serving.fleet.processes import dagster_home
 
 
 def materialize(project: Project, model: str, select: str | None = None) -> None:
@@ -53,13 +54,13 @@ def left_behind(
 ) -> Iterator[str]:
     """A sentence for each root right above `wanted` that is not what the working tree says now."""
     latest = project.home / "references" / "latest" / model
-    for name in roots.ROOTS:
+    for name in sources.ROOTS:
         root, made = dg.AssetKey([model, name]), latest / f"{name}.json"
         below = any(root in graph.get(one).parent_keys for one in wanted)
         if not below or root in wanted or not made.is_file():
             continue
         try:
-            changed = read_json(made)["key"] != roots.root_key(project, model, name)
+            changed = read_json(made)["key"] != sources.root_key(project, model, name)
         except UserError as error:  # what was selected needs the root of then only
             yield f"{model}: cannot tell whether {name} has changed since then: {error}"
             continue

@@ -15,7 +15,7 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
 
 CLAUSE = re.compile(r"([*+]*)([\w/]+)([*+]*)")
 # A quoted text, `field:`, a function's name, a word, or any other character.

@@ -6,7 +6,7 @@ materialized, so going back to an earlier state is a change like any other. A st
 is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused is not
 tried again, because the same recipe gives the same adapter. A release that waits for an approval is
 left to the sensor `<model>_approval`. Neither starts anything while a file that decides is not
-committed (`adire_assets.committed`); a run of theirs asks that again before it deploys.
+committed (`adire_assets.gates.committed`); a run of theirs asks that again before it deploys.
 """
 
 import time
@@ -15,14 +15,17 @@ from itertools import takewhile
 
 import dagster as dg
 
-from adire_assets import approvals, committed, lineage, pipeline, policies
-from adire_assets.config import Project, load_model
+from adire_assets.config.model import load_model
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import is_locked
 from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
-from adire_assets.errors import UserError
-from adire_assets.evaluation.verdict import CHECK_NAMES
-from adire_assets.roots import root_keys
-from adire_assets.store import is_locked
+from adire_assets.gates import approvals, committed, policies
+from adire_assets.gates.verdict import CHECK_NAMES
+from adire_assets.line.changes import code_and_libraries
+from adire_assets.line.sources import root_keys
 
 STATE_TAG, MODEL_TAG, APPROVAL_TAG = "adire/state", "adire/model", "adire/approval"
 LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
@@ -46,7 +49,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
             held = approvals.on_hold(project, model)
         except UserError as error:
             return dg.SkipReason(str(error))
-        state = lineage.digest({**roots, **pipeline.code_and_libraries(project)})[:32]
+        state = lineage.digest({**roots, **code_and_libraries(project)})[:32]
         seen = f"state {state[:12]}"
         runs = context.instance.get_run_records(
             dg.RunsFilter(tags={MODEL_TAG: model}), limit=20, ascending=False

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from adire_assets.disk import whole
-from adire_assets.errors import UserError
-from adire_assets.serving.triton import Door, connect
+from adire_assets.core.disk import whole
+from adire_assets.core.errors import UserError
+from adire_assets.serving.connection import Door, connect
 
 PROVENANCE_KEY = "adire"  # the PNG text chunk
 INPUTS = (

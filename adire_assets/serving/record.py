@@ -25,15 +25,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config import Project
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import lock, read_as, read_json, write_json
 from adire_assets.serving.state import DeploymentRecord, Plan, Rollout, Step, now
 from adire_assets.serving.state import ended as ended
 from adire_assets.serving.state import left as left
 from adire_assets.serving.state import moved as moved
 from adire_assets.serving.state import started as started
 from adire_assets.serving.state import without_rollout as without_rollout
-from adire_assets.store import lock, read_as, read_json, write_json
 
 LEASE_SECONDS = 10.0
 ROLLBACK = "rollback"  # the strategy of a rollout that leads back

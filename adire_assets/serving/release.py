@@ -24,15 +24,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from adire_assets import lineage
-from adire_assets.config import Project, ServingConfig
-from adire_assets.disk import writing
-from adire_assets.errors import UserError
-from adire_assets.store import Artefact, Store, lock, read_as, read_json, write_json
+from adire_assets.config.model import ServingConfig
+from adire_assets.core import lineage
+from adire_assets.core.disk import writing
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, lock, read_as, read_json, write_json
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 BASE_DIGITS = 32
-SAMPLING = Path(__file__).parents[1] / "diffusion" / "sampling.py"
+SAMPLING = Path(__file__).parents[1] / "families" / "diffusion" / "sampling.py"
 VERSION_FILES = ("model.py", "sampling.py", "serving.json", f"adapter/{ADAPTER}")
 # Python's cache in a version folder makes Triton take the version for changed and initialize it
 # again at the next load; a file of that name keeps the cache from being made.

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from adire_assets.store import write_json
+from adire_assets.core.store import write_json
 from benchmarks.training_sides import step_clock
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from adire_assets import committed, policies
-from adire_assets.config import Project
-from adire_assets.data.dvc_files import md5_of_bytes
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store
 from adire_assets.defs import sensors
-from adire_assets.errors import UserError
-from adire_assets.lineage import Recipe
-from adire_assets.store import Store
+from adire_assets.gates import committed, policies
+from adire_assets.tracking.dvc.files import md5_of_bytes
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
@@ -206,8 +206,8 @@ def test_a_hook_does_not_point_at_another_checkout(
 def tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> dg.RunRequest | str:
     """What the sensor says about a state that was never materialized."""
     monkeypatch.setattr(sensors, "root_keys", lambda *_: {"training_config": "new"})
-    monkeypatch.setattr(sensors.pipeline, "code_and_libraries", lambda *_: {})
-    monkeypatch.setattr(policies.roots, "known_judge", lambda *_: None)
+    monkeypatch.setattr(sensors, "code_and_libraries", lambda *_: {})
+    monkeypatch.setattr(policies.weights, "known_judge", lambda *_: None)
     sensor = sensors.model_sensor(project, MODEL, "cloth_line")
     with (
         dg.DagsterInstance.ephemeral() as instance,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config import Project, load_model, model_names, models
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import load_fleet
-from adire_assets.roots import evaluation_settings
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.model import evaluation_settings, load_model, model_names, models
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\

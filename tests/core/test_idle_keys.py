@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from adire_assets.config import EvaluationConfig, ModelConfig, Project, load_model
-from adire_assets.config_file import Strict
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig, RolloutConfig, SlotConfig
-from adire_assets.gates_config import ChampionGates
-from adire_assets.training_config import TrainingConfig
+from adire_assets.config.fleet import FleetConfig, RolloutConfig, SlotConfig
+from adire_assets.config.gates import ChampionGates
+from adire_assets.config.model import EvaluationConfig, ModelConfig, load_model
+from adire_assets.config.yaml_file import Strict
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 LOCAL, US = (
     {

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config import Project, load_model
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import load_fleet
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.model import load_model
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
 
 MODEL = """\
 data: {path: data/cloth, instance_prompt: a cloth, DATA}

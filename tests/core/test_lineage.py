@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets import lineage
-from adire_assets.lineage import Recipe
+from adire_assets.core import lineage
+from adire_assets.core.lineage import Recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,11 @@ def code_hash(package: Path, module: str) -> str:
 def said_by(package: Path, expression: str) -> str:
     """What lineage says in a process that runs this copy."""
     done = subprocess.run(
-        [sys.executable, "-c", f"from adire_assets import lineage; print(lineage.{expression})"],
+        [
+            sys.executable,
+            "-c",
+            f"from adire_assets.core import lineage; print(lineage.{expression})",
+        ],
         cwd=package.parent,
         env={"PYTHONPATH": str(package.parent)},
         capture_output=True,
@@ -40,23 +44,30 @@ def said_by(package: Path, expression: str) -> str:
 @pytest.mark.parametrize(
     ("file", "old", "new", "changes"),
     [
-        ("diffusion/lora.py", "import", "# a comment\nimport", False),
-        ("diffusion/lora.py", '"""', '"""Other words. ', False),
-        ("diffusion/lora.py", "import", "REACHED = 1\nimport", True),
-        ("diffusion/checkpoint.py", "import", "REACHED = 1\nimport", True),  # imported by lora
-        ("evaluation/verdict.py", "import", "REACHED = 1\nimport", False),
-        ("config.py", "import", "REACHED = 1\nimport", False),  # its values are in the key
+        ("families/diffusion/training/lora.py", "import", "# a comment\nimport", False),
+        ("families/diffusion/training/lora.py", '"""', '"""Other words. ', False),
+        ("families/diffusion/training/lora.py", "import", "REACHED = 1\nimport", True),
+        (
+            "families/diffusion/training/checkpoint.py",
+            "import",
+            "REACHED = 1\nimport",
+            True,
+        ),  # imported by lora
+        ("gates/verdict.py", "import", "REACHED = 1\nimport", False),
+        ("config/model.py", "import", "REACHED = 1\nimport", False),  # its values are in the key
     ],
 )
 def test_only_code_that_the_step_runs_counts(
     package: Path, file: str, old: str, new: str, changes: bool
 ) -> None:
-    before = code_hash(package, "adire_assets.diffusion.lora")
+    before = code_hash(package, "adire_assets.families.diffusion.training.lora")
     path = package / file
     text = path.read_text()
     where = text.index(f"\n{old}") + 1 if old == "import" else text.index(old)
     path.write_text(text[:where] + new + text[where + len(old) :])
-    assert (code_hash(package, "adire_assets.diffusion.lora") != before) is changes
+    assert (
+        code_hash(package, "adire_assets.families.diffusion.training.lora") != before
+    ) is changes
 
 
 def test_code_without_a_history_is_named_by_all_of_its_sources(package: Path) -> None:
@@ -69,9 +80,9 @@ def test_code_without_a_history_is_named_by_all_of_its_sources(package: Path) ->
 
     names = [named()]
     assert "'build': 'tree-" in names[0]
-    edit("diffusion/fit.py", "import", "# a comment\nimport")
+    edit("families/diffusion/training/fit.py", "import", "# a comment\nimport")
     assert named() == names[0]
-    for file in ("config.py", "serving/parity.py"):
+    for file in ("config/model.py", "serving/fleet/parity.py"):
         edit(file, "\nimport", "\nREACHED = 1\nimport")
         names.append(named())
     (package / "another.py").write_text("")
@@ -125,9 +136,9 @@ def test_identity_is_the_commit_in_a_checkout_and_a_stamp_without_one(
     assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "metrics" / "cloth.json").write_text("{}")  # what a run writes there
     assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": False}
-    (package / "errors.py").write_text("")
+    (package / "core/errors.py").write_text("")
     assert lineage.code_identity(tmp_path) == {"commit": commit, "dirty": True}
     git("archive", "--output", "export.zip", "HEAD")
     shutil.unpack_archive(tmp_path / "export.zip", tmp_path / "export")
-    stamp = (tmp_path / "export" / "adire_assets" / "build_stamp.txt").read_text().strip()
+    stamp = (tmp_path / "export" / "adire_assets" / "core" / "build_stamp.txt").read_text().strip()
     assert stamp == commit

@@ -15,19 +15,25 @@ import numpy as np
 import psutil
 import pytest
 
-from adire_assets import lineage, pipeline, promotion, readers, roots
-from adire_assets.children import run_child
-from adire_assets.config import Project
-from adire_assets.data.sample_images import draw_sample_data
-from adire_assets.diffusion.launch import launcher
-from adire_assets.errors import UserError
-from adire_assets.gc import collect_garbage
-from adire_assets.lineage import Recipe
-from adire_assets.pipeline import RunWorker
-from adire_assets.reproduce import Reproduction, reproduce
+from adire_assets.config.model import ServingConfig
+from adire_assets.core import lineage, readers
+from adire_assets.core.children import run_child
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, read_json, write_json
+from adire_assets.core.worker import RunWorker
+from adire_assets.embedded.cloth.sample_images import draw_sample_data
+from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.training.launch import launcher
+from adire_assets.gates import promotion
+from adire_assets.line import sources
+from adire_assets.line.dataset import build as build_dataset
+from adire_assets.line.train import lora_weights as make_lora_weights
+from adire_assets.ops.gc import collect_garbage
+from adire_assets.ops.reproduce import Reproduction, reproduce
 from adire_assets.serving import client, release
 from adire_assets.serving.release import ADAPTER, ReleaseRecord
-from adire_assets.store import Artefact, Store, read_json, write_json
 from tests.support import tiny
 from tests.support.training import silent
 
@@ -45,7 +51,7 @@ evaluation: {judge: {source: base_models/none}}
 
 def in_child(project: Project) -> RunWorker:
     def run(
-        function: str, *, launcher: tuple[str, ...] = (), mlflow_run_id: str, **arguments: Any
+        function: str, *, launcher: tuple[str, ...] = (), recorder: object, **arguments: Any
     ) -> dict[str, Any]:
         return run_child(
             project,
@@ -110,11 +116,11 @@ def pin(project: Project, remote: Path) -> None:
 
 def bring_out(project: Project) -> None:
     """Release 1: trained as the line does it, with an evaluation that nobody made."""
-    images = pipeline.dataset(project, roots.training_data(project, MODEL).artefact).artefact
+    images = build_dataset(project, sources.training_data(project, MODEL).artefact).artefact
     worker = in_child(project)
-    base = roots.base_model(project, MODEL, worker).artefact
-    settings = roots.training_config(project, MODEL).artefact
-    adapter = pipeline.lora_weights(project, images, base, settings, worker, untracked).artefact
+    base = weights.base_model(project, MODEL, worker).artefact
+    settings = sources.training_config(project, MODEL).artefact
+    adapter = make_lora_weights(project, images, base, settings, worker, untracked).artefact
 
     def write(folder: Path) -> None:
         release.write_release(
@@ -123,7 +129,7 @@ def bring_out(project: Project) -> None:
             model=MODEL,
             adapter=adapter.path,
             base=base,
-            serving=pipeline.ServingConfig(),
+            serving=ServingConfig(),
         )
 
     content = Store(project).build(Recipe("triton_repository", MODEL), write).artefact
@@ -222,10 +228,12 @@ def test_the_recorded_sources_train_again_whatever_the_code_of_today_is(
 ) -> None:
     package = tmp_path / "today"
     shutil.copytree(ROOT / "adire_assets", package / "adire_assets")
-    for name in ("diffusion/lora.py", "store.py"):
+    for name in ("families/diffusion/training/lora.py", "core/store.py"):
         with (package / "adire_assets" / name).open("a") as file:
             file.write("\nREACHED = 1\n")
-    with (package / "adire_assets" / "diffusion" / "lora.py").open("a") as file:
+    with (package / "adire_assets" / "families" / "diffusion" / "training" / "lora.py").open(
+        "a"
+    ) as file:
         file.write("\ndef train(**_): raise RuntimeError('the code of today')\n")
     before = files_below(project.home / "store", project.root / "base_models")
     run = start(project, package)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets import lineage
-from adire_assets.backup import backup
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.lineage import Recipe
-from adire_assets.store import NOT_CONTENT, Store, is_locked, lock, read_json, write_json
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import NOT_CONTENT, Store, is_locked, lock, read_json, write_json
+from adire_assets.ops.backup import backup
 
 RECIPE = Recipe("thing", "cloth", config={"x": 1})
 
@@ -180,7 +180,9 @@ def test_a_lock_tells_whether_its_holder_lives(project: Project) -> None:
 
 def test_of_what_is_discarded_the_manifest_and_the_recipe_are_recalled(project: Project) -> None:
     store = Store(project)
-    recipe = Recipe("thing", "cloth", modules=("adire_assets.data.dataset",), config={"x": 1})
+    recipe = Recipe(
+        "thing", "cloth", modules=("adire_assets.families.diffusion.data.dataset",), config={"x": 1}
+    )
     artefact = store.build(recipe, write).artefact
     manifest = artefact.manifest
     assert store.holds(store.recall(artefact.reference()))
@@ -197,25 +199,32 @@ def test_of_what_is_discarded_the_manifest_and_the_recipe_are_recalled(project: 
 
 
 def test_all_that_a_step_runs_with_is_kept_with_what_it_made(project: Project) -> None:
-    recipe = Recipe("thing", "cloth", modules=("adire_assets.data.dataset",))
+    recipe = Recipe("thing", "cloth", modules=("adire_assets.families.diffusion.data.dataset",))
     artefact = Store(project).build(recipe, write).artefact
     names = {path.stem for path in (artefact.path / "recipe" / "sources").iterdir()}
-    assert {"adire_assets", "adire_assets.data", "adire_assets.data.dataset"} <= names
-    assert {"adire_assets.worker", "adire_assets.tracking", "adire_assets.config"} <= names
-    assert "adire_assets.diffusion.lora" not in names
+    assert {
+        "adire_assets",
+        "adire_assets.families.diffusion.data",
+        "adire_assets.families.diffusion.data.dataset",
+    } <= names
+    assert {
+        "adire_assets.core.worker",
+        "adire_assets.config.model",
+    } <= names
+    assert "adire_assets.families.diffusion.training.lora" not in names
 
 
 CHANGED_MEANWHILE = """
 from pathlib import Path
-from adire_assets import lineage
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.lineage import Recipe
-from adire_assets.store import Store
+from adire_assets.core import lineage
+from adire_assets.core.project import Project
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.store import Store
 
-recipe = Recipe("thing", "cloth", modules=("adire_assets.data.dataset",))
+recipe = Recipe("thing", "cloth", modules=("adire_assets.families.diffusion.data.dataset",))
 recipe.key
-path = lineage.sources(recipe.modules)["adire_assets.data.images"]
+path = lineage.sources(recipe.modules)["adire_assets.families.diffusion.data.images"]
 before = path.read_text()
 for text in (before + "REACHED = 1", before + "# a comment"):
     path.write_text(text)

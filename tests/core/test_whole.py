@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from adire_assets import cli
-from adire_assets.config import Project
-from adire_assets.diffusion import class_images as drawn
-from adire_assets.diffusion.cache import Facts, TensorCache
-from adire_assets.disk import whole
-from adire_assets.errors import UserError
-from adire_assets.folders import alone
+from adire_assets.cli import main
+from adire_assets.core.disk import whole
+from adire_assets.core.errors import UserError
+from adire_assets.core.folders import alone
+from adire_assets.core.project import Project
+from adire_assets.core.store import write_bytes
+from adire_assets.families.diffusion.training import class_images as drawn
+from adire_assets.families.diffusion.training.cache import Facts, TensorCache
+from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.serving.client import read_provenance, save_png
-from adire_assets.serving.tokens import make_keys
-from adire_assets.store import write_bytes
-from adire_assets.training_config import TrainingConfig
+from adire_assets.serving.gateway.tokens import make_keys
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
@@ -115,7 +115,7 @@ def test_a_cache_and_a_picture_may_be_written_by_two_at_once(tmp_path: Path) -> 
 HOLD = """
 import sys
 from pathlib import Path
-from adire_assets.folders import alone
+from adire_assets.core.folders import alone
 with alone(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     sys.stdin.read()
@@ -147,7 +147,7 @@ def test_a_base_model_is_trained_by_one_at_a_time_and_in_the_home(
     monkeypatch.setenv("ADIRE_HOME", str(tmp_path / "elsewhere"))
     work = Project.find().home / "base-model"
     with alone(work, "busy"):
-        said = CliRunner().invoke(cli.app, ["base-model", "train", "--output", "made"])
+        said = CliRunner().invoke(main.app, ["base-model", "train", "--output", "made"])
     assert said.exit_code != 0
     assert f"another process trains a base model in {work}" in f"{said.exception or said.output}"
     assert not (tmp_path / ".adire").exists()

@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from adire_assets import worker
-from adire_assets.child_environment import child_environment
-from adire_assets.children import run_child
-from adire_assets.config import Project
-from adire_assets.errors import UserError
+from adire_assets.core import worker
+from adire_assets.core.child_environment import child_environment
+from adire_assets.core.children import run_child
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
 from tests.support.stand_ins import ended, forked
 
 ROOT = Path(__file__).parents[2]

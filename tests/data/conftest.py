@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config import Project
+from adire_assets.core.project import Project
 from tests.data.test_dvc import FILES, write
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.data.captions import read_captions
-from adire_assets.data.dataset import build_dataset
-from adire_assets.data.told import sentence
-from adire_assets.errors import UserError
-from adire_assets.store import read_json
+from adire_assets.core.errors import UserError
+from adire_assets.core.store import read_json
+from adire_assets.families.diffusion.data.captions import read_captions
+from adire_assets.families.diffusion.data.dataset import build_dataset
+from adire_assets.families.diffusion.data.told import sentence
 from tests.data.test_dataset import config, fill, picture, refused, save, texts
 
 COMPOSED = "ọ̀nà-é.png"

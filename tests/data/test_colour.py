@@ -10,15 +10,15 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from adire_assets.data.colour import (
+from adire_assets.families.diffusion.data.colour import (
     ADOBE_GAMMA,
     ADOBE_PRIMARIES,
     D65,
     SRGB_PRIMARIES,
     matrix_profile,
 )
-from adire_assets.data.dataset import build_dataset
-from adire_assets.data.images import Rejected, load
+from adire_assets.families.diffusion.data.dataset import build_dataset
+from adire_assets.families.diffusion.data.images import Rejected, load
 from tests.data.test_dataset import config, fill, reasons, save
 
 ADOBE = matrix_profile(ADOBE_PRIMARIES, D65, ADOBE_GAMMA)

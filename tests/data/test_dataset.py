@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adire_assets.config import DataConfig
-from adire_assets.data.dataset import build_dataset
-from adire_assets.data.duplicates import nearest, nearest_earlier
-from adire_assets.errors import UserError
+from adire_assets.config.model import DataConfig
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.data.dataset import build_dataset
+from adire_assets.families.diffusion.data.duplicates import nearest, nearest_earlier
 
 SIZE = 32
 
@@ -568,7 +568,7 @@ def test_near_duplicates_never_straddle_the_split(tmp_path):
 
 
 def test_nearest_hashes_agree_with_counting_bits(monkeypatch):
-    monkeypatch.setattr("adire_assets.data.duplicates.BLOCK", 7)
+    monkeypatch.setattr("adire_assets.families.diffusion.data.duplicates.BLOCK", 7)
     hashes = np.random.default_rng(0).integers(0, 256, (40, 8), dtype=np.uint8)
     bits = np.unpackbits(hashes, axis=1)
     distance = (bits[:, None] != bits[None]).sum(-1)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets import worker
-from adire_assets.config import Project
-from adire_assets.data import working_tree
-from adire_assets.data.dvc import export, subtree, verify_working_tree, write_metrics
-from adire_assets.data.dvc_pull import pull
-from adire_assets.errors import UserError
-from adire_assets.store import lock
+from adire_assets.core import worker
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import lock
+from adire_assets.tracking.dvc import working_tree
+from adire_assets.tracking.dvc.pull import pull
+from adire_assets.tracking.dvc.versions import export, subtree, verify_working_tree, write_metrics
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = {
@@ -275,9 +275,9 @@ def test_nothing_to_pull_and_look_ups_import_no_dvc(project):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from adire_assets.config import Project\n"
-        "from adire_assets.data.dvc import export, subtree, verify_working_tree\n"
-        "from adire_assets.data.dvc_pull import pull\n"
+        "from adire_assets.config.model import Project\n"
+        "from adire_assets.tracking.dvc.versions import export, subtree, verify_working_tree\n"
+        "from adire_assets.tracking.dvc.pull import pull\n"
         "root = Path(sys.argv[1]); project = Project(root, root / '.adire')\n"
         "found = subtree(project, 'data.dvc', 'data/indigo')\n"
         "verify_working_tree(project, 'data.dvc', 'data/indigo', found)\n"
@@ -389,7 +389,7 @@ def test_pull_is_a_worker_function_and_its_errors_are_sentences(project, tmp_pat
     job = tmp_path / "job"
     job.mkdir()
     arguments = {"root": project.root, "targets": ["data.dvc"]}
-    worker.write_job(job, "adire_assets.data.dvc_pull:pull", arguments, 1)
+    worker.write_job(job, "adire_assets.tracking.dvc.pull:pull", arguments, 1)
     done = subprocess.run(worker.command(job), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr

@@ -13,13 +13,13 @@ import pytest
 from dvc.cli import main as dvc_main
 from PIL import Image
 
-from adire_assets.config import Project
-from adire_assets.data.dvc import subtree, verify_working_tree
-from adire_assets.data.dvc_files import object_file
-from adire_assets.data.dvc_session import require_dvc
-from adire_assets.data.images import Rejected, load
-from adire_assets.errors import UserError
-from adire_assets.file_names import LEFTOVERS, counts
+from adire_assets.core.errors import UserError
+from adire_assets.core.file_names import LEFTOVERS, counts
+from adire_assets.core.project import Project
+from adire_assets.families.diffusion.data.images import Rejected, load
+from adire_assets.tracking.dvc.files import object_file
+from adire_assets.tracking.dvc.session import require_dvc
+from adire_assets.tracking.dvc.versions import subtree, verify_working_tree
 from tests.data.test_dvc import (
     REPOSITORY,
     contents,

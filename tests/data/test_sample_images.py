@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from adire_assets.data import sample_images
-from adire_assets.data.drawing import MOTIFS, box, coverage, unit_grid
-from adire_assets.data.sample_images import (
+from adire_assets.core.errors import UserError
+from adire_assets.embedded.cloth import sample_images
+from adire_assets.embedded.cloth.drawing import MOTIFS, box, coverage, unit_grid
+from adire_assets.embedded.cloth.sample_images import (
     PLURALS,
     TECHNIQUES,
     draw_adire,
@@ -21,7 +22,6 @@ from adire_assets.data.sample_images import (
     draw_sample_data,
     dye_indigo,
 )
-from adire_assets.errors import UserError
 
 RESOLUTION = 128
 CELLS = {"four": 2, "nine": 3, "sixteen": 4}

@@ -1,8 +1,8 @@
 """The asset graph of a model as Dagster sees it."""
 
-from adire_assets.config import Project
+from adire_assets.core.project import Project
 from adire_assets.defs.assets import model_assets
-from adire_assets.evaluation.verdict import CHECK_NAMES
+from adire_assets.gates.verdict import CHECK_NAMES
 
 
 def test_every_check_blocks_what_is_downstream_and_every_gate_has_one(tmp_path):

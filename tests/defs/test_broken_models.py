@@ -6,13 +6,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from adire_assets import operations
-from adire_assets.config import Project
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import write_bytes
 from adire_assets.defs import build_definitions
-from adire_assets.errors import UserError
-from adire_assets.serving import record, release, slot
-from adire_assets.serving.routing import gateway_of, publish
-from adire_assets.store import write_bytes
+from adire_assets.ops import operations
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet import slot
+from adire_assets.serving.gateway.routing import gateway_of, publish
 from tests.support.fleets import make_fleet
 from tests.support.house import TARGET
 from tests.support.light import add_light, light_house

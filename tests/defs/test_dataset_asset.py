@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from adire_assets.config import Project
+from adire_assets.core.project import Project
 from adire_assets.defs import build_definitions
 from tests.data.test_dataset import fill
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableJob
 
-from adire_assets import tracking, tracking_store
-from adire_assets.config import Project
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
 from adire_assets.defs.mlflow_resource import INHERITED, MlflowTracking
-from adire_assets.errors import UserError
+from adire_assets.tracking import backend, runs
 
 KEY = "a" * 64
 OTHER = "b" * 64
@@ -39,12 +39,12 @@ def mlflow_runs(project: Project) -> dict:
     """Recipe key -> MLflow run; every run of the experiment is one of them."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_store.tracking_uri(project))
+    client = MlflowClient(backend.tracking_uri(project))
     experiment = client.get_experiment_by_name("indigo")
     found = client.search_runs([experiment.experiment_id])
-    runs = {run.data.tags[tracking.RECIPE_KEY]: run for run in found}
-    assert len(runs) == len(found)
-    return runs
+    by_key = {run.data.tags[runs.RECIPE_KEY]: run for run in found}
+    assert len(by_key) == len(found)
+    return by_key
 
 
 def assert_no_trace() -> None:
@@ -120,11 +120,14 @@ def test_a_failed_step_is_failed_and_its_rerun_finishes_the_same_run(mlflow_proj
 
 
 def test_a_run_left_by_a_killed_process_is_ended_by_the_next_step(mlflow_project):
-    left = tracking.training_run(mlflow_project, "indigo", OTHER)
+    left = runs.training_run(mlflow_project, "indigo", OTHER)
     assert materialize(mlflow_project, lambda run, context: None).success
-    runs = mlflow_runs(mlflow_project)
-    assert runs[OTHER].info.run_id == left.run_id
-    assert {key: run.info.status for key, run in runs.items()} == {OTHER: "KILLED", KEY: "FINISHED"}
+    found = mlflow_runs(mlflow_project)
+    assert found[OTHER].info.run_id == left.run_id
+    assert {key: run.info.status for key, run in found.items()} == {
+        OTHER: "KILLED",
+        KEY: "FINISHED",
+    }
 
 
 def test_an_unreachable_server_fails_the_step_with_its_sentence(mlflow_project, monkeypatch):
@@ -174,6 +177,9 @@ def test_parallel_steps_share_one_run_and_no_exit_changes_a_status(mlflow_projec
         result = dg.execute_job(job, instance=instance)
         failed = [event.step_key for event in result.get_step_failure_events()]
     assert failed == ["fails"]
-    runs = mlflow_runs(mlflow_project)
-    assert {key: run.info.status for key, run in runs.items()} == {KEY: "FINISHED", OTHER: "FAILED"}
-    assert runs[KEY].data.metrics == {"left": 1.0, "right": 1.0}
+    found = mlflow_runs(mlflow_project)
+    assert {key: run.info.status for key, run in found.items()} == {
+        KEY: "FINISHED",
+        OTHER: "FAILED",
+    }
+    assert found[KEY].data.metrics == {"left": 1.0, "right": 1.0}

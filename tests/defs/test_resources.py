@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from adire_assets.config import Project
+from adire_assets.core.project import Project
+from adire_assets.core.worker import importing
 from adire_assets.defs.resources import ChildProcesses, answered
-from adire_assets.diffusion.launch import launcher
-from adire_assets.worker import importing
+from adire_assets.families.diffusion.training.launch import launcher
 
 ROOT = Path(__file__).parents[2]
 

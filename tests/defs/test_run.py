@@ -7,15 +7,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from adire_assets import roots
-from adire_assets.config import Project
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import write_json
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.defs.run import left_behind
 from adire_assets.defs.selection import selected
-from adire_assets.errors import UserError
-from adire_assets.store import write_json
+from adire_assets.line import sources
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -34,8 +34,8 @@ def project(tmp_path: Path) -> Project:
     project.model_file("cloth").parent.mkdir(parents=True)
     project.model_file("cloth").write_text(CONFIG)
     shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs")
-    made = {name: {"key": "of then"} for name in roots.ROOTS}
-    made["training_config"] = roots.training_config(project, "cloth").artefact.reference()
+    made = {name: {"key": "of then"} for name in sources.ROOTS}
+    made["training_config"] = sources.training_config(project, "cloth").artefact.reference()
     for name, reference in made.items():
         write_json(project.home / "references" / "latest" / "cloth" / f"{name}.json", reference)
     return project

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from adire_assets.diffusion.adapter import inspect_adapter
-from adire_assets.diffusion.adapter_file import save_adapter
-from adire_assets.diffusion.sampling import ADAPTER_FILE, Request, Sampler, load_pipeline
+from adire_assets.families.diffusion.formats.adapter import inspect_adapter
+from adire_assets.families.diffusion.formats.adapter_file import save_adapter
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE, Request, Sampler, load_pipeline
 from tests.support import tiny
 
 Tensors = dict[str, np.ndarray]

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from adire_assets.diffusion.buckets import Order, nearest, shapes
+from adire_assets.families.diffusion.training.buckets import Order, nearest, shapes
 
 
 def test_the_buckets_of_a_resolution_have_about_its_area() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from adire_assets.diffusion.checkpoint import Checkpoints, State
-from adire_assets.diffusion.optimizers import OPTIMIZERS
-from adire_assets.diffusion.sampling import ADAPTER_FILE
-from adire_assets.errors import UserError
-from adire_assets.training_config import TrainingConfig
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.training.checkpoint import Checkpoints, State
+from adire_assets.families.diffusion.training.optimizers import OPTIMIZERS
+from adire_assets.families.diffusion.training.settings import TrainingConfig
 from tests.support import training
 
 

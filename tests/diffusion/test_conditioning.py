@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from adire_assets.diffusion.conditioning import encode_captions
-from adire_assets.diffusion.sampling import load_pipeline
+from adire_assets.families.diffusion.conditioning import encode_captions
+from adire_assets.families.diffusion.sampling import load_pipeline
 from tests.support import tiny
 
 CAPTIONS = ["circles", "white crosses on indigo"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from adire_assets.diffusion.cache import Facts, TensorCache
-from adire_assets.diffusion.examples import Batch, Examples, Geometry
-from adire_assets.diffusion.views import pixels
-from adire_assets.errors import UserError
-from adire_assets.training_config import TrainingConfig
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.training.cache import Facts, TensorCache
+from adire_assets.families.diffusion.training.examples import Batch, Examples, Geometry
+from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.diffusion.training.views import pixels
 from tests.support import tiny
 
 GEOMETRY = Geometry(64, multiple=8, scale=8, channels=3, scaling_factor=2.0, timesteps=1000)

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.diffusion import adapter_types, augmentations, objectives, optimizers
+from adire_assets.families.diffusion.training import (
+    adapter_types,
+    augmentations,
+    objectives,
+    optimizers,
+)
 from tests.support import training
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from adire_assets.diffusion.adapter import ADAPTER_FILE
-from adire_assets.diffusion.formats import export, import_
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.formats.adapter import ADAPTER_FILE
+from adire_assets.families.diffusion.formats.adapters import export, import_
 from tests.support import adapters
 from tests.support.adapters import Case, metadata_of
 

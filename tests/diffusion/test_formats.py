@@ -11,10 +11,10 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch_file
 
-from adire_assets.diffusion.adapter import ADAPTER_FILE, inspect_adapter
-from adire_assets.diffusion.base_names import Format
-from adire_assets.diffusion.formats import export, import_
-from adire_assets.store import read_json
+from adire_assets.core.store import read_json
+from adire_assets.families.diffusion.formats.adapter import ADAPTER_FILE, inspect_adapter
+from adire_assets.families.diffusion.formats.adapters import export, import_
+from adire_assets.families.diffusion.formats.base_names import Format
 from tests.support import adapters
 from tests.support.adapters import Case, metadata_of
 

@@ -20,11 +20,11 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.numpy import load_file
 
-from adire_assets import worker
-from adire_assets.diffusion import objectives
-from adire_assets.diffusion.launch import launcher
-from adire_assets.diffusion.sampling import ADAPTER_FILE
-from adire_assets.errors import UserError
+from adire_assets.core import worker
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.training import objectives
+from adire_assets.families.diffusion.training.launch import launcher
 from tests.support import tiny, training
 
 # Everything that draws at random or keeps state between steps.
@@ -310,7 +310,7 @@ def start(folder: Path, given: dict[str, Any], hash_seed: str) -> subprocess.Pop
     """A process whose child is the training, in a worker."""
     job = folder / "job"
     job.mkdir(parents=True, exist_ok=True)
-    worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1)
+    worker.write_job(job, "adire_assets.families.diffusion.training.lora:train", given, threads=1)
     command = worker.command(job, launcher=launcher("cpu", given["training"]))
     wait = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
     return subprocess.Popen(

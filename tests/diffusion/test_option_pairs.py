@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from adire_assets.diffusion import lora
-from adire_assets.diffusion.adapter import inspect_adapter
-from adire_assets.diffusion.sampling import ADAPTER_FILE
-from adire_assets.training_config import TrainingConfig
+from adire_assets.families.diffusion.formats.adapter import inspect_adapter
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.training import lora
+from adire_assets.families.diffusion.training.settings import TrainingConfig
 from tests.support import tiny, training
 
 SIDE = 96  # pixels of the shorter side of an image; the base draws 64

@@ -15,11 +15,11 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from adire_assets.diffusion.adapter import ADAPTER_FILE, inspect_adapter
-from adire_assets.diffusion.base_names import read_base
-from adire_assets.diffusion.formats import import_
-from adire_assets.diffusion.sampling import load_pipeline
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.formats.adapter import ADAPTER_FILE, inspect_adapter
+from adire_assets.families.diffusion.formats.adapters import import_
+from adire_assets.families.diffusion.formats.base_names import read_base
+from adire_assets.families.diffusion.sampling import load_pipeline
 from tests.support import adapters
 
 Tensors = dict[str, torch.Tensor]

@@ -16,7 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
-from adire_assets.diffusion.sampling import Request, Sampler
+from adire_assets.families.diffusion.sampling import Request, Sampler
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]

@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adire_assets import roots, worker
-from adire_assets.config import Project
-from adire_assets.diffusion.sampling import Request, Sampler
-from adire_assets.diffusion.single_file import convert
-from adire_assets.errors import UserError
-from adire_assets.lineage import file_digest, folder_digest
-from adire_assets.store import read_json
+from adire_assets.core import worker
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import file_digest, folder_digest
+from adire_assets.core.project import Project
+from adire_assets.core.store import read_json
+from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.formats.single_file import convert
+from adire_assets.families.diffusion.sampling import Request, Sampler
 from tests.support import tiny
 from tests.support.single_file import write_single_file
 from tests.support.training import silent
@@ -197,21 +198,21 @@ def never(function: str, **arguments: Any) -> dict[str, Any]:
 
 
 def test_the_base_model_of_a_file_is_converted_once_in_a_child(project: Project) -> None:
-    assert roots.known_base_model(project, "cloth") is None
-    built = roots.base_model(project, "cloth", run_worker)
+    assert weights.known_base_model(project, "cloth") is None
+    built = weights.base_model(project, "cloth", run_worker)
     assert not built.reused
     assert built.artefact.json("base.json") == {"variant": None}
     facts = built.artefact.manifest
-    weights = file_digest(project.root / "models" / "some.safetensors")
-    assert facts["recipe"]["inputs"]["weights"] == weights
+    pinned = file_digest(project.root / "models" / "some.safetensors")
+    assert facts["recipe"]["inputs"]["weights"] == pinned
     assert (facts["source"], facts["config"]) == ("models/some.safetensors", "config")
     assert sum(facts["left_out"].values()) == 3
     assert {"diffusers", "transformers"} <= facts["recipe"]["environment"].keys()
     sampler = Sampler(built.artefact.path / "pipeline", device="cpu")
     assert sampler.generate(ASKED[:1])[0].std() > 0
-    again = roots.base_model(project, "cloth", never)
+    again = weights.base_model(project, "cloth", never)
     assert again.reused and again.artefact.key == built.artefact.key
-    assert roots.known_base_model(project, "cloth") == built.artefact
+    assert weights.known_base_model(project, "cloth") == built.artefact
 
 
 @pytest.mark.parametrize("part", ["models/some.safetensors", "config/scheduler"])
@@ -220,15 +221,15 @@ def test_another_file_or_config_is_another_base_model(project: Project, part: st
         Path(arguments["output"]).mkdir()
         return {"left_out": {}}
 
-    roots.base_model(project, "cloth", converted)
-    assert roots.known_base_model(project, "cloth") is not None
+    weights.base_model(project, "cloth", converted)
+    assert weights.known_base_model(project, "cloth") is not None
     path = project.root / part
     if path.is_dir():
         config = path / "scheduler_config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "beta_end": 0.011}))
     else:
         path.open("ab").write(b" ")
-    assert roots.known_base_model(project, "cloth") is None
+    assert weights.known_base_model(project, "cloth") is None
 
 
 def test_what_changes_while_it_is_converted_is_not_kept(project: Project) -> None:
@@ -238,16 +239,16 @@ def test_what_changes_while_it_is_converted_is_not_kept(project: Project) -> Non
         return {"left_out": {}}
 
     with pytest.raises(UserError, match=r"changed while it was converted; materialize cloth/base"):
-        roots.base_model(project, "cloth", swapped)
-    assert roots.known_base_model(project, "cloth") is None
+        weights.base_model(project, "cloth", swapped)
+    assert weights.known_base_model(project, "cloth") is None
 
 
 def test_a_child_that_refuses_leaves_nothing(project: Project) -> None:
     file = project.root / "models" / "some.safetensors"
     changed(file, file, add("stranger"))
     with pytest.raises(UserError, match="no part of a StableDiffusionXLPipeline takes: stranger"):
-        roots.base_model(project, "cloth", run_worker)
-    assert roots.known_base_model(project, "cloth") is None
+        weights.base_model(project, "cloth", run_worker)
+    assert weights.known_base_model(project, "cloth") is None
 
 
 @pytest.mark.parametrize(
@@ -278,5 +279,5 @@ def test_mistakes_in_the_config_are_answered_before_anything_is_converted(
 ) -> None:
     describe(project, base)
     with pytest.raises(UserError, match=says) as caught:
-        roots.base_model(project, "cloth", never)
+        weights.base_model(project, "cloth", never)
     assert "\n" not in str(caught.value)

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from adire_assets.diffusion.tiny_base import train as training
-from adire_assets.diffusion.tiny_base.autoencoder import (
+from adire_assets.core.errors import UserError
+from adire_assets.embedded.base import train as training
+from adire_assets.embedded.base.autoencoder import (
     build_autoencoder,
     encode_images,
     normalise_latents,
 )
-from adire_assets.diffusion.tiny_base.corpus import LABELS, draw_generic, draw_style
-from adire_assets.diffusion.tiny_base.judge import STYLE_TOKEN, WHOLE_WORDS, build_tokenizer
-from adire_assets.diffusion.tiny_base.optimizer import SplitOptimizer
-from adire_assets.diffusion.tiny_base.pattern_images import draw_pattern
-from adire_assets.diffusion.tiny_base.patterns import (
+from adire_assets.embedded.base.corpus import LABELS, draw_generic, draw_style
+from adire_assets.embedded.base.judge import STYLE_TOKEN, WHOLE_WORDS, build_tokenizer
+from adire_assets.embedded.base.optimizer import SplitOptimizer
+from adire_assets.embedded.base.pattern_images import draw_pattern
+from adire_assets.embedded.base.patterns import (
     BORDERS,
     CELL_MOTIFS,
     COLOURS,
@@ -29,9 +30,8 @@ from adire_assets.diffusion.tiny_base.patterns import (
     Pattern,
     choose_pattern,
 )
-from adire_assets.diffusion.tiny_base.stages import Loop
-from adire_assets.diffusion.tiny_base.unet import UnetSettings, build_unet, train_unet
-from adire_assets.errors import UserError
+from adire_assets.embedded.base.stages import Loop
+from adire_assets.embedded.base.unet import UnetSettings, build_unet, train_unet
 
 
 @pytest.fixture(scope="module")

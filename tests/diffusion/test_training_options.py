@@ -18,14 +18,15 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.numpy import load_file
 
-from adire_assets import tracking, worker
-from adire_assets.config import Project
-from adire_assets.diffusion import launch, objectives
-from adire_assets.diffusion.adapter import inspect_adapter
-from adire_assets.diffusion.sampling import ADAPTER_FILE
-from adire_assets.diffusion.trial import FIRST_TRIALS
-from adire_assets.errors import UserError
-from adire_assets.training_config import TrainingConfig
+from adire_assets.core import worker
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.families.diffusion.formats.adapter import inspect_adapter
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.training import launch, objectives
+from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.diffusion.training.trial import FIRST_TRIALS
+from adire_assets.tracking import runs
 from tests.support import tiny, training
 from tests.support.ports import free_port
 
@@ -243,7 +244,7 @@ def test_prior_preservation_draws_the_class_once(
 
     for name in ("one", "two"):
         given = training.arguments(tmp_path / name, random_base, dataset, **settings)
-        from adire_assets.diffusion import lora
+        from adire_assets.families.diffusion.training import lora
 
         lora.train(**given, cache=str(tmp_path / "cache"), progress=progress)
     assert sum("drawing 3 images of 'a cloth'" in message for message in said) == 1
@@ -348,7 +349,7 @@ def test_a_launcher_for_gpus_says_all_that_accelerate_would_guess() -> None:
     training = {"num_processes": 2, "mixed_precision": "bf16"}
     _, *words = launch.launcher("cuda", training)
     assert words[:2] == ["-m", "accelerate.commands.launch"]
-    said = launch_command_parser().parse_args([*words[2:], "-m", "adire_assets.worker"])
+    said = launch_command_parser().parse_args([*words[2:], "-m", "adire_assets.core.worker"])
     assert (said.num_processes, said.num_machines, said.multi_gpu) == (2, 1, True)
     assert (said.mixed_precision, said.dynamo_backend) == ("bf16", "no")
     assert launch.launcher("cuda", {**training, "num_processes": 1}) == ()
@@ -364,7 +365,9 @@ def train_on(
         monkeypatch.setenv("ADIRE_MACHINE_RANK", str(rank))
         monkeypatch.setenv("PYTHONUNBUFFERED", "1")
         job = Path(tempfile.mkdtemp(dir=Path(given["output"]).parent))
-        worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1)
+        worker.write_job(
+            job, "adire_assets.families.diffusion.training.lora:train", given, threads=1
+        )
         child = subprocess.Popen(
             worker.command(job, launcher=launch.launcher("cpu", given["training"])),
             stdout=subprocess.PIPE,
@@ -443,7 +446,9 @@ def test_a_trial_in_two_processes_is_given_up_by_both(
     job = tmp_path / "job"
     job.mkdir()
     arguments = {**given, "storage": storage, "study": "cloth", "number": study.ask().number}
-    worker.write_job(job, "adire_assets.diffusion.trial:run", arguments, threads=2)
+    worker.write_job(
+        job, "adire_assets.families.diffusion.training.trial:run", arguments, threads=2
+    )
     command = worker.command(job, launcher=launch.launcher("cpu", given["training"]))
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -458,7 +463,7 @@ def test_mlflow_shows_validation_while_it_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ADIRE_PROJECT", str(mlflow_project.root))
-    run = tracking.training_run(mlflow_project, "indigo", "a" * 64).run_id
+    run = runs.training_run(mlflow_project, "indigo", "a" * 64).run_id
     given = training.arguments(
         tmp_path,
         random_base,
@@ -469,9 +474,15 @@ def test_mlflow_shows_validation_while_it_trains(
     )
     job = tmp_path / "job"
     job.mkdir()
-    worker.write_job(job, "adire_assets.diffusion.lora:train", given, threads=1, mlflow_run_id=run)
+    worker.write_job(
+        job,
+        "adire_assets.families.diffusion.training.lora:train",
+        given,
+        threads=1,
+        recorder=runs.recorder(run),
+    )
     assert worker.run_job(job)
-    with tracking.client(mlflow_project) as mlflow:
+    with runs.client(mlflow_project) as mlflow:
         losses = mlflow.get_metric_history(run, "validation_loss")
         shown = {
             file.path

@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from adire_assets.diffusion.formats import import_
-from adire_assets.diffusion.sampling import load_pipeline
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.formats.adapters import import_
+from adire_assets.families.diffusion.sampling import load_pipeline
 from tests.diffusion.test_producers import RANK, Producer, Tensors, assert_equal, imported
 from tests.support import adapters
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adire_assets.evaluation.comparison import Comparison, compare
-from adire_assets.evaluation.statistic import Statistic
+from adire_assets.core.statistic import Statistic
+from adire_assets.gates.comparison import Comparison, compare
 
 PROMPTS, SEEDS = 16, 4
 BETTER = {"mean": "higher", "kid": "lower", "diversity": "higher"}

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from adire_assets import lineage, upgrades
-from adire_assets.config import Project, load_model
-from adire_assets.errors import UserError
-from adire_assets.evaluation.compatibility import Software, compare, of_manifest
-from adire_assets.gates_config import AllowedVersions, CompatibilityConfig, GateConfig
-from adire_assets.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.config.gates import AllowedVersions, CompatibilityConfig, GateConfig
+from adire_assets.config.model import load_model
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.gates import upgrades
+from adire_assets.gates.compatibility import Software, compare, of_manifest
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.store import Artefact, Store, write_json
 
 ROOT = Path(__file__).parents[2]
 CPU: Software = {

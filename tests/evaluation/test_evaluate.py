@@ -13,22 +13,22 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from adire_assets.config import EvaluationConfig
-from adire_assets.diffusion.sampling import Request, Sampler
-from adire_assets.errors import UserError
-from adire_assets.evaluation import evaluate as module
-from adire_assets.evaluation.evidence import Evidence
-from adire_assets.evaluation.image_files import read_real
-from adire_assets.evaluation.images import batch_sizes, draw
-from adire_assets.evaluation.judge import Judge
-from adire_assets.evaluation.metrics import Metric, clip_s
-from adire_assets.evaluation.prompts import PromptSet
-from adire_assets.evaluation.statistic import Statistic, load_statistics
-from adire_assets.evaluation.verdict import decide
-from adire_assets.evaluation_images import drawing_of
-from adire_assets.gates_config import GateConfig
-from adire_assets.lineage import folder_digest
-from adire_assets.sources_config import ModelSource
+from adire_assets.config.gates import GateConfig
+from adire_assets.config.model import EvaluationConfig
+from adire_assets.config.prompts import PromptSet
+from adire_assets.config.weights import ModelSource
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import folder_digest
+from adire_assets.core.statistic import Statistic, load_statistics
+from adire_assets.families.diffusion.evaluation import evaluate as module
+from adire_assets.families.diffusion.evaluation.image_files import read_real
+from adire_assets.families.diffusion.evaluation.images import batch_sizes, draw
+from adire_assets.families.diffusion.evaluation.judge import Judge
+from adire_assets.families.diffusion.evaluation.metrics import Metric, clip_s
+from adire_assets.families.diffusion.evaluation.seen import Evidence
+from adire_assets.families.diffusion.sampling import Request, Sampler
+from adire_assets.gates.verdict import decide
+from adire_assets.line.generate import drawing_of
 from tests.support import tiny
 
 LENIENT = GateConfig(clip_s_minimum=0.0, kid_below_base=False, nsfw_probability_maximum=1.0)

@@ -12,18 +12,23 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from adire_assets import lineage, operations, pipeline, promotion, roots
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.evaluation import evaluate, images
-from adire_assets.evaluation.statistic import load_statistics
-from adire_assets.evaluation.verdict import Verdict
-from adire_assets.gates_config import GateConfig
-from adire_assets.gc import collect_garbage
-from adire_assets.lineage import Recipe
+from adire_assets.config.gates import GateConfig
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.statistic import load_statistics
+from adire_assets.core.store import Artefact, Built, Store, read_json, write_json
+from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.evaluation import evaluate, images
+from adire_assets.gates import promotion
+from adire_assets.gates.verdict import Verdict
+from adire_assets.line import sources
+from adire_assets.line.evaluate import evaluation_report as make_evaluation_report
+from adire_assets.ops import operations
+from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.store import Artefact, Built, Store, read_json, write_json
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -65,12 +70,12 @@ class Line:
         """The report about an adapter; `calls` are those that this took."""
         self.calls.clear()
         lineage.forget()
-        return pipeline.evaluation_report(
+        return make_evaluation_report(
             self.project,
             self._made("dataset", tiny.make_dataset),
-            roots.base_model(self.project, MODEL, self.worker).artefact,
+            weights.base_model(self.project, MODEL, self.worker).artefact,
             adapter,
-            roots.evaluation_config(self.project, MODEL).artefact,
+            sources.evaluation_config(self.project, MODEL).artefact,
             self.worker,
             untracked,
         ).artefact
@@ -91,7 +96,7 @@ class Line:
             YAML().dump(tree, file)
 
     def release(self, number: int, adapter: Artefact, evaluation: Artefact) -> None:
-        base = roots.base_model(self.project, MODEL, self.worker).artefact
+        base = weights.base_model(self.project, MODEL, self.worker).artefact
         references = dict.fromkeys(("repository", "verdict", "evaluation"), evaluation.reference())
         record = ReleaseRecord(
             model=MODEL,

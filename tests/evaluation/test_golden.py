@@ -12,19 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
-from adire_assets import cli, lineage, upgrades
-from adire_assets.config import EvaluationConfig, Project, ServingConfig
+from adire_assets.cli import main
+from adire_assets.config.model import EvaluationConfig, ServingConfig
+from adire_assets.config.weights import ModelSource
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, read_json, write_json
 from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
-from adire_assets.errors import UserError
-from adire_assets.evaluation import evaluate, golden, images
-from adire_assets.evaluation_images import drawing_of
-from adire_assets.gc import collect_garbage
-from adire_assets.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.families.diffusion.evaluation import evaluate, golden, images
+from adire_assets.gates import upgrades
+from adire_assets.line.generate import drawing_of
+from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.sources_config import ModelSource
-from adire_assets.store import Artefact, Store, read_json, write_json
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -318,7 +321,7 @@ def spoil(project: Project) -> None:
 def adire(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["adire", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return int(ended.value.code or 0)
 
 

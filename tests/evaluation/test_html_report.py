@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adire_assets.errors import UserError
-from adire_assets.evaluation.blind import Shuffle, outcomes
-from adire_assets.evaluation.html_report import (
+from adire_assets.core.errors import UserError
+from adire_assets.gates.blind import Shuffle, outcomes
+from adire_assets.gates.report.document import (
     BatchSpeed,
     Change,
     Distribution,

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adire_assets import ratings, reports
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.evaluation.blind import outcomes
-from adire_assets.evaluation.html_report import html
-from adire_assets.evaluation.html_view import MAXIMUM_PAIRS, Sources, view_of
-from adire_assets.gates_config import GateConfig
-from adire_assets.lineage import Recipe
+from adire_assets.config.gates import GateConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.gates import ratings
+from adire_assets.gates.blind import outcomes
+from adire_assets.gates.report import pages
+from adire_assets.gates.report.contents import MAXIMUM_PAIRS, Sources, view_of
+from adire_assets.gates.report.document import html
 from adire_assets.serving import record, release
-from adire_assets.store import Artefact, Store, write_json
 from tests.support.pages import Nesting, rated, sheet_data
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +150,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_the_report_of_a_release_says_what_its_artefacts_say(project: Project) -> None:
-    path = reports.report(project, "cloth@2", None)
+    path = pages.report(project, "cloth@2", None)
     assert path == project.home / "reports" / "cloth-2.html"
     page = path.read_text()
     assert "<h1>cloth, release 2</h1>" in page
@@ -164,7 +165,7 @@ def test_the_report_of_a_release_says_what_its_artefacts_say(project: Project) -
 
 
 def test_the_champion_is_not_compared_with_itself(project: Project) -> None:
-    page = reports.report(project, "cloth@1", project.root / "one.html").read_text()
+    page = pages.report(project, "cloth@1", project.root / "one.html").read_text()
     assert "<h1>cloth, release 1</h1>" in page and 'class="dot champion"' not in page
 
 
@@ -173,16 +174,16 @@ def test_the_newest_evaluation_is_taken_without_a_number(project: Project) -> No
     made = json.loads((report.path / "manifest.json").read_text())
     (report.path / "manifest.json").chmod(0o644)
     write_json(report.path / "manifest.json", {**made, "created": "2999-01-01T00:00:00+00:00"})
-    page = reports.report(project, "cloth", None).read_text()
+    page = pages.report(project, "cloth", None).read_text()
     assert f"<h1>cloth, adapter {made['lora_weights']['key'][:12]}</h1>" in page
     with pytest.raises(UserError, match="no release number"):
-        reports.blind_sheet(project, "cloth", None)
+        pages.blind_sheet(project, "cloth", None)
 
 
 def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
     project: Project, tmp_path: Path
 ) -> None:
-    path, rule = reports.blind_sheet(project, "cloth@2", None)
+    path, rule = pages.blind_sheet(project, "cloth@2", None)
     assert path.name == "cloth-2-blind.html"
     assert rule.startswith("release 2 must win 18 of 25 prompts; a prompt goes to the release")
     assert "Release 2 must win 18 of 25 prompts<" in path.read_text()
@@ -191,7 +192,7 @@ def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
     names = [pair["name"] for pair in data["pairs"]]
     assert len(names) == MAXIMUM_PAIRS and {"000-seed0", "024-seed1"} <= set(names)
     # Who prefers the challenger everywhere, whose pictures are known by a page without a shuffle.
-    view = view_of(reports._sources(project, "cloth@2", True), pairs=True)
+    view = view_of(pages._sources(project, "cloth@2", True), pairs=True)
     own = {pair.name: pair.challenger.uri for pair in view.pairs}
     choices = {
         pair["name"]: "left" if pair["left"] == own[pair["name"]] else "right"
@@ -215,12 +216,12 @@ def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
 )
 def test_what_is_not_there_is_said(project: Project, name: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        reports.report(project, name, None)
+        pages.report(project, name, None)
 
 
 def test_a_place_that_cannot_be_written_is_said(project: Project) -> None:
     with pytest.raises(UserError, match="Is a directory; name another"):
-        reports.report(project, "cloth@2", project.home)
+        pages.report(project, "cloth@2", project.home)
 
 
 def test_comparisons_of_a_verdict_become_gates_against_the_champion(tmp_path: Path) -> None:

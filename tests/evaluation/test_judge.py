@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import CLIPModel, SiglipModel
 
-from adire_assets.errors import UserError
-from adire_assets.evaluation.judge import Judge
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.evaluation.judge import Judge
 from tests.support import tiny
 
 

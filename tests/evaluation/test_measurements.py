@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from adire_assets.measurements import together
+from adire_assets.gates.measurements import together
 
 
 def measured(mean: float, memory: int = 100, loading: float = 1.0) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from adire_assets import gates_config
-from adire_assets.evaluation.evidence import Evidence, Reference
-from adire_assets.evaluation.metrics import METRICS, clip_s, flat, kid
-from adire_assets.evaluation.statistic import Statistic, standard_error
+from adire_assets.config import gates
+from adire_assets.core.statistic import Statistic, standard_error
+from adire_assets.families.diffusion.evaluation.metrics import METRICS, clip_s, flat, kid
+from adire_assets.families.diffusion.evaluation.seen import Evidence, Reference
 from tests.support.evidence import DIMENSIONS, evidence, take, units
 
 PIXELS = ("sharpness", "exposure", "nsfw")
@@ -288,4 +288,4 @@ def test_flat_images_are_told_from_dark_ones() -> None:
 
 
 def test_the_config_knows_every_metric() -> None:
-    assert tuple(METRICS) == gates_config.METRICS
+    assert tuple(METRICS) == gates.METRICS

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from adire_assets.evaluation import safety
-from adire_assets.evaluation.evidence import Evidence, Reference
-from adire_assets.evaluation.metrics import METRICS, sharpness
+from adire_assets.families.diffusion.evaluation import safety
+from adire_assets.families.diffusion.evaluation.metrics import METRICS, sharpness
+from adire_assets.families.diffusion.evaluation.seen import Evidence, Reference
 from tests.support.evidence import SIZE, evidence, picture, reference, take, units
 
 NOTHING = Reference((), np.zeros((0, 16), np.float32))

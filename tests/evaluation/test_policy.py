@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from adire_assets import policy
-from adire_assets.evaluation.verdict import CHECK_NAMES
-from adire_assets.fleet_config import FleetConfig, RolloutConfig
-from adire_assets.gates_config import CompatibilityConfig, GateConfig
+from adire_assets.config.fleet import FleetConfig, RolloutConfig
+from adire_assets.config.gates import CompatibilityConfig, GateConfig
+from adire_assets.gates import policy
+from adire_assets.gates.verdict import CHECK_NAMES
 from tests.support.fleets import make_fleet
 
 SETTINGS: dict[str, Any] = {"seeds": [0, 1], "prompts": ["a", "b"], "prompt_set": None}

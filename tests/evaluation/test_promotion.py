@@ -11,26 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adire_assets import (
-    lineage,
-    operations,
-    pipeline,
-    policies,
-    promotion,
-    reports,
-    roots,
-    upgrades,
-)
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.evaluation import html_report
-from adire_assets.evaluation.statistic import FILE, Statistic, save_statistics
-from adire_assets.evaluation.verdict import Verdict
-from adire_assets.fleet_config import load_fleet
-from adire_assets.gates_config import ChampionGates, GateConfig
-from adire_assets.lineage import Recipe
-from adire_assets.serving import deployment, record, release
-from adire_assets.store import Artefact, Built, Store, read_json, write_json
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.gates import ChampionGates, GateConfig
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.statistic import FILE, Statistic, save_statistics
+from adire_assets.core.store import Artefact, Built, Store, read_json, write_json
+from adire_assets.families.diffusion import weights
+from adire_assets.gates import policies, promotion, upgrades
+from adire_assets.gates.report import document, pages
+from adire_assets.gates.verdict import Verdict
+from adire_assets.line.release import triton_repository as make_triton_repository
+from adire_assets.line.verdict import promotion_verdict as make_promotion_verdict
+from adire_assets.ops import operations
+from adire_assets.serving import record, release
+from adire_assets.serving.rollout import deployment
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
@@ -55,7 +52,7 @@ class Shop:
         (root / "configs" / "fleet.yaml").write_text(fleet)
         self.project.model_file(MODEL).write_text(YAML)
         self.store = Store(self.project)
-        self.evaluated: list[str] = []  # adapters that pipeline.evaluation_report was asked for
+        self.evaluated: list[str] = []  # adapters that make_evaluation_report was asked for
         self.logged: dict[str, str] = {}  # what MLflow was given: pages by name
         self.mlflow_is_away = False
 
@@ -150,7 +147,7 @@ class Shop:
             lambda folder: write_json(folder / "config.json", settings),
         )
         run = SimpleNamespace(log_artifact=lambda path, folder: self.log(Path(path)))
-        return pipeline.promotion_verdict(
+        return make_promotion_verdict(
             self.project,
             evaluation,
             config.artefact,
@@ -170,10 +167,12 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
         data = (images.path / "name").read_text()
         return Built(shop.evaluation(name, 1.6, data=data), reused=False)
 
-    monkeypatch.setattr(pipeline, "evaluation_report", evaluate)
-    monkeypatch.setattr(roots, "evaluation_settings", lambda *arguments: SETTINGS)
+    monkeypatch.setattr("adire_assets.line.verdict.evaluation_report", evaluate)
+    for room in ("promotion", "policies"):
+        place = f"adire_assets.gates.{room}.evaluation_settings"
+        monkeypatch.setattr(place, lambda *arguments: SETTINGS)
     judge = SimpleNamespace(artefact=SimpleNamespace(content_hash="judge"))
-    monkeypatch.setattr(roots, "judge", lambda *arguments: judge)
+    monkeypatch.setattr(weights, "judge", lambda *arguments: judge)
     facts = {"passed": True, "software": {}}
     parity = SimpleNamespace(artefact=SimpleNamespace(json=lambda name: facts))
     monkeypatch.setattr(promotion, "parity_report", lambda *arguments: parity)
@@ -230,7 +229,7 @@ def test_a_verdict_lets_nothing_but_its_own_adapter_on_its_own_base_pass(
     names = {"lora_weights": "first", "base_model": "base", part: "another"}
     adapter, base = (shop.part(kind, name) for kind, name in names.items())
     with pytest.raises(UserError, match="the verdict is about another adapter or base"):
-        pipeline.triton_repository(shop.project, adapter, base, decided, decided)
+        make_triton_repository(shop.project, adapter, base, decided, decided)
     assert not shop.store.artefacts(MODEL, "triton_repository")
     released = replace(
         shop.release(1, evaluation, decided),
@@ -272,7 +271,7 @@ def test_a_verdict_has_a_page_that_mlflow_gets_once(shop: Shop) -> None:
     shop.bring_live(1)
     refused = shop.decide(shop.evaluation("second", 1.4)).artefact
     shop.decide(shop.evaluation("second", 1.4))
-    path = reports.page_path(shop.project, refused)
+    path = pages.page_path(shop.project, refused)
     page = path.read_text()
     assert shop.logged[path.name] == page
     assert "Refused" in page and "Against the champion, release 1" in page
@@ -283,24 +282,24 @@ def test_a_page_is_drawn_again_when_its_templates_or_its_code_are_others(
 ) -> None:
     evaluation = shop.evaluation("first", 1.6)
     judged = shop.decide(evaluation).artefact
-    first = reports.page_path(shop.project, judged)
-    changed = shutil.copytree(reports.TEMPLATES, tmp_path / "templates")
+    first = pages.page_path(shop.project, judged)
+    changed = shutil.copytree(pages.TEMPLATES, tmp_path / "templates")
     (changed / "page.css").write_text("body { outline: solid }")
-    for module in (reports, html_report):
+    for module in (pages, document):
         monkeypatch.setattr(module, "TEMPLATES", changed)
-    assert not reports.page_path(shop.project, judged).exists()
+    assert not pages.page_path(shop.project, judged).exists()
     shop.decide(evaluation)
-    second = reports.page_path(shop.project, judged)
+    second = pages.page_path(shop.project, judged)
     assert "outline: solid" in second.read_text()
     assert "outline: solid" not in first.read_text()
     assert shop.logged.keys() == {first.name, second.name}
     (changed / "report.html.j2").write_text("another page")
-    found = {first, second, reports.page_path(shop.project, judged)}
-    code = {"adire_assets.evaluation.html_view": "1"}
+    found = {first, second, pages.page_path(shop.project, judged)}
+    code = {"adire_assets.gates.report.contents": "1"}
     monkeypatch.setattr(lineage, "code_hash", lambda modules: str([code.get(m) for m in modules]))
-    found.add(reports.page_path(shop.project, judged))
-    code["adire_assets.evaluation.html_view"] = "2"
-    found.add(reports.page_path(shop.project, judged))
+    found.add(pages.page_path(shop.project, judged))
+    code["adire_assets.gates.report.contents"] = "2"
+    found.add(pages.page_path(shop.project, judged))
     assert len(found) == 5
 
 
@@ -310,7 +309,7 @@ def test_a_page_that_mlflow_did_not_get_is_written_again(shop: Shop) -> None:
         shop.decide(shop.evaluation("first", 1.6))
     assert not list((shop.project.home / "reports").glob("*"))
     shop.mlflow_is_away = False
-    path = reports.page_path(shop.project, shop.decide(shop.evaluation("first", 1.6)).artefact)
+    path = pages.page_path(shop.project, shop.decide(shop.evaluation("first", 1.6)).artefact)
     assert shop.logged == {path.name: path.read_text()}
 
 
@@ -321,7 +320,7 @@ def test_the_champion_on_the_page_is_the_release_that_is_live(shop: Shop) -> Non
     for live in (2, 1):
         shop.bring_live(live)
         judged = shop.decide(shop.evaluation(f"after {live}", 1.6)).artefact
-        page = reports.page_path(shop.project, judged).read_text()
+        page = pages.page_path(shop.project, judged).read_text()
         assert f"Against the champion, release {live}" in page
 
 
@@ -331,14 +330,14 @@ def test_a_page_shows_the_newest_evaluation_that_was_not_made_for_another(shop: 
     second = shop.evaluation("second", 1.6)
     shop.decide(second)  # evaluates the champion again, after its own
     assert shop.evaluated == ["first"]
-    page = reports.report(shop.project, MODEL, None).read_text()
+    page = pages.report(shop.project, MODEL, None).read_text()
     assert f"adapter {second.manifest['lora_weights']['key'][:12]}" in page
     assert "verdict yet" not in page
     # Not judged yet, of an adapter that was.
     newest = shop.evaluation("second", 1.6, steps=40).path / "manifest.json"
     newest.chmod(0o644)
     write_json(newest, {**read_json(newest), "created": "2999-01-01T00:00:00+00:00"})
-    assert "No verdict yet" in reports.report(shop.project, MODEL, None).read_text()
+    assert "No verdict yet" in pages.report(shop.project, MODEL, None).read_text()
 
 
 @pytest.mark.parametrize("change", [{"data": "tuesday"}, {"steps": 30}])
@@ -448,7 +447,7 @@ def test_what_went_live_by_a_weaker_policy_keeps_saying_so(shop: Shop) -> None:
     assert again.reused and again.artefact == before.artefact
     # It is the policy before for the next one.
     assert verdict(shop.decide(shop.evaluation("third", 1.75))).weakness() == ""
-    page = reports.page_path(shop.project, before.artefact).read_text()
+    page = pages.page_path(shop.project, before.artefact).read_text()
     assert "asks less than that of release 1" in page
     assert "gates.clip_s_minimum" in page and ">1.7<" in page and ">0.75<" in page
 
@@ -508,9 +507,9 @@ def test_status_names_the_policy_that_decided_and_the_one_of_now(
     release.write_record(shop.project, replace(wanted, provenance=told))
     shop.bring_live(1)
     shop.configure("nsfw_probability_maximum: 0.9")
-    monkeypatch.setattr("adire_assets.registry.aliases", lambda *_: {"champion": 1})
-    monkeypatch.setattr("adire_assets.operations.stale", lambda *_: [])
-    monkeypatch.setattr(roots, "known_judge", lambda *_: None)
+    monkeypatch.setattr("adire_assets.tracking.registry.aliases", lambda *_: {"champion": 1})
+    monkeypatch.setattr("adire_assets.ops.operations.stale", lambda *_: [])
+    monkeypatch.setattr(weights, "known_judge", lambda *_: None)
     live = deployment.Live(record.read(shop.project, "local", MODEL), {}, [])
     monkeypatch.setattr(deployment, "live", lambda *_: [live])
     monkeypatch.setenv("ADIRE_FLEET", str(shop.project.root / "configs" / "fleet.yaml"))
@@ -535,7 +534,7 @@ def test_what_was_refused_before_is_counted_by_adapter(shop: Shop) -> None:
         assert not verdict(shop.decide(shop.evaluation(name, 1.4))).passed
     lucky = shop.decide(shop.evaluation("lucky", 1.6))
     assert lucky.artefact.manifest["refused_before"] == 2
-    page = reports.page_path(shop.project, lucky.artefact).read_text()
+    page = pages.page_path(shop.project, lucky.artefact).read_text()
     assert "refused since what is live went live: 2." in page
     assert promotion.policy_facts(shop.project, lucky.artefact)["refused_before"] == 2
 

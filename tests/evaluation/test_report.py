@@ -5,7 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adire_assets.evaluation.report import LABEL, MAXIMUM_BYTES, Row, save_contact_sheet
+from adire_assets.families.diffusion.evaluation.report import (
+    LABEL,
+    MAXIMUM_BYTES,
+    Row,
+    save_contact_sheet,
+)
 
 RED, GREEN, BLUE = (
     np.full((64, 64, 3), c, np.uint8) for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adire_assets.evaluation import safety
+from adire_assets.families.diffusion.evaluation import safety
 
 
 def test_patterns_and_colours_are_safe() -> None:

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from adire_assets.evaluation.comparison import Comparison
-from adire_assets.evaluation.verdict import (
+from adire_assets.config.gates import GateConfig
+from adire_assets.gates.comparison import Comparison
+from adire_assets.gates.verdict import (
     BOUNDS,
     CHECK_NAMES,
     GATE_NAMES,
     Verdict,
     decide,
 )
-from adire_assets.gates_config import GateConfig
 
 REPORT = {
     "adapter_problems": [],
@@ -240,6 +240,6 @@ def test_there_is_a_check_for_every_name_with_or_without_champion() -> None:
 
 
 def test_the_verdict_needs_no_torch() -> None:
-    code = "import sys, adire_assets.evaluation.verdict; print('torch' in sys.modules)"
+    code = "import sys, adire_assets.gates.verdict; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from adire_assets import operations
-from adire_assets.config import Project
-from adire_assets.fleet_config import DOOR_PORTS, SLOT_PORTS, load_fleet
-from adire_assets.serving import routing
-from adire_assets.store import Store
+from adire_assets.config.fleet import DOOR_PORTS, SLOT_PORTS, load_fleet
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store
+from adire_assets.ops import operations
+from adire_assets.serving.gateway import routing
 from tests.conftest import AWKWARD
 from tests.support.ports import free_ports
 

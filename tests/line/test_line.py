@@ -17,11 +17,11 @@ import pytest
 from dagster_graphql import DagsterGraphQLClient
 from PIL import Image
 
-from adire_assets import registry, tracking, tracking_store
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
+from adire_assets.core.store import Store
 from adire_assets.serving import client, record
-from adire_assets.serving.plain_paths import plain
-from adire_assets.store import Store
+from adire_assets.serving.fleet.plain_paths import plain
+from adire_assets.tracking import backend, registry, runs
 from tests.support.line import answers, descendants, made, outcome, wait_for
 from tests.support.ports import free_ports
 
@@ -103,17 +103,17 @@ def test_plain_tritonclient_gets_the_same_picture(line, first, tmp_path: Path) -
 
 def test_mlflow_holds_one_finished_run_with_lineage_scores_and_pictures(line, first) -> None:
     adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
-    run_id = tracking.find_run(line.project, "indigo", adapter.key)
+    run_id = runs.find_run(line.project, "indigo", adapter.key)
     assert run_id
     import mlflow
 
-    api = mlflow.MlflowClient(tracking_store.tracking_uri(line.project))
-    runs = api.search_runs([api.get_experiment_by_name("indigo").experiment_id])
-    assert [run.info.run_id for run in runs] == [run_id]
-    assert runs[0].info.status == "FINISHED"
-    assert runs[0].data.params["learning_rate"] == "0.004"
-    assert runs[0].data.tags["adire.dvc_hash"] == adapter.manifest["dvc_hash"]
-    assert {"loss", "clip_s_mean", "kid_adapter_mean"} <= set(runs[0].data.metrics)
+    api = mlflow.MlflowClient(backend.tracking_uri(line.project))
+    found = api.search_runs([api.get_experiment_by_name("indigo").experiment_id])
+    assert [run.info.run_id for run in found] == [run_id]
+    assert found[0].info.status == "FINISHED"
+    assert found[0].data.params["learning_rate"] == "0.004"
+    assert found[0].data.tags["adire.dvc_hash"] == adapter.manifest["dvc_hash"]
+    assert {"loss", "clip_s_mean", "kid_adapter_mean"} <= set(found[0].data.metrics)
     files = [item.path for item in api.list_artifacts(run_id, "evaluation")]
     assert "evaluation/contact_sheet.png" in files
     assert registry.aliases(line.project, "indigo") == {"champion": 1}
@@ -128,7 +128,7 @@ def test_a_threshold_or_a_comment_retrains_nothing(line, first) -> None:
     (line.root / "README.md").write_text("words\n")
     config = line.root / "configs" / "models" / "indigo.yaml"
     config.write_text("# a comment\n" + config.read_text())
-    lora = line.root / "adire_assets" / "diffusion" / "lora.py"
+    lora = line.root / "adire_assets" / "families" / "diffusion" / "training" / "lora.py"
     lora.write_text(lora.read_text() + "\n# a comment\n")
     line.configure("evaluation.gates", seconds_per_image_maximum=29, human_approval="required")
     done = line.adire("materialize", "indigo")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from adire_assets.core.store import Store
 from adire_assets.serving import release
-from adire_assets.store import Store
 from tests.line.test_line import PROMPT
 from tests.support.line import alive, descendants, outcome, wait_for
 
@@ -49,7 +49,7 @@ def test_a_killed_training_needs_no_cleaning_and_goes_on(line, first) -> None:
         run = line.start(sys.executable, "-m", "adire_assets.cli", *select)
         assert run.stdout
         assert any(step in text for text in run.stdout)
-        workers = descendants(run.pid, "adire_assets.worker")
+        workers = descendants(run.pid, "adire_assets.core.worker")
         assert workers
         os.kill(workers[-1] if victim == "worker" else run.pid, signal.SIGKILL)
         run.communicate(timeout=60)

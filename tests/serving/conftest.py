@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adire_assets.config import Project
-from adire_assets.fleet_config import RolloutConfig
+from adire_assets.config.fleet import RolloutConfig
+from adire_assets.core.project import Project
 from tests.support.diffusion import add_diffusion
 from tests.support.fleets import make_fleet
 from tests.support.house import House

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from adire_assets.evidence import RATE, answers_needed, mean_above, mean_below, threshold
-from adire_assets.fleet_config import TAILS, RolloutConfig
-from adire_assets.serving import analysis
-from adire_assets.serving.analysis import Analysis, Tally, allowed, analyse, slower
-from adire_assets.serving.gateway_bootstrap import BUCKETS
+from adire_assets.config.fleet import TAILS, RolloutConfig
+from adire_assets.core.evidence import RATE, answers_needed, mean_above, mean_below, threshold
+from adire_assets.serving.gateway.bootstrap import BUCKETS
+from adire_assets.serving.gateway.traffic import Traffic
 from adire_assets.serving.record import Rollout
-from adire_assets.serving.traffic import Traffic
-from adire_assets.serving.watch import Step
+from adire_assets.serving.rollout import analysis
+from adire_assets.serving.rollout.analysis import Analysis, Tally, allowed, analyse, slower
+from adire_assets.serving.rollout.watch import Step
 from benchmarks import looks
 
 CONFIG = RolloutConfig()

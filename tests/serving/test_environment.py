@@ -9,9 +9,10 @@ from string import Template
 
 import pytest
 
-from adire_assets.child_environment import PARENT, child_environment
-from adire_assets.config import Project
-from adire_assets.serving import client, triton
+from adire_assets.core.child_environment import PARENT, child_environment
+from adire_assets.core.project import Project
+from adire_assets.serving import client
+from adire_assets.serving.fleet import triton
 
 ROOT = Path(__file__).parents[2]
 LEAKS = {

@@ -13,12 +13,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from adire_assets import approving, operations, promotion, registry
-from adire_assets.approvals import approve, revoke
+from adire_assets.core.errors import UserError
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
-from adire_assets.errors import UserError
-from adire_assets.serving import deployment, record, release, rollback, rollout, routing, slot
+from adire_assets.gates import approving, promotion
+from adire_assets.gates.approvals import approve, revoke
+from adire_assets.ops import operations
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet import slot
+from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.rollout import deployment, rollback, rollout
+from adire_assets.tracking import registry
 from tests.support.house import House
 from tests.support.light import MODEL
 from tests.support.stand_ins import Fleet, killed, released, resumed, stand_in_fleet, stopped
@@ -92,7 +97,7 @@ def lose_the_lease(
 
     found: list[DeploymentRecord] = []
     fleet.at = take
-    monkeypatch.setattr("adire_assets.serving.carrier.time.sleep", over)
+    monkeypatch.setattr("adire_assets.serving.rollout.carrier.time.sleep", over)
     return found
 
 
@@ -291,7 +296,7 @@ def test_the_champion_is_the_newest_records_whoever_is_late(
 def test_the_tags_tell_the_last_word_on_an_approval(
     one: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adire_assets.approvals.load_fleet", lambda project: one.fleet)
+    monkeypatch.setattr("adire_assets.gates.approvals.load_fleet", lambda project: one.fleet)
     wanted = one.house.releases[2]
     approve(one.house.project, wanted, "rounder", "ada")
     told = Registry(monkeypatch)

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from adire_assets import lineage
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig, SlotConfig
-from adire_assets.serving import fleet, orphans, slot, triton
-from adire_assets.serving.programs import shared_memory
+from adire_assets.config.fleet import FleetConfig, SlotConfig
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving.fleet import orphans, processes, slot, triton
+from adire_assets.serving.fleet.programs import shared_memory
 from tests.support.fleets import make_fleet
 from tests.support.line import answers
 from tests.support.ports import free_port
@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Iterator[tuple[Project, FleetConfig]]:
     config = make_fleet()
     project = Project(root, root / "home")
     yield project, config
-    fleet.down(project, config)
+    processes.down(project, config)
     assert left_over(project) == []
 
 
@@ -68,10 +68,10 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
     def progress(message: str) -> None:
         ready_before[message] = answers(config.dagster.port)
 
-    fleet.up(project, config, progress=progress)
+    processes.up(project, config, progress=progress)
     # The two would make Dagster's databases at the same time.
     assert ready_before["starting dagster-daemon"]
-    rows = fleet.status(project, config)
+    rows = processes.status(project, config)
     assert [row["name"] for row in rows] == [
         "slot-local-blue",
         "slot-local-green",
@@ -85,15 +85,15 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
     assert threads == {str(max(lineage.threads() // 2, 1))}, "slots do not share the cores"
 
     said: list[str] = []
-    fleet.up(project, config, progress=said.append)
-    assert [row["pid"] for row in fleet.status(project, config)] == [row["pid"] for row in rows]
+    processes.up(project, config, progress=said.append)
+    assert [row["pid"] for row in processes.status(project, config)] == [row["pid"] for row in rows]
     assert not [message for message in said if message.startswith("starting")]
 
     supervisor = int((project.home / "fleet" / "supervisord.pid").read_text())
     os.kill(supervisor, signal.SIGKILL)
     assert triton.wait_until(lambda: not psutil.pid_exists(supervisor), 10)
-    assert {row["state"] for row in fleet.status(project, config)} == {"UNGUARDED"}
-    assert all(row["ready"] for row in fleet.status(project, config))
+    assert {row["state"] for row in processes.status(project, config)} == {"UNGUARDED"}
+    assert all(row["ready"] for row in processes.status(project, config))
     slots = [triton.Control(slot.address(slot_config(config, n))) for n in ("blue", "green")]
     unserved: list[str] = []
     over = threading.Event()
@@ -105,20 +105,20 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
-    fleet.up(project, config, progress=said.append)
+    processes.up(project, config, progress=said.append)
     over.set()
     looking.join()
     assert not unserved, "both slots were down together"
     assert [message for message in said if message.startswith("taking over")]
-    after = fleet.status(project, config)
+    after = processes.status(project, config)
     assert {row["state"] for row in after} == {"RUNNING"} and all(row["ready"] for row in after)
     assert not {row["pid"] for row in after} & {row["pid"] for row in rows}
 
-    fleet.down(project, config)
+    processes.down(project, config)
     assert left_over(project) == []
     for prefix in shared_memory(project, config):
         assert not list(Path("/dev/shm").glob(f"{prefix}*"))
-    assert {row["state"] for row in fleet.status(project, config)} == {"STOPPED"}
+    assert {row["state"] for row in processes.status(project, config)} == {"STOPPED"}
 
 
 def test_a_busy_port_is_named_with_its_owner_and_its_key(
@@ -130,7 +130,7 @@ def test_a_busy_port_is_named_with_its_owner_and_its_key(
         taken.bind(("127.0.0.1", port))
         taken.listen()
         with pytest.raises(UserError) as refusal:
-            fleet.up(project, config, only="serving")
+            processes.up(project, config, only="serving")
     assert f"port {port} is in use by" in str(refusal.value)
     assert f"(pid {os.getpid()})" in str(refusal.value)
     assert "targets.local.slots.blue.grpc_port in configs/fleet.yaml" in str(refusal.value)
@@ -139,14 +139,14 @@ def test_a_busy_port_is_named_with_its_owner_and_its_key(
 
 def test_a_changed_slot_is_restarted_and_only_that(place: tuple[Project, FleetConfig]) -> None:
     project, config = place
-    fleet.up(project, config, only="serving")
-    before = {row["name"]: row["pid"] for row in fleet.status(project, config)}
+    processes.up(project, config, only="serving")
+    before = {row["name"]: row["pid"] for row in processes.status(project, config)}
     moved = slot_config(config).model_copy(update={"grpc_port": free_port()})
     changed = with_slot(config, moved)
-    fleet.up(project, changed, only="serving")
+    processes.up(project, changed, only="serving")
     assert triton.Control(slot.address(moved)).live()
     assert not triton.Control(slot.address(slot_config(config))).live()
-    after = {row["name"]: row["pid"] for row in fleet.status(project, changed)}
+    after = {row["name"]: row["pid"] for row in processes.status(project, changed)}
     assert {name for name in after if after[name] != before[name]} == {"slot-local-blue"}
 
 
@@ -154,4 +154,4 @@ def test_a_remote_slot_that_does_not_answer_is_named(place: tuple[Project, Fleet
     project, config = place
     remote = SlotConfig(launch="remote", host="127.0.0.1", grpc_port=free_port(), folder="/x")
     with pytest.raises(UserError, match=f"no Triton answers at 127.0.0.1:{remote.grpc_port}"):
-        fleet.up(project, with_slot(config, remote), only="serving")
+        processes.up(project, with_slot(config, remote), only="serving")

@@ -14,15 +14,15 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
-from adire_assets import cli
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig, TargetConfig, TokenConfig, WebConfig
-from adire_assets.serving import routing, tokens
-from adire_assets.serving.gateway_config import Served
-from adire_assets.serving.loading import Place
-from adire_assets.serving.traffic import Traffic
-from adire_assets.serving.triton import wait_until
+from adire_assets.cli import main
+from adire_assets.config.fleet import FleetConfig, TargetConfig, TokenConfig, WebConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.serving.gateway import routing, tokens
+from adire_assets.serving.gateway.config import Served
+from adire_assets.serving.gateway.traffic import Traffic
 from tests.support.door import INFER, MODEL, SOUND, Door, door
 from tests.support.ports import free_port
 
@@ -371,7 +371,7 @@ def test_a_project_does_not_take_anothers_gateway_for_its_own(
     for words in (["generate", "circles", "--model", "cloth"], ["status"]):
         monkeypatch.setattr("sys.argv", ["adire", *words])
         with suppress(SystemExit):
-            cli.main()
+            main.main()
     told = capsys.readouterr()
     assert "another project's" in told.err
     assert "gateway-local: STOPPED" in told.out

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from adire_assets.fleet_config import GatewayConfig, TlsConfig
+from adire_assets.config.fleet import GatewayConfig, TlsConfig
 from tests.support.door import MODEL, SOUND, Door, door
 
 TLS = TlsConfig(certificate="tls/certificate.pem", private_key="tls/key.pem")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from adire_assets.backup import backup, restore
+from adire_assets.ops.backup import backup, restore
 from tests.serving.conftest import QUICK
 from tests.support.light import add_light, light_house
 

@@ -10,8 +10,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from adire_assets.serving.client import generate
-from adire_assets.serving.gateway_config import HEALTH, Served
-from adire_assets.serving.triton import wait_until
+from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.serving.gateway.config import HEALTH, Served
 from tests.support import malformed
 from tests.support.door import MODEL, PROMPT, SOUND, Door, before
 from tests.support.small_triton import small_triton

@@ -17,13 +17,14 @@ import pytest
 from ruamel.yaml import YAML
 from scipy.stats import binomtest
 
-from adire_assets.config import Project
-from adire_assets.config_file import load
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import prometheus, triton
-from adire_assets.serving.gateway_bootstrap import BUCKETS
-from adire_assets.serving.triton import wait_until
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.config.yaml_file import load
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving.fleet import triton
+from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.serving.gateway import prometheus
+from adire_assets.serving.gateway.bootstrap import BUCKETS
 from tests.serving.test_gateway import MODEL, Door, door
 from tests.support.door import SOUND as BODY
 from tests.support.ports import free_port

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adire_assets import lineage
-from adire_assets.errors import UserError
-from adire_assets.serving import parity, release
-from adire_assets.store import Store
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.store import Store
+from adire_assets.serving import release
+from adire_assets.serving.fleet import parity
 from tests.serving.conftest import MODEL, different
 from tests.support.diffusion import add_diffusion
 from tests.support.house import House

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adire_assets.errors import UserError
-from adire_assets.serving import replay
+from adire_assets.core.errors import UserError
 from adire_assets.serving.client import Door
-from adire_assets.serving.gateway import Gateway
+from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.serving.gateway.gateway import Gateway
+from adire_assets.serving.gateway.traffic import Traffic
 from adire_assets.serving.record import Rollout
-from adire_assets.serving.replay import Replay
-from adire_assets.serving.traffic import Traffic
-from adire_assets.serving.triton import wait_until
-from adire_assets.serving.watch import Watch
+from adire_assets.serving.rollout import replay
+from adire_assets.serving.rollout.replay import Replay
+from adire_assets.serving.rollout.watch import Watch
 from tests.support.light import MODEL, add_light, light_house
 
 ENTRIES = [

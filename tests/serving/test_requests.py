@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from adire_assets.errors import UserError
+from adire_assets.core.errors import UserError
 from adire_assets.serving.client import generate, read_provenance, save_png
 from tests.serving.conftest import MODEL, different
 from tests.support.house import House

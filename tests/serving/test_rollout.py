@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import carrier, deployment, record, rollback, rollout, routing
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.core.errors import UserError
+from adire_assets.serving import record
 from adire_assets.serving.client import generate
+from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.rollout import carrier, deployment, rollback, rollout
 from tests.support.house import TARGET, House, awaited
 from tests.support.light import MODEL, Behaviour, add_light
 
@@ -236,10 +238,10 @@ CARRIER = """
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from adire_assets.config import Project
-from adire_assets.config_file import load
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import carrier, rollout
+from adire_assets.core.project import Project
+from adire_assets.config.yaml_file import load
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.serving.rollout import carrier; from adire_assets.serving.rollout import rollout
 
 carrier.LEASE_SECONDS = 3.0  # it is what the test waits for
 project = Project(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config import Project
-from adire_assets.serving import fleet, logs, record, supervisor
-from adire_assets.serving.serves import NotServed
+from adire_assets.core.project import Project
+from adire_assets.serving import record
+from adire_assets.serving.fleet import logs, processes, supervisor
+from adire_assets.serving.fleet.serves import NotServed
 from tests.support.house import TARGET
 from tests.support.light import Behaviour, add_light, light_house
 
@@ -23,10 +24,10 @@ def test_a_release_that_does_not_load_is_told_by_up_and_status(tmp_path: Path) -
     said: list[str] = []
     try:
         with pytest.raises(NotServed) as refusal:
-            fleet.up(house.project, house.fleet, only="serving", progress=said.append)
+            processes.up(house.project, house.fleet, only="serving", progress=said.append)
         [difference] = [line for line in house.differences() if "hold" in line]
     finally:
-        fleet.down(house.project, house.fleet)
+        processes.down(house.project, house.fleet)
     assert str(refusal.value).startswith(
         f"slot blue of local does not serve release {number} of light: RuntimeError: the weights "
         f"cannot be read (its log is {house.project.home}"

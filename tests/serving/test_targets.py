@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import deployment, fleet, record, routing
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.serving import record
 from adire_assets.serving.client import generate
+from adire_assets.serving.fleet import processes
+from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
-from adire_assets.serving.replay import Judge
+from adire_assets.serving.rollout import deployment
+from adire_assets.serving.rollout.replay import Judge
 from tests.serving.conftest import QUICK
 from tests.support.fleets import make_fleet
 from tests.support.house import House
@@ -68,11 +71,11 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Targets]:
     house = light_house(tmp_path_factory.mktemp("targets") / "project")
     made = Targets(house, make_fleet(QUICK, ("eu", "us")))
     try:
-        fleet.up(house.project, made.fleet, only="serving")
+        processes.up(house.project, made.fleet, only="serving")
         assert made.deploy(add_light(house)) == {"eu": 1, "us": 1}
         yield made
     finally:
-        fleet.down(house.project, made.fleet)
+        processes.down(house.project, made.fleet)
 
 
 def outcomes(targets: Targets) -> dict[str, str | None]:

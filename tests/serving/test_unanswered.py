@@ -9,15 +9,16 @@ from typing import Any
 import grpc
 import pytest
 
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import RolloutConfig
-from adire_assets.serving.analysis import Analysis, Tally, allowed, analyse
-from adire_assets.serving.gateway_bootstrap import BUCKETS
-from adire_assets.serving.replay import Replay
+from adire_assets.config.fleet import RolloutConfig
+from adire_assets.core.errors import UserError
+from adire_assets.serving.connection import Door
+from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.serving.gateway.bootstrap import BUCKETS
+from adire_assets.serving.gateway.traffic import Histogram, Traffic
+from adire_assets.serving.rollout.analysis import Analysis, Tally, allowed, analyse
+from adire_assets.serving.rollout.replay import Replay
+from adire_assets.serving.rollout.watch import Step
 from adire_assets.serving.state import Rollout
-from adire_assets.serving.traffic import Histogram, Traffic
-from adire_assets.serving.triton import Door, wait_until
-from adire_assets.serving.watch import Step
 from tests.support.backend import Backend
 
 CONFIG = RolloutConfig()
@@ -172,7 +173,7 @@ def refusing(code: grpc.StatusCode) -> Callable[..., Any]:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("adire_assets.serving.replay.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("adire_assets.serving.rollout.replay.PAUSE_SECONDS", 0.0)
     with Backend({"cloth": 2}) as made:
         yield made
 

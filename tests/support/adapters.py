@@ -17,9 +17,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from adire_assets.diffusion.base_names import Format
-from adire_assets.diffusion.formats import export
-from adire_assets.diffusion.sampling import load_pipeline
+from adire_assets.families.diffusion.formats.adapters import export
+from adire_assets.families.diffusion.formats.base_names import Format
+from adire_assets.families.diffusion.sampling import load_pipeline
 from tests.support import tiny
 
 PLAIN, CROSS = "{}Block2D", "CrossAttn{}Block2D"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from adire_assets import lineage
-from adire_assets.config import ServingConfig
-from adire_assets.lineage import Recipe
+from adire_assets.config.model import ServingConfig
+from adire_assets.core import lineage
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.store import Artefact, Store, write_json
 from adire_assets.serving import release
-from adire_assets.store import Artefact, Store, write_json
 from tests.support.house import House
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _evaluation(house: House, base: Artefact, adapter: Artefact) -> Artefact:
     )
 
     def make(folder: Path) -> None:
-        from adire_assets.diffusion.sampling import Request, Sampler
+        from adire_assets.families.diffusion.sampling import Request, Sampler
 
         sampler = Sampler(
             base.path / "pipeline",

@@ -17,12 +17,12 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from adire_assets.config import Project
-from adire_assets.fleet_config import GatewayConfig, SlotConfig
-from adire_assets.serving.gateway import Gateway
-from adire_assets.serving.gateway_config import Served
-from adire_assets.serving.traffic import Traffic
-from adire_assets.serving.triton import wait_until
+from adire_assets.config.fleet import GatewayConfig, SlotConfig
+from adire_assets.core.project import Project
+from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.serving.gateway.config import Served
+from adire_assets.serving.gateway.gateway import Gateway
+from adire_assets.serving.gateway.traffic import Traffic
 from tests.support.backend import Backend
 from tests.support.ports import free_port
 

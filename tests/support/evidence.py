@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from adire_assets.evaluation.evidence import Evidence, Reference
+from adire_assets.families.diffusion.evaluation.seen import Evidence, Reference
 
 DIMENSIONS = 16
 SIZE = 48  # pixels

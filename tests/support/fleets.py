@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from adire_assets.fleet_config import (
+from adire_assets.config.fleet import (
     FleetConfig,
     GatewayConfig,
     RolloutConfig,

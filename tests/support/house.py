@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import psutil
 
-from adire_assets.config import Project
-from adire_assets.fleet_config import FleetConfig
-from adire_assets.serving import deployment, fleet, record, release, rollback, routing, triton
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact
+from adire_assets.serving import record, release
 from adire_assets.serving.client import generate
-from adire_assets.serving.gateway import Gateway
-from adire_assets.serving.loading import Place
-from adire_assets.serving.programs import shared_memory
+from adire_assets.serving.fleet import processes, triton
+from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.fleet.programs import shared_memory
+from adire_assets.serving.gateway import routing
+from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.replay import Judge
-from adire_assets.store import Artefact
+from adire_assets.serving.rollout import deployment, rollback
+from adire_assets.serving.rollout.replay import Judge
 
 TARGET = "local"
 
@@ -188,10 +191,10 @@ class House:
     def up(self) -> Iterator["House"]:
         """Slots and gateway run; no process and no shared memory is left afterwards."""
         try:
-            fleet.up(self.project, self.fleet, only="serving")
+            processes.up(self.project, self.fleet, only="serving")
             yield self
         finally:
-            fleet.down(self.project, self.fleet)
+            processes.down(self.project, self.fleet)
         assert not self.processes()
         assert not self.shared_memory
 

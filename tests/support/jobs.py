@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from adire_assets.errors import UserError
-from adire_assets.worker import Progress
+from adire_assets.core.errors import UserError
+from adire_assets.core.worker import Progress
 
 
 def refuse(*, progress: Progress) -> None:

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adire_assets.config import Project
-from adire_assets.data.sample_images import draw_sample_data
-from adire_assets.evaluation.judging import JudgeProcess
-from adire_assets.fleet_config import RolloutConfig
-from adire_assets.lineage import Recipe
+from adire_assets.config.fleet import RolloutConfig
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.embedded.cloth.sample_images import draw_sample_data
+from adire_assets.families.diffusion.evaluation.judging import JudgeProcess
 from adire_assets.serving import release
-from adire_assets.serving.replay import Judge
-from adire_assets.store import Artefact, Store, write_json
+from adire_assets.serving.rollout.replay import Judge
 from tests.support.fleets import make_fleet
 from tests.support.house import House
 

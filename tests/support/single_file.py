@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adire_assets.diffusion.sampling import load_pipeline
+from adire_assets.families.diffusion.sampling import load_pipeline
 
 # The first text encoder of Stable Diffusion 1 and XL, and OpenCLIP's in 2 and XL.
 CLIP = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}

@@ -11,9 +11,9 @@ from string import Template
 
 import psutil
 
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.serving import triton
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving.fleet import triton
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]

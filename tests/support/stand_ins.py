@@ -17,27 +17,20 @@ from typing import Any
 
 import pytest
 
-from adire_assets import store
-from adire_assets.config import Project
-from adire_assets.errors import UserError
-from adire_assets.fleet_config import FleetConfig, RolloutConfig
-from adire_assets.serving import (
-    deployment,
-    guard,
-    loading,
-    parity,
-    record,
-    release,
-    rollback,
-    rollout,
-    routing,
-)
-from adire_assets.serving.analysis import Analysis, Finding
-from adire_assets.serving.gateway import Gateway
-from adire_assets.serving.loading import Place
+from adire_assets.config.fleet import FleetConfig, RolloutConfig
+from adire_assets.core import store
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet import guard, loading, parity
+from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.gateway import routing
+from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.record import DeploymentRecord
-from adire_assets.serving.replay import Judge
-from adire_assets.serving.watch import Watch
+from adire_assets.serving.rollout import deployment, rollback, rollout
+from adire_assets.serving.rollout.analysis import Analysis, Finding
+from adire_assets.serving.rollout.replay import Judge
+from adire_assets.serving.rollout.watch import Watch
 from tests.support.fleets import make_fleet
 from tests.support.house import House
 from tests.support.light import MODEL, add_light, light_house

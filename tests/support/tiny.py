@@ -35,9 +35,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from adire_assets.diffusion.adapter_file import save_adapter
-from adire_assets.diffusion.sampling import load_pipeline
-from adire_assets.lineage import file_digest
+from adire_assets.core.lineage import file_digest
+from adire_assets.families.diffusion.formats.adapter_file import save_adapter
+from adire_assets.families.diffusion.sampling import load_pipeline
 
 RESOLUTION = 64  # pixels
 WIDTH = 32

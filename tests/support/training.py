@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from adire_assets.diffusion import lora
-from adire_assets.worker import Progress
+from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion.training import lora
 from tests.support import tiny
 
 SETTINGS: dict[str, Any] = {

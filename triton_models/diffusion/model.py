@@ -187,7 +187,7 @@ def _number(request: object, name: str, lowest: float, highest: float) -> float 
 
 
 def _software(device: str) -> dict[str, str | None]:
-    """What draws here, by the names of adire_assets.evaluation.compatibility."""
+    """What draws here, by the names of adire_assets.gates.compatibility."""
     modules = (torch, diffusers, transformers, peft)
     versions = {module.__name__: str(module.__version__) for module in modules}
     if device != "cuda":

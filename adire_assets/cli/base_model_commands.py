@@ -1,0 +1,69 @@
+"""`adire base-model`: make the embedded base, its golden images, a sheet of what it learns from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adire_assets.cli.arguments import LARGEST_NUMBER, file_to_write, folder_to_write
+from adire_assets.core.project import Project
+
+base_model_app = typer.Typer(no_args_is_help=True, help="The embedded tiny Stable Diffusion.")
+
+
+@base_model_app.command("train")
+def base_model_train(
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Where the pipeline and the judge go.",
+            callback=folder_to_write,
+        ),
+    ] = Path("base_models/tiny"),
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoints, from which a killed training goes on; default: in the home.",
+            callback=folder_to_write,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
+) -> None:
+    """Train the embedded base model and its judge from scratch (3.4 CPU hours)."""
+    from adire_assets.embedded.base.train import train
+
+    train(output=output, work=work or Project.find().home / "base-model", seed=seed)
+
+
+@base_model_app.command("golden")
+def base_model_golden(
+    folder: Annotated[
+        Path,
+        typer.Option(
+            help="The golden set to write, in place of the one there.", callback=folder_to_write
+        ),
+    ] = Path("base_models/tiny/golden"),
+) -> None:
+    """Draw the embedded base's golden images, after a change that is meant to change them."""
+    from adire_assets.families.diffusion.evaluation.golden import write_base
+
+    write_base(Path("base_models/tiny/pipeline"), folder)
+    typer.echo(f"{folder}: written; look at the images before you commit them")
+
+
+@base_model_app.command("corpus")
+def base_model_corpus(
+    sheet: Annotated[
+        Path,
+        typer.Option(
+            help="The PNG to write.",
+            callback=file_to_write,
+        ),
+    ],
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
+) -> None:
+    """Show what the base model learns from: a sheet of drawn patterns, and their captions."""
+    from adire_assets.embedded.base.corpus import save_sheet
+
+    for caption in save_sheet(sheet, seed):
+        typer.echo(caption)

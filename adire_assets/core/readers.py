@@ -1,0 +1,128 @@
+"""Which artefacts are being read, so that nobody deletes them meanwhile.
+
+Each artefact stands for one byte of <home>/locks/artefacts.lock, by the hash of its name. Who opens
+an artefact holds its byte shared, who deletes it holds the byte alone (`alone`). These are Linux's
+open file description locks: they write nothing, so they work on a full disk; any number of them
+costs one file descriptor; they die with their holder.
+
+A process holds what it has opened until it ends, or until the block of `reading` ends in which it
+was opened. Its children read under its hold, since they die with it.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from adire_assets.core.project import Project
+
+FLOCK = "hhqqi0q"  # struct flock of Linux: l_type, l_whence, l_start, l_len, l_pid
+OFFSET_BYTES = 7  # an off_t is positive in 63 bits
+
+
+class Reader:
+    """One open file, and the names that are held through it."""
+
+    def __init__(self, project: Project) -> None:
+        self.descriptor = _open(project.home / "locks" / "artefacts.lock")
+        self.held: set[str] = set()
+
+    def hold(self, name: str) -> None:
+        """Read an artefact from now on; waits for who is deleting it."""
+        self._set(fcntl.F_RDLCK, name, fcntl.F_OFD_SETLKW)
+        self.held.add(name)
+
+    def take(self, name: str) -> bool:
+        """Have an artefact alone; False when somebody else reads it."""
+        try:
+            self._set(fcntl.F_WRLCK, name, fcntl.F_OFD_SETLK)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def give_back(self, name: str) -> None:
+        """Read as before what was taken."""
+        self._set(fcntl.F_RDLCK if name in self.held else fcntl.F_UNLCK, name, fcntl.F_OFD_SETLK)
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+    def _set(self, kind: int, name: str, command: int) -> None:
+        if self.descriptor is None:
+            return
+        digest = hashlib.sha256(name.encode()).digest()
+        start = int.from_bytes(digest[:OFFSET_BYTES], "big")
+        request = struct.pack(FLOCK, kind, os.SEEK_SET, start, 1, 0)
+        fcntl.fcntl(self.descriptor, command, request)
+
+
+_of_process: dict[tuple[int, Path], Reader] = {}
+_of_block: ContextVar[dict[Path, Reader] | None] = ContextVar("reading", default=None)
+
+
+def hold(project: Project, name: str) -> None:
+    """Keep an artefact (or one that is about to be made) from being deleted; see above for how
+    long."""
+    _reader(project).hold(name)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What is opened inside is held until the block ends, not until the process does."""
+    inside: dict[Path, Reader] = {}
+    token = _of_block.set(inside)
+    try:
+        yield
+    finally:
+        _of_block.reset(token)
+        for reader in inside.values():
+            reader.close()
+
+
+@contextmanager
+def alone(project: Project, names: Iterable[str]) -> Iterator[set[str]]:
+    """Those of `names` that no other process reads; none begins to until the block ends.
+
+    What this process itself has opened does not count.
+    """
+    reader = _reader(project)
+    taken: set[str] = set()
+    try:
+        taken |= {name for name in names if reader.take(name)}
+        yield taken
+    finally:
+        for name in taken:
+            reader.give_back(name)
+
+
+def _reader(project: Project) -> Reader:
+    inside = _of_block.get()
+    if inside is not None:
+        readers, key = inside, project.home
+        if key not in readers:
+            readers[key] = Reader(project)
+        return readers[key]
+    # A forked child has its parent's locks in common with it, and must not take them for its own.
+    place = (os.getpid(), project.home)
+    if place not in _of_process:
+        _of_process[place] = Reader(project)
+    return _of_process[place]
+
+
+def _open(path: Path) -> int | None:
+    """None where the disk can only be read, and nothing can be deleted."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            return None
+        raise

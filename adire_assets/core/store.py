@@ -1,0 +1,387 @@
+"""The artefact store: complete, immutable folders named by their recipe key.
+
+    <home>/store/<model>/<kind>/<first 32 digits of the recipe key>/
+        ...             what the step wrote
+        timings.json    optional; does not count for the content hash
+        recipe/         the resolved config, and all sources that the step ran with, as
+                        sources/<dotted module>.py; does not count either
+        manifest.json   recipe, content hash, file hashes, code identity, versions, hardware
+
+    <home>/manifests/<model>/<kind>/...     manifest.json and recipe/ of what `discard` deleted
+
+`build` writes under a temporary name, syncs and renames: what stands under its final name is
+complete. One flock per recipe key lets the second of two runs wait and then reuse; it dies with
+its holder, and what a killed holder left is removed by the next.
+
+What `find`, `open`, `recall` and `build` give is kept from being deleted for as long as `readers`
+says. What `artefacts` lists is not: `open` what you choose of it.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from adire_assets.core import lineage, readers
+from adire_assets.core.disk import whole, writing
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+
+T = TypeVar("T")
+NOT_CONTENT = ("manifest.json", "timings.json", "recipe")
+KEY_DIGITS = 32
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A complete artefact in the store; `reference()` is what one asset hands to the next."""
+
+    model: str
+    kind: str
+    key: str
+    content_hash: str
+    path: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_json(self.path / "manifest.json")
+
+    @property
+    def name(self) -> str:
+        """Its place in the store, <model>/<kind>/<key>; what `readers` hold."""
+        return f"{self.model}/{self.kind}/{self.key[:KEY_DIGITS]}"
+
+    def json(self, name: str) -> Any:
+        return read_json(self.path / name)
+
+    def reference(self) -> dict[str, str]:
+        return {
+            "model": self.model,
+            "kind": self.kind,
+            "key": self.key,
+            "content_hash": self.content_hash,
+        }
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `Store.build` gives back: the artefact, and whether it was there already."""
+
+    artefact: Artefact
+    reused: bool
+
+
+class Store:
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.root = project.home / "store"
+        self.memory = project.home / "manifests"
+
+    def folder(self, model: str, kind: str, key: str) -> Path:
+        return self.root / model / kind / key[:KEY_DIGITS]
+
+    def find(self, recipe: Recipe) -> Artefact | None:
+        """The artefact of this recipe, or None."""
+        return self._hold(self.folder(recipe.model, recipe.kind, recipe.key))
+
+    def open(self, reference: dict[str, str]) -> Artefact:
+        """The artefact that a reference names. UserError when it is gone or is another one."""
+        folder = self.folder(reference["model"], reference["kind"], reference["key"])
+        artefact = self._hold(folder)
+        if artefact is None:
+            raise UserError(
+                f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is no longer "
+                f"in the store ({folder}); materialize {reference['model']}/{reference['kind']}"
+            )
+        if artefact.content_hash != reference["content_hash"]:
+            raise UserError(f"{folder} is not the content that was handed on; materialize it again")
+        return artefact
+
+    def recall(self, reference: dict[str, str]) -> Artefact:
+        """What a reference names, if need be its manifest and recipe/ alone (see `holds`)."""
+        folder = self.folder(reference["model"], reference["kind"], reference["key"])
+        for artefact in (self._hold(folder), self._read(self._memory_of(folder))):
+            if artefact and artefact.content_hash == reference["content_hash"]:
+                return artefact
+        raise UserError(
+            f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is known neither "
+            f"in {self.root} nor in {self.memory}; without its manifest nobody can tell what it is "
+            "made from"
+        )
+
+    def holds(self, artefact: Artefact) -> bool:
+        """Whether the store has the content, not only the manifest."""
+        return artefact.path.is_relative_to(self.root)
+
+    def discard(self, artefact: Artefact) -> None:
+        """Delete an artefact except for its manifest and recipe/, by which it can be made again.
+
+        The caller has it alone (`readers.alone`), or knows that nobody reads it.
+        """
+        self.remember(artefact)
+        shutil.rmtree(self.withdraw(artefact))
+
+    def remember(self, artefact: Artefact) -> None:
+        """Keep manifest and recipe/ of an artefact that is about to be discarded."""
+        kept = self._memory_of(artefact.path)
+        unfinished = kept.with_name(f".{kept.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        # Links need no space, and who deletes things may have none.
+        shutil.copytree(artefact.path / "recipe", unfinished / "recipe", copy_function=link)
+        link(artefact.path / "manifest.json", unfinished / "manifest.json")
+        shutil.rmtree(kept, ignore_errors=True)
+        unfinished.rename(kept)
+
+    def withdraw(self, artefact: Artefact) -> Path:
+        """Move an artefact out of sight, at once and whole; where it can be deleted at leisure."""
+        doomed = self.root / ".tmp" / f"gc-{artefact.key}"
+        doomed.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(doomed, ignore_errors=True)
+        artefact.path.rename(doomed)
+        return doomed
+
+    def unfinished(self) -> Iterator[tuple[Path, str | None]]:
+        """(folder, the lock of who makes it) of what is not complete; no lock: it is withdrawn."""
+        for folder in sorted((self.root / ".tmp").glob("*")):
+            if not folder.is_dir():
+                continue
+            withdrawn = folder.name.startswith("gc-")
+            yield folder, None if withdrawn else folder.name.removesuffix("-recipe")
+
+    def artefacts(self, model: str | None = None, kind: str | None = None) -> list[Artefact]:
+        """All complete artefacts, in the order of their names."""
+        pattern = f"{model or '*'}/{kind or '*'}/*/manifest.json"
+        found = (self._read(path.parent) for path in sorted(self.root.glob(pattern)))
+        return [artefact for artefact in found if artefact is not None]
+
+    def known(self, model: str, kind: str) -> list[Artefact]:
+        """Those of a kind, and those whose manifest and recipe/ alone are left."""
+        pattern = f"{model}/{kind}/*/manifest.json"
+        paths = {
+            path.parent.name: path.parent
+            for root in (self.memory, self.root)
+            for path in sorted(root.glob(pattern))
+        }
+        found = (self._read(path) for path in paths.values())
+        return [artefact for artefact in found if artefact is not None]
+
+    def verify(self, artefact: Artefact) -> None:
+        """Read every byte again. UserError when the content is not what its manifest says."""
+        recorded = artefact.manifest["files"]
+        content, files = lineage.folder_digest(artefact.path, NOT_CONTENT, recorded)
+        if content != artefact.content_hash:
+            changed = sorted(
+                name for name in {*recorded, *files} if recorded.get(name) != files.get(name)
+            )
+            raise UserError(
+                f"{artefact.path} was changed after it was made ({', '.join(changed[:3])}); "
+                f"delete the folder and materialize {artefact.model}/{artefact.kind} again"
+            )
+
+    def build(self, recipe: Recipe, make: Callable[[Path], dict[str, Any] | None]) -> Built:
+        """The artefact of `recipe`: found, or made by `make(folder)` and put in place whole.
+
+        `make` writes into the empty `folder` and may return facts for the manifest. When it raises,
+        nothing is left.
+        """
+        if found := self.find(recipe):
+            return Built(found, reused=True)
+        name = lock_name(recipe.model, recipe.kind, recipe.key)
+        with lock(self.project, name):
+            if found := self.find(recipe):
+                return Built(found, reused=True)
+            folder = self.root / ".tmp" / name
+            made_with = self.root / ".tmp" / f"{name}-recipe"
+            final = self.folder(recipe.model, recipe.kind, recipe.key)
+            try:
+                with writing(folder):
+                    for unfinished in (folder, made_with):
+                        shutil.rmtree(unfinished, ignore_errors=True)
+                        unfinished.mkdir(parents=True)
+                    started = time.monotonic()
+                    self._keep_recipe(made_with, recipe)
+                    facts = make(folder) or {}
+                    made_with.rename(folder / "recipe")
+                    self._finish(folder, recipe, facts, time.monotonic() - started)
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    folder.rename(final)
+                    _sync(final.parent)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(made_with, ignore_errors=True)
+        artefact = self._read(final)
+        if artefact is None:
+            raise UserError(f"{final} vanished while it was written; materialize again")
+        return Built(artefact, reused=False)
+
+    def _keep_recipe(self, folder: Path, recipe: Recipe) -> None:
+        """Before the step runs, since a long one may outlast an edit of its sources."""
+        write_json(folder / "config.json", recipe.config)
+        if not recipe.modules:
+            return
+        kept = folder / "sources"
+        kept.mkdir()
+        for name, path in lineage.all_sources(recipe.modules).items():
+            shutil.copyfile(path, kept / f"{name}.py")
+        step = {name: kept / f"{name}.py" for name in lineage.sources(recipe.modules)}
+        if lineage.code_hash_of(step) != recipe.code:
+            raise UserError(
+                f"the code of {recipe.model}/{recipe.kind} was changed after this process had read "
+                "it; start it again"
+            )
+
+    def _finish(self, folder: Path, recipe: Recipe, facts: dict, seconds: float) -> None:
+        content, files = lineage.folder_digest(folder, NOT_CONTENT)
+        write_json(
+            folder / "manifest.json",
+            {
+                "recipe": recipe.as_dict(),
+                "key": recipe.key,
+                "content_hash": content,
+                "files": files,
+                "recipe_hash": lineage.folder_digest(folder / "recipe")[0],
+                "code": lineage.code_identity(self.project.root),
+                "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "seconds": round(seconds, 3),
+                "hardware": lineage.hardware(),
+                **facts,
+            },
+        )
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(0o444)
+                _sync(path)
+
+    def _memory_of(self, folder: Path) -> Path:
+        return self.memory / folder.relative_to(self.root)
+
+    def _hold(self, folder: Path) -> Artefact | None:
+        """The artefact in `folder`, from now on kept from being deleted."""
+        readers.hold(self.project, folder.relative_to(self.root).as_posix())
+        return self._read(folder)
+
+    def _read(self, folder: Path) -> Artefact | None:
+        try:
+            manifest = read_json(folder / "manifest.json")
+        except FileNotFoundError:
+            return None
+        return Artefact(
+            manifest["recipe"]["model"],
+            manifest["recipe"]["kind"],
+            manifest["key"],
+            manifest["content_hash"],
+            folder,
+        )
+
+
+def lock_name(model: str, kind: str, key: str) -> str:
+    """The lock under which an artefact is made."""
+    return f"{model}-{kind}-{key[:KEY_DIGITS]}"
+
+
+@contextmanager
+def try_lock(project: Project, name: str) -> Iterator[bool]:
+    """Whether `name` could be had alone; it is held for the block then."""
+    with _lock_file(project, name) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def lock(project: Project, name: str) -> Iterator[None]:
+    """Hold `name` alone among all processes of this home; waits, and dies with its holder."""
+    with _lock_file(project, name) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lock_file(project: Project, name: str) -> IO:
+    path = project.home / "locks" / f"{name}.lock"
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("a")
+        except OSError as error:
+            if error.errno == errno.EROFS and path.is_file():
+                return path.open("rb")  # a lock writes nothing
+            raise
+
+
+def is_locked(project: Project, name: str) -> bool:
+    """Whether a living process holds `name`."""
+    path = project.home / "locks" / f"{name}.lock"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. UserError when it is none, FileNotFoundError without a file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); take it from a backup") from None
+
+
+def read_as(path: Path, kind: Callable[..., T]) -> T:
+    """`kind` with the keys of a JSON file as its arguments. UserError when they are others."""
+    found = read_json(path)
+    try:
+        return kind(**found)
+    except TypeError as error:
+        reason = str(error).rpartition("() ")[2]
+        raise UserError(
+            f"{path} is not what belongs there ({reason}); take it from a backup"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old content or the new, never a part."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    with writing(path):
+        try:
+            with whole(path) as temporary:
+                temporary.write_bytes(content)
+                _sync(temporary)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Give a file that nobody changes another name: a hard link, or a copy where there are none."""
+    try:
+        Path(target).hardlink_to(Path(source).resolve())
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,234 @@
+"""The child process in which a step uses the accelerator or DVC.
+
+    python -m adire_assets.core.worker [--exec COMMAND ...] | JOB_FOLDER
+
+JOB_FOLDER holds job.json: {"function": "package.module:name", "arguments": {...}, "threads": n,
+"recorder": {"function": ..., "run_id": ...} or null}.
+The function is called as `name(**arguments, progress=progress)`; what it returns (JSON) is written
+to result.json, the text of a `UserError` to error.txt. `progress(message, pictures, **numbers)`
+prints a line (under Dagster Pipes into the Dagster log), and hands numbers and pictures to the
+recorder, which is called as `function(project, run_id, numbers, pictures, step)`.
+
+The child asks the kernel to be killed when its parent dies, so a crash, an out-of-memory kill or an
+interrupt of the parent leaves nothing behind that holds the device. `--exec` sets that up for a
+command that is not ours, such as `accelerate launch`.
+"""
+
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from adire_assets.core import lineage
+from adire_assets.core.child_environment import PARENT
+from adire_assets.core.disk import refusal
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import read_json, write_bytes, write_json
+
+PR_SET_PDEATHSIG = 1
+ERROR = "error.txt"
+REFUSED = 3  # the exit status that goes with it
+
+
+class Progress(Protocol):
+    """Tells the user where a long step is: metrics of that moment, and a folder of pictures."""
+
+    def __call__(self, message: str, pictures: Path | None = None, **numbers: float) -> None: ...
+
+
+class RunWorker(Protocol):
+    """Runs "module:function" with JSON arguments in a child process and returns its result."""
+
+    def __call__(
+        self,
+        function: str,
+        *,
+        launcher: tuple[str, ...] = (),
+        recorder: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]: ...
+
+
+def print_progress(message: str, pictures: Path | None = None, **numbers: float) -> None:
+    """The progress of a function that is called outside a worker."""
+    print(message, flush=True)
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process once its parent is gone (Linux); its end when it is gone already."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = str(os.getppid())
+    if os.environ.get(PARENT, parent) != parent:
+        sys.exit("the process that started this one has ended, so nothing is done")
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For imports of heavy libraries: what they make stays, and need not be searched for garbage.
+
+    Python would look through it again and again, for a fifth of the time that an import takes.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:
+    """The command line that carries out the job in `folder`, behind an optional launcher."""
+    if not launcher:
+        return [sys.executable, "-m", "adire_assets.core.worker", str(folder)]
+    guard = [sys.executable, "-m", "adire_assets.core.worker", "--exec"]
+    return [*guard, *launcher, "-m", "adire_assets.core.worker", str(folder)]
+
+
+def recorded_job(
+    function: str,
+    arguments: Mapping[str, Any],
+    places: Mapping[str, Path],
+    launcher: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """A job as plain JSON for a manifest, to be carried out elsewhere with `placed`.
+
+    Each path must lie in one of the named `places`, and becomes {"place": name, "path": rest}.
+    """
+
+    def portable(value: Any) -> Any:
+        if not isinstance(value, Path):
+            return value
+        for name, folder in places.items():
+            if value.is_relative_to(folder):
+                return {"place": name, "path": value.relative_to(folder).as_posix()}
+        raise ValueError(f"{value} lies in none of the places {', '.join(places)}")
+
+    return {
+        "function": function,
+        "arguments": {name: portable(value) for name, value in arguments.items()},
+        "launcher": list(launcher[1:]),  # without the interpreter, which has another path elsewhere
+        "threads": lineage.threads(),
+    }
+
+
+def placed(job: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
+    """The arguments of a recorded job, with its paths in `places` of here."""
+    return {
+        name: places[value["place"]] / value["path"]
+        if isinstance(value, dict) and value.keys() == {"place", "path"}
+        else value
+        for name, value in job["arguments"].items()
+    }
+
+
+def write_job(
+    folder: Path,
+    function: str,
+    arguments: dict[str, Any],
+    threads: int,
+    recorder: Mapping[str, str] | None = None,
+) -> None:
+    """Put a job into the empty `folder`; paths become strings."""
+    plain = {key: str(item) if isinstance(item, Path) else item for key, item in arguments.items()}
+    job = {"function": function, "arguments": plain, "threads": threads}
+    write_json(folder / "job.json", {**job, "recorder": recorder})
+
+
+def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
+    """Carry out the job in `folder`; False when the user must mend something first."""
+    with importing():
+        import torch
+
+    job = read_json(folder / "job.json")
+    # A launcher may have started several of this process; they share the machine's cores.
+    torch.set_num_threads(max(job["threads"] // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1))
+
+    def progress(message: str, pictures: Path | None = None, **numbers: float) -> None:
+        (log or print_progress)(message)
+        if recorder := job["recorder"]:
+            step = int(numbers.pop("step", 0))
+            record = _named(recorder["function"])
+            record(Project.find(), recorder["run_id"], numbers, pictures, step)
+
+    try:
+        with importing():
+            function = _named(job["function"])
+        result = function(**job["arguments"], progress=progress)
+        if _is_first():
+            write_json(folder / "result.json", result)
+    except UserError as error:
+        _refuse(folder, str(error))
+        return False
+    except Exception as error:
+        sentence = refusal(error, folder)
+        if sentence is None:
+            raise
+        _refuse(folder, sentence)
+        return False
+    return True
+
+
+def _named(function: str) -> Callable[..., Any]:
+    """The function that "package.module:name" names."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _refuse(folder: Path, sentence: str) -> None:
+    """Leave the sentence to the parent; each of several processes does."""
+    try:
+        write_bytes(folder / ERROR, sentence.encode())
+    except UserError:  # the disk is full to the last byte: the child's last words are told as well
+        print(sentence, flush=True)
+
+
+def _is_first() -> bool:
+    """Whether this is the first, or the only one, of the processes that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What the job in `folder` returned, once it has ended.
+
+    UserError with the job's own sentence when it refused, and on a machine that only helped the
+    first one: what was made lies there.
+    """
+    if (refusal := folder / ERROR).is_file():
+        raise UserError(refusal.read_text(encoding="utf-8"))
+    try:
+        return read_json(folder / "result.json")
+    except FileNotFoundError:
+        raise UserError(
+            "this machine has done its share; the result lies on the one with ADIRE_MACHINE_RANK=0"
+        ) from None
+
+
+def main() -> None:
+    die_with_parent()
+    if sys.argv[1] == "--exec":
+        os.environ[PARENT] = str(os.getpid())  # of what the command starts
+        os.execv(sys.argv[2], sys.argv[2:])
+    folder = Path(sys.argv[1])
+    if "DAGSTER_PIPES_CONTEXT" in os.environ and _is_first():
+        from dagster_pipes import open_dagster_pipes
+
+        with open_dagster_pipes() as pipes:
+            done = run_job(folder, pipes.log.info)
+    else:
+        done = run_job(folder)
+    if not done and "TORCHELASTIC_RUN_ID" in os.environ:
+        # One of several may refuse alone while the others wait for it. All of them die with their
+        # launcher, which for an exit status would tell of a crash; error.txt says enough.
+        os.kill(os.getppid(), signal.SIGKILL)
+    sys.exit(0 if done else REFUSED)
+
+
+if __name__ == "__main__":
+    main()

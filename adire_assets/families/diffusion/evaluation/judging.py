@@ -1,0 +1,95 @@
+"""The judge as a child process, which answers until its parent closes it.
+
+    with JudgeProcess(folder, device) as judge:
+        judge(prompts, images)    # CLIP-S of each pair
+
+The parent imports neither torch nor transformers, and a crash of the child is an error there.
+
+    python -m adire_assets.families.diffusion.evaluation.judging FOLDER DEVICE
+
+reads {"prompts": [...], "images": path of an .npz} a line and writes the scores as JSON a line.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adire_assets.core.child_environment import child_environment
+from adire_assets.core.errors import UserError
+
+
+class JudgeProcess:
+    """Starts loading at once; the first call waits until that is done."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """`folder` holds a CLIP or SigLIP; `device` is "cpu" or "cuda"."""
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "adire_assets.families.diffusion.evaluation.judging",
+                str(folder),
+                device,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # It looks at images while releases are being watched, and must not slow them.
+            env=child_environment(OMP_NUM_THREADS="1"),
+        )
+
+    def __enter__(self) -> "JudgeProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def __call__(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> list[float]:
+        """CLIP-S of each uint8 [H, W, 3] image against its prompt. UserError when it fails."""
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "images.npz"
+            np.savez(path, *images)
+            try:
+                line = json.dumps({"prompts": list(prompts), "images": str(path)})
+                self.process.stdin.write(line + "\n")
+                self.process.stdin.flush()
+                answer = self.process.stdout.readline()
+            except (OSError, ValueError):
+                answer = ""
+        if not answer:
+            last = self.process.stderr.read().strip().splitlines()[-1:]
+            raise UserError(f"the judge ended without an answer: {' '.join(last)}")
+        return list(json.loads(answer))
+
+
+def main() -> None:
+    from adire_assets.core.worker import die_with_parent, importing
+
+    die_with_parent()
+    with importing():
+        import torch
+
+        from adire_assets.families.diffusion.evaluation.judge import Judge
+        from adire_assets.families.diffusion.evaluation.metrics import clip_s
+
+    torch.set_num_threads(1)
+    judge = Judge(Path(sys.argv[1]), sys.argv[2])
+    for line in sys.stdin:
+        job: dict[str, Any] = json.loads(line)
+        with np.load(job["images"]) as stored:
+            images = [stored[f"arr_{place}"] for place in range(len(job["prompts"]))]
+        scores = clip_s.scores(judge.embed_images(images), judge.embed_texts(job["prompts"]))
+        print(json.dumps([float(score) for score in scores]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

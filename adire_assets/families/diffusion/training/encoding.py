@@ -1,0 +1,99 @@
+"""What the frozen parts of a base compute once: latents of images, embeddings of captions.
+
+Everything that decides the bits of these is in this module and what it imports: in which precision
+the parts are loaded and compute, how an image's view is made and encoded, how a caption is. The
+caches' keys are made of this code (`TensorCache`), the base and the settings below.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adire_assets.core import lineage
+from adire_assets.families.diffusion.base import content_hash
+from adire_assets.families.diffusion.conditioning import TEXT_ENCODERS, encode_texts
+from adire_assets.families.diffusion.sampling import load_pipeline
+from adire_assets.families.diffusion.training.cache import Facts, TensorCache
+from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.diffusion.training.views import View, pixels
+
+FROZEN_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def load(base: Path, variant: str | None) -> Any:
+    """The base's pipeline on the CPU; its autoencoder stays in float32: it works once per image."""
+    return load_pipeline(base, variant, torch.float32)
+
+
+def is_deterministic(settings: TrainingConfig, device: str) -> bool:
+    return device == "cpu" if settings.deterministic is None else settings.deterministic
+
+
+def make_deterministic(settings: TrainingConfig, device: str) -> None:
+    """Set torch up as `deterministic` says; for the whole process."""
+    wanted = is_deterministic(settings, device)
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(wanted)
+    # Nothing here reads what it has not written, so new tensors need no filling.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not wanted
+    torch.set_float32_matmul_precision("highest" if wanted or device == "cpu" else "high")
+
+
+def text_type(settings: TrainingConfig, device: str) -> torch.dtype:
+    """What frozen UNets and text encoders compute in."""
+    if device != "cuda":  # the CPU's layer norm takes no parameters of another type than its input
+        return torch.float32
+    return FROZEN_TYPES[settings.mixed_precision]
+
+
+def lower_precision(pipe: Any, settings: TrainingConfig, device: str) -> None:
+    """Give the frozen weights of UNet and text encoders the type that they compute in."""
+    for name in ("unet", *TEXT_ENCODERS):
+        for weight in getattr(pipe, name).parameters() if getattr(pipe, name, None) else ():
+            if not weight.requires_grad and weight.is_floating_point():
+                weight.data = weight.data.to(text_type(settings, device))
+
+
+@torch.no_grad()
+def encode_view(
+    pipe: Any, file: Path, view: View, augmentations: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """mean and deviation, float32 [channels, h, w], of the latents of an image's view."""
+    seen = pixels(file, view, augmentations).to(pipe.vae.device, pipe.vae.dtype)
+    latents = pipe.vae.encode(seen).latent_dist
+    return {"mean": latents.mean[0].float(), "deviation": latents.std[0].float()}
+
+
+@torch.no_grad()
+def encode_caption(pipe: Any, caption: str) -> dict[str, Tensor]:
+    """What the UNet is told of a caption, see `conditioning.encode_texts`."""
+    return {name: value[0] for name, value in encode_texts(pipe, [caption]).items()}
+
+
+def facts_of(base: Path, variant: str | None, settings: TrainingConfig, device: str) -> Facts:
+    """What all that a base computes depends on, beside the code. `device`: "cpu" or "cuda"."""
+    facts = lineage.environment(device=device)
+    if device == "cpu":
+        facts["threads"] = str(torch.get_num_threads())  # of this process, one of several maybe
+    return Facts(
+        inputs={"base": content_hash(base)},
+        config={"variant": variant, "deterministic": is_deterministic(settings, device)},
+        environment=facts,
+    )
+
+
+def latents_cache(pipe: Any, folder: Path, facts: Facts) -> TensorCache:
+    return TensorCache(folder, partial(encode_view, pipe), facts)
+
+
+def texts_cache(
+    pipe: Any, folder: Path, facts: Facts, settings: TrainingConfig, device: str
+) -> TensorCache:
+    precision = str(text_type(settings, device))
+    return TensorCache(folder, partial(encode_caption, pipe), facts.of(precision=precision))

@@ -1,0 +1,367 @@
+"""The training loop: the UNet's forward and backward, the optimizer's step, and little else.
+
+It is exact: a run that goes on from a checkpoint ends in the bits of an undisturbed one, because
+all that it keeps is in the checkpoint (`State`) and all that it draws is a function of the step.
+With several processes each has its share of a step's examples, their gradients are averaged in one
+exchange, and only the first one writes.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion.conditioning import encode_texts, unet_arguments
+from adire_assets.families.diffusion.training.checkpoint import Checkpoints, State, split
+from adire_assets.families.diffusion.training.examples import STEP_STREAM, Batch, Examples, stream
+from adire_assets.families.diffusion.training.layers import trained_models, trained_weights
+from adire_assets.families.diffusion.training.objectives import OBJECTIVES, target_of, weights_of
+from adire_assets.families.diffusion.training.optimizers import OPTIMIZERS
+from adire_assets.families.diffusion.training.settings import TrainingConfig
+
+REPORT_SECONDS = 4.0
+LOSSES_TOGETHER = 10  # on CUDA, losses are fetched every so many steps: each fetch waits for all
+WINDOW = 50  # steps whose mean loss is compared
+GiveUp = Callable[[int, float], bool]  # of a step and its validation loss
+
+EXPLODED = 3.0  # times the base's own loss at the first step, or times that of predicting nothing
+
+
+@dataclass
+class Course:
+    """What a run tells of itself: a loss for every step, validation losses by step."""
+
+    losses: list[float] = field(default_factory=list)
+    validation: dict[int, float] = field(default_factory=dict)
+    steps_per_second: float = 0.0
+    kept_step: int = 0  # whose weights are the adapter
+
+    def recent(self, window: int) -> float:
+        return mean(self.losses[-window:])
+
+
+class GivenUp(Exception):
+    """`give_up` said so, after `step` steps."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"given up at step {step}")
+        self.step = step
+
+
+class Denoiser(nn.Module):
+    """What learns, in one module, so that FSDP can spread it."""
+
+    def __init__(self, pipe: Any, settings: TrainingConfig, scale: int) -> None:
+        super().__init__()
+        self.pipe, self.scale = pipe, scale
+        self.models = nn.ModuleList(trained_models(pipe, settings).values())
+
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, texts: dict[str, Tensor] | list[str]
+    ) -> Tensor:
+        """The UNet's prediction for encoded texts, or for captions that are encoded here."""
+        if isinstance(texts, list):
+            texts = encode_texts(self.pipe, texts)
+        height, width = (side * self.scale for side in noisy.shape[-2:])
+        arguments = unet_arguments(texts, (height, width))
+        return self.pipe.unet(noisy, timesteps, return_dict=False, **arguments)[0]
+
+
+def shard(denoiser: Denoiser, trained: Sequence[nn.Parameter]) -> None:
+    """Spread the frozen weights over the processes (FSDP); the few that learn stay whole."""
+    from torch.distributed.fsdp import fully_shard
+
+    ignored = set(trained)
+    lists = [part for model in denoiser.models.children() for part in model.children()]
+    for block in (one for part in lists if isinstance(part, nn.ModuleList) for one in part):
+        fully_shard(block, ignored_params=ignored)
+    fully_shard(denoiser, ignored_params=ignored)
+
+
+def average_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """The mean of the processes' gradients, in one exchange."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(together)
+    together /= torch.distributed.get_world_size()
+    for gradient, mean_of_all in zip(
+        gradients, together.split([gradient.numel() for gradient in gradients]), strict=True
+    ):
+        gradient.copy_(mean_of_all.view_as(gradient))
+
+
+class Fit:
+    """One run of the optimizer to `max_train_steps`."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        schedule: Any,  # a DDPMScheduler
+        examples: Examples,
+        settings: TrainingConfig,
+        accelerator: Accelerator,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        give_up: GiveUp,
+    ) -> None:
+        self.schedule, self.examples, self.settings = schedule, examples, settings
+        self.accelerator, self.checkpoints, self.progress = accelerator, checkpoints, progress
+        self.give_up = give_up
+        self.objective = OBJECTIVES[settings.objective]
+        self.weights = trained_weights(pipe)
+        self.optimizer = OPTIMIZERS[settings.optimizer](list(self.weights.values()), settings)
+        self.rates = get_scheduler(
+            settings.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=settings.max_train_steps,
+        ).lr_lambdas[0]
+        self.average = [weight.detach().clone() for weight in self._trained] if self._ema else []
+        self.best: dict[str, Tensor] = {}
+        self.course = Course()
+        self.first = self._restore()
+        if settings.torch_compile:
+            pipe.unet.compile()
+        denoiser = Denoiser(pipe, settings, examples.geometry.scale)
+        if settings.distribution == "fsdp" and self._several:
+            shard(denoiser, self._trained)
+        self.denoiser = denoiser
+
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return list(self.weights.values())
+
+    @property
+    def _several(self) -> bool:
+        return self.accelerator.num_processes > 1
+
+    @property
+    def _ema(self) -> bool:
+        return self.settings.use_ema
+
+    def _averages(self) -> dict[str, Tensor]:
+        return dict(zip(self.weights, self.average, strict=True)) if self._ema else {}
+
+    def run(self, look: Callable[[int], None]) -> Course:
+        """Train; `look(step)` is called at each validation, with the adapter's weights in place."""
+        settings, course = self.settings, self.course
+        total, started, reported = settings.max_train_steps, time.monotonic(), 0.0
+        together = 1 if self.accelerator.device.type == "cpu" else LOSSES_TOGETHER
+        pending: list[Tensor] = []
+        paused = 0.0
+        for step in range(self.first, total):
+            pending.append(self._step(step))
+            if step == self.first:  # what cannot be kept is refused before hours are spent on it
+                split(self._state(step).content)
+            done = step + 1
+            checkpoint = done % settings.checkpointing_steps == 0 or done == total
+            validate = done == total or (
+                settings.validation_steps and done % settings.validation_steps == 0
+            )
+            if checkpoint or validate or len(pending) >= together:
+                self._take(pending)
+                pending = []
+            if checkpoint or validate:
+                began = time.monotonic()
+                self._check_weights(done)
+                if validate:
+                    self._validate(done, look)
+                if checkpoint and self.accelerator.is_main_process:
+                    self.checkpoints.save(self._state(done))
+                paused += time.monotonic() - began
+            now = time.monotonic()
+            course.steps_per_second = (done - self.first) / max(now - started - paused, 1e-9)
+            if course.losses and (checkpoint or now - reported >= REPORT_SECONDS):
+                reported = now
+                self._report(done)
+        if settings.keep_checkpoint == "best":
+            for name, weight in self.weights.items():
+                weight.data.copy_(self.best[name])
+        elif self._ema:
+            self._swap()
+        course.kept_step = self._best_step() if self.best else total
+        return course
+
+    def _step(self, step: int) -> Tensor:
+        """One step of the optimizer; the loss of this process's share."""
+        settings = self.settings
+        # For dropout. torch.manual_seed visits every kind of device, which takes its time.
+        seed = stream(settings.seed, STEP_STREAM, step, self.accelerator.process_index)
+        torch.default_generator.manual_seed(seed)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * self.rates(step)
+        losses = [self._backward(batch) for batch in self.examples.batches(step)]
+        if self._several:
+            average_gradients(self._trained)
+        self._optimize()
+        if self._ema:  # diffusers' EMAModel: the average forgets its start faster
+            decay = min(settings.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.average, [w.detach() for w in self._trained], 1 - decay)
+        return torch.stack(losses).sum()
+
+    def _optimize(self) -> None:
+        """Clip and step; by hand, because accelerate's optimizer asks a millisecond each time."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:  # float16: a step with gradients that are not finite is left out
+            scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self._trained, self.settings.max_grad_norm)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        self.optimizer.zero_grad()
+
+    def _backward(self, batch: Batch) -> Tensor:
+        loss = self._loss(batch, weighted=True)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _loss(self, batch: Batch, weighted: bool) -> Tensor:
+        """The weighted sum of the examples' losses; Min-SNR only for what is learned from."""
+        noisy = self.schedule.add_noise(batch.clean, batch.noise, batch.timesteps)
+        target = target_of(self.schedule, batch.clean, batch.noise, batch.timesteps)
+        with self.accelerator.autocast():
+            predicted = self.denoiser(noisy, batch.timesteps, self.examples.texts_of(batch))
+        losses = self.objective(predicted.float(), target.float())
+        weights = batch.weights
+        gamma = self.settings.snr_gamma if weighted else None
+        if (by_time := weights_of(self.schedule, batch.timesteps, gamma)) is not None:
+            weights = weights * by_time
+        return (weights * losses).sum()
+
+    # --- what is seen of it --------------------------------------------------------------------
+
+    def _validate(self, done: int, look: Callable[[int], None]) -> None:
+        if self._ema:
+            self._swap()
+        loss = self._validation_loss()
+        if loss is not None:
+            self.course.validation[done] = loss
+            if self.settings.keep_checkpoint == "best" and self._best_step() == done:
+                self.best = {name: w.detach().clone() for name, w in self.weights.items()}
+            self.progress(
+                f"step {done}: validation loss {loss:.4f}", step=done, validation_loss=loss
+            )
+            # One decides, and all leave together.
+            main = self.accelerator.is_main_process
+            answer = [main and self.give_up(done, loss) and done < self.settings.max_train_steps]
+            if broadcast_object_list(answer)[0]:
+                raise GivenUp(done)
+        look(done)
+        if self._ema:
+            self._swap()
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float | None:
+        """The mean loss on validation images at fixed timesteps and noise; None without any."""
+        parts = []
+        self.denoiser.eval()
+        for batch in self.examples.validation():
+            parts.append(self._loss(batch, weighted=False))
+        self.denoiser.train()
+        return float(torch.stack(parts).sum()) if parts else None
+
+    def _best_step(self) -> int:
+        return min(self.course.validation, key=lambda step: self.course.validation[step])
+
+    def _swap(self) -> None:
+        """The averaged weights for the trained ones, or back."""
+        for weight, average in zip(self._trained, self.average, strict=True):
+            kept = weight.detach().clone()
+            weight.data.copy_(average)
+            average.copy_(kept)
+
+    def _report(self, done: int) -> None:
+        settings, course = self.settings, self.course
+        loss, rate = course.recent(settings.checkpointing_steps), course.steps_per_second
+        self.progress(
+            f"step {done}/{settings.max_train_steps} loss {loss:.4f} {rate:.1f} steps/s "
+            f"{_clock((settings.max_train_steps - done) / rate)} left",
+            step=done,
+            loss=loss,
+            learning_rate=settings.learning_rate * self.rates(done - 1),
+            steps_per_second=rate,
+        )
+
+    def _take(self, pending: list[Tensor]) -> None:
+        """Fetch losses; UserError when they say that the run is lost."""
+        values = self.accelerator.reduce(torch.stack(pending), "mean")
+        before = len(self.course.losses)
+        bad = (~torch.isfinite(values)).nonzero()
+        if len(bad):
+            raise self._diverged(f"the loss became NaN at step {before + int(bad[0]) + 1}")
+        losses = self.course.losses
+        losses += values.tolist()
+        if len(losses) >= WINDOW:
+            limit = EXPLODED * max(losses[0], 1.0)
+            if (now := mean(losses[-WINDOW:])) > limit:
+                raise self._diverged(
+                    f"the loss exploded: {now:.3g} in the mean of steps "
+                    f"{len(losses) - WINDOW + 1} to {len(losses)}, more than {limit:.3g}"
+                )
+
+    def _check_weights(self, step: int) -> None:
+        if not all(torch.isfinite(weight).all() for weight in self._trained):
+            raise self._diverged(f"the adapter's weights became NaN at step {step}")
+
+    def _diverged(self, what: str) -> UserError:
+        rate = self.settings.learning_rate
+        return UserError(f"{what}: lower training.learning_rate (now {rate:g})")
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def _restore(self) -> int:
+        """Put the last checkpoint back; the steps that are done."""
+        found = [self.checkpoints.load() if self.accelerator.is_main_process else None]
+        [state] = broadcast_object_list(found)  # other machines do not see the first one's disk
+        if state is None:
+            return 0
+        content = state.content
+        for name, weight in self.weights.items():
+            weight.data.copy_(content["weights"][name])
+        for name, average in self._averages().items():
+            average.copy_(content["average"][name])
+        self.best = {name: t.to(self.examples.device) for name, t in content["best"].items()}
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
+        self.course.losses = content["losses"]
+        self.course.validation = content["validation"]
+        self.progress(f"going on from the checkpoint at step {state.step}", step=state.step)
+        return state.step
+
+    def _state(self, step: int) -> State:
+        scaler = self.accelerator.scaler
+        return State(
+            step,
+            {
+                "weights": {name: weight.detach() for name, weight in self.weights.items()},
+                "average": self._averages(),
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "losses": self.course.losses,
+                "validation": self.course.validation,
+            },
+        )
+
+
+def mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 6)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -1,0 +1,308 @@
+"""LoRA training of a diffusion base, exact and interruptible.
+
+`train` runs in worker children behind what `launch.launcher` starts, as many as `training` says.
+It learns from the training split of a dataset artefact and writes, only when all went well, into
+`output`:
+
+    pytorch_lora_weights.safetensors   loads with stock `pipe.load_lora_weights(output)`
+    training.json   loss.csv (step,loss)   validation.csv (step,validation_loss)
+    validation/*.png   validation/step-*/*.png   timings.json
+
+The order of the work: encode what will be seen (`examples`, kept in `cache`), let the encoders go,
+then run the optimizer (`fit`). Everything that is drawn at random at optimizer step k is a function
+of the seed and k alone. So a run that was killed and goes on from its last checkpoint ends in the
+bits of an undisturbed one, and on the CPU equal seeds and thread counts give equal files.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from diffusers import DDPMScheduler
+from PIL import Image
+from torch import nn
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.store import write_json
+from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion.conditioning import TEXT_ENCODERS
+from adire_assets.families.diffusion.formats.adapter_file import save_adapter
+from adire_assets.families.diffusion.sampling import Request, Sampler, left_out, told_of_long
+from adire_assets.families.diffusion.training import encoding
+from adire_assets.families.diffusion.training.cache import Facts
+from adire_assets.families.diffusion.training.checkpoint import Checkpoints
+from adire_assets.families.diffusion.training.class_images import class_images
+from adire_assets.families.diffusion.training.examples import Examples, Geometry
+from adire_assets.families.diffusion.training.fit import Course, Fit, GiveUp, mean
+from adire_assets.families.diffusion.training.fused_lora import fuse
+from adire_assets.families.diffusion.training.launch import processes_of
+from adire_assets.families.diffusion.training.layers import (
+    add_lora,
+    trained_models,
+    trained_weights,
+)
+from adire_assets.families.diffusion.training.optimizers import needs_bitsandbytes
+from adire_assets.families.diffusion.training.settings import TrainingConfig
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+ENCODING_PATIENCE = timedelta(days=2)  # of processes that wait for one that encodes
+SHOWN_CAPTIONS = 3
+
+
+def train(
+    *,
+    dataset: str,
+    base: str,
+    variant: str | None,
+    output: str,
+    training: dict,
+    work: str,
+    resolution: int,
+    device: str,
+    progress: Progress,
+    cache: str | None = None,
+    give_up: GiveUp = lambda step, validation_loss: False,
+) -> dict:
+    """Train an adapter and write it into the existing folder `output`; returns training.json.
+
+    `training` is a TrainingConfig as plain values, `device` "cpu" or "cuda". `work` is a folder for
+    checkpoints that survives a kill: a run goes on from there; the caller removes it once the
+    artefact is in place. `cache` (default: in `work`) keeps latents and text embeddings for this
+    and other runs. `give_up(step, validation_loss)` is asked on the way; GivenUp when it says so.
+    UserError when a target module does not exist, a rank is too high, a checkpoint
+    is another run's or the loss stops being a number.
+    """
+    settings = TrainingConfig.model_validate(training)
+    _refuse_impossible(settings, device)
+    encoding.make_deterministic(settings, device)
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process may train more than once
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        cpu=device == "cpu",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=ENCODING_PATIENCE)],
+    )
+    if accelerator.num_processes != processes_of(settings):
+        raise UserError(
+            f"training.num_processes is {processes_of(settings)}, but {accelerator.num_processes} "
+            "take part; start as many, or change it"
+        )
+    tell = progress if accelerator.is_main_process else _say_nothing
+    tell("loading the base model")
+    facts = encoding.facts_of(Path(base), variant, settings, device)
+    kept = Path(cache or f"{work}/cache")
+    with accelerator.local_main_process_first():
+        of_class = class_images(Path(base), variant, settings, kept / "class", facts, device, tell)
+    pipe = encoding.load(Path(base), variant)
+    schedule = _schedule(pipe, base)
+    if settings.quantization == "4bit":
+        pipe.unet = _quantized(Path(base), variant, settings)
+    add_lora(pipe, settings)
+    pipe.to(accelerator.device)
+    _speed(pipe, settings, device)
+    texts = encoding.texts_cache(pipe, kept / "texts", facts, settings, device)
+    examples = Examples(
+        Path(dataset),
+        settings,
+        geometry=_geometry(pipe, resolution, schedule),
+        latents=encoding.latents_cache(pipe, kept / "latents", facts),
+        texts=None if settings.train_text_encoder else texts,
+        device=accelerator.device,
+        class_images=of_class,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    _warn_of_long_texts(pipe, examples, settings, tell)
+    identity = identity_of(settings, examples.digest, facts, resolution)
+    checkpoints = Checkpoints(Path(work), identity)
+    started = time.monotonic()
+    fit = Fit(pipe, schedule, examples, settings, accelerator, checkpoints, tell, give_up)
+    tell("encoding images and captions")
+    local = accelerator.num_processes // settings.num_machines  # a machine has a disk of its own
+    share = slice(accelerator.local_process_index, None, local)
+    made = examples.prepare(fit.first, share)
+    tell(f"encoded {made} images and captions, the others were there")
+    accelerator.wait_for_everyone()
+    _let_encoders_go(pipe, settings)
+    folder, drawn = Path(output), Path(work) / "validation"  # a kill loses no picture
+    Path(work).mkdir(parents=True, exist_ok=True)
+
+    def look(step: int) -> None:
+        if settings.validation_prompt and accelerator.is_main_process:
+            at_end = step == settings.max_train_steps
+            images = drawn / ("" if at_end else f"step-{step:06}")
+            images.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=work) as adapter:
+                save_adapter(pipe, Path(adapter))
+                draw_validation(settings, Path(base), variant, Path(adapter), images, device)
+            shown = f"step {step}: drew {settings.num_validation_images} validation images"
+            tell(shown, pictures=images, step=step)
+
+    course = fit.run(look)
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return {}
+    save_adapter(pipe, folder)
+    if drawn.is_dir():
+        shutil.copytree(drawn, folder / drawn.name)
+    report = _report(course, settings, pipe, device)
+    _write_course(folder, course, report)
+    timings = {
+        "seconds": round(time.monotonic() - started, 3),
+        "steps_per_second": round(course.steps_per_second, 3),
+    }
+    write_json(folder / "timings.json", timings)
+    return {**report, **timings}
+
+
+def _refuse_impossible(settings: TrainingConfig, device: str) -> None:
+    if settings.mixed_precision == "fp16" and device == "cpu":
+        raise UserError("training.mixed_precision: fp16 needs a GPU; on the CPU use no or bf16")
+    if settings.quantization == "4bit":
+        needs_bitsandbytes("training.quantization: 4bit", device, "none")
+
+
+def _schedule(pipe: Any, base: str) -> Any:
+    schedule: Any = DDPMScheduler.from_config(pipe.scheduler.config)
+    if schedule.config.prediction_type not in PREDICTION_TYPES:
+        raise UserError(
+            f"base_model: {base} has a schedule of prediction_type "
+            f"{schedule.config.prediction_type}; training knows {', '.join(PREDICTION_TYPES)}"
+        )
+    return schedule
+
+
+def _quantized(base: Path, variant: str | None, settings: TrainingConfig) -> nn.Module:
+    """The UNet in NF4 (Dettmers et al. 2023, QLoRA)."""
+    from diffusers import BitsAndBytesConfig, UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(
+        base,
+        subfolder="unet",
+        variant=variant,
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=encoding.FROZEN_TYPES[settings.mixed_precision],
+        ),
+    )
+
+
+def _speed(pipe: Any, settings: TrainingConfig, device: str) -> None:
+    if settings.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+        for name in TEXT_ENCODERS if settings.train_text_encoder else ():
+            if (encoder := getattr(pipe, name, None)) is not None:
+                encoder.gradient_checkpointing_enable()
+    if settings.channels_last:
+        pipe.unet.to(memory_format=torch.channels_last)
+        for weight in trained_weights(pipe).values():  # peft's DoRA takes them for matrices
+            weight.data = weight.data.contiguous()
+    if not settings.torch_compile:  # which fuses by itself
+        for model in trained_models(pipe, settings).values():
+            fuse(model)
+    encoding.lower_precision(pipe, settings, device)
+
+
+def _geometry(pipe: Any, resolution: int, schedule: Any) -> Geometry:
+    scale = pipe.vae_scale_factor
+    return Geometry(
+        resolution=resolution,
+        multiple=scale * 2 ** (len(pipe.unet.config.block_out_channels) - 1),
+        scale=scale,
+        channels=pipe.vae.config.latent_channels,
+        scaling_factor=pipe.vae.config.scaling_factor,
+        timesteps=schedule.config.num_train_timesteps,
+    )
+
+
+def _let_encoders_go(pipe: Any, settings: TrainingConfig) -> None:
+    for name in ("vae", *(() if settings.train_text_encoder else TEXT_ENCODERS)):
+        if getattr(pipe, name, None) is not None:
+            setattr(pipe, name, None)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def identity_of(
+    settings: TrainingConfig, data: str, facts: Facts, resolution: int
+) -> dict[str, Any]:
+    """All that decides the bits of a run, flat."""
+    made = Recipe("checkpoint", "", (__name__,), facts.inputs, facts.config, facts.environment)
+    recipe = made.as_dict()
+    return {
+        **{f"training.{name}": value for name, value in settings.model_dump().items()},
+        **{f"encoded.{name}": value for name, value in {**facts.inputs, **facts.config}.items()},
+        **recipe["environment"],
+        "data": data,
+        "data.resolution": resolution,
+        "code": recipe["code"],
+    }
+
+
+def _warn_of_long_texts(
+    pipe: Any, examples: Examples, settings: TrainingConfig, tell: Progress
+) -> None:
+    """Once, with the files and what is cut; the tokenizer cuts without a word."""
+    texts = {row.file.name: row.text for row in examples.rows}
+    for name in ("validation_prompt", "class_prompt"):
+        texts[f"training.{name}"] = getattr(settings, name) or ""
+    cut = {name: rest for name, text in texts.items() if (rest := left_out(pipe, text))}
+    if cut:
+        tell(told_of_long(cut, SHOWN_CAPTIONS))
+
+
+def draw_validation(
+    settings: TrainingConfig,
+    base: Path,
+    variant: str | None,
+    adapter: Path,
+    output: Path,
+    device: str,
+) -> None:
+    """Images of `validation_prompt` with the saved adapter, as its users will get them."""
+    request = Request(
+        settings.validation_prompt or "",
+        seed=settings.seed,
+        num_inference_steps=settings.validation_num_inference_steps,
+        guidance_scale=settings.validation_guidance_scale,
+        num_images=settings.num_validation_images,
+    )
+    [images] = Sampler(base, variant, adapter, device).generate([request])
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(output / f"{number:02}.png")
+
+
+def _report(course: Course, settings: TrainingConfig, pipe: Any, device: str) -> dict[str, Any]:
+    window = settings.checkpointing_steps
+    return {
+        "steps": settings.max_train_steps,
+        "kept_step": course.kept_step,
+        "final_loss": mean(course.losses[-window:]),
+        "first_loss": mean(course.losses[:window]),
+        "validation_loss": course.validation.get(course.kept_step),
+        "trained_parameters": sum(weight.numel() for weight in trained_weights(pipe).values()),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+
+
+def _write_course(folder: Path, course: Course, report: Mapping[str, Any]) -> None:
+    write_json(folder / "training.json", report)
+    for name, heading, rows in (
+        ("loss", "loss", enumerate(course.losses, start=1)),
+        ("validation", "validation_loss", sorted(course.validation.items())),
+    ):
+        lines = [f"step,{heading}", *(f"{step},{loss:.6g}" for step, loss in rows)]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _say_nothing(message: str, pictures: Path | None = None, **numbers: float) -> None:
+    """The progress of all processes but the first."""

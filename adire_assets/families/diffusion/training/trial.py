@@ -1,0 +1,40 @@
+"""One trial of a search, in a worker child: a training that may be given up on its way."""
+
+from typing import Any
+
+from adire_assets.core.worker import Progress, importing
+
+FIRST_TRIALS = 4  # that nobody gives up: there is nothing to compare them with
+
+
+def run(
+    *, storage: str, study: str, number: int, progress: Progress, **arguments: Any
+) -> dict[str, Any]:
+    """Train; {"validation_loss": of the adapter, "given_up_at": a step or None}.
+
+    `arguments` are those of `lora.train`. Each validation loss goes into trial `number` of the
+    Optuna study in `storage`, whose pruner then says whether to go on.
+    """
+    with importing():
+        import optuna
+
+        from adire_assets.families.diffusion.training import lora
+        from adire_assets.families.diffusion.training.fit import GivenUp
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS)
+    opened = optuna.load_study(study_name=study, storage=storage, pruner=pruner)
+    [found] = [trial for trial in opened.trials if trial.number == number]
+    trial = optuna.Trial(opened, found._trial_id)
+
+    def give_up(step: int, validation_loss: float) -> bool:
+        trial.report(validation_loss, step)
+        return trial.should_prune()
+
+    try:
+        report = lora.train(**arguments, progress=progress, give_up=give_up)
+    except GivenUp as given_up:
+        return {"validation_loss": None, "given_up_at": given_up.step}
+    if not report:  # of the processes that help the first one
+        return {}
+    return {"validation_loss": report["validation_loss"], "given_up_at": None}

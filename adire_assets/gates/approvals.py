@@ -1,0 +1,330 @@
+"""A person's word on a release, asked for by `evaluation.gates.human_approval: required`.
+
+<home>/approvals/<model>/<N>.json lists what happened to release N, and only grows:
+
+    held       its deployment was asked for, and waits
+    sheet      a blind A/B sheet was made: its nonce and pairs
+    rated      a rating of such a sheet was handed in: who chose what
+    approved   who, why, and what all ratings said that it rests on, if any
+    revoked    who took the approval back, and why
+    rejected   the ratings did not show that it is better; it gives and takes nothing
+
+Each entry carries the hashes of what it is about (repository, adapter, evaluation) and says nothing
+about a release of other content. The project's files are all that is read here; whether a release
+may be approved at all is `approving.approve`'s to ask, and `promotion.require_release` keeps what
+lacks an approval from every target.
+"""
+
+import getpass
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import lock, read_json, write_json
+from adire_assets.serving import record, release
+from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.release import ReleaseRecord
+
+SECRET_BYTES = 32
+SENT_BACK = ("rolled_back", "cancelled")  # how a rollout ends that is not to be tried again
+
+
+class Waiting(UserError):
+    """A release that may go live as soon as a person says so."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event of a release.
+
+    `rating` of a sheet: {"nonce", "champion", "pairs": {name: [prompt, seed]}}; of what was rated:
+    {"nonce", "champion", "rater", "votes"}; of a decision: {"wins", "losses", "ties"} of prompts,
+    "pairs" (the same), "raters", "sheets", "look", "champion"; see `ratings`.
+    """
+
+    action: Literal["held", "sheet", "rated", "approved", "revoked", "rejected"]
+    at: str
+    content: dict[str, str]
+    by: str | None = None
+    reason: str | None = None
+    rating: dict[str, Any] | None = None
+
+    def told(self) -> str:
+        """Such as "by ada: the circles are rounder (14 of 16 decided prompts won)"."""
+        counted = f" ({figures(self.rating)})" if self.rating else ""
+        return f"by {self.by} at {self.at}: {self.reason}{counted}"
+
+
+@dataclass(frozen=True)
+class Approval:
+    """An approval that holds. `key` differs from that of every other approval."""
+
+    record: ReleaseRecord
+    entry: Entry
+    key: str
+
+
+def content_of(record: ReleaseRecord) -> dict[str, str]:
+    """What an approval is about, by content hash."""
+    parts = {
+        "repository": record.repository,
+        "adapter": record.adapter,
+        "evaluation": record.evaluation,
+    }
+    return {name: reference["content_hash"] for name, reference in parts.items()}
+
+
+def history(project: Project, model: str, number: int) -> list[Entry]:
+    """All that happened to a release, also while it was of other content."""
+    path = _path(project, model, number)
+    return [Entry(**entry) for entry in read_json(path)["entries"]] if path.is_file() else []
+
+
+def approval(project: Project, record: ReleaseRecord) -> Approval | None:
+    """The approval of exactly this content, unless it was revoked."""
+    found = None
+    for place, entry in enumerate(history(project, record.model, record.number)):
+        if entry.content != content_of(record):
+            continue
+        if entry.action == "approved":
+            key = f"{record.model}@{record.number}#{place}-{entry.at}"
+            found = Approval(record, entry, key)
+        elif entry.action == "revoked":
+            found = None
+    return found
+
+
+def sentence(record: ReleaseRecord) -> str:
+    """What every door says of a release that waits."""
+    name = f"{record.model}@{record.number}"
+    return (
+        f"release {record.number} of {record.model} waits for approval: "
+        f"adire approve {name} --reason '...'"
+    )
+
+
+def require(project: Project, record: ReleaseRecord) -> None:
+    """Waiting unless a person has approved this release as it is."""
+    if approval(project, record) is None:
+        raise Waiting(sentence(record))
+
+
+# --- which releases wait, and which may go on ------------------------------------------------
+
+
+def waiting(project: Project, model: str) -> list[ReleaseRecord]:
+    """The releases that were to be deployed and lack an approval; not what was overtaken since."""
+    return [one for one in asked_for(project, model) if approval(project, one) is None]
+
+
+def resumable(project: Project, model: str) -> Approval | None:
+    """The approval of the release that was asked for last, of those that wait for nothing else."""
+    found = [approval(project, one) for one in asked_for(project, model)]
+    return next((one for one in reversed(found) if one), None)
+
+
+def on_hold(project: Project, model: str) -> str | None:
+    """What becomes of the release that was asked for last and is not on its way, in a sentence."""
+    asked = asked_for(project, model)
+    if not asked:
+        return None
+    if approval(project, asked[-1]) is None:
+        return sentence(asked[-1])
+    return f"release {asked[-1].number} of {model} is approved; {model}_approval deploys it"
+
+
+def is_live(project: Project, wanted: ReleaseRecord) -> bool:
+    """Whether a release is what serves on every target."""
+    return all(state.live == wanted.number for state in _states(project, wanted.model))
+
+
+def asked_for(project: Project, model: str) -> list[ReleaseRecord]:
+    """What was held after what is live was asked for, and neither sent back nor quarantined since.
+
+    The one that was asked for last comes last.
+    """
+    states = _states(project, model)
+    since = _asked_at(project, states[-1])
+    found = []
+    for one in release.records(project, model):
+        held = _held(project, one)
+        if held is None or held < since or is_live(project, one):
+            continue
+        ends = [last for state in states if (last := state.last_rollout)]
+        sent_back = any(
+            end["number"] == one.number and end["outcome"] in SENT_BACK and end["at"] >= held
+            for end in ends
+        )
+        if not sent_back and record.quarantined(project, model, one.number) is None:
+            found.append((held, one.number, one))
+    return [one for *_, one in sorted(found, key=lambda item: item[:2])]
+
+
+def _states(project: Project, model: str) -> list[DeploymentRecord]:
+    return [record.read(project, target, model) for target in load_fleet(project).targets]
+
+
+def _held(project: Project, record: ReleaseRecord) -> str | None:
+    """When the deployment of this content was last held."""
+    times = [
+        entry.at
+        for entry in history(project, record.model, record.number)
+        if entry.action == "held" and entry.content == content_of(record)
+    ]
+    return max(times, default=None)
+
+
+def _asked_at(project: Project, state: DeploymentRecord) -> str:
+    """When what is live was asked for: then, and not when it came, it overtook what waits."""
+    held = None
+    if state.live is not None and state.history[-1]["action"] == "deploy":
+        held = _held(project, release.read_record(project, state.model, state.live))
+    return held or state.since or ""
+
+
+# --- what a person does ------------------------------------------------------------------------
+
+
+def hold(project: Project, wanted: ReleaseRecord, asked: str | None = None) -> None:
+    """Note that a deployment waits; nothing to do where that stands already.
+
+    `asked`: when it was asked for, by default now. What went live since then has overtaken it.
+    """
+    with kept(project, wanted):
+        if wanted.number not in {one.number for one in asked_for(project, wanted.model)}:
+            add(project, wanted, Entry("held", asked or record.now(), content_of(wanted)))
+
+
+def approve(
+    project: Project,
+    wanted: ReleaseRecord,
+    reason: str,
+    by: str | None = None,
+    rating: Mapping[str, Any] | None = None,
+) -> Entry:
+    """Let a release go live as it is. UserError without a reason, or when it is approved."""
+    _require_reason(reason, "an approval")
+    with kept(project, wanted):
+        refuse_approved(project, wanted)
+        counted = dict(rating) if rating else None
+        who = by or ", ".join((counted or {}).get("raters", [])) or _user()
+        entry = Entry("approved", record.now(), content_of(wanted), who, reason, counted)
+        add(project, wanted, entry)
+    return entry
+
+
+def refuse_approved(project: Project, wanted: ReleaseRecord) -> None:
+    """UserError for a release that is approved: an approval is never replaced unseen."""
+    if known := approval(project, wanted):
+        name = f"{wanted.model}@{wanted.number}"
+        raise UserError(
+            f"release {wanted.number} of {wanted.model} is approved already, "
+            f"{known.entry.told()}; to approve it anew, first: adire revoke {name} --reason '...'"
+        )
+
+
+def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None = None) -> Entry:
+    """Take an approval back. UserError when there is none, or the release has gone on its way."""
+    _require_reason(reason, "taking an approval back")
+    model, number = wanted.model, wanted.number
+    # A rollout begins under this lock, and asks for the approval again in it.
+    with lock(project, f"rollout-{model}"), kept(project, wanted):
+        if approval(project, wanted) is None:
+            raise UserError(f"release {number} of {model} is not approved")
+        for state in _states(project, model):
+            on_its_way = state.rollout is not None and state.rollout.number == number
+            if on_its_way or state.live == number:
+                raise UserError(
+                    f"release {number} of {model} is {'on its way' if on_its_way else 'live'} on "
+                    f'{state.target}; `adire rollback {model} --reason "..."` takes it away'
+                )
+        entry = Entry("revoked", record.now(), content_of(wanted), by or _user(), reason)
+        add(project, wanted, entry)
+    return entry
+
+
+def note_sheet(
+    project: Project, wanted: ReleaseRecord, champion: int, nonce: str, pairs: Mapping[str, Any]
+) -> None:
+    """Keep that a blind sheet was made, and which prompt and seed each of its pairs is."""
+    about = {"nonce": nonce, "champion": champion, "pairs": dict(pairs)}
+    with kept(project, wanted):
+        add(project, wanted, Entry("sheet", record.now(), content_of(wanted), rating=about))
+
+
+def rating_secret(project: Project) -> bytes:
+    """What only this project knows, by which its A/B sheets are shuffled; made on first use."""
+    path = project.home / "rating_secret"
+    with lock(project, "rating-secret"):
+        if not path.is_file():
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(SECRET_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        return path.read_bytes()
+
+
+def figures(rating: Mapping[str, Any]) -> str:
+    """Such as "12 of 15 decided prompts won (0.80), 1 ties; 28 of 36 decided pairs, 2 raters, 1 of
+    1 sheets"."""
+    pairs = rating.get("pairs")
+    told = _share(rating, "prompts" if pairs else "pairs")  # pairs alone were counted once
+    if not pairs:
+        return told
+    raters, sheets = len(rating["raters"]), rating["sheets"]
+    return (
+        f"{told}; {pairs['wins']} of {pairs['decided']} decided pairs, "
+        f"{raters} {'rater' if raters == 1 else 'raters'}, {sheets['rated']} of {sheets['made']} "
+        "sheets"
+    )
+
+
+def _share(counted: Mapping[str, Any], of_what: str) -> str:
+    decided = counted["wins"] + counted["losses"]
+    ties = f", {counted['ties']} ties" if counted["ties"] else ""
+    rate = f" ({counted['wins'] / decided:.2f})" if decided else ""
+    return f"{counted['wins']} of {decided} decided {of_what} won{rate}{ties}"
+
+
+# --- the file ----------------------------------------------------------------------------------
+
+
+def kept(project: Project, wanted: ReleaseRecord) -> AbstractContextManager[None]:
+    """Alone with the file of a release."""
+    return lock(project, f"approvals-{wanted.model}-{wanted.number}")
+
+
+def add(project: Project, wanted: ReleaseRecord, entry: Entry) -> None:
+    """Write an entry; the caller holds the file by `kept`."""
+    entries = [*history(project, wanted.model, wanted.number), entry]
+    write_json(
+        _path(project, wanted.model, wanted.number),
+        {"entries": [asdict(one) for one in entries]},
+    )
+
+
+def _path(project: Project, model: str, number: int) -> Path:
+    return project.home / "approvals" / model / f"{number}.json"
+
+
+def _require_reason(reason: str, what: str) -> None:
+    if not reason.strip():
+        raise UserError(f"{what} needs a reason, which is kept with the release")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise UserError("this account has no name; say who decides with --by NAME") from None

@@ -1,0 +1,207 @@
+"""Which of the files that decide about going live are not as the commit says.
+
+The sensors bring a model live from what is committed only, so that somebody could review it, unless
+the committed configs/models/<model>.yaml says `require_clean_commit: false`. (In the working tree
+alone that key would switch itself off.) Files are compared by content with the tree of HEAD: what
+is ignored, or hidden by `git update-index --assume-unchanged`, counts like any other.
+
+Without git there is no commit to compare with: such a copy is named by its build stamp (see
+`lineage.code_identity`), and goes live as it is.
+
+Weights that a .dvc file tracks must be those that it names. (Of images the dataset step asks that.)
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from adire_assets.config.fleet import fleet_file
+from adire_assets.config.model import load_model
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.tracking.dvc import files
+from adire_assets.tracking.dvc.working_tree import differences
+
+OPTION = "require_clean_commit"
+# Folders, relative to the project: every file of these endings below them decides.
+# Envoy's .lua says what counts as a failed answer; .js and .j2 are the blind sheet, which rates.
+CODE = {
+    lineage.PACKAGE: (".py", ".lua", ".js", ".j2"),
+    "triton_models": (".py", ".pbtxt"),
+    "base_models": (".dvc",),
+}
+TOP = "dagster_defs.py"
+SHOWN = 5
+# As a hook sets them, they would name another checkout.
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+
+
+def uncommitted(project: Project, model: str) -> list[str]:
+    """Each file that decides about `model` and is not what HEAD holds, such as
+    "configs/models/indigo.yaml (changed)"; empty where there is no git.
+
+    UserError when git is there and does not answer.
+    """
+    top = _top(project.root)
+    if top is None:
+        return []
+    wanted = sorted({os.path.relpath(path, top) for path in _deciding(project, model)})
+    inside = [name for name in wanted if not name.startswith("..")]
+    folders = [os.path.relpath(project.root / name, top) for name in CODE]
+    committed = _tree(top, [*inside, *folders])
+    present = [name for name in inside if (top / name).is_file()]
+    now = dict(zip(present, _hashes(top, present), strict=True))
+    found = {name: "outside the repository" for name in wanted if name not in inside}
+    for name in {*inside, *committed}:
+        if name not in committed:
+            found[name] = "not in the commit"
+        elif name not in now:
+            if _counts(project, top / name, inside, top):
+                found[name] = "deleted"
+        elif now[name] != committed[name]:
+            found[name] = "changed"
+    return [
+        f"{name} ({how})" for name, how in sorted((found | _other_weights(project, model)).items())
+    ]
+
+
+def required(project: Project, model: str) -> bool:
+    """Whether the sensors of `model` may go live from a clean commit only; what HEAD says."""
+    top = _top(project.root)
+    if top is None:
+        return False
+    name = os.path.relpath(project.model_file(model), top)
+    done = _git(top, "show", f"HEAD:{Path(name).as_posix()}", check=False)
+    try:
+        tree = YAML(typ="safe").load(done) if done else None
+    except YAMLError:
+        return True
+    return not (isinstance(tree, dict) and tree.get(OPTION) is False)
+
+
+def hindrance(project: Project, model: str) -> str | None:
+    """Why the sensors must not bring `model` live now, in a sentence; None when they may."""
+    if not required(project, model) or not (found := uncommitted(project, model)):
+        return None
+    return (
+        f"not committed: {listed(found)}; commit them, or commit `{OPTION}: false` in "
+        f"{os.path.relpath(project.model_file(model), project.root)}; `adire materialize {model}` "
+        "goes on without"
+    )
+
+
+def listed(files: list[str]) -> str:
+    """The first of them, and how many others."""
+    more = len(files) - SHOWN
+    return ", ".join(files[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _deciding(project: Project, model: str) -> Iterator[Path]:
+    """The files that decide about `model`, as they are in the working tree."""
+    yield project.model_file(model)
+    yield fleet_file(project)
+    yield project.root / TOP
+    try:
+        config = load_model(project, model)
+    except UserError:  # its own file is named above, and nothing is read from it
+        config = None
+    if config:
+        yield project.root / config.data.dvc_file
+        if config.evaluation.prompt_set:
+            yield project.root / config.evaluation.prompt_set
+    for name, endings in CODE.items():
+        for path in (project.root / name).rglob("*"):
+            if path.suffix in endings and path.is_file():
+                yield path
+
+
+def _other_weights(project: Project, model: str) -> dict[str, str]:
+    """Weights in the project that are not those of their .dvc file: the commit pins others."""
+    try:
+        config = load_model(project, model)
+    except UserError:  # told by its own file
+        return {}
+    found = {}
+    for source in (config.base_model, config.evaluation.judge):
+        path = (project.root / source.source).resolve()
+        pinned = source.is_hub or source.sha256
+        if pinned or not path.exists() or not path.is_relative_to(project.root):
+            continue
+        for place in (path, *path.parents):
+            file = place.with_name(f"{place.name}.dvc")
+            if not file.is_relative_to(project.root):
+                break
+            if file.is_file():
+                name = files.relative(project, file)
+                for output in files.outputs_of(project, name):
+                    if path.is_relative_to(output.path) and differences(project, output):
+                        found[source.source] = f"not what {name} says"
+                break
+    return found
+
+
+def _counts(project: Project, path: Path, inside: list[str], top: Path) -> bool:
+    """Whether a file that is in the commit alone would decide."""
+    if os.path.relpath(path, top) in inside:
+        return True
+    return any(
+        path.is_relative_to(project.root / name) and path.suffix in endings
+        for name, endings in CODE.items()
+    )
+
+
+def _top(root: Path) -> Path | None:
+    """The checkout that holds the project; None where there is none, or it ignores the project."""
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        return None
+    top = Path(_git(root, "rev-parse", "--show-toplevel").strip())
+    configs = root / "configs"
+    if top != root and not _git(root, "ls-files", "--", str(configs), check=False):
+        return None
+    return top
+
+
+def _tree(top: Path, paths: list[str]) -> dict[str, str]:
+    """{path: blob} of HEAD below `paths`; empty before the first commit."""
+    listing = _git(top, "ls-tree", "-rz", "--full-tree", "HEAD", "--", *paths, check=False)
+    entries = (line.partition("\t") for line in listing.split("\0") if line)
+    return {name: facts.split()[2] for facts, _, name in entries}
+
+
+def _hashes(top: Path, names: list[str]) -> list[str]:
+    """The blob that `git add` would make of each file."""
+    if not names:
+        return []
+    return _git(top, "hash-object", "--stdin-paths", given="\n".join(names) + "\n").split()
+
+
+def _git(folder: Path, *arguments: str, given: str | None = None, check: bool = True) -> str:
+    # Pathspecs are names, whatever characters they hold.
+    command = ["git", "-C", str(folder), "--literal-pathspecs", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    try:
+        done = subprocess.run(
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            env=environment,
+            timeout=30,
+        )
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is a git checkout and there is no git to ask what is committed; install git"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"git {arguments[0]} does not answer in {folder}") from None
+    if done.returncode and check:
+        said = " ".join(done.stderr.split()) or f"status {done.returncode}"
+        raise UserError(f"git cannot tell what is committed in {folder}: {said}")
+    return done.stdout if not done.returncode else ""

@@ -1,0 +1,131 @@
+"""The policy that a verdict is held against, so that a weaker one does not pass unseen.
+
+The policy before is that of the verdict by which what is live went live. While nothing is live it
+is, key by key, the strictest of the model's earlier verdicts: a refused release does not pass
+unseen by lowering a threshold in two steps. A verdict under a weaker policy says so, key by key, in
+`Verdict.weakened`; the release, its record and its page keep that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.gates import GateConfig
+from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Store
+from adire_assets.families.diffusion import weights
+from adire_assets.gates import committed, policy
+from adire_assets.serving import record
+
+VERDICT = "promotion_verdict"
+EARLIER = "the verdicts before it"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A policy, and what it asks less than that of `than`, such as "release 3".
+
+    `weakened`: see `policy.weakenings`.
+    """
+
+    policy: Mapping[str, Any]
+    than: str
+    weakened: list[dict[str, Any]]
+
+    def told(self) -> str:
+        """That in a sentence, empty when nothing is weaker."""
+        return policy.told(self.than, self.weakened)
+
+    def facts(self) -> dict[str, Any]:
+        """What a verdict's manifest keeps."""
+        return {"policy": dict(self.policy), "weaker_than": self.than, "weakened": self.weakened}
+
+
+def of_evaluation(project: Project, evaluation: Artefact, gates: GateConfig) -> Compared:
+    """The policy that judges `evaluation` by `gates`, against the one before."""
+    made = evaluation.manifest["recipe"]
+    judge = made["inputs"].get("judge")
+    return _compared(project, evaluation.model, gates, made["config"], judge, evaluation)
+
+
+def of_today(project: Project, model: str) -> Compared:
+    """What the project's files say now, against the policy before."""
+    config = load_model(project, model)
+    settings = evaluation_settings(project, config.evaluation)
+    judge = weights.known_judge(project, model)
+    found = judge.content_hash if judge else None
+    return _compared(project, model, config.evaluation.gates, settings, found, None)
+
+
+def told_today(project: Project, model: str) -> str:
+    """`of_today` in a sentence; where that cannot be told, why."""
+    try:
+        return of_today(project, model).told()
+    except UserError as error:
+        return f"cannot tell: {error}"
+
+
+def refused_before(project: Project, evaluation: Artefact) -> int:
+    """How many other adapters a verdict refused since what is live went live: each was a chance."""
+    own = adapter_of(evaluation)
+    state = record.read(project, list(load_fleet(project).targets)[-1], evaluation.model)
+    verdicts = [one.manifest for one in Store(project).known(evaluation.model, VERDICT)]
+    refused = {
+        facts["adapter"]
+        for facts in verdicts
+        if facts.get("passed") is False and facts["created"] >= (state.since or "")
+    }
+    return len(refused - {own})
+
+
+def adapter_of(evaluation: Artefact) -> str:
+    """The content hash of the adapter that an evaluation is of."""
+    return str(evaluation.manifest["lora_weights"]["content_hash"])
+
+
+def uncommitted(project: Project, model: str) -> list[str]:
+    """`committed.uncommitted`; when git does not answer, that it does not."""
+    try:
+        return committed.uncommitted(project, model)
+    except UserError as error:
+        return [str(error)]
+
+
+def _compared(
+    project: Project,
+    model: str,
+    gates: GateConfig,
+    settings: Mapping[str, Any],
+    judge: str | None,
+    evaluation: Artefact | None,
+) -> Compared:
+    fleet = load_fleet(project)
+    images = load_model(project, model).serving.parity_images
+    now = policy.of(gates, settings, judge, images, fleet)
+    store = Store(project)
+    state = record.read(project, list(fleet.targets)[-1], model)
+    if state.live is not None:
+        verdict = store.recall(state.verdict) if state.verdict else None
+        if verdict is None or verdict.kind != VERDICT:
+            return Compared(now, "", [])
+        before, facts = _of_verdict(store, verdict), verdict.manifest
+        own = evaluation and facts["evaluation"]["content_hash"] == evaluation.content_hash
+        if own and policy.same(before, now):  # judged again by what brought it live
+            return Compared(now, facts.get("weaker_than", ""), facts.get("weakened", []))
+        return Compared(now, f"release {state.live}", policy.weakenings(before, now))
+    made = sorted(store.known(model, VERDICT), key=lambda one: one.manifest["created"])
+    others = [one for verdict in made if not policy.same(one := _of_verdict(store, verdict), now)]
+    return Compared(now, EARLIER, policy.weakenings(policy.strictest(others), now))
+
+
+def _of_verdict(store: Store, verdict: Artefact) -> Mapping[str, Any]:
+    facts = verdict.manifest
+    if "policy" in facts:
+        return dict(facts["policy"])
+    # One that was made before verdicts kept it.
+    made = store.recall(facts["evaluation"]).manifest["recipe"]
+    judge = {"judge_content": found} if (found := made["inputs"].get("judge")) else {}
+    return {"gates": facts["recipe"]["config"], "evaluation": {**made["config"], **judge}}

@@ -1,0 +1,219 @@
+"""What decides about going live, and whether it is weaker than it was.
+
+    of(...)                    {"gates", "evaluation", "serving", "rollout"}: all of it, plain JSON
+    weakenings(before, now)    what `now` asks less of a release, or asks in another way
+    told(than, found)          that in a sentence, gate by gate
+
+Contract: pure functions of plain JSON; `gates.policies` says what the policy before is.
+A key is dotted, such as "gates.clip_s_minimum" or "rollout.local.error_rate_maximum". RULES says
+for each when it is weaker. A change of how releases are evaluated (prompts, seeds, judge) counts as
+well, since the same threshold means something else then.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adire_assets.config.fleet import FleetConfig
+    from adire_assets.config.gates import GateConfig
+
+Policy = Mapping[str, Any]
+ABSENT = "absent"  # a key that is no longer there, such as a margin that was taken away
+SHOWN_CHARACTERS = 60
+TARGET_KEY = re.compile(r"rollout\.([^.]+)\.(.+)")  # target, limit
+
+
+def _higher(before: Any, now: Any) -> bool:
+    """Without a bound nothing is asked."""
+    return before is not None and (now in (None, ABSENT) or now > before)
+
+
+def _lower(before: Any, now: Any) -> bool:
+    return before is not None and (now in (None, ABSENT) or now < before)
+
+
+def _other(before: Any, now: Any) -> bool:
+    return bool(now != before)
+
+
+def _allowed(before: Any, now: Any) -> bool:
+    """Ranges of versions: nothing is stricter than none."""
+    return now not in (before, None, ABSENT)
+
+
+def _bolder(before: list[int], now: Any) -> bool:
+    """Steps of a rollout: fewer of them, or a larger share at once."""
+    return bool(now == ABSENT or len(now) < len(before) or now[0] > before[0])
+
+
+def _fewer(before: list[str], now: Any) -> bool:
+    return bool(now == ABSENT or {*before} - {*now})
+
+
+def _never(before: Any, now: Any) -> bool:
+    return False
+
+
+Rule = Callable[[Any, Any], bool]
+# The first pattern that fits a whole key says when it is weaker; a key that none fits counts when
+# it is another.
+RULES: tuple[tuple[str, Rule], ...] = (
+    (r"gates\.champion\.margins\..*", _higher),
+    (r"gates\.compatibility\.allow\..*", _allowed),
+    (r"gates\..*_maximum", _higher),
+    (r"gates\..*_minimum|gates\..*confidence", _lower),
+    (r"gates\.human_(win_rate|minimum_pairs)|gates\.kid_below_base", _lower),
+    (r"gates\.human_approval", lambda before, now: before == "required" != now),
+    (r"serving\.parity_images", _lower),
+    (r"rollout\.on_failure", lambda before, now: before == "rollback" != now),
+    (r"rollout\.[^.]*\.steps", _bolder),
+    (r"rollout\.[^.]*\.promotion_quantiles", _fewer),
+    (r"rollout\.[^.]*\.(mirrored_percent|maximum_seconds|judged_images|replays_maximum)", _never),
+    (r"rollout\.[^.]*\.(.*_maximum|.*_maximum_.*|latency_slack_seconds)", _higher),
+    (r"rollout\.[^.]*\.(minimum_.*|.*confidence)", _lower),
+)
+
+
+def of(
+    gates: "GateConfig",
+    evaluation: Mapping[str, Any],
+    judge: str | None,
+    parity_images: int,
+    fleet: "FleetConfig",
+) -> dict[str, Any]:
+    """All that decides. `evaluation` is what `roots.evaluation_settings` gives, `judge` the content
+    hash of its weights, None where that is not known."""
+    targets = {name: target.rollout.model_dump() for name, target in fleet.targets.items()}
+    return {
+        "gates": gates.model_dump(),
+        "evaluation": {**evaluation, **({"judge_content": judge} if judge else {})},
+        "serving": {"parity_images": parity_images},
+        "rollout": {**targets, "on_failure": fleet.on_failure},
+    }
+
+
+def weakenings(before: Policy, now: Policy) -> list[dict[str, Any]]:
+    """What `now` asks less than `before`: {"key", "before", "now"}, None for no bound.
+
+    What `before` knows nothing of cannot be compared, and is left out; but the limits of a new
+    target are held against the strictest of the targets before.
+    """
+    new = _flat(now)
+    old = _with_new_targets(_flat(before), new)
+    return [
+        {"key": key, "before": value, "now": None if new.get(key, ABSENT) == ABSENT else new[key]}
+        for key, value in old.items()
+        if _rule(key)(value, new.get(key, ABSENT))
+    ]
+
+
+def same(before: Policy, now: Policy) -> bool:
+    """Whether all that `before` knows of is as it was."""
+    new = _flat(now)
+    old = _with_new_targets(_flat(before), new)
+    return all(new.get(key, ABSENT) == value for key, value in old.items())
+
+
+def strictest(policies: Iterable[Policy]) -> dict[str, Any]:
+    """Of each key the strictest value, or the latest where none is stricter; flat."""
+    found: dict[str, Any] = {}
+    for policy in policies:
+        for key, value in _flat(policy).items():
+            if key not in found or _rule(key) is _other or not _rule(key)(found[key], value):
+                found[key] = value
+    return found
+
+
+def gate_of(key: str) -> str | None:
+    """The gate that a key belongs to, such as champion_kid; None for what is no gate's."""
+    if found := re.fullmatch(r"gates\.champion\.margins\.(.*)", key):
+        return f"champion_{found[1]}"
+    if key == "gates.nsfw_probability_maximum":
+        return "safety"
+    found = re.fullmatch(
+        r"gates\.(.*?)(_minimum|_mebibytes_maximum|_seconds_maximum|_maximum)?", key
+    )
+    return found[1] if found else None
+
+
+def is_unordered(key: str) -> bool:
+    """Whether any change of a key counts, since no value is stricter than another."""
+    return _rule(key) is _other
+
+
+def never_weaker(key: str) -> bool:
+    """Whether a key asks nothing of a release."""
+    return _rule(key) is _never
+
+
+def told(than: str, found: Iterable[Mapping[str, Any]]) -> str:
+    """Such as "weaker than that of release 3: gates.clip_s_minimum 1.52 -> 0.5"."""
+    weaker: list[str] = []
+    otherwise: list[str] = []
+    for one in found:
+        (otherwise if one["key"].startswith("evaluation.") else weaker).append(change(one))
+    parts = [f"weaker than that of {than}: {', '.join(weaker)}"] if weaker else []
+    if otherwise:
+        parts.append(f"evaluated in another way than {than}: {', '.join(otherwise)}")
+    return "; ".join(parts)
+
+
+def change(weakening: Mapping[str, Any]) -> str:
+    """Such as "gates.clip_s_minimum 1.52 -> 0.5"."""
+    before, now = shown(weakening["before"]), shown(weakening["now"])
+    return f"{weakening['key']} {f'{before} -> {now}' if before != now else 'is another'}"
+
+
+def _rule(key: str) -> Rule:
+    return next((rule for pattern, rule in RULES if re.fullmatch(pattern, key)), _other)
+
+
+def _stricter(key: str, one: Any, other: Any) -> Any:
+    return one if _rule(key)(one, other) else other
+
+
+def _with_new_targets(old: Mapping[str, Any], new: Iterable[str]) -> dict[str, Any]:
+    """Flat `old`, and for each target that only `new` has the strictest limits of the others."""
+    limits: dict[str, list[Any]] = {}
+    targets: set[str] = set()
+    for key, value in old.items():
+        if found := TARGET_KEY.fullmatch(key):
+            targets.add(found[1])
+            limits.setdefault(found[2], []).append(value)
+    added = {
+        key: limits[found[2]]
+        for key in new
+        if (found := TARGET_KEY.fullmatch(key)) and found[1] not in targets and found[2] in limits
+    }
+    return {
+        **old,
+        **{
+            key: reduce(partial(_stricter, key), values)
+            for key, values in added.items()
+            if not is_unordered(key)
+        },
+    }
+
+
+def _flat(policy: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value}; lists and what a prompt set holds are values."""
+    found: dict[str, Any] = {}
+    for name, value in policy.items():
+        if isinstance(value, Mapping) and name.rpartition(".")[2] != "prompt_set":
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value for people, cut short."""
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping) and "prompts" in value:
+        return f"{len(value['prompts'])} prompts"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

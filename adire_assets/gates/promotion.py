@@ -1,0 +1,340 @@
+"""What stands between an evaluation and a live release.
+
+That is the verdict, parity with what was evaluated, compatible software, and a person's approval
+where one is asked for.
+
+`require_release` is asked again at every deployment, for the release's own manifest and the policy
+of today: no order of materializations and no other Dagster instance leads past it.
+"""
+
+import filecmp
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.gates import GateConfig
+from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
+from adire_assets.families.diffusion import weights
+from adire_assets.gates import approvals, measurements, policies, upgrades
+from adire_assets.gates.committed import listed
+from adire_assets.gates.verdict import Verdict, decide
+from adire_assets.serving import release
+from adire_assets.serving.rollout import deployment
+from adire_assets.tracking import registry
+
+if TYPE_CHECKING:
+    from adire_assets.gates.comparison import Comparison
+
+VERDICT_MODULES = ("adire_assets.gates.verdict", "adire_assets.gates.comparison")
+
+
+def champion_to_beat(project: Project, evaluation: Artefact) -> release.ReleaseRecord | None:
+    """The live release; None when there is none, or when it is the evaluated adapter itself."""
+    number = deployment.champion(project, load_fleet(project), evaluation.model)
+    if number is None:
+        return None
+    champion = release.read_record(project, evaluation.model, number)
+    return None if champion.is_of(evaluation.manifest) else champion
+
+
+def beaten_before(project: Project, evaluation: Artefact) -> Artefact | None:
+    """The evaluation that the live release was held against on its way, when `evaluation` is its
+    own; None for a first release, and once it is no longer comparable."""
+    number = deployment.champion(project, load_fleet(project), evaluation.model)
+    if number is None:
+        return None
+    store, live = Store(project), release.read_record(project, evaluation.model, number)
+    champion = store.recall(live.verdict).manifest.get("champion")
+    if champion is None or not live.is_of(evaluation.manifest):
+        return None
+    found = store.recall(champion)
+    return found if store.holds(found) and _way(found) == _way(evaluation) else None
+
+
+def comparable_evaluation(
+    project: Project, evaluation: Artefact, champion: release.ReleaseRecord
+) -> Artefact | None:
+    """An evaluation of the champion that differs from `evaluation` in the adapter alone (and in
+    the base that it was trained on), None when the store has none."""
+    wanted = _way(evaluation)
+    store = Store(project)
+    for one in store.artefacts(evaluation.model, evaluation.kind):
+        if champion.is_of(one.manifest) and _way(one) == wanted:
+            return store.open(one.reference())
+    return None
+
+
+def verdict_of(
+    project: Project, evaluation: Artefact, policy: GateConfig, champion: Artefact | None
+) -> Built:
+    """The verdict about an evaluation, under the hashes of evaluation, policy and `champion`: the
+    champion's comparable evaluation, None when there is nothing to compare with. It says what the
+    policy asks less than the one before (see `policies`)."""
+    compared = policies.of_evaluation(project, evaluation, policy)
+    timings = measurements.timings_of(project, evaluation)
+    recipe = Recipe(
+        kind="promotion_verdict",
+        model=evaluation.model,
+        modules=VERDICT_MODULES,
+        inputs={
+            "evaluation": evaluation.content_hash,
+            "timings": lineage.digest(timings),
+            "champion": champion.content_hash if champion else "none",
+            **({"weakened": lineage.digest(compared.told())} if compared.weakened else {}),
+        },
+        config=policy.model_dump(),
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        verdict = decide(
+            evaluation.json("report.json"),
+            timings,
+            policy,
+            comparisons(evaluation.path, champion.path, policy) if champion else (),
+        )
+        verdict = replace(verdict, weakened=tuple(compared.weakened), weaker_than=compared.than)
+        write_json(folder / "verdict.json", verdict.as_dict())
+        uncommitted = policies.uncommitted(project, evaluation.model)
+        facts = {
+            "evaluation": evaluation.reference(),
+            "adapter": policies.adapter_of(evaluation),
+            "passed": verdict.passed,
+            "uncommitted": uncommitted,
+            "refused_before": policies.refused_before(project, evaluation),
+        }
+        rival = {"champion": champion.reference()} if champion else {}
+        return facts | compared.facts() | rival
+
+    return Store(project).build(recipe, make)
+
+
+def comparisons(challenger: Path, champion: Path, policy: GateConfig) -> "tuple[Comparison, ...]":
+    """What the policy asks of a challenger, from the folders of two comparable evaluations."""
+    from adire_assets.core.statistic import load_statistics
+    from adire_assets.gates.comparison import compare  # numpy: not in every Dagster process
+
+    report = read_json(challenger / "report.json")
+    return compare(
+        load_statistics(challenger),
+        load_statistics(champion),
+        {name: metric["better"] for name, metric in report["metrics"].items()},
+        policy.champion.margins,
+        report["prompts"],
+        len(report["seeds"]),
+        same_images=_same_images(challenger, champion),
+        confidence=policy.champion.confidence,
+    )
+
+
+def _same_images(one: Path, other: Path) -> bool:
+    """Whether two evaluations drew the same pixels: PNGs that the same code wrote, byte by byte."""
+    folders = one / "images" / "adapter", other / "images" / "adapter"
+    first, second = (sorted(path.name for path in folder.glob("*.png")) for folder in folders)
+    if not first or first != second:
+        return False
+    pairs = ((folders[0] / name, folders[1] / name) for name in first)
+    return all(filecmp.cmp(own, rival, shallow=False) for own, rival in pairs)
+
+
+def _way(evaluation: Artefact) -> dict[str, Any]:
+    """How it was evaluated, and on what data; what must be equal for a comparison."""
+    made = evaluation.manifest["recipe"]
+    inputs = {name: made["inputs"][name] for name in ("dataset", "judge")}
+    return {**{name: made[name] for name in ("code", "config", "environment")}, **inputs}
+
+
+def require_passed(artefact: Artefact) -> None:
+    """UserError unless the verdict in `artefact` is that every gate was passed."""
+    verdict = Verdict.from_dict(artefact.json("verdict.json"))
+    if not verdict.passed:
+        raise UserError(f"{artefact.model}: {verdict.sentence()}; it is not released or deployed")
+
+
+def require_about(evaluation: Artefact, adapter: str, base_weights: str) -> None:
+    """UserError unless the evaluation is of the adapter and base with these content hashes."""
+    wanted = {"lora_weights": adapter, "base_model": base_weights}
+    found = {name: evaluation.manifest[name]["content_hash"] for name in wanted}
+    if found != wanted:
+        raise UserError(
+            f"{evaluation.model}: the verdict is about another adapter or base than the one to be "
+            f"released ({found['lora_weights'][:12]}, not {adapter[:12]}); materialize "
+            f"{evaluation.model}/evaluation_report and {evaluation.model}/promotion_verdict first"
+        )
+
+
+def parity_report(
+    project: Project, model: str, number: int, progress: Callable[[str], None]
+) -> Built:
+    """Whether a scratch Triton answers the evaluated prompts with the evaluated images."""
+    from adire_assets.serving.fleet import parity
+
+    record = release.read_record(project, model, number)
+    store = Store(project)
+    repository, base_weights = store.open(record.repository), store.open(record.base_model)
+    evaluation = store.open(record.evaluation)
+    device = lineage.device_class(load_fleet(project).device)
+    recipe = Recipe(
+        kind="parity_report",
+        model=model,
+        modules=("adire_assets.serving.fleet.parity",),
+        inputs={
+            "triton_repository": repository.content_hash,
+            "base_model": base_weights.content_hash,
+            "evaluation": evaluation.content_hash,
+        },
+        environment=lineage.environment(*TRAINING_PACKAGES, "nvidia-pytriton", device=device),
+    )
+
+    def make(folder: Path) -> None:
+        with lock(project, "device"):
+            facts = parity.compare(project, record, device, progress)
+        write_json(folder / "parity.json", facts)
+
+    return store.build(recipe, make)
+
+
+def require_release(
+    project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
+) -> None:
+    """UserError unless the release passes the gates of configs/ as they are now, draws what was
+    evaluated, and is served by software that goes with that of its training and evaluation.
+
+    `approvals.Waiting` when it does, and only lacks a person's approval. What is live on every
+    target needs none: that `human_approval` was asked for since then takes nothing away.
+    """
+    require_passable(project, record, progress)
+    gates = load_model(project, record.model).evaluation.gates
+    if gates.human_approval == "required" and not approvals.is_live(project, record):
+        approvals.require(project, record)
+
+
+def require_passable(
+    project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
+) -> None:
+    """UserError for a release that not even an approval lets through."""
+    store = Store(project)
+    evaluation = store.open(record.evaluation)
+    store.verify(evaluation)
+    require_about(evaluation, record.adapter["content_hash"], record.base_model["content_hash"])
+    today = load_model(project, record.model).evaluation
+    # A threshold means something for one judge and one set of prompts only.
+    same_judge = weights.judge(project, record.model).artefact.content_hash
+    settings = evaluation_settings(project, today)
+    made = evaluation.manifest["recipe"]
+    if (made["config"], made["inputs"]["judge"]) != (settings, same_judge):
+        raise UserError(
+            f"release {record.number} of {record.model} was evaluated in another way than "
+            f"{project.model_file(record.model)} asks for now; materialize {record.model}/"
+            "evaluation_config and what is downstream of it"
+        )
+    champion = champion_to_beat(project, evaluation)
+    rival = (
+        comparable_evaluation(project, evaluation, champion)
+        if champion
+        else beaten_before(project, evaluation)
+    )
+    if champion and rival is None:
+        raise UserError(
+            f"release {record.number} of {record.model} was not compared with release "
+            f"{champion.number}, which is live: there is no evaluation of that one on the same "
+            f"data, with the same settings and software; materialize "
+            f"{record.model}/promotion_verdict"
+        )
+    decided = verdict_of(project, evaluation, today.gates, rival).artefact
+    require_passed(decided)
+    _keep_verdict(project, record, decided, progress)
+    facts = parity_report(project, record.model, record.number, progress).artefact.json(
+        "parity.json"
+    )
+    if not facts["passed"]:
+        raise UserError(f"release {record.number} of {record.model}: {facts['explanation']}")
+    if why := upgrades.refusal(project, record, facts["software"]):
+        raise UserError(why)
+
+
+def _keep_verdict(
+    project: Project,
+    record: release.ReleaseRecord,
+    decided: Artefact,
+    progress: Callable[[str], None],
+) -> None:
+    """The release's record names the verdict of now: it is what lets the release go live."""
+    asked = policy_facts(project, decided)
+    if approvals.is_live(project, record):  # what brought it live stays on record
+        return
+    name = f"release {record.number} of {record.model}"
+    if told := Verdict.from_dict(decided.json("verdict.json")).weakness():
+        progress(f"{name} goes by a policy {told}")
+    if asked["uncommitted"]:
+        progress(f"{name}: not committed: {listed(asked['uncommitted'])}")
+    provenance = {**record.provenance, "policy": asked}
+    now = replace(record, verdict=decided.reference(), provenance=provenance)
+    if now != record:
+        release.write_record(project, now)
+
+
+def policy_facts(project: Project, verdict: Artefact, number: int | None = None) -> dict[str, Any]:
+    """What a release keeps of the policy that it passed: what it asks less than the one before,
+    the files that decide and are not committed, and how many other adapters were refused. What
+    brought release `number` live stays as it was."""
+    known = {one.number: one for one in release.records(project, verdict.model)}.get(number or 0)
+    if known and approvals.is_live(project, known) and "policy" in known.provenance:
+        return dict(known.provenance["policy"])
+    facts = verdict.manifest
+    return {
+        "refused_before": facts.get("refused_before", 0),
+        "weaker_than": facts.get("weaker_than", ""),
+        "weakened": facts.get("weakened", []),
+        "uncommitted": policies.uncommitted(project, verdict.model),
+    }
+
+
+def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:
+    """What an image can be traced to: code, data, hyperparameters, base, scores."""
+    manifest = adapter.manifest
+    report = evaluation.json("report.json")
+    return {
+        "model": adapter.model,
+        "code": manifest["code"],
+        "dvc_hash": manifest["dvc_hash"],
+        "data_hash": manifest["data_hash"],
+        "dataset_hash": manifest["dataset"]["content_hash"],
+        "base_model": {
+            "source": base_weights.manifest["source"],
+            "revision": base_weights.manifest["revision"],
+            "hash": base_weights.content_hash,
+        },
+        "hyperparameters": dict(manifest["recipe"]["config"]),
+        "adapter_recipe_key": adapter.key,
+        "adapter_hash": adapter.content_hash,
+        "environment": dict(manifest["recipe"]["environment"]),
+        "trained": manifest["created"],
+        "evaluation": {k: v for k, v in report.items() if isinstance(v, int | float)},
+    }
+
+
+def reconcile_aliases(project: Project, model: str) -> None:
+    """Let MLflow's aliases say what the deployment records say."""
+    # Read inside the lock: whoever sets an alias last has read the newest record.
+    with lock(project, f"registry-{model}"):
+        champion = deployment.champion(project, load_fleet(project), model)
+        if champion is None:
+            registry.delete_alias(project, model, "champion")
+            return
+        registry.set_alias(project, model, "champion", champion)
+        if registry.aliases(project, model).get("challenger") == champion:
+            registry.delete_alias(project, model, "challenger")
+
+
+def challenge(project: Project, model: str, number: int) -> None:
+    """Let MLflow's alias `challenger` say that a release wants to go live, unless it is."""
+    with lock(project, f"registry-{model}"):
+        if number not in registry.aliases(project, model).values():
+            registry.set_alias(project, model, "challenger", number)

@@ -1,0 +1,311 @@
+"""The evaluation as one HTML file: verdict, gates, pictures, distributions, speed, lineage.
+
+    html(view)                a page that runs no script
+    ab_sheet(view, shuffle, rule)    challenger against champion, blind; ends in a ratings.json
+
+Contract: pure functions of a `ReportView`, whose parts are plain values; equal input gives equal
+pages, but for the salt of a sheet. A page is one file that asks nothing of the network, and its
+own content policy forbids it to. Every text of a view is escaped, so a prompt may hold anything.
+Where the numbers come from is no matter of this module: `html_view` fills a view from artefacts,
+`charts` draws, templates/ holds the pages and their style.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from adire_assets.core.errors import UserError
+from adire_assets.gates.blind import Shuffle
+from adire_assets.gates.report import charts
+
+TEMPLATES = Path(__file__).with_name("templates")
+PICTURE_SIDE = 512  # pixels; larger pictures are reduced to it
+WEBP_QUALITY = 90
+SHOWN_DIGITS = 4
+
+Variant = Literal["base", "champion", "challenger", "real"]
+VARIANTS: dict[Variant, str] = {
+    "base": "Base",
+    "champion": "Champion",
+    "challenger": "Challenger",
+    "real": "Real, held out",
+}
+Outcome = Literal["passed", "failed", "undecided", "not required"]
+SYMBOLS: dict[Outcome, str] = {"passed": "✓", "failed": "✕", "undecided": "?", "not required": "–"}
+TONES: dict[Outcome, str] = {
+    "passed": "good",
+    "failed": "bad",
+    "undecided": "",
+    "not required": "",
+}
+WORDS = {">=": "at least", ">": "above", "<=": "at most", "<": "below", "==": "exactly"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image, small enough to stand in a page; made by `picture`."""
+
+    media_type: str
+    data: bytes
+    width: int  # pixels
+    height: int
+
+    @property
+    def uri(self) -> str:
+        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+
+
+@dataclass(frozen=True)
+class GateView:
+    """One gate: `value` `comparison` `threshold`, with `margin` on the good side (negative: bad).
+
+    A comparison with the champion has `difference` (challenger minus champion, better is greater),
+    `lower_bound` of its confidence interval, and `smallest_effect` that the test could have seen;
+    its value is the lower bound, its threshold minus the loss that is allowed.
+    """
+
+    name: str
+    value: float | None
+    threshold: float | None
+    comparison: str  # ">=", ">", "<=", "<" or "=="
+    margin: float | None
+    passed: bool
+    unit: str = ""
+    explanation: str = ""
+    difference: float | None = None
+    lower_bound: float | None = None
+    smallest_effect: float | None = None
+    special: Literal["", "undecided", "not required"] = ""  # why it is not simply passed or failed
+
+    @property
+    def against_champion(self) -> bool:
+        return self.difference is not None or self.lower_bound is not None
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.special or ("passed" if self.passed else "failed")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of one variant with its scores, title -> number."""
+
+    variant: Variant
+    picture: Picture
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PromptView:
+    """One prompt and seed, drawn by each variant, in the order in which they are shown."""
+
+    prompt: str
+    seed: int
+    shown: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A metric's value for every image: variant -> values; `labels` says which image, in order."""
+
+    title: str
+    values: Mapping[Variant, tuple[float, ...]]
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = ""
+    marks: Mapping[str, float] = field(default_factory=dict)  # lines to read the values against
+
+
+@dataclass(frozen=True)
+class BatchSpeed:
+    """Speed with `batch_size` images in a forward pass; seconds are those of one image."""
+
+    batch_size: int
+    images_per_second: float
+    seconds_p50: float
+    seconds_p95: float
+
+
+@dataclass(frozen=True)
+class Fact:
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A block of the lineage; a `dense` one has many short entries."""
+
+    title: str
+    facts: tuple[Fact, ...]
+    dense: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key of the policy whose value asks less than it did, or asks something else."""
+
+    name: str
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same prompt and seed by challenger and champion, for the blind sheet."""
+
+    name: str
+    prompt: str
+    seed: int
+    challenger: Picture
+    champion: Picture
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """All that the page says. What is empty or None is left out, or said to be missing."""
+
+    model: str
+    name: str  # "release 4", or of an adapter without a number "adapter 1f3a..."
+    sentence: str  # the verdict
+    passed: bool | None  # None: no verdict yet
+    summary: str  # what was evaluated, by whom, on how much
+    release: int | None = None
+    champion_release: int | None = None
+    problems: tuple[str, ...] = ()  # what is unsound about the adapter
+    weakened: tuple[Change, ...] = ()  # what the policy asks less than that of `weaker_than`
+    weaker_than: str = ""
+    uncommitted: tuple[str, ...] = ()  # files that decided and were not committed
+    refused_before: int = 0  # other adapters, since what is live went live
+    gates: tuple[GateView, ...] = ()
+    ranked_by: str = ""  # title of the score by which prompts are worst and best
+    worst: tuple[PromptView, ...] = ()
+    best: tuple[PromptView, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+    speed: Mapping[Variant, tuple[BatchSpeed, ...]] = field(default_factory=dict)
+    costs: tuple[Fact, ...] = ()  # loading time, memory, device
+    lineage: tuple[Facts, ...] = ()
+    pairs: tuple[Pair, ...] = ()  # for `ab_sheet` only
+
+
+def picture(image: Image.Image | np.ndarray, side: int = PICTURE_SIDE) -> Picture:
+    """Encode an image (or uint8 [H, W, 3]) as WebP, reduced to fit `side` pixels."""
+    drawn = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    drawn = drawn.convert("RGB")
+    drawn.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    drawn.save(buffer, "WEBP", quality=WEBP_QUALITY, method=4)
+    return Picture("image/webp", buffer.getvalue(), drawn.width, drawn.height)
+
+
+def html(view: ReportView) -> str:
+    """The report of `view`: one self-contained page."""
+    return _templates().get_template("report.html.j2").render(view=view)
+
+
+def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuffle:
+    """Sides and order of the pairs of `view`, drawn anew for each sheet (or as `salt` says).
+
+    UserError when there are no two releases to compare.
+    """
+    if view.release is None:
+        raise UserError(
+            f"{view.model}: {view.name} has no release number yet; materialize "
+            f"{view.model}/triton_repository, then make the blind sheet of {view.model}@N"
+        )
+    if view.champion_release is None or not view.pairs:
+        raise UserError(
+            f"{view.model}, {view.name}: no champion has drawn the same prompts and seeds, so "
+            "there is nothing to rate it against"
+        )
+    names = [pair.name for pair in view.pairs]
+    releases = view.release, view.champion_release
+    return Shuffle.draw(secret, view.model, *releases, pairs=names, salt=salt)
+
+
+def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
+    """The pairs of `view` as `shuffle_of` drew them; `rule` says what they must bring, and how it
+    is counted."""
+    releases = {"challenger": view.release, "champion": view.champion_release}
+    pairs = {pair.name: pair for pair in view.pairs}
+    shown = []
+    for name in shuffle.order(pairs):
+        left, right = pairs[name].challenger, pairs[name].champion
+        if not shuffle.challenger_is_left(name):
+            left, right = right, left
+        told = {"name": name, "prompt": pairs[name].prompt}
+        shown += [told | {"left": left.uri, "right": right.uri}]
+    sheet = {"model": view.model, **releases, "nonce": shuffle.nonce, "pairs": shown}
+    script = (TEMPLATES / "ab_sheet.js").read_text(encoding="utf-8")
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = _templates().get_template("ab_sheet.html.j2")
+    return page.render(
+        sheet=sheet, rule=rule, script=Markup(script), script_hash=f"sha256-{allowed}"
+    )
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "charts": charts,
+        "VARIANTS": VARIANTS,
+        "SYMBOLS": SYMBOLS,
+        "TONES": TONES,
+        "WORDS": WORDS,
+        "inline": lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8")),
+    }
+    environment.filters |= {"number": number, "signed": signed, "title": title, "first": first}
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
+    return environment
+
+
+def number(value: float | None) -> str:
+    """A number for people: four digits that count, no exponent where it can be avoided."""
+    if value is None:
+        return "none"
+    if value and abs(value) < 1e-4:
+        return f"{value:.1e}".replace("-", "−")
+    digits = len(str(int(abs(value))))
+    text = f"{value:,.{max(0, SHOWN_DIGITS - digits)}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text.replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    text = number(value)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+NAMES = {"clip": "CLIP", "kid": "KID", "nsfw": "NSFW", "ssim": "SSIM", "psnr": "PSNR", "p95": "p95"}
+
+
+def title(name: str) -> str:
+    """`seconds_per_image` as people write it; `clip_s` is CLIP-S."""
+    words = name.replace("clip_s", "CLIP-S").split("_")
+    text = " ".join(NAMES.get(word, word) for word in words)
+    return text[:1].upper() + text[1:]
+
+
+def first(text: str) -> tuple[str, str]:
+    """A sentence as (what stands before its first colon, the rest), with a capital letter."""
+    head, _, rest = text.partition(": ")
+    return head[:1].upper() + head[1:], rest

@@ -1,0 +1,114 @@
+"""The facts on a report's page: what drawing costs, and where everything comes from."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adire_assets.gates.report.document import Fact, Facts, number
+
+Json = Mapping[str, Any]
+
+COST_NAMES = {
+    "cold_load_seconds": ("Loading, cold", "s"),
+    "first_image_seconds": ("First image", "s"),
+    "seconds_per_image_mean": ("Seconds per image", "s"),
+    "peak_memory_bytes": ("Peak memory", "MiB"),
+}
+
+
+def costs(timings: Json, champion: Json) -> Iterable[Fact]:
+    """What drawing takes, with the champion's beside it."""
+    for key, (name, unit) in COST_NAMES.items():
+        if timings.get(key) is not None:
+            other = champion.get(key)
+            note = f"champion {_amount(other, unit)}" if other is not None else ""
+            yield Fact(name, _amount(timings[key], unit), note)
+    if device := timings.get("device"):
+        threads = timings.get("threads")
+        yield Fact("Device", device, f"{threads} threads" if device == "cpu" and threads else "")
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{number(value / 2**20 if unit == 'MiB' else value)} {unit}"
+
+
+def lineage(
+    evaluated: Path, trained: Path | None, base_model: Path | None, report: Json
+) -> Iterable[Facts]:
+    """What the evaluation, the adapter and its base in these folders come from."""
+    evaluation = json_of(evaluated / "manifest.json")
+    adapter = json_of(trained / "manifest.json") if trained else {}
+    base = json_of(base_model / "manifest.json") if base_model else {}
+    recipe = evaluation.get("recipe", {})
+    settings = recipe.get("config", {})
+    yield _facts(
+        "Adapter",
+        {
+            **_code(adapter.get("code", {})),
+            "Trained": adapter.get("created"),
+            "Recipe key": adapter.get("key"),
+            "Content hash": adapter.get("content_hash"),
+            "Training seed": adapter.get("seed"),
+            "MLflow run": adapter.get("mlflow_run_id"),
+        },
+    )
+    yield _facts(
+        "Data and base model",
+        {
+            "DVC hash": adapter.get("dvc_hash"),
+            "Data hash": adapter.get("data_hash"),
+            "Dataset": adapter.get("dataset", {}).get("content_hash"),
+            "Base model": base.get("source"),
+            "Revision": base.get("revision"),
+            "Base content": base.get("content_hash"),
+        },
+    )
+    listed = "the config's list" if settings.get("prompts") else "captions of the held-out images"
+    yield _facts(
+        "Evaluation",
+        {
+            **_code(evaluation.get("code", {})),
+            "Made": evaluation.get("created"),
+            "Prompt set": settings.get("prompt_set") or listed,
+            "Seeds, of the first prompt": ", ".join(map(str, report.get("seeds", ()))),
+            "Steps": settings.get("num_inference_steps"),
+            "Guidance scale": settings.get("guidance_scale"),
+            "Negative prompt": settings.get("negative_prompt"),
+            "Judge": report.get("judge"),
+            "Judge's content": recipe.get("inputs", {}).get("judge"),
+            "Recipe key": evaluation.get("key"),
+            "Content hash": evaluation.get("content_hash"),
+            "Processor": evaluation.get("hardware", {}).get("cpu"),
+        },
+    )
+    hyperparameters = adapter.get("recipe", {}).get("config", {})
+    yield _facts("Hyperparameters", hyperparameters, dense=True)
+    yield _facts("Libraries and hardware", recipe.get("environment", {}), dense=True)
+
+
+def _facts(heading: str, values: Json, *, dense: bool = False) -> Facts:
+    known = {name: v for name, v in values.items() if dense or v not in (None, "")}
+    return Facts(heading, tuple(Fact(name, _plain(v)) for name, v in known.items()), dense)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {item}" for name, item in value.items()) or "none"
+    return json.dumps(value)
+
+
+def _code(identity: Json) -> dict[str, Any]:
+    if "commit" not in identity:
+        return {"Build": identity.get("build")}
+    changed = "with local changes that the commit lacks" if identity.get("dirty") else "clean"
+    return {"Git commit": identity["commit"], "Working tree": changed}
+
+
+def json_of(path: Path) -> Any:
+    """The content of a file; empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,163 @@
+"""What another software does to a release: versions compared by rule, golden images drawn again.
+
+`compatibility` decides whether a release may go live; `golden_report` measures whether the software
+of now still makes what the release was evaluated with. `adire golden indigo@3` asks for the latter.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.gates import CompatibilityConfig
+from adire_assets.config.model import load_model
+from adire_assets.core import lineage
+from adire_assets.core.children import run_child, scratch_folder
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store, lock
+from adire_assets.core.worker import Progress
+from adire_assets.gates import compatibility as rule
+from adire_assets.serving import release
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.rollout import deployment
+
+if TYPE_CHECKING:
+    from adire_assets.core.worker import RunWorker
+    from adire_assets.families.diffusion.evaluation.golden import Comparison
+
+REDRAW = "adire_assets.families.diffusion.evaluation.golden:redraw"
+GOLDEN_MODULES = ("adire_assets.families.diffusion.evaluation.golden",)
+
+
+def compatibility(
+    project: Project,
+    record: ReleaseRecord,
+    serving: rule.Software | None,
+    policy: CompatibilityConfig,
+) -> rule.Compatibility:
+    """How the software of a release's training, evaluation and serving goes together.
+
+    `serving` is what its answers tell of themselves (`parity.json`'s `software`).
+    """
+    store = Store(project)
+    training, evaluation = store.recall(record.adapter), store.recall(record.evaluation)
+    return rule.compare(
+        rule.of_manifest(training.manifest),
+        rule.of_manifest(evaluation.manifest),
+        serving,
+        policy.allow.model_dump(),
+    )
+
+
+def refusal(project: Project, record: ReleaseRecord, serving: rule.Software | None) -> str | None:
+    """Why a release must not serve with this software by today's policy, None when it may."""
+    policy = load_model(project, record.model).evaluation.gates.compatibility
+    found = compatibility(project, record, serving, policy)
+    if found.compatible:
+        return None
+    return f"release {record.number} of {record.model}: {found.sentence()}"
+
+
+def golden_images(project: Project, evaluation: Artefact) -> Built:
+    """The golden set of the release that this evaluation is of."""
+    from adire_assets.families.diffusion.evaluation import golden
+
+    recipe = Recipe(
+        kind="golden_images",
+        model=evaluation.model,
+        modules=GOLDEN_MODULES,
+        # Equal images may have been drawn on other software: that is in the key alone.
+        inputs={"evaluation": evaluation.content_hash, "evaluation_recipe": evaluation.key},
+    )
+    return Store(project).build(recipe, lambda folder: golden.write_evaluated(evaluation, folder))
+
+
+def same_conditions(project: Project, record: ReleaseRecord) -> bool:
+    """Whether software and machine are still those that drew the golden set."""
+    return _conditions(project, _golden_set(project, record))[1]
+
+
+def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorker") -> Built:
+    """comparison.json: the golden set drawn again by the software of now, and how it differs.
+
+    Made once for each release, software and machine. It is the release's own sampling.py, adapter
+    and base that draw.
+    """
+    store = Store(project)
+    golden_set = _golden_set(project, record)
+    content, base = store.open(record.repository), store.open(record.base_model)
+    store.verify(golden_set)
+    now = _conditions(project, golden_set)[0]
+    recipe = Recipe(
+        kind="golden_report",
+        model=record.model,
+        modules=GOLDEN_MODULES,
+        inputs={
+            "golden_images": golden_set.content_hash,
+            "triton_repository": content.content_hash,
+            "base_model": base.content_hash,
+        },
+        environment={name: value or "absent" for name, value in now.items()},
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        with lock(project, "device"):
+            run_worker(
+                REDRAW,
+                golden=golden_set.path,
+                sampling=content.path / release.SAMPLING.name,
+                base=base.path / "pipeline",
+                variant=base.json("base.json")["variant"],
+                adapter=content.path / "adapter",
+                device=now["device"],
+                now=now,
+                output=folder,
+            )
+        return {"golden_images": golden_set.reference()}
+
+    return store.build(recipe, make)
+
+
+def golden(project: Project, name: str, progress: Progress) -> "tuple[str, Comparison]":
+    """(sentence, comparison) of `model@N`, or of the live release of `model`."""
+    from adire_assets.families.diffusion.evaluation.golden import Comparison
+
+    record = deployment.named(project, load_fleet(project), name)
+    named = f"{record.model}@{record.number}"
+    with scratch_folder(project, f"golden-{record.model}-{record.number}") as work:
+
+        def run(function: str, **arguments: Any) -> dict[str, Any]:
+            then = _golden_set(project, record).json("golden.json")["threads"]
+            threads = then or lineage.threads()
+            job = work / "job"
+            return run_child(project, job, function, arguments, threads=threads, progress=progress)
+
+        built = golden_report(project, record, run)
+    if built.reused:
+        progress(f"{named}: drawn again before with this software, on this machine")
+    comparison = Comparison.from_dict(built.artefact.json("comparison.json"))
+    return f"golden: {named} {comparison.sentence()}", comparison
+
+
+def _golden_set(project: Project, record: ReleaseRecord) -> Artefact:
+    if record.golden is None:
+        raise UserError(
+            f"release {record.number} of {record.model} was made before golden sets were kept; "
+            f"materialize {record.model}/triton_repository to give it one"
+        )
+    return Store(project).open(record.golden)
+
+
+def _conditions(project: Project, golden_set: Artefact) -> tuple[dict[str, str | None], bool]:
+    """(what decides the bits of an image here, whether that is what the golden set records)."""
+    from adire_assets.families.diffusion.evaluation.golden import (
+        conditions,  # numpy: not in every Dagster process
+    )
+
+    settings: Mapping[str, Any] = golden_set.json("golden.json")
+    device = lineage.device_class(load_fleet(project).device)
+    environment = lineage.environment(*TRAINING_PACKAGES, device=device)
+    now = conditions(environment, lineage.hardware(), settings["threads"])
+    return now, now == settings["conditions"]

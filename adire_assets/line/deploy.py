@@ -1,0 +1,113 @@
+"""The last asset of the line, `deployed_model`: a release on its way to its users, and back.
+
+Here a release meets the gates that the YAML holds today, the person who approves, and the fleet;
+`serving.deployment`, `serving.rollout` and `serving.rollback` do the work, and MLflow's aliases
+follow what became live. `progress` is told in sentences what happens; `report` of each decision, as
+(target, decision).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.core import lineage
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact
+from adire_assets.families.diffusion import weights
+from adire_assets.gates import approvals, approving, promotion, upgrades
+from adire_assets.serving import record, release
+from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.rollout import deployment, rollback, rollout
+
+if TYPE_CHECKING:
+    from adire_assets.families.diffusion.evaluation.judging import JudgeProcess
+
+
+def deployed_model(
+    project: Project,
+    repository: Artefact,
+    progress: Callable[[str], None],
+    report: Callable[[str, Mapping[str, Any]], None],
+    number: int | None = None,
+) -> tuple[ReleaseRecord, list[DeploymentRecord]]:
+    """A release rolled out, if it passes today's gates: (the release, a record for each target).
+
+    The release is that of `repository`, or another one of the same model by its `number`. `report`
+    is told of each decision of the rollout. The records tell whether it is live. With
+    `approvals.Waiting` all stays as it was, and the release counts as asked for.
+    """
+    wanted = (
+        release.record_of(project, repository)
+        if number is None
+        else release.read_record(project, repository.model, number)
+    )
+    asked = record.now()
+    try:
+        records = deployment.deploy(
+            project,
+            load_fleet(project),
+            wanted.model,
+            wanted.number,
+            verify=lambda candidate: promotion.require_release(project, candidate, progress),
+            open_judge=lambda: open_judge(project, wanted.model),
+            progress=progress,
+            report=report,
+            refusal=partial(upgrades.refusal, project),
+            follow=lambda: promotion.reconcile_aliases(project, wanted.model),
+        )
+    except approvals.Waiting:
+        approvals.hold(project, wanted, asked)
+        raise
+    promotion.reconcile_aliases(project, wanted.model)
+    approving.reconcile_approval(project, wanted)
+    return wanted, records
+
+
+def watch_rollout(
+    project: Project,
+    model: str,
+    progress: Callable[[str], None],
+    report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
+) -> list[DeploymentRecord]:
+    """Carry out the rollout that is under way, or follow who does, and finish what was left of a
+    rollback; a record for each target."""
+    fleet = load_fleet(project)
+    rollout.carry_out(
+        project,
+        fleet,
+        model,
+        open_judge=lambda: open_judge(project, model),
+        progress=progress,
+        report=report,
+        refusal=partial(upgrades.refusal, project),
+        follow=lambda: promotion.reconcile_aliases(project, model),
+    )
+    promotion.reconcile_aliases(project, model)
+    return [record.read(project, target, model) for target in fleet.targets]
+
+
+def open_judge(project: Project, model: str) -> "JudgeProcess":
+    """The model's judge in a process of its own."""
+    from adire_assets.families.diffusion.evaluation.judging import (
+        JudgeProcess,  # numpy: not in every Dagster process
+    )
+
+    folder = weights.judge(project, model).artefact.path / "pipeline"
+    return JudgeProcess(folder, lineage.device_class(load_fleet(project).device))
+
+
+def roll_back(
+    project: Project, model: str, to: int | None, reason: str, progress: Callable[[str], None]
+) -> list[DeploymentRecord]:
+    """End a rollout, or go back to an earlier release; the alias follows."""
+    return rollback.rollback(
+        project,
+        load_fleet(project),
+        model,
+        to,
+        reason,
+        progress,
+        follow=lambda: promotion.reconcile_aliases(project, model),
+    )

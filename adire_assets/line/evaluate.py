@@ -1,0 +1,110 @@
+"""The asset `evaluation_report`: what an adapter draws, beside the bare base, in numbers."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.core import lineage
+from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
+from adire_assets.core.worker import RunWorker
+from adire_assets.gates import measurements
+from adire_assets.line.generate import drawing_of, evaluation_images
+from adire_assets.tracking.dvc import versions
+from adire_assets.tracking.runs import Tracked
+
+EVALUATION_MODULES = ("adire_assets.families.diffusion.evaluation.evaluate",)
+
+
+def evaluation_report(
+    project: Project,
+    images: Artefact,
+    base_weights: Artefact,
+    adapter: Artefact,
+    config: Artefact,
+    run_worker: RunWorker,
+    tracked: Tracked,
+    write_metrics: bool = True,
+) -> Built:
+    """Images, scores and latency of this adapter, beside those of the bare base.
+
+    The images are artefacts of their own, drawn when the store does not hold them.
+
+    `write_metrics`: show the scores as the model's in metrics/, for `dvc metrics`.
+    """
+    settings = config.json("config.json")
+    evaluation = settings["evaluation"]
+    device = lineage.device_class(load_fleet(project).device)
+    drawing = drawing_of(evaluation, images.path)
+    drawn = {
+        name: evaluation_images(project, base_weights, lora, drawing, run_worker).artefact
+        for name, lora in (("base_images", None), ("adapter_images", adapter))
+    }
+    made_from = {
+        "dataset": images,
+        "base_model": base_weights,
+        "lora_weights": adapter,
+        "judge": Store(project).open(settings["judge"]),
+        **drawn,
+    }
+    recipe = Recipe(
+        kind="evaluation_report",
+        model=images.model,
+        modules=EVALUATION_MODULES,
+        inputs={name: artefact.content_hash for name, artefact in made_from.items()},
+        config=evaluation,
+        environment=lineage.environment(*TRAINING_PACKAGES, device=device),
+    )
+
+    shared = {name: recipe.inputs[name] for name in ("dataset", "judge", "base_images")}
+    of_base = replace(recipe, kind="base_statistics", inputs=shared)
+
+    def make(folder: Path) -> dict[str, Any]:
+        with tracked(adapter.key) as run, lock(project, "device"):
+            run_worker(
+                f"{EVALUATION_MODULES[0]}:score",
+                dataset=images.path,
+                adapter_images=drawn["adapter_images"].path,
+                base_images=drawn["base_images"].path,
+                judge=made_from["judge"].path / "pipeline",
+                evaluation=evaluation,
+                output=folder,
+                device=device,
+                # Costs time only when it is empty.
+                base_statistics=project.home / "cache" / of_base.kind / of_base.key,
+            )
+            run.log_metrics(numbers(folder))
+            for name in ("report.json", "report.md", "contact_sheet.png", "timings.json"):
+                run.log_artifact(str(folder / name), "evaluation")
+        return {name: artefact.reference() for name, artefact in made_from.items()}
+
+    built = Store(project).build(recipe, make)
+    # Another evaluation of this adapter may have had it measured since.
+    timings = measurements.timings_of(project, built.artefact)
+    if timings != built.artefact.json(measurements.TIMINGS):
+        write_json(built.artefact.path / measurements.TIMINGS, timings)
+    if not write_metrics:
+        return built
+    report = built.artefact.json("report.json")
+    scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    groups = {name: report[name] for name in ("scores", "base_scores")}
+    versions.write_metrics(project, images.model, scores | groups, adapter.path / "loss.csv")
+    return built
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    """The finite scores and timings of an evaluation, by name; `<metric>_base` is the base's."""
+    report = read_json(folder / "report.json")
+    merged = {
+        **report["scores"],
+        **{f"{name}_base": value for name, value in report["base_scores"].items()},
+        **report,
+        **read_json(folder / "timings.json"),
+    }
+    return {
+        name: float(value)
+        for name, value in merged.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,0 +1,128 @@
+"""The artefact `evaluation_images`: what an adapter, or its bare base, draws for an evaluation.
+
+Its recipe knows neither judge nor metric nor threshold, only what the images depend on: so all
+releases on one base share the base's images, and scoring is free to change.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.prompts import choose_prompts, read_rows
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
+from adire_assets.gates import measurements
+from adire_assets.gates.measurements import TIMINGS
+
+if TYPE_CHECKING:
+    from adire_assets.core.worker import RunWorker
+
+IMAGE_MODULES = ("adire_assets.families.diffusion.evaluation.images",)
+SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
+
+
+def drawing_of(evaluation: Mapping[str, Any], dataset: Path) -> dict[str, Any]:
+    """What evaluation settings have drawn; the prompts are a dataset's where they name none.
+
+    `latency_images` counts, since it says which images share a forward pass.
+    """
+    captions = [row["text"] for row in read_rows(dataset, "held_out")]
+    prompts, _ = choose_prompts(evaluation, captions)
+    return {"prompts": prompts, **{name: evaluation[name] for name in SETTINGS}}
+
+
+def evaluation_images(
+    project: Project,
+    base_weights: Artefact,
+    adapter: Artefact | None,
+    drawing: Mapping[str, Any],
+    run_worker: "RunWorker",
+) -> Built:
+    """The images of `adapter` on the base, or of the bare base, drawn in a child process."""
+    device = lineage.device_class(load_fleet(project).device)
+    made_from = {"base_model": base_weights, **({"lora_weights": adapter} if adapter else {})}
+    recipe = Recipe(
+        kind="evaluation_images",
+        model=base_weights.model,
+        modules=IMAGE_MODULES,
+        inputs={name: artefact.content_hash for name, artefact in made_from.items()},
+        config=drawing,
+        environment=lineage.environment(*TRAINING_PACKAGES, device=device),
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        with lock(project, "device"):
+            run_worker(
+                f"{IMAGE_MODULES[0]}:draw",
+                base=base_weights.path / "pipeline",
+                variant=base_weights.json("base.json")["variant"],
+                adapter=adapter.path if adapter else None,
+                drawing=dict(drawing),
+                output=folder,
+                device=device,
+            )
+        if adapter and (timings := read_json(folder / TIMINGS)):
+            measurements.add(project, recipe.model, recipe.as_dict(), timings)
+        return {name: artefact.reference() for name, artefact in made_from.items()}
+
+    return Store(project).build(recipe, make)
+
+
+def measure_again(
+    project: Project, evaluation: Artefact, run_worker: "RunWorker"
+) -> dict[str, Any]:
+    """Time the drawing of an evaluation's images once more; its timings.json from now on.
+
+    What was measured before counts on (see `measurements`). Scores and images stay, since timings
+    are no content; the verdict follows them. UserError when the images were drawn with other code,
+    libraries, threads or on another device than would be measured now.
+    """
+    store = Store(project)
+    images, adapter, base_weights = (
+        store.open(evaluation.manifest[name])
+        for name in ("adapter_images", "lora_weights", "base_model")
+    )
+    device = lineage.device_class(load_fleet(project).device)
+    _require_same_way(images, device)
+    drawing = images.manifest["recipe"]
+    first = measurements.of_images(project, images)
+    with lock(project, "device"):
+        timings = run_worker(
+            f"{IMAGE_MODULES[0]}:measure",
+            base=base_weights.path / "pipeline",
+            variant=base_weights.json("base.json")["variant"],
+            adapter=adapter.path,
+            drawing=drawing["config"],
+            device=device,
+        )
+    if not measurements.kept(project, images):
+        for one in first:  # drawn before measurements were kept
+            measurements.add(project, images.model, drawing, one)
+    measurements.add(project, images.model, drawing, timings)
+    write_json(evaluation.path / TIMINGS, measurements.timings_of(project, evaluation))
+    return timings
+
+
+def _require_same_way(images: Artefact, device: str) -> None:
+    """UserError when measuring now would time something else than what drew `images`."""
+    then = images.manifest["recipe"]
+    libraries = {*TRAINING_PACKAGES, *lineage.libraries(IMAGE_MODULES)}
+    now = lineage.environment(*sorted(libraries), device=device)
+    names = {*then["environment"], *now}
+    other = [
+        f"{name} {then['environment'].get(name)}, now {now.get(name)}"
+        for name in sorted(names)
+        if then["environment"].get(name) != now.get(name)
+    ]
+    if lineage.code_hash(IMAGE_MODULES) != then["code"]:
+        other.append("other code of adire_assets.families.diffusion.evaluation.images")
+    if other:
+        raise UserError(
+            f"{images.model}: its images were drawn with {'; '.join(other)}; measure as they were "
+            f"drawn, or materialize {images.model}/evaluation_report, which draws and times them "
+            "as it is now"
+        )

@@ -1,0 +1,76 @@
+"""The asset `triton_repository`: release N of an adapter, which a Triton serves."""
+
+from pathlib import Path
+
+from adire_assets.config.model import ServingConfig
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store
+from adire_assets.gates import promotion, upgrades
+from adire_assets.serving import release
+from adire_assets.tracking import registry, runs
+
+RELEASE_MODULES = ("adire_assets.serving.release", "adire_assets.families.diffusion.sampling")
+
+
+def triton_repository(
+    project: Project, adapter: Artefact, base_weights: Artefact, verdict: Artefact, config: Artefact
+) -> tuple[Built, int]:
+    """Release N of this adapter: (its Triton version directory, N). Refuses what did not pass."""
+    evaluation = Store(project).open(verdict.manifest["evaluation"])
+    promotion.require_passed(verdict)
+    promotion.require_about(evaluation, adapter.content_hash, base_weights.content_hash)
+    Store(project).verify(adapter)
+    serving = ServingConfig(**config.json("config.json")["serving"])
+    recipe = Recipe(
+        kind="triton_repository",
+        model=adapter.model,
+        modules=RELEASE_MODULES,
+        inputs={
+            "lora_weights": adapter.content_hash,
+            "base_model": base_weights.content_hash,
+            "backend": release.backend_hash(project),
+        },
+        config=serving.model_dump(),
+    )
+
+    def make(folder: Path) -> None:
+        release.write_release(
+            project,
+            folder,
+            model=adapter.model,
+            adapter=adapter.path,
+            base=base_weights,
+            serving=serving,
+        )
+
+    built = Store(project).build(recipe, make)
+    run_id = runs.find_run(project, adapter.model, adapter.key)
+    number = registry.register_release(
+        project,
+        adapter.model,
+        content_hash=built.artefact.content_hash,
+        run_id=run_id,
+        source=built.artefact.path,
+        tags={"adire.recipe_key": adapter.key},
+    )
+    release.write_record(
+        project,
+        release.ReleaseRecord(
+            model=adapter.model,
+            number=number,
+            repository=built.artefact.reference(),
+            adapter=adapter.reference(),
+            base_model=base_weights.reference(),
+            evaluation=evaluation.reference(),
+            verdict=verdict.reference(),
+            mlflow_run_id=run_id,
+            provenance={
+                **promotion.provenance(adapter, base_weights, evaluation),
+                "policy": promotion.policy_facts(project, verdict, number),
+            },
+            golden=upgrades.golden_images(project, evaluation).artefact.reference(),
+        ),
+    )
+    promotion.challenge(project, adapter.model, number)
+    return built, number

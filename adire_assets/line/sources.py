@@ -1,0 +1,110 @@
+"""The four roots of a model's graph: what the project says now, resolved, validated and kept.
+
+Every artefact downstream is made from these, so a file that is edited in the middle of a run
+changes nothing in them; going live asks the gates of that moment. `root_keys` tells what the roots
+would be now, without making them.
+
+The weights of base and judge are the family's.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.model import DataConfig, ModelConfig, evaluation_settings, load_model
+from adire_assets.core import lineage
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Built, Store, write_json
+from adire_assets.families.diffusion import weights
+from adire_assets.tracking.dvc import versions
+
+if TYPE_CHECKING:
+    pass
+
+
+def training_data(project: Project, model: str) -> Built:
+    """The files that data.dvc names for this model, and how to read them; no bytes are copied."""
+    config = load_model(project, model).data
+    tree = versions.subtree(project, config.dvc_file, config.path)
+    versions.verify_working_tree(project, config.dvc_file, config.path, tree)
+    recipe = _training_data_recipe(model, config, tree)
+
+    def make(folder: Path) -> dict[str, Any]:
+        write_json(folder / "files.json", dict(sorted(tree.files.items())))
+        write_json(folder / "data.json", config.model_dump())
+        return {"dvc_hash": tree.dvc_hash, "data_hash": tree.hash}
+
+    return Store(project).build(recipe, make)
+
+
+def training_config(project: Project, model: str) -> Built:
+    """The resolved hyperparameters, and the device they are meant for."""
+    return _config_root(
+        project, _training_config_recipe(project, model, load_model(project, model))
+    )
+
+
+def evaluation_config(project: Project, model: str) -> Built:
+    """How the model is evaluated, gated and served; the judge's weights come into the store."""
+    config = load_model(project, model)
+    recipe = _evaluation_config_recipe(project, model, config)
+    return _config_root(project, recipe, judge=weights.judge(project, model).artefact.reference())
+
+
+def root_keys(project: Project, model: str) -> dict[str, str]:
+    """Root asset name -> recipe key as the working tree is now; reads hashes, not images."""
+    return {name: root_key(project, model, name) for name in ROOTS}
+
+
+def root_key(project: Project, model: str, name: str) -> str:
+    """The recipe key of one root as the working tree is now; the others are not looked at."""
+    return ROOTS[name](project, model, load_model(project, model)).key
+
+
+def _training_data_now(project: Project, model: str, config: ModelConfig) -> Recipe:
+    tree = versions.subtree(project, config.data.dvc_file, config.data.path)
+    return _training_data_recipe(model, config.data, tree)
+
+
+def _training_data_recipe(model: str, config: DataConfig, tree: versions.Subtree) -> Recipe:
+    return Recipe("training_data", model, inputs={"files": tree.hash}, config=config.model_dump())
+
+
+def _training_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
+    device = lineage.device_class(load_fleet(project).device)
+    return Recipe(
+        "training_config",
+        model,
+        config={"training": config.training.model_dump(), "device": device},
+    )
+
+
+def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
+    judge = weights.judge_recipe(project, model, config)
+    return Recipe(
+        "evaluation_config",
+        model,
+        inputs={"judge": judge.inputs["weights"]},
+        config={
+            "evaluation": evaluation_settings(project, config.evaluation),
+            "gates": config.evaluation.gates.model_dump(),
+            "serving": config.serving.model_dump(),
+        },
+    )
+
+
+def _config_root(project: Project, recipe: Recipe, **references: dict[str, str]) -> Built:
+    def make(folder: Path) -> dict[str, Any]:
+        write_json(folder / "config.json", {**recipe.config, **references})
+        return references
+
+    return Store(project).build(recipe, make)
+
+
+ROOTS = {
+    "training_data": _training_data_now,
+    "training_config": _training_config_recipe,
+    "base_model": weights.base_recipe,
+    "evaluation_config": _evaluation_config_recipe,
+}

@@ -1,0 +1,102 @@
+"""The asset `lora_weights`: the adapter."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from adire_assets.core import lineage
+from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store, lock
+from adire_assets.core.worker import RunWorker, recorded_job
+from adire_assets.families.diffusion.training.launch import launcher, shared_out
+from adire_assets.tracking import runs
+from adire_assets.tracking.runs import Tracked
+
+TRAIN = "adire_assets.families.diffusion.training.lora:train"
+# launch: into how many processes a batch is divided is part of what is trained.
+TRAINING_MODULES = (
+    "adire_assets.families.diffusion.training.lora",
+    "adire_assets.families.diffusion.training.launch",
+)
+
+
+def lora_weights(
+    project: Project,
+    images: Artefact,
+    base_weights: Artefact,
+    config: Artefact,
+    run_worker: RunWorker,
+    tracked: Tracked,
+) -> Built:
+    """The trained adapter; loads with stock `pipe.load_lora_weights(path)`."""
+    settings = config.json("config.json")
+    recipe = Recipe(
+        kind="lora_weights",
+        model=images.model,
+        modules=TRAINING_MODULES,
+        inputs={"dataset": images.content_hash, "base_model": base_weights.content_hash},
+        config=settings["training"],
+        environment=lineage.environment(*TRAINING_PACKAGES, device=settings["device"]),
+    )
+
+    work = project.home / "work" / recipe.key[:32]
+
+    def make(folder: Path) -> dict[str, Any]:
+        with tracked(recipe.key) as run, lock(project, "device"):
+            run.set_tags(_training_tags(project, recipe, images, base_weights))
+            run.log_params(settings["training"])
+            base = base_weights.path / "pipeline"
+            training = shared_out(settings["training"], settings["device"], base)
+            arguments: dict[str, Any] = {
+                "dataset": images.path,
+                "base": base,
+                "variant": base_weights.json("base.json")["variant"],
+                "output": folder,
+                "training": training,
+                "work": work,
+                "resolution": images.manifest["resolution"],
+                "device": settings["device"],
+            }
+            launch = launcher(settings["device"], training)
+            places = {"dataset": images.path, "base_model": base_weights.path}
+            places |= {"output": folder, "work": work}
+            job = recorded_job(TRAIN, arguments, places, launch)
+            result = run_worker(
+                TRAIN,
+                launcher=launch,
+                recorder=runs.recorder(run.mlflow_run_id),
+                # Costs time only when it is empty, so it is not part of the recorded job.
+                cache=project.home / "cache",
+                **arguments,
+            )
+            run.log_artifacts(str(folder), "adapter")
+        return {
+            "dataset": images.reference(),
+            "base_model": base_weights.reference(),
+            "dvc_hash": images.manifest["dvc_hash"],
+            "data_hash": images.manifest["data_hash"],
+            "seed": settings["training"]["seed"],
+            "mlflow_run_id": run.mlflow_run_id,
+            "training": result,
+            "job": job,
+        }
+
+    built = Store(project).build(recipe, make)
+    shutil.rmtree(work, ignore_errors=True)  # the checkpoints have served
+    return built
+
+
+def _training_tags(
+    project: Project, recipe: Recipe, images: Artefact, base_weights: Artefact
+) -> dict[str, str]:
+    identity = lineage.code_identity(project.root)
+    return {
+        **{f"adire.{name}": str(fact) for name, fact in identity.items()},
+        "adire.model": recipe.model,
+        "adire.recipe_key": recipe.key,
+        "adire.dvc_hash": images.manifest["dvc_hash"],
+        "adire.data_hash": images.manifest["data_hash"],
+        "adire.dataset_hash": images.content_hash,
+        "adire.base_model_hash": base_weights.content_hash,
+    }

@@ -1,0 +1,60 @@
+"""The asset `promotion_verdict`: whether an adapter may go live, gate by gate."""
+
+from adire_assets.config.gates import GateConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, Built, Store
+from adire_assets.core.worker import RunWorker
+from adire_assets.gates import promotion
+from adire_assets.gates.report import pages
+from adire_assets.line.evaluate import evaluation_report
+from adire_assets.tracking.runs import Tracked
+
+
+def promotion_verdict(
+    project: Project,
+    evaluation: Artefact,
+    config: Artefact,
+    run_worker: RunWorker,
+    tracked: Tracked,
+) -> Built:
+    """The decision, gate by gate, under the hashes of evaluation, policy and champion; and its page
+    (`reports.page_path`), in MLflow as well.
+
+    A champion that was evaluated on other data or with other settings is evaluated again first.
+    """
+    policy = GateConfig(**config.json("config.json")["gates"])
+    champion = promotion.champion_to_beat(project, evaluation)
+    if champion:
+        rival = promotion.comparable_evaluation(project, evaluation, champion)
+    else:
+        rival = promotion.beaten_before(project, evaluation)
+    if champion and rival is None:
+        store = Store(project)
+        evaluation_report(
+            project,
+            store.open(evaluation.manifest["dataset"]),
+            store.open(champion.base_model),
+            store.open(champion.adapter),
+            config,
+            run_worker,
+            tracked,
+            write_metrics=False,
+        )
+        rival = promotion.comparable_evaluation(project, evaluation, champion)
+        if rival is None:
+            raise UserError(
+                f"{evaluation.model}: its evaluation was made with other code, libraries or "
+                f"settings than evaluations are now, so the champion (release {champion.number}) "
+                f"cannot be compared with it; materialize {evaluation.model}/evaluation_report "
+                "again"
+            )
+    built = promotion.verdict_of(project, evaluation, policy, rival)
+    if not pages.page_path(project, built.artefact).is_file():
+        with tracked(evaluation.manifest["lora_weights"]["key"]) as run:
+            pages.write_page(
+                project,
+                built.artefact,
+                lambda page: run.log_artifact(str(page), "evaluation"),
+            )
+    return built

@@ -1,0 +1,68 @@
+"""Adapters out of and into a project: a release's LoRA as a file, and a file as a LoRA's folder.
+
+An exported file says in its metadata, under `adire.*`, which release and recipe it is, and under
+kohya's `ss_*` what others know how to show; so it can be traced without this project's home.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store
+from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.formats import adapters
+from adire_assets.families.diffusion.formats.base_names import Format
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.rollout import deployment
+
+
+def export(project: Project, name: str, to: Format, file: Path) -> int:
+    """Write the adapter of `model@N`, or of the live release of `model`; the release's number.
+
+    UserError when there is no such release, its adapter is gone or changed, or `to` cannot say it.
+    """
+    record = deployment.named(project, load_fleet(project), name)
+    store = Store(project)
+    adapter, base = store.open(record.adapter), store.open(record.base_model)
+    store.verify(adapter)
+    adapters.export(adapter.path, base.path / "pipeline", to, file, _facts(record))
+    return record.number
+
+
+def import_(project: Project, file: Path, model: str, folder: Path) -> Format:
+    """Make the new `folder` of an adapter `file` for the base of `model`; the format it had."""
+
+    def convert(*_: object, **__: object) -> NoReturn:
+        raise UserError(
+            f"the base of {model} is a single file that is not converted yet; run "
+            f"`adire materialize {model} --select base_model` first"
+        )
+
+    base = weights.base_model(project, model, convert).artefact
+    return adapters.import_(file, base.path / "pipeline", folder)
+
+
+def _facts(record: ReleaseRecord) -> dict[str, str]:
+    """What the file's metadata says of the release; names as in the provenance of its images."""
+    told = record.provenance
+    base: dict[str, Any] = told.get("base_model", {})
+    facts = {
+        "adire.model": record.model,
+        "adire.release": record.number,
+        "adire.adapter_recipe_key": record.adapter["key"],
+        "adire.adapter_hash": record.adapter["content_hash"],
+        "adire.base_model": {**base, "hash": record.base_model["content_hash"]},
+        "adire.mlflow_run_id": record.mlflow_run_id,
+        "ss_output_name": f"{record.model}-{record.number}",
+        "ss_sd_model_name": base.get("source"),
+    }
+    kept = ("code", "dvc_hash", "data_hash", "hyperparameters", "evaluation")
+    facts |= {f"adire.{key}": told[key] for key in kept if key in told}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in facts.items()
+        if value is not None
+    }

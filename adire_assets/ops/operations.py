@@ -1,0 +1,291 @@
+"""What an operator asks: what is live and why, where an image comes from, what can be deleted.
+
+Each function gives plain lines of text; the command line prints them.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
+from adire_assets.config.model import evaluation_settings, load_model, misnamed, model_names
+from adire_assets.core.children import run_child, scratch_folder
+from adire_assets.core.disk import refusal
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import NOT_LIBRARIES, code_hash, environment, threads
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store
+from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion import weights
+from adire_assets.gates import approvals, committed, measurements, policies, policy
+from adire_assets.gates.committed import listed
+from adire_assets.gates.report import pages
+from adire_assets.gates.verdict import Verdict
+from adire_assets.line.evaluate import numbers
+from adire_assets.line.generate import measure_again
+from adire_assets.serving import client, record, release
+from adire_assets.serving.fleet import logs, processes, serves
+from adire_assets.serving.gateway import routing
+from adire_assets.serving.rollout import deployment
+from adire_assets.tracking import registry, runs
+from adire_assets.tracking.dvc import pull as dvc_pull
+from adire_assets.tracking.dvc import versions
+
+DEMO_MODEL = "indigo"
+DEMO_PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
+
+
+def status(project: Project) -> Iterator[str]:
+    """What is live, why, what differs from it and what is stale; then the processes."""
+    for model in model_names(project):
+        try:
+            if load_model(project, model).enabled:
+                yield from _live(project, model)
+                yield from _policy(project, model)
+                yield from (f"  stale: {line}" for line in stale(project, model))
+            else:
+                yield f"{model}: disabled"
+        except (UserError, OSError) as error:  # the rest is wanted most when something is wrong
+            yield f"{model}: cannot tell more: {refusal(error) or error}"
+    for path in misnamed(project):
+        yield f"{path.name}: not read; a model is a <name>.yaml, so rename it"
+    if named := os.environ.get(FLEET_VARIABLE):
+        yield f"fleet: {named}, as {FLEET_VARIABLE} says"
+    for process in processes.status(project, load_fleet(project)):
+        ports = ", ".join(str(port) for port in process["ports"])
+        well = process["ready"] or process["state"] == "STOPPED"
+        why = "" if well else _last_words(project, process)
+        yield f"{process['name']}: {process['state']}{f' on {ports}' if ports else ''}{why}"
+
+
+def _last_words(project: Project, process: dict[str, Any]) -> str:
+    """Why a process is not ready: what its log says last."""
+    said = logs.last_words(project, process["name"]) if process["log"] else None
+    return f", not ready: {said} (its log is {process['log']})" if said else ", not ready"
+
+
+def _live(project: Project, model: str) -> Iterator[str]:
+    settings = load_fleet(project)
+    for state in deployment.live(project, settings, model):
+        yield from _live_on(project, state)
+    if (plan := record.plan(project, model)) and plan.pending:
+        yield (
+            f"  unfinished since {plan.at}: {plan.pending}; the sensor {model}_rollout finishes "
+            f"it, or `adire rollout watch {model}`"
+        )
+    champion = registry.seen_aliases(project, model).get("champion")
+    if champion != deployment.champion(project, settings, model):
+        yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"
+    for candidate in release.records(project, model):
+        if lifted := record.lifted(project, model, candidate.number):
+            yield f"  quarantine of release {candidate.number} lifted: {lifted}"
+        if why := record.quarantined(project, model, candidate.number):
+            yield f"  quarantined: release {candidate.number}: {why}"
+        elif found := approvals.approval(project, candidate):
+            yield f"  approved: release {candidate.number} {found.entry.told()}"
+    if load_model(project, model).evaluation.gates.human_approval == "required":
+        yield from (f"  {approvals.sentence(one)}" for one in approvals.waiting(project, model))
+
+
+def _policy(project: Project, model: str) -> Iterator[str]:
+    """What decides about the next release, and whether somebody could have reviewed it."""
+    if weaker := policies.told_today(project, model):
+        yield f"  policy now: {weaker}"
+    try:
+        if files := committed.uncommitted(project, model):
+            sensors = ", so the sensors start nothing" if committed.required(project, model) else ""
+            yield f"  not committed: {listed(files)}{sensors}"
+    except UserError as error:
+        yield f"  not committed: cannot tell: {error}"
+
+
+def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:
+    """One target."""
+    state = live.record
+    if state.live is None:
+        yield f"{state.model}: nothing is live on {state.target}"
+    else:
+        found = release.read_record(project, state.model, state.live)
+        by = state.verdict or found.verdict
+        verdict = Verdict.from_dict(Store(project).open(by).json("verdict.json"))
+        yield f"{state.model}: release {state.live} is live on {state.target} since {state.since}"
+        yield f"  why: {verdict.sentence()}"
+        facts = found.provenance
+        yield f"  from: {_code(facts['code'])}, data {facts['dvc_hash'][:12]}"
+        asked = facts.get("policy", {})
+        if files := asked.get("uncommitted"):
+            yield f"  decided by files that were not committed: {listed(files)}"
+        if refused := asked.get("refused_before"):
+            yield f"  other adapters that were refused before it: {refused}"
+    held = ", ".join(
+        f"{slot} {f'release {state.slots[slot]}' if slot in state.slots else 'nothing'}"
+        for slot in live.ready
+    )
+    yield f"  slots: {held}"
+    if canary := state.rollout:
+        share = f"{canary.percent} % of the requests" if canary.percent else canary.stage
+        yield f"  rollout: release {canary.number}: {share}{', held' if canary.held else ''}"
+        yield from (f"    {_told(decision)}" for decision in canary.decisions)
+    elif (last := state.last_rollout) and last["outcome"] != "live":
+        ended = last["outcome"].replace("_", " ")
+        yield f"  last rollout: release {last['number']} {ended}: {last['reason']} ({last['at']})"
+    yield from (f"  differs: {line}" for line in live.differences)
+
+
+def _told(decision: dict[str, Any]) -> str:
+    where = f"{decision['percent']} %" if decision["percent"] else decision["stage"]
+    return f"{decision['at']} {where}: {decision['decision']}: {decision['sentence']}"
+
+
+def stale(project: Project, model: str) -> list[str]:
+    """How the project as it is now differs from what is live, one sentence for each difference."""
+    champion = deployment.champion(project, load_fleet(project), model)
+    if champion is None:
+        return []
+    store = Store(project)
+    found = release.read_record(project, model, champion)
+    adapter, evaluation = store.open(found.adapter), store.open(found.evaluation)
+    dataset = store.recall(adapter.manifest["dataset"]).manifest
+    made = adapter.manifest["recipe"]
+    config = load_model(project, model)
+    now = versions.subtree(project, config.data.dvc_file, config.data.path)
+    base, judge = weights.known_base_model(project, model), weights.known_judge(project, model)
+    libraries = environment(*(name for name in made["environment"] if name not in NOT_LIBRARIES))
+    served = store.recall(found.repository).manifest["recipe"]["config"]
+    then_and_now = {
+        "data settings": (dataset["job"]["arguments"]["config"], config.data.model_dump()),
+        "training settings": (made["config"], config.training.model_dump()),
+        "serving settings": (served, config.serving.model_dump()),
+        "libraries": (made["environment"], libraries),
+    }
+    lists = {
+        what: [name for name, value in today.items() if then.get(name) != value]
+        for what, (then, today) in then_and_now.items()
+    }
+    facts = {
+        f"{config.data.dvc_file} names other data": now.hash == adapter.manifest["data_hash"],
+        "the base model is another": base is not None
+        and base.content_hash == found.base_model["content_hash"],
+        "the judge is another": judge is not None
+        and judge.content_hash == evaluation.manifest["judge"]["content_hash"],
+        "the code that makes datasets changed": _same_code(dataset["recipe"]),
+        "the training code changed": _same_code(made),
+        "the evaluation code changed": _same_code(evaluation.manifest["recipe"]),
+        "the evaluation settings changed": evaluation_settings(project, config.evaluation)
+        == evaluation.manifest["recipe"]["config"],
+    }
+    changed = [f"{what} changed: {', '.join(names)}" for what, names in lists.items() if names]
+    return [*(sentence for sentence, same in facts.items() if not same), *changed]
+
+
+def _same_code(recipe: dict[str, Any]) -> bool:
+    """Whether a step would run with the code that made an artefact of this recipe."""
+    return code_hash(tuple(recipe["modules"])) == str(recipe["code"])
+
+
+def trace(project: Project, image: Path) -> Iterator[str]:
+    """Image -> release -> code, data, hyperparameters, MLflow run, scores."""
+    facts = client.read_provenance(image)
+    try:
+        yield from list(_traced(project, image, facts))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{image}: its provenance is not one that `adire generate` wrote ({error!r})"
+        ) from None
+
+
+def _traced(project: Project, image: Path, facts: dict[str, Any]) -> Iterator[str]:
+    request = facts["request"]
+    yield f"{image}: release {facts['release']} of {facts['model']}"
+    yield f"  request: {', '.join(f'{name}={value!r}' for name, value in request.items())}"
+    yield f"  image {facts['image_index']} of the request, seed {facts['image_seed']}"
+    yield f"  code: {_code(facts['code'])}"
+    yield f"  data: DVC {facts['dvc_hash']}, of which this model's part {facts['data_hash']}"
+    base = facts["base_model"]
+    yield f"  base model: {base['source']} {base['revision'] or ''} content {base['hash'][:12]}"
+    yield f"  adapter: recipe {facts['adapter_recipe_key']}, content {facts['adapter_hash']}"
+    settings = ", ".join(f"{name}={value}" for name, value in facts["hyperparameters"].items())
+    yield f"  hyperparameters: {settings}"
+    scores = ", ".join(f"{name}={value:.4g}" for name, value in facts["evaluation"].items())
+    yield f"  evaluation: {scores}"
+    if (asked := facts.get("policy")) and asked["weakened"]:
+        yield f"  policy: {policy.told(asked['weaker_than'], asked['weakened'])}"
+    yield f"  MLflow run: {facts['mlflow_run_id']}"
+    try:
+        known = release.read_record(project, facts["model"], facts["release"])
+    except UserError:
+        yield "  this project does not hold that release's record: it was made elsewhere"
+        return
+    same = known.provenance["adapter_hash"] == facts["adapter_hash"]
+    yield f"  this project's record of the release {'agrees' if same else 'DIFFERS'}"
+
+
+def _code(identity: dict[str, Any]) -> str:
+    if "commit" in identity:
+        return f"commit {identity['commit']}{' with local changes' if identity['dirty'] else ''}"
+    return f"build {identity['build']}"
+
+
+def measure(project: Project, name: str, progress: Progress) -> str:
+    """Time the drawing of an evaluation again, `model@N` or the newest of `model`; a sentence."""
+    evaluation, _ = pages.evaluation_of(project, name)
+    before = measurements.timings_of(project, evaluation).get("seconds_per_image_mean")
+    if before is None:
+        raise UserError(f"{name}: its adapter is not sound, so no image was drawn or timed")
+    with scratch_folder(project, f"measure-{evaluation.key[:12]}") as work:
+
+        def run(function: str, **arguments: Any) -> dict[str, Any]:
+            job, cores = work / "job", threads()
+            return run_child(project, job, function, arguments, threads=cores, progress=progress)
+
+        timings = measure_again(project, evaluation, run)
+    if run_id := runs.find_run(
+        project, evaluation.model, evaluation.manifest["lora_weights"]["key"]
+    ):
+        runs.log_metrics(project, run_id, numbers(evaluation.path))
+    now = measurements.timings_of(project, evaluation)
+    return (
+        f"{name}: {timings['seconds_per_image_mean']:.3g} s per image (before {before:.3g}); "
+        f"`adire materialize {evaluation.model}` judges by {now['seconds_per_image_mean']:.3g}, "
+        f"the median of all {now['measurements']} measurements"
+    )
+
+
+def pull_targets(project: Project) -> list[str]:
+    """The .dvc files of the project, relative to its root."""
+    found = [*project.root.glob("*.dvc"), *(project.root / "base_models").rglob("*.dvc")]
+    return sorted(str(path.relative_to(project.root)) for path in found if path.is_file())
+
+
+def pull(project: Project, progress: Progress) -> None:
+    """Fetch what the .dvc files name: data and base models."""
+    dvc_pull.pull(root=str(project.root), targets=pull_targets(project), progress=progress)
+
+
+def demo(project: Project, bring_live: Callable[[Project, str], None], progress: Progress) -> None:
+    """The whole line on the embedded defaults, then a picture from the live model.
+
+    `bring_live(project, model)` materializes the model's graph.
+    """
+    started = time.monotonic()
+    pull(project, progress)
+    settings = load_fleet(project)
+    try:
+        processes.up(project, settings, only="serving", progress=progress)
+    except serves.NotServed as error:  # what is made live next mends it, or says why not
+        progress(str(error))
+    bring_live(project, DEMO_MODEL)
+    door = routing.door_of(project, settings, next(iter(settings.targets)))
+    answer = client.generate(door, DEMO_MODEL, DEMO_PROMPT, seed=42)
+    picture = project.home / "demo.png"
+    client.save_png(answer.images[0], picture, answer.provenance)
+    found = release.read_record(project, DEMO_MODEL, answer.release)
+    sheet = Store(project).open(found.evaluation).path / "contact_sheet.png"
+    progress(f"before | after | held-out real images: {sheet}")
+    progress(
+        f"took {time.monotonic() - started:.0f} s; `make up` starts the UI, `make down` stops all"
+    )
+    score = found.provenance["evaluation"]["clip_s_mean"]
+    progress(f"demo: OK release={answer.release} image={picture} clip_s={score:.3f}")

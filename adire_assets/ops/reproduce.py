@@ -1,0 +1,281 @@
+"""A release's adapter made again, from what was recorded when it was made: equal bits, or why not.
+
+    reproduce(project, "indigo@3", print)     a release
+    reproduce(project, "out.png", print)      the release that drew an image
+
+What was recorded is all that is used: the sources that ran (`recipe/sources` of the artefact, laid
+out as a package of its own, so that the code of today does not count), the job they were given
+(`job` in the manifest: function, arguments, launcher, threads) and the hashes of what they read.
+The dataset and the base model come from the store; a dataset that is gone is made again in the same
+way from the data that DVC holds at the recorded hash. Nothing in the store, the working tree or DVC
+changes; the work is done in <home>/work/reproduce-<model>-<release> and removed.
+
+`UserError` with one sentence when the same bits cannot come out here or something is not to be had.
+"""
+
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adire_assets.core import lineage, worker
+from adire_assets.core.children import run_child, scratch_folder
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import NOT_CONTENT, Artefact, Store, lock
+from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion import base
+from adire_assets.serving import client, release
+from adire_assets.serving.release import ADAPTER, ReleaseRecord
+
+RELEASE = re.compile(r"([a-z][a-z0-9_]*)@([0-9]+)")
+SHOWN_FILES = 5
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """`sha256` is that of the adapter's file made here; no `difference` means equal."""
+
+    name: str  # model@number
+    sha256: str
+    difference: str | None = None
+
+    def sentence(self) -> str:
+        told = f"different: {self.difference}" if self.difference else f"equal sha256={self.sha256}"
+        return f"reproduce: {self.name} {told}"
+
+
+def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
+    """Make the adapter of a release again and compare it with the recorded one.
+
+    `what` is a release, `model@number`, or the path of an image that a release drew.
+    """
+    record = _release_of(project, what)
+    name = f"{record.model}@{record.number}"
+    store = Store(project)
+    adapter = store.recall(record.adapter)
+    manifest = adapter.manifest
+    progress(f"{name}: lora_weights {adapter.key[:12]}, made {manifest['created']}")
+    _require_recorded(adapter)
+    _require_served(store, record, adapter)
+    _require_same_environment(name, manifest)
+    work = f"reproduce-{record.model}-{record.number}"
+    with scratch_folder(project, work) as scratch, ExitStack() as held:
+        places = {"output": scratch / "output", "work": scratch / "checkpoints"}
+        places["output"].mkdir()
+        for kind, provide in (("base_model", _base_model), ("dataset", _dataset)):
+            made_from = store.recall(manifest[kind])
+            places[kind] = provide(project, made_from, scratch, progress)
+        sources = _lay_out(adapter, scratch / "training")
+        progress(f"training: the recorded sources, on {manifest['job']['threads']} threads")
+        held.enter_context(lock(project, "device"))
+        _run(project, manifest["job"], places, sources, scratch, progress)
+        files = lineage.folder_digest(places["output"], NOT_CONTENT)[1]
+    return Reproduction(name, files.get(ADAPTER, ""), _difference(manifest, files))
+
+
+def _release_of(project: Project, what: str) -> ReleaseRecord:
+    if found := RELEASE.fullmatch(what):
+        return release.read_record(project, found[1], int(found[2]))
+    if not Path(what).is_file():
+        raise UserError(f"{what} is neither a release, such as indigo@3, nor an image's file")
+    facts = client.read_provenance(Path(what))
+    try:
+        record = release.read_record(project, facts["model"], facts["release"])
+        same = facts["adapter_hash"] == record.adapter["content_hash"]
+    except KeyError as error:
+        raise UserError(f"{what}: its provenance lacks {error}, so it names no release") from None
+    if not same:
+        raise UserError(
+            f"{what} was drawn by another release {record.number} of {record.model} than the one "
+            "of this project; run this in the project whose release drew it"
+        )
+    return record
+
+
+def _require_recorded(artefact: Artefact) -> None:
+    """UserError unless the manifest has a job, and itself and recipe/ are what was recorded."""
+    manifest, made = artefact.manifest, f"{artefact.kind} {artefact.key[:12]} of {artefact.model}"
+    if not {"job", "recipe_hash"} <= manifest.keys():
+        raise UserError(
+            f"{made} was made before jobs and all sources were recorded; materialize "
+            f"{artefact.model}/{artefact.kind} with the code of today to get one that can be "
+            "made again"
+        )
+    key = lineage.digest({**manifest["recipe"], "modules": None})
+    if not key == manifest["key"] == artefact.key:
+        raise UserError(
+            f"{artefact.path / 'manifest.json'} was changed: its recipe has the key {key[:12]}, "
+            f"not {artefact.key[:12]}; take it from a backup"
+        )
+    if lineage.folder_digest(artefact.path / "recipe")[0] != manifest["recipe_hash"]:
+        raise UserError(
+            f"{artefact.path / 'recipe'} is not what was recorded with {made}; take it from a "
+            "backup"
+        )
+
+
+def _require_served(store: Store, record: ReleaseRecord, adapter: Artefact) -> None:
+    served = store.recall(record.repository).manifest["files"][f"adapter/{ADAPTER}"]
+    if served != adapter.manifest["files"][ADAPTER]:
+        raise UserError(
+            f"release {record.number} of {record.model} serves the adapter file {served[:12]}, not "
+            f"that of its lora_weights {adapter.key[:12]}; its record is not about its content"
+        )
+
+
+def _require_same_environment(name: str, manifest: Mapping[str, Any]) -> None:
+    """UserError when libraries, device or machine here are of another kind than then."""
+    then = manifest["recipe"]["environment"]
+    if then.get("device") == "cuda" and lineage.device_class() != "cuda":
+        raise UserError(
+            f"{name} was made on a GPU and there is none here that this torch can use; a CPU gives "
+            "other bits"
+        )
+    machine = manifest["hardware"]["machine"]
+    if machine != platform.machine():
+        raise UserError(
+            f"{name} was made on a machine of type {machine} and this one is {platform.machine()}, "
+            f"which gives other bits; run it on a {machine} machine"
+        )
+    libraries = {
+        name: version
+        for name, version in then.items()
+        if name not in lineage.NOT_LIBRARIES and version != lineage.ABSENT  # it did without
+    }
+    other = {name: v for name, v in libraries.items() if v != lineage.installed(name)}
+    if other:
+        listed = ", ".join(f"{n} {v} (here {lineage.installed(n)})" for n, v in other.items())
+        raise UserError(f"{name} was made with {listed}; `{_pip(other)}` mends it")
+
+
+def _pip(versions: Mapping[str, str]) -> str:
+    """The command that installs these versions; a label such as +cpu names PyTorch's own index."""
+    labels = sorted({label for v in versions.values() if (label := v.partition("+")[2])})
+    indices = [f"--extra-index-url https://download.pytorch.org/whl/{label}" for label in labels]
+    wanted = [f"{name}=={version}" for name, version in versions.items()]
+    return " ".join(["pip install", *wanted, *indices])
+
+
+def _base_model(project: Project, recorded: Artefact, scratch: Path, progress: Progress) -> Path:
+    """A folder that holds the base model as pipeline/."""
+    store = Store(project)
+    if store.holds(recorded):
+        store.verify(recorded)
+        progress(f"base model: {recorded.content_hash[:12]} is in the store")
+        return recorded.path
+    manifest = recorded.manifest
+    source = manifest["source"]
+    if "config" in manifest["recipe"]["inputs"]:  # a single file, which is converted
+        raise UserError(
+            f"the base model {source} is no longer in the store; run "
+            f"`adire materialize {recorded.model} --select base_model`, which makes it again"
+        )
+    wanted = manifest["recipe"]["inputs"]["weights"]
+    variant = manifest["recipe"]["config"]["variant"]
+    found = base.resolve(source, manifest["revision"], variant, project.root)
+    if found.content_hash != wanted:
+        raise UserError(
+            f"the base model {source} is no longer in the store, and {found.path} is other weights "
+            f"now ({found.content_hash[:12]}, not {wanted[:12]}); put those of then back there"
+        )
+    progress(f"base model: {found.identity} is still the one of then")
+    folder = scratch / "base_model"
+    folder.mkdir()
+    (folder / "pipeline").symlink_to(found.path)
+    return folder
+
+
+def _dataset(project: Project, recorded: Artefact, scratch: Path, progress: Progress) -> Path:
+    """A folder with the recorded dataset's files."""
+    store = Store(project)
+    if store.holds(recorded):
+        store.verify(recorded)
+        progress(f"dataset: {recorded.content_hash[:12]} is in the store")
+        return recorded.path
+    _require_recorded(recorded)
+    manifest = recorded.manifest
+    _require_same_environment(f"its dataset {recorded.key[:12]}", manifest)
+    places = {"source": scratch / "data", "output": scratch / "dataset"}
+    places["source"].mkdir()
+    progress("dataset: gone from the store; it is made again from the data that DVC holds")
+    export = {
+        "function": "adire_assets.tracking.dvc.versions:export",
+        "arguments": {
+            "root": project.root,
+            "home": project.home,
+            "dvc_hash": manifest["dvc_hash"],
+            "data_hash": manifest["data_hash"],
+            "path": manifest["job"]["arguments"]["config"]["path"],
+            "output": places["source"],
+        },
+        "launcher": [],
+        "threads": manifest["job"]["threads"],
+    }
+    today = Path(__file__).parents[2]
+    _run(project, export, {}, today, scratch, progress)
+    sources = _lay_out(recorded, scratch / "preparation")
+    _run(project, manifest["job"], places, sources, scratch, progress)
+    difference = _difference(manifest, lineage.folder_digest(places["output"], NOT_CONTENT)[1])
+    if difference:
+        raise UserError(f"the dataset comes out otherwise than the one of then: {difference}")
+    progress(f"dataset: {recorded.content_hash[:12]} made again, equal")
+    return places["output"]
+
+
+def _lay_out(artefact: Artefact, folder: Path) -> Path:
+    """`recipe/sources` as a tree of packages below `folder`, for PYTHONPATH."""
+    files = {path.stem: path for path in (artefact.path / "recipe" / "sources").glob("*.py")}
+    for name, path in files.items():
+        is_package = any(other.startswith(f"{name}.") for other in files)
+        target = folder.joinpath(*name.split("."))
+        target = target / "__init__.py" if is_package else target.with_name(f"{target.name}.py")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return folder
+
+
+def _run(
+    project: Project,
+    job: Mapping[str, Any],
+    places: Mapping[str, Path],
+    sources: Path,
+    scratch: Path,
+    progress: Progress,
+) -> None:
+    """Carry out a recorded job in a child that imports the project's modules from `sources`."""
+    run_child(
+        project,
+        scratch / f"job-{job['function'].rpartition(':')[2]}",
+        job["function"],
+        worker.placed(job, places),
+        threads=job["threads"],
+        launcher=job["launcher"],
+        sources=sources,
+        progress=progress,
+    )
+
+
+def _difference(manifest: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
+    """How `files`, {path: SHA-256}, differ from the manifest's, in a clause; None when equal."""
+    then = manifest["files"]
+    names = sorted(name for name in {*then, *files} if then.get(name) != files.get(name))
+    if not names:
+        return None
+    told = [
+        f"{name} is {files.get(name, 'absent')[:12]} and was {then.get(name, 'absent')[:12]}"
+        for name in names[:SHOWN_FILES]
+    ]
+    if len(names) > SHOWN_FILES:
+        told.append(f"{len(names) - SHOWN_FILES} more files differ")
+    if ADAPTER in then and ADAPTER not in names:
+        told.append("the adapter itself is equal")
+    if (cpu := lineage.hardware()["cpu"]) != manifest["hardware"]["cpu"]:
+        told.append(f"made on {manifest['hardware']['cpu']}, this is {cpu}")
+    if manifest["recipe"]["environment"].get("device") == "cuda":
+        told.append("a GPU need not give the same bits twice")
+    return "; ".join(told)

@@ -1,0 +1,277 @@
+"""`adire search`: training settings by trial, the hopeless ones given up early.
+
+    search(project, "indigo", trials=None, out=None, progress=print)
+
+Optuna draws settings from the ranges in the model's YAML. Each trial is a training like the line's,
+in a child, without an adapter at its end. Its validation loss is what counts, and a trial whose
+loss is above the median of the others at the same step is given up. The study lies in
+<home>/search/<model>-<what the trials have in common>.db: a search that was killed goes on as if
+it had not been, and one over other data, another base, other code, libraries or ranges is another
+study. Each trial is an MLflow run below one run of the search. The best settings are written as the
+model's YAML, comments kept.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from adire_assets.config.fleet import load_fleet
+from adire_assets.config.model import ModelConfig, load_model
+from adire_assets.config.yaml_file import idle, without_idle
+from adire_assets.core import lineage
+from adire_assets.core.children import run_child
+from adire_assets.core.errors import UserError
+from adire_assets.core.folders import temporary_folder
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artefact, lock, write_bytes
+from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.training.launch import launcher, shared_out
+from adire_assets.families.diffusion.training.settings import SearchConfig, TrainingConfig
+from adire_assets.families.diffusion.training.trial import FIRST_TRIALS
+from adire_assets.line import sources
+from adire_assets.line.dataset import build as build_dataset
+from adire_assets.tracking import runs
+
+if TYPE_CHECKING:
+    import optuna
+
+TRIAL = "adire_assets.families.diffusion.training.trial:run"
+# launch: the per-process batch split is part of what is trained.
+TRIAL_MODULES = (
+    "adire_assets.families.diffusion.training.trial",
+    "adire_assets.families.diffusion.training.launch",
+)
+
+
+def search(
+    project: Project, model: str, trials: int | None, out: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Carry the study on to `trials` (default: the YAML's); the best training settings it has.
+
+    They are written to `out` (default: <home>/search/<model>.yaml). UserError without a `search`
+    section, when another process searches, or when no trial came to an end.
+    """
+    config = load_model(project, model)
+    if config.search is None:
+        raise UserError(
+            f"{project.model_file(model)} has no section search; add one with ranges, for example "
+            "search: {parameters: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}"
+        )
+    device = lineage.device_class(load_fleet(project).device)
+    images = build_dataset(project, sources.training_data(project, model).artefact).artefact
+    if not images.json("summary.json")["validation"]:
+        raise UserError(
+            f"{model}: a search compares losses on validation images, and none of the dataset's "
+            f"fell there; raise data.validation_fraction ({config.data.validation_fraction:g} now)"
+        )
+    base = _base(project, model)
+    recipe = recipe_of(config, images, base, device)
+    name = f"{model}-{recipe.key[:12]}"
+    folder = project.home / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(project, f"search-{name}"):
+        study = _study(folder / f"{name}.db", name)
+        parent = _parent_run(project, model, study)
+        wanted = trials or config.search.trials
+        common = recipe.config["training"]
+        while len(_ended(study)) < wanted:
+            study.sampler = _sampler(config.search, len(_ended(study)))
+            trial = study.ask()
+            chosen = _chosen(trial, config.search)
+            progress(f"trial {len(_ended(study)) + 1} of {wanted}: {_words(chosen)}")
+            jobs = project.home / "jobs"
+            with temporary_folder(project, jobs) as scratch, lock(project, "device"):
+                _carry_out(
+                    project, study, trial, _training(common | chosen), images, base, device, parent,
+                    scratch, progress,
+                )  # fmt: skip
+    done = [one for one in study.trials if one.value is not None and one.state.name == "COMPLETE"]
+    if not done:
+        raise UserError(f"no trial of {name} came to its end; narrow the ranges of search")
+    best = min(done, key=lambda one: one.value or 0.0)
+    path = out or folder / f"{model}.yaml"
+    _write(project.model_file(model), path, best.params)
+    progress(
+        f"search: {model} trial={best.number} validation_loss={best.value:.4f} "
+        f"{_words(best.params)} yaml={path}"
+    )
+    return best.params
+
+
+def recipe_of(config: ModelConfig, images: Artefact, base: Artefact, device: str) -> Recipe:
+    """What the trials of a study have in common: only then are their losses comparable."""
+    assert config.search
+    searched = config.search.model_dump(include={"parameters", "seed", "validation_steps"})
+    training = config.training.model_dump()
+    training["validation_steps"] = config.search.validation_steps
+    return Recipe(
+        "search",
+        images.model,
+        modules=TRIAL_MODULES,
+        inputs={"dataset": images.content_hash, "base_model": base.content_hash},
+        config={
+            **searched,
+            "training": {n: v for n, v in training.items() if n not in searched["parameters"]},
+        },
+        environment=lineage.environment(*lineage.TRAINING_PACKAGES, device=device),
+    )
+
+
+def _training(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's settings: what one choice takes the effect from is left out."""
+    return without_idle(TrainingConfig, given)
+
+
+def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
+    """Draws what a search that was never interrupted draws after as many trials."""
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=int(lineage.digest([config.seed, ended])[:8], 16))
+
+
+def _base(project: Project, model: str) -> Artefact:
+    found = weights.known_base_model(project, model)
+    if found is None:
+        raise UserError(
+            f"the base of {model} is not in the store yet; run "
+            f"`adire materialize {model} --select base_model` first"
+        )
+    return found
+
+
+def _study(path: Path, name: str) -> "optuna.Study":
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=f"sqlite:///{path}",
+        study_name=name,
+        load_if_exists=True,
+        direction="minimize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS),
+    )
+    for trial in study.trials:
+        if not trial.state.is_finished():  # its process was killed
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
+
+
+def _ended(study: "optuna.Study") -> list[Any]:
+    """Trials that say something: also that their settings diverge."""
+    return [t for t in study.trials if t.state.is_finished() and not _killed(t)]
+
+
+def _killed(trial: Any) -> bool:
+    return trial.state.name == "FAIL" and "refused" not in trial.user_attrs
+
+
+def _chosen(trial: "optuna.Trial", config: SearchConfig) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for name, tried in config.parameters.items():
+        if tried.choices is not None:
+            chosen[name] = trial.suggest_categorical(name, tried.choices)
+            continue
+        low, high = tried.low or 0.0, tried.high or 0.0
+        if TrainingConfig.model_fields[name].annotation is int:
+            chosen[name] = trial.suggest_int(name, int(low), int(high), log=tried.log)
+        else:
+            chosen[name] = trial.suggest_float(name, low, high, log=tried.log)
+    return chosen
+
+
+def _carry_out(
+    project: Project,
+    study: "optuna.Study",
+    trial: "optuna.Trial",
+    training: Mapping[str, Any],
+    images: Artefact,
+    base: Artefact,
+    device: str,
+    parent: str,
+    scratch: Path,
+    progress: Progress,
+) -> None:
+    """One training in a child; how it ended goes into the study and into MLflow."""
+    import optuna
+
+    run = runs.plain_run(
+        project, images.model, f"trial {trial.number}", {"adire.search": study.study_name}, parent
+    )
+    runs.log_parameters(project, run, training)
+    (scratch / "output").mkdir()
+    weights = base.path / "pipeline"
+    settings = shared_out(training, device, weights)
+    try:
+        result = run_child(
+            project,
+            scratch / "job",
+            TRIAL,
+            {
+                "storage": f"sqlite:///{project.home / 'search'}/{study.study_name}.db",
+                "study": study.study_name,
+                "number": trial.number,
+                "dataset": images.path,
+                "base": weights,
+                "variant": base.json("base.json")["variant"],
+                "output": scratch / "output",
+                "training": settings,
+                "work": scratch / "work",
+                "cache": project.home / "cache",
+                "resolution": images.manifest["resolution"],
+                "device": device,
+            },
+            threads=lineage.threads(),
+            launcher=launcher(device, settings)[1:],
+            recorder=runs.recorder(run),
+            progress=progress,
+        )
+    except UserError as refused:
+        progress(f"  refused: {refused}")
+        trial.set_user_attr("refused", str(refused))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        runs.finish(project, run, "FAILED")
+        return
+    if result["given_up_at"]:
+        progress(f"  given up at step {result['given_up_at']}: worse than most others")
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    else:
+        study.tell(trial, result["validation_loss"])
+        progress(f"  validation loss {result['validation_loss']:.4f}")
+    runs.finish(project, run, "FINISHED")
+
+
+def _parent_run(project: Project, model: str, study: "optuna.Study") -> str:
+    known = study.user_attrs.get("mlflow_run_id")
+    if known is None:
+        known = runs.plain_run(
+            project, model, f"search {study.study_name}", {"adire.search": study.study_name}
+        )
+        study.set_user_attr("mlflow_run_id", known)
+    return known
+
+
+def _write(source: Path, path: Path, chosen: Mapping[str, Any]) -> None:
+    """The model's YAML with these training keys, everything else as it stands there."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 100
+    tree = yaml.load(source.read_text(encoding="utf-8"))
+    training = tree.setdefault("training", {})
+    training.update(chosen)
+    for key in idle(TrainingConfig, training):
+        del training[key]
+    text = io.StringIO()
+    yaml.dump(tree, text)
+    write_bytes(path, text.getvalue().encode())
+
+
+def _words(chosen: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in sorted(chosen.items())
+    )

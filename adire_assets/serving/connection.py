@@ -1,0 +1,89 @@
+"""Where requests go, and what a server that does not answer them becomes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adire_assets.config.fleet import fleet_file_name
+from adire_assets.core.errors import UserError
+
+LARGEST_MESSAGE = 2**31 - 1  # bytes
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where requests go: "host:port" of a Triton or a gateway, over TLS when there is an authority.
+
+    `authority` is the PEM file that vouches for the server's certificate, `name` the name in it
+    where that is not the host, `token` a bearer's token, `token_command` what makes one.
+    """
+
+    address: str
+    authority: Path | None = None
+    name: str | None = None
+    token: str | None = None
+    token_command: str = "adire auth token NAME"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+class Unanswered(UserError):
+    """A server that did not do what it was asked; `status` is gRPC's name, such as "INTERNAL"."""
+
+    def __init__(self, sentence: str, status: str | None) -> None:
+        super().__init__(sentence)
+        self.status = (status or "UNKNOWN").removeprefix("StatusCode.")
+
+
+@contextmanager
+def connect(door: Door | str) -> Iterator[Any]:
+    """A tritonclient.grpc client; what the server cannot do becomes `Unanswered`."""
+    import tritonclient.grpc
+    from tritonclient.utils import InferenceServerException
+
+    arguments: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", LARGEST_MESSAGE),
+        ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+        # Without its own pool, a client waits out the back-off of one that met the server down.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    door = Door(door) if isinstance(door, str) else door
+    address, secure = door.address, door.authority is not None
+    if door.name:
+        arguments.append(("grpc.ssl_target_name_override", door.name))
+    try:
+        with tritonclient.grpc.InferenceServerClient(
+            address,
+            ssl=secure,
+            root_certificates=str(door.authority) if secure else None,
+            channel_args=arguments,
+        ) as client:
+            yield client
+    except InferenceServerException as error:
+        sentence = _sentence(door, error.status(), error.message())
+        raise Unanswered(sentence, error.status()) from None
+
+
+def _sentence(door: Door, status: str | None, message: str) -> str:
+    address = door.address
+    if status == "StatusCode.INVALID_ARGUMENT":
+        return message
+    if status in ("StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED"):
+        return (
+            f"the gateway at {address} lets nobody in without a good token: {message}; make one "
+            f"with `{door.token_command}` and set ADIRE_TOKEN to it"
+        )
+    if "unknown model" in message or status == "StatusCode.NOT_FOUND":
+        return f"the Triton at {address} does not serve this: {message}; `adire status` shows why"
+    if status == "StatusCode.DEADLINE_EXCEEDED":
+        return f"the Triton at {address} did not answer in time; `adire status` shows how it is"
+    if status == "StatusCode.UNAVAILABLE" and "connect" in message.lower():
+        return (
+            f"no Triton answers at {address}; start the local fleet with `adire up`, or correct "
+            f"the address in {fleet_file_name()}"
+        )
+    return f"the Triton at {address} did not carry this out: {message}"

@@ -1,0 +1,153 @@
+"""A release in a slot: brought there, checked, taken away. No traffic is moved here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adire_assets.config.fleet import FleetConfig, SlotConfig, fleet_file_name
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store, lock
+from adire_assets.serving import release
+from adire_assets.serving.fleet import guard, slot, triton
+from adire_assets.serving.fleet.programs import slot_program
+from adire_assets.serving.fleet.supervisor import is_supervised
+from adire_assets.serving.fleet.triton import Control, wait_until
+from adire_assets.serving.release import ReleaseRecord
+
+
+@dataclass(frozen=True)
+class Place:
+    """One slot of a target."""
+
+    project: Project
+    fleet: FleetConfig
+    target: str
+    name: str
+
+    @property
+    def config(self) -> SlotConfig:
+        return self.fleet.targets[self.target].slots[self.name]
+
+    @property
+    def folder(self) -> Path:
+        return slot.folder(self.project, self.target, self.name, self.config)
+
+    @property
+    def address(self) -> str:
+        return slot.address(self.config)
+
+    @property
+    def control(self) -> Control:
+        return Control(self.address)
+
+    @contextmanager
+    def alone(self, model: str) -> Iterator[None]:
+        """Nobody else changes what the slot holds of this model meanwhile."""
+        with lock(self.project, f"slot-{self.target}-{self.name}-{model}"):
+            yield
+
+    def put(self, wanted: ReleaseRecord, require: Callable[[], None] = lambda: None) -> None:
+        """Make the slot's Triton serve this release, and no other of its model.
+
+        What it held before answers until the new one does. UserError when Triton is down, serves
+        the model for another project, or cannot load the release; then it holds what it held.
+        `require` raises when that is not wanted any more; it is asked before each change.
+        """
+        model, number = wanted.model, wanted.number
+        self.wait()
+        self._refuse_foreign(model)
+        require()
+        release.install(self.project, wanted, self.folder)
+        try:
+            require()
+            self.control.load(model, self.fleet.load_timeout_seconds)
+            self.require_answer(wanted)
+        except UserError:
+            require()
+            self.take(model, number)
+            raise
+        require()
+        others = [other for other in release.installed(self.folder, model) if other != number]
+        for other in others:
+            release.remove(self.folder, model, other)
+        if others or self.ready(model) != {number}:
+            self.control.load(model, self.fleet.load_timeout_seconds)
+
+    def renew(self, wanted: ReleaseRecord, require: Callable[[], None]) -> None:
+        """Load the release afresh, also where Triton takes a dead one for ready."""
+        require()
+        release.remove(self.folder, wanted.model, wanted.number)
+        self.put(wanted, require)
+
+    def take(self, model: str, number: int) -> None:
+        """Take a release out of the slot; done also when its Triton is down."""
+        live = self.control.live()
+        if set(release.installed(self.folder, model)) - {number}:
+            release.remove(self.folder, model, number)
+            if live:
+                self.control.load(model, self.fleet.load_timeout_seconds)
+            return
+        if live:
+            self.control.unload(model, self.fleet.load_timeout_seconds)
+        release.remove(self.folder, model, number)
+
+    def wait(self) -> None:
+        """A supervised slot that was just killed comes back; any other must answer now."""
+        control = self.control
+        if not control.live():
+            supervised = self.config.launch == "local" and is_supervised(
+                self.project, slot_program(self.target, self.name)
+            )
+            wait_until(control.live, self.fleet.load_timeout_seconds if supervised else 0)
+            control.require()
+
+    def require_ours(self) -> None:
+        """UserError when a local slot's Triton does not run; another project's does not count."""
+        if self.config.launch == "local" and not guard.running(triton.shm_prefix(self.folder)):
+            other = "; what answers there is another project's" if self.control.live() else ""
+            raise UserError(
+                f"the Triton of slot {self.name} does not run at {self.address}{other}; `adire up` "
+                "starts it, or names who has its ports"
+            )
+
+    def require_answer(self, wanted: ReleaseRecord) -> None:
+        """UserError unless the slot draws with the wanted release."""
+        from adire_assets.serving.fleet.parity import ask  # numpy: not in every Dagster process
+
+        answer = ask(
+            self.address,
+            wanted.model,
+            {**evaluated(self.project, wanted)[0], "num_inference_steps": 1},
+            wanted.number,
+        )
+        found = (answer.release, answer.provenance["release_hash"])
+        if found != (wanted.number, wanted.repository["content_hash"]):
+            raise UserError(
+                f"the Triton at {self.address} answers with release {found[0]} of {wanted.model} "
+                f"({found[1][:12]}), not with {wanted.number} "
+                f"({wanted.repository['content_hash'][:12]})"
+            )
+
+    def ready(self, model: str) -> set[int]:
+        """The releases of a model that the slot's Triton calls ready; UserError when it is down."""
+        versions = self.control.versions(model).get(model, {})
+        return {number for number, state in versions.items() if state == "READY"}
+
+    def _refuse_foreign(self, model: str) -> None:
+        """UserError when the Triton serves this model for another project or home."""
+        foreign = self.ready(model) - set(release.installed(self.folder, model))
+        ours = self.config.launch == "remote" or guard.running(triton.shm_prefix(self.folder))
+        if foreign and not ours:
+            raise UserError(
+                f"the Triton at {self.address} already serves release {max(foreign)} of {model}, "
+                f"which this project did not deploy; choose other ports in {fleet_file_name()}, "
+                "or stop that Triton where it was started"
+            )
+
+
+def evaluated(project: Project, wanted: ReleaseRecord) -> list[dict[str, Any]]:
+    """What the release was asked in its evaluation, an entry for each image."""
+    return list(Store(project).open(wanted.evaluation).json("images.json"))

@@ -1,0 +1,207 @@
+"""The processes that serve: started, watched and stopped through supervisord.
+
+`up` writes <home>/fleet/supervisord.conf, starts supervisord as a daemon of its own (it survives
+the terminal) and waits until slots, gateways and the Dagster UI answer; it may be repeated at any
+time, also after supervisord itself was killed. `down` stops everything and leaves no process and
+no shared memory. `status` says what runs. Logs: <home>/fleet/logs/<program>.log.
+
+supervisord is reached through a unix socket that only its user can open; nothing listens beyond
+loopback.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+from xmlrpc.client import Fault
+
+import psutil
+
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.core.disk import require_room
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import lock, write_bytes
+from adire_assets.serving.fleet import guard, logs, orphans, slot, supervisor, triton
+from adire_assets.serving.fleet.programs import Program, programs, shared_memory, slot_program
+from adire_assets.serving.gateway import routing
+
+Only = Literal["all", "serving"]
+Progress = Callable[[str], None]
+SEEN_SECONDS = 10.0
+
+
+DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_monitoring:
+  enabled: true
+"""
+
+
+def up(
+    project: Project,
+    fleet: FleetConfig,
+    *,
+    only: Only = "all",
+    progress: Progress = lambda message: None,
+) -> None:
+    """Start what is not running and wait until it is ready.
+
+    `only="serving"` leaves the Dagster UI and daemon as they are. After supervisord itself was
+    killed, what it has left goes on serving and is taken over one process at a time. UserError for
+    a busy port (number, owner, and the key that sets it), for a process that does not get ready
+    (its last words), and when all run and a release that a record names does not answer (why).
+    """
+    every = programs(project, fleet)
+    wanted = [item for item in every if only == "all" or item.serving]
+    require_room(project.home)
+    with lock(project, "fleet"):
+        dagster_home(project)
+        supervisor.write_config(project, every)
+        left: set[str] = set()
+        if not supervisor.answers(project):
+            left = orphans.programs(project)
+            fresh = [item for item in wanted if item.name not in left]
+            orphans.require_free_ports(_ports(fresh))
+            supervisor.start(project)
+        with supervisor.connection(project) as rpc:
+            supervisor.update(rpc)
+            idle = [item for item in wanted if not supervisor.runs(rpc, item.name)]
+            fresh = [item for item in idle if item.name not in left]
+            orphans.require_free_ports(_ports(fresh))
+            for item in fresh:
+                with suppress(Fault):  # one that supervisord would try again later
+                    rpc.stopProcess(item.name)
+                progress(f"starting {item.name}")
+                item.prepare()
+                rpc.startProcess(item.name, False)
+                if item.first:
+                    _wait_ready(project, rpc, item)
+            for item in (item for item in wanted if item.name not in left):
+                _wait_ready(project, rpc, item)
+                if not item.slot:
+                    progress(f"{item.name} is ready")
+            for item in (item for item in idle if item.name in left):
+                progress(f"taking over {item.name}")
+                orphans.end(project, item.name)
+                item.prepare()
+                rpc.startProcess(item.name, False)
+                _wait_ready(project, rpc, item)
+                # The next one to go may be what stands in for this one.
+                triton.wait_until(item.seen, SEEN_SECONDS)
+    for name, target in fleet.targets.items():
+        for slot_name, config in target.slots.items():
+            if config.launch == "remote":
+                triton.Control(slot.address(config)).require()
+                progress(f"slot {slot_name} of {name} answers at {slot.address(config)}")
+        routing.publish(project, fleet, name)
+    _require_served(project, fleet, progress)
+
+
+def _require_served(project: Project, fleet: FleetConfig, progress: Progress) -> None:
+    """`NotServed` unless every slot, and then every gateway, answers with what the records name."""
+    from adire_assets.serving.fleet import serves
+
+    wrong: list[str] = []
+    for name, target in fleet.targets.items():
+        for slot_name in target.slots:
+            found = serves.unserved(project, fleet, name, slot_name)
+            program = slot_program(name, slot_name)
+            progress(f"{program} {'runs and does not serve' if found else 'is ready'}")
+            wrong += found
+        if not wrong:
+            serves.require_answers(project, fleet, name)
+    if wrong:
+        raise serves.NotServed("\n".join(wrong))
+
+
+def down(
+    project: Project, fleet: FleetConfig, *, progress: Progress = lambda message: None
+) -> None:
+    """Stop every process of the fleet, also what a killed supervisord left behind."""
+    with lock(project, "fleet"):
+        if supervisor.answers(project):
+            progress("stopping the fleet")
+            with supervisor.connection(project) as rpc:
+                pid = rpc.getPID()
+                supervisor.stop_all(rpc)
+                rpc.shutdown()
+            _wait_gone(pid, orphans.STOP_SECONDS)
+        orphans.end(project)
+        for prefix in shared_memory(project, fleet):
+            guard.clean(prefix)
+
+
+def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
+    """One row per process: {"name", "state", "pid", "ports", "ready", "log"}.
+
+    `state` is supervisord's ("RUNNING", "BACKOFF", ...), "STOPPED" when supervisord does not run,
+    and "REMOTE" for a slot that is not ours to start. "UNGUARDED": it runs, but the supervisord
+    that would start it again is gone.
+    """
+    states: dict[str, dict[str, Any]] = {}
+    if supervisor.answers(project):
+        with supervisor.connection(project) as rpc:
+            states = {info["name"]: info for info in rpc.getAllProcessInfo()}
+    left = set() if states else orphans.programs(project)
+    rows = []
+    for item in programs(project, fleet):
+        stopped = "UNGUARDED" if item.name in left else "STOPPED"
+        info = states.get(item.name, {"statename": stopped, "pid": 0})
+        runs = info["statename"] in ("RUNNING", "UNGUARDED")
+        rows.append(
+            {
+                "name": item.name,
+                "state": info["statename"],
+                "pid": info["pid"] or None,
+                "ports": sorted(item.ports),
+                "ready": runs and item.ready(),
+                "log": str(supervisor.log(project, item.name)),
+            }
+        )
+    for target, settings in fleet.targets.items():
+        for name, config in settings.slots.items():
+            if config.launch == "remote":
+                row = {"name": slot_program(target, name), "state": "REMOTE", "pid": None}
+                ready = triton.Control(slot.address(config)).live()
+                rows.append({**row, "log": None, "ports": [config.grpc_port], "ready": ready})
+    return rows
+
+
+def dagster_home(project: Project) -> Path:
+    """<home>/dagster with its dagster.yaml, made when it is missing."""
+    folder = project.home / "dagster"
+    if not (folder / "dagster.yaml").exists():
+        write_bytes(folder / "dagster.yaml", DAGSTER_YAML.encode())
+    return folder
+
+
+def _ports(wanted: Sequence[Program]) -> dict[int, str]:
+    return {port: key for item in wanted for port, key in item.ports.items()}
+
+
+def _wait_ready(project: Project, rpc: Any, item: Program) -> None:
+    def ready() -> bool:
+        return rpc.getProcessInfo(item.name)["statename"] == "RUNNING" and item.ready()
+
+    if not triton.wait_until(ready, item.seconds, alive=lambda: supervisor.runs(rpc, item.name)):
+        with suppress(Fault):  # it may have ended by itself
+            rpc.stopProcess(item.name)
+        why = logs.last_words(project, item.name) or "it said nothing"
+        raise UserError(
+            f"{item.name} did not get ready: {why}; its log is {supervisor.log(project, item.name)}"
+        )
+
+
+def _wait_gone(pid: int, seconds: float) -> None:
+    try:
+        psutil.Process(pid).wait(seconds)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired:
+        raise UserError(
+            f"the fleet's supervisord (pid {pid}) is still stopping after {seconds} s"
+        ) from None

@@ -1,0 +1,127 @@
+"""One local Triton, as the supervisor runs it.
+
+    python -m adire_assets.serving.fleet.slot NAME --target T --device D --grpc-port P ...
+
+Before Triton starts, the slot's folder is brought to what the deployment records of the target say
+that it holds, so a restart after any crash serves exactly that. The process then guards Triton (see
+`guard`); it ends with a failure when Triton dies, so that the supervisor starts it again.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from adire_assets.config.fleet import SlotConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.readers import reading
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet import guard, triton
+
+STARTS = "the slot starts"  # what a slot's process prints first
+
+
+def folder(project: Project, target: str, name: str, config: SlotConfig) -> Path:
+    """What the slot's Triton serves from: models/ and base_models/."""
+    if config.launch == "remote" and config.folder:
+        return Path(config.folder)
+    return project.home / "fleet" / "slots" / target / name
+
+
+def address(config: SlotConfig) -> str:
+    """host:port of the slot's gRPC endpoint."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"{host}:{config.grpc_port}"
+
+
+def arguments(name: str, config: SlotConfig, target: str, device: str, threads: int) -> list[str]:
+    """The command line of a slot's process; another setting is another command line."""
+    return [
+        *("-m", "adire_assets.serving.fleet.slot", name, "--target", target, "--device", device),
+        *("--grpc-port", str(config.grpc_port), "--http-port", str(config.http_port)),
+        *("--metrics-port", str(config.metrics_port), "--threads", str(threads)),
+    ]
+
+
+def reconcile(project: Project, target: str, name: str, slot: Path) -> list[str]:
+    """Bring a slot's folder to what the records say that it holds; the models that it then has."""
+    while True:
+        broken: dict[str, UserError] = {}
+        held = _held(project, target, name, broken)
+        served = _brought(project, slot, held, broken)
+        # However long that took, what a record has come to say since then is what counts.
+        if _held(project, target, name, {}) == held:
+            return served
+
+
+def _held(project: Project, target: str, name: str, broken: dict[str, UserError]) -> dict[str, int]:
+    """Model -> the release that the slot should hold; `broken` gets the records that are."""
+    states = record.all_on(project, target, broken.__setitem__)
+    return {state.model: state.slots[name] for state in states if name in state.slots}
+
+
+def _brought(
+    project: Project, slot: Path, held: dict[str, int], broken: dict[str, UserError]
+) -> list[str]:
+    models = slot / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    for path in models.iterdir():
+        if path.is_dir() and path.name not in held and path.name not in broken:
+            shutil.rmtree(path)
+    served = []
+    for model, error in broken.items():
+        # What it held goes on being served, until somebody mends the record.
+        print(f"{model}: {error}", file=sys.stderr, flush=True)
+        served += [model] if release.installed(slot, model) else []
+    for model, number in held.items():
+        try:
+            release.install(project, release.read_record(project, model, number), slot)
+        except (UserError, OSError) as error:
+            # The other models still serve; `adire status` shows the difference.
+            print(f"{model} cannot be served: {error}", file=sys.stderr, flush=True)
+            continue
+        for other in release.installed(slot, model):
+            if other != number:
+                release.remove(slot, model, other)
+        served.append(model)
+    return served
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="adire_assets.serving.fleet.slot")
+    parser.add_argument("name")
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    for port in ("grpc", "http", "metrics"):
+        parser.add_argument(f"--{port}-port", type=int, required=True)
+    try:
+        sys.exit(serve(parser.parse_args()))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Reconcile, run Triton until it ends; the exit status."""
+    print(STARTS, flush=True)
+    project = Project.find()
+    slot = folder(project, options.target, options.name, SlotConfig())
+    # Before the folder is touched: a Triton that outlived its guard must not serve from it.
+    guard.clean(triton.shm_prefix(slot))
+    with reading():  # what is in the slot's folder is a copy
+        models = reconcile(project, options.target, options.name, slot)
+    command = triton.command(
+        project,
+        slot,
+        grpc_port=options.grpc_port,
+        http_port=options.http_port,
+        metrics_port=options.metrics_port,
+        load=models,
+    )
+    environment = triton.environment(options.device, options.threads)
+    return guard.run(command, shm_prefix=triton.shm_prefix(slot), env=environment)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""From the deployment records of a target to what its gateway does."""
+
+import os
+import shlex
+from pathlib import Path
+
+from adire_assets.config.fleet import FleetConfig, TokenConfig
+from adire_assets.core.project import Project
+from adire_assets.core.store import lock
+from adire_assets.serving import record
+from adire_assets.serving.connection import Door
+from adire_assets.serving.gateway.config import Served
+from adire_assets.serving.gateway.gateway import Gateway
+
+OWN_TOKEN_DAYS = 1.0
+
+
+def gateway_of(project: Project, fleet: FleetConfig, target: str) -> Gateway:
+    settings = fleet.targets[target]
+    return Gateway(project, target, settings.gateway, settings.slots)
+
+
+def door_of(project: Project, fleet: FleetConfig, target: str) -> Door:
+    """How this project's own clients come in; the token is ADIRE_TOKEN, or one of its own.
+
+    UserError when a local gateway does not run, or the one there is another project's.
+    """
+    gateway = gateway_of(project, fleet, target)
+    gateway.require_ours()
+    tls, config = gateway.config.tls, gateway.config.tokens
+    token = os.environ.get("ADIRE_TOKEN")
+    if config and not token:
+        from adire_assets.serving.gateway import tokens
+
+        keys = project.root / config.keys
+        if tokens.can_issue(keys.parent):
+            claims = {"issuer": config.issuer, "audience": config.audience}
+            token = tokens.issue(keys.parent, "adire", **claims, days=OWN_TOKEN_DAYS)
+    return Door(
+        gateway.address,
+        project.root / (tls.authority or tls.certificate) if tls else None,
+        tls.name if tls else None,
+        token,
+        _token_command(config, (project.root / config.keys).parent) if config else "",
+    )
+
+
+def _token_command(config: TokenConfig, folder: Path) -> str:
+    """What makes a token that a gateway with these settings takes."""
+    words = ["adire", "auth", "token", "NAME", "--folder", str(folder)]
+    for key in ("issuer", "audience"):
+        value = getattr(config, key)
+        if value != TokenConfig.model_fields[key].default:
+            words += [f"--{key}", value]
+    return shlex.join(words)
+
+
+def served_of(state: record.DeploymentRecord, mirrored_percent: int) -> Served:
+    """What the gateway must know of one model."""
+    canary = state.rollout
+    mirrored = canary.number if canary and canary.stage == "mirroring" else None
+    # A share for what no slot holds would make Envoy refuse the routes of every model.
+    weights = {number: share for number, share in state.weights.items() if number in state.loaded}
+    return Served(
+        state.model,
+        state.loaded,
+        weights if sum(weights.values()) == 100 else {},
+        (mirrored, mirrored_percent) if mirrored is not None else None,
+    )
+
+
+def publish(project: Project, fleet: FleetConfig, target: str) -> None:
+    """Make the gateway route as the records say now.
+
+    `GatewayDown` when it does not run: it routes so as soon as it does.
+    """
+    gateway = gateway_of(project, fleet, target)
+    # Read inside, and again at the end: whoever publishes last has seen every change that was made
+    # before, and who was held up in the middle brings the gateway to what was decided meanwhile.
+    with lock(project, f"routes-{target}"):
+        done = None
+        while done != (wanted := _wanted(project, fleet, target)):
+            gateway.publish(wanted)
+            done = wanted
+
+
+def published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:
+    """Whether the gateway routes a model as its record says; UserError when it does not run."""
+    state = record.read(project, target, model)
+    percent = fleet.targets[target].rollout.mirrored_percent
+    return gateway_of(project, fleet, target).routes_as(served_of(state, percent))
+
+
+def _wanted(project: Project, fleet: FleetConfig, target: str) -> list[Served]:
+    percent = fleet.targets[target].rollout.mirrored_percent
+    return [served_of(state, percent) for state in record.all_on(project, target)]

@@ -1,0 +1,91 @@
+"""Who may ask: ES256 keys for the gateway, and the tokens that they sign.
+
+<folder>/private.pem signs (only its owner may read it; it never leaves the machine that issues
+tokens), <folder>/keys.json is the JWKS that the gateway checks with. A new key is added to the
+JWKS, so tokens of the ones before stay good until `drop_old`.
+"""
+
+import json
+import os
+import shlex
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from jwt.algorithms import ECAlgorithm
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.folders import alone
+from adire_assets.core.lineage import digest
+from adire_assets.core.store import write_json
+
+ALGORITHM = "ES256"
+
+
+def make_keys(folder: Path, *, drop_old: bool = False) -> str:
+    """A new pair of keys, of which the private one signs from now on; returns its key id."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with alone(folder, f"another process makes keys in {folder} just now; try again"):
+        private = ec.generate_private_key(ec.SECP256R1())
+        public = _public(private)
+        known = [] if drop_old or not _keys(folder).is_file() else _read(folder)
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        temporary = folder / f".private.{os.getpid()}.tmp"
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(pem)
+            os.fsync(stream.fileno())
+        # First the gateway can check the new key, then it signs.
+        write_json(_keys(folder), {"keys": [*known, public]})
+        temporary.replace(folder / "private.pem")
+    return str(public["kid"])
+
+
+def can_issue(folder: Path) -> bool:
+    """Whether the key that signs lies here."""
+    return (folder / "private.pem").is_file()
+
+
+def issue(folder: Path, subject: str, *, issuer: str, audience: str, days: float) -> str:
+    """A token for `subject` that is good for `days`. UserError when there is no key."""
+    path, make = folder / "private.pem", f"adire auth keys --folder {shlex.quote(str(folder))}"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make a key with `{make}`")
+    private = load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise UserError(f"{path} is not an ES256 key; make one with `{make}`")
+    now = datetime.now(UTC)
+    claims = {
+        "iss": issuer,
+        "aud": audience,
+        "sub": subject,
+        "iat": now,
+        "exp": now + timedelta(days=days),
+    }
+    return jwt.encode(claims, private, ALGORITHM, headers={"kid": _public(private)["kid"]})
+
+
+def _public(private: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
+    """The JWK of the public part; its id is its hash."""
+    key = ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    return {**key, "alg": ALGORITHM, "use": "sig", "kid": digest(key)[:16]}
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(_keys(folder).read_text(encoding="utf-8"))["keys"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{_keys(folder)} is not a JWKS ({error!r}); remove it") from None
+
+
+def _keys(folder: Path) -> Path:
+    return folder / "keys.json"

@@ -1,0 +1,327 @@
+"""Is a canary good enough to go on, bad enough to go back, or neither yet: pure statistics.
+
+`signals` says what a release is held to. Each look at its counters adds one observation to the
+`Tally` of a signal, and `analyse` decides: "on" needs evidence from every signal that is asked for
+it, each at `RATE`; "back" needs evidence on any signal, at `RATE` divided by their number. What was
+not seen is evidence for nothing. Evidence holds at every look (see `core.evidence`), so a
+rollout may look as often as it likes. At the limit itself neither comes, and the step holds.
+
+What is answered between two looks may share its fate (a batch, a stall), and is one observation
+together: the share of it that is bad. Bounds hold for any dependence within a look.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from adire_assets.config.fleet import TAILS, RolloutConfig
+from adire_assets.core import evidence
+from adire_assets.core.evidence import RATE
+from adire_assets.serving.gateway.traffic import Histogram, Traffic, total_of
+
+Outcome = Literal["good", "bad", "open"]
+Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> milliseconds
+# Parts of what was evaluated for the same prompt. A better image than this counts as this.
+QUALITY_RANGE = (0.0, 1.5)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One thing that a release is held to.
+
+    `share`: of the answers, at most `limit` may be faults. `quantile`: of the answers, at most
+    `limit` may take longer than what the step allows. `bounded mean`: the mean of values within
+    `range` is at least `limit`. `wanted`: going on asks for evidence of it; going back takes any.
+    """
+
+    name: str
+    kind: Literal["share", "quantile", "bounded mean"]
+    limit: float
+    direction: Literal["at most", "at least"]
+    range: tuple[float, float] = (0.0, 1.0)
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the looks at one signal have come to; arrays count several rollouts at once.
+
+    `answers` of which `possibly` and `surely` many were bad: an answer in the histogram's bucket
+    that a limit falls into is possibly slow, not surely. `looks`: how many had answers, and the
+    sums of the bad shares of each.
+    """
+
+    answers: Any = 0
+    possibly: Any = 0
+    surely: Any = 0
+    looks: Any = 0
+    possible_shares: Any = 0.0
+    sure_shares: Any = 0.0
+
+    def plus(self, answers: int, possibly: int, surely: int) -> "Tally":
+        """With what one look has found; nothing new without answers."""
+        if answers <= 0:
+            return self
+        # A failure is counted a moment before its answer, and once for each try.
+        possibly, surely = min(possibly, answers), min(surely, answers)
+        return Tally(
+            self.answers + answers,
+            self.possibly + possibly,
+            self.surely + surely,
+            self.looks + 1,
+            self.possible_shares + possibly / answers,
+            self.sure_shares + surely / answers,
+        )
+
+    def possibly_bad(self, more: int) -> "Tally":
+        """With so many answers more that may come to be bad, spread evenly over the looks."""
+        if not more:
+            return self
+        part = more / (self.answers + more)
+        possible = self.possible_shares + part * (self.looks - self.possible_shares)
+        return replace(
+            self,
+            answers=self.answers + more,
+            possibly=self.possibly + more,
+            possible_shares=possible,
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One signal: what was seen, the limit it is held against, and what that means."""
+
+    name: str
+    outcome: Outcome
+    value: float | None
+    limit: float | None
+    sentence: str
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """`decision`: go on to the next step, go back, wait for more, or hold and tell."""
+
+    decision: Literal["promote", "rollback", "wait", "hold"]
+    findings: tuple[Finding, ...]
+
+    def sentence(self) -> str:
+        """Why."""
+        outcome = {"promote": "good", "rollback": "bad"}.get(self.decision, "open")
+        said = [one for one in self.findings if one.outcome == outcome]
+        # What is open and was not asked for holds nothing up.
+        return "; ".join(one.sentence for one in said if one.wanted or outcome != "open")
+
+
+def signals(config: RolloutConfig) -> dict[str, Signal]:
+    """What a release's answers are held to, by name; its images see `quality_signal`."""
+    found = [Signal("errors", "share", config.error_rate_maximum, "at most")]
+    for name, tail in TAILS.items():
+        wanted = name in config.promotion_quantiles
+        found.append(Signal(f"latency_{name}", "quantile", tail, "at most", wanted=wanted))
+    return {one.name: one for one in found}
+
+
+def quality_signal(config: RolloutConfig) -> Signal:
+    """The CLIP-S of a served image as a part of what was evaluated for the same prompt."""
+    limit = 1 - config.quality_drop_maximum
+    return Signal("quality", "bounded mean", limit, "at least", QUALITY_RANGE)
+
+
+def share_evidence(signal: Signal, tally: Tally) -> tuple[Any, Any]:
+    """Logarithms of the e-values that a share is (below, above) its limit; arrays as the tally's.
+
+    What is possibly bad speaks against the first, what is surely bad for the second.
+    """
+    return (
+        evidence.share_below(signal.limit, tally.looks, tally.possible_shares),
+        evidence.share_above(signal.limit, tally.looks, tally.sure_shares),
+    )
+
+
+def thresholds(count: int) -> tuple[float, float]:
+    """What the evidence for (on, back) must reach on each of `count` signals."""
+    return evidence.threshold(RATE), evidence.threshold(RATE / count)
+
+
+def analyse(
+    config: RolloutConfig,
+    tallies: Mapping[str, Tally],
+    limits: Limits,
+    seconds: float,
+    ejected: int,
+    quality: Sequence[tuple[float, float]],
+    waiting: int = 0,
+) -> Analysis:
+    """What to do after `seconds` of a step.
+
+    `tallies` by the names of `signals`; `limits`: what latencies the step allows (see `allowed`);
+    `ejected`: how often the gateway took the release's slot out; `quality`: the CLIP-S of each
+    served image, and the mean of those that were evaluated for the same prompt, above 0;
+    `waiting`: how many requests have been waiting for an answer for longer than a good one takes.
+    They may come to nothing, so they speak against going on; only what has come to nothing speaks
+    for going back.
+    """
+    known = signals(config)
+    on, back = thresholds(len(known) + 1)  # and the quality
+    findings = (
+        *(
+            _share(one, tallies.get(one.name, Tally()), waiting, limits, on, back)
+            for one in known.values()
+        ),
+        _ejections(ejected),
+        _quality(config, quality, on, back),
+    )
+    if any(one.outcome == "bad" for one in findings):
+        return Analysis("rollback", findings)
+    good = all(one.outcome == "good" for one in findings if one.wanted)
+    if good and seconds >= config.minimum_seconds:
+        return Analysis("promote", findings)
+    return Analysis("hold" if seconds > config.maximum_seconds else "wait", findings)
+
+
+# --- latencies ---------------------------------------------------------------------------------
+
+# Answers of the running release that bound its p95: with fewer, even the slowest of them is below
+# the p95 with more than a chance of 5 %. Its p50 takes 5, its p99 299.
+REFERENCE_ANSWERS = 59
+
+
+def slower(histogram: Histogram, milliseconds: float) -> tuple[int, int]:
+    """(how many in it took possibly, and surely, longer than this): a histogram knows only between
+    which bounds each of them lies."""
+    total = total_of(histogram)
+    within = [count for bound, count in histogram if bound <= milliseconds]
+    beyond = [count for bound, count in histogram if bound >= milliseconds]
+    return total - (within[-1] if within else 0), total - (beyond[0] if beyond else total)
+
+
+def timed(traffic: Traffic) -> int:
+    """How many answers have a latency."""
+    return total_of(traffic.latency)
+
+
+def upper_quantile(traffic: Traffic, share: float) -> float | None:
+    """A latency in ms that a quantile is below with 95 % confidence, None with too few answers.
+
+    The order statistic whose rank a binomial of the quantile stays below (Hahn and Meeker 1991,
+    "Statistical Intervals", 5.2), and of that the upper bound of its bucket.
+    """
+    from scipy.stats import binom
+
+    rank = int(binom.ppf(1 - RATE, timed(traffic), share)) + 1
+    return next((bound for bound, count in traffic.latency if count >= rank), None)
+
+
+def allowed(config: RolloutConfig, running: Traffic | None) -> dict[str, float]:
+    """The latency in ms that each quantile may have, by name.
+
+    `running`: what the running release has answered to requests of the same kind; a quantile that
+    it has answered too few for has the absolute limit alone, as all have without it.
+    """
+    absolute = config.latency_maximum_seconds * 1000
+    found: dict[str, float] = dict.fromkeys(TAILS, absolute)
+    if running is None or config.latency_increase_maximum is None:
+        return found
+    for name, tail in TAILS.items():
+        highest = upper_quantile(running, 1 - tail)
+        if highest is not None:
+            relative = highest * (1 + config.latency_increase_maximum)
+            found[name] = min(found[name], relative + config.latency_slack_seconds * 1000)
+    return found
+
+
+def counted(
+    tallies: Mapping[str, Tally], limits: Limits, traffic: Mapping[str, Traffic]
+) -> dict[str, Tally]:
+    """The tallies of the latencies with one look's answers, which are pooled over the kinds of
+    requests; each is held against the limits of its own kind.
+
+    What was given up after longer than a limit is slower than it; what was given up before shows
+    nothing.
+    """
+    found = dict(tallies)
+    if not any(timed(seen) or total_of(seen.unanswered) for seen in traffic.values()):
+        return found
+    for quantile in TAILS:
+        answers = possibly = surely = 0
+        for kind, seen in traffic.items():
+            limit = limits[kind][quantile]
+            more, certain = slower(seen.latency, limit)
+            given_up, certainly = slower(seen.unanswered, limit)
+            answers += timed(seen) + given_up
+            possibly, surely = possibly + more + given_up, surely + certain + certainly
+        name = f"latency_{quantile}"
+        found[name] = found.get(name, Tally()).plus(answers, possibly, surely)
+    return found
+
+
+# --- findings ----------------------------------------------------------------------------------
+
+
+def _outcome(good: bool, bad: bool) -> Outcome:
+    return "bad" if bad else "good" if good else "open"
+
+
+def _share(
+    signal: Signal, tally: Tally, waiting: int, limits: Limits, on: float, back: float
+) -> Finding:
+    below, _ = share_evidence(signal, tally.possibly_bad(waiting))
+    _, above = share_evidence(signal, tally)
+    outcome = _outcome(bool(below >= on), bool(above >= back))
+    bad = tally.possibly if outcome == "good" else tally.surely
+    value = bad / tally.answers if tally.answers else None
+    if signal.kind == "share":
+        text = f"{bad} of {tally.answers} answers were server faults"
+    elif limits:
+        quantile = signal.name.removeprefix("latency_")
+        bounds = sorted({round(one[quantile]) for one in limits.values()})
+        text = f"{bad} of {tally.answers} answers took longer than "
+        text += f"{' or '.join(map(str, bounds))} ms"
+    else:
+        text = "the running release has answered too little to compare latencies with"
+        return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
+    if waiting:
+        text += f", {waiting} more are not answered yet"
+    shown = {"good": "shown to be below", "bad": "shown to be above", "open": "not decided against"}
+    text += f", which is {shown[outcome]} the {signal.limit:.1%} that are allowed"
+    return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
+
+
+def _ejections(ejected: int) -> Finding:
+    text = f"the gateway took the release's slot out {ejected} times"
+    return Finding("ejections", _outcome(not ejected, bool(ejected)), ejected, 0, text)
+
+
+def _quality(
+    config: RolloutConfig, quality: Sequence[tuple[float, float]], on: float, back: float
+) -> Finding:
+    """The CLIP-S of served images against that of the evaluated ones.
+
+    Once it was shown to be good it stays so: no further image is looked at for it.
+    """
+    import numpy as np
+
+    signal = quality_signal(config)
+    count = f"{len(quality)} of at most {config.judged_images} images are judged"
+    if signal.limit <= 0:
+        return Finding("quality", "good", None, signal.limit, "any quality is allowed")
+    if not quality:
+        return Finding("quality", "open", None, signal.limit, count)
+    served, evaluated = np.asarray(quality, dtype=float).T
+    low, high = signal.range
+    served = np.nan_to_num(served, nan=0.0)  # an image that no score can be given to is none
+    values = (np.clip(served / evaluated, low, high) - low) / (high - low)
+    limit = (signal.limit - low) / (high - low)
+    good = bool((evidence.mean_above(limit, values) >= on).any())
+    bad = bool((evidence.mean_below(limit, values) >= back).any())
+    text = (
+        f"{len(values)} served images score a CLIP-S of {served.mean():.3f}, those evaluated for "
+        f"the same prompts {evaluated.mean():.3f}, of which at most "
+        f"{config.quality_drop_maximum:.0%} may be lost"
+    )
+    outcome = _outcome(good, bad)
+    if outcome == "open":
+        text += f": not decided, {count}"
+    return Finding("quality", outcome, float((served / evaluated).mean()), signal.limit, text)

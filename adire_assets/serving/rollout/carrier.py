@@ -1,0 +1,379 @@
+"""One process that carries out, or follows, the rollout of a model on a target: stage by stage.
+
+Every step is written into the record first and then done, so the next holder of the lease finds
+where to go on. What is done outside the record follows from it (routes, the other slot), or is done
+alone with a slot, after a look whether the lease still holds. What is seen of the release in a step
+is `watch`'s, what to make of it `analysis`'s.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.gateway import routing
+from adire_assets.serving.gateway.gateway import GatewayDown
+from adire_assets.serving.record import LEASE_SECONDS
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.rollout import standby
+from adire_assets.serving.rollout.analysis import Analysis
+from adire_assets.serving.rollout.steps import going_back, origin, planned
+from adire_assets.serving.rollout.watch import OpenJudge, Watch
+from adire_assets.serving.state import DeploymentRecord, Rollout, Step
+
+TICK_SECONDS = 0.5
+GATEWAY_SECONDS = 60.0  # a supervised gateway is back long before
+
+Progress = Callable[[str], None]
+# Told of each decision: target, and what stands in the record (see `Carrier._decision`).
+Report = Callable[[str, Mapping[str, Any]], None]
+# Why a release must not serve with the software that its answers tell of, None when it may.
+Refusal = Callable[[ReleaseRecord, Mapping[str, str | None] | None], str | None]
+
+
+class Lost(Exception):
+    """Somebody else carries the rollout out, or has ended it."""
+
+
+class Carrier:
+    """One process that carries out, or follows, the rollout of a model on a target."""
+
+    def __init__(
+        self,
+        project: Project,
+        fleet: FleetConfig,
+        target: str,
+        model: str,
+        open_judge: OpenJudge,
+        progress: Progress,
+        report: Report,
+        refusal: Refusal = lambda release, software: None,
+    ) -> None:
+        self.project, self.fleet, self.target, self.model = project, fleet, target, model
+        self.mirrored_percent = fleet.targets[target].rollout.mirrored_percent
+        self.progress, self.report, self.refusal = progress, report, refusal
+        self.watch = Watch(project, fleet, target, model, open_judge)
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.gateway_down: float | None = None
+
+    def run(self, only: str | None = None) -> None:
+        """To the end of the rollout that is under way; `only` one of this strategy."""
+        stages: dict[str, Callable[[DeploymentRecord, Rollout], None]] = {
+            "waiting": self._wait,
+            "loading": self._load,
+            "checking": self._check,
+            "mirroring": self._watch,
+            "serving": self._watch,
+        }
+        over = threading.Event()
+        threading.Thread(target=self._keep_lease, args=(over,), daemon=True).start()
+        try:
+            while rollout := (state := self._take(only)).rollout:
+                if only not in (None, rollout.strategy):
+                    break
+                if rollout.lease["holder"] != self.holder:
+                    time.sleep(TICK_SECONDS)
+                    continue
+                with suppress(Lost):
+                    stages[rollout.stage](state, rollout)
+        finally:
+            over.set()
+            self.watch.close()
+
+    # --- the lease -----------------------------------------------------------------------------
+
+    def _take(self, only: str | None) -> DeploymentRecord:
+        """The record, with the lease taken when nobody has it."""
+
+        def take(state: DeploymentRecord) -> DeploymentRecord:
+            if state.rollout is None or not state.rollout.abandoned():
+                return state
+            if only not in (None, state.rollout.strategy):
+                return state
+            if state.rollout.lease["holder"]:
+                self.progress(f"{self._name(state.rollout)}: taken over, {state.rollout.stage}")
+            return replace(state, rollout=self._leased(state.rollout))
+
+        return record.change(self.project, self.target, self.model, take)
+
+    def _leased(self, rollout: Rollout) -> Rollout:
+        return replace(rollout, lease={"holder": self.holder, "until": time.time() + LEASE_SECONDS})
+
+    def _keep_lease(self, over: threading.Event) -> None:
+        while not over.wait(LEASE_SECONDS / 4):
+            try:
+                self._change(lambda state, rollout: state)
+            except Lost:
+                continue
+
+    def _change(
+        self, function: Callable[[DeploymentRecord, Rollout], DeploymentRecord]
+    ) -> DeploymentRecord:
+        """Change the record and renew the lease; `Lost` when it is not this holder's."""
+
+        def guarded(state: DeploymentRecord) -> DeploymentRecord:
+            if state.rollout is None or state.rollout.lease["holder"] != self.holder:
+                raise Lost
+            after = function(state, state.rollout)
+            return replace(after, rollout=self._leased(after.rollout)) if after.rollout else after
+
+        return record.change(self.project, self.target, self.model, guarded)
+
+    def _require(self, rollout: Rollout) -> None:
+        """`Lost` unless this holder still carries out this rollout, at this stage."""
+        now = record.read(self.project, self.target, self.model).rollout
+        known = (self.holder, rollout.number, rollout.stage, rollout.slot)
+        if now is None or (now.lease["holder"], now.number, now.stage, now.slot) != known:
+            raise Lost
+
+    def _set(self, **fields: Any) -> None:
+        """Change fields of the rollout."""
+        self._change(lambda state, now: replace(state, rollout=replace(now, **fields)))
+
+    # --- stages --------------------------------------------------------------------------------
+
+    def _wait(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        before = record.read(self.project, rollout.after[-1], self.model)
+        if before.rollout and before.rollout.number == rollout.number:
+            time.sleep(TICK_SECONDS)
+        elif before.live == rollout.number:
+            fresh = planned(self.fleet, self.target, state, rollout.number, [])
+            fresh = replace(fresh, after=rollout.after, lease=rollout.lease)
+            self._change(lambda now, _: record.started(fresh, replace(now, rollout=None)))
+        else:
+            self._end(rollout, "cancelled", f"{before.target} did not get it")
+
+    def _load(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        back = rollout.strategy == record.ROLLBACK
+        if not back:
+            if not self._routed(rollout):
+                return
+            self.watch.prepare()
+        self.progress(f"{self._name(rollout)}: loading into slot {rollout.slot}")
+        place = self._place(rollout)
+        try:
+            with place.alone(self.model):
+                place.put(self._release(rollout), lambda: self._require(rollout))
+        except UserError as error:
+            self._end(rollout, "failed", str(error))
+            return
+        if back:
+            self._finish(rollout)
+            return
+        self._set(stage="checking", since=time.time())
+
+    def _check(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        """Asks the slot itself for the evaluated images; no user's request comes to it yet."""
+        from adire_assets.serving.fleet import parity
+
+        place = self._place(rollout)
+        try:
+            facts = parity.repeat(
+                self.project, self._release(rollout), place.address, self.progress
+            )
+        except UserError as error:
+            self._end(rollout, "failed", str(error))
+            return
+        # A remote Triton may have other libraries than the scratch server of this machine.
+        if why := self.refusal(self._release(rollout), facts["software"]):
+            self._end(rollout, "failed", why)  # no fault of the release, so no quarantine
+            return
+        if not facts["passed"]:
+            self._send_back(rollout, facts["explanation"], {"parity": facts})
+            return
+        self._decide(rollout, "promote", facts["explanation"], {"parity": facts})
+        mirror = rollout.strategy == "shadow" and rollout.origin is not None
+        self._enter(rollout, stage="mirroring" if mirror else "serving", step=0)
+
+    def _watch(self, state: DeploymentRecord, rollout: Rollout) -> None:
+        if not self._routed(rollout):
+            return
+        try:
+            analysis, fields = self.watch.look(rollout)
+        except GatewayDown:
+            return
+        except UserError as error:  # nothing can be said about the images
+            self._end(rollout, "failed", str(error))
+            return
+        if fields:
+            self._set(**fields)
+        if analysis.decision == "rollback":
+            self._send_back(rollout, analysis.sentence(), _numbers(analysis))
+        elif analysis.decision == "promote" or rollout.approved:
+            self._go_on(rollout, analysis)
+        elif analysis.decision == "hold" and not rollout.held:
+            self._decide(rollout, "hold", analysis.sentence(), _numbers(analysis), held=True)
+        else:
+            self.watch.wait(rollout)
+
+    # --- steps between stages ------------------------------------------------------------------
+
+    def _go_on(self, rollout: Rollout, analysis: Analysis) -> None:
+        sentence = analysis.sentence()
+        if rollout.approved and analysis.decision != "promote":
+            sentence = f"a person said to go on ({rollout.reason}): {sentence}"
+        if own := self.watch.own_requests():
+            sentence += f"; {own} of the answers the rollout has asked for itself"
+        self._decide(rollout, "promote", sentence, _numbers(analysis))
+        if rollout.stage == "mirroring":
+            self._enter(rollout, stage="serving", step=0)
+        elif rollout.step + 1 < len(rollout.steps):
+            self._enter(rollout, stage="serving", step=rollout.step + 1)
+        else:
+            self._finish(rollout)
+
+    def _enter(self, rollout: Rollout, **fields: Any) -> None:
+        """Begin a stage or step: its counters start here."""
+        try:
+            begun = self.watch.begin_step(rollout)
+        except GatewayDown:
+            return  # the same decision is made again when it is back
+        begun |= {"since": time.time(), "held": False, "approved": False, "reason": None}
+        self._set(**begun, **fields)
+        self._publish()
+        entered = replace(rollout, **fields)
+        share = f"{self.mirrored_percent} % mirrored"
+        self.progress(
+            f"{self._name(rollout)}: "
+            f"{f'{entered.percent} % of the requests' if entered.percent else share}"
+        )
+
+    def _finish(self, rollout: Rollout) -> None:
+        verdict = self._release(rollout).verdict
+
+        def live(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
+            before = replace(state, rollout=None)
+            if now.strategy == record.ROLLBACK:
+                return record.left(before, now.number, verdict, now.reason, record.now())
+            after = record.moved(before, now.number, "deploy", None)
+            return replace(after, verdict=verdict, last_rollout=record.ended(now, "live", None))
+
+        self._change(live)
+        self._publish()
+        self.watch.close()
+        self.progress(f"release {rollout.number} of {self.model} is live on {self.target}")
+        self._restock()
+
+    def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
+        """End the rollout, here and on the targets that have the release already, as one plan."""
+        decision = self._decision(rollout, "rollback", reason, numbers)
+
+        def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
+            own = states[self.target].rollout
+            if own is None or own.lease["holder"] != self.holder or own.number != rollout.number:
+                raise Lost
+            steps = {self.target: Step(leave=own.number, reason=reason, decision=decision)}
+            why = f"{self.target} sent it back: {reason}"
+            for name in before:
+                if states[name].live == own.number:
+                    to = origin(self.project, states[name])
+                    steps[name] = going_back(self.project, self.fleet, states[name], to, why)
+            return steps
+
+        before = [name for name in rollout.after if name in self.fleet.targets]
+        before = before if self.fleet.on_failure == "rollback" else []
+        plan = record.commit(
+            self.project,
+            self.model,
+            [self.target, *before],
+            decide,
+            pending=f"release {rollout.number} of {self.model} goes back: {reason}",
+        )
+        assert plan
+        for name in plan.steps:
+            with suppress(GatewayDown):
+                routing.publish(self.project, self.fleet, name)
+        record.keep_quarantine(self.project, self.model, rollout.number)
+        self.report(self.target, decision)
+        self.progress(f"{self._name(rollout)}: sent back: {reason}")
+        self.watch.close()
+
+    def _end(self, rollout: Rollout, outcome: str, reason: str) -> None:
+        self._change(lambda state, now: record.without_rollout(state, outcome, reason))
+        self._publish()
+        self.watch.close()
+        self.progress(f"{self._name(rollout)}: {outcome.replace('_', ' ')}: {reason}")
+        self._restock()
+
+    def _restock(self) -> None:
+        standby.restock(self.project, self.fleet, self.target, self.model, self.progress)
+
+    def _decide(
+        self,
+        rollout: Rollout,
+        decision: str,
+        sentence: str,
+        numbers: Mapping[str, Any],
+        **fields: Any,
+    ) -> None:
+        made = self._decision(rollout, decision, sentence, numbers)
+        self._set(decisions=[*rollout.decisions, made], **fields)
+        self.report(self.target, made)
+        self.progress(f"{self._name(rollout)}, {where(rollout)}: {decision}: {sentence}")
+
+    def _decision(
+        self, rollout: Rollout, decision: str, sentence: str, numbers: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "release": rollout.number,
+            "at": record.now(),
+            "stage": rollout.stage,
+            "percent": rollout.percent,
+            "decision": decision,
+            "sentence": sentence,
+            "numbers": dict(numbers),
+        }
+
+    # --- the gateway ---------------------------------------------------------------------------
+
+    def _routed(self, rollout: Rollout) -> bool:
+        """Make the gateway route as recorded; False while it does not answer."""
+        if self._publish():
+            return True
+        now = time.time()
+        self.gateway_down = self.gateway_down or now
+        if now - self.gateway_down > GATEWAY_SECONDS:
+            self._end(rollout, "failed", f"the gateway of {self.target} does not answer")
+        time.sleep(TICK_SECONDS)
+        return False
+
+    def _publish(self) -> bool:
+        try:
+            if not routing.published(self.project, self.fleet, self.target, self.model):
+                routing.publish(self.project, self.fleet, self.target)
+        except GatewayDown:
+            return False
+        self.gateway_down = None
+        return True
+
+    def _place(self, rollout: Rollout) -> Place:
+        return Place(self.project, self.fleet, self.target, rollout.slot)
+
+    def _release(self, rollout: Rollout) -> release.ReleaseRecord:
+        return release.read_record(self.project, self.model, rollout.number)
+
+    def _name(self, rollout: Rollout) -> str:
+        return f"release {rollout.number} of {self.model} on {self.target}"
+
+
+def where(rollout: Rollout) -> str:
+    """The stage, or the share of the requests in it."""
+    return f"{rollout.percent} %" if rollout.stage == "serving" else rollout.stage
+
+
+def _numbers(analysis: Analysis) -> dict[str, Any]:
+    """What a decision rests on: finding -> {outcome, value, limit}."""
+    return {
+        one.name: {"outcome": one.outcome, "value": one.value, "limit": one.limit}
+        for one in analysis.findings
+    }

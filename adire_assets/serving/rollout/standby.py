@@ -1,0 +1,71 @@
+"""What the slot that does not serve holds: the release before, or a second copy of the live one.
+
+A slot that is killed costs no request as long as the other one has something to answer with.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.record import DeploymentRecord
+
+
+def idle_slot(fleet: FleetConfig, state: DeploymentRecord) -> str:
+    """The slot of the record's target that does not serve; the first before anything is live."""
+    return next(name for name in fleet.targets[state.target].slots if name != state.active)
+
+
+def restock(
+    project: Project,
+    fleet: FleetConfig,
+    target: str,
+    model: str,
+    progress: Callable[[str], None],
+) -> None:
+    """Bring the slots to what is recorded, with a copy of the live release where nothing is.
+
+    A rollout that is under way has its slot for itself. What fails here is told, and costs nothing
+    but the copy.
+    """
+
+    def stocked(state: DeploymentRecord) -> DeploymentRecord:
+        idle = idle_slot(fleet, state)
+        if state.live is None or state.rollout or idle in state.slots:
+            return state
+        return replace(state, slots={**state.slots, idle: state.live})
+
+    state = record.change(project, target, model, stocked)
+    if state.rollout:
+        return
+    for name in fleet.targets[target].slots:
+        place = Place(project, fleet, target, name)
+        try:
+            with place.alone(model):
+                _bring(place, model)
+        except UserError as error:
+            progress(f"slot {name} of {target} is not as recorded: {error}")
+
+
+def _bring(place: Place, model: str) -> None:
+    # Read again: while this waited for the slot, another release may have begun to come.
+    state = record.read(place.project, place.target, model)
+    if state.rollout:
+        return
+    number = state.slots.get(place.name)
+
+    def require() -> None:
+        now = record.read(place.project, place.target, model)
+        if now.rollout or now.slots.get(place.name) != number:
+            raise UserError("what it should hold has changed meanwhile")
+
+    ready = place.ready(model)
+    if number is None:
+        for left in ready:
+            require()
+            place.take(model, left)
+    elif ready != {number}:
+        place.put(release.read_record(place.project, model, number), require)

@@ -1,0 +1,343 @@
+"""What is known about a release in one step of its rollout: counters, replays, judged images.
+
+A look reads the gateway's counters and adds what came since the one before to the step's tallies
+(see `analysis`). They are kept in the record every few seconds, so that another holder of the lease
+goes on with them; what was answered since then is one look to it.
+
+Latencies are compared within a kind of requests: users' and the rollout's own. What they may be is
+fixed once in a step, from what the running release has answered to that kind since the first step
+of the rollout began, as soon as that is enough to bound its p95. Until then the looks are put by
+(another holder counts what comes after it took over).
+At 100 % no user asks the running release, and what it has answered since the gateway started counts
+in its place; where that is too little too, only the absolute limit holds.
+
+What does not come is evidence too, or a release that hangs would be held for ever: a request that
+was given up counts as slow when it was waited for long enough, and of the rollout's own as a fault
+besides; one that is not answered yet speaks against going on as soon as a good answer would have
+been there. While the slot does not answer health checks, these are what it is judged by.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, replace
+from functools import reduce
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from adire_assets.config.fleet import FleetConfig, RolloutConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store
+from adire_assets.serving import release
+from adire_assets.serving.fleet.loading import evaluated
+from adire_assets.serving.gateway import bootstrap, routing
+from adire_assets.serving.gateway.traffic import Traffic, from_record, total_of, without_fastest
+from adire_assets.serving.record import LEASE_SECONDS, Rollout
+from adire_assets.serving.rollout import analysis
+from adire_assets.serving.rollout.analysis import Analysis, Tally, analyse
+
+if TYPE_CHECKING:
+    from adire_assets.serving.rollout.replay import Judge, Replay
+
+THIN_PER_SECOND = 10  # fewer answers of the canary are thin traffic
+LOOK_SECONDS = 0.1  # from one look to the next, or until an answer to an own request
+HELD_SECONDS = 0.5  # the same, while it waits for a person
+# From one own request to the next: the histograms of two answers are to be read one by one.
+APART_SECONDS = bootstrap.FLUSH_SECONDS
+RUNNING_FIRST = 4  # requests to the running release for each to the canary, while it is measured
+KEEP_SECONDS = LEASE_SECONDS / 4
+# After so many times the slowest answer that is allowed, or so long, an own request is given up.
+GIVEN_UP_AFTER, GIVEN_UP_SECONDS = 5, 2.0
+NONE = Traffic()
+
+OpenJudge = Callable[[], "AbstractContextManager[Judge]"]
+
+
+class Watch:
+    """Watches one rollout for as long as its process carries it out; `close` ends what it asks."""
+
+    def __init__(
+        self, project: Project, fleet: FleetConfig, target: str, model: str, open_judge: OpenJudge
+    ) -> None:
+        self.project, self.fleet, self.target, self.model = project, fleet, target, model
+        self.config = fleet.targets[target].rollout
+        self.gateway = routing.gateway_of(project, fleet, target)
+        self.open_judge = open_judge
+        self.stack = ExitStack()
+        self.judge: Judge | None = None
+        self.replay: Replay | None = None
+        self.step: Step | None = None
+        self.earlier: list[tuple[float, float]] = []  # what a former holder has had judged
+        self.expected: dict[str, float] = {}  # evaluated prompt -> the mean CLIP-S of its images
+        self.kept = self.asked = 0.0  # when the record was last told, and a request last sent
+
+    def prepare(self) -> None:
+        """Let the judge load while something else is waited for."""
+        if self.judge is None:
+            self.judge = self.stack.enter_context(self.open_judge())
+
+    def close(self) -> None:
+        self.stack.close()
+        self.judge = self.replay = self.step = None
+
+    def begin_step(self, rollout: Rollout) -> dict[str, Any]:
+        """Fields of the record for the next step; `GatewayDown` without a gateway."""
+        self.step = None
+        baseline = {name: asdict(traffic) for name, traffic in self._counters(rollout).items()}
+        reference = rollout.reference or baseline
+        fields = {"baseline": baseline, "reference": reference, "limits": {}, "evidence": {}}
+        return fields | ({"judged": self._judged()} if self.replay else {})
+
+    def own_requests(self) -> int:
+        """How many requests to the release this process has made in this step."""
+        return self.step.own if self.step else 0
+
+    def look(self, rollout: Rollout) -> tuple[Analysis, dict[str, Any]]:
+        """What this step has shown so far, and the fields of the record that are to be kept.
+
+        `GatewayDown` without a gateway; UserError when the judge has died.
+        """
+        replay, step = self._replaying(rollout), self._step(rollout)
+        lost = replay.collect()[rollout.number]
+        ever = self._counters(rollout)
+        fixed = step.look(ever, lost)
+        seconds = time.time() - rollout.since
+        quality = self._judged()
+        found = analyse(
+            self.config, step.tallies, step.limits, seconds, step.ejected, quality, step.waiting
+        )
+        thin = step.users < THIN_PER_SECOND * seconds
+        self._ask(rollout, replay, step, thin, found, len(quality))
+        fields: dict[str, Any] = {}
+        if fixed or time.monotonic() - self.kept > KEEP_SECONDS:
+            self.kept = time.monotonic()
+            kept = {"limits": step.limits, "evidence": step.evidence()}
+            fields = {**kept, "judged": quality}
+        return found, fields
+
+    def wait(self, rollout: Rollout) -> None:
+        """Until it is time for the next look."""
+        seconds = HELD_SECONDS if rollout.held else LOOK_SECONDS
+        if self.replay and not rollout.held:
+            self.replay.wait(seconds)
+        else:
+            time.sleep(seconds)
+
+    def _judged(self) -> list[tuple[float, float]]:
+        """(CLIP-S as served, as evaluated for the same prompt) of each image so far."""
+        scores = self.replay.scores if self.replay else ()
+        return [*self.earlier, *((score, self.expected[prompt]) for prompt, score in scores)]
+
+    def _ask(
+        self,
+        rollout: Rollout,
+        replay: "Replay",
+        step: "Step",
+        thin: bool,
+        found: Analysis,
+        judged: int,
+    ) -> None:
+        """Have the next request sent, one a look: to judge its image, or where traffic is thin."""
+        if not replay.idle or time.monotonic() - self.asked < APART_SECONDS:
+            return
+        self.asked = time.monotonic()
+        quality = next(one for one in found.findings if one.name == "quality")
+        room = judged + replay.unjudged < self.config.judged_images
+        judging = quality.outcome == "open" and room
+        thin = thin and step.own < self.config.replays_maximum
+        # Mostly the running one, until there is enough of it: a slow canary is not waited for.
+        if thin and step.wants_reference and step.asked_running <= RUNNING_FIRST * step.own:
+            assert rollout.origin is not None
+            step.asked_running += 1
+            replay.ask(rollout.origin, judged=False)
+        elif thin or judging:
+            step.own += 1
+            replay.ask(rollout.number, judged=judging)
+
+    def _counters(self, rollout: Rollout) -> dict[str, Traffic]:
+        """What both releases have answered so far, to users and to who asked for them."""
+        found = dict.fromkeys(("canary", "canary_asked", "running", "running_asked"), NONE)
+        for name, number in (("canary", rollout.number), ("running", rollout.origin)):
+            if number is not None:
+                found[name] = self.gateway.traffic(self.model, number)
+                found[f"{name}_asked"] = self.gateway.pinned_traffic(self.model, number)
+        return found
+
+    def _step(self, rollout: Rollout) -> "Step":
+        if self.step is None or self.step.since != rollout.since:
+            self.step = Step(self.config, rollout)
+        return self.step
+
+    def _replaying(self, rollout: Rollout) -> "Replay":
+        from adire_assets.serving.rollout.replay import (
+            Replay,  # numpy: not in every Dagster process
+        )
+
+        if self.replay is None:
+            self.prepare()
+            assert self.judge
+            self.earlier = [(served, expected) for served, expected in rollout.judged]
+            entries, self.expected = self._evaluated(rollout)
+            self.replay = Replay(
+                routing.door_of(self.project, self.fleet, self.target),
+                self.model,
+                entries,
+                self.judge,
+                max(GIVEN_UP_SECONDS, GIVEN_UP_AFTER * self.config.latency_maximum_seconds),
+            )
+            self.replay.start()
+            self.stack.callback(self.replay.close)
+        return self.replay
+
+    def _evaluated(self, rollout: Rollout) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """(what to ask, the mean CLIP-S of each prompt); UserError when none can be compared."""
+        wanted = self._release(rollout)
+        entries = evaluated(self.project, wanted)
+        images = Store(self.project).open(wanted.evaluation).json("report.json")["per_image"]
+        scores: dict[str, list[float]] = {}
+        for entry, image in zip(entries, images, strict=True):
+            scores.setdefault(entry["prompt"], []).append(image["clip_s"] or 0.0)
+        expected = {prompt: mean(each) for prompt, each in scores.items() if mean(each) > 0}
+        if not expected:
+            raise UserError(
+                f"no evaluated image of release {wanted.number} of {wanted.model} has a CLIP-S "
+                "above 0, so that what is served has nothing to be compared with; look at its "
+                f"evaluation with `adire report {wanted.model}@{wanted.number}`"
+            )
+        return [entry for entry in entries if entry["prompt"] in expected], expected
+
+    def _release(self, rollout: Rollout) -> release.ReleaseRecord:
+        return release.read_record(self.project, self.model, rollout.number)
+
+
+class Step:
+    """The looks at one stage or step, from where the record says that they stand."""
+
+    def __init__(self, config: RolloutConfig, rollout: Rollout) -> None:
+        self.config, self.since = config, rollout.since
+        self.alone = rollout.origin is None
+        self.everything = rollout.percent == 100
+        self.mirroring = rollout.stage == "mirroring"
+        self.own = self.asked_running = 0
+        self.limits = dict(rollout.limits)
+        self.baseline = _traffic(rollout.baseline)
+        self.reference = _traffic(rollout.reference) or self.baseline
+        seen = rollout.evidence or {"counters": rollout.baseline, "tallies": {}}
+        self.seen = _traffic(seen["counters"])
+        self.tallies = {name: Tally(**values) for name, values in seen["tallies"].items()}
+        self.unlimited: list[dict[str, Traffic]] = []  # looks at latencies without a limit yet
+        self.active: list[tuple[float, int]] = []  # (when, how many requests were not answered)
+        self.uncounted: Counter[str] = Counter()  # refusals that are latencies still, by kind
+        self.ejected = self.users = 0
+
+    @property
+    def wants_reference(self) -> bool:
+        """Whether the rollout's own requests have nothing to be compared with yet."""
+        return not self.alone and self.kinds[-1] not in self.limits
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of requests. Mirrored ones are copies of users', which a gateway counts as asked for."""
+        return ("all",) if self.mirroring else ("users", "own")
+
+    def look(self, ever: Mapping[str, Traffic], lost: int = 0) -> bool:
+        """Count what came since the look before; whether a limit was fixed by it.
+
+        `lost`: own requests that came to nothing since, which the gateway does not count.
+        """
+        fixed = self._fix(ever)
+        step = {name: one.since(self.baseline[name]) for name, one in ever.items()}
+        canary = step["canary"].plus(step["canary_asked"])
+        self.users = step["canary_asked" if self.mirroring else "canary"].answered
+        self.ejected = canary.ejected
+        self.active.append((time.monotonic(), canary.active))
+        new = {name: one.since(self.seen[name]) for name, one in ever.items()}
+        # A failure is counted a moment before its answer, and waits for it.
+        early = {name for name, one in new.items() if one.answered <= 0}
+        # While its slot is out, another one answers users in its place.
+        own = ("canary_asked",) if canary.out else ("canary", "canary_asked")
+        both = reduce(Traffic.plus, (new[name] for name in own if name not in early), NONE)
+        failed = lost + (new["canary_asked"].unhealthy if canary.out else 0)
+        errors = self.tallies.get("errors", Tally())
+        failures = both.failed + failed
+        self.tallies["errors"] = errors.plus(both.answered + failed, failures, failures)
+        if not canary.out:
+            self.unlimited.append(self._answers_of(self._by_kind(new, "canary")))
+        self.seen = {
+            name: replace(one, failed=one.failed - new[name].failed) if name in early else one
+            for name, one in ever.items()
+        }
+        self._count()
+        return fixed
+
+    @property
+    def waiting(self) -> int:
+        """How many requests, at most, have been unanswered for longer than any limit allows.
+
+        There were never fewer than those under way, as long as they are.
+        """
+        absolute = self.config.latency_maximum_seconds * 1000
+        slowest = max((max(one.values()) for one in self.limits.values()), default=absolute)
+        since = time.monotonic() - slowest / 1000
+        before = sum(1 for when, _ in self.active if when < since)
+        del self.active[: max(0, before - 1)]  # the last before it still held at that moment
+        return min((count for _, count in self.active), default=0)
+
+    def _answers_of(self, look: Mapping[str, Traffic]) -> dict[str, Traffic]:
+        """Without the refusals of clients' mistakes: the histogram tells them from answers by no
+        more than that they are fast, and has them a moment after the counters."""
+        found = {}
+        for kind, seen in look.items():
+            self.uncounted[kind] += seen.refused
+            taken = min(self.uncounted[kind], analysis.timed(seen))
+            self.uncounted[kind] -= taken
+            found[kind] = replace(seen, latency=without_fastest(seen.latency, taken))
+        return found
+
+    def evidence(self) -> dict[str, Any]:
+        """As the record keeps it."""
+        return {
+            "counters": {name: asdict(one) for name, one in self.seen.items()},
+            "tallies": {name: asdict(one) for name, one in self.tallies.items()},
+        }
+
+    def _count(self) -> None:
+        """Count the latencies of the looks whose limits are fixed; put the others by."""
+        left = []
+        for look in self.unlimited:
+            known = {kind: traffic for kind, traffic in look.items() if kind in self.limits}
+            self.tallies = analysis.counted(self.tallies, self.limits, known)
+            rest = {kind: one for kind, one in look.items() if kind not in known}
+            if any(analysis.timed(one) or total_of(one.unanswered) for one in rest.values()):
+                left.append(rest)
+        self.unlimited = left
+
+    def _fix(self, ever: Mapping[str, Traffic]) -> bool:
+        """Fix what can be fixed now."""
+        since = {name: one.since(self.reference[name]) for name, one in ever.items()}
+        recent, always = self._by_kind(since, "running"), self._by_kind(ever, "running")
+        before = len(self.limits)
+        for kind in self.kinds:
+            if kind in self.limits:
+                continue
+            if self.alone or self.config.latency_increase_maximum is None:
+                self.limits[kind] = analysis.allowed(self.config, None)
+            elif analysis.timed(recent[kind]) >= analysis.REFERENCE_ANSWERS:
+                self.limits[kind] = analysis.allowed(self.config, recent[kind])
+            elif kind == "users" and self.everything:
+                self.limits[kind] = analysis.allowed(self.config, always[kind])
+        return len(self.limits) > before
+
+    def _by_kind(self, counters: Mapping[str, Traffic], name: str) -> dict[str, Traffic]:
+        """What a release, `canary` or `running`, has answered to each kind of requests."""
+        users, asked = counters[name], counters[f"{name}_asked"]
+        if self.mirroring:
+            return {"all": users.plus(asked)}
+        return {"users": users, "own": asked}
+
+
+def _traffic(counters: Mapping[str, Any]) -> dict[str, Traffic]:
+    """From the record."""
+    return {name: from_record(values) for name, values in counters.items()}

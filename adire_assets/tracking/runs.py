@@ -1,0 +1,331 @@
+"""MLflow's runs: one per adapter, no thread-local state.
+
+The experiment carries the model's name. A run is found by its tag `adire.recipe_key`, looked up and
+created under one lock, so that racing processes get the same one. Every call names its run, so a
+worker child or another thread logs into the same run. `tracking.registry` keeps the releases;
+`adire_assets.tracking.backend` says where all this lies and which mistakes become a `UserError`.
+"""
+
+import fcntl
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import lock
+from adire_assets.tracking.backend import LOCK, artifact_folder, client, is_server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RECIPE_KEY = "adire.recipe_key"
+HOLDER = "adire.holder"  # host and home of the processes that log into a run
+BATCH = 100  # entries in one request, MLflow's limit for parameters and tags
+
+# A context that yields the logging functions of the one run of an adapter, by its recipe key.
+Tracked = Callable[[str], AbstractContextManager[Any]]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An MLflow run; `status` is RUNNING, FINISHED, FAILED or KILLED."""
+
+    run_id: str
+    status: str
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def training_run(
+    project: Project, model: str, recipe_key: str, tags: Mapping[str, str] | None = None
+) -> Run:
+    """The one run of an adapter, found by its recipe key or created.
+
+    Call it when training really starts, never for a reused adapter: a run is never empty.
+    """
+    with client(project) as mlflow, lock(project, LOCK):
+        if found := _find(mlflow, model, recipe_key):
+            return found
+        created = mlflow.create_run(
+            _experiment(project, mlflow, model),
+            run_name=run_name(model, recipe_key),
+            tags={
+                **(tags or {}),
+                "mlflow.source.name": lineage.PACKAGE,
+                "adire.model": model,
+                RECIPE_KEY: recipe_key,
+                HOLDER: _holder(project),
+            },
+        ).info
+        _hold_file(project, created.run_id).touch()
+    return Run(created.run_id, created.status)
+
+
+def plain_run(
+    project: Project, model: str, name: str, tags: Mapping[str, str], parent: str | None = None
+) -> str:
+    """A run of the model's experiment that is no adapter's, below `parent`; its id."""
+    nested = {"mlflow.parentRunId": parent} if parent else {}
+    with client(project) as mlflow, lock(project, LOCK):
+        created = mlflow.create_run(
+            _experiment(project, mlflow, model),
+            run_name=name,
+            tags={**tags, **nested, "mlflow.source.name": lineage.PACKAGE, "adire.model": model},
+        )
+    return created.info.run_id
+
+
+def run_name(model: str, recipe_key: str) -> str:
+    return f"{model}-{recipe_key[:12]}"
+
+
+def find_run(project: Project, model: str, recipe_key: str) -> str | None:
+    """The id of an adapter's run, or None."""
+    with client(project) as mlflow:
+        found = _find(mlflow, model, recipe_key)
+    return found.run_id if found else None
+
+
+def get_run(project: Project, run_id: str) -> Run:
+    with client(project) as mlflow:
+        info = mlflow.get_run(run_id).info
+    return Run(info.run_id, info.status)
+
+
+def start(project: Project, run_id: str) -> None:
+    """The run is RUNNING (again)."""
+    with client(project) as mlflow:
+        mlflow.update_run(run_id, status="RUNNING")
+
+
+def finish(project: Project, run_id: str, status: Status) -> None:
+    """The run has ended."""
+    with client(project) as mlflow:
+        mlflow.set_terminated(run_id, status=status)
+
+
+@contextmanager
+def active(project: Project, run_id: str) -> Iterator[None]:
+    """The run is RUNNING inside the block; then FINISHED, FAILED (exception) or KILLED (interrupt).
+
+    Blocks of several processes on one run may overlap: the last one out ends it, and the failure of
+    another stays. A process that is killed inside the block is noticed by `end_abandoned`.
+    """
+    with _hold_file(project, run_id).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        start(project, run_id)
+        try:
+            yield
+        except BaseException as error:
+            status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            try:
+                finish(project, run_id, status)
+            except UserError as trouble:
+                error.add_note(f"The run could not be marked {status} in MLflow: {trouble}")
+            raise
+        # Going from shared to exclusive lets go for a moment; nobody may look in it.
+        with client(project) as mlflow, lock(project, LOCK):
+            _end_alone(mlflow, run_id, file.fileno(), "FINISHED")
+
+
+def end_abandoned(project: Project, model: str) -> list[str]:
+    """Mark KILLED the RUNNING runs whose process on this machine is gone; their ids.
+
+    The same recipe, started again, resumes its run.
+    """
+    ended = []
+    with client(project) as mlflow, lock(project, LOCK):
+        experiment = mlflow.get_experiment_by_name(model)
+        if experiment is None:
+            return []
+        query = f"attributes.status = 'RUNNING' AND tags.`{HOLDER}` = '{_holder(project)}'"
+        for run in mlflow.search_runs([experiment.experiment_id], query):
+            path = _hold_file(project, run.info.run_id)
+            if not path.exists():
+                continue
+            with path.open("a") as file:
+                if _end_alone(mlflow, run.info.run_id, file.fileno(), "KILLED"):
+                    ended.append(run.info.run_id)
+    return ended
+
+
+def _end_alone(mlflow: "MlflowClient", run_id: str, descriptor: int, status: Status) -> bool:
+    """End a run that no other process holds and that is RUNNING still; False when it is not so."""
+    if not _alone(descriptor) or mlflow.get_run(run_id).info.status != "RUNNING":
+        return False
+    mlflow.set_terminated(run_id, status=status)
+    return True
+
+
+def _find(mlflow: "MlflowClient", model: str, recipe_key: str) -> Run | None:
+    experiment = mlflow.get_experiment_by_name(model)
+    if experiment is None:
+        return None
+    found = mlflow.search_runs(
+        [experiment.experiment_id],
+        f"tags.`{RECIPE_KEY}` = '{recipe_key}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=1,
+    )
+    return Run(found[0].info.run_id, found[0].info.status) if found else None
+
+
+def _experiment(project: Project, mlflow: "MlflowClient", model: str) -> str:
+    """The id of the model's experiment, created on first use; the caller holds the lock."""
+    experiment = mlflow.get_experiment_by_name(model)
+    if experiment is None:
+        place = None if is_server(project) else (artifact_folder(project) / model).as_uri()
+        return mlflow.create_experiment(model, artifact_location=place)
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"the MLflow experiment {model} was deleted; bring it back with "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+        )
+    return experiment.experiment_id
+
+
+def _holder(project: Project) -> str:
+    """As an address, in which no quote ends MLflow's filter early."""
+    return f"{socket.gethostname()}:{project.home.as_uri()}"
+
+
+def _hold_file(project: Project, run_id: str) -> Path:
+    folder = project.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"mlflow-run-{run_id}.lock"
+
+
+def _alone(descriptor: int) -> bool:
+    """True when no other process holds the file; the lock is then exclusive, else given up."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
+    return True
+
+
+# --- what a run says ------------------------------------------------------------------------------
+
+
+def log_parameters(project: Project, run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Log hyperparameters; nested mappings become dotted names, lists become JSON.
+
+    MLflow never changes a parameter. One that the run has already with another value (an adapter
+    evaluated again with other settings) is kept, and the new value becomes the tag `param.<name>`.
+    """
+    with client(project) as mlflow:
+        known = mlflow.get_run(run_id).data.params
+        values = {name: _parameter_text(value) for name, value in _flat(parameters)}
+        new = {name: text for name, text in values.items() if name not in known}
+        changed = {
+            f"param.{name}": text for name, text in values.items() if known.get(name, text) != text
+        }
+        _log(mlflow, run_id, params=new, tags=changed)
+
+
+def log_metrics(
+    project: Project, run_id: str, metrics: Mapping[str, float], step: int | None = None
+) -> None:
+    """Log numbers at `step` (default 0); usable from any process and thread."""
+    with client(project) as mlflow:
+        _log(mlflow, run_id, metrics=metrics, step=step or 0)
+
+
+def recorder(run_id: str) -> dict[str, str]:
+    """What a worker's job says, so that its progress goes into this run (`core.worker`)."""
+    return {"function": f"{__name__}:record_progress", "run_id": run_id}
+
+
+def record_progress(
+    project: Project,
+    run_id: str,
+    numbers: Mapping[str, float],
+    pictures: Path | None,
+    step: int,
+) -> None:
+    """Log a worker's numbers at `step`, and the PNG files in `pictures` below validation/."""
+    if numbers:
+        log_metrics(project, run_id, numbers, step)
+    if pictures:
+        files = sorted(pictures.glob("*.png"))
+        log_artifacts(project, run_id, files, f"validation/step-{step:06}")
+
+
+def log_tags(project: Project, run_id: str, tags: Mapping[str, Any]) -> None:
+    """Set tags; one that exists gets the new value."""
+    with client(project) as mlflow:
+        _log(mlflow, run_id, tags={name: str(value) for name, value in tags.items()})
+
+
+def log_artifacts(project: Project, run_id: str, files: Iterable[Path], folder: str = "") -> None:
+    """Put files below `folder` of the run; images show inline. The same name replaces a file."""
+    with client(project) as mlflow:
+        for path in files:
+            mlflow.log_artifact(run_id, str(path), folder or None)
+
+
+def log_folder(project: Project, run_id: str, source: Path, folder: str = "") -> None:
+    """Put all files below `source` under `folder` of the run, links left out."""
+    with client(project) as mlflow:
+        # File by file: MLflow's own copy of a folder fails where it meets its read-only copy.
+        for path in sorted(source.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                target = Path(folder) / path.relative_to(source).parent
+                place = None if target == Path() else target.as_posix()
+                mlflow.log_artifact(run_id, str(path), place)
+
+
+def _log(
+    mlflow: "MlflowClient",
+    run_id: str,
+    *,
+    params: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    step: int = 0,
+) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    entries: list[Any] = [
+        *(Param(name, text) for name, text in (params or {}).items()),
+        *(RunTag(name, text) for name, text in (tags or {}).items()),
+        *(Metric(name, float(value), now, step) for name, value in (metrics or {}).items()),
+    ]
+    for first in range(0, len(entries), BATCH):
+        batch = entries[first : first + BATCH]
+        mlflow.log_batch(
+            run_id,
+            metrics=[entry for entry in batch if isinstance(entry, Metric)],
+            params=[entry for entry in batch if isinstance(entry, Param)],
+            tags=[entry for entry in batch if isinstance(entry, RunTag)],
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _parameter_text(value: Any) -> str:
+    """At most MLflow's 6000 characters; a longer text ends with its digest, so it stays its own."""
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value)
+    if len(text) <= MAX_PARAM_VAL_LENGTH:
+        return text
+    ending = f" ... sha256:{lineage.digest(text)}"
+    return text[: MAX_PARAM_VAL_LENGTH - len(ending)] + ending
