@@ -27,6 +27,7 @@ test-all: test
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/python -m mypy
 
 up: $(INSTALLED)

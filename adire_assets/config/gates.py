@@ -1,6 +1,6 @@
 """The schema of `evaluation.gates`: what an evaluation must show before its adapter goes live.
 
-`evaluation.verdict` judges by it, `evaluation.comparison` explains what a margin can see.
+`gates.verdict` judges by it, `gates.comparison` explains what a margin can see.
 """
 
 from typing import Annotated, Literal
@@ -42,7 +42,7 @@ class AllowedVersions(Strict):
 
 
 class CompatibilityConfig(Strict):
-    """See `evaluation.compatibility`."""
+    """See `gates.compatibility`."""
 
     allow: AllowedVersions = AllowedVersions()
 

@@ -1,4 +1,4 @@
-"""The asset graph of one model: ten thin assets around `pipeline` and `going_live`."""
+"""The asset graph of one model: ten thin assets around the functions of `line`."""
 
 import base64
 import csv

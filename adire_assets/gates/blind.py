@@ -2,7 +2,7 @@
 
     outcomes(ratings, secret)    {pair: "won", "lost" or "tie"}
 
-ratings.json comes from the sheet of `html_report.ab_sheet`: {model, challenger, champion, nonce,
+ratings.json comes from the sheet of `document.ab_sheet`: {model, challenger, champion, nonce,
 rater, choices}; `challenger` and `champion` are release numbers, `choices` maps each pair to
 "left", "right" or "tie".
 

@@ -6,7 +6,7 @@
                                             the CPU, which is compared with nothing
     driver, device, threads                 told, never refused: a driver runs what was built for
                                             older ones, and whether another device or thread count
-                                            draws the same images is measured (`serving.parity`)
+                                            draws the same images is measured (`fleet.parity`)
 
 `evaluation.gates.compatibility.allow` names the versions between which a package may differ, as a
 PEP 440 range such as ">=0.42,<0.44", or "*" for any.

@@ -1,9 +1,8 @@
 """The last asset of the line, `deployed_model`: a release on its way to its users, and back.
 
 Here a release meets the gates that the YAML holds today, the person who approves, and the fleet;
-`serving.deployment`, `serving.rollout` and `serving.rollback` do the work, and MLflow's aliases
-follow what became live. `progress` is told in sentences what happens; `report` of each decision, as
-(target, decision).
+`serving.rollout` does the work, and MLflow's aliases follow what became live. `progress` is told in
+sentences what happens; `report` of each decision, as (target, decision).
 """
 
 from collections.abc import Callable, Mapping

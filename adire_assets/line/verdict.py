@@ -19,7 +19,7 @@ def promotion_verdict(
     tracked: Tracked,
 ) -> Built:
     """The decision, gate by gate, under the hashes of evaluation, policy and champion; and its page
-    (`reports.page_path`), in MLflow as well.
+    (`report.pages.page_path`), in MLflow as well.
 
     A champion that was evaluated on other data or with other settings is evaluated again first.
     """

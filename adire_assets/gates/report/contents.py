@@ -1,6 +1,6 @@
 """From artefacts to the report's view: the only place that knows what their files call things.
 
-    view_of(Sources(...))    a ReportView for `html_report.html` and `html_report.ab_sheet`
+    view_of(Sources(...))    a ReportView for `document.html` and `document.ab_sheet`
 
 Contract: reads folders of the artefact store and changes nothing. An evaluation made by an older
 version lacks some files or keys; what is not there is left out of the view, never made up.

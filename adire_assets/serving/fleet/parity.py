@@ -30,7 +30,7 @@ def compare(
 ) -> dict[str, Any]:
     """{passed, explanation, images, largest_difference, smallest_ssim, device, software}, as JSON.
 
-    `software` is what the release says that it draws with (see `evaluation.compatibility`).
+    `software` is what the release says that it draws with (see `gates.compatibility`).
     `device` is "cpu", "cuda" or "auto". UserError when the release does not load, or refuses an
     evaluated request.
     """

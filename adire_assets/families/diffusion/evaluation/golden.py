@@ -13,7 +13,7 @@ is within tolerance when nobody can see it in any image:
 
     PSNR >= 40 dB       an error of 2.55 levels of 255 (root mean square), 1 % of the range: about
                         the contrast that the eye can just tell
-    SSIM >= 0.98        the structure is kept; `serving.parity` asks the same of a GPU
+    SSIM >= 0.98        the structure is kept; `fleet.parity` asks the same of a GPU
     perceptual hash     at most 4 of 64 bits, which is what makes two images near duplicates in
                         `data.near_duplicate_distance`
 
