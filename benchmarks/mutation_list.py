@@ -256,31 +256,31 @@ MUTATIONS = (
     # --- serving
     Mutation(
         "who has lost the lease changes no record",
-        "adire_assets/serving/rollout/carrier.py",
+        "adire_assets/serving/rollout/controller.py",
         'if state.rollout is None or state.rollout.lease["holder"] != self.holder:',
         "if state.rollout is None:",
         ("tests/serving/test_fencing.py",),
     ),
     Mutation(
         "who has lost the lease changes no slot",
-        "adire_assets/serving/rollout/carrier.py",
+        "adire_assets/serving/rollout/controller.py",
         "        if now is None or "
         '(now.lease["holder"], now.number, now.stage, now.slot) != known:\n'
-        "            raise Lost\n",
+        "            raise LeaseLost\n",
         "",
         ("tests/serving/test_fencing.py", "-k", "lease_changes_no_slot or former_holder_loads"),
     ),
     Mutation(
         "a quarantined release is refused",
         RECORD,
-        "    if reason := quarantined(project, model, number):",
+        "    if reason := quarantine_reason(project, model, number):",
         "    if reason := None:",
         ("tests/test_approvals.py", "tests/serving/test_fencing.py"),
     ),
     Mutation(
         "what a rollback leaves is quarantined",
         "adire_assets/serving/state.py",
-        "    return after if was is None else condemned(after, was, reason, at)\n",
+        "    return after if was is None else with_quarantine(after, was, reason, at)\n",
         "    return after\n",
         ("tests/serving/test_fencing.py", "-k", "quarantined_though"),
     ),

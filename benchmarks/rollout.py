@@ -1,4 +1,4 @@
-"""Twenty releases in a row under clients that send all along: what fails, and what the door costs.
+"""Twenty releases in a row under constant requests: what fails, and what the gateway costs.
 
     python -m benchmarks.rollout --releases 20 --clients 8
     python -m benchmarks.rollout --releases 2 --clients 2 --diffusion
@@ -30,11 +30,11 @@ def gateway_cost(light: House) -> float:
     """Milliseconds that the gateway adds to the median."""
     light.deploy(add_light(light, Behaviour(seconds=0.0)))
     state = light.record
-    slot = light.place(state.active or "")
-    doors = {"direct": slot.address, "gateway": light.gateway.address}
-    stubs = {name: connect(address)[1] for name, address in doors.items()}
+    slot = light.slot_client(state.active or "")
+    endpoints = {"direct": slot.address, "gateway": light.gateway.address}
+    stubs = {name: connect(address)[1] for name, address in endpoints.items()}
     request = infer_request(light.model, "indigo cloth")
-    took: dict[str, list[float]] = {name: [] for name in doors}
+    took: dict[str, list[float]] = {name: [] for name in endpoints}
     for pair in range(PAIRS + 20):
         for name, stub in stubs.items():
             began = time.perf_counter()

@@ -155,7 +155,9 @@ def test_the_command_for_a_token_makes_one_that_the_gateway_takes(tmp_path: Path
     folder = tmp_path / "door keys"
     with pytest.raises(UserError, match=rf"make a key with `adire auth keys --folder '{folder}'`"):
         tokens.issue(folder, "me", issuer="weavers", audience="shop", days=1)
-    command = routing.door_of(Project(tmp_path, tmp_path / "home"), fleet, "local").token_command
+    command = routing.endpoint_of(
+        Project(tmp_path, tmp_path / "home"), fleet, "local"
+    ).token_command
     assert wrong(command, complete=True) is None
     words = shlex.split(command)
     assert words[words.index("--folder") + 1] == str(folder)

@@ -72,7 +72,7 @@ def house(made: House, monkeypatch: pytest.MonkeyPatch) -> House:
 
 def go_live(house: House, number: int, action: str = "deploy", at: str | None = None) -> None:
     def moved(state: DeploymentRecord) -> DeploymentRecord:
-        after = record.moved(state, number, action, "a test")
+        after = record.with_live_release(state, number, action, "a test")
         return replace(after, since=at or after.since)
 
     record.change(house.project, TARGET, MODEL, moved)
@@ -345,7 +345,7 @@ def test_status_shows_who_waits_and_who_approved(
 ) -> None:
     monkeypatch.setattr("adire_assets.tracking.registry.aliases", lambda *_: {"champion": 1})
     monkeypatch.setattr("adire_assets.ops.operations.stale", lambda *_: [])
-    monkeypatch.setattr("adire_assets.serving.rollout.deployment.live", lambda *_: [])
+    monkeypatch.setattr("adire_assets.serving.rollout.deployment.target_statuses", lambda *_: [])
     hold(house, 2)
     assert "waits for approval: adire approve light@2" in "\n".join(
         operations.status(house.project)
@@ -733,4 +733,4 @@ def test_a_held_deployment_fails_nothing_and_is_not_materialized(
 
 
 def test_the_release_that_a_name_means(house: House) -> None:
-    assert release.named(house.project, "light@3") == house.releases[3]
+    assert release.record_named(house.project, "light@3") == house.releases[3]

@@ -70,7 +70,7 @@ def make_release(project: Project) -> release.ReleaseRecord:
 def make_live(project: Project, number: int) -> None:
     def live(state: record.DeploymentRecord) -> record.DeploymentRecord:
         held = {"blue": number}
-        return record.moved(replace(state, slots=held), number, "deploy", None)
+        return record.with_live_release(replace(state, slots=held), number, "deploy", None)
 
     record.change(project, TARGET, MODEL, live)
 
@@ -132,7 +132,7 @@ def test_what_is_live_is_served_after_the_disk_was_lost(
         for part in (made.repository, made.adapter, made.base_model, made.evaluation):
             store.verify(store.open(part))
     assert store.recall(first.adapter).manifest["key"] == first.adapter["key"]
-    assert "too pale" in (record.quarantined(again, MODEL, 2) or "")
+    assert "too pale" in (record.quarantine_reason(again, MODEL, 2) or "")
     assert approvals.approval(again, before)
     assert registry.release_numbers(again, MODEL) == numbers
     place = again.home / "fleet" / "slots" / TARGET / "blue"
@@ -220,7 +220,7 @@ def test_a_backup_holds_together_while_releases_come_and_go(
         Store(again).verify(Store(again).open(live.repository))
         last = state.history[-1]
         if last["action"] == "deploy" and (last["from"] or 0) > last["number"]:
-            assert record.quarantined(again, MODEL, last["from"])
+            assert record.quarantine_reason(again, MODEL, last["from"])
 
 
 # --- refusals ------------------------------------------------------------------------------------

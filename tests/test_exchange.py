@@ -115,7 +115,10 @@ def test_the_live_release_goes_out_when_none_is_named(house: House, adire, tmp_p
     assert status == 1
     assert complaint.startswith(f"adire: nothing of {MODEL} is live")
     record.change(
-        house.project, TARGET, MODEL, lambda state: record.moved(state, 1, "deploy", None)
+        house.project,
+        TARGET,
+        MODEL,
+        lambda state: record.with_live_release(state, 1, "deploy", None),
     )
     assert (
         adire("export", MODEL, "--out", file)[1] == f"{file}: release 1 in the format diffusers\n"

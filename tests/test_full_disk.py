@@ -121,7 +121,10 @@ WRITERS: dict[str, tuple[Callable[[Project], object], str]] = {
     ),
     "a deployment": (
         lambda project: record.change(
-            project, "local", MODEL, lambda state: record.moved(state, None, "rollback", "x")
+            project,
+            "local",
+            MODEL,
+            lambda state: record.with_live_release(state, None, "rollback", "x"),
         ),
         "home/deployments/local/indigo.json",
     ),

@@ -159,7 +159,7 @@ def generate(
     for path in files:
         file_to_write(path)
     answer = client.generate(
-        routing.door_of(project, fleet, _target(fleet, target)),
+        routing.endpoint_of(project, fleet, _target(fleet, target)),
         model or _only_model(project),
         prompt,
         negative_prompt=negative_prompt,

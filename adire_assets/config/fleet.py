@@ -17,7 +17,7 @@ Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
 FLEET_VARIABLE, FLEET_FILE = "ADIRE_FLEET", "configs/fleet.yaml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
-DOOR_PORTS = ("port", "admin_port")
+GATEWAY_PORTS = ("port", "admin_port")
 Quantile = Literal["p50", "p95", "p99"]
 TAILS: dict[Quantile, float] = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # what may be slower
 
@@ -250,7 +250,7 @@ class FleetConfig(Strict):
                     yield from _addresses(slot, SLOT_PORTS, key)
                     yield ("folder", str(slot.folder)), f"{key}.folder"
             if target.gateway.launch == "remote":
-                yield from _addresses(target.gateway, DOOR_PORTS, f"targets.{name}.gateway")
+                yield from _addresses(target.gateway, GATEWAY_PORTS, f"targets.{name}.gateway")
 
     def local_ports(self) -> list[tuple[int, str]]:
         """Every port that this machine must have free, with the key that sets it."""
@@ -262,7 +262,9 @@ class FleetConfig(Strict):
                     found += [(getattr(slot, port), f"{key}.{port}") for port in SLOT_PORTS]
             if target.gateway.launch == "local":
                 key = f"targets.{name}.gateway"
-                found += [(getattr(target.gateway, port), f"{key}.{port}") for port in DOOR_PORTS]
+                found += [
+                    (getattr(target.gateway, port), f"{key}.{port}") for port in GATEWAY_PORTS
+                ]
         return found
 
 

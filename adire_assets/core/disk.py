@@ -1,7 +1,7 @@
 """What a file system refuses (it is full, it can only be read, ...) as one sentence with its path.
 
 `writing` makes it a UserError, with the path where the system's own error has none, as that of a
-write to an open file. `refusal` finds it in what a library made of it, for the doors (command line,
+write to an open file. `refusal` finds it in what a library made of it, for the edges (command line,
 worker, Dagster). `whole` writes a file or folder so that it is there whole or not at all.
 """
 

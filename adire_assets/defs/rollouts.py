@@ -180,7 +180,7 @@ def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.Se
     def left(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         try:
             states = [record.read(project, target, model) for target in load_fleet(project).targets]
-            plan = record.plan(project, model)
+            plan = record.read_plan(project, model)
         except UserError as error:
             return dg.SkipReason(str(error))
         under_way = [state for state in states if state.rollout]

@@ -102,7 +102,7 @@ def approval(project: Project, record: ReleaseRecord) -> Approval | None:
 
 
 def sentence(record: ReleaseRecord) -> str:
-    """What every door says of a release that waits."""
+    """The sentence shown wherever a waiting release is refused."""
     name = f"{record.model}@{record.number}"
     return (
         f"release {record.number} of {record.model} waits for approval: "
@@ -162,7 +162,7 @@ def asked_for(project: Project, model: str) -> list[ReleaseRecord]:
             end["number"] == one.number and end["outcome"] in SENT_BACK and end["at"] >= held
             for end in ends
         )
-        if not sent_back and record.quarantined(project, model, one.number) is None:
+        if not sent_back and record.quarantine_reason(project, model, one.number) is None:
             found.append((held, one.number, one))
     return [one for *_, one in sorted(found, key=lambda item: item[:2])]
 

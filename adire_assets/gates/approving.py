@@ -31,7 +31,7 @@ def approve(
     UserError when it is unknown, quarantined, refused by a gate or parity, or approved already, or
     when its blind ratings, those in the files `ratings` and all before them, do not speak for it.
     """
-    wanted = release.named(project, name)
+    wanted = release.record_named(project, name)
     model, number = wanted.model, wanted.number
     policy = load_model(project, model).evaluation.gates
     record.refuse_quarantined(project, model, number)
@@ -59,7 +59,7 @@ def revoke(
     project: Project, name: str, reason: str, by: str | None, progress: Callable[[str], None]
 ) -> str:
     """Take the approval of a release back that is not live yet; that in a sentence."""
-    wanted = release.named(project, name)
+    wanted = release.record_named(project, name)
     entry = approvals.revoke(project, wanted, reason, by)
     _tell_approval(project, wanted, progress)
     return f"the approval of release {wanted.number} of {wanted.model} is revoked {entry.told()}"

@@ -194,7 +194,7 @@ def parity_report(
 
     def make(folder: Path) -> None:
         with lock(project, "device"):
-            facts = parity.compare(project, record, device, progress)
+            facts = parity.compare_on_scratch_server(project, record, device, progress)
         write_json(folder / "parity.json", facts)
 
     return store.build(recipe, make)

@@ -124,7 +124,7 @@ def golden(project: Project, name: str, progress: Progress) -> "tuple[str, Compa
     """(sentence, comparison) of `model@N`, or of the live release of `model`."""
     from adire_assets.families.diffusion.evaluation.golden import Comparison
 
-    record = deployment.named(project, load_fleet(project), name)
+    record = deployment.resolve_release(project, load_fleet(project), name)
     named = f"{record.model}@{record.number}"
     with scratch_folder(project, f"golden-{record.model}-{record.number}") as work:
 

@@ -100,7 +100,7 @@ def restore(project: Project, source: Path, progress: Progress) -> None:
         raise UserError(f"{home} is not empty; move it away, then restore")
     if home.is_mount():
         raise UserError(f"{home} is a mount point; set ADIRE_HOME to a new folder below it")
-    if running := orphans.programs(project):
+    if running := orphans.running_programs(project):
         raise UserError(f"{', '.join(sorted(running))} of this home runs; stop it: `adire down`")
     with _made_whole(home) as folder:
         places = {name: folder / PurePosixPath(name).relative_to("home") for name in listed}
@@ -238,7 +238,9 @@ def _live(project: Project) -> Iterator[DeploymentRecord]:
     """The deployment records with a live release."""
     for folder in sorted((project.home / "deployments").glob("*")):
         if folder.is_dir():
-            yield from (one for one in record.all_on(project, folder.name) if one.live is not None)
+            yield from (
+                one for one in record.read_all(project, folder.name) if one.live is not None
+            )
 
 
 # --- what a backup is ----------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def export(project: Project, name: str, to: Format, file: Path) -> int:
 
     UserError when there is no such release, its adapter is gone or changed, or `to` cannot say it.
     """
-    record = deployment.named(project, load_fleet(project), name)
+    record = deployment.resolve_release(project, load_fleet(project), name)
     store = Store(project)
     adapter, base = store.open(record.adapter), store.open(record.base_model)
     store.verify(adapter)

@@ -151,7 +151,7 @@ def _kept_releases(project: Project, model: str, keep: int) -> list[release.Rele
     if database is None or database.exists():  # who makes room has none for a new database
         numbers |= set(registry.aliases(project, model).values())
     targets = {path.name for path in _folders(project.home / "deployments")}
-    plan = record.plan(project, model)  # of targets, too, that have no record yet
+    plan = record.read_plan(project, model)  # of targets, too, that have no record yet
     for target in targets | set(plan.steps if plan else ()):
         state = record.read(project, target, model)
         numbers |= set(state.slots.values()) | ({state.live} if state.live else set())

@@ -26,7 +26,7 @@ from adire_assets.gates.verdict import Verdict
 from adire_assets.line.evaluate import numbers
 from adire_assets.line.generate import measure_again
 from adire_assets.serving import client, record, release
-from adire_assets.serving.fleet import logs, processes, serves
+from adire_assets.serving.fleet import logs, processes, served_releases
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.rollout import deployment
 from adire_assets.tracking import registry, runs
@@ -62,15 +62,15 @@ def status(project: Project) -> Iterator[str]:
 
 def _last_words(project: Project, process: dict[str, Any]) -> str:
     """Why a process is not ready: what its log says last."""
-    said = logs.last_words(project, process["name"]) if process["log"] else None
+    said = logs.last_error(project, process["name"]) if process["log"] else None
     return f", not ready: {said} (its log is {process['log']})" if said else ", not ready"
 
 
 def _live(project: Project, model: str) -> Iterator[str]:
     settings = load_fleet(project)
-    for state in deployment.live(project, settings, model):
+    for state in deployment.target_statuses(project, settings, model):
         yield from _live_on(project, state)
-    if (plan := record.plan(project, model)) and plan.pending:
+    if (plan := record.read_plan(project, model)) and plan.pending:
         yield (
             f"  unfinished since {plan.at}: {plan.pending}; the sensor {model}_rollout finishes "
             f"it, or `adire rollout watch {model}`"
@@ -79,9 +79,9 @@ def _live(project: Project, model: str) -> Iterator[str]:
     if champion != deployment.champion(project, settings, model):
         yield f"  differs: MLflow's champion is {champion}; `adire materialize {model}` mends it"
     for candidate in release.records(project, model):
-        if lifted := record.lifted(project, model, candidate.number):
+        if lifted := record.lift_reason(project, model, candidate.number):
             yield f"  quarantine of release {candidate.number} lifted: {lifted}"
-        if why := record.quarantined(project, model, candidate.number):
+        if why := record.quarantine_reason(project, model, candidate.number):
             yield f"  quarantined: release {candidate.number}: {why}"
         elif found := approvals.approval(project, candidate):
             yield f"  approved: release {candidate.number} {found.entry.told()}"
@@ -101,7 +101,7 @@ def _policy(project: Project, model: str) -> Iterator[str]:
         yield f"  not committed: cannot tell: {error}"
 
 
-def _live_on(project: Project, live: deployment.Live) -> Iterator[str]:
+def _live_on(project: Project, live: deployment.TargetStatus) -> Iterator[str]:
     """One target."""
     state = live.record
     if state.live is None:
@@ -274,11 +274,11 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
     settings = load_fleet(project)
     try:
         processes.up(project, settings, only="serving", progress=progress)
-    except serves.NotServed as error:  # what is made live next mends it, or says why not
+    except served_releases.NotServed as error:  # what is made live next mends it, or says why not
         progress(str(error))
     bring_live(project, DEMO_MODEL)
-    door = routing.door_of(project, settings, next(iter(settings.targets)))
-    answer = client.generate(door, DEMO_MODEL, DEMO_PROMPT, seed=42)
+    endpoint = routing.endpoint_of(project, settings, next(iter(settings.targets)))
+    answer = client.generate(endpoint, DEMO_MODEL, DEMO_PROMPT, seed=42)
     picture = project.home / "demo.png"
     client.save_png(answer.images[0], picture, answer.provenance)
     found = release.read_record(project, DEMO_MODEL, answer.release)

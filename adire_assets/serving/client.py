@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from adire_assets.core.disk import whole
 from adire_assets.core.errors import UserError
-from adire_assets.serving.connection import Door, connect
+from adire_assets.serving.connection import Endpoint, connect
 
 PROVENANCE_KEY = "adire"  # the PNG text chunk
 INPUTS = (
@@ -40,7 +40,7 @@ class Generated:
 
 
 def generate(
-    door: Door | str,
+    endpoint: Endpoint | str,
     model: str,
     prompt: str,
     *,
@@ -52,7 +52,7 @@ def generate(
     release: int | None = None,
     timeout: float = 600.0,
 ) -> Generated:
-    """Images from the gateway or Triton at `door`; None leaves a choice to the server.
+    """Images from the gateway or Triton at `endpoint`; None leaves a choice to the server.
 
     `release` asks for one release, otherwise the live one answers; `timeout` in seconds.
     `Unanswered` with the server's own sentence when it refuses, with address and hint when nobody
@@ -79,14 +79,14 @@ def generate(
         except OverflowError:
             raise UserError(f"{name} is {value}, too large for {kind}") from None
         inputs.append(tensor)
-    door = Door(door) if isinstance(door, str) else door
-    with connect(door) as client:
+    endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
+    with connect(endpoint) as client:
         answer = client.infer(
             model,
             inputs,
             model_version=str(release or ""),
             client_timeout=timeout,
-            headers=door.headers,
+            headers=endpoint.headers,
         )
     try:
         found = Generated(
@@ -99,7 +99,7 @@ def generate(
         wrong = str(error)
     if wrong:
         raise UserError(
-            f"{model} at {door.address} gave an answer that this project's releases do not give "
+            f"{model} at {endpoint.address} gave an answer that no release of this project gives "
             f"({wrong}); `adire status` shows what is served there"
         )
     return found

@@ -13,7 +13,7 @@ LARGEST_MESSAGE = 2**31 - 1  # bytes
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """Where requests go: "host:port" of a Triton or a gateway, over TLS when there is an authority.
 
     `authority` is the PEM file that vouches for the server's certificate, `name` the name in it
@@ -40,7 +40,7 @@ class Unanswered(UserError):
 
 
 @contextmanager
-def connect(door: Door | str) -> Iterator[Any]:
+def connect(endpoint: Endpoint | str) -> Iterator[Any]:
     """A tritonclient.grpc client; what the server cannot do becomes `Unanswered`."""
     import tritonclient.grpc
     from tritonclient.utils import InferenceServerException
@@ -51,31 +51,31 @@ def connect(door: Door | str) -> Iterator[Any]:
         # Without its own pool, a client waits out the back-off of one that met the server down.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    door = Door(door) if isinstance(door, str) else door
-    address, secure = door.address, door.authority is not None
-    if door.name:
-        arguments.append(("grpc.ssl_target_name_override", door.name))
+    endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
+    address, secure = endpoint.address, endpoint.authority is not None
+    if endpoint.name:
+        arguments.append(("grpc.ssl_target_name_override", endpoint.name))
     try:
         with tritonclient.grpc.InferenceServerClient(
             address,
             ssl=secure,
-            root_certificates=str(door.authority) if secure else None,
+            root_certificates=str(endpoint.authority) if secure else None,
             channel_args=arguments,
         ) as client:
             yield client
     except InferenceServerException as error:
-        sentence = _sentence(door, error.status(), error.message())
+        sentence = _sentence(endpoint, error.status(), error.message())
         raise Unanswered(sentence, error.status()) from None
 
 
-def _sentence(door: Door, status: str | None, message: str) -> str:
-    address = door.address
+def _sentence(endpoint: Endpoint, status: str | None, message: str) -> str:
+    address = endpoint.address
     if status == "StatusCode.INVALID_ARGUMENT":
         return message
     if status in ("StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED"):
         return (
             f"the gateway at {address} lets nobody in without a good token: {message}; make one "
-            f"with `{door.token_command}` and set ADIRE_TOKEN to it"
+            f"with `{endpoint.token_command}` and set ADIRE_TOKEN to it"
         )
     if "unknown model" in message or status == "StatusCode.NOT_FOUND":
         return f"the Triton at {address} does not serve this: {message}; `adire status` shows why"

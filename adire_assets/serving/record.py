@@ -14,7 +14,7 @@ a higher `token` than the one before; a record is changed by a plan once, and by
 A rollout belongs to the holder of its lease. The holder renews it; when it dies, the lease runs out
 and anybody may take the rollout over where it stands. A change by a former holder is refused.
 
-A release that was sent back is quarantined: refused by every door until that is lifted with a
+A release that was sent back is quarantined: refused everywhere until that is lifted with a
 reason. The record says so in the same write that sends it back. <home>/quarantine/<model>/<N>.json
 keeps that for people, which decisions it knows of (`seen`), and whether they were lifted.
 """
@@ -29,10 +29,10 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import lock, read_as, read_json, write_json
 from adire_assets.serving.state import DeploymentRecord, Plan, Rollout, Step, now
-from adire_assets.serving.state import ended as ended
-from adire_assets.serving.state import left as left
-from adire_assets.serving.state import moved as moved
-from adire_assets.serving.state import started as started
+from adire_assets.serving.state import after_rollback as after_rollback
+from adire_assets.serving.state import rollout_summary as rollout_summary
+from adire_assets.serving.state import with_live_release as with_live_release
+from adire_assets.serving.state import with_rollout as with_rollout
 from adire_assets.serving.state import without_rollout as without_rollout
 
 LEASE_SECONDS = 10.0
@@ -42,12 +42,12 @@ ROLLBACK = "rollback"  # the strategy of a rollout that leads back
 def read(project: Project, target: str, model: str) -> DeploymentRecord:
     """The record, revision 0 when nothing was ever deployed."""
     # The plan first: a record is never older than a plan that was there before it was read.
-    found = plan(project, model)
+    found = read_plan(project, model)
     stored = _stored(project, target, model)
     return found.applied(stored) if found else stored
 
 
-def plan(project: Project, model: str) -> Plan | None:
+def read_plan(project: Project, model: str) -> Plan | None:
     """The latest plan of a model."""
 
     def whole(steps: Mapping[str, Any], **found: Any) -> Plan:
@@ -72,7 +72,7 @@ def _stored(project: Project, target: str, model: str) -> DeploymentRecord:
     return read_as(path, whole)
 
 
-def all_on(
+def read_all(
     project: Project,
     target: str,
     broken: Callable[[str, UserError], None] = lambda model, error: None,
@@ -124,7 +124,7 @@ def commit(
     an answer without steps, for which None is returned.
     """
     with lock(project, f"plan-{model}"), ExitStack() as held:
-        before = plan(project, model)
+        before = read_plan(project, model)
         wanted = list(targets)
         for target in sorted({*wanted, *(before.steps if before else ())}):
             held.enter_context(lock(project, f"deployment-{target}-{model}"))
@@ -141,10 +141,10 @@ def commit(
         return _kept(project, model, made)
 
 
-def finished(project: Project, model: str, token: int) -> None:
+def finish_plan(project: Project, model: str, token: int) -> None:
     """Note that nothing lacks the plan any more; nothing to note when a later one is in force."""
     with lock(project, f"plan-{model}"), ExitStack() as held:
-        found = plan(project, model)
+        found = read_plan(project, model)
         if found and found.token == token:
             for target in sorted(found.steps):
                 held.enter_context(lock(project, f"deployment-{target}-{model}"))
@@ -169,7 +169,7 @@ def _kept(project: Project, model: str, found: Plan) -> Plan:
 
 
 def quarantine(project: Project, model: str, number: int, reason: str) -> None:
-    """Keep a release from being deployed, by every door, until it is lifted.
+    """Keep a release from being deployed, by whatever command, until it is lifted.
 
     What was before, and why that was lifted, stays in the file.
     """
@@ -178,7 +178,7 @@ def quarantine(project: Project, model: str, number: int, reason: str) -> None:
         _write(project, model, number, _again(kept, reason, now()))
 
 
-def keep_quarantine(project: Project, model: str, number: int) -> None:
+def sync_quarantine(project: Project, model: str, number: int) -> None:
     """Let the file of a release say what the records do."""
     with lock(project, f"quarantine-{model}"):
         _keep(project, model, number)
@@ -195,11 +195,11 @@ def lift_quarantine(project: Project, model: str, number: int, reason: str) -> N
         kept = _keep(project, model, number)
         if not kept or kept["lifted"]:
             raise UserError(f"release {number} of {model} is not quarantined")
-        lifted = {"reason": reason, "at": now()}
-        _write(project, model, number, {**kept, "lifted": lifted})
+        lift_reason = {"reason": reason, "at": now()}
+        _write(project, model, number, {**kept, "lifted": lift_reason})
 
 
-def quarantined(project: Project, model: str, number: int) -> str | None:
+def quarantine_reason(project: Project, model: str, number: int) -> str | None:
     """Why a release is quarantined, None when it is not."""
     found = _quarantine(project, model, number)
     if decided := _unseen(project, model, number, found):
@@ -207,7 +207,7 @@ def quarantined(project: Project, model: str, number: int) -> str | None:
     return None if not found or found.get("lifted") else f"{found['reason']} ({found['at']})"
 
 
-def lifted(project: Project, model: str, number: int) -> str | None:
+def lift_reason(project: Project, model: str, number: int) -> str | None:
     """Why the latest quarantine of a release was lifted, None when it was not."""
     kept = _quarantine(project, model, number)
     found = None if _unseen(project, model, number, kept) else kept.get("lifted")
@@ -216,7 +216,7 @@ def lifted(project: Project, model: str, number: int) -> str | None:
 
 def refuse_quarantined(project: Project, model: str, number: int) -> None:
     """UserError for a release that is quarantined."""
-    if reason := quarantined(project, model, number):
+    if reason := quarantine_reason(project, model, number):
         raise UserError(
             f"release {number} of {model} is quarantined: {reason}; lift that with "
             f'`adire lift-quarantine {model} {number} --reason "..."`, or deploy another release'

@@ -132,7 +132,7 @@ def read_record(project: Project, model: str, number: int) -> ReleaseRecord:
         ) from None
 
 
-def named(project: Project, name: str) -> ReleaseRecord:
+def record_named(project: Project, name: str) -> ReleaseRecord:
     """The record of a release that is named like indigo@3. UserError when there is none."""
     found = re.fullmatch(r"([a-z][a-z0-9_]*)@([0-9]+)", name)
     if found is None:

@@ -144,15 +144,15 @@ class Plan:
             return state
         after = replace(state, token=self.token, revision=state.revision + 1)
         if step.leave is not None and after.rollout and after.rollout.number == step.leave:
-            after = condemned(after, step.leave, step.reason, self.at)
+            after = with_quarantine(after, step.leave, step.reason, self.at)
             decisions = [step.decision] if step.decision else []
             after = without_rollout(after, "rolled_back", step.reason, self.at, decisions)
         elif step.leave is not None and step.begin is None:
-            after = left(after, step.to, step.verdict, step.reason, self.at)
-        return started(step.begin, after) if step.begin else after
+            after = after_rollback(after, step.to, step.verdict, step.reason, self.at)
+        return with_rollout(step.begin, after) if step.begin else after
 
 
-def started(rollout: Rollout, state: DeploymentRecord) -> DeploymentRecord:
+def with_rollout(rollout: Rollout, state: DeploymentRecord) -> DeploymentRecord:
     """The record with this rollout, unless one is under way."""
     if state.rollout is not None:
         return state
@@ -161,7 +161,7 @@ def started(rollout: Rollout, state: DeploymentRecord) -> DeploymentRecord:
     return replace(state, rollout=rollout, slots={**state.slots, rollout.slot: rollout.number})
 
 
-def moved(
+def with_live_release(
     record: DeploymentRecord,
     number: int | None,
     action: str,
@@ -176,7 +176,7 @@ def moved(
     return replace(record, live=number, active=active, since=at, history=history)
 
 
-def left(
+def after_rollback(
     state: DeploymentRecord,
     to: int | None,
     verdict: dict[str, str] | None,
@@ -185,10 +185,10 @@ def left(
 ) -> DeploymentRecord:
     """The record after going back: what was live is quarantined, and in no slot."""
     was = state.live
-    after = replace(moved(state, to, "rollback", reason, at), verdict=verdict)
+    after = replace(with_live_release(state, to, "rollback", reason, at), verdict=verdict)
     slots = {name: number for name, number in after.slots.items() if number != was}
     after = replace(after, slots=slots)
-    return after if was is None else condemned(after, was, reason, at)
+    return after if was is None else with_quarantine(after, was, reason, at)
 
 
 def without_rollout(
@@ -206,11 +206,11 @@ def without_rollout(
         state,
         slots=state.slots if over.stage == "waiting" else slots,
         rollout=None,
-        last_rollout=ended(over, outcome, reason, at, decisions),
+        last_rollout=rollout_summary(over, outcome, reason, at, decisions),
     )
 
 
-def ended(
+def rollout_summary(
     rollout: Rollout,
     outcome: str,
     reason: str | None,
@@ -227,7 +227,7 @@ def ended(
     }
 
 
-def condemned(
+def with_quarantine(
     state: DeploymentRecord, number: int, reason: str | None, at: str
 ) -> DeploymentRecord:
     """The record that sends a release back. `revision` and `at` tell its decisions apart."""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from adire_assets.config.fleet import DOOR_PORTS, SLOT_PORTS, load_fleet
+from adire_assets.config.fleet import GATEWAY_PORTS, SLOT_PORTS, load_fleet
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.ops import operations
@@ -179,7 +179,7 @@ def line(
     target = tree["targets"]["local"]
     for slot in target["slots"].values():
         slot.update({name: next(ports) for name in SLOT_PORTS})
-    target["gateway"].update({name: next(ports) for name in DOOR_PORTS})
+    target["gateway"].update({name: next(ports) for name in GATEWAY_PORTS})
     target["rollout"] = SHORT_ROLLOUT
     tree["dagster"]["port"] = next(ports)
     with (root / "configs" / "fleet.yaml").open("w") as file:

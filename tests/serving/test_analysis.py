@@ -16,8 +16,14 @@ from adire_assets.serving.gateway.bootstrap import BUCKETS
 from adire_assets.serving.gateway.traffic import Traffic
 from adire_assets.serving.record import Rollout
 from adire_assets.serving.rollout import analysis
-from adire_assets.serving.rollout.analysis import Analysis, Tally, allowed, analyse, slower
-from adire_assets.serving.rollout.watch import Step
+from adire_assets.serving.rollout.analysis import (
+    Analysis,
+    Tally,
+    analyse,
+    count_slower,
+    latency_limits,
+)
+from adire_assets.serving.rollout.watch import StepEvidence
 from benchmarks import looks
 
 CONFIG = RolloutConfig()
@@ -51,12 +57,12 @@ def decide(
     **more: Any,
 ) -> Analysis:
     """What to do after these answers, looked at one by one; the places in `failed` failed."""
-    limits = {"users": allowed(config, running)}
+    limits = {"users": latency_limits(config, running)}
     tallies: Mapping[str, Tally] = {"errors": Tally()}
     for place, milliseconds in enumerate(latencies):
         bad = int(place in failed)
         tallies = {**tallies, "errors": tallies["errors"].plus(1, bad, bad)}
-        tallies = analysis.counted(tallies, limits, {"users": traffic([milliseconds])})
+        tallies = analysis.count_latencies(tallies, limits, {"users": traffic([milliseconds])})
     given: dict[str, Any] = {"seconds": 60.0, "ejected": 0, "quality": SOUND} | more
     return analyse(config, tallies, limits, **given)
 
@@ -76,9 +82,9 @@ def test_what_was_not_seen_is_evidence_for_nothing():
     # Answers without a latency, and latencies without a limit.
     tally = Tally(100, 0, 0, 100, 0.0, 0.0)
     for tallies, limits in (
-        ({"errors": tally}, {"users": allowed(CONFIG, None)}),
+        ({"errors": tally}, {"users": latency_limits(CONFIG, None)}),
         ({"errors": tally}, {}),
-        ({f"latency_{name}": tally for name in TAILS}, {"users": allowed(CONFIG, None)}),
+        ({f"latency_{name}": tally for name in TAILS}, {"users": latency_limits(CONFIG, None)}),
     ):
         found = analyse(CONFIG, tallies, limits, 1000.0, 0, SOUND)
         assert found.decision == "hold" and found.sentence()
@@ -156,10 +162,10 @@ def test_the_number_of_answers_that_is_asked_for_is_the_number_that_it_takes():
 
 def test_a_bucket_around_the_limit_counts_as_slow_for_on_and_as_fast_for_back():
     seen = traffic([22.0] * 100).latency
-    assert slower(seen, 25) == (0, 0) and slower(seen, 20) == (100, 100)
-    assert slower(seen, 22.5) == (100, 0) and slower((), 22.5) == (0, 0)
+    assert count_slower(seen, 25) == (0, 0) and count_slower(seen, 20) == (100, 100)
+    assert count_slower(seen, 22.5) == (100, 0) and count_slower((), 22.5) == (0, 0)
     # 105 ms lie in the bucket of (90, 110]: neither too slow nor not too slow.
-    limits = allowed(CONFIG, RUNNING)
+    limits = latency_limits(CONFIG, RUNNING)
     assert limits["p50"] == 30 * 1.5 + 50
     assert decide([105.0] * 300, seconds=1000.0).decision == "hold"
     assert decide([115.0] * 30).decision == "rollback"
@@ -168,11 +174,11 @@ def test_a_bucket_around_the_limit_counts_as_slow_for_on_and_as_fast_for_back():
 
 def test_a_limit_is_that_of_too_few_answers_only_where_it_is_absolute():
     few, more = traffic([30.0] * 58), traffic([30.0] * 59)
-    assert allowed(CONFIG, few)["p95"] == allowed(CONFIG, None)["p95"] == 2000
-    assert allowed(CONFIG, more) == {"p50": 95.0, "p95": 95.0, "p99": 2000}
-    assert allowed(CONFIG, traffic([30.0] * 299))["p99"] == 95.0
+    assert latency_limits(CONFIG, few)["p95"] == latency_limits(CONFIG, None)["p95"] == 2000
+    assert latency_limits(CONFIG, more) == {"p50": 95.0, "p95": 95.0, "p99": 2000}
+    assert latency_limits(CONFIG, traffic([30.0] * 299))["p99"] == 95.0
     # The p95 of 100 answers of which 6 are slow may be among these.
-    assert allowed(CONFIG, traffic([30.0] * 94 + [600.0] * 6))["p95"] == 620 * 1.5 + 50
+    assert latency_limits(CONFIG, traffic([30.0] * 94 + [600.0] * 6))["p95"] == 620 * 1.5 + 50
 
 
 def test_a_slot_that_was_taken_out_goes_back():
@@ -256,11 +262,11 @@ def stored(counters: Mapping[str, Traffic]) -> dict[str, Any]:
     return {name: vars(one) for name, one in counters.items()}
 
 
-def step_of(gateway: Gateway, percent: int = 50, **fields: Any) -> tuple[Step, Rollout]:
+def step_of(gateway: Gateway, percent: int = 50, **fields: Any) -> tuple[StepEvidence, Rollout]:
     rollout = Rollout(2, 1, "green", "canary", [percent, 100] if percent < 100 else [100])
     baseline = stored(gateway.counters)
     rollout = replace(rollout, stage="serving", baseline=baseline, reference=baseline, **fields)
-    return Step(CONFIG, rollout), rollout
+    return StepEvidence(CONFIG, rollout), rollout
 
 
 def test_the_limit_of_a_step_is_fixed_once_and_goes_on_with_the_record():
@@ -278,7 +284,7 @@ def test_the_limit_of_a_step_is_fixed_once_and_goes_on_with_the_record():
     assert step.tallies["latency_p95"] == Tally(2, 0, 0, 2, 0.0, 0.0)
     # The running release becomes slower, and another holder goes on: the limit stays.
     gateway.answer("running", [900.0] * 300)
-    other = Step(CONFIG, replace(rollout, limits=step.limits, evidence=step.evidence()))
+    other = StepEvidence(CONFIG, replace(rollout, limits=step.limits, evidence=step.evidence()))
     gateway.answer("canary", [300.0, 300.0])
     assert not other.look(gateway.counters) and other.limits == limits
     assert other.tallies["latency_p95"] == Tally(4, 2, 2, 3, 1.0, 1.0)
@@ -295,7 +301,7 @@ def test_at_all_of_the_requests_what_the_running_release_did_before_is_compared_
     step, _ = step_of(Gateway(), percent=100)
     step.look(Gateway().counters)
     assert step.limits["users"]["p95"] == 2000
-    first = Step(CONFIG, replace(step_of(Gateway(), percent=100)[1], origin=None))
+    first = StepEvidence(CONFIG, replace(step_of(Gateway(), percent=100)[1], origin=None))
     first.look(Gateway().counters)
     assert first.limits["own"]["p95"] == 2000 and not first.wants_reference
 
@@ -331,7 +337,7 @@ def test_failures_after_the_gateway_was_started_again_count_as_those_before():
 def test_a_rollout_that_an_earlier_version_has_begun_goes_on():
     gateway = Gateway()
     rollout = Rollout(2, 1, "green", "canary", [100], baseline=stored(gateway.counters))
-    step = Step(CONFIG, replace(rollout, quality=[1.0] * 8, stage="serving"))
+    step = StepEvidence(CONFIG, replace(rollout, quality=[1.0] * 8, stage="serving"))
     gateway.answer("canary", [30.0] * 3)
     step.look(gateway.counters)
     assert step.tallies["errors"].answers == 3

@@ -97,7 +97,7 @@ def lose_the_lease(
 
     found: list[DeploymentRecord] = []
     fleet.at = take
-    monkeypatch.setattr("adire_assets.serving.rollout.carrier.time.sleep", over)
+    monkeypatch.setattr("adire_assets.serving.rollout.controller.time.sleep", over)
     return found
 
 
@@ -149,7 +149,7 @@ def test_who_loses_the_lease_changes_no_slot_though_the_same_release_goes_on_com
     one: Fleet, monkeypatch: pytest.MonkeyPatch, moment: str, held: list[int]
 ) -> None:
     one.begin(2)
-    idle = one.place(one.state().rollout.slot)
+    idle = one.slot_client(one.state().rollout.slot)
     assert release.installed(idle.folder, MODEL) == [1]
     lose_the_lease(one, monkeypatch, "eu", moment)
     with pytest.raises(Over):
@@ -173,8 +173,8 @@ def test_who_was_stopped_while_it_loads_takes_nothing_out_of_the_slot(one: Fleet
 
 
 def test_who_was_stopped_while_it_mends_renews_nothing_that_was_replaced(one: Fleet) -> None:
-    place = one.place(one.state().active)
-    (place.folder / "ready.json").write_text("[]")  # its stub has died
+    slot_client = one.slot_client(one.state().active)
+    (slot_client.folder / "ready.json").write_text("[]")  # its stub has died
     mending = stopped(one, lambda: one.deploy(1), "loading it again")
     one.deploy(2)
     one.deploy(3)
@@ -198,10 +198,10 @@ def test_who_was_stopped_while_it_restocks_puts_nothing_where_another_release_co
 ) -> None:
     restocking = stopped(two, two.roll_back, "Triton is asked")
     idle = next(name for name in two.state().slots if name != two.state().active)
-    before = release.installed(two.place(idle).folder, MODEL)
+    before = release.installed(two.slot_client(idle).folder, MODEL)
     two.begin(3)
     assert resumed(two, restocking) == 0
-    assert release.installed(two.place(idle).folder, MODEL) == before == [2]
+    assert release.installed(two.slot_client(idle).folder, MODEL) == before == [2]
     two.carry_out()
     assert two.live() == [3, 3] and two.settled()
 
@@ -209,7 +209,10 @@ def test_who_was_stopped_while_it_restocks_puts_nothing_where_another_release_co
 def test_routes_are_those_of_the_newest_record_however_late_they_are_written(two: Fleet) -> None:
     late = stopped(two, lambda: routing.publish(two.house.project, two.fleet, "eu"), "publish eu")
     record.change(
-        two.house.project, "eu", MODEL, lambda state: record.moved(state, 1, "rollback", "a drill")
+        two.house.project,
+        "eu",
+        MODEL,
+        lambda state: record.with_live_release(state, 1, "rollback", "a drill"),
     )
     assert not two.routed()
     assert resumed(two, late) == 0
@@ -219,7 +222,7 @@ def test_routes_are_those_of_the_newest_record_however_late_they_are_written(two
 def test_a_idlethat_starts_holds_what_the_record_says_in_the_end(
     one: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, install = one.place("green"), release.install
+    slot_client, install = one.slot_client("green"), release.install
 
     def late(*arguments: object) -> None:
         monkeypatch.setattr(release, "install", install)
@@ -232,8 +235,8 @@ def test_a_idlethat_starts_holds_what_the_record_says_in_the_end(
         install(*arguments)
 
     monkeypatch.setattr(release, "install", late)
-    assert slot.reconcile(one.house.project, "eu", "green", place.folder) == [MODEL]
-    assert release.installed(place.folder, MODEL) == [3]
+    assert slot.reconcile(one.house.project, "eu", "green", slot_client.folder) == [MODEL]
+    assert release.installed(slot_client.folder, MODEL) == [3]
 
 
 # --- MLflow ------------------------------------------------------------------------------------
@@ -330,11 +333,11 @@ def test_a_lifted_quarantine_stays_lifted_until_the_next_decision(two: Fleet) ->
     project = two.house.project
     two.roll_back()
     record.lift_quarantine(project, MODEL, 2, "a mistake")
-    record.keep_quarantine(project, MODEL, 2)  # by somebody who was held up
-    assert two.quarantined(2) is None and "a mistake" in record.lifted(project, MODEL, 2)
+    record.sync_quarantine(project, MODEL, 2)  # by somebody who was held up
+    assert two.quarantined(2) is None and "a mistake" in record.lift_reason(project, MODEL, 2)
     two.deploy(2)
     two.roll_back(reason="again")
-    assert "again" in two.quarantined(2) and record.lifted(project, MODEL, 2) is None
+    assert "again" in two.quarantined(2) and record.lift_reason(project, MODEL, 2) is None
 
 
 def test_a_release_is_quarantined_though_its_file_was_never_written(two: Fleet) -> None:
@@ -430,7 +433,8 @@ def test_a_release_that_has_to_be_loaded_first_is_loaded_by_who_comes_next(two: 
     loading = stopped(two, lambda: two.roll_back(to=1), "Triton loads")
     assert two.live() == [3, 3] and two.quarantined(3) is None
     assert (
-        record.plan(two.house.project, MODEL).pending == f"{MODEL} goes back to release 1: too pale"
+        record.read_plan(two.house.project, MODEL).pending
+        == f"{MODEL} goes back to release 1: too pale"
     )
     resumed(two, loading, signal.SIGKILL)
     for name in ("eu", "us"):
@@ -448,7 +452,7 @@ def test_an_earlier_release_that_does_not_load_on_one_target_leaves_that_as_it_w
     with pytest.raises(UserError, match="release 1 of light did not load on us, where release 3"):
         two.roll_back(to=1)
     assert two.live() == [1, 3]
-    assert record.plan(two.house.project, MODEL).pending is None
+    assert record.read_plan(two.house.project, MODEL).pending is None
 
 
 def test_a_rollback_of_what_is_on_its_way_leaves_the_other_targets_alone(two: Fleet) -> None:
@@ -470,16 +474,16 @@ def test_a_rollback_that_leads_nowhere_on_one_target_changes_none(two: Fleet) ->
 
 def test_a_plan_is_carried_over_by_the_next_one(two: Fleet) -> None:
     former = stopped(two, two.roll_back, "is live on eu")
-    assert record.plan(two.house.project, MODEL).pending
+    assert record.read_plan(two.house.project, MODEL).pending
     two.begin(3)
-    assert "goes back: too pale" in record.plan(two.house.project, MODEL).pending
+    assert "goes back: too pale" in record.read_plan(two.house.project, MODEL).pending
     two.carry_out()
     assert resumed(two, former) == 0
     assert two.live() == [3, 3] and two.settled()
 
 
 def test_an_older_plan_changes_no_record(two: Fleet) -> None:
-    older = record.plan(two.house.project, MODEL)  # the rollout of release 2
+    older = record.read_plan(two.house.project, MODEL)  # the rollout of release 2
     two.roll_back()
     now = two.state()
     assert older.token < now.token
@@ -492,7 +496,7 @@ def test_who_follows_is_told_before_a_plan_counts_as_finished(two: Fleet) -> Non
 
     with pytest.raises(UserError, match="MLflow"):
         rollback.rollback(two.house.project, two.fleet, MODEL, None, "pale", print, unreachable)
-    assert two.live() == [1, 1] and record.plan(two.house.project, MODEL).pending
+    assert two.live() == [1, 1] and record.read_plan(two.house.project, MODEL).pending
     told: list[DeploymentRecord] = []
     rollback.finish(two.house.project, two.fleet, MODEL, print, lambda: told.append(two.state()))
     assert [state.live for state in told] == [1] and two.settled()
@@ -505,7 +509,7 @@ def test_an_unfinished_rollback_is_shown_and_the_sensor_finishes_it(
     (configs / "fleet.yaml").write_text(two.fleet.model_dump_json(exclude_none=True))
     (configs / "models" / f"{MODEL}.yaml").write_text(CONFIG)
     monkeypatch.setattr(operations, "stale", lambda *_: [])
-    monkeypatch.setattr(deployment, "live", lambda *_: [])
+    monkeypatch.setattr(deployment, "target_statuses", lambda *_: [])
     told = Registry(monkeypatch)
     told.came.set()
     dead = stopped(two, two.roll_back, "is live on eu")
@@ -531,4 +535,4 @@ def test_an_unfinished_rollback_is_shown_and_the_sensor_finishes_it(
         assert tick(instance) == "no rollout was left"
     assert told.aliases == {"champion": 1} and "unfinished since" not in status()
     monkeypatch.undo()
-    assert record.plan(two.house.project, MODEL).pending is None and two.live() == [1, 1]
+    assert record.read_plan(two.house.project, MODEL).pending is None and two.live() == [1, 1]

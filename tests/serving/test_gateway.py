@@ -18,28 +18,28 @@ from adire_assets.cli import main
 from adire_assets.config.fleet import FleetConfig, TargetConfig, TokenConfig, WebConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway import routing, tokens
-from adire_assets.serving.gateway.config import Served
+from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.traffic import Traffic
-from tests.support.door import INFER, MODEL, SOUND, Door, door
 from tests.support.ports import free_port
+from tests.support.running_gateway import INFER, MODEL, SOUND, RunningGateway, running_gateway
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with door(tmp_path_factory.mktemp("door"), sticky_header="x-session") as made:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with running_gateway(tmp_path_factory.mktemp("gateway"), sticky_header="x-session") as made:
         yield made
 
 
-def test_requests_are_shared_as_asked(opened: Door):
+def test_requests_are_shared_as_asked(opened: RunningGateway):
     opened.publish({1: 75, 2: 25})
     answers = Counter(opened.ask() for _ in range(400))
     assert 60 <= answers[2] <= 140 and answers.total() == 400
 
 
-def test_who_asks_for_a_release_gets_it_or_is_told(opened: Door):
+def test_who_asks_for_a_release_gets_it_or_is_told(opened: RunningGateway):
     opened.publish({1: 100})
     assert {opened.ask(("x-model-release", "2")) for _ in range(20)} == {2}
     assert {opened.ask(model_version="2") for _ in range(20)} == {2}
@@ -55,7 +55,7 @@ def test_who_asks_for_a_release_gets_it_or_is_told(opened: Door):
     assert opened.ask(model="paper") == 5
 
 
-def test_one_session_stays_with_one_release(opened: Door):
+def test_one_session_stays_with_one_release(opened: RunningGateway):
     opened.publish({1: 50, 2: 50})
     by_session = {
         name: {opened.ask(("x-session", name)) for _ in range(10)}
@@ -65,7 +65,7 @@ def test_one_session_stays_with_one_release(opened: Door):
     assert set().union(*by_session.values()) == {1, 2}
 
 
-def test_http_and_grpc_web_reach_the_same_releases(opened: Door):
+def test_http_and_grpc_web_reach_the_same_releases(opened: RunningGateway):
     opened.publish({1: 100})
     infer = f"/v2/models/{MODEL}/infer"
     assert opened.http(infer, SOUND) == (200, {"model_version": "1"})
@@ -80,7 +80,7 @@ def test_http_and_grpc_web_reach_the_same_releases(opened: Door):
     assert answer.model_version == "2" and b"grpc-status:0" in body
 
 
-def _grpc_web(opened: Door, **headers: str) -> bytes:
+def _grpc_web(opened: RunningGateway, **headers: str) -> bytes:
     """What a browser gets: the message and the trailers, one behind the other."""
     request = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
     framed = b"\0" + len(request).to_bytes(4, "big") + request
@@ -94,14 +94,14 @@ def _grpc_web(opened: Door, **headers: str) -> bytes:
 @pytest.mark.parametrize(
     "method", ["RepositoryModelUnload", "SystemSharedMemoryRegister", "ModelStreamInfer"]
 )
-def test_what_is_not_for_clients_is_refused(opened: Door, method: str):
+def test_what_is_not_for_clients_is_refused(opened: RunningGateway, method: str):
     assert opened.raw(b"", f"/inference.GRPCInferenceService/{method}") == "UNIMPLEMENTED"
     assert opened.http(f"/v2/repository/models/{MODEL}/unload", b"{}")[0] == 404
     assert opened.http(f"/v2/models/{MODEL}/trace/setting", b"{}")[0] == 404
     assert opened.http("/v2/models/../repository/index", b"{}")[0] == 404
 
 
-def test_changing_routes_costs_no_request(opened: Door):
+def test_changing_routes_costs_no_request(opened: RunningGateway):
     opened.publish({1: 100})
     with opened.requests_all_along() as answers:
         for _ in range(10):
@@ -111,7 +111,7 @@ def test_changing_routes_costs_no_request(opened: Door):
     assert answers[1] > 50 and answers[2] > 20
 
 
-def test_a_killed_slot_costs_no_request(opened: Door):
+def test_a_killed_slot_costs_no_request(opened: RunningGateway):
     opened.publish({1: 100})
     with opened.requests_all_along() as answers:
         assert wait_until(lambda: answers[1] > 20, 20)
@@ -122,7 +122,7 @@ def test_a_killed_slot_costs_no_request(opened: Door):
         assert wait_until(lambda: answers[1] > back + 50, 30)
 
 
-def test_a_gateway_that_starts_again_routes_as_before(opened: Door):
+def test_a_gateway_that_starts_again_routes_as_before(opened: RunningGateway):
     opened.publish({1: 0, 2: 100})
     opened.process.kill()
     opened.process.wait()
@@ -131,7 +131,7 @@ def test_a_gateway_that_starts_again_routes_as_before(opened: Door):
     assert {opened.ask() for _ in range(20)} == {2}
 
 
-def test_what_a_release_answered_is_counted(opened: Door):
+def test_what_a_release_answered_is_counted(opened: RunningGateway):
     opened.publish({1: 100})
     gateway = opened.gateway
     before, pinned = gateway.traffic(MODEL, 1), gateway.pinned_traffic(MODEL, 1)
@@ -154,7 +154,7 @@ def test_what_a_release_answered_is_counted(opened: Door):
     assert gateway.pinned_traffic(MODEL, 1).since(pinned).answered == 1
 
 
-def test_a_mirrored_release_fails_unseen_by_users_but_not_uncounted(opened: Door):
+def test_a_mirrored_release_fails_unseen_by_users_but_not_uncounted(opened: RunningGateway):
     opened.publish({1: 100}, mirrored=(2, 100))
     gateway = opened.gateway
     before, users = gateway.pinned_traffic(MODEL, 2), gateway.traffic(MODEL, 2)
@@ -176,7 +176,7 @@ def test_a_mirrored_release_fails_unseen_by_users_but_not_uncounted(opened: Door
 
 
 def test_too_many_at_once_are_refused_at_once_and_blamed_on_nobody(tmp_path: Path):
-    with door(tmp_path, maximum_concurrent_requests=4) as made:
+    with running_gateway(tmp_path, maximum_concurrent_requests=4) as made:
         made.publish({1: 100}, mirrored=(2, 100))
         made.blue.seconds, made.green.seconds = 1.0, 1.0
         sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
@@ -214,7 +214,7 @@ def test_counts_go_on_after_the_gateway_was_restarted():
     assert Traffic(3, 0, 0, ((5.0, 3),)).since(before).answered == 3
 
 
-def test_clients_that_give_up_early_are_not_the_releases_failure(opened: Door):
+def test_clients_that_give_up_early_are_not_the_releases_failure(opened: RunningGateway):
     opened.publish({1: 100})
     before = opened.counted(1)
     opened.blue.seconds = 0.3
@@ -234,7 +234,7 @@ def test_clients_that_give_up_early_are_not_the_releases_failure(opened: Door):
 
 
 def test_what_hangs_is_waited_for_and_given_up_once(tmp_path: Path):
-    with door(tmp_path, request_timeout_seconds=0.6) as made:
+    with running_gateway(tmp_path, request_timeout_seconds=0.6) as made:
         made.publish({1: 100})
         sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
         made.blue.seconds = made.green.seconds = 1.5
@@ -255,7 +255,7 @@ def test_what_hangs_is_waited_for_and_given_up_once(tmp_path: Path):
 
 
 def test_a_slot_that_does_not_answer_health_checks_is_out(tmp_path: Path):
-    with door(tmp_path) as made:
+    with running_gateway(tmp_path) as made:
         made.publish({2: 100})
         assert not made.gateway.pinned_traffic(MODEL, 2).out
         made.green.healthy = False
@@ -273,7 +273,7 @@ def test_a_slot_that_does_not_answer_health_checks_is_out(tmp_path: Path):
 
 def test_too_large_and_too_many_are_refused(tmp_path: Path):
     limits = {"maximum_request_bytes": 4096, "requests_per_minute": 30}
-    with door(tmp_path, **limits) as made:
+    with running_gateway(tmp_path, **limits) as made:
         made.publish({1: 100})
         assert made.refusal(raw_input_contents=[b"x" * 100_000])[0] == "RESOURCE_EXHAUSTED"
         assert made.http(f"/v2/models/{MODEL}/infer", b"x" * 100_000)[0] == 413
@@ -292,7 +292,7 @@ def test_only_who_brings_a_good_token_is_let_in(tmp_path: Path):
     assert tokens.make_keys(folder) != old
     tokens.make_keys(wrong)
     assert (folder / "private.pem").stat().st_mode & 0o077 == 0
-    with door(tmp_path, tokens=TokenConfig(keys="auth/keys.json")) as made:
+    with running_gateway(tmp_path, tokens=TokenConfig(keys="auth/keys.json")) as made:
         made.publish({1: 100})
 
         def asked(token: str | None) -> str:
@@ -316,10 +316,10 @@ def test_only_who_brings_a_good_token_is_let_in(tmp_path: Path):
         assert made.http("/v2/health/live")[0] == 401
 
 
-def test_a_table_that_envoy_refuses_leaves_the_old_one_in_use(opened: Door):
+def test_a_table_that_envoy_refuses_leaves_the_old_one_in_use(opened: RunningGateway):
     opened.publish({1: 100})
     with pytest.raises(UserError, match="did not take its new routes"):
-        opened.gateway.publish([Served(MODEL, {1: "blue"}, {7: 100})])
+        opened.gateway.publish([ServedModel(MODEL, {1: "blue"}, {7: 100})])
     # Counted is the release that the table names, whichever slot stands in for it.
     before = opened.gateway.traffic(MODEL, 1)
     for _ in range(10):
@@ -334,7 +334,7 @@ def test_a_table_that_envoy_refuses_leaves_the_old_one_in_use(opened: Door):
     assert {opened.ask() for _ in range(10)} == {2}
 
 
-def same_ports(opened: Door) -> FleetConfig:
+def same_ports(opened: RunningGateway) -> FleetConfig:
     slots = {
         name: slot.model_copy(update={"metrics_port": free_port()})
         for name, slot in opened.gateway.slots.items()
@@ -344,7 +344,10 @@ def same_ports(opened: Door) -> FleetConfig:
 
 
 def test_a_project_does_not_take_anothers_gateway_for_its_own(
-    opened: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    opened: RunningGateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """A second checkout with the same ports, while the first one's fleet runs."""
     opened.publish({1: 100})
@@ -357,8 +360,8 @@ def test_a_project_does_not_take_anothers_gateway_for_its_own(
     assert not other.live()
     for act in (
         lambda: other.publish([]),
-        lambda: other.routes_as(Served(MODEL, {1: "blue"}, {1: 100})),
-        lambda: routing.door_of(other.project, fleet, "local"),
+        lambda: other.routes_as(ServedModel(MODEL, {1: "blue"}, {1: 100})),
+        lambda: routing.endpoint_of(other.project, fleet, "local"),
     ):
         with pytest.raises(UserError, match="another project's; stop it there"):
             act()
@@ -377,8 +380,8 @@ def test_a_project_does_not_take_anothers_gateway_for_its_own(
     assert "gateway-local: STOPPED" in told.out
 
 
-def test_a_slot_of_another_project_does_not_count(opened: Door, tmp_path: Path) -> None:
+def test_a_slot_of_another_project_does_not_count(opened: RunningGateway, tmp_path: Path) -> None:
     fleet = same_ports(opened)
     project = Project(tmp_path, tmp_path / ".adire")
     with pytest.raises(UserError, match="what answers there is another project's"):
-        Place(project, fleet, "local", "blue").require_ours()
+        SlotClient(project, fleet, "local", "blue").require_ours()

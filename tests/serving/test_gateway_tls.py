@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
 from adire_assets.config.fleet import GatewayConfig, TlsConfig
-from tests.support.door import MODEL, SOUND, Door, door
+from tests.support.running_gateway import MODEL, SOUND, RunningGateway, running_gateway
 
 TLS = TlsConfig(certificate="tls/certificate.pem", private_key="tls/key.pem")
 
@@ -45,19 +45,19 @@ def _certify_itself(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     root = tmp_path_factory.mktemp("tls")
     _certify_itself(root)
-    with door(root, tls=TLS) as made:
+    with running_gateway(root, tls=TLS) as made:
         made.publish({1: 100})
         yield made
 
 
-def _certificate(opened: Door) -> Path:
+def _certificate(opened: RunningGateway) -> Path:
     return opened.gateway.project.root / TLS.certificate
 
 
-def test_who_trusts_the_certificate_gets_answers(opened: Door):
+def test_who_trusts_the_certificate_gets_answers(opened: RunningGateway):
     plain = opened.channel
     roots = grpc.ssl_channel_credentials(_certificate(opened).read_bytes())
     with grpc.secure_channel(opened.gateway.address, roots) as opened.channel:
@@ -68,7 +68,7 @@ def test_who_trusts_the_certificate_gets_answers(opened: Door):
     assert opened.http(path, SOUND, trust=trust) == (200, {"model_version": "1"})
 
 
-def test_who_does_not_speak_tls_gets_none(opened: Door):
+def test_who_does_not_speak_tls_gets_none(opened: RunningGateway):
     assert opened.refusal()[0] == "UNAVAILABLE"
     with pytest.raises(OSError):
         opened.http("/v2/health/live")
@@ -78,7 +78,7 @@ def test_who_does_not_speak_tls_gets_none(opened: Door):
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2])
-def test_tls_before_1_2_is_refused(opened: Door, version: ssl.TLSVersion):
+def test_tls_before_1_2_is_refused(opened: RunningGateway, version: ssl.TLSVersion):
     client = ssl.create_default_context(cafile=str(_certificate(opened)))
     client.set_ciphers("DEFAULT:@SECLEVEL=0")  # else this side refuses to speak 1.1
     client.minimum_version = client.maximum_version = version

@@ -11,9 +11,9 @@ from tritonclient.grpc import service_pb2
 
 from adire_assets.serving.client import generate
 from adire_assets.serving.fleet.triton import wait_until
-from adire_assets.serving.gateway.config import HEALTH, Served
+from adire_assets.serving.gateway.config import HEALTH, ServedModel
 from tests.support import malformed
-from tests.support.door import MODEL, PROMPT, SOUND, Door, before
+from tests.support.running_gateway import MODEL, PROMPT, SOUND, RunningGateway, before
 from tests.support.small_triton import small_triton
 
 INFER = f"/v2/models/{MODEL}/infer"
@@ -22,14 +22,14 @@ CLIENT = {"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED"
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     root = tmp_path_factory.mktemp("malformed")
     with (
         small_triton(root, MODEL, 1) as blue,
         small_triton(root, MODEL, 2) as green,
         before(root, blue, green) as made,
     ):
-        made.gateway.publish([Served(MODEL, {1: "blue", 2: "green"}, {1: 50, 2: 50})])
+        made.gateway.publish([ServedModel(MODEL, {1: "blue", 2: "green"}, {1: 50, 2: 50})])
         assert wait_until(lambda: all(_answers(made, number) for number in (1, 2)), 20)
         yield made
 
@@ -41,11 +41,11 @@ def _sound(**fields) -> service_pb2.ModelInferRequest:
     return request
 
 
-def _answers(opened: Door, number: int) -> bool:
+def _answers(opened: RunningGateway, number: int) -> bool:
     return opened.raw(_sound(model_version=str(number)).SerializeToString()) == "OK"
 
 
-def _blameless(opened: Door, failed: int = 0) -> None:
+def _blameless(opened: RunningGateway, failed: int = 0) -> None:
     """Both servers answer, and nothing was counted against either."""
     for number in (1, 2):
         assert _answers(opened, number)
@@ -54,7 +54,7 @@ def _blameless(opened: Door, failed: int = 0) -> None:
     assert opened.blue.alive() and opened.green.alive()
 
 
-def test_sound_requests_of_every_form_are_answered(opened: Door):
+def test_sound_requests_of_every_form_are_answered(opened: RunningGateway):
     everything = _sound(id="7")
     for name, (datatype, content) in malformed.INPUTS.items():
         everything.inputs.add(name=name, datatype=datatype, shape=[1, 1])
@@ -101,7 +101,7 @@ def test_sound_requests_of_every_form_are_answered(opened: Door):
         assert opened.http(f"/v2/models/{MODEL}{path}")[0] == 200
 
 
-def test_a_thousand_malformed_requests_harm_no_triton(opened: Door):
+def test_a_thousand_malformed_requests_harm_no_triton(opened: RunningGateway):
     rng = random.Random(0)
     codes: Counter = Counter()
     for _ in range(500):
@@ -117,7 +117,7 @@ def test_a_thousand_malformed_requests_harm_no_triton(opened: Door):
 
 
 @pytest.mark.parametrize("holder", ["request", "input", "output"])
-def test_parameters_that_a_triton_acts_upon_do_not_reach_one(opened: Door, holder: str):
+def test_parameters_that_a_triton_acts_upon_do_not_reach_one(opened: RunningGateway, holder: str):
     # A classification of texts ends a Triton; a timeout makes it answer UNAVAILABLE.
     for name in ("classification", "timeout", "shared_memory_region"):
         request = _sound()
@@ -132,7 +132,7 @@ def test_parameters_that_a_triton_acts_upon_do_not_reach_one(opened: Door, holde
     _blameless(opened)
 
 
-def test_methods_and_headers_that_a_triton_trips_over_do_not_reach_one(opened: Door):
+def test_methods_and_headers_that_a_triton_trips_over_do_not_reach_one(opened: RunningGateway):
     for method in ("PUT", "DELETE", "GET"):
         assert opened.http(INFER, SOUND, method=method)[0] == 405
     assert opened.http(f"/v2/models/{MODEL}/ready", SOUND)[0] == 405
@@ -150,7 +150,7 @@ def test_methods_and_headers_that_a_triton_trips_over_do_not_reach_one(opened: D
     _blameless(opened)
 
 
-def test_a_triton_whose_stub_has_died_is_taken_out(opened: Door):
+def test_a_triton_whose_stub_has_died_is_taken_out(opened: RunningGateway):
     """It says of itself that it is ready, which is why what it answers must count."""
     _blameless(opened)
     opened.blue.kill_stub()

@@ -25,9 +25,9 @@ from adire_assets.serving.fleet import triton
 from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway import prometheus
 from adire_assets.serving.gateway.bootstrap import BUCKETS
-from tests.serving.test_gateway import MODEL, Door, door
-from tests.support.door import SOUND as BODY
+from tests.serving.test_gateway import MODEL, RunningGateway, running_gateway
 from tests.support.ports import free_port
+from tests.support.running_gateway import SOUND as BODY
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
@@ -353,8 +353,8 @@ def page(address: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with door(tmp_path_factory.mktemp("door")) as made:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with running_gateway(tmp_path_factory.mktemp("gateway")) as made:
         made.publish({1: 50, 2: 50})
         yield made
 
@@ -375,7 +375,7 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
-def use(gate: Door) -> dict[tuple[str, str], float]:
+def use(gate: RunningGateway) -> dict[tuple[str, str], float]:
     """Requests of every kind that is counted; how many of them each release got."""
     answers = [gate.ask() for _ in range(20)]
     gate.green.fault_share = 1.0
@@ -388,7 +388,7 @@ def use(gate: Door) -> dict[tuple[str, str], float]:
     return {(MODEL, "1"): answers.count(1) + 1, (MODEL, "2"): answers.count(2) + 4}
 
 
-def test_the_rules_use_names_that_envoy_and_triton_expose(gate: Door, slot: int):
+def test_the_rules_use_names_that_envoy_and_triton_expose(gate: RunningGateway, slot: int):
     use(gate)
     exposed = page(f"{gate.gateway.config.admin_port}/stats/prometheus") + page(f"{slot}/metrics")
     names = set(re.findall(r"^([a-zA-Z_:]\w*)[{ ]", exposed, re.MULTILINE))
@@ -400,7 +400,7 @@ def test_the_rules_use_names_that_envoy_and_triton_expose(gate: Door, slot: int)
 
 
 @needs_prometheus
-def test_prometheus_records_models_and_releases(tmp_path: Path, gate: Door, slot: int):
+def test_prometheus_records_models_and_releases(tmp_path: Path, gate: RunningGateway, slot: int):
     down = {"http_port": free_port(), "grpc_port": free_port(), "metrics_port": free_port()}
     slots = {"blue": {"metrics_port": slot}, "green": down}
     target = {"slots": slots, "gateway": gate.gateway.config.model_dump()}

@@ -28,7 +28,7 @@ def test_the_live_release_draws_what_was_evaluated(served: House) -> None:
 
 def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
     stranger = house.releases[add_diffusion(house, 1, evaluated_seed=2)]
-    facts = parity.compare(house.project, stranger, "cpu", print)
+    facts = parity.compare_on_scratch_server(house.project, stranger, "cpu", print)
     assert not facts["passed"]
     assert (facts["images"], facts["device"]) == (2, "cpu")
     here = lineage.environment("torch", "diffusers", "transformers", "peft", device="cpu")
@@ -46,7 +46,7 @@ def test_other_architectures_are_served_as_they_were_evaluated(
     house: House, architecture: Literal["sd2", "sdxl"]
 ) -> None:
     number = add_diffusion(house, 1, architecture=architecture)
-    facts = parity.compare(house.project, house.releases[number], "cpu", print)
+    facts = parity.compare_on_scratch_server(house.project, house.releases[number], "cpu", print)
     assert (facts["passed"], facts["images"]) == (True, 2), facts
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adire_assets.core.errors import UserError
-from adire_assets.serving.client import Door
+from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.gateway.traffic import Traffic
@@ -41,7 +41,7 @@ class Served:
         self.refuses: set[int] = set()
         self.judged: list[tuple[str, int]] = []
 
-    def generate(self, door: Door, model: str, prompt: str, **request: Any) -> Any:
+    def generate(self, endpoint: Endpoint, model: str, prompt: str, **request: Any) -> Any:
         self.asked.append({"prompt": prompt, **request})
         if request["release"] in self.refuses:
             raise UserError("busy")
@@ -65,7 +65,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
 
 @pytest.fixture
 def asking(served: Served) -> Iterator[Replay]:
-    made = Replay(Door("127.0.0.1:1"), "cloth", ENTRIES, served.judge, 20.0)
+    made = Replay(Endpoint("127.0.0.1:1"), "cloth", ENTRIES, served.judge, 20.0)
     made.start()
     yield made
     made.close()

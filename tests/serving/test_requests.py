@@ -41,7 +41,7 @@ REFUSED = [
 @pytest.fixture(scope="module")
 def address(served: House) -> str:
     served.ensure_live(1)
-    return served.live_place.address
+    return served.live_slot_client.address
 
 
 def raw(address: str, values: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from adire_assets.serving.client import generate
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import carrier, deployment, rollback, rollout
+from adire_assets.serving.rollout import controller, deployment, rollback, rollout
 from tests.support.house import TARGET, House, awaited
 from tests.support.light import MODEL, Behaviour, add_light
 
@@ -124,7 +124,7 @@ def test_what_is_not_what_was_evaluated_gets_no_request(lit: House) -> None:
         assert set(answers) == {1}
     assert (state.live, lit.serving()) == (1, 1)
     assert decisions(state) == [("checking", 0, "rollback")]
-    assert "differ by" in record.quarantined(lit.project, MODEL, number)
+    assert "differ by" in record.quarantine_reason(lit.project, MODEL, number)
 
 
 def test_images_that_are_worse_are_off_at_the_first_step(lit: House) -> None:
@@ -135,7 +135,7 @@ def test_images_that_are_worse_are_off_at_the_first_step(lit: House) -> None:
         state = lit.deploy(number)
     assert (state.live, lit.serving()) == (1, 1)
     assert decisions(state)[-1] == ("serving", 50, "rollback")
-    assert "score a CLIP-S of 0.2" in record.quarantined(lit.project, MODEL, number)
+    assert "score a CLIP-S of 0.2" in record.quarantine_reason(lit.project, MODEL, number)
     assert set(state.slots.values()) == {1} and lit.differences() == []
 
 
@@ -146,7 +146,7 @@ def test_a_release_that_is_slower_than_what_runs_goes_back(lit: House) -> None:
         state = lit.deploy(number, latency_increase_maximum=0.5, steps=[10, 100])
     assert (state.live, lit.serving()) == (1, 1)
     assert decisions(state)[-1] == ("serving", 10, "rollback")
-    assert "took longer than" in record.quarantined(lit.project, MODEL, number)
+    assert "took longer than" in record.quarantine_reason(lit.project, MODEL, number)
 
 
 def test_a_release_that_hangs_goes_back_though_no_user_asks_it(lit: House, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_release_that_hangs_goes_back_though_no_user_asks_it(lit: House, tmp_p
     finally:
         end.touch()
     assert decisions(state)[-1] == ("serving", 50, "rollback")
-    reason = record.quarantined(lit.project, MODEL, number)
+    reason = record.quarantine_reason(lit.project, MODEL, number)
     assert "server faults" in reason or "took longer than" in reason
 
 
@@ -197,7 +197,7 @@ def test_a_target_with_other_software_gets_no_user_and_leaves_no_quarantine(lit:
         )
     assert asked == [(2, None)]
     assert (lit.record.live, lit.serving()) == (1, 1)
-    assert record.quarantined(lit.project, MODEL, 2) is None
+    assert record.quarantine_reason(lit.project, MODEL, 2) is None
 
 
 def test_another_release_has_to_wait(lit: House) -> None:
@@ -212,7 +212,7 @@ def test_another_release_has_to_wait(lit: House) -> None:
     thread.join(30)
     assert not thread.is_alive()
     assert (lit.record.live, lit.serving(), lit.record.rollout) == (1, 1, None)
-    assert "enough" in record.quarantined(lit.project, MODEL, 2)
+    assert "enough" in record.quarantine_reason(lit.project, MODEL, 2)
 
 
 def test_what_cannot_be_decided_is_held_until_a_person_says_so(lit: House) -> None:
@@ -241,9 +241,9 @@ from pathlib import Path
 from adire_assets.core.project import Project
 from adire_assets.config.yaml_file import load
 from adire_assets.config.fleet import FleetConfig
-from adire_assets.serving.rollout import carrier; from adire_assets.serving.rollout import rollout
+from adire_assets.serving.rollout import controller, rollout
 
-carrier.LEASE_SECONDS = 3.0  # it is what the test waits for
+controller.LEASE_SECONDS = 3.0  # it is what the test waits for
 project = Project(Path(sys.argv[1]), Path(sys.argv[2]))
 fleet = FleetConfig.model_validate_json(sys.argv[3])
 judge = nullcontext(lambda prompts, images: [1.0 + 0.01 * place for place in range(len(images))])
@@ -252,7 +252,7 @@ rollout.carry_out(project, fleet, "light", open_judge=lambda: judge, progress=pr
 
 
 @pytest.mark.parametrize("stage", ["loading", "serving"])
-def test_a_killed_carrier_is_replaced_when_its_lease_has_run_out(
+def test_a_killed_controller_is_replaced_when_its_lease_has_run_out(
     lit: House, stage: str, clean_environment: dict[str, str]
 ) -> None:
     lit.ensure_live(1)
@@ -284,8 +284,10 @@ def test_who_has_lost_the_lease_changes_nothing(lit: House) -> None:
         return replace(state, rollout=replace(state.rollout, lease=lease))
 
     revision = record.change(lit.project, TARGET, MODEL, taken).revision
-    late = carrier.Carrier(lit.project, slow, TARGET, MODEL, lit.open_judge, print, lambda *_: None)
-    with pytest.raises(carrier.Lost):
+    late = controller.RolloutController(
+        lit.project, slow, TARGET, MODEL, lit.open_judge, print, lambda *_: None
+    )
+    with pytest.raises(controller.LeaseLost):
         late._finish(lit.record.rollout)
     assert lit.record.revision == revision
     assert lit.serving() in (1, 2) and lit.record.live == 1
@@ -295,11 +297,11 @@ def test_who_has_lost_the_lease_changes_nothing(lit: House) -> None:
 
 def test_a_killed_slot_comes_back_with_what_it_held(lit: House) -> None:
     lit.ensure_live(1)
-    slot = lit.live_place.name
+    slot = lit.live_slot_client.name
     stubs = {process.pid for process in lit.processes(slot)}
     with lit.requests_all_along():
         lit.tritonserver(slot).kill()
-        awaited(lambda: not lit.live_place.control.live(), 20)
+        awaited(lambda: not lit.live_slot_client.control.live(), 20)
         awaited(lambda: lit.differences() == [], 60)
     assert not stubs & {process.pid for process in lit.processes(slot)}
     assert lit.deploy(1).live == 1
@@ -307,7 +309,7 @@ def test_a_killed_slot_comes_back_with_what_it_held(lit: House) -> None:
 
 def test_a_release_whose_stub_died_is_loaded_again(lit: House) -> None:
     lit.ensure_live(1)
-    for process in lit.processes(lit.live_place.name):
+    for process in lit.processes(lit.live_slot_client.name):
         if "stub" in process.name():
             process.kill()
     awaited(lambda: lit.differences() != [], 20)
@@ -320,7 +322,10 @@ def test_a_record_that_the_gateway_was_not_told_of_is_seen_and_mended(lit: House
     lit.ensure_live(1)
     other = next(number for number in lit.record.slots.values() if number != 1)
     record.change(
-        lit.project, TARGET, MODEL, lambda state: record.moved(state, other, "rollback", "a drill")
+        lit.project,
+        TARGET,
+        MODEL,
+        lambda state: record.with_live_release(state, other, "rollback", "a drill"),
     )
     assert lit.differences() == ["the gateway of local does not route light as recorded"]
     routing.publish(lit.project, lit.fleet, TARGET)
@@ -349,7 +354,7 @@ def test_a_rollback_that_leads_nowhere_says_why(
     with pytest.raises(UserError, match=sentence):
         rollback.rollback(lit.project, fleet, MODEL, to, "a reason", print)
     assert record.read(lit.project, target, MODEL) == written
-    assert record.quarantined(lit.project, MODEL, 1) is None
+    assert record.quarantine_reason(lit.project, MODEL, 1) is None
 
 
 def test_a_quarantine_is_lifted_with_a_reason_only(lit: House) -> None:

@@ -37,8 +37,8 @@ class Targets:
         found = {name: state.live for name, state in self.states().items()}
         for name, number in found.items():
             if number is not None:
-                door = routing.door_of(self.house.project, self.fleet, name)
-                assert generate(door, MODEL, "cloth").release == number
+                endpoint = routing.endpoint_of(self.house.project, self.fleet, name)
+                assert generate(endpoint, MODEL, "cloth").release == number
         return found
 
     def open_judge(self) -> AbstractContextManager[Judge]:
@@ -106,10 +106,10 @@ def test_what_the_second_sends_back_leaves_the_first_as_configured(
     number = add_light(targets.house)
     kept = number if on_failure == "keep" else before["eu"]
     assert targets.deploy(number, on_failure) == {"eu": kept, "us": before["us"]}
-    assert record.quarantined(targets.house.project, MODEL, number)
+    assert record.quarantine_reason(targets.house.project, MODEL, number)
     assert not any(
         found.differences
-        for found in deployment.live(targets.house.project, targets.fleet, MODEL)
+        for found in deployment.target_statuses(targets.house.project, targets.fleet, MODEL)
         if on_failure == "rollback"
     )
     assert outcomes(targets)["us"] == "rolled_back"

@@ -11,13 +11,13 @@ import pytest
 
 from adire_assets.config.fleet import RolloutConfig
 from adire_assets.core.errors import UserError
-from adire_assets.serving.connection import Door
+from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway.bootstrap import BUCKETS
 from adire_assets.serving.gateway.traffic import Histogram, Traffic
-from adire_assets.serving.rollout.analysis import Analysis, Tally, allowed, analyse
+from adire_assets.serving.rollout.analysis import Analysis, Tally, analyse, latency_limits
 from adire_assets.serving.rollout.replay import Replay
-from adire_assets.serving.rollout.watch import Step
+from adire_assets.serving.rollout.watch import StepEvidence
 from adire_assets.serving.state import Rollout
 from tests.support.backend import Backend
 
@@ -38,7 +38,7 @@ class Canary:
         self.counters = dict.fromkeys(NAMES, nothing)
         baseline = {name: vars(one) for name, one in self.counters.items()}
         rollout = Rollout(2, None, "green", "canary", [100], stage="serving", baseline=baseline)
-        self.step = Step(CONFIG, rollout)
+        self.step = StepEvidence(CONFIG, rollout)
 
     def look(self, name: str = "canary", lost: int = 0, **more: Any) -> Analysis:
         """What is decided after this came."""
@@ -137,7 +137,7 @@ def test_while_a_slot_is_out_its_health_checks_are_what_counts():
 def test_an_image_without_a_score_counts_as_none():
     tally = Tally(looks=1000)
     tallies = dict.fromkeys(("errors", "latency_p50", "latency_p95", "latency_p99"), tally)
-    limits = {"users": allowed(CONFIG, None)}
+    limits = {"users": latency_limits(CONFIG, None)}
     for scores in ([float("nan")] * 10, [1.0] * 3 + [float("nan")] * 20):
         images = [(score, 1.0) for score in scores]
         assert analyse(CONFIG, tallies, limits, 60.0, 0, images).decision == "rollback"
@@ -150,7 +150,7 @@ ENTRY = {"prompt": "a", "negative_prompt": "", "num_inference_steps": 1, "guidan
 
 def collected(address: str, seconds: float = 20.0) -> Counter[int]:
     """What three requests to release 2 have lost."""
-    replay = Replay(Door(address), "cloth", [ENTRY], lambda *_: [], seconds)
+    replay = Replay(Endpoint(address), "cloth", [ENTRY], lambda *_: [], seconds)
     replay.start()
     lost: Counter[int] = Counter()
     try:
@@ -218,7 +218,7 @@ def test_who_is_not_let_in_is_told_and_no_release_is_blamed(
 
 
 def test_a_mistake_of_our_own_ends_in_an_error_instead_of_a_standstill(backend: Backend):
-    replay = Replay(Door(f"127.0.0.1:{backend.grpc_port}"), "cloth", [{}], lambda *_: [], 5.0)
+    replay = Replay(Endpoint(f"127.0.0.1:{backend.grpc_port}"), "cloth", [{}], lambda *_: [], 5.0)
     replay.start()
     replay.ask(2, judged=False)
     assert wait_until(lambda: replay.idle, 20, pause=0.01)

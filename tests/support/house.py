@@ -17,8 +17,8 @@ from adire_assets.core.store import Artefact
 from adire_assets.serving import record, release
 from adire_assets.serving.client import generate
 from adire_assets.serving.fleet import processes, triton
-from adire_assets.serving.fleet.loading import Place
 from adire_assets.serving.fleet.programs import shared_memory
+from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.record import DeploymentRecord
@@ -52,13 +52,13 @@ class House:
     def record(self) -> DeploymentRecord:
         return record.read(self.project, TARGET, self.model)
 
-    def place(self, name: str) -> Place:
-        return Place(self.project, self.fleet, TARGET, name)
+    def slot_client(self, name: str) -> SlotClient:
+        return SlotClient(self.project, self.fleet, TARGET, name)
 
     @property
-    def live_place(self) -> Place:
+    def live_slot_client(self) -> SlotClient:
         assert self.record.active
-        return self.place(self.record.active)
+        return self.slot_client(self.record.active)
 
     @property
     def shared_memory(self) -> list[Path]:
@@ -98,7 +98,7 @@ class House:
         return state
 
     def differences(self) -> list[str]:
-        [found] = deployment.live(self.project, self.fleet, self.model)
+        [found] = deployment.target_statuses(self.project, self.fleet, self.model)
         return found.differences
 
     def ensure_live(self, number: int) -> None:
@@ -106,7 +106,7 @@ class House:
         if self.record.rollout:
             self.roll_back()
         for other in self.releases:
-            if record.quarantined(self.project, self.model, other):
+            if record.quarantine_reason(self.project, self.model, other):
                 record.lift_quarantine(self.project, self.model, other, "the next test")
         self.deploy(number)
 
@@ -117,7 +117,7 @@ class House:
     def processes(self, slot: str | None = None) -> list[psutil.Process]:
         """The tritonservers and stubs of this fleet, or of one of its slots."""
         prefixes = (
-            [triton.shm_prefix(self.place(slot).folder)]
+            [triton.shm_prefix(self.slot_client(slot).folder)]
             if slot
             else shared_memory(self.project, self.fleet)
         )

@@ -22,8 +22,8 @@ from adire_assets.core import store
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet import guard, loading, parity
-from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.fleet import guard, parity, slot_client
+from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.record import DeploymentRecord
@@ -54,28 +54,28 @@ class Fleet:
     def live(self) -> list[int | None]:
         return [self.state(name).live for name in self.fleet.targets]
 
-    def place(self, slot: str, target: str = "eu") -> Place:
-        return Place(self.house.project, self.fleet, target, slot)
+    def slot_client(self, slot: str, target: str = "eu") -> SlotClient:
+        return SlotClient(self.house.project, self.fleet, target, slot)
 
     def routed(self, target: str = "eu") -> bool:
         """Whether the gateway's file is what the record says."""
-        return routing.published(self.house.project, self.fleet, target, MODEL)
+        return routing.is_published(self.house.project, self.fleet, target, MODEL)
 
     def settled(self) -> bool:
         """Whether all outside the records is as they say, and nothing is left to be done."""
-        plan = record.plan(self.house.project, MODEL)
-        found = deployment.live(self.house.project, self.fleet, MODEL)
+        plan = record.read_plan(self.house.project, MODEL)
+        found = deployment.target_statuses(self.house.project, self.fleet, MODEL)
         open_rollouts = [name for name in self.fleet.targets if self.state(name).rollout]
         for one in found:
             for slot in self.fleet.targets[one.record.target].slots:
-                held = release.installed(self.place(slot, one.record.target).folder, MODEL)
+                held = release.installed(self.slot_client(slot, one.record.target).folder, MODEL)
                 assert held == [one.record.slots[slot]], (slot, held, one.record.slots)
         assert not open_rollouts and not [line for one in found for line in one.differences]
         assert plan is None or plan.pending is None
         return True
 
     def quarantined(self, number: int) -> str | None:
-        return record.quarantined(self.house.project, MODEL, number)
+        return record.quarantine_reason(self.house.project, MODEL, number)
 
     def begin(self, number: int) -> bool:
         return rollout.begin(self.house.project, self.fleet, MODEL, number)
@@ -163,7 +163,7 @@ def stand_in_fleet(
 
 def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     slots = {
-        made.place(slot, target).address: (target, made.place(slot, target).folder)
+        made.slot_client(slot, target).address: (target, made.slot_client(slot, target).folder)
         for target, settings in made.fleet.targets.items()
         for slot in settings.slots
     }
@@ -197,8 +197,8 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
             found = json.loads(self.file.read_text()) if self.file.is_file() else []
             return {MODEL: dict.fromkeys(found, "READY")}
 
-    def answers(place: Place, wanted: release.ReleaseRecord) -> None:
-        if wanted.number not in place.ready(wanted.model):
+    def answers(slot_client: SlotClient, wanted: release.ReleaseRecord) -> None:
+        if wanted.number not in slot_client.ready(wanted.model):
             raise UserError(f"release {wanted.number} does not answer")
 
     def publish(gateway: Gateway, served: Any) -> None:
@@ -215,10 +215,10 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
         return Analysis(decision, (Finding("errors", outcome, 0.0, 0.0, "seen"),)), {}
 
     passed = {"passed": True, "explanation": "as evaluated", "software": None}
-    monkeypatch.setattr(loading, "Control", Control)
-    monkeypatch.setattr(Place, "require_answer", answers)
-    monkeypatch.setattr(guard, "running", lambda prefix: True)
-    monkeypatch.setattr(parity, "repeat", lambda *_: passed)
+    monkeypatch.setattr(slot_client, "Control", Control)
+    monkeypatch.setattr(SlotClient, "require_answer", answers)
+    monkeypatch.setattr(guard, "is_running", lambda prefix: True)
+    monkeypatch.setattr(parity, "compare_at", lambda *_: passed)
     monkeypatch.setattr(Gateway, "publish", publish)
     monkeypatch.setattr(Gateway, "live", lambda gateway: True)
     monkeypatch.setattr(Gateway, "require_ours", lambda gateway: None)

@@ -38,7 +38,7 @@ def run(
     `stop_seconds` after SIGTERM the command is killed.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    clean(shm_prefix)
+    remove_remains(shm_prefix)
     stopping = False
     server: subprocess.Popen | None = None
 
@@ -70,18 +70,18 @@ def run(
             break
     signal.alarm(0)
     _kill(psutil.Process().children(recursive=True))
-    clean(shm_prefix)
+    remove_remains(shm_prefix)
     return 0 if stopping else (status or 1)
 
 
-def clean(shm_prefix: str) -> None:
+def remove_remains(shm_prefix: str) -> None:
     """Kill the servers of this prefix and remove their shared memory."""
     _kill([process for process in psutil.process_iter(["cmdline"]) if _of(process, shm_prefix)])
     for path in SHARED_MEMORY.glob(f"{shm_prefix}*"):
         path.unlink(missing_ok=True)
 
 
-def running(shm_prefix: str) -> bool:
+def is_running(shm_prefix: str) -> bool:
     """Whether a server of this prefix runs."""
     return any(_of(process, shm_prefix) for process in psutil.process_iter(["cmdline"]))
 

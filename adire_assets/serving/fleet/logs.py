@@ -14,7 +14,7 @@ HARMLESS = "CudaDriverHelper has not been initialized"  # each Triton without a 
 HEAD = re.compile(r"^\S+ [A-Z] \d+ \S+ |^\[[^\]]*\]\[\d+\]\[\w+\](?: ?\[[^\]]*\])* ?")
 
 
-def not_loaded(project: Project, program: str, model: str) -> str | None:
+def load_failure(project: Project, program: str, model: str) -> str | None:
     """Why a slot's Triton did not load a model, since the slot's last start; None: it says nothing.
 
     `program` is the slot's, see `programs.slot_program`.
@@ -28,7 +28,7 @@ def not_loaded(project: Project, program: str, model: str) -> str | None:
     return _without_traceback(found[-1]) if found else None
 
 
-def last_words(project: Project, program: str) -> str | None:
+def last_error(project: Project, program: str) -> str | None:
     """The last error in a program's log, else its last line; None for an empty log."""
     lines = _lines(project, program)
     wrong = [line for line in lines if ERROR.search(line) and HARMLESS not in line] or lines

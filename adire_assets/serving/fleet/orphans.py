@@ -44,12 +44,12 @@ def _owner(port: int) -> str:
     return " by a process of another user"
 
 
-def programs(project: Project) -> set[str]:
+def running_programs(project: Project) -> set[str]:
     """The names of the fleet's programs that run on this machine."""
     return {name for process in _ours(project) if (name := _variable(process, PROGRAM))}
 
 
-def end(project: Project, program: str | None = None) -> None:
+def terminate(project: Project, program: str | None = None) -> None:
     """End a program, or the whole fleet of this home: first asked, then killed."""
     ours = {
         process.pid: process

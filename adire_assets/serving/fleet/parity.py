@@ -1,9 +1,9 @@
 """Whether a release answers the evaluated prompts with the evaluated images.
 
-`compare` loads the release on a scratch Triton, which no user's request can reach, and `repeat`
-asks a Triton for the first `parity_images` images of its evaluation again and compares. On the CPU
-a pixel may differ by 2 levels of 255 (another batch sums in another order); where either side
-computed on a GPU, the structural similarity must be at least 0.98.
+`compare_on_scratch_server` loads the release on a Triton of its own, which no user's request can
+reach; `compare_at` asks a Triton that runs. Both ask for the first `parity_images` images of the
+evaluation. On the CPU a pixel may differ by 2 levels of 255, since another batch size sums in
+another order. When a GPU drew either side, the structural similarity must be at least 0.98.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SMALLEST_SSIM = 0.98  # with a GPU
 LOAD_SECONDS = 600.0
 
 
-def compare(
+def compare_on_scratch_server(
     project: Project, record: ReleaseRecord, device: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """{passed, explanation, images, largest_difference, smallest_ssim, device, software}, as JSON.
@@ -41,10 +41,10 @@ def compare(
 
     progress(f"loading release {record.number} of {record.model} on a scratch Triton")
     with triton.scratch_server(project, device, fill, LOAD_SECONDS) as control:
-        return repeat(project, record, control.address, progress)
+        return compare_at(project, record, control.address, progress)
 
 
-def repeat(
+def compare_at(
     project: Project, record: ReleaseRecord, address: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """The same, asked of the Triton at `address` that has the release loaded."""

@@ -62,14 +62,14 @@ def up(
         dagster_home(project)
         supervisor.write_config(project, every)
         left: set[str] = set()
-        if not supervisor.answers(project):
-            left = orphans.programs(project)
+        if not supervisor.is_running(project):
+            left = orphans.running_programs(project)
             fresh = [item for item in wanted if item.name not in left]
             orphans.require_free_ports(_ports(fresh))
             supervisor.start(project)
         with supervisor.connection(project) as rpc:
             supervisor.update(rpc)
-            idle = [item for item in wanted if not supervisor.runs(rpc, item.name)]
+            idle = [item for item in wanted if not supervisor.runs_program(rpc, item.name)]
             fresh = [item for item in idle if item.name not in left]
             orphans.require_free_ports(_ports(fresh))
             for item in fresh:
@@ -86,7 +86,7 @@ def up(
                     progress(f"{item.name} is ready")
             for item in (item for item in idle if item.name in left):
                 progress(f"taking over {item.name}")
-                orphans.end(project, item.name)
+                orphans.terminate(project, item.name)
                 item.prepare()
                 rpc.startProcess(item.name, False)
                 _wait_ready(project, rpc, item)
@@ -103,19 +103,19 @@ def up(
 
 def _require_served(project: Project, fleet: FleetConfig, progress: Progress) -> None:
     """`NotServed` unless every slot, and then every gateway, answers with what the records name."""
-    from adire_assets.serving.fleet import serves
+    from adire_assets.serving.fleet import served_releases
 
     wrong: list[str] = []
     for name, target in fleet.targets.items():
         for slot_name in target.slots:
-            found = serves.unserved(project, fleet, name, slot_name)
+            found = served_releases.unserved_releases(project, fleet, name, slot_name)
             program = slot_program(name, slot_name)
             progress(f"{program} {'runs and does not serve' if found else 'is ready'}")
             wrong += found
         if not wrong:
-            serves.require_answers(project, fleet, name)
+            served_releases.require_live_answers(project, fleet, name)
     if wrong:
-        raise serves.NotServed("\n".join(wrong))
+        raise served_releases.NotServed("\n".join(wrong))
 
 
 def down(
@@ -123,16 +123,16 @@ def down(
 ) -> None:
     """Stop every process of the fleet, also what a killed supervisord left behind."""
     with lock(project, "fleet"):
-        if supervisor.answers(project):
+        if supervisor.is_running(project):
             progress("stopping the fleet")
             with supervisor.connection(project) as rpc:
                 pid = rpc.getPID()
                 supervisor.stop_all(rpc)
                 rpc.shutdown()
             _wait_gone(pid, orphans.STOP_SECONDS)
-        orphans.end(project)
+        orphans.terminate(project)
         for prefix in shared_memory(project, fleet):
-            guard.clean(prefix)
+            guard.remove_remains(prefix)
 
 
 def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
@@ -143,10 +143,10 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
     that would start it again is gone.
     """
     states: dict[str, dict[str, Any]] = {}
-    if supervisor.answers(project):
+    if supervisor.is_running(project):
         with supervisor.connection(project) as rpc:
             states = {info["name"]: info for info in rpc.getAllProcessInfo()}
-    left = set() if states else orphans.programs(project)
+    left = set() if states else orphans.running_programs(project)
     rows = []
     for item in programs(project, fleet):
         stopped = "UNGUARDED" if item.name in left else "STOPPED"
@@ -187,10 +187,12 @@ def _wait_ready(project: Project, rpc: Any, item: Program) -> None:
     def ready() -> bool:
         return rpc.getProcessInfo(item.name)["statename"] == "RUNNING" and item.ready()
 
-    if not triton.wait_until(ready, item.seconds, alive=lambda: supervisor.runs(rpc, item.name)):
+    if not triton.wait_until(
+        ready, item.seconds, alive=lambda: supervisor.runs_program(rpc, item.name)
+    ):
         with suppress(Fault):  # it may have ended by itself
             rpc.stopProcess(item.name)
-        why = logs.last_words(project, item.name) or "it said nothing"
+        why = logs.last_error(project, item.name) or "it said nothing"
         raise UserError(
             f"{item.name} did not get ready: {why}; its log is {supervisor.log(project, item.name)}"
         )

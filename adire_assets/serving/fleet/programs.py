@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from adire_assets.config.fleet import DOOR_PORTS, SLOT_PORTS, FleetConfig
+from adire_assets.config.fleet import GATEWAY_PORTS, SLOT_PORTS, FleetConfig
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.serving.fleet import slot, triton
@@ -69,7 +69,7 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                 Program(
                     f"gateway-{target}",
                     gateway.command(),
-                    {getattr(settings.gateway, port): key + port for port in DOOR_PORTS},
+                    {getattr(settings.gateway, port): key + port for port in GATEWAY_PORTS},
                     gateway.live,
                     GATEWAY_SECONDS,
                     prepare=gateway.prepare,

@@ -57,7 +57,7 @@ def reconcile(project: Project, target: str, name: str, slot: Path) -> list[str]
 
 def _held(project: Project, target: str, name: str, broken: dict[str, UserError]) -> dict[str, int]:
     """Model -> the release that the slot should hold; `broken` gets the records that are."""
-    states = record.all_on(project, target, broken.__setitem__)
+    states = record.read_all(project, target, broken.__setitem__)
     return {state.model: state.slots[name] for state in states if name in state.slots}
 
 
@@ -108,7 +108,7 @@ def serve(options: argparse.Namespace) -> int:
     project = Project.find()
     slot = folder(project, options.target, options.name, SlotConfig())
     # Before the folder is touched: a Triton that outlived its guard must not serve from it.
-    guard.clean(triton.shm_prefix(slot))
+    guard.remove_remains(triton.shm_prefix(slot))
     with reading():  # what is in the slot's folder is a copy
         models = reconcile(project, options.target, options.name, slot)
     command = triton.command(

@@ -26,12 +26,12 @@ LONGEST_SOCKET = 100  # bytes; the kernel takes 107
 SUPERVISOR_SECONDS = 15.0
 LOGS = "ADIRE_SUPERVISOR_LOGS"  # in its environment: the folder of its programs' logs
 RUNNING = ("STARTING", "RUNNING")
-GATEWAY = "gateway-"  # what the names of doors begin with
+GATEWAY = "gateway-"  # what the names of gateways begin with
 
 
 def is_supervised(project: Project, program: str) -> bool:
     """Whether supervisord keeps this program alive, though it may be between two starts."""
-    if not answers(project):
+    if not is_running(project):
         return False
     with connection(project) as rpc:
         states = {item["name"]: item["statename"] for item in rpc.getAllProcessInfo()}
@@ -59,7 +59,7 @@ def write_config(project: Project, every: Sequence[Program]) -> None:
         lines += [
             f"[program:{item.name}]",
             f"command = {_command(item.command)}",
-            # The door is closed before what is behind it.
+            # A gateway stops before the slots behind it.
             f"priority = {900 if item.name.startswith(GATEWAY) else 100}",
             "autostart = false",
             "autorestart = true",
@@ -96,7 +96,7 @@ def start(project: Project) -> None:
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    if done.returncode or not triton.wait_until(lambda: answers(project), SUPERVISOR_SECONDS):
+    if done.returncode or not triton.wait_until(lambda: is_running(project), SUPERVISOR_SECONDS):
         raise UserError(
             f"supervisord did not start: {(done.stderr or done.stdout).strip()[-500:]}; its log is "
             f"{log(project, 'supervisord')}"
@@ -113,12 +113,12 @@ def update(rpc: Any) -> None:
         rpc.addProcessGroup(name)
 
 
-def runs(rpc: Any, name: str) -> bool:
+def runs_program(rpc: Any, name: str) -> bool:
     return rpc.getProcessInfo(name)["statename"] in RUNNING
 
 
 def stop_all(rpc: Any) -> None:
-    """Stop its programs, the door before what is behind it and the rest together.
+    """Stop its programs: the gateways first, then the rest together.
 
     Its own shutdown waits for one after the other.
     """
@@ -139,7 +139,7 @@ def connection(project: Project) -> Iterator[Any]:
         yield proxy.supervisor
 
 
-def answers(project: Project) -> bool:
+def is_running(project: Project) -> bool:
     try:
         with connection(project) as rpc:
             return bool(rpc.getState()["statename"] == "RUNNING")

@@ -34,7 +34,7 @@ SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """What the gateway must know of one model.
 
     `loaded`: release -> the slot that holds it; `weights`: release -> its share of the requests
@@ -63,7 +63,7 @@ def mirror_name(*, http: bool = False) -> str:
 
 
 def clusters(
-    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], served: Iterable[Served]
+    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], served: Iterable[ServedModel]
 ) -> list[dict[str, Any]]:
     """Every cluster of the routes, and two that reach whatever slot is up."""
     found = []
@@ -164,7 +164,7 @@ def address(host: str, port: int) -> dict[str, Any]:
 # --- routes ------------------------------------------------------------------------------------
 
 
-def routes(gateway: GatewayConfig, served: Iterable[Served]) -> dict[str, Any]:
+def routes(gateway: GatewayConfig, served: Iterable[ServedModel]) -> dict[str, Any]:
     """The route table: pinned releases, then shares, then what concerns no model, then refusals."""
     found: list[dict[str, Any]] = []
     for one in served:
@@ -198,7 +198,7 @@ def routes(gateway: GatewayConfig, served: Iterable[Served]) -> dict[str, Any]:
     }
 
 
-def model_routes(gateway: GatewayConfig, one: Served) -> list[dict[str, Any]]:
+def model_routes(gateway: GatewayConfig, one: ServedModel) -> list[dict[str, Any]]:
     """The part of the table that is about one model."""
     timeout = f"{gateway.request_timeout_seconds}s"
     paths = f"/v2/models/{one.model}(/versions/[0-9]+)?(/infer|/ready|/config)?"

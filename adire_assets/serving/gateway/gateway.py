@@ -22,7 +22,7 @@ from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import lock, read_json, write_bytes, write_json
 from adire_assets.serving.gateway import bootstrap, config, traffic
-from adire_assets.serving.gateway.config import TYPES, Served, cluster_name
+from adire_assets.serving.gateway.config import TYPES, ServedModel, cluster_name
 from adire_assets.serving.gateway.traffic import Traffic
 
 ADMIN_SECONDS = 2.0  # the admin port answers from memory
@@ -91,7 +91,7 @@ class Gateway:
         )
         return self.folder / f"bootstrap-{digest(content)[:12]}.json", content
 
-    def publish(self, served: Sequence[Served]) -> None:
+    def publish(self, served: Sequence[ServedModel]) -> None:
         """Make Envoy route as `served` says.
 
         A release that is left out finishes what it is answering. `GatewayDown` when Envoy does
@@ -147,7 +147,7 @@ class Gateway:
         except UserError:
             return False
 
-    def routes_as(self, served: Served) -> bool:
+    def routes_as(self, served: ServedModel) -> bool:
         """Whether Envoy uses its file of routes, and routes one model so; UserError if down."""
         self.require_ours()
         file = read_json(self._file("routes"))
@@ -191,7 +191,7 @@ class Gateway:
     # --- Envoy's admin port --------------------------------------------------------------------
 
     def _traffic(self, clusters: str) -> Traffic:
-        return traffic.read(self._stats(traffic.statistics_of(clusters)))
+        return traffic.read_traffic(self._stats(traffic.statistics_pattern(clusters)))
 
     def _stats(self, pattern: str) -> list[dict[str, Any]]:
         query = f"/stats?format=json&histogram_buckets=cumulative&filter={quote(pattern)}"
@@ -223,7 +223,7 @@ class Gateway:
 
     # --- its files -----------------------------------------------------------------------------
 
-    def _write(self, served: Sequence[Served]) -> None:
+    def _write(self, served: Sequence[ServedModel]) -> None:
         clusters = config.clusters(self.config, self.slots, served)
         self._write_file("clusters", clusters)
         self._write_file("routes", [config.routes(self.config, served)])

@@ -8,8 +8,8 @@ from adire_assets.config.fleet import FleetConfig, TokenConfig
 from adire_assets.core.project import Project
 from adire_assets.core.store import lock
 from adire_assets.serving import record
-from adire_assets.serving.connection import Door
-from adire_assets.serving.gateway.config import Served
+from adire_assets.serving.connection import Endpoint
+from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.gateway import Gateway
 
 OWN_TOKEN_DAYS = 1.0
@@ -20,7 +20,7 @@ def gateway_of(project: Project, fleet: FleetConfig, target: str) -> Gateway:
     return Gateway(project, target, settings.gateway, settings.slots)
 
 
-def door_of(project: Project, fleet: FleetConfig, target: str) -> Door:
+def endpoint_of(project: Project, fleet: FleetConfig, target: str) -> Endpoint:
     """How this project's own clients come in; the token is ADIRE_TOKEN, or one of its own.
 
     UserError when a local gateway does not run, or the one there is another project's.
@@ -36,7 +36,7 @@ def door_of(project: Project, fleet: FleetConfig, target: str) -> Door:
         if tokens.can_issue(keys.parent):
             claims = {"issuer": config.issuer, "audience": config.audience}
             token = tokens.issue(keys.parent, "adire", **claims, days=OWN_TOKEN_DAYS)
-    return Door(
+    return Endpoint(
         gateway.address,
         project.root / (tls.authority or tls.certificate) if tls else None,
         tls.name if tls else None,
@@ -55,13 +55,13 @@ def _token_command(config: TokenConfig, folder: Path) -> str:
     return shlex.join(words)
 
 
-def served_of(state: record.DeploymentRecord, mirrored_percent: int) -> Served:
+def served_model(state: record.DeploymentRecord, mirrored_percent: int) -> ServedModel:
     """What the gateway must know of one model."""
     canary = state.rollout
     mirrored = canary.number if canary and canary.stage == "mirroring" else None
     # A share for what no slot holds would make Envoy refuse the routes of every model.
     weights = {number: share for number, share in state.weights.items() if number in state.loaded}
-    return Served(
+    return ServedModel(
         state.model,
         state.loaded,
         weights if sum(weights.values()) == 100 else {},
@@ -84,13 +84,13 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
             done = wanted
 
 
-def published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:
+def is_published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:
     """Whether the gateway routes a model as its record says; UserError when it does not run."""
     state = record.read(project, target, model)
     percent = fleet.targets[target].rollout.mirrored_percent
-    return gateway_of(project, fleet, target).routes_as(served_of(state, percent))
+    return gateway_of(project, fleet, target).routes_as(served_model(state, percent))
 
 
-def _wanted(project: Project, fleet: FleetConfig, target: str) -> list[Served]:
+def _wanted(project: Project, fleet: FleetConfig, target: str) -> list[ServedModel]:
     percent = fleet.targets[target].rollout.mirrored_percent
-    return [served_of(state, percent) for state in record.all_on(project, target)]
+    return [served_model(state, percent) for state in record.read_all(project, target)]

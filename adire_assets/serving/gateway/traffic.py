@@ -35,8 +35,8 @@ UNANSWERED_SCOPE, UNANSWERED = "adire", "unanswered_time"
 Histogram = tuple[tuple[float, int], ...]  # (upper bound in ms, how many up to it), rising
 
 
-def statistics_of(clusters: str) -> str:
-    """The pattern of the statistics that `read` needs of the clusters that match `clusters`.
+def statistics_pattern(clusters: str) -> str:
+    """The pattern of what `read_traffic` needs of the clusters that match `clusters`.
 
     '.' in the names stands for any character, which does no harm here.
     """
@@ -108,7 +108,7 @@ class Traffic:
 
         Linear between the bounds of the histogram.
         """
-        total = total_of(self.latency)
+        total = histogram_total(self.latency)
         if not total:
             return None
         wanted, bound, below = share * total, 0.0, 0
@@ -120,7 +120,7 @@ class Traffic:
         return bound
 
 
-def total_of(histogram: Histogram) -> int:
+def histogram_total(histogram: Histogram) -> int:
     """How many it holds."""
     return histogram[-1][1] if histogram else 0
 
@@ -138,7 +138,7 @@ def from_record(values: Mapping[str, Any]) -> Traffic:
     return Traffic(**found)
 
 
-def read(statistics: Iterable[Mapping[str, Any]]) -> Traffic:
+def read_traffic(statistics: Iterable[Mapping[str, Any]]) -> Traffic:
     """From Envoy's statistics of a release's clusters, with cumulative buckets."""
     answered = failed = ejected = refused = active = unhealthy = healthy = members = 0
     histograms: dict[str, dict[float, int]] = {"latency": {}, "unanswered": {}}

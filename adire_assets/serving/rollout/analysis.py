@@ -17,7 +17,7 @@ from typing import Any, Literal
 from adire_assets.config.fleet import TAILS, RolloutConfig
 from adire_assets.core import evidence
 from adire_assets.core.evidence import RATE
-from adire_assets.serving.gateway.traffic import Histogram, Traffic, total_of
+from adire_assets.serving.gateway.traffic import Histogram, Traffic, histogram_total
 
 Outcome = Literal["good", "bad", "open"]
 Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> milliseconds
@@ -156,7 +156,7 @@ def analyse(
 ) -> Analysis:
     """What to do after `seconds` of a step.
 
-    `tallies` by the names of `signals`; `limits`: what latencies the step allows (see `allowed`);
+    `tallies` by the names of `signals`; `limits`: those of `latency_limits`;
     `ejected`: how often the gateway took the release's slot out; `quality`: the CLIP-S of each
     served image, and the mean of those that were evaluated for the same prompt, above 0;
     `waiting`: how many requests have been waiting for an answer for longer than a good one takes.
@@ -188,18 +188,18 @@ def analyse(
 REFERENCE_ANSWERS = 59
 
 
-def slower(histogram: Histogram, milliseconds: float) -> tuple[int, int]:
+def count_slower(histogram: Histogram, milliseconds: float) -> tuple[int, int]:
     """(how many in it took possibly, and surely, longer than this): a histogram knows only between
     which bounds each of them lies."""
-    total = total_of(histogram)
+    total = histogram_total(histogram)
     within = [count for bound, count in histogram if bound <= milliseconds]
     beyond = [count for bound, count in histogram if bound >= milliseconds]
     return total - (within[-1] if within else 0), total - (beyond[0] if beyond else total)
 
 
-def timed(traffic: Traffic) -> int:
+def count_timed(traffic: Traffic) -> int:
     """How many answers have a latency."""
-    return total_of(traffic.latency)
+    return histogram_total(traffic.latency)
 
 
 def upper_quantile(traffic: Traffic, share: float) -> float | None:
@@ -210,11 +210,11 @@ def upper_quantile(traffic: Traffic, share: float) -> float | None:
     """
     from scipy.stats import binom
 
-    rank = int(binom.ppf(1 - RATE, timed(traffic), share)) + 1
+    rank = int(binom.ppf(1 - RATE, count_timed(traffic), share)) + 1
     return next((bound for bound, count in traffic.latency if count >= rank), None)
 
 
-def allowed(config: RolloutConfig, running: Traffic | None) -> dict[str, float]:
+def latency_limits(config: RolloutConfig, running: Traffic | None) -> dict[str, float]:
     """The latency in ms that each quantile may have, by name.
 
     `running`: what the running release has answered to requests of the same kind; a quantile that
@@ -232,7 +232,7 @@ def allowed(config: RolloutConfig, running: Traffic | None) -> dict[str, float]:
     return found
 
 
-def counted(
+def count_latencies(
     tallies: Mapping[str, Tally], limits: Limits, traffic: Mapping[str, Traffic]
 ) -> dict[str, Tally]:
     """The tallies of the latencies with one look's answers, which are pooled over the kinds of
@@ -242,15 +242,15 @@ def counted(
     nothing.
     """
     found = dict(tallies)
-    if not any(timed(seen) or total_of(seen.unanswered) for seen in traffic.values()):
+    if not any(count_timed(seen) or histogram_total(seen.unanswered) for seen in traffic.values()):
         return found
     for quantile in TAILS:
         answers = possibly = surely = 0
         for kind, seen in traffic.items():
             limit = limits[kind][quantile]
-            more, certain = slower(seen.latency, limit)
-            given_up, certainly = slower(seen.unanswered, limit)
-            answers += timed(seen) + given_up
+            more, certain = count_slower(seen.latency, limit)
+            given_up, certainly = count_slower(seen.unanswered, limit)
+            answers += count_timed(seen) + given_up
             possibly, surely = possibly + more + given_up, surely + certain + certainly
         name = f"latency_{quantile}"
         found[name] = found.get(name, Tally()).plus(answers, possibly, surely)

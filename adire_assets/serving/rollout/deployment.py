@@ -9,8 +9,8 @@ from adire_assets.config.fleet import FleetConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet.loading import Place
-from adire_assets.serving.fleet.serves import explained
+from adire_assets.serving.fleet.served_releases import log_explanation
+from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.fleet.supervisor import is_supervised
 from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway import routing
@@ -18,7 +18,7 @@ from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import rollback, rollout, standby
-from adire_assets.serving.rollout.carrier import Refusal
+from adire_assets.serving.rollout.controller import Refusal
 from adire_assets.serving.rollout.watch import OpenJudge
 
 GATEWAY_SECONDS = 30.0
@@ -26,7 +26,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Live:
+class TargetStatus:
     """A record, what each slot's Triton calls ready (None when it does not answer), and one
     sentence for each difference between them."""
 
@@ -80,7 +80,7 @@ def deploy(
         follow=follow,
     )
     states = [record.read(project, target, model) for target in fleet.targets]
-    failed = [state for state in states if ended(state, number) == "failed"]
+    failed = [state for state in states if last_outcome(state, number) == "failed"]
     if failed:
         raise UserError(
             f"release {number} of {model} is not deployed on {failed[0].target}: "
@@ -89,7 +89,7 @@ def deploy(
     return states
 
 
-def named(project: Project, fleet: FleetConfig, name: str) -> ReleaseRecord:
+def resolve_release(project: Project, fleet: FleetConfig, name: str) -> ReleaseRecord:
     """The release `model@N`, or the live one of `model`. UserError when there is none."""
     model, at, number = name.partition("@")
     if at and not number.isdecimal():
@@ -100,13 +100,13 @@ def named(project: Project, fleet: FleetConfig, name: str) -> ReleaseRecord:
     return release.read_record(project, model, wanted)
 
 
-def ended(state: DeploymentRecord, number: int) -> str | None:
+def last_outcome(state: DeploymentRecord, number: int) -> str | None:
     """How the latest rollout of this release ended on a target, unless it is live there."""
     last = state.last_rollout
     return last["outcome"] if last and last["number"] == number != state.live else None
 
 
-def live(project: Project, fleet: FleetConfig, model: str) -> list[Live]:
+def target_statuses(project: Project, fleet: FleetConfig, model: str) -> list[TargetStatus]:
     """For each target: what should serve, what does, and how they differ."""
     return [_live(project, fleet, record.read(project, name, model)) for name in fleet.targets]
 
@@ -119,15 +119,15 @@ def champion(project: Project, fleet: FleetConfig, model: str) -> int | None:
     return record.read(project, list(fleet.targets)[-1], model).live
 
 
-def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Live:
+def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> TargetStatus:
     model, target = state.model, state.target
     ready: dict[str, set[int] | None] = {}
     found = []
     for name in fleet.targets[target].slots:
-        place = Place(project, fleet, target, name)
+        slot_client = SlotClient(project, fleet, target, name)
         try:
-            place.require_ours()
-            ready[name] = place.ready(model)
+            slot_client.require_ours()
+            ready[name] = slot_client.ready(model)
         except UserError as error:
             ready[name] = None
             if state.slots:
@@ -141,27 +141,27 @@ def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Live
             for number in sorted(serving - {wanted})
         ]
         if wanted is not None and wanted not in serving:
-            said = explained(project, fleet, target, name, model)
+            said = log_explanation(project, fleet, target, name, model)
             found.append(f"slot {name} does not hold release {wanted} of {model}{said}")
         elif wanted is not None and name == state.active:
             try:
-                place.require_answer(release.read_record(project, model, wanted))
+                slot_client.require_answer(release.read_record(project, model, wanted))
             except UserError as error:
                 found.append(f"release {wanted} of {model} is live and does not draw: {error}")
     if state.revision:
         try:
-            if not routing.published(project, fleet, target, model):
+            if not routing.is_published(project, fleet, target, model):
                 found.append(f"the gateway of {target} does not route {model} as recorded")
         except UserError as error:
             found.append(str(error))
-    if state.live is not None and (why := record.quarantined(project, model, state.live)):
+    if state.live is not None and (why := record.quarantine_reason(project, model, state.live)):
         found.append(f"release {state.live} of {model} is live and quarantined: {why}")
     if state.rollout and state.rollout.abandoned():
         found.append(
             f"nobody carries out the rollout of release {state.rollout.number} of {model}; the "
             f"sensor does, or `adire rollout watch {model}`"
         )
-    return Live(state, ready, found)
+    return TargetStatus(state, ready, found)
 
 
 def _mend(
@@ -175,25 +175,25 @@ def _mend(
     if not _live(project, fleet, state).differences:
         return
     assert state.active
-    place = Place(project, fleet, state.target, state.active)
-    place.wait()
+    slot_client = SlotClient(project, fleet, state.target, state.active)
+    slot_client.wait()
     try:
-        place.require_answer(wanted)
+        slot_client.require_answer(wanted)
     except UserError as error:
         progress(f"release {wanted.number} of {wanted.model} does not draw: {error}")
         progress(f"loading it again into slot {state.active} of {state.target}")
 
         def require() -> None:
             now = record.read(project, state.target, state.model)
-            if (now.live, now.active) != (wanted.number, place.name):
+            if (now.live, now.active) != (wanted.number, slot_client.name):
                 raise UserError(
-                    f"release {wanted.number} of {wanted.model} is not live in slot {place.name} "
-                    f"of {state.target} any more; look at `adire status`"
+                    f"release {wanted.number} of {wanted.model} is not live in slot "
+                    f"{slot_client.name} of {state.target} any more; look at `adire status`"
                 )
 
-        with place.alone(state.model):
-            place.renew(wanted, require)
-    standby.restock(project, fleet, state.target, state.model, progress)
+        with slot_client.exclusive(state.model):
+            slot_client.reload(wanted, require)
+    standby.restore_standby(project, fleet, state.target, state.model, progress)
     routing.publish(project, fleet, state.target)
 
 

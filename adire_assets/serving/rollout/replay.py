@@ -24,7 +24,7 @@ import numpy as np
 
 from adire_assets.core.errors import UserError
 from adire_assets.serving.client import generate
-from adire_assets.serving.connection import Door, Unanswered
+from adire_assets.serving.connection import Endpoint, Unanswered
 from adire_assets.serving.gateway.traffic import SERVER_FAULTS
 
 # CLIP-S of each image, uint8 [H, W, 3], against its prompt.
@@ -51,7 +51,7 @@ class Outcome:
 class Replay:
     """Asks in a thread of its own from `start` to `close`, what `ask` tells it."""
 
-    door: Door
+    endpoint: Endpoint
     model: str
     entries: Sequence[dict[str, Any]]  # of the evaluation's images.json
     judge: Judge
@@ -137,7 +137,7 @@ class Replay:
         entry = self._random.choice(self.entries)
         try:
             answer = generate(
-                self.door,
+                self.endpoint,
                 self.model,
                 entry["prompt"],
                 negative_prompt=entry["negative_prompt"],

@@ -18,8 +18,8 @@ from adire_assets.serving import record, release
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.rollout import standby
-from adire_assets.serving.rollout.carrier import Carrier
-from adire_assets.serving.rollout.steps import going_back, origin
+from adire_assets.serving.rollout.controller import RolloutController
+from adire_assets.serving.rollout.steps import previous_release, rollback_step
 from adire_assets.serving.state import DeploymentRecord, Step
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def rollback(
     """
     if not reason.strip():
         raise UserError("a rollback needs a reason, which is kept with the release that is left")
-    if (left := record.plan(project, model)) and left.pending:
+    if (left := record.read_plan(project, model)) and left.pending:
         progress(f"finishing what was begun at {left.at}: {left.pending}")
         states = finish(project, fleet, model, progress, follow)
         if to is None or all(state.live == to for state in states):
@@ -97,19 +97,21 @@ def finish(
 
     Anybody may, at any time and several at once: all of it is read from the records again.
     """
-    plan = record.plan(project, model)
+    plan = record.read_plan(project, model)
     if plan and plan.pending:
         for target in fleet.targets:
             _publish(project, fleet, target, progress)
         for target in fleet.targets:
-            carrier = Carrier(project, fleet, target, model, _no_judge, progress, lambda *_: None)
-            carrier.run(only=record.ROLLBACK)
+            controller = RolloutController(
+                project, fleet, target, model, _no_judge, progress, lambda *_: None
+            )
+            controller.run(only=record.ROLLBACK)
         for number in {step.leave for step in plan.steps.values() if step.leave is not None}:
-            record.keep_quarantine(project, model, number)
+            record.sync_quarantine(project, model, number)
         for target in fleet.targets:
-            standby.restock(project, fleet, target, model, progress)
+            standby.restore_standby(project, fleet, target, model, progress)
         follow()
-        record.finished(project, model, plan.token)
+        record.finish_plan(project, model, plan.token)
     return [record.read(project, target, model) for target in fleet.targets]
 
 
@@ -135,7 +137,9 @@ def _steps(
         if state.rollout:
             steps[name] = Step(leave=state.rollout.number, reason=reason)
         elif state.live in coming:
-            steps[name] = going_back(project, fleet, state, origin(project, state), reason)
+            steps[name] = rollback_step(
+                project, fleet, state, previous_release(project, state), reason
+            )
     return steps
 
 
@@ -163,7 +167,7 @@ def _back(
         wanted = release.read_record(project, model, number)
         for part in (wanted.repository, wanted.base_model):
             Store(project).open(part)
-    return going_back(project, fleet, state, number, reason)
+    return rollback_step(project, fleet, state, number, reason)
 
 
 def _tell(model: str, target: str, step: Step, progress: Progress) -> None:
@@ -186,7 +190,7 @@ def _earlier(project: Project, state: DeploymentRecord) -> int:
     for entry in reversed(state.history):
         number = entry["number"]
         known = number is not None and number != state.live
-        if known and record.quarantined(project, state.model, number) is None:
+        if known and record.quarantine_reason(project, state.model, number) is None:
             return int(number)
     if {entry["number"] for entry in state.history} <= {None, state.live}:
         raise UserError(

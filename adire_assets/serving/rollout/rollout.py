@@ -22,14 +22,14 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import lock
 from adire_assets.serving import record
 from adire_assets.serving.rollout import rollback
-from adire_assets.serving.rollout.carrier import (
-    Carrier,
+from adire_assets.serving.rollout.controller import (
     Progress,
     Refusal,
     Report,
+    RolloutController,
     where,
 )
-from adire_assets.serving.rollout.steps import planned
+from adire_assets.serving.rollout.steps import new_rollout
 from adire_assets.serving.rollout.watch import OpenJudge
 from adire_assets.serving.state import DeploymentRecord, Step
 
@@ -64,7 +64,7 @@ def begin(
             steps = {}
             for name, state in states.items():
                 if state.live != number and state.rollout is None:
-                    begun = planned(fleet, name, state, number, list(missing))
+                    begun = new_rollout(fleet, name, state, number, list(missing))
                     steps[name] = Step(begin=begun)
                 if state.live != number:
                     missing.append(name)
@@ -93,7 +93,9 @@ def carry_out(
     # Again, since a target that sends a release back may have one before it go back too.
     while any(record.read(project, target, model).rollout for target in fleet.targets):
         for target in fleet.targets:
-            Carrier(project, fleet, target, model, open_judge, progress, report, refusal).run()
+            RolloutController(
+                project, fleet, target, model, open_judge, progress, report, refusal
+            ).run()
     rollback.finish(project, fleet, model, progress, follow)
 
 

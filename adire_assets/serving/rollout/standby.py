@@ -10,7 +10,7 @@ from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.record import DeploymentRecord
 
 
@@ -19,7 +19,7 @@ def idle_slot(fleet: FleetConfig, state: DeploymentRecord) -> str:
     return next(name for name in fleet.targets[state.target].slots if name != state.active)
 
 
-def restock(
+def restore_standby(
     project: Project,
     fleet: FleetConfig,
     target: str,
@@ -42,30 +42,30 @@ def restock(
     if state.rollout:
         return
     for name in fleet.targets[target].slots:
-        place = Place(project, fleet, target, name)
+        slot_client = SlotClient(project, fleet, target, name)
         try:
-            with place.alone(model):
-                _bring(place, model)
+            with slot_client.exclusive(model):
+                _bring(slot_client, model)
         except UserError as error:
             progress(f"slot {name} of {target} is not as recorded: {error}")
 
 
-def _bring(place: Place, model: str) -> None:
+def _bring(slot_client: SlotClient, model: str) -> None:
     # Read again: while this waited for the slot, another release may have begun to come.
-    state = record.read(place.project, place.target, model)
+    state = record.read(slot_client.project, slot_client.target, model)
     if state.rollout:
         return
-    number = state.slots.get(place.name)
+    number = state.slots.get(slot_client.name)
 
     def require() -> None:
-        now = record.read(place.project, place.target, model)
-        if now.rollout or now.slots.get(place.name) != number:
+        now = record.read(slot_client.project, slot_client.target, model)
+        if now.rollout or now.slots.get(slot_client.name) != number:
             raise UserError("what it should hold has changed meanwhile")
 
-    ready = place.ready(model)
+    ready = slot_client.ready(model)
     if number is None:
         for left in ready:
             require()
-            place.take(model, left)
+            slot_client.unload(model, left)
     elif ready != {number}:
-        place.put(release.read_record(place.project, model, number), require)
+        slot_client.load(release.read_record(slot_client.project, model, number), require)

@@ -8,16 +8,16 @@ from adire_assets.serving import record, release
 from adire_assets.serving.rollout import standby
 from adire_assets.serving.state import DeploymentRecord, Rollout, Step
 
-ALL = [100]
+ALL_REQUESTS = [100]
 
 
-def planned(
+def new_rollout(
     fleet: FleetConfig, target: str, state: DeploymentRecord, number: int, after: list[str]
 ) -> Rollout:
     """A rollout as the fleet's description has it; `after`: the targets that come first."""
     config = fleet.targets[target].rollout
     # There is nothing to share the requests with before the first release.
-    steps = config.steps if config.strategy == "canary" and state.live is not None else ALL
+    steps = config.steps if config.strategy == "canary" and state.live is not None else ALL_REQUESTS
     return Rollout(
         number=number,
         origin=state.live,
@@ -30,7 +30,7 @@ def planned(
     )
 
 
-def going_back(
+def rollback_step(
     project: Project,
     fleet: FleetConfig,
     state: DeploymentRecord,
@@ -45,14 +45,14 @@ def going_back(
         return Step(leave=state.live, to=to, verdict=verdict, reason=reason)
     slot = standby.idle_slot(fleet, state)
     begin = Rollout(
-        to, state.live, slot, record.ROLLBACK, list(ALL), since=time.time(), reason=reason
+        to, state.live, slot, record.ROLLBACK, list(ALL_REQUESTS), since=time.time(), reason=reason
     )
     return Step(leave=state.live, to=to, reason=reason, begin=begin)
 
 
-def origin(project: Project, state: DeploymentRecord) -> int | None:
+def previous_release(project: Project, state: DeploymentRecord) -> int | None:
     """What was live before the latest deployment, None when that may not be any more."""
     before = state.history[-1]["from"] if state.history else None
-    if before is None or record.quarantined(project, state.model, before):
+    if before is None or record.quarantine_reason(project, state.model, before):
         return None
     return int(before)

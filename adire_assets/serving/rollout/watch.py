@@ -31,9 +31,14 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.serving import release
-from adire_assets.serving.fleet.loading import evaluated
+from adire_assets.serving.fleet.slot_client import evaluated_requests
 from adire_assets.serving.gateway import bootstrap, routing
-from adire_assets.serving.gateway.traffic import Traffic, from_record, total_of, without_fastest
+from adire_assets.serving.gateway.traffic import (
+    Traffic,
+    from_record,
+    histogram_total,
+    without_fastest,
+)
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
 from adire_assets.serving.rollout import analysis
 from adire_assets.serving.rollout.analysis import Analysis, Tally, analyse
@@ -68,7 +73,7 @@ class Watch:
         self.stack = ExitStack()
         self.judge: Judge | None = None
         self.replay: Replay | None = None
-        self.step: Step | None = None
+        self.step: StepEvidence | None = None
         self.earlier: list[tuple[float, float]] = []  # what a former holder has had judged
         self.expected: dict[str, float] = {}  # evaluated prompt -> the mean CLIP-S of its images
         self.kept = self.asked = 0.0  # when the record was last told, and a request last sent
@@ -134,7 +139,7 @@ class Watch:
         self,
         rollout: Rollout,
         replay: "Replay",
-        step: "Step",
+        step: "StepEvidence",
         thin: bool,
         found: Analysis,
         judged: int,
@@ -165,9 +170,9 @@ class Watch:
                 found[f"{name}_asked"] = self.gateway.pinned_traffic(self.model, number)
         return found
 
-    def _step(self, rollout: Rollout) -> "Step":
+    def _step(self, rollout: Rollout) -> "StepEvidence":
         if self.step is None or self.step.since != rollout.since:
-            self.step = Step(self.config, rollout)
+            self.step = StepEvidence(self.config, rollout)
         return self.step
 
     def _replaying(self, rollout: Rollout) -> "Replay":
@@ -181,7 +186,7 @@ class Watch:
             self.earlier = [(served, expected) for served, expected in rollout.judged]
             entries, self.expected = self._evaluated(rollout)
             self.replay = Replay(
-                routing.door_of(self.project, self.fleet, self.target),
+                routing.endpoint_of(self.project, self.fleet, self.target),
                 self.model,
                 entries,
                 self.judge,
@@ -194,7 +199,7 @@ class Watch:
     def _evaluated(self, rollout: Rollout) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """(what to ask, the mean CLIP-S of each prompt); UserError when none can be compared."""
         wanted = self._release(rollout)
-        entries = evaluated(self.project, wanted)
+        entries = evaluated_requests(self.project, wanted)
         images = Store(self.project).open(wanted.evaluation).json("report.json")["per_image"]
         scores: dict[str, list[float]] = {}
         for entry, image in zip(entries, images, strict=True):
@@ -212,7 +217,7 @@ class Watch:
         return release.read_record(self.project, self.model, rollout.number)
 
 
-class Step:
+class StepEvidence:
     """The looks at one stage or step, from where the record says that they stand."""
 
     def __init__(self, config: RolloutConfig, rollout: Rollout) -> None:
@@ -291,7 +296,7 @@ class Step:
         found = {}
         for kind, seen in look.items():
             self.uncounted[kind] += seen.refused
-            taken = min(self.uncounted[kind], analysis.timed(seen))
+            taken = min(self.uncounted[kind], analysis.count_timed(seen))
             self.uncounted[kind] -= taken
             found[kind] = replace(seen, latency=without_fastest(seen.latency, taken))
         return found
@@ -308,9 +313,12 @@ class Step:
         left = []
         for look in self.unlimited:
             known = {kind: traffic for kind, traffic in look.items() if kind in self.limits}
-            self.tallies = analysis.counted(self.tallies, self.limits, known)
+            self.tallies = analysis.count_latencies(self.tallies, self.limits, known)
             rest = {kind: one for kind, one in look.items() if kind not in known}
-            if any(analysis.timed(one) or total_of(one.unanswered) for one in rest.values()):
+            if any(
+                analysis.count_timed(one) or histogram_total(one.unanswered)
+                for one in rest.values()
+            ):
                 left.append(rest)
         self.unlimited = left
 
@@ -323,11 +331,11 @@ class Step:
             if kind in self.limits:
                 continue
             if self.alone or self.config.latency_increase_maximum is None:
-                self.limits[kind] = analysis.allowed(self.config, None)
-            elif analysis.timed(recent[kind]) >= analysis.REFERENCE_ANSWERS:
-                self.limits[kind] = analysis.allowed(self.config, recent[kind])
+                self.limits[kind] = analysis.latency_limits(self.config, None)
+            elif analysis.count_timed(recent[kind]) >= analysis.REFERENCE_ANSWERS:
+                self.limits[kind] = analysis.latency_limits(self.config, recent[kind])
             elif kind == "users" and self.everything:
-                self.limits[kind] = analysis.allowed(self.config, always[kind])
+                self.limits[kind] = analysis.latency_limits(self.config, always[kind])
         return len(self.limits) > before
 
     def _by_kind(self, counters: Mapping[str, Traffic], name: str) -> dict[str, Traffic]:

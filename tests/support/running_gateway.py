@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from adire_assets.config.fleet import GatewayConfig, SlotConfig
 from adire_assets.core.project import Project
 from adire_assets.serving.fleet.triton import wait_until
-from adire_assets.serving.gateway.config import Served
+from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.gateway.traffic import Traffic
 from tests.support.backend import Backend
@@ -40,7 +40,7 @@ class Server(Protocol):
 
 
 @dataclass
-class Door:
+class RunningGateway:
     """A gateway, its two servers (blue has release 1, green 2), and a channel to it."""
 
     gateway: Gateway
@@ -57,8 +57,8 @@ class Door:
         assert wait_until(self.gateway.live, 20, alive=lambda: self.process.poll() is None)
 
     def publish(self, weights: dict[int, int], **more) -> None:
-        served = Served(MODEL, {1: "blue", 2: "green"}, weights, **more)
-        self.gateway.publish([served, Served("paper", {5: "blue"}, {5: 100})])
+        served = ServedModel(MODEL, {1: "blue", 2: "green"}, weights, **more)
+        self.gateway.publish([served, ServedModel("paper", {5: "blue"}, {5: 100})])
 
     def ask(self, *headers: tuple[str, str], model: str = MODEL, **fields) -> int:
         """The release that answers; grpc.RpcError with its code when none does."""
@@ -134,14 +134,16 @@ class Door:
 
 
 @contextmanager
-def before(root: Path, blue: Server, green: Server, **settings) -> Iterator[Door]:
+def before(root: Path, blue: Server, green: Server, **settings) -> Iterator[RunningGateway]:
     """A gateway before two servers that run."""
     slots = {
         name: SlotConfig(grpc_port=one.grpc_port, http_port=one.http_port)
         for name, one in (("blue", blue), ("green", green))
     }
     config = GatewayConfig(port=free_port(), admin_port=free_port(), **settings)
-    made = Door(Gateway(Project(root, root / ".adire"), "local", config, slots), blue, green)
+    made = RunningGateway(
+        Gateway(Project(root, root / ".adire"), "local", config, slots), blue, green
+    )
     made.start()
     made.channel = grpc.insecure_channel(made.gateway.address)
     try:
@@ -153,7 +155,7 @@ def before(root: Path, blue: Server, green: Server, **settings) -> Iterator[Door
 
 
 @contextmanager
-def door(root: Path, **settings) -> Iterator[Door]:
+def running_gateway(root: Path, **settings) -> Iterator[RunningGateway]:
     """A gateway before two stand-ins of a Triton."""
     with (
         Backend({MODEL: 1, "paper": 5}) as blue,

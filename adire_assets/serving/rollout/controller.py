@@ -20,14 +20,14 @@ from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet.loading import Place
+from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import LEASE_SECONDS
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import standby
 from adire_assets.serving.rollout.analysis import Analysis
-from adire_assets.serving.rollout.steps import going_back, origin, planned
+from adire_assets.serving.rollout.steps import new_rollout, previous_release, rollback_step
 from adire_assets.serving.rollout.watch import OpenJudge, Watch
 from adire_assets.serving.state import DeploymentRecord, Rollout, Step
 
@@ -35,17 +35,17 @@ TICK_SECONDS = 0.5
 GATEWAY_SECONDS = 60.0  # a supervised gateway is back long before
 
 Progress = Callable[[str], None]
-# Told of each decision: target, and what stands in the record (see `Carrier._decision`).
+# Told of each decision: target, and what stands in the record (see `RolloutController._decision`).
 Report = Callable[[str, Mapping[str, Any]], None]
 # Why a release must not serve with the software that its answers tell of, None when it may.
 Refusal = Callable[[ReleaseRecord, Mapping[str, str | None] | None], str | None]
 
 
-class Lost(Exception):
+class LeaseLost(Exception):
     """Somebody else carries the rollout out, or has ended it."""
 
 
-class Carrier:
+class RolloutController:
     """One process that carries out, or follows, the rollout of a model on a target."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Carrier:
                 if rollout.lease["holder"] != self.holder:
                     time.sleep(TICK_SECONDS)
                     continue
-                with suppress(Lost):
+                with suppress(LeaseLost):
                     stages[rollout.stage](state, rollout)
         finally:
             over.set()
@@ -113,28 +113,28 @@ class Carrier:
         while not over.wait(LEASE_SECONDS / 4):
             try:
                 self._change(lambda state, rollout: state)
-            except Lost:
+            except LeaseLost:
                 continue
 
     def _change(
         self, function: Callable[[DeploymentRecord, Rollout], DeploymentRecord]
     ) -> DeploymentRecord:
-        """Change the record and renew the lease; `Lost` when it is not this holder's."""
+        """Change the record and renew the lease; `LeaseLost` when it is not this holder's."""
 
         def guarded(state: DeploymentRecord) -> DeploymentRecord:
             if state.rollout is None or state.rollout.lease["holder"] != self.holder:
-                raise Lost
+                raise LeaseLost
             after = function(state, state.rollout)
             return replace(after, rollout=self._leased(after.rollout)) if after.rollout else after
 
         return record.change(self.project, self.target, self.model, guarded)
 
     def _require(self, rollout: Rollout) -> None:
-        """`Lost` unless this holder still carries out this rollout, at this stage."""
+        """`LeaseLost` unless this holder still carries out this rollout, at this stage."""
         now = record.read(self.project, self.target, self.model).rollout
         known = (self.holder, rollout.number, rollout.stage, rollout.slot)
         if now is None or (now.lease["holder"], now.number, now.stage, now.slot) != known:
-            raise Lost
+            raise LeaseLost
 
     def _set(self, **fields: Any) -> None:
         """Change fields of the rollout."""
@@ -147,9 +147,9 @@ class Carrier:
         if before.rollout and before.rollout.number == rollout.number:
             time.sleep(TICK_SECONDS)
         elif before.live == rollout.number:
-            fresh = planned(self.fleet, self.target, state, rollout.number, [])
+            fresh = new_rollout(self.fleet, self.target, state, rollout.number, [])
             fresh = replace(fresh, after=rollout.after, lease=rollout.lease)
-            self._change(lambda now, _: record.started(fresh, replace(now, rollout=None)))
+            self._change(lambda now, _: record.with_rollout(fresh, replace(now, rollout=None)))
         else:
             self._end(rollout, "cancelled", f"{before.target} did not get it")
 
@@ -160,10 +160,10 @@ class Carrier:
                 return
             self.watch.prepare()
         self.progress(f"{self._name(rollout)}: loading into slot {rollout.slot}")
-        place = self._place(rollout)
+        slot_client = self._slot_client(rollout)
         try:
-            with place.alone(self.model):
-                place.put(self._release(rollout), lambda: self._require(rollout))
+            with slot_client.exclusive(self.model):
+                slot_client.load(self._release(rollout), lambda: self._require(rollout))
         except UserError as error:
             self._end(rollout, "failed", str(error))
             return
@@ -176,10 +176,10 @@ class Carrier:
         """Asks the slot itself for the evaluated images; no user's request comes to it yet."""
         from adire_assets.serving.fleet import parity
 
-        place = self._place(rollout)
+        slot_client = self._slot_client(rollout)
         try:
-            facts = parity.repeat(
-                self.project, self._release(rollout), place.address, self.progress
+            facts = parity.compare_at(
+                self.project, self._release(rollout), slot_client.address, self.progress
             )
         except UserError as error:
             self._end(rollout, "failed", str(error))
@@ -254,9 +254,11 @@ class Carrier:
         def live(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
             before = replace(state, rollout=None)
             if now.strategy == record.ROLLBACK:
-                return record.left(before, now.number, verdict, now.reason, record.now())
-            after = record.moved(before, now.number, "deploy", None)
-            return replace(after, verdict=verdict, last_rollout=record.ended(now, "live", None))
+                return record.after_rollback(before, now.number, verdict, now.reason, record.now())
+            after = record.with_live_release(before, now.number, "deploy", None)
+            return replace(
+                after, verdict=verdict, last_rollout=record.rollout_summary(now, "live", None)
+            )
 
         self._change(live)
         self._publish()
@@ -271,13 +273,13 @@ class Carrier:
         def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
             own = states[self.target].rollout
             if own is None or own.lease["holder"] != self.holder or own.number != rollout.number:
-                raise Lost
+                raise LeaseLost
             steps = {self.target: Step(leave=own.number, reason=reason, decision=decision)}
             why = f"{self.target} sent it back: {reason}"
             for name in before:
                 if states[name].live == own.number:
-                    to = origin(self.project, states[name])
-                    steps[name] = going_back(self.project, self.fleet, states[name], to, why)
+                    to = previous_release(self.project, states[name])
+                    steps[name] = rollback_step(self.project, self.fleet, states[name], to, why)
             return steps
 
         before = [name for name in rollout.after if name in self.fleet.targets]
@@ -293,7 +295,7 @@ class Carrier:
         for name in plan.steps:
             with suppress(GatewayDown):
                 routing.publish(self.project, self.fleet, name)
-        record.keep_quarantine(self.project, self.model, rollout.number)
+        record.sync_quarantine(self.project, self.model, rollout.number)
         self.report(self.target, decision)
         self.progress(f"{self._name(rollout)}: sent back: {reason}")
         self.watch.close()
@@ -306,7 +308,7 @@ class Carrier:
         self._restock()
 
     def _restock(self) -> None:
-        standby.restock(self.project, self.fleet, self.target, self.model, self.progress)
+        standby.restore_standby(self.project, self.fleet, self.target, self.model, self.progress)
 
     def _decide(
         self,
@@ -349,15 +351,15 @@ class Carrier:
 
     def _publish(self) -> bool:
         try:
-            if not routing.published(self.project, self.fleet, self.target, self.model):
+            if not routing.is_published(self.project, self.fleet, self.target, self.model):
                 routing.publish(self.project, self.fleet, self.target)
         except GatewayDown:
             return False
         self.gateway_down = None
         return True
 
-    def _place(self, rollout: Rollout) -> Place:
-        return Place(self.project, self.fleet, self.target, rollout.slot)
+    def _slot_client(self, rollout: Rollout) -> SlotClient:
+        return SlotClient(self.project, self.fleet, self.target, rollout.slot)
 
     def _release(self, rollout: Rollout) -> release.ReleaseRecord:
         return release.read_record(self.project, self.model, rollout.number)

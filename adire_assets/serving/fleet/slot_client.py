@@ -19,7 +19,7 @@ from adire_assets.serving.release import ReleaseRecord
 
 
 @dataclass(frozen=True)
-class Place:
+class SlotClient:
     """One slot of a target."""
 
     project: Project
@@ -44,12 +44,12 @@ class Place:
         return Control(self.address)
 
     @contextmanager
-    def alone(self, model: str) -> Iterator[None]:
+    def exclusive(self, model: str) -> Iterator[None]:
         """Nobody else changes what the slot holds of this model meanwhile."""
         with lock(self.project, f"slot-{self.target}-{self.name}-{model}"):
             yield
 
-    def put(self, wanted: ReleaseRecord, require: Callable[[], None] = lambda: None) -> None:
+    def load(self, wanted: ReleaseRecord, require: Callable[[], None] = lambda: None) -> None:
         """Make the slot's Triton serve this release, and no other of its model.
 
         What it held before answers until the new one does. UserError when Triton is down, serves
@@ -67,7 +67,7 @@ class Place:
             self.require_answer(wanted)
         except UserError:
             require()
-            self.take(model, number)
+            self.unload(model, number)
             raise
         require()
         others = [other for other in release.installed(self.folder, model) if other != number]
@@ -76,13 +76,13 @@ class Place:
         if others or self.ready(model) != {number}:
             self.control.load(model, self.fleet.load_timeout_seconds)
 
-    def renew(self, wanted: ReleaseRecord, require: Callable[[], None]) -> None:
+    def reload(self, wanted: ReleaseRecord, require: Callable[[], None]) -> None:
         """Load the release afresh, also where Triton takes a dead one for ready."""
         require()
         release.remove(self.folder, wanted.model, wanted.number)
-        self.put(wanted, require)
+        self.load(wanted, require)
 
-    def take(self, model: str, number: int) -> None:
+    def unload(self, model: str, number: int) -> None:
         """Take a release out of the slot; done also when its Triton is down."""
         live = self.control.live()
         if set(release.installed(self.folder, model)) - {number}:
@@ -106,7 +106,7 @@ class Place:
 
     def require_ours(self) -> None:
         """UserError when a local slot's Triton does not run; another project's does not count."""
-        if self.config.launch == "local" and not guard.running(triton.shm_prefix(self.folder)):
+        if self.config.launch == "local" and not guard.is_running(triton.shm_prefix(self.folder)):
             other = "; what answers there is another project's" if self.control.live() else ""
             raise UserError(
                 f"the Triton of slot {self.name} does not run at {self.address}{other}; `adire up` "
@@ -120,7 +120,7 @@ class Place:
         answer = ask(
             self.address,
             wanted.model,
-            {**evaluated(self.project, wanted)[0], "num_inference_steps": 1},
+            {**evaluated_requests(self.project, wanted)[0], "num_inference_steps": 1},
             wanted.number,
         )
         found = (answer.release, answer.provenance["release_hash"])
@@ -139,7 +139,7 @@ class Place:
     def _refuse_foreign(self, model: str) -> None:
         """UserError when the Triton serves this model for another project or home."""
         foreign = self.ready(model) - set(release.installed(self.folder, model))
-        ours = self.config.launch == "remote" or guard.running(triton.shm_prefix(self.folder))
+        ours = self.config.launch == "remote" or guard.is_running(triton.shm_prefix(self.folder))
         if foreign and not ours:
             raise UserError(
                 f"the Triton at {self.address} already serves release {max(foreign)} of {model}, "
@@ -148,6 +148,6 @@ class Place:
             )
 
 
-def evaluated(project: Project, wanted: ReleaseRecord) -> list[dict[str, Any]]:
+def evaluated_requests(project: Project, wanted: ReleaseRecord) -> list[dict[str, Any]]:
     """What the release was asked in its evaluation, an entry for each image."""
     return list(Store(project).open(wanted.evaluation).json("images.json"))

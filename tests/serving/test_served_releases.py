@@ -8,7 +8,7 @@ import pytest
 from adire_assets.core.project import Project
 from adire_assets.serving import record
 from adire_assets.serving.fleet import logs, processes, supervisor
-from adire_assets.serving.fleet.serves import NotServed
+from adire_assets.serving.fleet.served_releases import NotServed
 from tests.support.house import TARGET
 from tests.support.light import Behaviour, add_light, light_house
 
@@ -65,7 +65,7 @@ def test_the_reason_is_quoted_from_the_log(tmp_path: Path, text: str, wanted: st
     path = supervisor.log(project, "slot-local-blue")
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert logs.not_loaded(project, "slot-local-blue", "silk") == wanted
+    assert logs.load_failure(project, "slot-local-blue", "silk") == wanted
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_the_last_error_of_any_program(tmp_path: Path, text: str, wanted: str) -
     path = supervisor.log(project, "gateway-local")
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert logs.last_words(project, "gateway-local") == wanted
+    assert logs.last_error(project, "gateway-local") == wanted
