@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.config.model import load_model
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json
 from adire_assets.core.worker import print_progress
@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     project = Project.find()
     config = load_model(project, options.model)
-    settings = evaluation_settings(project, config.evaluation)
+    settings = config.evaluation.settings(project)
     with tempfile.TemporaryDirectory(prefix="adire-evaluation-") as name:
         root = Path(name)
         for folder, adapter in (("adapter_images", str(options.adapter)), ("base_images", None)):

@@ -41,7 +41,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from adire_assets.config.gates import METRICS
-from adire_assets.config.model import ModelConfig, evaluation_settings, load_model
+from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -119,7 +119,7 @@ def keys_of(project: Project, config: ModelConfig, dataset: Path) -> Keys:
     )
     inputs = {"dataset": read_json(dataset / "manifest.json")["content_hash"]}
     inputs["base_model"] = base.content_hash
-    settings = evaluation_settings(project, config.evaluation)
+    settings = config.evaluation.settings(project)
     trained = Recipe("trained", "gates", TRAINING_MODULES, inputs, config.training.model_dump())
     drawing = drawing_of(settings, dataset)
     drawn = Recipe("drawn", "gates", IMAGE_MODULES, {"trained": trained.key}, drawing)
@@ -263,7 +263,7 @@ def make(
                 done(refused, keys.trained)
                 raise
         done(adapter, keys.trained)
-    settings = evaluation_settings(project, config.evaluation)
+    settings = config.evaluation.settings(project)
     images = {"adapter_images": folder / "images", "base_images": options.work / "base_images"}
     for name, output in images.items():
         with taken(output):

@@ -39,6 +39,7 @@ from tests.support.light import MODEL, add_light, light_house
 
 CONFIG = """
 data: {path: data/light, instance_prompt: cloth}
+family: diffusion
 base_model: {source: base}
 evaluation:
   judge: {source: judge}

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 MODEL = "cloth"
 CONFIG = """
 data: {path: data, instance_prompt: cloth}
+family: diffusion
 base_model: {source: base}
 evaluation: {judge: {source: judge}}
 """

@@ -22,6 +22,7 @@ MODEL = "cloth"
 CONFIG = """
 # The house's cloth.
 data: {path: data/cloth, resolution: 64, instance_prompt: cloth, held_out_fraction: 0.3}
+family: diffusion
 base_model: {source: base_models/random}
 training:
   max_train_steps: 6

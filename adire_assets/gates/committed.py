@@ -112,8 +112,8 @@ def _deciding(project: Project, model: str) -> Iterator[Path]:
         config = None
     if config:
         yield project.root / config.data.dvc_file
-        if config.evaluation.prompt_set:
-            yield project.root / config.evaluation.prompt_set
+        for name in config.evaluation.files():
+            yield project.root / name
     for name, endings in CODE.items():
         for path in (project.root / name).rglob("*"):
             if path.suffix in endings and path.is_file():
@@ -127,7 +127,7 @@ def _other_weights(project: Project, model: str) -> dict[str, str]:
     except UserError:  # told by its own file
         return {}
     found = {}
-    for source in (config.base_model, config.evaluation.judge):
+    for source in config.weights().values():
         path = (project.root / source.source).resolve()
         pinned = source.is_hub or source.sha256
         if pinned or not path.exists() or not path.is_relative_to(project.root):

@@ -12,7 +12,7 @@ from typing import Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
-from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store
@@ -54,7 +54,7 @@ def of_evaluation(project: Project, evaluation: Artefact, gates: GateConfig) -> 
 def of_today(project: Project, model: str) -> Compared:
     """What the project's files say now, against the policy before."""
     config = load_model(project, model)
-    settings = evaluation_settings(project, config.evaluation)
+    settings = config.evaluation.settings(project)
     judge = weights.known_judge(project, model)
     found = judge.content_hash if judge else None
     return _compared(project, model, config.evaluation.gates, settings, found, None)
@@ -103,7 +103,7 @@ def _compared(
     evaluation: Artefact | None,
 ) -> Compared:
     fleet = load_fleet(project)
-    images = load_model(project, model).serving.parity_images
+    images = load_model(project, model).serving.repeated()
     now = policy.of(gates, settings, judge, images, fleet)
     store = Store(project)
     state = record.read(project, list(fleet.targets)[-1], model)

@@ -84,7 +84,7 @@ def of(
     parity_images: int,
     fleet: "FleetConfig",
 ) -> dict[str, Any]:
-    """All that decides. `evaluation` is what `evaluation_settings` gives, `judge` the content
+    """All that decides. `evaluation` is the evaluation's settings, `judge` the content
     hash of its weights, None where that is not known."""
     targets = {name: target.rollout.model_dump() for name, target in fleet.targets.items()}
     return {

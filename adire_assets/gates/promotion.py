@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
-from adire_assets.config.model import evaluation_settings, load_model
+from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
@@ -226,7 +226,7 @@ def require_passable(
     today = load_model(project, record.model).evaluation
     # A threshold means something for one judge and one set of prompts only.
     same_judge = weights.judge(project, record.model).artefact.content_hash
-    settings = evaluation_settings(project, today)
+    settings = today.settings(project)
     made = evaluation.manifest["recipe"]
     if (made["config"], made["inputs"]["judge"]) != (settings, same_judge):
         raise UserError(

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config.model import DataConfig
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store
 from adire_assets.core.worker import recorded_job
+from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.tracking.dvc import versions
 
 DATASET_MODULES = ("adire_assets.families.diffusion.data.dataset",)

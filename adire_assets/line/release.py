@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from adire_assets.config.model import ServingConfig
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store
@@ -21,7 +20,7 @@ def triton_repository(
     promotion.require_passed(verdict)
     promotion.require_about(evaluation, adapter.content_hash, base_weights.content_hash)
     Store(project).verify(adapter)
-    serving = ServingConfig(**config.json("config.json")["serving"])
+    serving = config.json("config.json")["serving"]
     recipe = Recipe(
         kind="triton_repository",
         model=adapter.model,
@@ -31,7 +30,7 @@ def triton_repository(
             "base_model": base_weights.content_hash,
             "backend": release.backend_hash(project),
         },
-        config=serving.model_dump(),
+        config=serving,
     )
 
     def make(folder: Path) -> None:

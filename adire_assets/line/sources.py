@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.model import DataConfig, ModelConfig, evaluation_settings, load_model
+from adire_assets.config.model import DataConfig, ModelConfig, load_model
 from adire_assets.core import lineage
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -87,7 +87,7 @@ def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig)
         model,
         inputs={"judge": judge.inputs["weights"]},
         config={
-            "evaluation": evaluation_settings(project, config.evaluation),
+            "evaluation": config.evaluation.settings(project),
             "gates": config.evaluation.gates.model_dump(),
             "serving": config.serving.model_dump(),
         },

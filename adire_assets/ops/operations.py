@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
-from adire_assets.config.model import evaluation_settings, load_model, misnamed, model_names
+from adire_assets.config.model import load_model, misnamed, model_names
 from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
@@ -173,7 +173,7 @@ def stale(project: Project, model: str) -> list[str]:
         "the code that makes datasets changed": _same_code(dataset["recipe"]),
         "the training code changed": _same_code(made),
         "the evaluation code changed": _same_code(evaluation.manifest["recipe"]),
-        "the evaluation settings changed": evaluation_settings(project, config.evaluation)
+        "the evaluation settings changed": config.evaluation.settings(project)
         == evaluation.manifest["recipe"]["config"],
     }
     changed = [f"{what} changed: {', '.join(names)}" for what, names in lists.items() if names]

@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import ModelConfig, load_model
+from adire_assets.config.search import SearchConfig
 from adire_assets.config.yaml_file import idle, without_idle
 from adire_assets.core import lineage
 from adire_assets.core.children import run_child
@@ -31,7 +32,7 @@ from adire_assets.core.store import Artefact, lock, write_bytes
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.training.launch import launcher, shared_out
-from adire_assets.families.diffusion.training.settings import SearchConfig, TrainingConfig
+from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.diffusion.training.trial import FIRST_TRIALS
 from adire_assets.line import sources
 from adire_assets.line.dataset import build as build_dataset
@@ -67,7 +68,7 @@ def search(
     if not images.json("summary.json")["validation"]:
         raise UserError(
             f"{model}: a search compares losses on validation images, and none of the dataset's "
-            f"fell there; raise data.validation_fraction ({config.data.validation_fraction:g} now)"
+            "fell there; raise data.validation_fraction"
         )
     base = _base(project, model)
     recipe = recipe_of(config, images, base, device)

@@ -24,7 +24,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from adire_assets.config.model import ServingConfig
 from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
@@ -85,17 +84,18 @@ def write_release(
     model: str,
     adapter: Path,
     base: Artefact,
-    serving: ServingConfig,
+    serving: Mapping[str, Any],
 ) -> None:
-    """Write a release's content into the empty folder `output`. `adapter`: the LoRA's folder."""
+    """Write a release's content into the empty folder `output`. `adapter`: the LoRA's folder;
+    `serving`: the resolved section of the YAML."""
     (output / "adapter").mkdir(parents=True)
     shutil.copyfile(adapter / ADAPTER, output / "adapter" / ADAPTER)
     shutil.copyfile(_backend(project) / "model.py", output / "model.py")
     shutil.copyfile(SAMPLING, output / "sampling.py")
     template = Template((_backend(project) / "config.pbtxt").read_text(encoding="utf-8"))
-    values = {"name": model, "maximum_batch_size": serving.maximum_batch_size}
+    values = {"name": model, "maximum_batch_size": serving["maximum_batch_size"]}
     (output / "config.pbtxt").write_text(template.substitute(values), encoding="utf-8")
-    limits = {**serving.model_dump(), "base_model": base.content_hash[:BASE_DIGITS]}
+    limits = {**serving, "base_model": base.content_hash[:BASE_DIGITS]}
     write_json(output / "serving.json", limits)
 
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
 CONFIG = """\
 data: {path: cloth, dvc_file: cloth.dvc, resolution: 64, instance_prompt: cloth}
+family: diffusion
 base_model: {source: base_models/tiny}
 evaluation: {judge: {source: judge}, prompt_set: prompts.yaml, gates: {clip_s_minimum: 1.5}}
 """

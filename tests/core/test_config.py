@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.model import evaluation_settings, load_model, model_names, models
+from adire_assets.config.model import load_model, model_names, models
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 
@@ -16,6 +16,7 @@ GOOD = """\
 data:
   path: data/cloth
   instance_prompt: a cloth
+family: diffusion
 base_model: {source: base}
 training:
   learning_rate: 1e-4
@@ -68,26 +69,26 @@ def test_defaults_are_the_classic_recipe(project: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("learning_rate", "learning_rat"), "cloth.yaml:6: training.learning_rat: unknown key; "),
+        (("learning_rate", "learning_rat"), "cloth.yaml:7: training.learning_rat: unknown key; "),
         (("learning_rate", "learning_rat"), "did you mean learning_rate?"),
-        (("1e-4", "fast"), "cloth.yaml:6: training.learning_rate: input should be a valid number"),
+        (("1e-4", "fast"), "cloth.yaml:7: training.learning_rate: input should be a valid number"),
         (("1e-4", "-1"), "greater than 0, found -1"),
         (("1e-4", "'0.1'"), "found '0.1'"),
         (("  instance_prompt: a cloth\n", ""), "data.instance_prompt: this key is missing"),
         (("learning_rate: 1e-4", "lr_scheduler: flat"), "allowed values: 'constant'"),
-        (("learning_rate: 1e-4", "rank: 4\n  rank: 8"), "cloth.yaml:7: not valid YAML"),
+        (("learning_rate: 1e-4", "rank: 4\n  rank: 8"), "cloth.yaml:8: not valid YAML"),
         (("data/cloth", "../cloth"), "leaves the project folder"),
         (("data/cloth", "elsewhere"), "is not below the folder of data.dvc"),
-        (("{source: base}", "{source: a/b, revision: main}"), "cloth.yaml:4: base_model.revision"),
+        (("{source: base}", "{source: a/b, revision: main}"), "cloth.yaml:5: base_model.revision"),
         (
             (
                 "judge: {source: judge}",
                 "judge: {source: judge}\n  gates: {champion: {margins: {fid: 1}}}",
             ),
-            "cloth.yaml:9: evaluation.gates.champion.margins: there is no metric fid; the metrics "
+            "cloth.yaml:10: evaluation.gates.champion.margins: there is no metric fid; the metrics "
             "are clip_s, style_similarity, kid,",
         ),
-        (("{source: judge}", "[judge]"), "cloth.yaml:8: evaluation.judge"),
+        (("{source: judge}", "[judge]"), "cloth.yaml:9: evaluation.judge"),
     ],
 )
 def test_mistakes_name_file_line_key_and_what_is_allowed(
@@ -101,7 +102,7 @@ def test_pinning_the_judge_evaluates_nothing_again(project: Project) -> None:
     settings = []
     for judge in ("{source: judge}", "{source: judge, sha256: " + 32 * "ab" + "}"):
         project.model_file("cloth").write_text(GOOD.replace("{source: judge}", judge))
-        settings.append(evaluation_settings(project, load_model(project, "cloth").evaluation))
+        settings.append(load_model(project, "cloth").evaluation.settings(project))
     assert settings[0] == settings[1]
     assert settings[0]["judge"] == {"source": "judge", "revision": None, "variant": None}
 
@@ -119,13 +120,13 @@ def test_the_content_of_a_prompt_set_counts_and_not_its_path(project: Project) -
     prompts = "prompts: [{id: one, text: circles}]\n"
     project.model_file("cloth").write_text(with_prompt_set(project, prompts))
     config = load_model(project, "cloth").evaluation
-    first = evaluation_settings(project, config)
+    first = config.settings(project)
     only = {"id": "one", "text": "circles", "tags": [], "expected": {}}
     assert first["prompt_set"] == {"attributes": {}, "prompts": [only]}
     with_prompt_set(project, f"# a comment\n{prompts}")
-    assert evaluation_settings(project, config) == first
+    assert config.settings(project) == first
     with_prompt_set(project, prompts.replace("circles", "squares"))
-    assert evaluation_settings(project, config) != first
+    assert config.settings(project) != first
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ def test_a_broken_yaml_harms_its_own_model_only(project: Project) -> None:
             "cloth.yaml:2: data.path: holds a zero",
         ),
         (("path: data/cloth", f"path: data/{'a' * 300}"), "cloth.yaml:2: data.path: a path has at"),
-        (("source: base", f"source: {'a/' * 3000}"), "cloth.yaml:4: base_model.source: a path has"),
+        (("source: base", f"source: {'a/' * 3000}"), "cloth.yaml:5: base_model.source: a path has"),
         (("source: judge", r'source: "ju\0dge"'), "evaluation.judge.source: holds a zero byte"),
         (
             ("evaluation:", "evaluation:\n  prompt_set: " + "é" * 200),

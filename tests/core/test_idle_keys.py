@@ -8,10 +8,11 @@ import pytest
 
 from adire_assets.config.fleet import FleetConfig, RolloutConfig, SlotConfig
 from adire_assets.config.gates import ChampionGates
-from adire_assets.config.model import EvaluationConfig, ModelConfig, load_model
+from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.config.yaml_file import Strict
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 LOCAL, US = (
@@ -117,6 +118,7 @@ def test_a_resolved_section_is_taken_again() -> None:
 
 MODEL = """
 data: {path: data/cloth, instance_prompt: cloth}
+family: diffusion
 base_model: {source: base}
 training:
   learning_rate: 1e-3
@@ -135,7 +137,7 @@ def loaded(folder: Path, training: str, search: str = "rank: {choices: [4, 8]}")
 
 
 def test_the_file_and_the_line_of_such_a_key_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cloth\.yaml:6: training\.lr_warmup_steps: lr_warmup"):
+    with pytest.raises(UserError, match=r"cloth\.yaml:7: training\.lr_warmup_steps: lr_warmup"):
         loaded(tmp_path, "lr_warmup_steps: 50")
 
 

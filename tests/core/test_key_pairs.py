@@ -12,6 +12,7 @@ from adire_assets.core.project import Project
 
 MODEL = """\
 data: {path: data/cloth, instance_prompt: a cloth, DATA}
+family: diffusion
 base_model: {source: base}
 training: {TRAINING}
 evaluation: {judge: {source: judge}, EVALUATION}
@@ -51,7 +52,7 @@ SEARCHED = "search: {validation_steps: VALIDATION, parameters: {rank: {choices: 
             "training",
             f"{WARM}: 50, max_train_steps: 40",
             f"{WARM}: 50, max_train_steps: 51",
-            r"cloth.yaml:3: training.lr_warmup_steps: lr_warmup_steps is 50 and max_train_steps 40",
+            r"cloth.yaml:4: training.lr_warmup_steps: lr_warmup_steps is 50 and max_train_steps 40",
         ),
         (
             "training",

@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
 CONFIG = """
 data: {path: data/cloth, resolution: 64, instance_prompt: cloth}
+family: diffusion
 base_model: {source: base}
 evaluation:
   judge: {source: judge}

@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 import pytest
 
-from adire_assets.config.model import ServingConfig
 from adire_assets.core import lineage, readers
 from adire_assets.core.children import run_child
 from adire_assets.core.errors import UserError
@@ -25,6 +24,7 @@ from adire_assets.core.store import Artefact, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
 from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.families.diffusion.training.launch import launcher
 from adire_assets.gates import promotion
 from adire_assets.line import sources
@@ -42,6 +42,7 @@ MODEL = "cloth"
 THREADS = 3  # more than the cores of many a machine that makes it again
 CONFIG = """
 data: {path: data/cloth, resolution: 64, instance_prompt: cloth, held_out_fraction: 0.4}
+family: diffusion
 base_model: {source: base_models/random}
 training:
   {learning_rate: 0.01, max_train_steps: 4, checkpointing_steps: 2, rank: 2, num_processes: 1}
@@ -129,7 +130,7 @@ def bring_out(project: Project) -> None:
             model=MODEL,
             adapter=adapter.path,
             base=base,
-            serving=ServingConfig(),
+            serving=ServingConfig().model_dump(),
         )
 
     content = Store(project).build(Recipe("triton_repository", MODEL), write).artefact

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adire_assets.config.model import DataConfig
 from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.data.duplicates import nearest, nearest_earlier
 

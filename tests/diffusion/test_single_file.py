@@ -28,6 +28,7 @@ PIN = 32 * "ab"
 Tensors = dict[str, torch.Tensor]
 CONFIG = """\
 data: {{path: data/cloth, instance_prompt: a cloth}}
+family: diffusion
 base_model: {base}
 evaluation:
   judge: {{source: judge}}

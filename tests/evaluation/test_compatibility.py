@@ -39,6 +39,7 @@ GPU: Software = {
 }
 CONFIG = """
 data: {path: data/cloth, instance_prompt: cloth}
+family: diffusion
 base_model: {source: base_models/none}
 evaluation:
   judge: {source: base_models/none}

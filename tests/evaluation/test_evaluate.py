@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from adire_assets.config.gates import GateConfig
-from adire_assets.config.model import EvaluationConfig
 from adire_assets.config.prompts import PromptSet
 from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import folder_digest
 from adire_assets.core.statistic import Statistic, load_statistics
+from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.families.diffusion.evaluation import evaluate as module
 from adire_assets.families.diffusion.evaluation.image_files import read_real
 from adire_assets.families.diffusion.evaluation.images import batch_sizes, draw

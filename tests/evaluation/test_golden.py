@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from adire_assets.cli import main
-from adire_assets.config.model import EvaluationConfig, ServingConfig
 from adire_assets.config.weights import ModelSource
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
@@ -22,6 +21,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store, read_json, write_json
 from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.families.diffusion.config import EvaluationConfig, ServingConfig
 from adire_assets.families.diffusion.evaluation import evaluate, golden, images
 from adire_assets.gates import upgrades
 from adire_assets.line.generate import drawing_of
@@ -228,7 +228,7 @@ def bring_out(project: Project) -> None:
     evaluation = evaluated(project, base, adapter)
 
     def write(folder: Path) -> None:
-        settings = ServingConfig()
+        settings = ServingConfig().model_dump()
         release.write_release(
             project, folder, model=MODEL, adapter=adapter.path, base=base, serving=settings
         )

@@ -20,6 +20,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.statistic import FILE, Statistic, save_statistics
 from adire_assets.core.store import Artefact, Built, Store, read_json, write_json
 from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.gates import policies, promotion, upgrades
 from adire_assets.gates.report import document, pages
 from adire_assets.gates.verdict import Verdict
@@ -35,6 +36,7 @@ SETTINGS = {"seeds": [0, 1, 2, 3], "num_inference_steps": 20}
 POLICY = GateConfig(champion=ChampionGates(margins={"clip_s": 0.1}))
 YAML = """\
 data: {path: data/cloth, instance_prompt: a cloth}
+family: diffusion
 base_model: {source: base}
 evaluation:
   judge: {source: judge}
@@ -168,9 +170,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
         return Built(shop.evaluation(name, 1.6, data=data), reused=False)
 
     monkeypatch.setattr("adire_assets.line.verdict.evaluation_report", evaluate)
-    for room in ("promotion", "policies"):
-        place = f"adire_assets.gates.{room}.evaluation_settings"
-        monkeypatch.setattr(place, lambda *arguments: SETTINGS)
+    monkeypatch.setattr(EvaluationConfig, "settings", lambda *arguments: SETTINGS)
     judge = SimpleNamespace(artefact=SimpleNamespace(content_hash="judge"))
     monkeypatch.setattr(weights, "judge", lambda *arguments: judge)
     facts = {"passed": True, "software": {}}

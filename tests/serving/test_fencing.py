@@ -30,6 +30,7 @@ from tests.support.stand_ins import Fleet, killed, released, resumed, stand_in_f
 
 CONFIG = """
 data: {path: data/light, instance_prompt: cloth}
+family: diffusion
 base_model: {source: base}
 evaluation: {judge: {source: judge}}
 """

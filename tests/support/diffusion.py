@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from adire_assets.config.model import ServingConfig
 from adire_assets.core import lineage
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.serving import release
 from tests.support.house import House
 
@@ -52,7 +52,7 @@ def add_diffusion(
             model=house.model,
             adapter=adapter.path,
             base=base,
-            serving=SERVING,
+            serving=SERVING.model_dump(),
         )
         if spoil:
             spoil(folder)

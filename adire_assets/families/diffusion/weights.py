@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.config.model import ModelConfig, load_model
-from adire_assets.config.weights import BaseModelSource, ModelSource
+from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, link, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.families.diffusion import base
+from adire_assets.families.diffusion.config import BaseModelSource, DiffusionConfig
 
 CONVERSION_MODULES = ("adire_assets.families.diffusion.formats.single_file",)
 WEIGHTS = {  # kind -> the file that tells such a folder, and the config key that names it
@@ -29,25 +30,34 @@ def base_model(project: Project, model: str, run_worker: RunWorker) -> Built:
 
     `run_worker` is called for a single file that the store does not hold yet.
     """
-    source = load_model(project, model).base_model
+    source = _config(project, model).base_model
     if source.is_file:
         return _converted(project, model, source, run_worker)
     return _weights(project, model, "base_model", source)
 
 
+def _config(project: Project, model: str) -> DiffusionConfig:
+    return _own(load_model(project, model))
+
+
+def _own(config: ModelConfig) -> DiffusionConfig:
+    assert isinstance(config, DiffusionConfig)  # it is of this family
+    return config
+
+
 def known_base_model(project: Project, model: str) -> Artefact | None:
     """What `base_model` would give, when the store holds it already."""
-    return Store(project).find(base_recipe(project, model, load_model(project, model)))
+    return Store(project).find(base_recipe(project, model, _config(project, model)))
 
 
 def judge(project: Project, model: str) -> Built:
     """The weights of the CLIP or SigLIP that scores this model's images."""
-    return _weights(project, model, "judge", load_model(project, model).evaluation.judge)
+    return _weights(project, model, "judge", _config(project, model).evaluation.judge)
 
 
 def known_judge(project: Project, model: str) -> Artefact | None:
     """What `judge` would give, when the store holds it already."""
-    return Store(project).find(judge_recipe(project, model, load_model(project, model)))
+    return Store(project).find(judge_recipe(project, model, _config(project, model)))
 
 
 def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedBase:
@@ -65,7 +75,7 @@ def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedB
 
 def base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
     """What the base model is made from, as the config says now."""
-    source = config.base_model
+    source = _own(config).base_model
     if source.is_file:
         return _conversion_recipe(project, model, source)[0]
     return _weights_recipe(project, model, "base_model", source)
@@ -73,7 +83,7 @@ def base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
 
 def judge_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
     """What the judge is made from, as the config says now."""
-    return _weights_recipe(project, model, "judge", config.evaluation.judge)
+    return _weights_recipe(project, model, "judge", _own(config).evaluation.judge)
 
 
 def _weights_recipe(project: Project, model: str, kind: str, source: ModelSource) -> Recipe:

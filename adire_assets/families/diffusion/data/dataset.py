@@ -32,12 +32,12 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from adire_assets.config.model import DataConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import counts, ending, same_form
 from adire_assets.core.lineage import file_digest
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.captions import Captions, read_captions
 from adire_assets.families.diffusion.data.contact_sheet import contact_sheet
 from adire_assets.families.diffusion.data.images import (

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from pydantic import ValidationError
 
-from adire_assets.config.model import DataConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import ending
+from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.duplicates import nearest, nearest_earlier
 from adire_assets.families.diffusion.data.images import ENDINGS
 

@@ -1,0 +1,101 @@
+"""The plug of a family, that is of a kind of model such as diffusion.
+
+A family is found by its name, the `family` of a model's YAML, among the entry points of the group
+`adire_assets.families`, so that a package outside this one can bring one:
+
+    [project.entry-points."adire_assets.families"]
+    diffusion = "adire_assets.families.diffusion:FAMILY"
+
+Asking for one family imports no other. The entry point is the family's package itself, which
+imports no torch, numpy or MLflow, since Dagster's processes ask for it; what does lies behind the
+names of modules.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
+from typing import Any
+
+from adire_assets.core.errors import UserError
+
+GROUP = "adire_assets.families"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one kind of model brings. Code is named as "module:name", and imported when asked for.
+
+    `config` is the schema of its YAML, a subclass of `config.model.ModelConfig`. `plumbing` are the
+    modules that hand values over and decide none, see `core.lineage.PLUMBING`.
+    """
+
+    name: str
+    config: str
+    plumbing: tuple[str, ...] = ()
+
+    def schema(self) -> type[Any]:
+        """The class that `config` names."""
+        return _imported(self.name, self.config)
+
+
+def family_names() -> list[str]:
+    """The families that are installed, whether they can be loaded or not, sorted."""
+    return sorted(_installed())
+
+
+def told() -> str:
+    """The installed families, for a sentence."""
+    known = ", ".join(family_names())
+    return f"installed families: {known or 'none; run `pip install` for the package again'}"
+
+
+@cache
+def family(name: str) -> Family:
+    """The family of this name. UserError, in one sentence, for one that is missing or broken."""
+    found = _installed().get(name)
+    if found is None:
+        raise UserError(f"there is no family {name!r}; {told()}")
+    loaded = _imported(name, found.value)
+    if not isinstance(loaded, Family) or loaded.name != name:
+        raise _broken(name, found.value, "it is no Family of that name")
+    return loaded
+
+
+def is_plumbing(module: str) -> bool:
+    """Whether a module of a family, or its plug, decides nothing about what is made.
+
+    Only the family whose package the module lies in is loaded.
+    """
+    for point in _installed().values():
+        if module == point.module:
+            return True
+        if module.startswith(f"{point.module}."):
+            return module in family(point.name).plumbing
+    return False
+
+
+def forget() -> None:
+    """Look anew at what is installed."""
+    _installed.cache_clear()
+    family.cache_clear()
+
+
+def _imported(name: str, reference: str) -> Any:
+    try:
+        return resolve_name(reference)
+    except Exception as error:  # whatever a module of somebody else raises while it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise _broken(name, reference, reason) from error
+
+
+def _broken(name: str, reference: str, reason: str) -> UserError:
+    return UserError(
+        f"family {name!r} cannot be loaded from {reference} ({reason}); mend or reinstall the "
+        f"package that brings it; {told()}"
+    )
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
