@@ -18,6 +18,11 @@ BYTES = "\udcff"  # what Python makes of a byte of a command line that is not UT
 # Words after `adire`; {folder} is a folder, {file} a file of text, {under} a path below that file,
 # {missing} nothing, {unwritable} a path in a folder that takes no files.
 BAD = [
+    ["init", "{folder}"],
+    ["init", "{file}"],
+    ["init", "{under}"],
+    ["init", "{unwritable}"],
+    ["init", "n" * 300],
     ["pull", "indigo"],
     ["materialize", "silk"],
     ["materialize", "../cloth"],

@@ -1,14 +1,28 @@
-"""Commands of `adire` about the project's home as a whole: making room, backing up, restoring."""
+"""Commands of `adire` about a project as a whole: beginning one; making room in its home, backing
+it up, restoring it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adire_assets.cli.arguments import LARGEST_NUMBER, folder_to_make
+from adire_assets.cli.arguments import LARGEST_NUMBER, folder_to_make, folder_to_write
 from adire_assets.core.project import Project
 
 home_app = typer.Typer()
+
+
+@home_app.command()
+def init(
+    directory: Annotated[
+        Path, typer.Argument(help="A new or an empty folder.", callback=folder_to_write)
+    ],
+) -> None:
+    """Write a new project: configs, dagster_defs.py, the Triton backend, DVC's files."""
+    from adire_assets.ops.new_project import begin
+
+    for line in begin(directory):
+        typer.echo(line)
 
 
 @home_app.command()

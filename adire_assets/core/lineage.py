@@ -290,24 +290,26 @@ def device_class(wanted: str = "auto") -> str:
 
 
 def code_identity(root: Path) -> dict[str, Any]:
-    """{"commit": ..., "dirty": ...} of the git checkout at `root`, else {"build": stamp}.
+    """{"commit": ..., "dirty": ...} of the git checkout at `root`, and {"build": stamp} of the
+    package where that commit does not hold it.
 
     The stamp is the commit that `git archive` wrote into build_stamp.txt, else a hash of the
     package's own sources, so that code without a history is still named exactly.
     """
-    if (root / ".git").exists():
-        commit = _git(root, "rev-parse", "HEAD")
-        if commit:
-            # metrics/ is what runs write, not what they are made from.
-            changed = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)metrics")
-            return {"commit": commit, "dirty": bool(changed)}
+    identity: dict[str, Any] = {}
+    if (root / ".git").exists() and (commit := _git(root, "rev-parse", "HEAD")):
+        # metrics/ is what runs write, not what they are made from.
+        changed = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)metrics")
+        identity = {"commit": commit, "dirty": bool(changed)}
+    package = Path(__file__).parents[1]
+    if identity and package.parent == root.resolve():
+        return identity
     stamp = Path(__file__).with_name("build_stamp.txt").read_text(encoding="utf-8").strip()
     if not stamp.startswith("$Format"):
-        return {"build": f"commit-{stamp}"}
-    package = Path(__file__).parents[1]
+        return {**identity, "build": f"commit-{stamp}"}
     modules = sorted(package.rglob("*.py"))
     tree = {path.relative_to(package).as_posix(): syntax_hash(path) for path in modules}
-    return {"build": f"tree-{digest(tree)[:40]}"}
+    return {**identity, "build": f"tree-{digest(tree)[:40]}"}
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -38,7 +38,7 @@ class Project:
                 return Project(folder, home)
         raise UserError(
             f"no project in {begin}: no folder from there upwards has configs/models/; change into "
-            "a clone of the project or set ADIRE_PROJECT to one"
+            "one, set ADIRE_PROJECT to it, or make one with `adire init DIRECTORY`"
         )
 
     @property

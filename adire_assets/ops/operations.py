@@ -223,9 +223,12 @@ def _traced(project: Project, image: Path, facts: dict[str, Any]) -> Iterator[st
 
 
 def _code(identity: dict[str, Any]) -> str:
+    told = []
     if "commit" in identity:
-        return f"commit {identity['commit']}{' with local changes' if identity['dirty'] else ''}"
-    return f"build {identity['build']}"
+        told = [f"commit {identity['commit']}{' with local changes' if identity['dirty'] else ''}"]
+    if "build" in identity:
+        told.append(f"build {identity['build']}")
+    return ", ".join(told)
 
 
 def measure(project: Project, name: str, progress: Progress) -> str:

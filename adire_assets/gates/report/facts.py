@@ -103,10 +103,11 @@ def _plain(value: Any) -> str:
 
 
 def _code(identity: Json) -> dict[str, Any]:
+    build = {"Build": identity["build"]} if "build" in identity else {}
     if "commit" not in identity:
-        return {"Build": identity.get("build")}
+        return build
     changed = "with local changes that the commit lacks" if identity.get("dirty") else "clean"
-    return {"Git commit": identity["commit"], "Working tree": changed}
+    return {"Git commit": identity["commit"], "Working tree": changed, **build}
 
 
 def json_of(path: Path) -> Any:
