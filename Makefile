@@ -13,7 +13,7 @@ if sys.version_info[:2] != (3, 11):
 endef
 export RIGHT_PYTHON
 
-.PHONY: demo test test-all lint up down clean
+.PHONY: demo test test-all lint docs up down clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m adire_assets.cli demo
@@ -29,6 +29,11 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m mypy
+
+# The site, in site/; a broken link is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --group docs
+	$(BIN)/python -m mkdocs build --strict
 
 up: $(INSTALLED)
 	@$(BIN)/python -m adire_assets.cli up
@@ -55,4 +60,4 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@touch $(INSTALLED)
 
 clean:
-	rm -rf .venv .adire build *.egg-info
+	rm -rf .venv .adire build dist site *.egg-info
