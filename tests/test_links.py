@@ -1,4 +1,4 @@
-"""Every link of the README and of docs/ leads to a file that git holds, and to a heading in it."""
+"""Every link of the README and of docs/ leads to a file of the repository, and a heading in it."""
 
 import re
 import subprocess
@@ -32,6 +32,9 @@ def anchors(page: Path) -> set[str]:
 
 @cache
 def held() -> set[Path]:
+    """The files and folders of the repository; those that git ignores are none."""
+    if not (ROOT / ".git").exists():  # an export
+        return set(ROOT.rglob("*"))
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
     files = {ROOT / name for name in done.stdout.split("\0") if name}
@@ -45,7 +48,7 @@ def broken(page: Path, text: str) -> Iterator[str]:
             continue
         file = (page.parent / unquote(path)).resolve() if path else page
         if file not in held():
-            yield f"{target}: no such file in git"
+            yield f"{target}: no such file of the repository"
         elif anchor and anchor not in anchors(file):
             yield f"{target}: {file.name} has no such heading"
 

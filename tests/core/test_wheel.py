@@ -29,15 +29,19 @@ print(json.dumps([adire_assets.__file__, release.backend_hash(Project.find()), k
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what git holds, so that nothing ignored gets in."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the wheel is built from, without what runs leave there."""
     source = tmp_path_factory.mktemp("source")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in done.stdout.strip("\0").split("\0"):
-        if not name.startswith((".dvc/", "tests/", "docs/")) and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, source / name)
+    for name in ("adire_assets", "configs", "triton_models"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("dist")
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "-w", str(output), str(source)], check=True)
@@ -91,11 +95,10 @@ def test_a_project_begins_from_the_wheel_alone(
     assert "silk/deployed_model" in keys
 
 
-def test_the_wheel_holds_what_the_package_reads(wheel: Path) -> None:
-    """Every file of the package that git holds, and what `adire init` writes, as it is here."""
-    listed = ["git", "ls-files", "-z", "adire_assets"]
-    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
-    files = {name: ROOT / name for name in done.stdout.strip("\0").split("\0")}
+def test_the_wheel_holds_what_the_package_reads(wheel: Path, source: Path) -> None:
+    """Every file of the package, and what `adire init` writes, as it is in the repository."""
+    package = files_below(source / "adire_assets")
+    files = {path.relative_to(source).as_posix(): path for path in package}
     files |= {f"adire_assets/project_files/{name}": path for name, path in project_files().items()}
     assert len(files) > 200
     with zipfile.ZipFile(wheel) as archive:
