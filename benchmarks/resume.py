@@ -26,7 +26,7 @@ from adire_assets.core import lineage, worker
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
-from adire_assets.families.diffusion.training.launch import launcher, shared_out
+from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
 from benchmarks.training import RESOLUTION, VARIANT, DataConfig
 
 STEPS = 60
@@ -105,7 +105,7 @@ def main() -> None:
         build_dataset(project.root / config.path, root / "dataset", config)
 
         base = project.root / "base_models/tiny/pipeline"
-        training = shared_out(TRAINING, "cpu", base)
+        training = split_batch_across_processes(TRAINING, "cpu", base)
 
         def arguments(run: str) -> dict[str, Any]:
             (root / run).mkdir(exist_ok=True)

@@ -46,7 +46,7 @@ from adire_assets.core.store import read_json
 from adire_assets.core.worker import command, write_job
 from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.dataset import build_dataset
-from adire_assets.families.diffusion.training.launch import launcher, shared_out
+from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
 
 CAPTION = "a photo in nigerian_adire_style"
 RESOLUTION = 128
@@ -202,7 +202,7 @@ def train_ours(
         "seed": seed,
         **more,
     }
-    training = shared_out(training, "cpu", bench.base)
+    training = split_batch_across_processes(training, "cpu", bench.base)
     record, finished = job(
         project,
         bench.scratch / name,

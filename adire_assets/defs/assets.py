@@ -19,7 +19,7 @@ from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
 from adire_assets.defs.sensors import require_committed
 from adire_assets.families.diffusion import weights
-from adire_assets.families.diffusion.data import told
+from adire_assets.families.diffusion.data import dataset_summary
 from adire_assets.gates import approvals, policies, policy, promotion, upgrades
 from adire_assets.gates.committed import listed
 from adire_assets.gates.report import pages
@@ -132,7 +132,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             own_captions=summary["own_captions"],
             **files,
         )
-        context.log.info(f"{model}: {told.sentence(summary)}")
+        context.log.info(f"{model}: {dataset_summary.summary_sentence(summary)}")
         return result
 
     @asset(*TRAINING_MODULES, kinds={"pytorch", "mlflow"}, pool="device")

@@ -21,7 +21,7 @@ from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment, rollback, rollout
 
 if TYPE_CHECKING:
-    from adire_assets.families.diffusion.evaluation.judging import JudgeProcess
+    from adire_assets.families.diffusion.evaluation.judge_process import JudgeProcess
 
 
 def deployed_model(
@@ -89,7 +89,7 @@ def watch_rollout(
 
 def open_judge(project: Project, model: str) -> "JudgeProcess":
     """The model's judge in a process of its own."""
-    from adire_assets.families.diffusion.evaluation.judging import (
+    from adire_assets.families.diffusion.evaluation.judge_process import (
         JudgeProcess,  # numpy: not in every Dagster process
     )
 

@@ -9,7 +9,7 @@ from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, lock
 from adire_assets.core.worker import RunWorker, recorded_job
-from adire_assets.families.diffusion.training.launch import launcher, shared_out
+from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
 
@@ -47,7 +47,7 @@ def lora_weights(
             run.set_tags(_training_tags(project, recipe, images, base_weights))
             run.log_params(settings["training"])
             base = base_weights.path / "pipeline"
-            training = shared_out(settings["training"], settings["device"], base)
+            training = split_batch_across_processes(settings["training"], settings["device"], base)
             arguments: dict[str, Any] = {
                 "dataset": images.path,
                 "base": base,

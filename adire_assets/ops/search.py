@@ -31,9 +31,9 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, lock, write_bytes
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion import weights
-from adire_assets.families.diffusion.training.launch import launcher, shared_out
+from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
 from adire_assets.families.diffusion.training.settings import TrainingConfig
-from adire_assets.families.diffusion.training.trial import FIRST_TRIALS
+from adire_assets.families.diffusion.training.trial import UNPRUNED_TRIALS
 from adire_assets.line import sources
 from adire_assets.line.dataset import build as build_dataset
 from adire_assets.tracking import runs
@@ -154,7 +154,7 @@ def _study(path: Path, name: str) -> "optuna.Study":
         study_name=name,
         load_if_exists=True,
         direction="minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
     )
     for trial in study.trials:
         if not trial.state.is_finished():  # its process was killed
@@ -206,7 +206,7 @@ def _carry_out(
     runs.log_parameters(project, run, training)
     (scratch / "output").mkdir()
     weights = base.path / "pipeline"
-    settings = shared_out(training, device, weights)
+    settings = split_batch_across_processes(training, device, weights)
     try:
         result = run_child(
             project,

@@ -292,7 +292,7 @@ class Kept:
 SAMPLING = ("torch", "diffusers", "transformers", "peft", "accelerate")
 ENCODED = ("families/diffusion/training/encoding.py", "families/diffusion/sampling.py")
 TRAINING = (
-    "lora.py", "fit.py", "encoding.py", "examples.py", "views.py", "objectives.py",
+    "lora.py", "training_loop.py", "encoding.py", "examples.py", "views.py", "objectives.py",
     "optimizers.py", "layers.py", "augmentations.py", "buckets.py", "class_images.py",
 )  # fmt: skip
 LEARNS = tuple(f"families/diffusion/training/{name}" for name in TRAINING)

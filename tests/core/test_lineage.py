@@ -81,7 +81,7 @@ def test_code_without_a_history_is_named_by_all_of_its_sources(package: Path) ->
 
     names = [named()]
     assert "'build': 'tree-" in names[0]
-    edit("families/diffusion/training/fit.py", "import", "# a comment\nimport")
+    edit("families/diffusion/training/training_loop.py", "import", "# a comment\nimport")
     assert named() == names[0]
     for file in ("config/model.py", "serving/fleet/parity.py"):
         edit(file, "\nimport", "\nREACHED = 1\nimport")

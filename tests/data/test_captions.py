@@ -9,7 +9,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.store import read_json
 from adire_assets.families.diffusion.data.captions import read_captions
 from adire_assets.families.diffusion.data.dataset import build_dataset
-from adire_assets.families.diffusion.data.told import sentence
+from adire_assets.families.diffusion.data.dataset_summary import summary_sentence
 from tests.data.test_dataset import config, fill, picture, refused, save, texts
 
 COMPOSED = "ọ̀nà-é.png"
@@ -157,7 +157,7 @@ def test_a_near_miss_is_told_on_the_line_that_counts_captions(tmp_path):
     summary = read_json(tmp_path / "out" / "summary.json")
     assert {one["file"] for one in summary["unused"]} == {*near}
     assert all("captions are read from" in one["reason"] for one in summary["unused"])
-    line = sentence(summary)
+    line = summary_sentence(summary)
     assert line.startswith("captions of their own: 1 of 20 images, data.instance_prompt: 19; ")
     assert "1 file rejected: small.jpg (not an image in PNG" in line
     assert "11 files not used: " in line
@@ -171,7 +171,7 @@ def test_many_files_make_one_short_line(tmp_path):
         (source / f"p{number:03d}.tags").write_text("x")
         (source / f"p{number:03d}.caption").write_text("x")
     build_dataset(source, tmp_path / "out", config())
-    line = sentence(read_json(tmp_path / "out" / "summary.json"))
+    line = summary_sentence(read_json(tmp_path / "out" / "summary.json"))
     assert line.startswith(
         "captions of their own: 20 of 20 images; 20 files not used: "
         "p000.tags, p001.tags, p002.tags and 17 more (not read; "
@@ -196,7 +196,7 @@ def test_many_files_make_one_short_line(tmp_path):
     ],
 )
 def test_of_two_captions_in_one_row_none_is_chosen(tmp_path, name, content, sentence):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=summary_sentence):
         captions(tmp_path, {name: content})
 
 

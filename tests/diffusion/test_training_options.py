@@ -25,7 +25,7 @@ from adire_assets.families.diffusion.formats.adapter import inspect_adapter
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training import launch, objectives
 from adire_assets.families.diffusion.training.settings import TrainingConfig
-from adire_assets.families.diffusion.training.trial import FIRST_TRIALS
+from adire_assets.families.diffusion.training.trial import UNPRUNED_TRIALS
 from adire_assets.tracking import runs
 from tests.support import tiny, training
 from tests.support.ports import free_port
@@ -328,19 +328,19 @@ def test_cores_share_the_batch_of_a_small_base(
 ) -> None:
     monkeypatch.setenv("ADIRE_THREADS", str(cores))
     names = ("num_processes", "train_batch_size", "gradient_accumulation_steps")
-    shared = launch.shared_out(settings, "cpu", random_base)
+    shared = launch.split_batch_across_processes(settings, "cpu", random_base)
     resolved = TrainingConfig.model_validate(shared)
     assert tuple(getattr(resolved, name) for name in names) == expected
-    assert launch.shared_out(shared, "cpu", random_base) == shared
-    assert launch.shared_out(settings, "cuda", random_base).get("train_batch_size") == settings.get(
+    assert launch.split_batch_across_processes(shared, "cpu", random_base) == shared
+    assert launch.split_batch_across_processes(settings, "cuda", random_base).get(
         "train_batch_size"
-    )
+    ) == settings.get("train_batch_size")
 
 
 def test_a_large_base_has_one_process(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADIRE_THREADS", "2")
     monkeypatch.setattr(launch, "SMALL_BASE", 1000)
-    assert launch.shared_out({}, "cpu", random_base) == {"num_processes": 1}
+    assert launch.split_batch_across_processes({}, "cpu", random_base) == {"num_processes": 1}
 
 
 def test_a_launcher_for_gpus_says_all_that_accelerate_would_guess() -> None:
@@ -436,7 +436,7 @@ def test_a_trial_in_two_processes_is_given_up_by_both(
 ) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.create_study(study_name="cloth", storage=storage)
-    for _ in range(FIRST_TRIALS):  # that were better than this one can be
+    for _ in range(UNPRUNED_TRIALS):  # that were better than this one can be
         better = study.ask()
         better.report(0.0, 2)
         study.tell(better, 0.0)

@@ -24,8 +24,8 @@ from adire_assets.families.diffusion.evaluation import evaluate as module
 from adire_assets.families.diffusion.evaluation.image_files import read_real
 from adire_assets.families.diffusion.evaluation.images import batch_sizes, draw
 from adire_assets.families.diffusion.evaluation.judge import Judge
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.metrics import Metric, clip_s
-from adire_assets.families.diffusion.evaluation.seen import Evidence
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from adire_assets.gates.verdict import decide
 from adire_assets.line.generate import drawing_of
@@ -237,9 +237,9 @@ def test_the_base_is_measured_once_for_all_its_adapters(
     measured = []
     measure = module.measure
 
-    def watched(evidence: Evidence) -> module.Statistics:
-        measured.append(evidence)
-        return measure(evidence)
+    def watched(inputs: MetricInputs) -> module.Statistics:
+        measured.append(inputs)
+        return measure(inputs)
 
     monkeypatch.setattr(module, "measure", watched)
     drawn = {
@@ -286,23 +286,23 @@ def test_a_prompt_set_says_what_each_image_should_show(
             ],
         }
     )
-    seen: list[Evidence] = []
+    seen: list[MetricInputs] = []
 
-    def look(evidence: Evidence) -> Statistic:
-        seen.append(evidence)
-        return Statistic(each=np.zeros(len(evidence.images)))
+    def look(inputs: MetricInputs) -> Statistic:
+        seen.append(inputs)
+        return Statistic(each=np.zeros(len(inputs.images)))
 
     table = {"looks": Metric("looks", look, "nothing", "higher", "this test")}
     monkeypatch.setattr(module, "METRICS", module.METRICS | table)
     output = tmp_path / "output"
     run(parts, "sound", output, prompt_set=chosen.model_dump(), seeds=[3, 4])
-    [evidence, _] = seen
-    assert evidence.expected == ({"motif": "circles"}, {"motif": "circles"}, {}, {})
+    [inputs, _] = seen
+    assert inputs.expected == ({"motif": "circles"}, {"motif": "circles"}, {}, {})
     judge = Judge(parts["judge"])
     [circles] = judge.embed_texts(["round things"])
-    assert evidence.attributes["motif"]["circles"] == pytest.approx(circles, abs=1e-6)
-    assert len(evidence.train.images) == len(evidence.train.embeddings) == 6
-    assert len(evidence.held_out.images) == 3
+    assert inputs.attributes["motif"]["circles"] == pytest.approx(circles, abs=1e-6)
+    assert len(inputs.train.images) == len(inputs.train.embeddings) == 6
+    assert len(inputs.held_out.images) == 3
     listed = read(output, "report.json")["per_image"]
     assert [(e["id"], e["tags"], e["seed"], e["looks"]) for e in listed] == [
         ("rows", [], 3, 0.0),

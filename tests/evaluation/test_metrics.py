@@ -13,17 +13,17 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from adire_assets.config import gates
 from adire_assets.core.statistic import Statistic, standard_error
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs, RealImageFeatures
 from adire_assets.families.diffusion.evaluation.metrics import METRICS, clip_s, flat, kid
-from adire_assets.families.diffusion.evaluation.seen import Evidence, Reference
-from tests.support.evidence import DIMENSIONS, evidence, take, units
+from tests.support.metric_inputs import DIMENSIONS, metric_inputs, take, units
 
 PIXELS = ("sharpness", "exposure", "nsfw")
 ON_VECTORS = tuple(name for name in METRICS if name not in PIXELS)
-NOTHING = Reference((), np.zeros((0, DIMENSIONS), np.float32))
+NOTHING = RealImageFeatures((), np.zeros((0, DIMENSIONS), np.float32))
 Array = np.ndarray
 
 
-def value(name: str, given: Evidence) -> float:
+def value(name: str, given: MetricInputs) -> float:
     return float(METRICS[name].measure(given).value(np.ones(len(given.images))))
 
 
@@ -33,15 +33,15 @@ def angles(*degrees: float) -> Array:
     return np.stack([np.cos(turn), np.sin(turn)], 1).astype(np.float32)
 
 
-def plane(images: Array, **changes: Any) -> Evidence:
+def plane(images: Array, **changes: Any) -> MetricInputs:
     blank = np.zeros((8, 8, 3), np.uint8)
     held_out, train = (changes.pop(key, angles()) for key in ("held_out", "train"))
-    return Evidence(
+    return MetricInputs(
         images=(blank,) * len(images),
         embeddings=images,
         texts=changes.pop("texts", images),
-        held_out=Reference((blank,) * len(held_out), held_out),
-        train=Reference((blank,) * len(train), train),
+        held_out=RealImageFeatures((blank,) * len(held_out), held_out),
+        train=RealImageFeatures((blank,) * len(train), train),
         **changes,
     )
 
@@ -110,7 +110,7 @@ def test_kid_of_equally_large_sets_is_that_of_torchmetrics() -> None:
 
 
 def test_kid_of_unequal_sets_is_the_unbiased_mmd_of_all_of_them() -> None:
-    given = evidence(images=5, held_out=12)
+    given = metric_inputs(images=5, held_out=12)
     pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
     exact = mmd(given.held_out.embeddings, given.embeddings, pairs)
     assert value("kid", given) == pytest.approx(exact, rel=1e-9)
@@ -168,7 +168,7 @@ def test_diversity_is_relative_to_the_training_images() -> None:
 def test_weights_count_an_image_as_often_as_it_is_drawn(name: str) -> None:
     """For what each image has; pairs follow below."""
     given = dataclasses.replace(
-        evidence(images=3), expected=({"shape": "ring"}, {"shape": "leaf"}, {"shape": "star"})
+        metric_inputs(images=3), expected=({"shape": "ring"}, {"shape": "leaf"}, {"shape": "star"})
     )
     statistic = METRICS[name].measure(given)
     if statistic.pairs is None:
@@ -177,7 +177,7 @@ def test_weights_count_an_image_as_often_as_it_is_drawn(name: str) -> None:
 
 
 def test_an_image_that_is_drawn_twice_is_no_pair() -> None:
-    given = evidence(images=3)
+    given = metric_inputs(images=3)
     drawn = take(given, [0, 0, 2])
     pairs = [(0, 2), (2, 0), (1, 2), (2, 1)]
     weights = np.array([2, 0, 1])
@@ -197,14 +197,14 @@ def spoilt(array: Array, number: float) -> Array:
     return broken
 
 
-SPOILERS: dict[str, Callable[[Evidence, float], Evidence]] = {
+SPOILERS: dict[str, Callable[[MetricInputs, float], MetricInputs]] = {
     "images": lambda e, x: dataclasses.replace(e, embeddings=spoilt(e.embeddings, x)),
     "texts": lambda e, x: dataclasses.replace(e, texts=spoilt(e.texts, x)),
     "held_out": lambda e, x: dataclasses.replace(
-        e, held_out=Reference(e.held_out.images, spoilt(e.held_out.embeddings, x))
+        e, held_out=RealImageFeatures(e.held_out.images, spoilt(e.held_out.embeddings, x))
     ),
     "train": lambda e, x: dataclasses.replace(
-        e, train=Reference(e.train.images, spoilt(e.train.embeddings, x))
+        e, train=RealImageFeatures(e.train.images, spoilt(e.train.embeddings, x))
     ),
     "attributes": lambda e, x: dataclasses.replace(
         e, attributes={"shape": {**e.attributes["shape"], "ring": np.full(DIMENSIONS, x)}}
@@ -225,7 +225,7 @@ READS = {
 def test_a_number_that_is_not_finite_spoils_the_value_for_all_weights(
     name: str, number: float
 ) -> None:
-    given = evidence()
+    given = metric_inputs()
     assert math.isfinite(value(name, given))
     for part in READS[name]:
         statistic = METRICS[name].measure(SPOILERS[part](given, number))
@@ -243,18 +243,18 @@ def test_what_is_infinite_is_not_infinitely_good(name: str, real: Array) -> None
 
 @pytest.mark.parametrize("name", METRICS)
 def test_no_images_give_no_value(name: str) -> None:
-    assert math.isnan(value(name, take(evidence(), [])))
+    assert math.isnan(value(name, take(metric_inputs(), [])))
 
 
 @pytest.mark.parametrize("name", ON_VECTORS)
 def test_one_image_has_no_pairs_and_missing_real_images_no_style(name: str) -> None:
-    one = value(name, take(evidence(), [0]))
+    one = value(name, take(metric_inputs(), [0]))
     assert math.isnan(one) == (name in ("kid", "diversity"))
     for missing in (
         NOTHING,
-        Reference(evidence().train.images[:1], units(np.random.default_rng(1), 1)),
+        RealImageFeatures(metric_inputs().train.images[:1], units(np.random.default_rng(1), 1)),
     ):
-        without = value(name, dataclasses.replace(evidence(), held_out=missing))
+        without = value(name, dataclasses.replace(metric_inputs(), held_out=missing))
         assert math.isnan(without) == (name in ("kid", "style_similarity"))
 
 

@@ -11,26 +11,26 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from adire_assets.families.diffusion.evaluation import safety
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs, RealImageFeatures
 from adire_assets.families.diffusion.evaluation.metrics import METRICS, sharpness
-from adire_assets.families.diffusion.evaluation.seen import Evidence, Reference
-from tests.support.evidence import SIZE, evidence, picture, reference, take, units
+from tests.support.metric_inputs import SIZE, metric_inputs, picture, reference, take, units
 
-NOTHING = Reference((), np.zeros((0, 16), np.float32))
+NOTHING = RealImageFeatures((), np.zeros((0, 16), np.float32))
 
 
-def each(name: str, given: Evidence) -> list[float]:
+def each(name: str, given: MetricInputs) -> list[float]:
     found = METRICS[name].measure(given).each
     assert found is not None
     return found.tolist()
 
 
-def drawing(images: Sequence[np.ndarray]) -> Evidence:
-    """Evidence with these images and whatever vectors."""
-    return dataclasses.replace(take(evidence(), [0] * len(images)), images=tuple(images))
+def drawing(images: Sequence[np.ndarray]) -> MetricInputs:
+    """Inputs with these images and whatever vectors."""
+    return dataclasses.replace(take(metric_inputs(), [0] * len(images)), images=tuple(images))
 
 
-def copying(given: Evidence, places: Sequence[int], seed: int = 9) -> Evidence:
-    """The evidence of a model that redraws training images with a little noise."""
+def copying(given: MetricInputs, places: Sequence[int], seed: int = 9) -> MetricInputs:
+    """The metric_inputs of a model that redraws training images with a little noise."""
     rng = np.random.default_rng(seed)
     images, vectors = [], []
     for place in places:
@@ -46,7 +46,7 @@ def copying(given: Evidence, places: Sequence[int], seed: int = 9) -> Evidence:
 
 
 def test_copies_of_training_images_are_found_and_new_images_are_none() -> None:
-    given = evidence()
+    given = metric_inputs()
     copies = copying(given, [3, 17])
     mixed = dataclasses.replace(
         take(given, [0, 1, 2, 3]),
@@ -57,11 +57,11 @@ def test_copies_of_training_images_are_found_and_new_images_are_none() -> None:
     assert METRICS["memorisation"].measure(mixed).value(np.array([2, 0, 1, 0])) == pytest.approx(
         2 / 3
     )
-    assert each("memorisation", evidence(seed=4, images=30)) == [0] * 30
+    assert each("memorisation", metric_inputs(seed=4, images=30)) == [0] * 30
 
 
 def test_a_copy_must_be_near_in_both_senses_to_the_same_image() -> None:
-    given = evidence()
+    given = metric_inputs()
     copies = copying(given, [3, 4])
     other_vector = dataclasses.replace(copies, embeddings=given.embeddings[:2])
     other_pixels = dataclasses.replace(copies, images=given.images[:2])
@@ -72,18 +72,18 @@ def test_a_copy_must_be_near_in_both_senses_to_the_same_image() -> None:
 
 @pytest.mark.parametrize("repeats", [1, 30])
 def test_an_adapter_that_knows_one_image_only_is_found_out(repeats: int) -> None:
-    given = evidence()
-    one = Reference(given.train.images[:1] * repeats, given.train.embeddings[[0] * repeats])
+    given = metric_inputs()
+    one = RealImageFeatures(given.train.images[:1] * repeats, given.train.embeddings[[0] * repeats])
     single = dataclasses.replace(given, train=one)
     assert each("memorisation", copying(single, [0, 0, 0])) == [1, 1, 1]
     assert each("memorisation", single) == [0] * 5
 
 
 def test_few_held_out_images_are_joined_by_the_training_images() -> None:
-    given = dataclasses.replace(evidence(), held_out=NOTHING)
+    given = dataclasses.replace(metric_inputs(), held_out=NOTHING)
     assert each("memorisation", copying(given, [0, 1, 2])) == [1, 1, 1]
     assert each("memorisation", given) == [0] * 5
-    one = Reference(given.train.images[:1] * 2, given.train.embeddings[[0, 0]])
+    one = RealImageFeatures(given.train.images[:1] * 2, given.train.embeddings[[0, 0]])
     unknown = METRICS["memorisation"].measure(dataclasses.replace(given, train=one))
     assert math.isnan(unknown.value(np.ones(5)))
     assert math.isnan(
@@ -92,8 +92,8 @@ def test_few_held_out_images_are_joined_by_the_training_images() -> None:
 
 
 def test_a_leaked_held_out_image_does_not_blind_it() -> None:
-    given = evidence()
-    leaked = Reference(
+    given = metric_inputs()
+    leaked = RealImageFeatures(
         (*given.held_out.images, *given.train.images[:6]),
         np.concatenate([given.held_out.embeddings, given.train.embeddings[:6]]),
     )
@@ -102,14 +102,14 @@ def test_a_leaked_held_out_image_does_not_blind_it() -> None:
 
 
 def test_a_copy_of_a_wide_training_image_is_a_copy_of_its_middle() -> None:
-    given, rng = evidence(), np.random.default_rng(8)
+    given, rng = metric_inputs(), np.random.default_rng(8)
     wide = [picture(rng, SIZE * 2, SIZE * 3) for _ in range(20)]
     middle = [
         Image.fromarray(image).crop((SIZE // 2, 0, SIZE // 2 + 2 * SIZE, 2 * SIZE))
         for image in wide
     ]
     drawn = np.asarray(middle[5].resize((SIZE, SIZE), Image.Resampling.LANCZOS))
-    given = dataclasses.replace(given, train=Reference(tuple(wide), given.train.embeddings))
+    given = dataclasses.replace(given, train=RealImageFeatures(tuple(wide), given.train.embeddings))
     copied = dataclasses.replace(
         take(given, [0]), images=(drawn,), embeddings=given.train.embeddings[5:6]
     )
@@ -156,7 +156,7 @@ def test_real_images_count_at_the_size_of_the_generated_ones() -> None:
         for image in given.train.images
     )
     given = dataclasses.replace(
-        given, train=Reference(large, given.train.embeddings), held_out=NOTHING
+        given, train=RealImageFeatures(large, given.train.embeddings), held_out=NOTHING
     )
     assert sharpness.sharpness(large[0]) < sharpness.sharpness(given.images[0]) / 9
     assert each("sharpness", given) == [1, 1, 1, 1]
@@ -164,12 +164,12 @@ def test_real_images_count_at_the_size_of_the_generated_ones() -> None:
 
 @pytest.mark.parametrize("name", ["sharpness", "exposure"])
 def test_without_real_images_nothing_is_usual(name: str) -> None:
-    given = dataclasses.replace(evidence(), train=NOTHING, held_out=NOTHING)
+    given = dataclasses.replace(metric_inputs(), train=NOTHING, held_out=NOTHING)
     assert math.isnan(METRICS[name].measure(given).value(np.ones(5)))
 
 
 def test_nsfw_is_the_probability_of_each_image() -> None:
-    given = evidence(images=2)
+    given = metric_inputs(images=2)
     found = METRICS["nsfw"].measure(given)
     assert found.each == pytest.approx(safety.nsfw_probabilities(given.images), abs=1e-6)
     assert found.value(np.array([3, 1])) == pytest.approx(found.each @ [0.75, 0.25])
@@ -179,11 +179,12 @@ def test_all_of_them_are_cheap() -> None:
     """64 images and 60 real ones, all metrics without open_nsfw: about a tenth of a second."""
     rng = np.random.default_rng(0)
     real = [
-        Reference(tuple(picture(rng, 128, 128) for _ in range(n)), units(rng, n)) for n in (20, 40)
+        RealImageFeatures(tuple(picture(rng, 128, 128) for _ in range(n)), units(rng, n))
+        for n in (20, 40)
     ]
     drawn = reference(rng, 64)
     given = dataclasses.replace(
-        take(evidence(), [0] * 64),
+        take(metric_inputs(), [0] * 64),
         images=tuple(picture(rng, 128, 128) for _ in range(64)),
         embeddings=drawn.embeddings,
         held_out=real[0],

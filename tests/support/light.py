@@ -21,7 +21,7 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store, write_json
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
-from adire_assets.families.diffusion.evaluation.judging import JudgeProcess
+from adire_assets.families.diffusion.evaluation.judge_process import JudgeProcess
 from adire_assets.serving import release
 from adire_assets.serving.rollout.replay import Judge
 from tests.support.fleets import make_fleet

@@ -50,7 +50,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True)
-class Described:
+class ColourDescription:
     """What a file says of its colours: a profile (None: they are sRGB), and whether it only says
     that they are not calibrated, or inks, which leaves them sRGB for want of anything better."""
 
@@ -58,7 +58,7 @@ class Described:
     uncalibrated: bool = False
 
 
-def described(image: Image.Image, path: Path) -> Described:
+def describe_colours(image: Image.Image, path: Path) -> ColourDescription:
     """What `image`, as it was opened from `path`, says of its colours.
 
     Unreadable when that is no colour, or none that is read.
@@ -69,12 +69,12 @@ def described(image: Image.Image, path: Path) -> Described:
     if image.format == "BMP":
         icc = _bmp_profile(path)
     if icc:
-        return Described(icc)
+        return ColourDescription(icc)
     other = _cicp(path) if image.format == "PNG" else None
     if other is not None and other != SRGB_CICP:
         raise Unreadable(f"its cICP chunk says colours that are not read ({[*other]})")
     if image.format == "PNG" and ({"srgb", "gamma", "chromaticity"} & image.info.keys()):
-        return Described(_png_profile(image.info))
+        return ColourDescription(_png_profile(image.info))
     exif = image.getexif()
     space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
     index = exif.get_ifd(ExifTags.IFD.Interop).get(INTEROPERABILITY_INDEX, "")
@@ -83,8 +83,8 @@ def described(image: Image.Image, path: Path) -> Described:
     if space == EXIF_ADOBE or (
         space != EXIF_SRGB and str(index).strip("\0 ") == INTEROPERABILITY_ADOBE
     ):
-        return Described(matrix_profile(ADOBE_PRIMARIES, D65, ADOBE_GAMMA))
-    return Described(None, uncalibrated=space == EXIF_UNCALIBRATED or image.mode == "CMYK")
+        return ColourDescription(matrix_profile(ADOBE_PRIMARIES, D65, ADOBE_GAMMA))
+    return ColourDescription(None, uncalibrated=space == EXIF_UNCALIBRATED or image.mode == "CMYK")
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

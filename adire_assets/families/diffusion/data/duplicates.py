@@ -11,7 +11,7 @@ BITS = 64
 BLOCK = 2048  # images per side of a block: 16 MB of float32
 
 
-def signs(hashes: np.ndarray) -> np.ndarray:
+def as_signs(hashes: np.ndarray) -> np.ndarray:
     """uint8 [n, 8] packed hashes as float32 [n, 64] of +1 and -1."""
     return np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
 
@@ -36,10 +36,10 @@ def _nearest(
     distance = np.full(len(queries), BITS + 1, dtype=np.int64)
     for top in range(0, len(queries), BLOCK):
         rows = slice(top, top + BLOCK)
-        block = signs(queries[rows])
+        block = as_signs(queries[rows])
         end = min(top + BLOCK, len(others)) if earlier else len(others)
         for left in range(0, end, BLOCK):
-            product = block @ signs(others[left : min(left + BLOCK, end)]).T
+            product = block @ as_signs(others[left : min(left + BLOCK, end)]).T
             if earlier and left == top:
                 product[np.triu_indices(len(product))] = -BITS - 2  # itself and later ones
             best = product.argmax(axis=1)

@@ -12,7 +12,7 @@ ENTRY_BYTES = 12
 EXIF_POINTER, INTEROPERABILITY_POINTER = 0x8769, 0xA005  # Exif 2.32, 4.6.3
 
 
-def is_cut_off(block: bytes) -> bool:
+def is_truncated(block: bytes) -> bool:
     """Whether the first directory of an EXIF block, its EXIF directory or the interoperability
     directory in that reaches beyond the block's end; False for what is no such block."""
     while block.startswith(PREFIX):

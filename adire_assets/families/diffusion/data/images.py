@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from adire_assets.families.diffusion.data import colour
-from adire_assets.families.diffusion.data.exif import is_cut_off
+from adire_assets.families.diffusion.data.exif import is_truncated
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SHOWN_FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
@@ -59,9 +59,9 @@ def load(path: Path, folder: Path, maximum_pixels: int) -> Picture:
         with Image.open(_regular(path, folder), formats=FORMATS) as image:
             _check_header(image, maximum_pixels)
             image.load()
-            if is_cut_off(image.info.get("exif") or b""):
+            if is_truncated(image.info.get("exif") or b""):
                 raise Rejected("damaged or cut off: its EXIF ends early; save it anew")
-            colours = colour.described(image, path)
+            colours = colour.describe_colours(image, path)
             upright = ImageOps.exif_transpose(image)
             return Picture(to_rgb(upright, colours.profile), colours.uncalibrated)
     except Image.UnidentifiedImageError:

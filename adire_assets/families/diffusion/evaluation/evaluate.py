@@ -36,18 +36,18 @@ from adire_assets.core.store import link, read_json, write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion.evaluation import report
 from adire_assets.families.diffusion.evaluation.image_files import (
-    Drawn,
+    DrawnImages,
     ImageFiles,
-    Real,
+    RealImages,
+    evenly_spaced,
     read_drawn,
     read_real,
     require_pairs,
-    spread,
 )
 from adire_assets.families.diffusion.evaluation.judge import Judge
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs, RealImageFeatures
 from adire_assets.families.diffusion.evaluation.metrics import METRICS, flat
 from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines
-from adire_assets.families.diffusion.evaluation.seen import Evidence, Reference
 
 DIGITS = 6
 MAXIMUM_HELD_OUT = 2000  # images that the drawn ones are compared with
@@ -79,17 +79,17 @@ def score(
     require_pairs(drawn["adapter"], drawn["base"])
     held_out, train = (read_real(Path(dataset), part) for part in ("held_out", "train"))
     progress("evaluation: scoring")
-    seen = Seen(Judge(Path(judge), _judge_device(device)), held_out, train, evaluation)
+    features = JudgeFeatures(Judge(Path(judge), _judge_device(device)), held_out, train, evaluation)
     asked = dict.fromkeys(entry["prompt"] for entry in drawn["adapter"].entries)
-    if cut := [text for text in asked if seen.judge.left_out(text)]:
+    if cut := [text for text in asked if features.judge.left_out(text)]:
         progress(
             f"evaluation: {len(cut)} of {len(asked)} prompts are longer than the judge reads; it "
             f"scores them by their beginning: {cut[0][:40]!r} ..."
         )
-    evidence = seen.evidence(drawn["adapter"])
+    inputs = features.metric_inputs(drawn["adapter"])
     statistics = {
-        "adapter": measure(evidence),
-        "base": _kept(base_statistics, lambda: measure(seen.evidence(drawn["base"]))),
+        "adapter": measure(inputs),
+        "base": _kept(base_statistics, lambda: measure(features.metric_inputs(drawn["base"]))),
     }
     adapter = drawn["adapter"]
     problems = [*adapter.problems]
@@ -106,7 +106,7 @@ def score(
         "standard_errors": _standard_errors(statistics["adapter"], len(evaluation["seeds"])),
         "clip_s_mean": scores["clip_s"],
         "clip_s_base_mean": base_scores["clip_s"],
-        "clip_s_held_out_mean": seen.clip_s_of_held_out(),
+        "clip_s_held_out_mean": features.clip_s_of_held_out(),
         "kid_adapter_mean": scores["kid"],
         "kid_base_mean": base_scores["kid"],
         "nsfw_probability_maximum": _maximum(statistics["adapter"].get("nsfw")),
@@ -115,7 +115,7 @@ def score(
         "prompts_left_out": left_out,
         "seeds": evaluation["seeds"],
         "images": len(adapter.images),
-        "held_out_images": len(seen.compared),
+        "held_out_images": len(features.compared),
         "judge": evaluation["judge"]["source"],
         "metrics": {
             name: {"unit": metric.unit, "better": metric.better, "source": metric.source}
@@ -123,7 +123,7 @@ def score(
         },
         "per_image": _per_image(adapter, statistics, evaluation),
     }
-    nearest = seen.nearest_held_out(evidence)
+    nearest = features.nearest_held_out(inputs)
     for entry, path in zip(result["per_image"], nearest.paths, strict=True):
         entry["nearest_held_out"] = path.relative_to(Path(dataset).resolve()).as_posix()
     _write_images(folder, adapter, Path(adapter_images), Path(base_images))
@@ -140,18 +140,18 @@ def score(
     return {**{key: item for key, item in result.items() if key != "per_image"}, **timings}
 
 
-class Seen:
-    """What the judge sees of the data; gives the evidence about drawn images to each metric."""
+class JudgeFeatures:
+    """The judge's embeddings of the data; makes the inputs of every metric for drawn images."""
 
     def __init__(
-        self, judge: Judge, held_out: Real, train: Real, evaluation: Mapping[str, Any]
+        self, judge: Judge, held_out: RealImages, train: RealImages, evaluation: Mapping[str, Any]
     ) -> None:
         self.judge = judge
-        chosen = spread(len(held_out.images), MAXIMUM_HELD_OUT)
+        chosen = evenly_spaced(len(held_out.images), MAXIMUM_HELD_OUT)
         self.captions = [held_out.captions[place] for place in chosen]
         self.compared = ImageFiles([held_out.images.paths[place] for place in chosen])
         self.held_out, self.train = (
-            Reference(images, judge.embed_images(images))
+            RealImageFeatures(images, judge.embed_images(images))
             for images in (self.compared, train.images)
         )
         asked = evaluation["prompt_set"] or {"attributes": {}, "prompts": []}
@@ -161,10 +161,10 @@ class Seen:
             for attribute, texts in asked["attributes"].items()
         }
 
-    def evidence(self, drawn: Drawn) -> Evidence:
-        """What metrics are computed from, of these images."""
+    def metric_inputs(self, drawn: DrawnImages) -> MetricInputs:
+        """The inputs of every metric for these images."""
         prompts = [entry["prompt"] for entry in drawn.entries]
-        return Evidence(
+        return MetricInputs(
             images=drawn.images,
             embeddings=self.judge.embed_images(drawn.images),
             texts=self._texts(prompts),
@@ -174,21 +174,21 @@ class Seen:
             attributes=self.attributes,
         )
 
-    def nearest_held_out(self, evidence: Evidence) -> ImageFiles:
+    def nearest_held_out(self, inputs: MetricInputs) -> ImageFiles:
         """For each image the held-out one that is most like it to the judge."""
-        near = cosines(evidence.embeddings, self.held_out.embeddings).argmax(1)
+        near = cosines(inputs.embeddings, self.held_out.embeddings).argmax(1)
         return ImageFiles([self.compared.paths[place] for place in near])
 
     def clip_s_of_held_out(self) -> float | None:
         """Mean CLIP-S of the held-out images with their captions: what a good adapter nears."""
-        evidence = Evidence(
+        inputs = MetricInputs(
             images=self.held_out.images,
             embeddings=self.held_out.embeddings,
             texts=self._texts(self.captions),
             held_out=self.held_out,
             train=self.train,
         )
-        return _value(METRICS["clip_s"].measure(evidence), len(self.held_out.images))
+        return _value(METRICS["clip_s"].measure(inputs), len(self.held_out.images))
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
         """An embedding for each; equal texts are read once."""
@@ -196,11 +196,11 @@ class Seen:
         return self.judge.embed_texts([*places])[[places[text] for text in texts]]
 
 
-def measure(evidence: Evidence) -> Statistics:
+def measure(inputs: MetricInputs) -> Statistics:
     """Every metric of these images; none when there are no images."""
-    if not evidence.images:
+    if not inputs.images:
         return {}
-    return {name: metric.measure(evidence) for name, metric in METRICS.items()}
+    return {name: metric.measure(inputs) for name, metric in METRICS.items()}
 
 
 def _kept(place: str | None, make: Callable[[], Statistics]) -> Statistics:
@@ -216,7 +216,7 @@ def _kept(place: str | None, make: Callable[[], Statistics]) -> Statistics:
         return load_statistics(folder)
 
 
-def _values(statistics: Statistics, drawn: Drawn) -> dict[str, float | None]:
+def _values(statistics: Statistics, drawn: DrawnImages) -> dict[str, float | None]:
     """{metric: value}; null where there is nothing to compute it from."""
     count = len(drawn.images)
     return {
@@ -243,7 +243,7 @@ def _maximum(statistic: Statistic | None) -> float | None:
 
 
 def _per_image(
-    adapter: Drawn, statistics: Mapping[str, Statistics], evaluation: Mapping[str, Any]
+    adapter: DrawnImages, statistics: Mapping[str, Statistics], evaluation: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What report.json says about each image; a metric is there if it is a mean over images."""
     listed = (evaluation["prompt_set"] or {"prompts": []})["prompts"]
@@ -268,7 +268,7 @@ def _per_image(
     return result
 
 
-def _write_images(folder: Path, adapter: Drawn, of_adapter: Path, of_base: Path) -> None:
+def _write_images(folder: Path, adapter: DrawnImages, of_adapter: Path, of_base: Path) -> None:
     listed = []
     for name in ("adapter", "base"):
         (folder / "images" / name).mkdir(parents=True)
@@ -284,8 +284,8 @@ def _write_images(folder: Path, adapter: Drawn, of_adapter: Path, of_base: Path)
 def _sheet_rows(
     result: dict[str, Any],
     prompts: Sequence[str],
-    drawn: Mapping[str, Drawn],
-    held_out: Real,
+    drawn: Mapping[str, DrawnImages],
+    held_out: RealImages,
     nearest: ImageFiles,
 ) -> list[report.Row]:
     """One row per prompt, drawn with the first seed, beside the real image of that caption, else

@@ -127,7 +127,7 @@ class Comparison:
         return f"{self.verdict}: {other} of {count} images differ, worst {worst}; {allowed} ({why})"
 
 
-def evaluated(evaluation: Artefact) -> list[dict[str, Any]]:
+def evaluated_entries(evaluation: Artefact) -> list[dict[str, Any]]:
     """The entries of images.json of the first forward pass that drew most images."""
     entries = evaluation.json("images.json")
     most = max(entry["batch_images"] for entry in entries)
@@ -155,7 +155,7 @@ def conditions(
 
 def write_evaluated(evaluation: Artefact, folder: Path) -> None:
     """The first full batch of an evaluation as the golden set in the empty `folder`."""
-    entries = evaluated(evaluation)
+    entries = evaluated_entries(evaluation)
     manifest = evaluation.manifest
     made_with = conditions(manifest["recipe"]["environment"], manifest["hardware"])
     requests = [{name: entry[name] for name in REQUEST} for entry in entries]
@@ -229,9 +229,9 @@ def redraw(
 ) -> dict[str, Any]:
     """Draw a golden set again and compare; for a worker child.
 
-    `golden`, `base`, `adapter` (None: the bare base) and `output` are folders; `sampling` is the
-    sampling.py that draws, a release's own; `now` are the `conditions` of this process. Writes the
-    images and comparison.json into `output`, and returns the latter.
+    `golden`, `base`, `adapter` (None: the bare base) and `output` are folders. `sampling` is the
+    sampling.py that draws, a release's own. `now` are the `conditions` of this process.
+    Writes the images and comparison.json into `output`, and returns the latter.
     """
     settings = read_json(Path(golden) / "golden.json")
     progress(f"golden images: drawing {len(settings['requests'])} again")

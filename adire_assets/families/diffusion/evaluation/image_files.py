@@ -37,7 +37,7 @@ class ImageFiles(Sequence[np.ndarray]):
 
 
 @dataclass(frozen=True)
-class Real:
+class RealImages:
     """One part of a dataset: captions, and uint8 [H, W, 3] each."""
 
     captions: tuple[str, ...]
@@ -45,7 +45,7 @@ class Real:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnImages:
     """An evaluation_images artefact: its entries and the images, uint8 [H, W, 3] each."""
 
     entries: tuple[dict[str, Any], ...]
@@ -53,14 +53,14 @@ class Drawn:
     problems: tuple[str, ...]
 
 
-def read_drawn(folder: Path) -> Drawn:
+def read_drawn(folder: Path) -> DrawnImages:
     """The images of an evaluation_images artefact."""
     entries = read_json(folder / "images.json")
     images = tuple(ImageFiles([folder / entry["file"] for entry in entries]))
-    return Drawn(tuple(entries), images, tuple(read_json(folder / "problems.json")))
+    return DrawnImages(tuple(entries), images, tuple(read_json(folder / "problems.json")))
 
 
-def read_real(dataset: Path, part: str) -> Real:
+def read_real(dataset: Path, part: str) -> RealImages:
     """The part "held_out" or "train" of a dataset artefact. UserError when it is empty or leaves
     its folder."""
     rows = read_rows(dataset, part)
@@ -68,10 +68,10 @@ def read_real(dataset: Path, part: str) -> Real:
     for row, path in zip(rows, paths, strict=True):
         if not path.is_relative_to(dataset.resolve()):
             raise UserError(f"{dataset / part}.jsonl: {row['file_name']} leaves the dataset")
-    return Real(tuple(row["text"] for row in rows), ImageFiles(paths))
+    return RealImages(tuple(row["text"] for row in rows), ImageFiles(paths))
 
 
-def require_pairs(adapter: Drawn, base: Drawn) -> None:
+def require_pairs(adapter: DrawnImages, base: DrawnImages) -> None:
     """UserError unless both show the same prompts and seeds: all is compared image by image."""
     asked = [[(entry["prompt"], entry["seed"]) for entry in one.entries] for one in (adapter, base)]
     if adapter.entries and asked[0] != asked[1]:
@@ -81,7 +81,7 @@ def require_pairs(adapter: Drawn, base: Drawn) -> None:
         )
 
 
-def spread(count: int, at_most: int) -> range | list[int]:
+def evenly_spaced(count: int, at_most: int) -> range | list[int]:
     """The places of `at_most` of `count` things, evenly over all of them."""
     if count <= at_most:
         return range(count)

@@ -28,11 +28,11 @@ STEP_STREAM, OPTION_STREAM, CLASS_STREAM, VALIDATION_STREAM = 1, 4, 5, 6
 CROPS = 5  # places of a random crop along a side
 # Accumulated batches are computed in one pass while they have no more latent positions than this:
 # the gradient is the same, and small passes leave a processor idle.
-POSITIONS_TOGETHER = 8192
+LATENT_POSITIONS_PER_PASS = 8192
 VALIDATION_IMAGES = 16
 VALIDATION_TIMES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the schedule
 
-Drawn = list[tuple[View, str]]  # examples: how an image is seen, and its caption
+ChosenExamples = list[tuple[View, str]]  # examples: how an image is seen, and its caption
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,9 @@ class Examples:
         """Of one process, class images not counted."""
         return self.settings.train_batch_size * self.settings.gradient_accumulation_steps
 
-    def _drawn(self, step: int) -> tuple[list[list[Drawn]], torch.Generator, torch.Generator]:
+    def _drawn(
+        self, step: int
+    ) -> tuple[list[list[ChosenExamples]], torch.Generator, torch.Generator]:
         """The batches of optimizer step `step` (from 0) of all processes, and what draws on.
 
         A batch is its images of the dataset, then those of the class; each are of one shape.
@@ -184,13 +186,13 @@ class Examples:
         kinds = [self.order, *([self.class_order] if settings.with_prior_preservation else [])]
         count = batches * settings.train_batch_size * len(kinds)
         places = iter(torch.rand((count, 3), generator=rng).tolist())
-        found: list[list[Drawn]] = []
+        found: list[list[ChosenExamples]] = []
         for number in range(step * batches, (step + 1) * batches):
             batch = []
             for order in kinds:
                 bucket, rows = order.batch(number)
                 shape = self.shapes[bucket] if order is self.order else self.class_shape
-                examples: Drawn = []
+                examples: ChosenExamples = []
                 for row in rows:
                     versions = tuple(
                         int(torch.randint(VERSIONS[name], (), generator=options))
@@ -333,7 +335,7 @@ def _merged(batches: Sequence[Batch]) -> Iterator[Batch]:
         height, width = batch.clean.shape[-2:]
         positions = sum(len(one.clean) for one in together) * height * width
         same = waiting and waiting[0].clean.shape[1:] == batch.clean.shape[1:]
-        if waiting and not (same and positions <= POSITIONS_TOGETHER):
+        if waiting and not (same and positions <= LATENT_POSITIONS_PER_PASS):
             yield _one(waiting)
             together = [batch]
         waiting = together

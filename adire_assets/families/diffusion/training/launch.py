@@ -18,8 +18,10 @@ from adire_assets.families.diffusion.training.settings import TrainingConfig
 SMALL_BASE = 256 * 2**20  # bytes of weights, of which every process may hold a copy
 
 
-def shared_out(training: Mapping[str, Any], device: str, base: Path) -> dict[str, Any]:
-    """A `training` section with the number of processes that it leaves open.
+def split_batch_across_processes(
+    training: Mapping[str, Any], device: str, base: Path
+) -> dict[str, Any]:
+    """A `training` section with the number of processes filled in.
 
     On the CPU the operations of a small base are too small to be split among threads, so the cores
     share the examples of each step: as many processes as there are cores, or fewer that divide it
@@ -30,7 +32,7 @@ def shared_out(training: Mapping[str, Any], device: str, base: Path) -> dict[str
     weights = sum(file.stat().st_size for file in base.rglob("*.safetensors"))
     said = settings.num_processes or settings.num_machines > 1
     if said or device != "cpu" or weights > SMALL_BASE:
-        return {**training, "num_processes": processes_of(settings)}
+        return {**training, "num_processes": process_count(settings)}
     batch, passes = settings.train_batch_size, settings.gradient_accumulation_steps
     processes = max(n for n in range(1, lineage.threads() + 1) if batch * passes % n == 0)
     fewer_passes = gcd(processes, passes)
@@ -42,8 +44,8 @@ def shared_out(training: Mapping[str, Any], device: str, base: Path) -> dict[str
     }
 
 
-def processes_of(settings: TrainingConfig) -> int:
-    """How many take part in all, when nothing shares the batch out."""
+def process_count(settings: TrainingConfig) -> int:
+    """The number of processes on all machines, unless the batch is split on one CPU."""
     return settings.num_processes or settings.num_machines
 
 
@@ -55,12 +57,12 @@ def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
     the first one's address in ADIRE_MAIN_MACHINE (host:port).
     """
     settings = TrainingConfig.model_validate(training)
-    if processes_of(settings) == 1:
+    if process_count(settings) == 1:
         return ()
     machines = _machines() if settings.num_machines > 1 else ()
     if device == "cpu":
         # What `accelerate launch` starts for GPUs; for CPUs it asks for an MPI.
-        per_machine = processes_of(settings) // settings.num_machines
+        per_machine = process_count(settings) // settings.num_machines
         return (
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nproc_per_node", str(per_machine), "--nnodes", str(settings.num_machines)),
@@ -68,7 +70,7 @@ def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
         )
     return (
         *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
-        *("--num_processes", str(processes_of(settings))),
+        *("--num_processes", str(process_count(settings))),
         *("--num_machines", str(settings.num_machines)),
         *machines,
         *("--mixed_precision", settings.mixed_precision),

@@ -9,9 +9,9 @@ It learns from the training split of a dataset artefact and writes, only when al
     validation/*.png   validation/step-*/*.png   timings.json
 
 The order of the work: encode what will be seen (`examples`, kept in `cache`), let the encoders go,
-then run the optimizer (`fit`). Everything that is drawn at random at optimizer step k is a function
-of the seed and k alone. So a run that was killed and goes on from its last checkpoint ends in the
-bits of an undisturbed one, and on the CPU equal seeds and thread counts give equal files.
+then run the optimizer (`training_loop`). Everything random at optimizer step k is a function of the
+seed and k alone. So a run that resumes from its last checkpoint ends in the bits of an
+uninterrupted one, and on the CPU equal seeds and thread counts give equal files.
 """
 
 import shutil
@@ -41,9 +41,8 @@ from adire_assets.families.diffusion.training.cache import Facts
 from adire_assets.families.diffusion.training.checkpoint import Checkpoints
 from adire_assets.families.diffusion.training.class_images import class_images
 from adire_assets.families.diffusion.training.examples import Examples, Geometry
-from adire_assets.families.diffusion.training.fit import Course, Fit, GiveUp, mean
 from adire_assets.families.diffusion.training.fused_lora import fuse
-from adire_assets.families.diffusion.training.launch import processes_of
+from adire_assets.families.diffusion.training.launch import process_count
 from adire_assets.families.diffusion.training.layers import (
     add_lora,
     trained_models,
@@ -51,6 +50,12 @@ from adire_assets.families.diffusion.training.layers import (
 )
 from adire_assets.families.diffusion.training.optimizers import needs_bitsandbytes
 from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.diffusion.training.training_loop import (
+    ShouldPrune,
+    TrainingHistory,
+    TrainingLoop,
+    mean,
+)
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 ENCODING_PATIENCE = timedelta(days=2)  # of processes that wait for one that encodes
@@ -69,14 +74,14 @@ def train(
     device: str,
     progress: Progress,
     cache: str | None = None,
-    give_up: GiveUp = lambda step, validation_loss: False,
+    should_prune: ShouldPrune = lambda step, validation_loss: False,
 ) -> dict:
     """Train an adapter and write it into the existing folder `output`; returns training.json.
 
     `training` is a TrainingConfig as plain values, `device` "cpu" or "cuda". `work` is a folder for
     checkpoints that survives a kill: a run goes on from there; the caller removes it once the
     artefact is in place. `cache` (default: in `work`) keeps latents and text embeddings for this
-    and other runs. `give_up(step, validation_loss)` is asked on the way; GivenUp when it says so.
+    and other runs. `should_prune` is asked at each validation; TrialPruned when it says so.
     UserError when a target module does not exist, a rank is too high, a checkpoint
     is another run's or the loss stops being a number.
     """
@@ -89,9 +94,9 @@ def train(
         cpu=device == "cpu",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=ENCODING_PATIENCE)],
     )
-    if accelerator.num_processes != processes_of(settings):
+    if accelerator.num_processes != process_count(settings):
         raise UserError(
-            f"training.num_processes is {processes_of(settings)}, but {accelerator.num_processes} "
+            f"training.num_processes is {process_count(settings)}, but {accelerator.num_processes} "
             "take part; start as many, or change it"
         )
     tell = progress if accelerator.is_main_process else _say_nothing
@@ -123,18 +128,20 @@ def train(
     identity = identity_of(settings, examples.digest, facts, resolution)
     checkpoints = Checkpoints(Path(work), identity)
     started = time.monotonic()
-    fit = Fit(pipe, schedule, examples, settings, accelerator, checkpoints, tell, give_up)
+    loop = TrainingLoop(
+        pipe, schedule, examples, settings, accelerator, checkpoints, tell, should_prune
+    )
     tell("encoding images and captions")
     local = accelerator.num_processes // settings.num_machines  # a machine has a disk of its own
     share = slice(accelerator.local_process_index, None, local)
-    made = examples.prepare(fit.first, share)
+    made = examples.prepare(loop.first, share)
     tell(f"encoded {made} images and captions, the others were there")
     accelerator.wait_for_everyone()
     _let_encoders_go(pipe, settings)
     folder, drawn = Path(output), Path(work) / "validation"  # a kill loses no picture
     Path(work).mkdir(parents=True, exist_ok=True)
 
-    def look(step: int) -> None:
+    def on_validation(step: int) -> None:
         if settings.validation_prompt and accelerator.is_main_process:
             at_end = step == settings.max_train_steps
             images = drawn / ("" if at_end else f"step-{step:06}")
@@ -145,18 +152,18 @@ def train(
             shown = f"step {step}: drew {settings.num_validation_images} validation images"
             tell(shown, pictures=images, step=step)
 
-    course = fit.run(look)
+    history = loop.run(on_validation)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return {}
     save_adapter(pipe, folder)
     if drawn.is_dir():
         shutil.copytree(drawn, folder / drawn.name)
-    report = _report(course, settings, pipe, device)
-    _write_course(folder, course, report)
+    report = _report(history, settings, pipe, device)
+    _write_history(folder, history, report)
     timings = {
         "seconds": round(time.monotonic() - started, 3),
-        "steps_per_second": round(course.steps_per_second, 3),
+        "steps_per_second": round(history.steps_per_second, 3),
     }
     write_json(folder / "timings.json", timings)
     return {**report, **timings}
@@ -280,25 +287,27 @@ def draw_validation(
         Image.fromarray(image).save(output / f"{number:02}.png")
 
 
-def _report(course: Course, settings: TrainingConfig, pipe: Any, device: str) -> dict[str, Any]:
+def _report(
+    history: TrainingHistory, settings: TrainingConfig, pipe: Any, device: str
+) -> dict[str, Any]:
     window = settings.checkpointing_steps
     return {
         "steps": settings.max_train_steps,
-        "kept_step": course.kept_step,
-        "final_loss": mean(course.losses[-window:]),
-        "first_loss": mean(course.losses[:window]),
-        "validation_loss": course.validation.get(course.kept_step),
+        "kept_step": history.kept_step,
+        "final_loss": mean(history.losses[-window:]),
+        "first_loss": mean(history.losses[:window]),
+        "validation_loss": history.validation.get(history.kept_step),
         "trained_parameters": sum(weight.numel() for weight in trained_weights(pipe).values()),
         "threads": torch.get_num_threads(),
         "device": device,
     }
 
 
-def _write_course(folder: Path, course: Course, report: Mapping[str, Any]) -> None:
+def _write_history(folder: Path, history: TrainingHistory, report: Mapping[str, Any]) -> None:
     write_json(folder / "training.json", report)
     for name, heading, rows in (
-        ("loss", "loss", enumerate(course.losses, start=1)),
-        ("validation", "validation_loss", sorted(course.validation.items())),
+        ("loss", "loss", enumerate(history.losses, start=1)),
+        ("validation", "validation_loss", sorted(history.validation.items())),
     ):
         lines = [f"step,{heading}", *(f"{step},{loss:.6g}" for step, loss in rows)]
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ from typing import Any
 
 from adire_assets.core.worker import Progress, importing
 
-FIRST_TRIALS = 4  # that nobody gives up: there is nothing to compare them with
+UNPRUNED_TRIALS = 4  # that nobody gives up: there is nothing to compare them with
 
 
 def run(
@@ -19,22 +19,22 @@ def run(
         import optuna
 
         from adire_assets.families.diffusion.training import lora
-        from adire_assets.families.diffusion.training.fit import GivenUp
+        from adire_assets.families.diffusion.training.training_loop import TrialPruned
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS)
     opened = optuna.load_study(study_name=study, storage=storage, pruner=pruner)
     [found] = [trial for trial in opened.trials if trial.number == number]
     trial = optuna.Trial(opened, found._trial_id)
 
-    def give_up(step: int, validation_loss: float) -> bool:
+    def should_prune(step: int, validation_loss: float) -> bool:
         trial.report(validation_loss, step)
         return trial.should_prune()
 
     try:
-        report = lora.train(**arguments, progress=progress, give_up=give_up)
-    except GivenUp as given_up:
-        return {"validation_loss": None, "given_up_at": given_up.step}
+        report = lora.train(**arguments, progress=progress, should_prune=should_prune)
+    except TrialPruned as pruned:
+        return {"validation_loss": None, "given_up_at": pruned.step}
     if not report:  # of the processes that help the first one
         return {}
     return {"validation_loss": report["validation_loss"], "given_up_at": None}

@@ -1,7 +1,7 @@
 """The metrics: what an adapter is judged by, one module each, by name and in a fixed order.
 
     for name, metric in METRICS.items():
-        statistic = metric.measure(evidence)
+        statistic = metric.measure(inputs)
 
 A module's docstring gives formula, range, scale and source; its `measure` draws nothing and embeds
 nothing. Where there is nothing to compute from, or an embedding is not finite, the value is NaN.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adire_assets.core.statistic import Statistic
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.metrics import (
     attribute_accuracy,
     clip_s,
@@ -25,7 +26,6 @@ from adire_assets.families.diffusion.evaluation.metrics import (
     style_similarity,
 )
 from adire_assets.families.diffusion.evaluation.metrics.exposure import flat
-from adire_assets.families.diffusion.evaluation.seen import Evidence
 
 __all__ = ["METRICS", "Metric", "flat"]
 
@@ -35,7 +35,7 @@ class Metric:
     """One way to judge images. `unit` is formula and range, `source` where they come from."""
 
     name: str
-    measure: Callable[[Evidence], Statistic]
+    measure: Callable[[MetricInputs], Statistic]
     unit: str
     better: Literal["higher", "lower"]
     source: str

@@ -18,26 +18,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from adire_assets.core.statistic import Statistic
-from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines, known
-from adire_assets.families.diffusion.evaluation.seen import Evidence
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
+from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines, zero_or_nan
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """The share of the expected attributes that the judge sees in each image, 0 to 1."""
-    count = len(evidence.embeddings)
-    if len(evidence.expected) not in (0, count):
-        raise ValueError(f"{len(evidence.expected)} expectations for {count} images")
+    count = len(inputs.embeddings)
+    if len(inputs.expected) not in (0, count):
+        raise ValueError(f"{len(inputs.expected)} expectations for {count} images")
     each = np.full(count, math.nan)
-    for place, expected in enumerate(evidence.expected):
+    for place, expected in enumerate(inputs.expected):
         seen = [
-            _nearest(evidence.embeddings[place], evidence.attributes[name], value)
+            _nearest(inputs.embeddings[place], inputs.attributes[name], value)
             for name, value in expected.items()
-            if len(evidence.attributes[name]) > 1
+            if len(inputs.attributes[name]) > 1
         ]
         if seen:
             each[place] = np.mean(seen)
-    texts = [vector for values in evidence.attributes.values() for vector in values.values()]
-    return Statistic(each=each, constant=known(evidence.embeddings, *texts))
+    texts = [vector for values in inputs.attributes.values() for vector in values.values()]
+    return Statistic(each=each, constant=zero_or_nan(inputs.embeddings, *texts))
 
 
 def _nearest(image: np.ndarray, texts: Mapping[str, np.ndarray], value: str) -> bool:

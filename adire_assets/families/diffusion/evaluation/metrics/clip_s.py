@@ -13,16 +13,16 @@ Captioning" (arXiv:2104.08718), without its prefix "A photo depicts".
 import numpy as np
 
 from adire_assets.core.statistic import Statistic
-from adire_assets.families.diffusion.evaluation.metrics.vectors import known
-from adire_assets.families.diffusion.evaluation.seen import Evidence
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
+from adire_assets.families.diffusion.evaluation.metrics.vectors import zero_or_nan
 
 SCALE = 2.5
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """CLIP-S of each image with its prompt, 0 to 2.5; NaN when an embedding is not finite."""
-    each = scores(evidence.embeddings, evidence.texts)
-    return Statistic(each=each, constant=known(evidence.embeddings, evidence.texts))
+    each = scores(inputs.embeddings, inputs.texts)
+    return Statistic(each=each, constant=zero_or_nan(inputs.embeddings, inputs.texts))
 
 
 def scores(images: np.ndarray, texts: np.ndarray) -> np.ndarray:

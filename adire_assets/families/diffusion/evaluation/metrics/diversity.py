@@ -14,17 +14,21 @@ Image-to-Image Translation" (arXiv:1711.11586), with the judge's cosine for LPIP
 import math
 
 from adire_assets.core.statistic import Statistic
-from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines, known, mean_cosine
-from adire_assets.families.diffusion.evaluation.seen import Evidence
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
+from adire_assets.families.diffusion.evaluation.metrics.vectors import (
+    cosines,
+    mean_cosine,
+    zero_or_nan,
+)
 
 DIFFERENT = 1e-6  # mean cosine distance; rounding of float32 stays below, other pictures far above
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """Mean cosine distance over pairs of images, relative to that of the training images."""
-    train = evidence.train.embeddings
+    train = inputs.train.embeddings
     spread = 1 - mean_cosine(train)
     if not spread > DIFFERENT:
         return Statistic(constant=math.nan)
-    pairs = (1 - cosines(evidence.embeddings, evidence.embeddings)) / spread
-    return Statistic(pairs=pairs, constant=known(evidence.embeddings, train))
+    pairs = (1 - cosines(inputs.embeddings, inputs.embeddings)) / spread
+    return Statistic(pairs=pairs, constant=zero_or_nan(inputs.embeddings, train))

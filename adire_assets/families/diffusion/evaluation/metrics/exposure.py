@@ -23,25 +23,25 @@ from collections.abc import Iterable
 import numpy as np
 
 from adire_assets.core.statistic import Statistic
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.metrics.pictures import (
     luminance,
-    usual,
     usual_pictures,
+    usual_range,
 )
-from adire_assets.families.diffusion.evaluation.seen import Evidence
 
 TOLERANCE = 1.5
 WHITE = 255.0
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """Whether each image has about the brightness and contrast of real ones, 1 or 0."""
-    real = _light(usual_pictures(evidence))
+    real = _light(usual_pictures(inputs))
     if not len(real):
         return Statistic(constant=math.nan)
-    dark, bright = usual(real[:, 0])
-    dull, harsh = usual(real[:, 1])
-    mean, contrast = _light(evidence.images).T
+    dark, bright = usual_range(real[:, 0])
+    dull, harsh = usual_range(real[:, 1])
+    mean, contrast = _light(inputs.images).T
     inside = (mean >= dark / TOLERANCE) & (WHITE - mean >= (WHITE - bright) / TOLERANCE)
     inside &= (contrast >= dull / TOLERANCE) & (contrast <= harsh * TOLERANCE)
     return Statistic(each=inside.astype(np.float64))

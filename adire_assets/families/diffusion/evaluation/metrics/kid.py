@@ -19,17 +19,17 @@ import math
 import numpy as np
 
 from adire_assets.core.statistic import Statistic
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.metrics.vectors import (
     cosines,
-    known,
     mean_over_pairs,
+    zero_or_nan,
 )
-from adire_assets.families.diffusion.evaluation.seen import Evidence
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """The unbiased MMD^2 between the images and the held-out ones; 0 is no difference."""
-    return between(evidence.held_out.embeddings, evidence.embeddings)
+    return between(inputs.held_out.embeddings, inputs.embeddings)
 
 
 def between(real: np.ndarray, generated: np.ndarray) -> Statistic:
@@ -40,7 +40,7 @@ def between(real: np.ndarray, generated: np.ndarray) -> Statistic:
     return Statistic(
         each=-2 * _kernel(generated, real).mean(1),
         pairs=_kernel(generated, generated),
-        constant=among_real + known(generated),
+        constant=among_real + zero_or_nan(generated),
     )
 
 

@@ -38,9 +38,9 @@ import numpy as np
 from PIL import Image
 
 from adire_assets.core.statistic import Statistic
-from adire_assets.families.diffusion.evaluation.metrics.pictures import fitted
-from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines, known
-from adire_assets.families.diffusion.evaluation.seen import Evidence
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
+from adire_assets.families.diffusion.evaluation.metrics.pictures import fit_to_generated
+from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines, zero_or_nan
 
 QUANTILE = 0.95
 SAME_PICTURE = 4  # bits of 64: the default of data.near_duplicate_distance
@@ -48,15 +48,17 @@ UNLIKE = 16  # bits of 64, of which unrelated pictures differ in about 32
 ENOUGH = 10  # held-out images to calibrate with
 ROWS = 256  # pictures that are held against all training images at a time
 
-Seen = Sequence[tuple[np.ndarray, np.ndarray]]  # unit vectors [n, d] and hashes [n, 64]
+EmbeddingsAndHashes = Sequence[
+    tuple[np.ndarray, np.ndarray]
+]  # unit vectors [n, d] and hashes [n, 64]
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """Whether each image is a copy of a training image, 1 or 0."""
-    train = evidence.train.embeddings
-    held_out = evidence.held_out.embeddings
-    train_hashes = _hashes(fitted(evidence.train.images, evidence))
-    honest = [(held_out, _hashes(fitted(evidence.held_out.images, evidence)))]
+    train = inputs.train.embeddings
+    held_out = inputs.held_out.embeddings
+    train_hashes = _hashes(fit_to_generated(inputs.train.images, inputs))
+    honest = [(held_out, _hashes(fit_to_generated(inputs.held_out.images, inputs)))]
     if len(held_out) < ENOUGH:
         # Each is 0 bits from itself, so it is left out as the same picture.
         honest.append((train, train_hashes))
@@ -64,17 +66,17 @@ def measure(evidence: Evidence) -> Statistic:
     if limits is None:
         return Statistic(constant=math.nan)
     cosine, bits = limits
-    own = [(evidence.embeddings, _hashes(evidence.images))]
+    own = [(inputs.embeddings, _hashes(inputs.images))]
     copied = [
         ((near > cosine) & (unlike < bits)).any(1)
         for near, unlike in _against(own, train, train_hashes)
     ]
     each = np.concatenate(copied).astype(np.float64) if copied else np.zeros(0)
-    return Statistic(each=each, constant=known(evidence.embeddings, train, held_out))
+    return Statistic(each=each, constant=zero_or_nan(inputs.embeddings, train, held_out))
 
 
 def _limits(
-    honest: Seen, train: np.ndarray, train_hashes: np.ndarray
+    honest: EmbeddingsAndHashes, train: np.ndarray, train_hashes: np.ndarray
 ) -> tuple[float, float] | None:
     """(c, b) from honest pictures against the training images; None without any."""
     nearest, closest = [np.zeros(0)], [np.zeros(0)]
@@ -92,7 +94,7 @@ def _limits(
 
 
 def _against(
-    pictures: Seen, train: np.ndarray, train_hashes: np.ndarray
+    pictures: EmbeddingsAndHashes, train: np.ndarray, train_hashes: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(cosines, bits that differ) of some pictures with all training images, [n, t] each."""
     for vectors, hashes in pictures:

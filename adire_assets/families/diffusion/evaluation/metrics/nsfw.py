@@ -12,10 +12,10 @@ images" (Yahoo), see `adire_assets.families.diffusion.evaluation.safety`.
 import numpy as np
 
 from adire_assets.core.statistic import Statistic
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.safety import nsfw_probabilities
-from adire_assets.families.diffusion.evaluation.seen import Evidence
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """The probability of each image, 0 to 1."""
-    return Statistic(each=np.array(nsfw_probabilities(evidence.images), np.float64))
+    return Statistic(each=np.array(nsfw_probabilities(inputs.images), np.float64))

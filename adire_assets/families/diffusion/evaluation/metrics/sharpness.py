@@ -23,24 +23,24 @@ import math
 import numpy as np
 
 from adire_assets.core.statistic import Statistic
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.metrics.pictures import (
     luminance,
-    usual,
     usual_pictures,
+    usual_range,
 )
-from adire_assets.families.diffusion.evaluation.seen import Evidence
 
 TOLERANCE = 2.5
 FLAT = 1.0  # variance of an 8-bit luminance; below it only rounding is left
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """Whether each image has about the fine structure of real ones, 1 or 0."""
-    real = [sharpness(image) for image in usual_pictures(evidence)]
+    real = [sharpness(image) for image in usual_pictures(inputs)]
     if not real:
         return Statistic(constant=math.nan)
-    low, high = usual(real)
-    own = np.array([sharpness(image) for image in evidence.images], np.float64)
+    low, high = usual_range(real)
+    own = np.array([sharpness(image) for image in inputs.images], np.float64)
     inside = (own > 0) & (own >= low / TOLERANCE) & (own <= high * TOLERANCE)
     return Statistic(each=inside.astype(np.float64))
 

@@ -15,15 +15,19 @@ divided by its value for real images so that judges compare.
 import math
 
 from adire_assets.core.statistic import Statistic
-from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines, known, mean_cosine
-from adire_assets.families.diffusion.evaluation.seen import Evidence
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
+from adire_assets.families.diffusion.evaluation.metrics.vectors import (
+    cosines,
+    mean_cosine,
+    zero_or_nan,
+)
 
 
-def measure(evidence: Evidence) -> Statistic:
+def measure(inputs: MetricInputs) -> Statistic:
     """Mean cosine of each image with the held-out images, relative to theirs; 1 is as real."""
-    real = evidence.held_out.embeddings
+    real = inputs.held_out.embeddings
     among_real = mean_cosine(real)
     if not among_real > 0:
         return Statistic(constant=math.nan)
-    each = cosines(evidence.embeddings, real).mean(1) / among_real
-    return Statistic(each=each, constant=known(evidence.embeddings, real))
+    each = cosines(inputs.embeddings, real).mean(1) / among_real
+    return Statistic(each=each, constant=zero_or_nan(inputs.embeddings, real))

@@ -9,7 +9,7 @@ from adire_assets.core.statistic import Statistic
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """float64 [n, m] of unit vectors [n, d] and [m, d]."""
-    with np.errstate(invalid="ignore"):  # what is not finite is for `known` to tell
+    with np.errstate(invalid="ignore"):  # what is not finite is for `zero_or_nan` to tell
         return one.astype(np.float64) @ other.astype(np.float64).T
 
 
@@ -27,7 +27,7 @@ def mean_cosine(vectors: np.ndarray) -> float:
     return float(((wide.sum(0) ** 2).sum() - (wide**2).sum()) / (count * (count - 1)))
 
 
-def known(*vectors: np.ndarray) -> float:
+def zero_or_nan(*vectors: np.ndarray) -> float:
     """The constant of a statistic over these vectors: 0, or NaN when a number is not finite.
 
     A NaN in `Statistic.each` only leaves its image out; an embedding that broke must spoil the

@@ -28,31 +28,35 @@ from adire_assets.families.diffusion.training.optimizers import OPTIMIZERS
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 REPORT_SECONDS = 4.0
-LOSSES_TOGETHER = 10  # on CUDA, losses are fetched every so many steps: each fetch waits for all
-WINDOW = 50  # steps whose mean loss is compared
-GiveUp = Callable[[int, float], bool]  # of a step and its validation loss
+STEPS_PER_LOSS_FETCH = (
+    10  # on CUDA, losses are fetched every so many steps: each fetch waits for all
+)
+LOSS_WINDOW_STEPS = 50  # steps whose mean loss is compared
+ShouldPrune = Callable[[int, float], bool]  # of a step and its validation loss
 
-EXPLODED = 3.0  # times the base's own loss at the first step, or times that of predicting nothing
+EXPLODED_LOSS_FACTOR = (
+    3.0  # times the base's own loss at the first step, or times that of predicting nothing
+)
 
 
 @dataclass
-class Course:
-    """What a run tells of itself: a loss for every step, validation losses by step."""
+class TrainingHistory:
+    """The training loss of every step, and validation losses by step."""
 
     losses: list[float] = field(default_factory=list)
     validation: dict[int, float] = field(default_factory=dict)
     steps_per_second: float = 0.0
-    kept_step: int = 0  # whose weights are the adapter
+    kept_step: int = 0  # the step whose weights are the adapter
 
     def recent(self, window: int) -> float:
         return mean(self.losses[-window:])
 
 
-class GivenUp(Exception):
-    """`give_up` said so, after `step` steps."""
+class TrialPruned(Exception):
+    """`should_prune` ended the run after `step` steps."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"given up at step {step}")
+        super().__init__(f"pruned at step {step}")
         self.step = step
 
 
@@ -98,7 +102,7 @@ def average_gradients(weights: Sequence[nn.Parameter]) -> None:
         gradient.copy_(mean_of_all.view_as(gradient))
 
 
-class Fit:
+class TrainingLoop:
     """One run of the optimizer to `max_train_steps`."""
 
     def __init__(
@@ -110,11 +114,11 @@ class Fit:
         accelerator: Accelerator,
         checkpoints: Checkpoints,
         progress: Progress,
-        give_up: GiveUp,
+        should_prune: ShouldPrune,
     ) -> None:
         self.schedule, self.examples, self.settings = schedule, examples, settings
         self.accelerator, self.checkpoints, self.progress = accelerator, checkpoints, progress
-        self.give_up = give_up
+        self.should_prune = should_prune
         self.objective = OBJECTIVES[settings.objective]
         self.weights = trained_weights(pipe)
         self.optimizer = OPTIMIZERS[settings.optimizer](list(self.weights.values()), settings)
@@ -126,7 +130,7 @@ class Fit:
         ).lr_lambdas[0]
         self.average = [weight.detach().clone() for weight in self._trained] if self._ema else []
         self.best: dict[str, Tensor] = {}
-        self.course = Course()
+        self.history = TrainingHistory()
         self.first = self._restore()
         if settings.torch_compile:
             pipe.unet.compile()
@@ -150,11 +154,11 @@ class Fit:
     def _averages(self) -> dict[str, Tensor]:
         return dict(zip(self.weights, self.average, strict=True)) if self._ema else {}
 
-    def run(self, look: Callable[[int], None]) -> Course:
-        """Train; `look(step)` is called at each validation, with the adapter's weights in place."""
-        settings, course = self.settings, self.course
+    def run(self, on_validation: Callable[[int], None]) -> TrainingHistory:
+        """Train; `on_validation(step)` is called with the adapter's weights in place."""
+        settings, history = self.settings, self.history
         total, started, reported = settings.max_train_steps, time.monotonic(), 0.0
-        together = 1 if self.accelerator.device.type == "cpu" else LOSSES_TOGETHER
+        together = 1 if self.accelerator.device.type == "cpu" else STEPS_PER_LOSS_FETCH
         pending: list[Tensor] = []
         paused = 0.0
         for step in range(self.first, total):
@@ -173,13 +177,13 @@ class Fit:
                 began = time.monotonic()
                 self._check_weights(done)
                 if validate:
-                    self._validate(done, look)
+                    self._validate(done, on_validation)
                 if checkpoint and self.accelerator.is_main_process:
                     self.checkpoints.save(self._state(done))
                 paused += time.monotonic() - began
             now = time.monotonic()
-            course.steps_per_second = (done - self.first) / max(now - started - paused, 1e-9)
-            if course.losses and (checkpoint or now - reported >= REPORT_SECONDS):
+            history.steps_per_second = (done - self.first) / max(now - started - paused, 1e-9)
+            if history.losses and (checkpoint or now - reported >= REPORT_SECONDS):
                 reported = now
                 self._report(done)
         if settings.keep_checkpoint == "best":
@@ -187,8 +191,8 @@ class Fit:
                 weight.data.copy_(self.best[name])
         elif self._ema:
             self._swap()
-        course.kept_step = self._best_step() if self.best else total
-        return course
+        history.kept_step = self._best_step() if self.best else total
+        return history
 
     def _step(self, step: int) -> Tensor:
         """One step of the optimizer; the loss of this process's share."""
@@ -242,12 +246,12 @@ class Fit:
 
     # --- what is seen of it --------------------------------------------------------------------
 
-    def _validate(self, done: int, look: Callable[[int], None]) -> None:
+    def _validate(self, done: int, on_validation: Callable[[int], None]) -> None:
         if self._ema:
             self._swap()
         loss = self._validation_loss()
         if loss is not None:
-            self.course.validation[done] = loss
+            self.history.validation[done] = loss
             if self.settings.keep_checkpoint == "best" and self._best_step() == done:
                 self.best = {name: w.detach().clone() for name, w in self.weights.items()}
             self.progress(
@@ -255,10 +259,12 @@ class Fit:
             )
             # One decides, and all leave together.
             main = self.accelerator.is_main_process
-            answer = [main and self.give_up(done, loss) and done < self.settings.max_train_steps]
+            answer = [
+                main and self.should_prune(done, loss) and done < self.settings.max_train_steps
+            ]
             if broadcast_object_list(answer)[0]:
-                raise GivenUp(done)
-        look(done)
+                raise TrialPruned(done)
+        on_validation(done)
         if self._ema:
             self._swap()
 
@@ -273,7 +279,7 @@ class Fit:
         return float(torch.stack(parts).sum()) if parts else None
 
     def _best_step(self) -> int:
-        return min(self.course.validation, key=lambda step: self.course.validation[step])
+        return min(self.history.validation, key=lambda step: self.history.validation[step])
 
     def _swap(self) -> None:
         """The averaged weights for the trained ones, or back."""
@@ -283,8 +289,8 @@ class Fit:
             average.copy_(kept)
 
     def _report(self, done: int) -> None:
-        settings, course = self.settings, self.course
-        loss, rate = course.recent(settings.checkpointing_steps), course.steps_per_second
+        settings, history = self.settings, self.history
+        loss, rate = history.recent(settings.checkpointing_steps), history.steps_per_second
         self.progress(
             f"step {done}/{settings.max_train_steps} loss {loss:.4f} {rate:.1f} steps/s "
             f"{_clock((settings.max_train_steps - done) / rate)} left",
@@ -297,18 +303,18 @@ class Fit:
     def _take(self, pending: list[Tensor]) -> None:
         """Fetch losses; UserError when they say that the run is lost."""
         values = self.accelerator.reduce(torch.stack(pending), "mean")
-        before = len(self.course.losses)
+        before = len(self.history.losses)
         bad = (~torch.isfinite(values)).nonzero()
         if len(bad):
             raise self._diverged(f"the loss became NaN at step {before + int(bad[0]) + 1}")
-        losses = self.course.losses
+        losses = self.history.losses
         losses += values.tolist()
-        if len(losses) >= WINDOW:
-            limit = EXPLODED * max(losses[0], 1.0)
-            if (now := mean(losses[-WINDOW:])) > limit:
+        if len(losses) >= LOSS_WINDOW_STEPS:
+            limit = EXPLODED_LOSS_FACTOR * max(losses[0], 1.0)
+            if (now := mean(losses[-LOSS_WINDOW_STEPS:])) > limit:
                 raise self._diverged(
                     f"the loss exploded: {now:.3g} in the mean of steps "
-                    f"{len(losses) - WINDOW + 1} to {len(losses)}, more than {limit:.3g}"
+                    f"{len(losses) - LOSS_WINDOW_STEPS + 1} to {len(losses)}, more than {limit:.3g}"
                 )
 
     def _check_weights(self, step: int) -> None:
@@ -336,8 +342,8 @@ class Fit:
         self.optimizer.load_state_dict(content["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(content["scaler"])
-        self.course.losses = content["losses"]
-        self.course.validation = content["validation"]
+        self.history.losses = content["losses"]
+        self.history.validation = content["validation"]
         self.progress(f"going on from the checkpoint at step {state.step}", step=state.step)
         return state.step
 
@@ -351,8 +357,8 @@ class Fit:
                 "best": self.best,
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
-                "losses": self.course.losses,
-                "validation": self.course.validation,
+                "losses": self.history.losses,
+                "validation": self.history.validation,
             },
         )
 

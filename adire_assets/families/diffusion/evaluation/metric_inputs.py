@@ -1,6 +1,6 @@
-"""What every metric is computed from: the images that were drawn, seen by the judge, and the data.
+"""What every metric is computed from: the drawn images, the real ones, and their embeddings.
 
-A metric is a function `(Evidence) -> Statistic`; it draws nothing and embeds nothing.
+A metric is a function `(MetricInputs) -> Statistic`; it draws nothing and embeds nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Reference:
+class RealImageFeatures:
     """Real images: uint8 [H, W, 3] each, and the judge's unit vectors of them, float32 [m, d].
 
     There may be more than memory holds: look at one after the other.
@@ -21,7 +21,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MetricInputs:
     """The images of one variant, prompt by prompt, within a prompt seed by seed (n in all).
 
     `expected[i]` says what image i should show: {attribute: value}, {} when its prompt is silent.
@@ -31,7 +31,7 @@ class Evidence:
     images: Sequence[np.ndarray]  # uint8 [H, W, 3] each
     embeddings: np.ndarray  # float32 [n, d], unit vectors
     texts: np.ndarray  # float32 [n, d], unit vectors of the prompts, one for each image
-    held_out: Reference
-    train: Reference
+    held_out: RealImageFeatures
+    train: RealImageFeatures
     expected: tuple[Mapping[str, str], ...] = ()
     attributes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)

@@ -5,7 +5,7 @@
 
 The parent imports neither torch nor transformers, and a crash of the child is an error there.
 
-    python -m adire_assets.families.diffusion.evaluation.judging FOLDER DEVICE
+    python -m adire_assets.families.diffusion.evaluation.judge_process FOLDER DEVICE
 
 reads {"prompts": [...], "images": path of an .npz} a line and writes the scores as JSON a line.
 """
@@ -33,7 +33,7 @@ class JudgeProcess:
             [
                 sys.executable,
                 "-m",
-                "adire_assets.families.diffusion.evaluation.judging",
+                "adire_assets.families.diffusion.evaluation.judge_process",
                 str(folder),
                 device,
             ],

@@ -6,7 +6,7 @@ from typing import Any
 SHOWN = 3  # files of each kind
 
 
-def sentence(summary: Mapping[str, Any]) -> str:
+def summary_sentence(summary: Mapping[str, Any]) -> str:
     """How many images have captions of their own, and which files were rejected or not used.
 
     `summary` is the content of summary.json.

@@ -1,11 +1,11 @@
-"""Made-up evidence: unit vectors around one direction, and pictures of striped noise."""
+"""Made-up inputs of metrics: unit vectors around one direction, and pictures of striped noise."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from adire_assets.families.diffusion.evaluation.seen import Evidence, Reference
+from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs, RealImageFeatures
 
 DIMENSIONS = 16
 SIZE = 48  # pixels
@@ -25,16 +25,18 @@ def picture(rng: np.random.Generator, height: int = SIZE, width: int = SIZE) -> 
     return np.clip(120 + 45 * (blobs + fine), 0, 255).astype(np.uint8)
 
 
-def reference(rng: np.random.Generator, count: int) -> Reference:
-    return Reference(tuple(picture(rng) for _ in range(count)), units(rng, count))
+def reference(rng: np.random.Generator, count: int) -> RealImageFeatures:
+    return RealImageFeatures(tuple(picture(rng) for _ in range(count)), units(rng, count))
 
 
-def evidence(seed: int = 0, images: int = 5, held_out: int = 12, train: int = 20) -> Evidence:
+def metric_inputs(
+    seed: int = 0, images: int = 5, held_out: int = 12, train: int = 20
+) -> MetricInputs:
     """Images that are of one kind with the real ones; every prompt expects a shape."""
     rng = np.random.default_rng(seed)
     drawn = reference(rng, images)
     shapes = dict(zip(("ring", "leaf", "star"), units(rng, 3), strict=True))
-    return Evidence(
+    return MetricInputs(
         images=drawn.images,
         embeddings=drawn.embeddings,
         texts=units(rng, images),
@@ -45,8 +47,8 @@ def evidence(seed: int = 0, images: int = 5, held_out: int = 12, train: int = 20
     )
 
 
-def take(given: Evidence, places: list[int], **changes: Any) -> Evidence:
-    """The evidence of images `places`, an image twice where it is named twice."""
+def take(given: MetricInputs, places: list[int], **changes: Any) -> MetricInputs:
+    """The inputs for images `places`, an image twice where it is named twice."""
     return dataclasses.replace(
         given,
         images=tuple(given.images[place] for place in places),
