@@ -228,9 +228,9 @@ MUTATIONS = (
     Mutation(
         "a sensor deploys from a clean commit only",
         "adire_assets/defs/sensors.py",
-        "(why := committed.hindrance(project, model))",
+        "(why := clean_commit.refusal(project, model))",
         '(why := "")',
-        ("tests/core/test_committed.py",),
+        ("tests/core/test_clean_commit.py",),
     ),
     Mutation(
         "an approval is of one content only",

@@ -24,7 +24,7 @@ from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
-from adire_assets.gates import approvals, approving, promotion, ratings
+from adire_assets.gates import approval_commands, approvals, promotion, ratings
 from adire_assets.gates.approvals import Waiting
 from adire_assets.line.deploy import deployed_model
 from adire_assets.ops import operations
@@ -267,7 +267,7 @@ def test_without_a_reason_nothing_is_decided(house: House) -> None:
 def test_what_cannot_go_live_cannot_be_approved(house: House, name: str, sentence: str) -> None:
     record.quarantine(house.project, MODEL, 2, "too pale")
     with pytest.raises(UserError, match=sentence):
-        approving.approve(house.project, name, "a reason", None, [], print)
+        approval_commands.approve(house.project, name, "a reason", None, [], print)
     assert approvals.history(house.project, MODEL, 2) == []
 
 
@@ -279,7 +279,7 @@ def test_what_a_gate_refuses_cannot_be_approved(
 
     monkeypatch.setattr(promotion, "require_passable", refused)
     with pytest.raises(UserError, match=r"clip_s 0\.5 is below"):
-        approving.approve(house.project, "light@2", "a reason", None, [], print)
+        approval_commands.approve(house.project, "light@2", "a reason", None, [], print)
     # Nor does it wait: it is refused, whoever has approved it.
     with pytest.raises(UserError, match=r"clip_s 0\.5 is below") as caught:
         deployed(house, 2)
@@ -394,7 +394,7 @@ def sides(given: Mapping[str, Any], secret: bytes) -> dict[str, str]:
 
 def counted(house: House, *paths: Path, **policy: Any) -> dict[str, Any]:
     asked = GateConfig(**policy)
-    return ratings.count(house.project, house.releases[2], 1, paths, asked, sides)
+    return ratings.count_ratings(house.project, house.releases[2], 1, paths, asked, sides)
 
 
 def actions(house: House) -> list[str]:
@@ -496,7 +496,7 @@ def test_another_evaluation_of_the_adapter_does_not_begin_anew(
     )
     path = file(tmp_path, chosen(16), "bisi")
     with pytest.raises(UserError, match=r"2 raters.*look 2"):
-        ratings.count(house.project, again, 1, [path], GateConfig(), sides)
+        ratings.count_ratings(house.project, again, 1, [path], GateConfig(), sides)
 
 
 def test_coins_that_are_thrown_again_and_again_seldom_approve() -> None:
@@ -535,13 +535,13 @@ def test_a_sheet_says_what_it_takes_and_one_that_cannot_pass_is_refused(house: H
 def test_an_approval_against_the_ratings_says_so(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(approving, "outcomes", sides)
-    monkeypatch.setattr(approving, "reconcile_approval", lambda *_: None)
+    monkeypatch.setattr(approval_commands, "rating_outcomes", sides)
+    monkeypatch.setattr(approval_commands, "reconcile_approval", lambda *_: None)
     sheet(house)
     path = file(tmp_path, chosen(6))
     with pytest.raises(UserError, match="not approved: 6 of 16"):
-        approving.approve(house.project, "light@2", "rated", None, [path], print)
-    said = approving.approve(house.project, "light@2", "a hunch", "ada", [], print)
+        approval_commands.approve(house.project, "light@2", "rated", None, [path], print)
+    said = approval_commands.approve(house.project, "light@2", "a hunch", "ada", [], print)
     assert "a hunch (although its ratings were not enough: 6 of 16 decided prompts won" in said
 
 
@@ -656,10 +656,10 @@ def test_the_sensor_deploys_nothing_while_what_decides_is_not_committed(
     hold(house, 2)
     approve(house, 2)
     found = ["not committed: configs/fleet.yaml (changed)"]
-    monkeypatch.setattr("adire_assets.gates.committed.hindrance", lambda *_: found[0])
+    monkeypatch.setattr("adire_assets.gates.clean_commit.refusal", lambda *_: found[0])
     with dg.DagsterInstance.ephemeral() as instance:
         assert tick(house, instance) == f"release 2 is approved; {found[0]}"
-        monkeypatch.setattr("adire_assets.gates.committed.hindrance", lambda *_: None)
+        monkeypatch.setattr("adire_assets.gates.clean_commit.refusal", lambda *_: None)
         assert isinstance(tick(house, instance), dg.RunRequest)
 
 

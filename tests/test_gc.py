@@ -177,7 +177,7 @@ def test_readers_cost_no_descriptor_each_and_a_block_lets_go(project: Project) -
     with readers.reading():
         store.open(made[0].reference())
         names = [made[0].name, made[1].name]
-        with readers.reading(), readers.alone(project, names) as free:
+        with readers.reading(), readers.exclusive(project, names) as free:
             assert not free  # this process has opened all of them
     assert len(list(DESCRIPTORS.iterdir())) <= before + 1
 

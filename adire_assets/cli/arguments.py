@@ -16,7 +16,7 @@ import typer
 
 from adire_assets.config.model import NAME, no_model
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import ending
+from adire_assets.core.file_names import suffix_of
 from adire_assets.core.project import Project
 
 LARGEST_NUMBER = 2**31 - 1  # of a release and of a seed
@@ -111,7 +111,7 @@ def file_to_write_as(*endings: str) -> Callable[[Path | None], Path | None]:
 
     def look(path: Path | None) -> Path | None:
         file_to_write(path)
-        if path is not None and ending(path.name) not in endings:
+        if path is not None and suffix_of(path.name) not in endings:
             raise UserError(
                 f"{path}: name a file that ends in {endings[0]}, which is what is written"
             )

@@ -256,9 +256,9 @@ def approve(
     ] = None,
 ) -> None:
     """Let a release go live whose model asks for a person (human_approval: required)."""
-    from adire_assets.gates import approving
+    from adire_assets.gates import approval_commands
 
-    say(approving.approve(Project.find(), release, reason, by, ratings or [], say))
+    say(approval_commands.approve(Project.find(), release, reason, by, ratings or [], say))
 
 
 @app.command()
@@ -274,9 +274,9 @@ def revoke(
     by: By = None,
 ) -> None:
     """Take an approval back."""
-    from adire_assets.gates import approving
+    from adire_assets.gates import approval_commands
 
-    say(approving.revoke(Project.find(), release, reason, by, say))
+    say(approval_commands.revoke(Project.find(), release, reason, by, say))
 
 
 @app.command()

@@ -21,7 +21,7 @@ from adire_assets.config.weights import FilePath, ModelSource
 from adire_assets.config.yaml_file import ChosenBy, Strict, load
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import family, told
-from adire_assets.core.file_names import counts, ending
+from adire_assets.core.file_names import is_content, suffix_of
 from adire_assets.core.project import Project
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
@@ -127,7 +127,9 @@ def misnamed(project: Project) -> list[Path]:
     return sorted(
         path
         for path in found
-        if counts(path.name) and ending(path.name) in (".yml", ".yaml") and path.suffix != ".yaml"
+        if is_content(path.name)
+        and suffix_of(path.name) in (".yml", ".yaml")
+        and path.suffix != ".yaml"
     )
 
 

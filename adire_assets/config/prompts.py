@@ -27,7 +27,7 @@ Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
-def as_read(text: str) -> str:
+def normalize_prompt(text: str) -> str:
     """A prompt as CLIP's tokenizer reads it, which knows neither capitals nor more than one space:
     two that read the same are one prompt, and no evidence of their own."""
     return " ".join(text.split()).lower()
@@ -53,7 +53,7 @@ class PromptSet(Strict):
         for attribute, texts in self.attributes.items():
             seen: dict[str, str] = {}
             for value, text in texts.items():
-                first = seen.setdefault(as_read(text), value)
+                first = seen.setdefault(normalize_prompt(text), value)
                 if first != value:
                     raise Misplaced(f"is the text of {first} too", ("attributes", attribute, value))
         return self
@@ -76,7 +76,7 @@ class PromptSet(Strict):
         for key in ("id", "text"):
             seen: dict[str, int] = {}
             for place, prompt in enumerate(self.prompts):
-                first = seen.setdefault(as_read(getattr(prompt, key)), place)
+                first = seen.setdefault(normalize_prompt(getattr(prompt, key)), place)
                 if first != place:
                     raise Misplaced(f"is that of prompts.{first} as well", ("prompts", place, key))
         return self
@@ -98,7 +98,7 @@ def choose_prompts(evaluation: Mapping[str, Any], captions: Sequence[str]) -> tu
         return list(evaluation["prompts"]), 0
     first: dict[str, str] = {}
     for caption in captions:
-        first.setdefault(as_read(caption), caption)
+        first.setdefault(normalize_prompt(caption), caption)
     unique = list(first.values())
     return unique[:MAXIMUM_CAPTIONS], max(0, len(unique) - MAXIMUM_CAPTIONS)
 

@@ -2,7 +2,7 @@
 
 `writing` makes it a UserError, with the path where the system's own error has none, as that of a
 write to an open file. `refusal` finds it in what a library made of it, for the edges (command line,
-worker, Dagster). `whole` writes a file or folder so that it is there whole or not at all.
+worker, Dagster). `written_whole` writes a file or folder so that it is there whole or not at all.
 """
 
 import errno
@@ -47,7 +47,7 @@ WORDS = {
 }
 
 
-def told(error: OSError, path: Path | str | None = None) -> str:
+def os_error_sentence(error: OSError, path: Path | str | None = None) -> str:
     """What the system refused; `path` where the error names none."""
     # Of two files it is the second that is written, as in a copy.
     place = error.filename2 or error.filename or path or "the project's home"
@@ -61,12 +61,12 @@ def refusal(error: BaseException, home: Path | None = None) -> str | None:
     `home`: what is named where the exception has no path.
     """
     if isinstance(error, OSError) and error.errno is not None:  # shutil.copytree's has none
-        return told(error, home) if error.errno in REFUSALS else None
+        return os_error_sentence(error, home) if error.errno in REFUSALS else None
     cause: BaseException | None = error
     while cause is not None:
         for words, number in WORDS.items():
             if words in str(cause):
-                return told(OSError(number, words), home)
+                return os_error_sentence(OSError(number, words), home)
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -97,7 +97,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """A place beside `path` for a file or folder, which becomes it when the block ends well.
 
     It is this writer's alone, and gone when the block fails: of several writers at once, the file

@@ -1,9 +1,9 @@
 """Which files of a folder count, and when two names are the same.
 
-Folders that people work in gather files that nobody put there: hidden ones, and what desktops and
-editors leave behind. Every step that lists a folder of data or weights asks `counts`, so that all
-of them see the same files; `.dvcignore` has the same patterns for DVC. Names are compared in
-Unicode's composed form (`same_form`): macOS and Linux code an accent in two ways.
+Desktops and editors leave hidden and temporary files in folders of data. Every step that lists data
+or weights asks `is_content`, so that all of them see the same files; `.dvcignore` has the same
+patterns for DVC. Names are compared in Unicode's composed form (`same_form`), because macOS and
+Linux encode an accent in two ways.
 """
 
 import unicodedata
@@ -18,7 +18,7 @@ LEFTOVERS = (
 )
 
 
-def counts(name: str) -> bool:
+def is_content(name: str) -> bool:
     """Whether the file with the relative path `name` is content: no part of the path is hidden or
     a leftover."""
     return not any(
@@ -32,13 +32,13 @@ def same_form(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def ending(name: str) -> str:
+def suffix_of(name: str) -> str:
     """What follows the last dot of a name, with the dot, in lower case; "" when there is none."""
     stem, dot, last = name.rpartition("/")[2].rpartition(".")
     return f".{last.casefold()}" if dot and stem else ""
 
 
-def as_on_disk(path: Path) -> Path:
+def spelled_as_on_disk(path: Path) -> Path:
     """The absolute `path`, each part as the disk spells it where only the form of accents differs;
     parts that are not there stay."""
     if path.exists():

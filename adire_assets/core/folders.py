@@ -1,4 +1,4 @@
-"""Folders that a process has for a while, and that can be told to be left when it was killed.
+"""Folders that one process owns for a while; those of a killed process are found and removed.
 
 The process holds a lock on the folder itself, which dies with it.
 """
@@ -15,14 +15,14 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import lock
 
-LOCK = "temporary-folders"  # held from making a folder to locking it, and while `left` looks
+LOCK = "temporary-folders"  # held while a folder is made and locked, and while they are listed
 
 
 @contextmanager
 def temporary_folder(project: Project, parent: Path) -> Iterator[Path]:
     """A new folder below `parent`, gone afterwards; what a killed process left there goes first."""
     parent.mkdir(parents=True, exist_ok=True)
-    with left(project, parent) as folders:
+    with abandoned_folders(project, parent) as folders:
         for old in folders:
             shutil.rmtree(old, ignore_errors=True)
     with ExitStack() as held:
@@ -34,15 +34,15 @@ def temporary_folder(project: Project, parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def left(project: Project, parent: Path) -> Iterator[list[Path]]:
-    """The folders below `parent` that no living process has; the caller's until the block ends."""
+def abandoned_folders(project: Project, parent: Path) -> Iterator[list[Path]]:
+    """The folders below `parent` that no living process owns; the caller owns them meanwhile."""
     with ExitStack() as held, lock(project, LOCK):
         folders = sorted(path for path in parent.glob("*") if path.is_dir())
         yield [folder for folder in folders if _held(held, folder)]
 
 
 @contextmanager
-def alone(folder: Path, busy: str) -> Iterator[None]:
+def exclusive_folder(folder: Path, busy: str) -> Iterator[None]:
     """`folder`, made if it is missing, is this process's until the block ends; UserError(`busy`)
     when another has it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from typing import Any
 from adire_assets.core import family
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import counts
+from adire_assets.core.file_names import is_content
 
 PACKAGE = "adire_assets"
 CONFIG = ("fleet", "gates", "model", "search", "weights", "yaml_file")
@@ -119,7 +119,7 @@ def folder_digest(
     """(content hash, {relative path: SHA-256}) of the files below `folder`.
 
     `leave_out` names top-level files or folders that do not count. Leftovers of desktops and
-    editors (`file_names.counts`) do not either, unless they are `recorded`.
+    editors (`file_names.is_content`) do not either, unless they are `recorded`.
     """
     skip = set(leave_out)
     found = {
@@ -128,7 +128,9 @@ def folder_digest(
         if path.is_file() and path.relative_to(folder).parts[0] not in skip
     }
     files = {
-        name: file_digest(path) for name, path in found.items() if counts(name) or name in recorded
+        name: file_digest(path)
+        for name, path in found.items()
+        if is_content(name) or name in recorded
     }
     return digest(files), files
 
@@ -230,7 +232,7 @@ def installed(package: str) -> str:
         return ABSENT
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Look at code and libraries anew; for processes that outlive a change of them."""
     for cached in (code_hash, sources, all_sources, libraries, _parsed, installed, cuda_version):
         cached.cache_clear()

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import as_on_disk
+from adire_assets.core.file_names import spelled_as_on_disk
 
 NOT_IN_A_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
@@ -52,7 +52,7 @@ class Project:
     def inside(self, path: str, key: str) -> Path:
         """`path` from a config, resolved below the project root; UserError when it leaves it."""
         try:
-            full = as_on_disk((self.root / path).resolve())
+            full = spelled_as_on_disk((self.root / path).resolve())
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{key}: {path!r} is no path that can be followed ({reason})") from None

@@ -1,7 +1,7 @@
 """Which artefacts are being read, so that nobody deletes them meanwhile.
 
-Each artefact stands for one byte of <home>/locks/artefacts.lock, by the hash of its name. Who opens
-an artefact holds its byte shared, who deletes it holds the byte alone (`alone`). These are Linux's
+Each artefact stands for one byte of <home>/locks/artefacts.lock, by the hash of its name. A
+reader holds its byte shared; who deletes it holds the byte alone (`exclusive`). These are Linux's
 open file description locks: they write nothing, so they work on a full disk; any number of them
 costs one file descriptor; they die with their holder.
 
@@ -88,7 +88,7 @@ def reading() -> Iterator[None]:
 
 
 @contextmanager
-def alone(project: Project, names: Iterable[str]) -> Iterator[set[str]]:
+def exclusive(project: Project, names: Iterable[str]) -> Iterator[set[str]]:
     """Those of `names` that no other process reads; none begins to until the block ends.
 
     What this process itself has opened does not count.

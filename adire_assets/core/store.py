@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from adire_assets.core import lineage, readers
-from adire_assets.core.disk import whole, writing
+from adire_assets.core.disk import writing, written_whole
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -125,7 +125,7 @@ class Store:
     def discard(self, artefact: Artefact) -> None:
         """Delete an artefact except for its manifest and recipe/, by which it can be made again.
 
-        The caller has it alone (`readers.alone`), or knows that nobody reads it.
+        The caller has it alone (`readers.exclusive`), or knows that nobody reads it.
         """
         self.remember(artefact)
         shutil.rmtree(self.withdraw(artefact))
@@ -136,8 +136,10 @@ class Store:
         unfinished = kept.with_name(f".{kept.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         # Links need no space, and who deletes things may have none.
-        shutil.copytree(artefact.path / "recipe", unfinished / "recipe", copy_function=link)
-        link(artefact.path / "manifest.json", unfinished / "manifest.json")
+        shutil.copytree(
+            artefact.path / "recipe", unfinished / "recipe", copy_function=hard_link_or_copy
+        )
+        hard_link_or_copy(artefact.path / "manifest.json", unfinished / "manifest.json")
         shutil.rmtree(kept, ignore_errors=True)
         unfinished.rename(kept)
 
@@ -363,7 +365,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     with writing(path):
         try:
-            with whole(path) as temporary:
+            with written_whole(path) as temporary:
                 temporary.write_bytes(content)
                 _sync(temporary)
         except OSError as error:
@@ -371,8 +373,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
-def link(source: str | Path, target: str | Path) -> None:
-    """Give a file that nobody changes another name: a hard link, or a copy where there are none."""
+def hard_link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Hard-link a read-only file, or copy it where links are not supported."""
     try:
         Path(target).hardlink_to(Path(source).resolve())
     except OSError:

@@ -15,7 +15,7 @@ DELIMITERS = (",", ";", "\t")
 SHOWN_HEADER = 60  # characters
 
 
-def decoded(content: bytes) -> str:
+def decode_text(content: bytes) -> str:
     """A file's text: UTF-8, or UTF-16 with its mark. ValueError, a clause, when it is neither."""
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

@@ -97,7 +97,7 @@ def recorded_job(
     places: Mapping[str, Path],
     launcher: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """A job as plain JSON for a manifest, to be carried out elsewhere with `placed`.
+    """A job as plain JSON for a manifest, to be carried out elsewhere with `relocated_arguments`.
 
     Each path must lie in one of the named `places`, and becomes {"place": name, "path": rest}.
     """
@@ -118,7 +118,7 @@ def recorded_job(
     }
 
 
-def placed(job: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
+def relocated_arguments(job: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
     """The arguments of a recorded job, with its paths in `places` of here."""
     return {
         name: places[value["place"]] / value["path"]

@@ -15,7 +15,7 @@ from adire_assets.core.project import Project
 from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK
 from adire_assets.defs.sensors import APPROVAL_TAG, MODEL_TAG
-from adire_assets.gates import approvals, committed, policies
+from adire_assets.gates import approvals, clean_commit, policy_comparison
 from adire_assets.serving.release import ReleaseRecord
 
 APPROVAL_CHECK = "human_approval"
@@ -91,7 +91,7 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
                 f"{release} is approved: {len(tried)} failed run(s), next attempt in {left:.0f} s"
             )
         try:
-            hindrance = committed.hindrance(project, model)
+            hindrance = clean_commit.refusal(project, model)
         except UserError as error:
             hindrance = str(error)
         if hindrance:
@@ -104,7 +104,11 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
             tags={
                 APPROVAL_TAG: found.key,
                 "adire/why": f"{release} is approved",
-                **({"adire/policy": told} if (told := policies.told_today(project, model)) else {}),
+                **(
+                    {"adire/policy": told}
+                    if (told := policy_comparison.current_sentence(project, model))
+                    else {}
+                ),
             },
         )
 

@@ -20,8 +20,8 @@ from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, repor
 from adire_assets.defs.sensors import require_committed
 from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.data import dataset_summary
-from adire_assets.gates import approvals, policies, policy, promotion, upgrades
-from adire_assets.gates.committed import listed
+from adire_assets.gates import approvals, policy, policy_comparison, promotion, upgrades
+from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.report import pages
 from adire_assets.gates.verdict import CHECKS, Verdict
 from adire_assets.line import deploy, sources
@@ -211,8 +211,8 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             )
         verdict = Verdict.from_dict(built.artefact.json("verdict.json"))
         context.log.info(f"{model}: {verdict.sentence()}")
-        if uncommitted := policies.uncommitted(project, model):
-            context.log.info(f"{model}: not committed: {listed(uncommitted)}")
+        if uncommitted := policy_comparison.uncommitted(project, model):
+            context.log.info(f"{model}: not committed: {file_list(uncommitted)}")
         checks = [
             dg.AssetCheckResult(
                 check_name=gate.name,
@@ -232,7 +232,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             checks=checks,
             passed=verdict.passed,
             verdict=verdict.sentence(),
-            weakened=[policy.change(one) for one in verdict.weakened] or None,
+            weakened=[policy.change_text(one) for one in verdict.weakened] or None,
             weaker_than=verdict.weaker_than if verdict.weakened else None,
             uncommitted=uncommitted or None,
             refused_before=built.artefact.manifest.get("refused_before") or None,

@@ -16,8 +16,8 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.defs.retries import seconds_until_retry
-from adire_assets.gates import policies
-from adire_assets.gates.committed import listed
+from adire_assets.gates import policy_comparison
+from adire_assets.gates.clean_commit import file_list
 from adire_assets.line import deploy
 from adire_assets.serving import record
 from adire_assets.serving.state import DeploymentRecord, Plan
@@ -200,8 +200,8 @@ def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.Se
                 return dg.SkipReason(f"run {runs[0].dagster_run.run_id[:8]} takes it over")
         state = under_way[0]
         # A release that serves is watched, whatever is committed; whose limits watch it is told.
-        files = policies.uncommitted(project, model)
-        told = {"adire/uncommitted": listed(files)} if files else {}
+        files = policy_comparison.uncommitted(project, model)
+        told = {"adire/uncommitted": file_list(files)} if files else {}
         return dg.RunRequest(tags={"adire/target": state.target, **told})
 
     return left

@@ -6,7 +6,7 @@ materialized, so going back to an earlier state is a change like any other. A st
 is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused is not
 tried again, because the same recipe gives the same adapter. A release that waits for an approval is
 left to the sensor `<model>_approval`. Neither starts anything while a file that decides is not
-committed (`adire_assets.gates.committed`); a run of theirs asks that again before it deploys.
+committed (`adire_assets.gates.clean_commit`); a run of theirs asks that again before it deploys.
 """
 
 import time
@@ -22,7 +22,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import is_locked
 from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
-from adire_assets.gates import approvals, committed, policies
+from adire_assets.gates import approvals, clean_commit, policy_comparison
 from adire_assets.gates.verdict import CHECK_NAMES
 from adire_assets.line.changes import code_and_libraries
 from adire_assets.line.sources import root_keys
@@ -89,12 +89,12 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
                 )
         why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
         try:
-            hindrance = committed.hindrance(project, model)
+            hindrance = clean_commit.refusal(project, model)
         except UserError as error:
             hindrance = str(error)
         if hindrance:
             return dg.SkipReason(f"{seen}: {why}; {hindrance}")
-        if weaker := policies.told_today(project, model):
+        if weaker := policy_comparison.current_sentence(project, model):
             context.log.warning(f"{model}: the policy is {weaker}")
         context.log.info(f"{seen}: {why}; starting a run")
         told = {"adire/policy": weaker} if weaker else {}
@@ -105,7 +105,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
 
 def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
     """UserError when a sensor started `run`, and files that decide are not committed (any more)."""
-    if {STATE_TAG, APPROVAL_TAG} & {*run.tags} and (why := committed.hindrance(project, model)):
+    if {STATE_TAG, APPROVAL_TAG} & {*run.tags} and (why := clean_commit.refusal(project, model)):
         raise UserError(f"{model}: this run was started by a sensor; {why}")
 
 

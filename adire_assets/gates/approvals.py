@@ -10,9 +10,9 @@
     rejected   the ratings did not show that it is better; it gives and takes nothing
 
 Each entry carries the hashes of what it is about (repository, adapter, evaluation) and says nothing
-about a release of other content. The project's files are all that is read here; whether a release
-may be approved at all is `approving.approve`'s to ask, and `promotion.require_release` keeps what
-lacks an approval from every target.
+about a release of other content. This module reads the project's files only.
+`approval_commands.approve` asks whether a release may be approved at all, and
+`promotion.require_release` keeps a release without approval from every target.
 """
 
 import getpass

@@ -54,7 +54,7 @@ class Shuffle:
         return sorted(pairs, key=lambda pair: _mac(self.secret, "order", self.nonce, pair))
 
 
-def outcomes(
+def rating_outcomes(
     ratings: Mapping[str, Any], secret: bytes, expected: Mapping[str, Any] | None = None
 ) -> dict[str, Outcome]:
     """What a ratings.json says of the challenger, by pair.

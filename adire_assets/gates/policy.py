@@ -1,10 +1,10 @@
 """What decides about going live, and whether it is weaker than it was.
 
-    of(...)                    {"gates", "evaluation", "serving", "rollout"}: all of it, plain JSON
+    policy_of(...)             {"gates", "evaluation", "serving", "rollout"}: all of it, plain JSON
     weakenings(before, now)    what `now` asks less of a release, or asks in another way
-    told(than, found)          that in a sentence, gate by gate
+    weakening_sentence(...)    that in a sentence, gate by gate
 
-Contract: pure functions of plain JSON; `gates.policies` says what the policy before is.
+Contract: pure functions of plain JSON; `gates.policy_comparison` says what the policy before is.
 A key is dotted, such as "gates.clip_s_minimum" or "rollout.local.error_rate_maximum". RULES says
 for each when it is weaker. A change of how releases are evaluated (prompts, seeds, judge) counts as
 well, since the same threshold means something else then.
@@ -77,7 +77,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
 )
 
 
-def of(
+def policy_of(
     gates: "GateConfig",
     evaluation: Mapping[str, Any],
     judge: str | None,
@@ -149,21 +149,21 @@ def never_weaker(key: str) -> bool:
     return _rule(key) is _never
 
 
-def told(than: str, found: Iterable[Mapping[str, Any]]) -> str:
+def weakening_sentence(than: str, found: Iterable[Mapping[str, Any]]) -> str:
     """Such as "weaker than that of release 3: gates.clip_s_minimum 1.52 -> 0.5"."""
     weaker: list[str] = []
     otherwise: list[str] = []
     for one in found:
-        (otherwise if one["key"].startswith("evaluation.") else weaker).append(change(one))
+        (otherwise if one["key"].startswith("evaluation.") else weaker).append(change_text(one))
     parts = [f"weaker than that of {than}: {', '.join(weaker)}"] if weaker else []
     if otherwise:
         parts.append(f"evaluated in another way than {than}: {', '.join(otherwise)}")
     return "; ".join(parts)
 
 
-def change(weakening: Mapping[str, Any]) -> str:
+def change_text(weakening: Mapping[str, Any]) -> str:
     """Such as "gates.clip_s_minimum 1.52 -> 0.5"."""
-    before, now = shown(weakening["before"]), shown(weakening["now"])
+    before, now = shortened(weakening["before"]), shortened(weakening["now"])
     return f"{weakening['key']} {f'{before} -> {now}' if before != now else 'is another'}"
 
 
@@ -209,7 +209,7 @@ def _flat(policy: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def shown(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A value for people, cut short."""
     if value is None:
         return "none"

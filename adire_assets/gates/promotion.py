@@ -22,8 +22,8 @@ from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
 from adire_assets.families.diffusion import weights
-from adire_assets.gates import approvals, measurements, policies, upgrades
-from adire_assets.gates.committed import listed
+from adire_assets.gates import approvals, measurements, policy_comparison, upgrades
+from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
@@ -44,7 +44,7 @@ def champion_to_beat(project: Project, evaluation: Artefact) -> release.ReleaseR
     return None if champion.is_of(evaluation.manifest) else champion
 
 
-def beaten_before(project: Project, evaluation: Artefact) -> Artefact | None:
+def previous_champion_evaluation(project: Project, evaluation: Artefact) -> Artefact | None:
     """The evaluation that the live release was held against on its way, when `evaluation` is its
     own; None for a first release, and once it is no longer comparable."""
     number = deployment.champion(project, load_fleet(project), evaluation.model)
@@ -55,7 +55,11 @@ def beaten_before(project: Project, evaluation: Artefact) -> Artefact | None:
     if champion is None or not live.is_of(evaluation.manifest):
         return None
     found = store.recall(champion)
-    return found if store.holds(found) and _way(found) == _way(evaluation) else None
+    return (
+        found
+        if store.holds(found) and evaluation_protocol(found) == evaluation_protocol(evaluation)
+        else None
+    )
 
 
 def comparable_evaluation(
@@ -63,10 +67,10 @@ def comparable_evaluation(
 ) -> Artefact | None:
     """An evaluation of the champion that differs from `evaluation` in the adapter alone (and in
     the base that it was trained on), None when the store has none."""
-    wanted = _way(evaluation)
+    wanted = evaluation_protocol(evaluation)
     store = Store(project)
     for one in store.artefacts(evaluation.model, evaluation.kind):
-        if champion.is_of(one.manifest) and _way(one) == wanted:
+        if champion.is_of(one.manifest) and evaluation_protocol(one) == wanted:
             return store.open(one.reference())
     return None
 
@@ -77,7 +81,7 @@ def verdict_of(
     """The verdict about an evaluation, under the hashes of evaluation, policy and `champion`: the
     champion's comparable evaluation, None when there is nothing to compare with. It says what the
     policy asks less than the one before (see `policies`)."""
-    compared = policies.of_evaluation(project, evaluation, policy)
+    compared = policy_comparison.compare_for_evaluation(project, evaluation, policy)
     timings = measurements.timings_of(project, evaluation)
     recipe = Recipe(
         kind="promotion_verdict",
@@ -101,13 +105,13 @@ def verdict_of(
         )
         verdict = replace(verdict, weakened=tuple(compared.weakened), weaker_than=compared.than)
         write_json(folder / "verdict.json", verdict.as_dict())
-        uncommitted = policies.uncommitted(project, evaluation.model)
+        uncommitted = policy_comparison.uncommitted(project, evaluation.model)
         facts = {
             "evaluation": evaluation.reference(),
-            "adapter": policies.adapter_of(evaluation),
+            "adapter": policy_comparison.adapter_of(evaluation),
             "passed": verdict.passed,
             "uncommitted": uncommitted,
-            "refused_before": policies.refused_before(project, evaluation),
+            "refused_before": policy_comparison.count_refused_adapters(project, evaluation),
         }
         rival = {"champion": champion.reference()} if champion else {}
         return facts | compared.facts() | rival
@@ -143,7 +147,7 @@ def _same_images(one: Path, other: Path) -> bool:
     return all(filecmp.cmp(own, rival, shallow=False) for own, rival in pairs)
 
 
-def _way(evaluation: Artefact) -> dict[str, Any]:
+def evaluation_protocol(evaluation: Artefact) -> dict[str, Any]:
     """How it was evaluated, and on what data; what must be equal for a comparison."""
     made = evaluation.manifest["recipe"]
     inputs = {name: made["inputs"][name] for name in ("dataset", "judge")}
@@ -157,7 +161,7 @@ def require_passed(artefact: Artefact) -> None:
         raise UserError(f"{artefact.model}: {verdict.sentence()}; it is not released or deployed")
 
 
-def require_about(evaluation: Artefact, adapter: str, base_weights: str) -> None:
+def require_evaluation_of(evaluation: Artefact, adapter: str, base_weights: str) -> None:
     """UserError unless the evaluation is of the adapter and base with these content hashes."""
     wanted = {"lora_weights": adapter, "base_model": base_weights}
     found = {name: evaluation.manifest[name]["content_hash"] for name in wanted}
@@ -222,7 +226,9 @@ def require_passable(
     store = Store(project)
     evaluation = store.open(record.evaluation)
     store.verify(evaluation)
-    require_about(evaluation, record.adapter["content_hash"], record.base_model["content_hash"])
+    require_evaluation_of(
+        evaluation, record.adapter["content_hash"], record.base_model["content_hash"]
+    )
     today = load_model(project, record.model).evaluation
     # A threshold means something for one judge and one set of prompts only.
     same_judge = weights.judge(project, record.model).artefact.content_hash
@@ -238,7 +244,7 @@ def require_passable(
     rival = (
         comparable_evaluation(project, evaluation, champion)
         if champion
-        else beaten_before(project, evaluation)
+        else previous_champion_evaluation(project, evaluation)
     )
     if champion and rival is None:
         raise UserError(
@@ -273,7 +279,7 @@ def _keep_verdict(
     if told := Verdict.from_dict(decided.json("verdict.json")).weakness():
         progress(f"{name} goes by a policy {told}")
     if asked["uncommitted"]:
-        progress(f"{name}: not committed: {listed(asked['uncommitted'])}")
+        progress(f"{name}: not committed: {file_list(asked['uncommitted'])}")
     provenance = {**record.provenance, "policy": asked}
     now = replace(record, verdict=decided.reference(), provenance=provenance)
     if now != record:
@@ -292,7 +298,7 @@ def policy_facts(project: Project, verdict: Artefact, number: int | None = None)
         "refused_before": facts.get("refused_before", 0),
         "weaker_than": facts.get("weaker_than", ""),
         "weakened": facts.get("weakened", []),
-        "uncommitted": policies.uncommitted(project, verdict.model),
+        "uncommitted": policy_comparison.uncommitted(project, verdict.model),
     }
 
 

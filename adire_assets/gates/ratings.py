@@ -143,7 +143,7 @@ def _all_of(policy: GateConfig, look: int) -> int:
 # --- counting --------------------------------------------------------------------------------
 
 
-def count(
+def count_ratings(
     project: Project,
     wanted: ReleaseRecord,
     champion: int | None,
@@ -192,7 +192,7 @@ def count(
         raise UserError(f"{name} is not approved: {reason}; its ratings are kept with the release")
 
 
-def lost(project: Project, wanted: ReleaseRecord, champion: int | None) -> str | None:
+def loss_sentence(project: Project, wanted: ReleaseRecord, champion: int | None) -> str | None:
     """What its ratings against `champion` said last, when that was not enough."""
     entries = _of_comparison(project, wanted, champion) if champion else []
     decided = [one for one in entries if one.action in ("rejected", "approved")]

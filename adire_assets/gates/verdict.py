@@ -91,12 +91,12 @@ class Verdict:
         own = [one for one in self.weakened if policy_of.gate_of(one["key"]) == gate.name]
         if not own:
             return gate
-        told = policy_of.told(self.weaker_than, own)
+        told = policy_of.weakening_sentence(self.weaker_than, own)
         return replace(gate, explanation=f"{gate.explanation}; {told}")
 
     def weakness(self) -> str:
         """What the policy asks less than the one before, in a sentence; empty for nothing."""
-        return policy_of.told(self.weaker_than, self.weakened)
+        return policy_of.weakening_sentence(self.weaker_than, self.weakened)
 
     def gate(self, name: str) -> Gate:
         return next(gate for gate in self.gates if gate.name == name)

@@ -15,7 +15,7 @@ from adire_assets.serving import release
 
 def code_and_libraries(project: Project) -> dict[str, Any]:
     """What besides the roots makes the line run again: the steps' code and the libraries."""
-    lineage.forget()
+    lineage.clear_caches()
     steps = (
         DATASET_MODULES,
         TRAINING_MODULES,

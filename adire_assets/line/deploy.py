@@ -14,7 +14,7 @@ from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact
 from adire_assets.families.diffusion import weights
-from adire_assets.gates import approvals, approving, promotion, upgrades
+from adire_assets.gates import approval_commands, approvals, promotion, upgrades
 from adire_assets.serving import record, release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
@@ -60,7 +60,7 @@ def deployed_model(
         approvals.hold(project, wanted, asked)
         raise
     promotion.reconcile_aliases(project, wanted.model)
-    approving.reconcile_approval(project, wanted)
+    approval_commands.reconcile_approval(project, wanted)
     return wanted, records
 
 

@@ -18,7 +18,7 @@ def triton_repository(
     """Release N of this adapter: (its Triton version directory, N). Refuses what did not pass."""
     evaluation = Store(project).open(verdict.manifest["evaluation"])
     promotion.require_passed(verdict)
-    promotion.require_about(evaluation, adapter.content_hash, base_weights.content_hash)
+    promotion.require_evaluation_of(evaluation, adapter.content_hash, base_weights.content_hash)
     Store(project).verify(adapter)
     serving = config.json("config.json")["serving"]
     recipe = Recipe(

@@ -28,7 +28,7 @@ def promotion_verdict(
     if champion:
         rival = promotion.comparable_evaluation(project, evaluation, champion)
     else:
-        rival = promotion.beaten_before(project, evaluation)
+        rival = promotion.previous_champion_evaluation(project, evaluation)
     if champion and rival is None:
         store = Store(project)
         evaluation_report(

@@ -33,7 +33,7 @@ from typing import Any
 from adire_assets.core import lineage, readers
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import counts
+from adire_assets.core.file_names import is_content
 from adire_assets.core.project import Project
 from adire_assets.core.store import NOT_CONTENT, Artefact, Store, write_json
 from adire_assets.ops.databases import BESIDE, copy_database, is_database, replace_texts
@@ -221,7 +221,7 @@ class _Collection:
         content, then = {}, artefact.manifest["files"]
         for path in _walk(artefact.path):
             inside = path.relative_to(artefact.path).as_posix()
-            if not counts(inside) and inside not in then:  # left there by a desktop or an editor
+            if not is_content(inside) and inside not in then:  # left by a desktop or editor
                 continue
             facts = _copy(path, self.target / "store" / artefact.name / inside)
             self.files[f"home/store/{artefact.name}/{inside}"] = facts

@@ -2,10 +2,9 @@
 
     collect_garbage(project, keep=3, dry_run=True)    one line for each thing, and how much it is
 
-Nothing is looked at first and deleted later: what is deleted is held alone from the decision until
-it is out of sight (an artefact by `readers.alone`, what a training uses by the lock of the device,
-a scratch folder by its own lock, a base in a slot by the lock of installations). What somebody
-uses is left, and told.
+Whatever is deleted is locked from the decision to the deletion: an artefact by
+`readers.exclusive`, what a training uses by the lock of the device, a scratch folder by its own
+lock, a base in a slot by the lock of installations. What is in use stays, and is reported.
 """
 
 import re
@@ -89,14 +88,14 @@ def _artefacts(project: Project, keep: int, dry_run: bool) -> Iterator[Freed]:
     store = Store(project)
     _, candidates = sorted_out(project, store, keep)
     if dry_run:
-        with readers.alone(project, [artefact.name for artefact in candidates]) as free:
+        with readers.exclusive(project, [artefact.name for artefact in candidates]) as free:
             doomed = [artefact for artefact in candidates if artefact.name in free]
         yield from (_freed(artefact.path, _told(artefact)) for artefact in doomed)
         return
     for artefact in candidates:
         store.remember(artefact)
     withdrawn = []
-    with readers.alone(project, [artefact.name for artefact in candidates]) as free:
+    with readers.exclusive(project, [artefact.name for artefact in candidates]) as free:
         # Again: what has become needed since then was read by whoever needs it.
         for artefact in sorted_out(project, store, keep)[1]:
             if artefact.name in free:
@@ -190,7 +189,7 @@ def _unfinished(project: Project, dry_run: bool) -> Iterator[Freed]:
                 if ours:
                     yield from _gone(folder, project, dry_run)
     for parent in (project.home / "jobs", project.home / "fleet" / "scratch"):
-        with folders.left(project, parent) as left:
+        with folders.abandoned_folders(project, parent) as left:
             for folder in left:
                 yield from _gone(folder, project, dry_run)
 

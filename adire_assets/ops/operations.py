@@ -19,8 +19,8 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion import weights
-from adire_assets.gates import approvals, committed, measurements, policies, policy
-from adire_assets.gates.committed import listed
+from adire_assets.gates import approvals, clean_commit, measurements, policy, policy_comparison
+from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.report import pages
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line.evaluate import numbers
@@ -91,12 +91,14 @@ def _live(project: Project, model: str) -> Iterator[str]:
 
 def _policy(project: Project, model: str) -> Iterator[str]:
     """What decides about the next release, and whether somebody could have reviewed it."""
-    if weaker := policies.told_today(project, model):
+    if weaker := policy_comparison.current_sentence(project, model):
         yield f"  policy now: {weaker}"
     try:
-        if files := committed.uncommitted(project, model):
-            sensors = ", so the sensors start nothing" if committed.required(project, model) else ""
-            yield f"  not committed: {listed(files)}{sensors}"
+        if files := clean_commit.uncommitted(project, model):
+            sensors = (
+                ", so the sensors start nothing" if clean_commit.is_required(project, model) else ""
+            )
+            yield f"  not committed: {file_list(files)}{sensors}"
     except UserError as error:
         yield f"  not committed: cannot tell: {error}"
 
@@ -116,7 +118,7 @@ def _live_on(project: Project, live: deployment.TargetStatus) -> Iterator[str]:
         yield f"  from: {_code(facts['code'])}, data {facts['dvc_hash'][:12]}"
         asked = facts.get("policy", {})
         if files := asked.get("uncommitted"):
-            yield f"  decided by files that were not committed: {listed(files)}"
+            yield f"  decided by files that were not committed: {file_list(files)}"
         if refused := asked.get("refused_before"):
             yield f"  other adapters that were refused before it: {refused}"
     held = ", ".join(
@@ -211,7 +213,7 @@ def _traced(project: Project, image: Path, facts: dict[str, Any]) -> Iterator[st
     scores = ", ".join(f"{name}={value:.4g}" for name, value in facts["evaluation"].items())
     yield f"  evaluation: {scores}"
     if (asked := facts.get("policy")) and asked["weakened"]:
-        yield f"  policy: {policy.told(asked['weaker_than'], asked['weakened'])}"
+        yield f"  policy: {policy.weakening_sentence(asked['weaker_than'], asked['weakened'])}"
     yield f"  MLflow run: {facts['mlflow_run_id']}"
     try:
         known = release.read_record(project, facts["model"], facts["release"])

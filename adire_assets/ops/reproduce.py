@@ -252,7 +252,7 @@ def _run(
         project,
         scratch / f"job-{job['function'].rpartition(':')[2]}",
         job["function"],
-        worker.placed(job, places),
+        worker.relocated_arguments(job, places),
         threads=job["threads"],
         launcher=job["launcher"],
         sources=sources,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from adire_assets.core.disk import whole
+from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
 from adire_assets.serving.connection import Endpoint, connect
 
@@ -125,7 +125,7 @@ def save_png(image: np.ndarray, path: Path, provenance: dict[str, Any], index: i
     chunks.add_itxt("Title", request.get("prompt", ""))
     chunks.add_text("Software", f"Adire Assets, {own.get('model')} release {own.get('release')}")
     chunks.add_itxt(PROVENANCE_KEY, json.dumps(own, ensure_ascii=False))
-    with whole(path) as temporary:
+    with written_whole(path) as temporary:
         Image.fromarray(image, "RGB").save(temporary, format="PNG", pnginfo=chunks)
 
 

@@ -486,7 +486,7 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 
 
 def look_anew() -> None:
-    """At which files are the sources; `lineage.forget` would parse all of them again."""
+    """At which files are the sources; `lineage.clear_caches` would parse all of them again."""
     for cached in (lineage.code_hash, lineage.sources, lineage.all_sources, lineage.libraries):
         cached.cache_clear()
 

@@ -325,13 +325,13 @@ def test_other_library_versions_are_refused_with_the_command_that_mends_it(
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
     monkeypatch.syspath_prepend(tmp_path / "newer")
-    lineage.forget()
+    lineage.clear_caches()
     try:
         with pytest.raises(UserError) as refused:
             made(project)
     finally:
         monkeypatch.undo()
-        lineage.forget()
+        lineage.clear_caches()
     told = str(refused.value)
     assert f"made with peft {peft_then} (here 9.9), torch {torch_then} (here 9.9); " in told
     assert f"`pip install peft=={peft_then} torch=={torch_then}" in told
@@ -451,7 +451,7 @@ def test_an_interrupt_leaves_no_process_and_no_folder(project: Project) -> None:
     def interrupt(message: str, **_: float) -> None:
         if "loading the base model" in message:
             assert len(processes_of(project)) == 3
-            with readers.reading(), readers.alone(project, [dataset.name]) as free:
+            with readers.reading(), readers.exclusive(project, [dataset.name]) as free:
                 assert not free  # nobody may delete it now
             raise KeyboardInterrupt
 

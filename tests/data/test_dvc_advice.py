@@ -14,7 +14,7 @@ from dvc.cli import main as dvc_main
 from PIL import Image
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import LEFTOVERS, counts
+from adire_assets.core.file_names import LEFTOVERS, is_content
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.data.images import Rejected, load
 from adire_assets.tracking.dvc.files import object_file
@@ -189,7 +189,7 @@ def test_files_that_only_the_user_has_are_taken_in_or_dropped_as_advised(reposit
 def test_leftovers_of_desktops_and_editors_count_nowhere(repository):
     before = indigo(repository)
     write(repository.root, {f"data/{name}": "left" for name in LEFT})
-    assert not any(counts(name) for name in LEFT)
+    assert not any(is_content(name) for name in LEFT)
     verify(repository)
     shutil.copy(REPOSITORY / ".dvcignore", repository.root)
     shell(repository.root, "dvc add data")  # DVC sees the same
@@ -205,7 +205,7 @@ def test_every_leftover_is_one_for_dvc_as_well(repository):
     names = [pattern.replace("*", "x") for pattern in LEFTOVERS if pattern != "icon\r"]
     names = [{"@eadir": "@eaDir", "__macosx": "__MACOSX"}.get(name, name) for name in names]
     names = [name.upper() if "recycle" in name else name for name in names]
-    assert not any(counts(name) for name in names)
+    assert not any(is_content(name) for name in names)
     write(repository.root, {f"data/indigo/{name}": "left" for name in names})
     before = indigo(repository)
     shell(repository.root, "dvc add data")

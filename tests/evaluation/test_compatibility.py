@@ -165,10 +165,10 @@ def test_the_cuda_of_torch_is_read_without_importing_it(
     )
     for text, expected in (("cuda = '12.8'", "12.8"), ("cuda = None", None)):
         version.write_text(text)
-        lineage.forget()
+        lineage.clear_caches()
         assert lineage.cuda_version() == expected
     monkeypatch.undo()
-    lineage.forget()
+    lineage.clear_caches()
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Line:
     def evaluate(self, adapter: Artefact) -> Artefact:
         """The report about an adapter; `calls` are those that this took."""
         self.calls.clear()
-        lineage.forget()
+        lineage.clear_caches()
         return make_evaluation_report(
             self.project,
             self._made("dataset", tiny.make_dataset),
@@ -148,7 +148,7 @@ def line(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     torch.set_num_threads(1)
     yield Line(Project(root, root / ".adire"))
     torch.set_num_threads(threads)
-    lineage.forget()
+    lineage.clear_caches()
 
 
 def change_code(monkeypatch: pytest.MonkeyPatch, module: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adire_assets.core.errors import UserError
-from adire_assets.gates.blind import Shuffle, outcomes
+from adire_assets.gates.blind import Shuffle, rating_outcomes
 from adire_assets.gates.report.document import (
     BatchSpeed,
     Change,
@@ -40,7 +40,7 @@ def sheet_of(view: ReportView, salt: str | None = None) -> str:
 
 def tally(ratings: dict[str, Any], secret: bytes = SECRET) -> tuple[int, int, int]:
     """How often the challenger won, lost, and neither."""
-    found = [*outcomes(ratings, secret).values()]
+    found = [*rating_outcomes(ratings, secret).values()]
     return found.count("won"), found.count("lost"), found.count("tie")
 
 
@@ -261,7 +261,7 @@ def test_ratings_of_anything_else_are_refused(change: dict[str, Any], sentence: 
     ratings = rated(sheet_of(full_view()), CHALLENGER.uri)
     choices = ratings["choices"] | change.get("choices", {})
     with pytest.raises(UserError, match=sentence) as refusal:
-        outcomes({**ratings, **change, "choices": choices}, SECRET)
+        rating_outcomes({**ratings, **change, "choices": choices}, SECRET)
     assert "\n" not in str(refusal.value)
 
 
@@ -269,17 +269,17 @@ def test_a_half_rated_sheet_another_secret_and_another_release_are_refused() -> 
     ratings = rated(sheet_of(full_view()), CHALLENGER.uri)
     half = {**ratings, "choices": dict(list(ratings["choices"].items())[:10])}
     with pytest.raises(UserError, match="10 of 24 pairs are rated"):
-        outcomes(half, SECRET)
+        rating_outcomes(half, SECRET)
     with pytest.raises(UserError, match="do not belong"):
-        outcomes(ratings, b"another")
+        rating_outcomes(ratings, b"another")
     swapped = {
         "of-another-sheet" if n == "000-seed0" else n: c for n, c in ratings["choices"].items()
     }
     with pytest.raises(UserError, match="do not belong"):
-        outcomes({**ratings, "choices": swapped}, SECRET)
+        rating_outcomes({**ratings, "choices": swapped}, SECRET)
     with pytest.raises(UserError, match="about challenger 4, not 5"):
-        outcomes(ratings, SECRET, {"model": "cloth", "challenger": 5})
-    found = outcomes(ratings, SECRET, {"model": "cloth", "challenger": 4})
+        rating_outcomes(ratings, SECRET, {"model": "cloth", "challenger": 5})
+    found = rating_outcomes(ratings, SECRET, {"model": "cloth", "challenger": 4})
     assert [*found.values()].count("won") == 24
 
 

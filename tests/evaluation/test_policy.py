@@ -37,7 +37,7 @@ def of(
     parity: int = 4,
 ) -> dict[str, Any]:
     merged = GateConfig.model_validate({**STRICT, **(gates or {})})
-    return policy.of(merged, {**SETTINGS, **(settings or {})}, judge, parity, fleet or FLEET)
+    return policy.policy_of(merged, {**SETTINGS, **(settings or {})}, judge, parity, fleet or FLEET)
 
 
 FLEET = make_fleet()
@@ -95,7 +95,7 @@ def rollout(**values: Any) -> FleetConfig:
 )
 def test_what_asks_less_is_named_with_both_values(now: dict[str, Any], told: str) -> None:
     found = policy.weakenings(of(), now)
-    assert policy.told("release 3", found) == f"weaker than that of release 3: {told}"
+    assert policy.weakening_sentence("release 3", found) == f"weaker than that of release 3: {told}"
     assert policy.weakenings(now, of()) == []  # the way back is no weakening
 
 
@@ -108,7 +108,7 @@ def test_what_asks_less_is_named_with_both_values(now: dict[str, Any], told: str
     ],
 )
 def test_another_way_of_evaluating_is_not_comparable(now: dict[str, Any], told: str) -> None:
-    sentence = policy.told("release 3", policy.weakenings(of(), now))
+    sentence = policy.weakening_sentence("release 3", policy.weakenings(of(), now))
     assert sentence == f"evaluated in another way than release 3: {told}"
 
 
@@ -130,7 +130,7 @@ def test_what_an_older_policy_did_not_know_cannot_be_compared() -> None:
 def test_the_strictest_value_of_each_key_is_taken() -> None:
     lower, wider = of({"clip_s_minimum": 0.5}), of({"memorisation_maximum": 0.9})
     found = policy.weakenings(policy.strictest([lower, of(), wider, lower]), lower)
-    assert policy.told("them", found) == (
+    assert policy.weakening_sentence("them", found) == (
         "weaker than that of them: gates.clip_s_minimum 1.5 -> 0.5"
     )
 

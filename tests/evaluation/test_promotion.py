@@ -21,7 +21,7 @@ from adire_assets.core.statistic import FILE, Statistic, save_statistics
 from adire_assets.core.store import Artefact, Built, Store, read_json, write_json
 from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.config import EvaluationConfig
-from adire_assets.gates import policies, promotion, upgrades
+from adire_assets.gates import policy_comparison, promotion, upgrades
 from adire_assets.gates.report import document, pages
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line.release import triton_repository as make_triton_repository
@@ -484,7 +484,9 @@ def test_an_evaluation_of_other_prompts_is_not_comparable(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
     shop.release(1, first, shop.decide(first).artefact)
     shop.bring_live(1)
-    found = policies.of_evaluation(shop.project, shop.evaluation("second", 1.6, steps=30), POLICY)
+    found = policy_comparison.compare_for_evaluation(
+        shop.project, shop.evaluation("second", 1.6, steps=30), POLICY
+    )
     assert found.told() == (
         "evaluated in another way than release 1: evaluation.num_inference_steps 20 -> 30"
     )

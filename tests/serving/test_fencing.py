@@ -15,7 +15,7 @@ import pytest
 
 from adire_assets.core.errors import UserError
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
-from adire_assets.gates import approving, promotion
+from adire_assets.gates import approval_commands, promotion
 from adire_assets.gates.approvals import approve, revoke
 from adire_assets.ops import operations
 from adire_assets.serving import record, release
@@ -305,7 +305,7 @@ def test_the_tags_tell_the_last_word_on_an_approval(
     approve(one.house.project, wanted, "rounder", "ada")
     told = Registry(monkeypatch)
     told.race(
-        lambda: approving.reconcile_approval(one.house.project, wanted),
+        lambda: approval_commands.reconcile_approval(one.house.project, wanted),
         lambda: revoke(one.house.project, wanted, "seen in daylight", "ada"),
     )
     assert set(told.tags.values()) == {None}

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.folders import alone
+from adire_assets.core.folders import exclusive_folder
 from adire_assets.core.lineage import Recipe
 from adire_assets.embedded.base.autoencoder import (
     AutoencoderSettings,
@@ -106,8 +106,8 @@ def train(
     settings = settings or TinyBaseSettings()
     place = _device(device)
     with (
-        alone(work, f"another process trains a base model in {work}; name another --work"),
-        alone(output, f"another process writes a base model to {output}; name another --output"),
+        exclusive_folder(work, f"{work} is used by another training; name another --work"),
+        exclusive_folder(output, f"{output} is used by another training; name another --output"),
     ):
         stages = Stages(work, seed, settings, place, save_every)
         stages.train_judge()

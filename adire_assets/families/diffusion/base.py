@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import counts, ending
+from adire_assets.core.file_names import is_content, suffix_of
 from adire_assets.core.lineage import digest, file_digest
 
 PIPELINE_MARKER = "model_index.json"
@@ -58,12 +58,12 @@ def resolve(
         path = _weights_from_hub(source, revision, variant, marker, key)
         return ResolvedBase(path, f"{source}@{revision}", revision)
     path = _place(root, source, key)
-    if ending(path.name) in PICKLES and not path.is_dir():
+    if suffix_of(path.name) in PICKLES and not path.is_dir():
         raise UserError(
             f"{key}.source: {path} is pickled, which can run code when it is loaded; convert it to "
             ".safetensors"
         )
-    if ending(path.name) == SINGLE_FILE and marker == PIPELINE_MARKER and not path.is_dir():
+    if suffix_of(path.name) == SINGLE_FILE and marker == PIPELINE_MARKER and not path.is_dir():
         found = _file_hash(path, key)
     else:
         found = _folder_hash(path, variant, marker, key)
@@ -138,7 +138,7 @@ def _config_files(folder: Path) -> list[Path]:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a model's files that count (`file_names.counts`)."""
+    """SHA-256 over the names and bytes of a model's files that count (`file_names.is_content`)."""
     folder = folder.resolve()
     found = (
         (path.relative_to(folder).as_posix(), path)
@@ -148,7 +148,7 @@ def content_hash(folder: Path) -> str:
     counted = [
         (name, path)
         for name, path in found
-        if name.split("/")[0] not in NOT_CONTENT and counts(name)
+        if name.split("/")[0] not in NOT_CONTENT and is_content(name)
     ]
     return _digest(folder, tuple((name, *_size_and_time(path)) for name, path in counted))
 
@@ -225,7 +225,7 @@ def _components(index: dict) -> list[str]:
 def _weights_problem(folder: Path, variant: str | None) -> str | None:
     weights = sorted(path.name for path in folder.glob("*.safetensors"))
     if not weights:
-        pickles = sorted(path.name for path in folder.iterdir() if ending(path.name) in PICKLES)
+        pickles = sorted(path.name for path in folder.iterdir() if suffix_of(path.name) in PICKLES)
         if pickles:
             return (
                 f"holds only pickled weights ({pickles[0]}), which can run code when they are "

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adire_assets.config import model
-from adire_assets.config.prompts import Prompt, as_read, load_prompt_set
+from adire_assets.config.prompts import Prompt, load_prompt_set, normalize_prompt
 from adire_assets.config.search import SearchConfig
 from adire_assets.config.weights import FilePath, ModelSource, Source
 from adire_assets.config.yaml_file import Misplaced, OnlyWith, without_idle
@@ -111,7 +111,7 @@ class EvaluationConfig(model.EvaluationConfig):
     @field_validator("prompts", "seeds")
     @classmethod
     def _no_repeats(cls, value: list) -> list:
-        read = {as_read(one) if isinstance(one, str) else one for one in value}
+        read = {normalize_prompt(one) if isinstance(one, str) else one for one in value}
         if len(read) != len(value):
             texts = isinstance(value[0], str)
             note = "; capitals and spaces make no other prompt" if texts else ""

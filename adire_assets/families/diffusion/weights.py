@@ -13,7 +13,7 @@ from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, link, write_json
+from adire_assets.core.store import Artefact, Built, Store, hard_link_or_copy, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.families.diffusion import base
 from adire_assets.families.diffusion.config import BaseModelSource, DiffusionConfig
@@ -99,7 +99,7 @@ def _weights(project: Project, model: str, kind: str, source: ModelSource) -> Bu
     def make(folder: Path) -> dict[str, Any]:
         found = _resolve(project, kind, source)
         # The hub's cache is immutable and large, so it is linked; a folder may be edited: copied.
-        copy = link if source.is_hub else shutil.copyfile
+        copy = hard_link_or_copy if source.is_hub else shutil.copyfile
         shutil.copytree(found.path, folder / "pipeline", copy_function=copy)
         write_json(folder / "base.json", {"variant": source.variant})
         return {"source": source.source, "revision": source.revision}

@@ -94,7 +94,7 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
         summary=_summary(report),
         problems=tuple(report.get("adapter_problems") or ()),
         weakened=tuple(
-            Change(one["key"], policy.shown(one["before"]), policy.shown(one["now"]))
+            Change(one["key"], policy.shortened(one["before"]), policy.shortened(one["now"]))
             for one in verdict.get("weakened", ())
         ),
         weaker_than=verdict.get("weaker_than", ""),

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.folders import alone
+from adire_assets.core.folders import exclusive_folder
 from adire_assets.core.lineage import digest
 from adire_assets.core.store import write_json
 
@@ -33,7 +33,7 @@ ALGORITHM = "ES256"
 def make_keys(folder: Path, *, drop_old: bool = False) -> str:
     """A new pair of keys, of which the private one signs from now on; returns its key id."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with alone(folder, f"another process makes keys in {folder} just now; try again"):
+    with exclusive_folder(folder, f"another process makes keys in {folder} just now; try again"):
         private = ec.generate_private_key(ec.SECP256R1())
         public = _public(private)
         known = [] if drop_old or not _keys(folder).is_file() else _read(folder)

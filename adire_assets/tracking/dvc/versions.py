@@ -3,7 +3,7 @@
 `subtree` and `verify_working_tree` read DVC's own files and never import dvc, so a sensor can call
 them often; only the worker function `export` does. The content of a model's data is the hash of its
 own subtree in the `.dir` listing: another model's data in the same `.dvc` file changes nothing, nor
-do files that do not count (`file_names.counts`).
+do files that do not count (`file_names.is_content`).
 Nothing here writes into a folder that DVC tracks. What a user can mend is a `UserError` with the
 command that does it.
 """
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import counts, same_form
+from adire_assets.core.file_names import is_content, same_form
 from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes, write_json
@@ -83,7 +83,7 @@ def _below(prefix: str, listed: Mapping[str, str]) -> dict[str, str]:
     prefix = same_form(prefix)
     below = {same_form(name): md5 for name, md5 in listed.items()}
     found = {n.removeprefix(prefix): md5 for n, md5 in below.items() if n.startswith(prefix)}
-    return {name: md5 for name, md5 in found.items() if counts(name)}
+    return {name: md5 for name, md5 in found.items() if is_content(name)}
 
 
 def verify_working_tree(project: Project, dvc_file: str, folder: str, subtree: Subtree) -> None:

@@ -1,6 +1,6 @@
 """The working tree against what DVC pins: which files are missing, changed or extra.
 
-Files count as the dataset counts them (`file_names.counts`) and as far as `.dvcignore` lets
+Files count as the dataset counts them (`file_names.is_content`) and as far as `.dvcignore` lets
 `dvc add` see them; a leftover that was pinned by accident counts neither here nor there. MD5s are
 remembered in the project's home, so that asking again costs a `stat` per file. Nothing here imports
 dvc.
@@ -15,7 +15,7 @@ from pathlib import Path
 import pathspec
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import counts, same_form
+from adire_assets.core.file_names import is_content, same_form
 from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json, write_json
@@ -42,11 +42,11 @@ def compare(
 
     `leftovers`: with the files that do not count.
     """
-    files = {same_form(name): md5 for name, md5 in files.items() if leftovers or counts(name)}
+    files = {same_form(name): md5 for name, md5 in files.items() if leftovers or is_content(name)}
     present = {
         same_form(name): path
         for name, path in (_tracked_files(project, folder) if folder.is_dir() else ())
-        if leftovers or counts(name)
+        if leftovers or is_content(name)
     }
     found = _md5s(project, folder, {name: present[name] for name in files if name in present})
     return Differences(

@@ -15,8 +15,8 @@ from posixpath import normpath
 from typing import Any
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import counts, ending, same_form
-from adire_assets.core.tables import csv_rows, decoded
+from adire_assets.core.file_names import is_content, same_form, suffix_of
+from adire_assets.core.tables import csv_rows, decode_text
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 SIDECARS = (".txt", ".caption")
@@ -57,7 +57,7 @@ def read_captions(source: Path, files: Mapping[str, Path]) -> Captions:
         if folders.setdefault(folder, name) != name:
             problems.append(f"{name}: {folders[folder]} stands beside it; keep one of the two")
         text = _read(files[name], name, problems)
-        reader = csv_rows if ending(name) == ".csv" else _json_rows
+        reader = csv_rows if suffix_of(name) == ".csv" else _json_rows
         for line, row in reader(text, name, problems, REQUIRED) if text is not None else ():
             place = f"{name}:{line}"
             image, caption = _entry(row, folder, place, files, problems)
@@ -84,9 +84,9 @@ def read_captions(source: Path, files: Mapping[str, Path]) -> Captions:
     if problems:
         raise UserError(_listed(source, problems))
     for name in files.keys() - used - unused.keys():
-        if ending(name) in SIDECARS:
+        if suffix_of(name) in SIDECARS:
             unused[name] = f"no image has its name; {READ}"
-        elif ending(name) in NEAR_MISSES:
+        elif suffix_of(name) in NEAR_MISSES:
             unused[name] = f"not read; {READ}"
     return Captions(texts, frozenset(used), unused)
 
@@ -128,7 +128,7 @@ def _named(name: str, folder: str, files: Mapping[str, Path]) -> tuple[str | Non
         if path in files:
             return path, None
         paths.append(path)
-    if not counts(path):
+    if not is_content(path):
         return None, f"names {name}, which does not count: it is hidden or a program's leftover"
     close = [one for one in files if one.casefold() == path.casefold()]
     return None, f"names {paths[0]}, which is not there" + (f", but {close[0]} is" if close else "")
@@ -142,13 +142,13 @@ def _sidecars(files: Mapping[str, Path]) -> dict[str, list[str]]:
     """{image: its side-cars}: files that share its path but for the ending, or add one to it."""
     found: dict[str, list[str]] = {}
     for name in sorted(files):
-        if ending(name) in SIDECARS and _base(name).casefold() not in METADATA:
+        if suffix_of(name) in SIDECARS and _base(name).casefold() not in METADATA:
             found.setdefault(name.rpartition(".")[0], []).append(name)
     result = {}
     for name in sorted(files):
-        if ending(name) in (*SIDECARS, *NEAR_MISSES):
+        if suffix_of(name) in (*SIDECARS, *NEAR_MISSES):
             continue
-        stem = name.rpartition(".")[0] if ending(name) else name
+        stem = name.rpartition(".")[0] if suffix_of(name) else name
         sidecars = [one for key in dict.fromkeys((stem, name)) for one in found.get(key, [])]
         if sidecars:
             result[name] = sidecars
@@ -161,7 +161,7 @@ def _base(name: str) -> str:
 
 def _read(path: Path, name: str, problems: list[str]) -> str | None:
     try:
-        return decoded(path.read_bytes())
+        return decode_text(path.read_bytes())
     except ValueError as error:
         problems.append(f"{name}: {error}")
     except OSError as error:

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import counts, ending, same_form
+from adire_assets.core.file_names import is_content, same_form, suffix_of
 from adire_assets.core.lineage import file_digest
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
@@ -66,7 +66,7 @@ STAGING = ".unfinished"
 class Summary:
     """The content of summary.json. Files are named as in the source folder."""
 
-    files: int  # files that count (`file_names.counts`) and gave no captions
+    files: int  # files that count (`file_names.is_content`) and gave no captions
     train: int
     validation: int
     held_out: int
@@ -91,8 +91,8 @@ def build_dataset(
 ) -> Summary:
     """Build the dataset of `source` in the empty or absent folder `output`.
 
-    `files` are the relative paths to take (default: all below `source`); those that do not count
-    (`file_names.counts`) are left out. UserError: nothing there, wrong caption files, two images of
+    `files` are the relative paths to take (default: all below `source`); what is not content
+    (`file_names.is_content`) is left out. UserError: no files, wrong caption files, two images of
     one name, too few images in all (`config.minimum_images`), held out or to train on.
     """
     found = _counted(source, files)
@@ -142,7 +142,7 @@ def _build(
     for found in _normalised(source, output / STAGING, config, files, progress):
         if isinstance(found, Rejection):
             name = found.file
-            if found.reason == NO_IMAGE and ending(name) not in (*ENDINGS, *OTHER_PICTURES):
+            if found.reason == NO_IMAGE and suffix_of(name) not in (*ENDINGS, *OTHER_PICTURES):
                 unused.append(Rejection(name, captions.unused.get(name, NO_IMAGE)))
             else:
                 rejected.append(found)
@@ -191,7 +191,7 @@ def _counted(source: Path, files: Iterable[str] | None) -> dict[str, Path]:
         for entry in (*names, *(name for name in folders if Path(parent, name).is_symlink())):
             path = Path(parent, entry)
             name = same_form(path.relative_to(source).as_posix())
-            if not counts(name):
+            if not is_content(name):
                 continue
             if name in found:
                 raise UserError(
@@ -200,7 +200,7 @@ def _counted(source: Path, files: Iterable[str] | None) -> dict[str, Path]:
                 )
             found[name] = path
     if files is not None:
-        wanted = {same_form(name) for name in files if counts(name)}
+        wanted = {same_form(name) for name in files if is_content(name)}
         found = {name: found.get(name, source / name) for name in wanted}
     return dict(sorted(found.items()))
 

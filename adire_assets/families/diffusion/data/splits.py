@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import ending
+from adire_assets.core.file_names import suffix_of
 from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.duplicates import nearest, nearest_earlier
 from adire_assets.families.diffusion.data.images import ENDINGS
@@ -61,7 +61,7 @@ class Accepted:
     def name(self) -> str:
         """Its path in the dataset."""
         path = PurePosixPath(self.source)
-        known = ending(self.source) in ENDINGS
+        known = suffix_of(self.source) in ENDINGS
         return f"images/{path.with_suffix('') if known else path}.png"
 
 

@@ -32,7 +32,7 @@ from adire_assets.core.statistic import (
     save_statistics,
     standard_error,
 )
-from adire_assets.core.store import link, read_json, write_json
+from adire_assets.core.store import hard_link_or_copy, read_json, write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion.evaluation import report
 from adire_assets.families.diffusion.evaluation.image_files import (
@@ -275,8 +275,8 @@ def _write_images(folder: Path, adapter: DrawnImages, of_adapter: Path, of_base:
     for entry in adapter.entries:
         name = entry["file"]
         files = {"file": f"images/adapter/{name}", "base_file": f"images/base/{name}"}
-        link(of_adapter / name, folder / files["file"])
-        link(of_base / name, folder / files["base_file"])
+        hard_link_or_copy(of_adapter / name, folder / files["file"])
+        hard_link_or_copy(of_base / name, folder / files["base_file"])
         listed.append({**entry, **files})
     write_json(folder / "images.json", listed)
 

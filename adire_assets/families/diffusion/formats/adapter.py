@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from adire_assets.core.file_names import ending
+from adire_assets.core.file_names import suffix_of
 from adire_assets.core.safetensors_file import problem, some, stored
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -40,7 +40,7 @@ def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
     strangers = sorted(
         path.relative_to(adapter_folder).as_posix()
         for path in adapter_folder.rglob("*")
-        if path.is_file() and ending(path.name) not in ALLOWED_SUFFIXES
+        if path.is_file() and suffix_of(path.name) not in ALLOWED_SUFFIXES
     )
     if strangers:
         problems.append(f"files that are not safetensors, text or images: {some(strangers)}")

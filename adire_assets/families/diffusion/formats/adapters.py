@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from adire_assets.core.disk import whole
+from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
 from adire_assets.core.safetensors_file import SUFFIX, load, save, some
 from adire_assets.families.diffusion.formats.adapter import (
@@ -103,7 +103,7 @@ def import_(file: Path, base_folder: Path, adapter_folder: Path) -> Format:
     base = read_base(base_folder)
     layers, metadata, found = _read(file, base)
     try:
-        with whole(adapter_folder) as temporary:
+        with written_whole(adapter_folder) as temporary:
             _write(temporary / ADAPTER_FILE, base, layers, "diffusers", metadata)
             if problems := inspect_adapter(temporary, base_folder):
                 raise UserError(f"{file} is not a sound adapter: {'; '.join(problems)}")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adire_assets.core.disk import whole
+from adire_assets.core.disk import written_whole
 from adire_assets.core.lineage import Recipe, digest
 
 MEMORY_BYTES = 512 * 2**20
@@ -98,7 +98,7 @@ class TensorCache:
             return None
 
     def _write(self, path: Path, value: Tensors) -> None:
-        with whole(path) as temporary:
+        with written_whole(path) as temporary:
             save_file(value, temporary)
 
     def _path(self, key: Any) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from adire_assets.core.disk import whole
+from adire_assets.core.disk import written_whole
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from adire_assets.families.diffusion.training.cache import Facts
@@ -42,7 +42,7 @@ def class_images(
     sampler = Sampler(base, variant, None, device)
     for number in missing:
         [[pixels]] = sampler.generate([Request(seed=SEED + number, **_asked(settings))])
-        with whole(names[number]) as temporary:
+        with written_whole(names[number]) as temporary:
             Image.fromarray(pixels).save(temporary, "PNG")
     return names
 

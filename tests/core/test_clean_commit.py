@@ -14,7 +14,7 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.defs import sensors
-from adire_assets.gates import committed, policies
+from adire_assets.gates import clean_commit, policy_comparison
 from adire_assets.tracking.dvc.files import md5_of_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -89,8 +89,8 @@ def test_a_clean_commit_may_go_live_whatever_else_was_changed(project: Project) 
     for name in ("notes.txt", "metrics/cloth.json", "configs/models/other.yaml"):
         change(project, name)
     (project.root / "scratch.py").write_text("")
-    assert committed.uncommitted(project, MODEL) == []
-    assert committed.hindrance(project, MODEL) is None
+    assert clean_commit.uncommitted(project, MODEL) == []
+    assert clean_commit.refusal(project, MODEL) is None
 
 
 @pytest.mark.parametrize("name", DECIDING)
@@ -102,8 +102,8 @@ def test_a_file_that_decides_is_named(project: Project, name: str, how: str) -> 
     if how == "hidden":
         git(project, "update-index", "--assume-unchanged", name)
         assert git(project, "status", "--porcelain") == ""
-    assert committed.uncommitted(project, MODEL) == [f"{name} (changed)"]
-    why = committed.hindrance(project, MODEL)
+    assert clean_commit.uncommitted(project, MODEL) == [f"{name} (changed)"]
+    why = clean_commit.refusal(project, MODEL)
     assert why is not None and why.startswith(f"not committed: {name} (changed); commit them")
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_decides_is_named(project: Project, name: str, how: str) -> 
 def test_a_file_that_git_does_not_know_is_named(project: Project, name: str, told: str) -> None:
     (project.root / name).parent.mkdir(exist_ok=True)
     (project.root / name).write_text("")
-    assert committed.uncommitted(project, MODEL) == [f"{name} ({told})"]
+    assert clean_commit.uncommitted(project, MODEL) == [f"{name} ({told})"]
 
 
 @pytest.mark.parametrize("how", ["changed", "added", "deleted"])
@@ -130,11 +130,11 @@ def test_weights_that_are_not_those_of_their_dvc_file_are_named(project: Project
         (unet / name).write_bytes(b"2")
     assert git(project, "status", "--porcelain") == ""
     told = ["base_models/tiny (not what base_models/tiny.dvc says)"]
-    assert committed.uncommitted(project, MODEL) == told
+    assert clean_commit.uncommitted(project, MODEL) == told
     pinned = CONFIG.replace("base_models/tiny}", f"base_models/tiny, sha256: {64 * '0'}}}")
     project.model_file(MODEL).write_text(pinned)  # which the base's own step compares
     commit(project)
-    assert committed.uncommitted(project, MODEL) == []
+    assert clean_commit.uncommitted(project, MODEL) == []
 
 
 def test_a_model_that_was_never_committed_and_a_file_that_is_gone_are_named(
@@ -142,7 +142,7 @@ def test_a_model_that_was_never_committed_and_a_file_that_is_gone_are_named(
 ) -> None:
     shutil.copy(project.model_file(MODEL), project.model_file("young"))
     (project.root / "adire_assets" / "core" / "store.py").unlink()
-    assert committed.uncommitted(project, "young") == [
+    assert clean_commit.uncommitted(project, "young") == [
         "adire_assets/core/store.py (deleted)",
         "configs/models/young.yaml (not in the commit)",
     ]
@@ -153,17 +153,17 @@ def test_a_fleet_file_elsewhere_is_named(
 ) -> None:
     shutil.copy(project.root / "configs" / "fleet.yaml", tmp_path / "fleet.yaml")
     monkeypatch.setenv("ADIRE_FLEET", str(tmp_path / "fleet.yaml"))
-    assert committed.uncommitted(project, MODEL) == ["../fleet.yaml (outside the repository)"]
+    assert clean_commit.uncommitted(project, MODEL) == ["../fleet.yaml (outside the repository)"]
 
 
 def test_the_option_counts_as_it_is_committed(project: Project) -> None:
     path = project.model_file(MODEL)
     path.write_text(f"require_clean_commit: false\n{CONFIG.replace('1.5', '0.1')}")
-    assert "cloth.yaml (changed)" in (committed.hindrance(project, MODEL) or "")
+    assert "cloth.yaml (changed)" in (clean_commit.refusal(project, MODEL) or "")
     commit(project)
     change(project, "configs/fleet.yaml")
-    assert committed.uncommitted(project, MODEL) == ["configs/fleet.yaml (changed)"]
-    assert committed.hindrance(project, MODEL) is None
+    assert clean_commit.uncommitted(project, MODEL) == ["configs/fleet.yaml (changed)"]
+    assert clean_commit.refusal(project, MODEL) is None
 
 
 def test_a_copy_without_git_goes_live_and_a_git_that_does_not_answer_hinders(
@@ -172,13 +172,13 @@ def test_a_copy_without_git_goes_live_and_a_git_that_does_not_answer_hinders(
     shutil.copytree(project.root, tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
     copy = Project(tmp_path / "copy", tmp_path / "copy" / ".adire")
     change(copy, "configs/models/cloth.yaml")
-    assert committed.hindrance(copy, MODEL) is None
+    assert clean_commit.refusal(copy, MODEL) is None
     (project.root / ".git" / "HEAD").write_text("spoilt\n")
     with pytest.raises(UserError, match="git cannot tell what is committed"):
-        committed.hindrance(project, MODEL)
+        clean_commit.refusal(project, MODEL)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="install git"):
-        committed.hindrance(project, MODEL)
+        clean_commit.refusal(project, MODEL)
 
 
 def test_a_project_inside_a_larger_checkout_counts_by_that(project: Project) -> None:
@@ -187,10 +187,10 @@ def test_a_project_inside_a_larger_checkout_counts_by_that(project: Project) -> 
         project.root, inner, ignore=shutil.ignore_patterns(".git", "products", ".gitignore")
     )
     found = Project(inner, inner / ".adire")
-    assert committed.hindrance(found, MODEL) is None  # the checkout knows nothing of it yet
+    assert clean_commit.refusal(found, MODEL) is None  # the checkout knows nothing of it yet
     commit(project)
     change(found, "prompts.yaml")
-    assert committed.uncommitted(found, MODEL) == ["products/cloth/prompts.yaml (changed)"]
+    assert clean_commit.uncommitted(found, MODEL) == ["products/cloth/prompts.yaml (changed)"]
 
 
 def test_a_hook_does_not_point_at_another_checkout(
@@ -198,7 +198,7 @@ def test_a_hook_does_not_point_at_another_checkout(
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     change(project, "cloth.dvc")
-    assert committed.uncommitted(project, MODEL) == ["cloth.dvc (changed)"]
+    assert clean_commit.uncommitted(project, MODEL) == ["cloth.dvc (changed)"]
 
 
 # --- the sensor --------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> dg.RunRequest | s
     """What the sensor says about a state that was never materialized."""
     monkeypatch.setattr(sensors, "root_keys", lambda *_: {"training_config": "new"})
     monkeypatch.setattr(sensors, "code_and_libraries", lambda *_: {})
-    monkeypatch.setattr(policies.weights, "known_judge", lambda *_: None)
+    monkeypatch.setattr(policy_comparison.weights, "known_judge", lambda *_: None)
     sensor = sensors.model_sensor(project, MODEL, "cloth_line")
     with (
         dg.DagsterInstance.ephemeral() as instance,
@@ -222,7 +222,7 @@ def test_the_tick_names_what_is_not_committed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(tick(project, monkeypatch), dg.RunRequest)
-    strict = policies.of_today(project, MODEL)
+    strict = policy_comparison.compare_now(project, MODEL)
     Store(project).build(Recipe("promotion_verdict", MODEL), lambda folder: strict.facts())
     project.model_file(MODEL).write_text(CONFIG.replace("1.5", "0.1"))
     told = tick(project, monkeypatch)
@@ -251,4 +251,4 @@ def test_git_finds_its_way_without_a_locale(
     monkeypatch.setenv("LC_ALL", "C")
     name = os.fsdecode("base_models/ọjà.dvc".encode())
     (project.root / name).write_text("")
-    assert committed.uncommitted(project, MODEL) == [f"{name} (not in the commit)"]
+    assert clean_commit.uncommitted(project, MODEL) == [f"{name} (not in the commit)"]

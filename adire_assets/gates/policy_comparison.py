@@ -17,7 +17,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store
 from adire_assets.families.diffusion import weights
-from adire_assets.gates import committed, policy
+from adire_assets.gates import clean_commit, policy
 from adire_assets.serving import record
 
 VERDICT = "promotion_verdict"
@@ -25,7 +25,7 @@ EARLIER = "the verdicts before it"
 
 
 @dataclass(frozen=True)
-class Compared:
+class PolicyComparison:
     """A policy, and what it asks less than that of `than`, such as "release 3".
 
     `weakened`: see `policy.weakenings`.
@@ -37,21 +37,23 @@ class Compared:
 
     def told(self) -> str:
         """That in a sentence, empty when nothing is weaker."""
-        return policy.told(self.than, self.weakened)
+        return policy.weakening_sentence(self.than, self.weakened)
 
     def facts(self) -> dict[str, Any]:
         """What a verdict's manifest keeps."""
         return {"policy": dict(self.policy), "weaker_than": self.than, "weakened": self.weakened}
 
 
-def of_evaluation(project: Project, evaluation: Artefact, gates: GateConfig) -> Compared:
+def compare_for_evaluation(
+    project: Project, evaluation: Artefact, gates: GateConfig
+) -> PolicyComparison:
     """The policy that judges `evaluation` by `gates`, against the one before."""
     made = evaluation.manifest["recipe"]
     judge = made["inputs"].get("judge")
     return _compared(project, evaluation.model, gates, made["config"], judge, evaluation)
 
 
-def of_today(project: Project, model: str) -> Compared:
+def compare_now(project: Project, model: str) -> PolicyComparison:
     """What the project's files say now, against the policy before."""
     config = load_model(project, model)
     settings = config.evaluation.settings(project)
@@ -60,15 +62,15 @@ def of_today(project: Project, model: str) -> Compared:
     return _compared(project, model, config.evaluation.gates, settings, found, None)
 
 
-def told_today(project: Project, model: str) -> str:
-    """`of_today` in a sentence; where that cannot be told, why."""
+def current_sentence(project: Project, model: str) -> str:
+    """`compare_now` in a sentence, or why it cannot be said."""
     try:
-        return of_today(project, model).told()
+        return compare_now(project, model).told()
     except UserError as error:
         return f"cannot tell: {error}"
 
 
-def refused_before(project: Project, evaluation: Artefact) -> int:
+def count_refused_adapters(project: Project, evaluation: Artefact) -> int:
     """How many other adapters a verdict refused since what is live went live: each was a chance."""
     own = adapter_of(evaluation)
     state = record.read(project, list(load_fleet(project).targets)[-1], evaluation.model)
@@ -89,7 +91,7 @@ def adapter_of(evaluation: Artefact) -> str:
 def uncommitted(project: Project, model: str) -> list[str]:
     """`committed.uncommitted`; when git does not answer, that it does not."""
     try:
-        return committed.uncommitted(project, model)
+        return clean_commit.uncommitted(project, model)
     except UserError as error:
         return [str(error)]
 
@@ -101,24 +103,24 @@ def _compared(
     settings: Mapping[str, Any],
     judge: str | None,
     evaluation: Artefact | None,
-) -> Compared:
+) -> PolicyComparison:
     fleet = load_fleet(project)
     images = load_model(project, model).serving.repeated()
-    now = policy.of(gates, settings, judge, images, fleet)
+    now = policy.policy_of(gates, settings, judge, images, fleet)
     store = Store(project)
     state = record.read(project, list(fleet.targets)[-1], model)
     if state.live is not None:
         verdict = store.recall(state.verdict) if state.verdict else None
         if verdict is None or verdict.kind != VERDICT:
-            return Compared(now, "", [])
+            return PolicyComparison(now, "", [])
         before, facts = _of_verdict(store, verdict), verdict.manifest
         own = evaluation and facts["evaluation"]["content_hash"] == evaluation.content_hash
         if own and policy.same(before, now):  # judged again by what brought it live
-            return Compared(now, facts.get("weaker_than", ""), facts.get("weakened", []))
-        return Compared(now, f"release {state.live}", policy.weakenings(before, now))
+            return PolicyComparison(now, facts.get("weaker_than", ""), facts.get("weakened", []))
+        return PolicyComparison(now, f"release {state.live}", policy.weakenings(before, now))
     made = sorted(store.known(model, VERDICT), key=lambda one: one.manifest["created"])
     others = [one for verdict in made if not policy.same(one := _of_verdict(store, verdict), now)]
-    return Compared(now, EARLIER, policy.weakenings(policy.strictest(others), now))
+    return PolicyComparison(now, EARLIER, policy.weakenings(policy.strictest(others), now))
 
 
 def _of_verdict(store: Store, verdict: Artefact) -> Mapping[str, Any]:

@@ -70,7 +70,7 @@ def uncommitted(project: Project, model: str) -> list[str]:
     ]
 
 
-def required(project: Project, model: str) -> bool:
+def is_required(project: Project, model: str) -> bool:
     """Whether the sensors of `model` may go live from a clean commit only; what HEAD says."""
     top = _top(project.root)
     if top is None:
@@ -84,18 +84,18 @@ def required(project: Project, model: str) -> bool:
     return not (isinstance(tree, dict) and tree.get(OPTION) is False)
 
 
-def hindrance(project: Project, model: str) -> str | None:
+def refusal(project: Project, model: str) -> str | None:
     """Why the sensors must not bring `model` live now, in a sentence; None when they may."""
-    if not required(project, model) or not (found := uncommitted(project, model)):
+    if not is_required(project, model) or not (found := uncommitted(project, model)):
         return None
     return (
-        f"not committed: {listed(found)}; commit them, or commit `{OPTION}: false` in "
+        f"not committed: {file_list(found)}; commit them, or commit `{OPTION}: false` in "
         f"{os.path.relpath(project.model_file(model), project.root)}; `adire materialize {model}` "
         "goes on without"
     )
 
 
-def listed(files: list[str]) -> str:
+def file_list(files: list[str]) -> str:
     """The first of them, and how many others."""
     more = len(files) - SHOWN
     return ", ".join(files[:SHOWN]) + (f" and {more} more" if more > 0 else "")

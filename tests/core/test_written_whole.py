@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from adire_assets.cli import main
-from adire_assets.core.disk import whole
+from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
-from adire_assets.core.folders import alone
+from adire_assets.core.folders import exclusive_folder
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.families.diffusion.training import class_images as drawn
@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 
 def test_of_two_writers_at_once_each_has_a_place_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "x.bin"
-    with whole(path) as first, whole(path) as second:
+    with written_whole(path) as first, written_whole(path) as second:
         assert first != second
         first.write_bytes(b"first")
         second.write_bytes(b"second")
@@ -43,7 +43,7 @@ def test_of_two_writers_at_once_each_has_a_place_of_its_own(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("fill", [Path.touch, Path.mkdir, lambda path: None])
 def test_what_was_not_finished_is_gone(tmp_path: Path, fill: Any) -> None:
-    with pytest.raises(ZeroDivisionError), whole(tmp_path / "x") as place:
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "x") as place:
         fill(place)
         raise ZeroDivisionError
     assert names(tmp_path) == []
@@ -146,7 +146,7 @@ def test_a_base_model_is_trained_by_one_at_a_time_and_in_the_home(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ADIRE_HOME", str(tmp_path / "elsewhere"))
     work = Project.find().home / "base-model"
-    with alone(work, "busy"):
+    with exclusive_folder(work, "busy"):
         said = CliRunner().invoke(main.app, ["base-model", "train", "--output", "made"])
     assert said.exit_code != 0
     assert f"another process trains a base model in {work}" in f"{said.exception or said.output}"
