@@ -115,8 +115,8 @@ def test_a_cache_and_a_picture_may_be_written_by_two_at_once(tmp_path: Path) -> 
 HOLD = """
 import sys
 from pathlib import Path
-from adire_assets.core.folders import alone
-with alone(Path(sys.argv[1]), "busy"):
+from adire_assets.core.folders import exclusive_folder
+with exclusive_folder(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     sys.stdin.read()
 """
