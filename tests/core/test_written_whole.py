@@ -149,5 +149,5 @@ def test_a_base_model_is_trained_by_one_at_a_time_and_in_the_home(
     with exclusive_folder(work, "busy"):
         said = CliRunner().invoke(main.app, ["base-model", "train", "--output", "made"])
     assert said.exit_code != 0
-    assert f"another process trains a base model in {work}" in f"{said.exception or said.output}"
+    assert f"{work} is used by another training" in f"{said.exception or said.output}"
     assert not (tmp_path / ".adire").exists()
