@@ -196,7 +196,7 @@ def test_many_files_make_one_short_line(tmp_path):
     ],
 )
 def test_of_two_captions_in_one_row_none_is_chosen(tmp_path, name, content, sentence):
-    with pytest.raises(UserError, match=summary_sentence):
+    with pytest.raises(UserError, match=sentence):
         captions(tmp_path, {name: content})
 
 
