@@ -20,9 +20,9 @@ from adire_assets.config.model import load_model
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json
 from adire_assets.core.worker import print_progress
+from adire_assets.families.diffusion.evaluation.drawing import drawing_of
 from adire_assets.families.diffusion.evaluation.evaluate import score
 from adire_assets.families.diffusion.evaluation.images import draw
-from adire_assets.line.generate import drawing_of
 
 
 def main() -> None:

@@ -49,7 +49,9 @@ from adire_assets.core.store import read_json, write_json
 from adire_assets.core.worker import print_progress
 from adire_assets.embedded.base.pattern_images import draw_pattern
 from adire_assets.embedded.base.patterns import choose_pattern
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.base import resolve as base_resolve
+from adire_assets.families.diffusion.evaluation.drawing import drawing_of
 from adire_assets.families.diffusion.evaluation.evaluate import score
 from adire_assets.families.diffusion.evaluation.images import draw
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
@@ -57,9 +59,6 @@ from adire_assets.families.diffusion.training.lora import train
 from adire_assets.families.diffusion.weights import WEIGHTS
 from adire_assets.gates.promotion import comparisons
 from adire_assets.gates.verdict import CHECKS, Verdict, decide
-from adire_assets.line.evaluate import EVALUATION_MODULES
-from adire_assets.line.generate import IMAGE_MODULES, drawing_of
-from adire_assets.line.train import TRAINING_MODULES
 
 CHAMPION = "champion"
 BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings
@@ -120,11 +119,11 @@ def keys_of(project: Project, config: ModelConfig, dataset: Path) -> Keys:
     inputs = {"dataset": read_json(dataset / "manifest.json")["content_hash"]}
     inputs["base_model"] = base.content_hash
     settings = config.evaluation.settings(project)
-    trained = Recipe("trained", "gates", TRAINING_MODULES, inputs, config.training.model_dump())
+    trained = Recipe("trained", "gates", FAMILY.train.modules, inputs, config.training.model_dump())
     drawing = drawing_of(settings, dataset)
-    drawn = Recipe("drawn", "gates", IMAGE_MODULES, {"trained": trained.key}, drawing)
+    drawn = Recipe("drawn", "gates", FAMILY.generate.modules, {"trained": trained.key}, drawing)
     inputs = {"drawn": drawn.key, "judge": judge.content_hash}
-    scored = Recipe("scored", "gates", EVALUATION_MODULES, inputs, settings)
+    scored = Recipe("scored", "gates", FAMILY.evaluate.modules, inputs, settings)
     return Keys(trained.key, drawn.key, scored.key)
 
 

@@ -44,6 +44,7 @@ from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json
 from adire_assets.core.worker import command, write_job
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
@@ -260,7 +261,7 @@ def _trained(bench: Bench, output: Path, record: Any, finished: Finished) -> Tra
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    libraries = ", ".join(f"{name} {version(name)}" for name in lineage.TRAINING_PACKAGES[:5])
+    libraries = ", ".join(f"{name} {version(name)}" for name in FAMILY.packages[:5])
     name = names[0] if names else platform.processor()
     return f"{name}, {lineage.threads()} of {os.cpu_count()} cores, {libraries}"
 

@@ -282,14 +282,13 @@ def revoke(
 @app.command()
 def golden(release: Release) -> None:
     """Draw a release's golden images with the software of now; exit status 1 when they changed."""
-    from adire_assets.families.diffusion.evaluation.golden import CHANGED
     from adire_assets.gates import upgrades
 
     sentence, comparison = upgrades.golden(Project.find(), release, say)
     for image in comparison.images:
         say(f"  {image.sentence()}")
     say(sentence)
-    if comparison.verdict == CHANGED:
+    if comparison.changed:
         raise typer.Exit(1)
 
 

@@ -20,7 +20,7 @@ from adire_assets.config.search import SearchConfig
 from adire_assets.config.weights import FilePath, ModelSource
 from adire_assets.config.yaml_file import ChosenBy, Strict, load
 from adire_assets.core.errors import UserError
-from adire_assets.core.family import family, told
+from adire_assets.core.family import Family, family, told
 from adire_assets.core.file_names import is_content, suffix_of
 from adire_assets.core.project import Project
 
@@ -105,6 +105,11 @@ def load_model(project: Project, name: str) -> ModelConfig:
             f"{path}: data.path: {data.path} is not below the folder of {data.dvc_file}"
         )
     return config
+
+
+def family_of(project: Project, name: str) -> Family:
+    """The family of a model, as its YAML says now."""
+    return family(load_model(project, name).family)
 
 
 def no_model(project: Project, name: str) -> str:

@@ -13,6 +13,7 @@ names of modules.
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from typing import Any
@@ -23,16 +24,75 @@ GROUP = "adire_assets.families"
 
 
 @dataclass(frozen=True)
-class Family:
-    """What one kind of model brings. Code is named as "module:name", and imported when asked for.
+class Step:
+    """The code of one step of the line: the first of `modules` holds its functions, and all of them
+    with what they import are part of the recipe key."""
 
-    `config` is the schema of its YAML, a subclass of `config.model.ModelConfig`. `plumbing` are the
-    modules that hand values over and decide none, see `core.lineage.PLUMBING`.
+    modules: tuple[str, ...]
+
+    def job(self, function: str) -> str:
+        """The function of this name, as a worker child is told it."""
+        return f"{self.modules[0]}:{function}"
+
+    @property
+    def functions(self) -> Any:
+        """The module of the functions, imported into this process."""
+        return import_module(self.modules[0])
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one kind of model brings. Code is named, and imported when it is asked for.
+
+    `config` is "module:class", the schema of its YAML: a subclass of `config.model.ModelConfig`.
+    `packages` are the distributions whose versions are part of what is trained and evaluated.
+    `plumbing` are the modules that hand values over and decide none (`core.lineage.PLUMBING`).
+
+    Worker functions, which run in a child process (see `core.worker`), by step:
+
+        dataset   rebuild(source, output, config, progress)
+        train     train(dataset, base, variant, output, training, work, cache, resolution, device)
+        trial     run(storage, study, number, and what train is given)
+        generate  draw(base, variant, adapter, drawing, output, device)
+                  measure(base, variant, adapter, drawing, device)
+        evaluate  score(dataset, adapter_images, base_images, judge, evaluation, output, device,
+                  base_statistics)
+        golden    redraw(golden, sampling, base, variant, adapter, device, now, output)
+
+    Functions that are called in the process of the asset:
+
+        weights   base_model, base_recipe, known_base_model, found_again; judge, judge_recipe,
+                  known_judge
+        dataset   build(source, output, config, files): further arguments for train
+        dataset_summary  summary_sentence(summary): what became of the data, in one line
+        drawing   drawing_of(evaluation, dataset): what generate draws
+        launch    launcher(device, training), split_batch_across_processes(training, device, base)
+        golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),
+                  Comparison
+        judge_process    JudgeProcess(folder, device), that judges answers while a release goes live
+        formats   export(adapter, base, format, file, facts), import_(file, base, folder)
+        trial     UNPRUNED_TRIALS, that nobody gives up
+
+    `release.modules` are those that a release takes along to be served with.
     """
 
     name: str
     config: str
-    plumbing: tuple[str, ...] = ()
+    packages: tuple[str, ...]
+    plumbing: tuple[str, ...]
+    weights: Step
+    dataset: Step
+    train: Step
+    launch: Step
+    trial: Step
+    drawing: Step
+    generate: Step
+    evaluate: Step
+    release: Step
+    golden: Step
+    dataset_summary: Step
+    judge_process: Step
+    formats: Step
 
     def schema(self) -> type[Any]:
         """The class that `config` names."""

@@ -64,7 +64,6 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 VECTORS = ("avx", "amx", "fma", "sse", "ssse", "asimd", "sve")
 ABSENT = "absent"  # the version of what is not installed
 NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's environment
-TRAINING_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
 @dataclass(frozen=True)

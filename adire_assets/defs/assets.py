@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from adire_assets.config.gates import GateConfig
+from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built
@@ -18,20 +19,16 @@ from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome, reporter
 from adire_assets.defs.sensors import require_committed
-from adire_assets.families.diffusion import weights
-from adire_assets.families.diffusion.data import dataset_summary
 from adire_assets.gates import approvals, policy, policy_comparison, promotion, upgrades
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.report import pages
 from adire_assets.gates.verdict import CHECKS, Verdict
 from adire_assets.line import deploy, sources
 from adire_assets.line.dataset import build as build_dataset
-from adire_assets.line.evaluate import EVALUATION_MODULES, numbers
 from adire_assets.line.evaluate import evaluation_report as make_evaluation_report
-from adire_assets.line.generate import IMAGE_MODULES
+from adire_assets.line.evaluate import numbers
 from adire_assets.line.release import RELEASE_MODULES
 from adire_assets.line.release import triton_repository as make_triton_repository
-from adire_assets.line.train import TRAINING_MODULES
 from adire_assets.line.train import lora_weights as make_lora_weights
 from adire_assets.line.verdict import promotion_verdict as make_promotion_verdict
 from adire_assets.serving import release
@@ -53,6 +50,7 @@ DEPLOYMENT_CHECKS = {
 
 def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     """The assets `<model>/...` in the order of the graph."""
+    family = family_of(project, model)
 
     def asset(*modules: str, checks: Mapping[str, str] | None = None, **keywords: Any) -> Any:
         """`dg.asset` with what all assets of a model share."""
@@ -99,7 +97,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """The weights that the adapter is trained on."""
         with answered():
-            built = weights.base_model(project, model, children.runner(context))
+            built = sources.base_model(project, model, children.runner(context))
         facts = built.artefact.manifest
         pinned = facts["recipe"]["inputs"]["weights"]
         left_out = facts.get("left_out")
@@ -112,7 +110,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             built = sources.evaluation_config(project, model)
         return _result(context, built, config=built.artefact.json("config.json"))
 
-    @asset("adire_assets.families.diffusion.data.dataset", kinds={"pillow"})
+    @asset(*family.dataset.modules)
     def dataset(context: dg.AssetExecutionContext, training_data: Artefact) -> dg.MaterializeResult:
         """Validated, captioned, de-duplicated images, split into train, validation and held-out."""
         with answered():
@@ -132,10 +130,10 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             own_captions=summary["own_captions"],
             **files,
         )
-        context.log.info(f"{model}: {dataset_summary.summary_sentence(summary)}")
+        context.log.info(f"{model}: {family.dataset_summary.functions.summary_sentence(summary)}")
         return result
 
-    @asset(*TRAINING_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
+    @asset(*family.train.modules, kinds={"pytorch", "mlflow"}, pool="device")
     def lora_weights(
         context: dg.AssetExecutionContext,
         dataset: Artefact,
@@ -163,7 +161,12 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             mlflow_run=built.artefact.manifest["mlflow_run_id"],
         )
 
-    @asset(*IMAGE_MODULES, *EVALUATION_MODULES, kinds={"pytorch", "mlflow"}, pool="device")
+    @asset(
+        *family.generate.modules,
+        *family.evaluate.modules,
+        kinds={"pytorch", "mlflow"},
+        pool="device",
+    )
     def evaluation_report(
         context: dg.AssetExecutionContext,
         dataset: Artefact,
@@ -239,7 +242,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             report=dg.MetadataValue.path(str(pages.page_path(project, built.artefact))),
         )
 
-    @asset(*RELEASE_MODULES, checks=RELEASE_CHECKS, kinds={"mlflow"})
+    @asset(*RELEASE_MODULES, *family.release.modules, checks=RELEASE_CHECKS, kinds={"mlflow"})
     def triton_repository(
         context: dg.AssetExecutionContext,
         lora_weights: Artefact,

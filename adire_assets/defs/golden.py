@@ -31,8 +31,6 @@ def golden_check(project: Project, model: str) -> dg.AssetChecksDefinition:
 
         Nothing is drawn while software and machine are those of the evaluation.
         """
-        from adire_assets.families.diffusion.evaluation.golden import CHANGED, Comparison  # numpy
-
         with answered():
             record = release.record_of(project, triton_repository)
             if upgrades.same_conditions(project, record):
@@ -45,9 +43,9 @@ def golden_check(project: Project, model: str) -> dg.AssetChecksDefinition:
             built = upgrades.golden_report(
                 project, record, children.runner(context.op_execution_context)
             )
-        comparison = Comparison.from_dict(built.artefact.json("comparison.json"))
+        comparison = upgrades.compared(project, model, built)
         return dg.AssetCheckResult(
-            passed=comparison.verdict != CHANGED,
+            passed=not comparison.changed,
             severity=dg.AssetCheckSeverity.WARN,
             description=comparison.sentence(),
             metadata={

@@ -15,7 +15,7 @@ from itertools import takewhile
 
 import dagster as dg
 
-from adire_assets.config.model import load_model
+from adire_assets.config.model import family_of, load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
@@ -49,7 +49,8 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
             held = approvals.on_hold(project, model)
         except UserError as error:
             return dg.SkipReason(str(error))
-        state = lineage.digest({**roots, **code_and_libraries(project)})[:32]
+        others = code_and_libraries(project, family_of(project, model))
+        state = lineage.digest({**roots, **others})[:32]
         seen = f"state {state[:12]}"
         runs = context.instance.get_run_records(
             dg.RunsFilter(tags={MODEL_TAG: model}), limit=20, ascending=False

@@ -14,9 +14,9 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import family
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store
-from adire_assets.families.diffusion import weights
 from adire_assets.gates import clean_commit, policy
 from adire_assets.serving import record
 
@@ -57,7 +57,7 @@ def compare_now(project: Project, model: str) -> PolicyComparison:
     """What the project's files say now, against the policy before."""
     config = load_model(project, model)
     settings = config.evaluation.settings(project)
-    judge = weights.known_judge(project, model)
+    judge = family(config.family).weights.functions.known_judge(project, model)
     found = judge.content_hash if judge else None
     return _compared(project, model, config.evaluation.gates, settings, found, None)
 

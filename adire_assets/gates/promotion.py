@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
-from adire_assets.config.model import load_model
+from adire_assets.config.model import family_of, load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
-from adire_assets.families.diffusion import weights
 from adire_assets.gates import approvals, measurements, policy_comparison, upgrades
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
@@ -184,6 +183,7 @@ def parity_report(
     repository, base_weights = store.open(record.repository), store.open(record.base_model)
     evaluation = store.open(record.evaluation)
     device = lineage.device_class(load_fleet(project).device)
+    packages = family_of(project, model).packages
     recipe = Recipe(
         kind="parity_report",
         model=model,
@@ -193,7 +193,7 @@ def parity_report(
             "base_model": base_weights.content_hash,
             "evaluation": evaluation.content_hash,
         },
-        environment=lineage.environment(*TRAINING_PACKAGES, "nvidia-pytriton", device=device),
+        environment=lineage.environment(*packages, "nvidia-pytriton", device=device),
     )
 
     def make(folder: Path) -> None:
@@ -231,6 +231,7 @@ def require_passable(
     )
     today = load_model(project, record.model).evaluation
     # A threshold means something for one judge and one set of prompts only.
+    weights = family_of(project, record.model).weights.functions
     same_judge = weights.judge(project, record.model).artefact.content_hash
     settings = today.settings(project)
     made = evaluation.manifest["recipe"]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import CompatibilityConfig
-from adire_assets.config.model import load_model
+from adire_assets.config.model import family_of, load_model
 from adire_assets.core import lineage
 from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.family import Family
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, lock
 from adire_assets.core.worker import Progress
@@ -25,10 +26,6 @@ from adire_assets.serving.rollout import deployment
 
 if TYPE_CHECKING:
     from adire_assets.core.worker import RunWorker
-    from adire_assets.families.diffusion.evaluation.golden import Comparison
-
-REDRAW = "adire_assets.families.diffusion.evaluation.golden:redraw"
-GOLDEN_MODULES = ("adire_assets.families.diffusion.evaluation.golden",)
 
 
 def compatibility(
@@ -60,18 +57,20 @@ def refusal(project: Project, record: ReleaseRecord, serving: rule.Software | No
     return f"release {record.number} of {record.model}: {found.sentence()}"
 
 
-def golden_images(project: Project, evaluation: Artefact) -> Built:
+def golden_images(project: Project, family: Family, evaluation: Artefact) -> Built:
     """The golden set of the release that this evaluation is of."""
-    from adire_assets.families.diffusion.evaluation import golden
-
     recipe = Recipe(
         kind="golden_images",
         model=evaluation.model,
-        modules=GOLDEN_MODULES,
+        modules=family.golden.modules,
         # Equal images may have been drawn on other software: that is in the key alone.
         inputs={"evaluation": evaluation.content_hash, "evaluation_recipe": evaluation.key},
     )
-    return Store(project).build(recipe, lambda folder: golden.write_evaluated(evaluation, folder))
+
+    def make(folder: Path) -> None:
+        family.golden.functions.write_evaluated(evaluation, folder)
+
+    return Store(project).build(recipe, make)
 
 
 def same_conditions(project: Project, record: ReleaseRecord) -> bool:
@@ -86,6 +85,7 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
     and base that draw.
     """
     store = Store(project)
+    step = family_of(project, record.model).golden
     golden_set = _golden_set(project, record)
     content, base = store.open(record.repository), store.open(record.base_model)
     store.verify(golden_set)
@@ -93,7 +93,7 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
     recipe = Recipe(
         kind="golden_report",
         model=record.model,
-        modules=GOLDEN_MODULES,
+        modules=step.modules,
         inputs={
             "golden_images": golden_set.content_hash,
             "triton_repository": content.content_hash,
@@ -105,7 +105,7 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
     def make(folder: Path) -> dict[str, Any]:
         with lock(project, "device"):
             run_worker(
-                REDRAW,
+                step.job("redraw"),
                 golden=golden_set.path,
                 sampling=content.path / release.SAMPLING.name,
                 base=base.path / "pipeline",
@@ -120,10 +120,9 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
     return store.build(recipe, make)
 
 
-def golden(project: Project, name: str, progress: Progress) -> "tuple[str, Comparison]":
-    """(sentence, comparison) of `model@N`, or of the live release of `model`."""
-    from adire_assets.families.diffusion.evaluation.golden import Comparison
-
+def golden(project: Project, name: str, progress: Progress) -> tuple[str, Any]:
+    """(sentence, comparison) of `model@N`, or of the live release of `model`; the comparison is of
+    the family's class `golden.Comparison`."""
     record = deployment.resolve_release(project, load_fleet(project), name)
     named = f"{record.model}@{record.number}"
     with scratch_folder(project, f"golden-{record.model}-{record.number}") as work:
@@ -137,8 +136,14 @@ def golden(project: Project, name: str, progress: Progress) -> "tuple[str, Compa
         built = golden_report(project, record, run)
     if built.reused:
         progress(f"{named}: drawn again before with this software, on this machine")
-    comparison = Comparison.from_dict(built.artefact.json("comparison.json"))
+    comparison = compared(project, record.model, built)
     return f"golden: {named} {comparison.sentence()}", comparison
+
+
+def compared(project: Project, model: str, report: Built) -> Any:
+    """The content of a golden report, as the family's class `golden.Comparison`."""
+    golden = family_of(project, model).golden.functions
+    return golden.Comparison.from_dict(report.artefact.json("comparison.json"))
 
 
 def _golden_set(project: Project, record: ReleaseRecord) -> Artefact:
@@ -152,12 +157,9 @@ def _golden_set(project: Project, record: ReleaseRecord) -> Artefact:
 
 def _conditions(project: Project, golden_set: Artefact) -> tuple[dict[str, str | None], bool]:
     """(what decides the bits of an image here, whether that is what the golden set records)."""
-    from adire_assets.families.diffusion.evaluation.golden import (
-        conditions,  # numpy: not in every Dagster process
-    )
-
     settings: Mapping[str, Any] = golden_set.json("golden.json")
     device = lineage.device_class(load_fleet(project).device)
-    environment = lineage.environment(*TRAINING_PACKAGES, device=device)
-    now = conditions(environment, lineage.hardware(), settings["threads"])
+    family = family_of(project, golden_set.model)
+    environment = lineage.environment(*family.packages, device=device)
+    now = family.golden.functions.conditions(environment, lineage.hardware(), settings["threads"])
     return now, now == settings["conditions"]

@@ -7,21 +7,18 @@ sentences what happens; `report` of each decision, as (target, decision).
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adire_assets.config.fleet import load_fleet
+from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact
-from adire_assets.families.diffusion import weights
 from adire_assets.gates import approval_commands, approvals, promotion, upgrades
 from adire_assets.serving import record, release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment, rollback, rollout
-
-if TYPE_CHECKING:
-    from adire_assets.families.diffusion.evaluation.judge_process import JudgeProcess
 
 
 def deployed_model(
@@ -87,14 +84,12 @@ def watch_rollout(
     return [record.read(project, target, model) for target in fleet.targets]
 
 
-def open_judge(project: Project, model: str) -> "JudgeProcess":
-    """The model's judge in a process of its own."""
-    from adire_assets.families.diffusion.evaluation.judge_process import (
-        JudgeProcess,  # numpy: not in every Dagster process
-    )
-
-    folder = weights.judge(project, model).artefact.path / "pipeline"
-    return JudgeProcess(folder, lineage.device_class(load_fleet(project).device))
+def open_judge(project: Project, model: str) -> Any:
+    """The model's judge in a process of its own: the family's class `judge_process.JudgeProcess`."""
+    family = family_of(project, model)
+    folder = family.weights.functions.judge(project, model).artefact.path / "pipeline"
+    device = lineage.device_class(load_fleet(project).device)
+    return family.judge_process.functions.JudgeProcess(folder, device)
 
 
 def roll_back(

@@ -6,16 +6,15 @@ from typing import Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core import lineage
-from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.family import family
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import measurements
-from adire_assets.line.generate import drawing_of, evaluation_images
+from adire_assets.line.generate import evaluation_images
 from adire_assets.tracking.dvc import versions
 from adire_assets.tracking.runs import Tracked
-
-EVALUATION_MODULES = ("adire_assets.families.diffusion.evaluation.evaluate",)
 
 
 def evaluation_report(
@@ -37,9 +36,10 @@ def evaluation_report(
     settings = config.json("config.json")
     evaluation = settings["evaluation"]
     device = lineage.device_class(load_fleet(project).device)
-    drawing = drawing_of(evaluation, images.path)
+    plug = family(settings["family"])
+    drawing = plug.drawing.functions.drawing_of(evaluation, images.path)
     drawn = {
-        name: evaluation_images(project, base_weights, lora, drawing, run_worker).artefact
+        name: evaluation_images(project, plug, base_weights, lora, drawing, run_worker).artefact
         for name, lora in (("base_images", None), ("adapter_images", adapter))
     }
     made_from = {
@@ -52,10 +52,10 @@ def evaluation_report(
     recipe = Recipe(
         kind="evaluation_report",
         model=images.model,
-        modules=EVALUATION_MODULES,
+        modules=plug.evaluate.modules,
         inputs={name: artefact.content_hash for name, artefact in made_from.items()},
         config=evaluation,
-        environment=lineage.environment(*TRAINING_PACKAGES, device=device),
+        environment=lineage.environment(*plug.packages, device=device),
     )
 
     shared = {name: recipe.inputs[name] for name in ("dataset", "judge", "base_images")}
@@ -64,7 +64,7 @@ def evaluation_report(
     def make(folder: Path) -> dict[str, Any]:
         with tracked(adapter.key) as run, lock(project, "device"):
             run_worker(
-                f"{EVALUATION_MODULES[0]}:score",
+                plug.evaluate.job("score"),
                 dataset=images.path,
                 adapter_images=drawn["adapter_images"].path,
                 base_images=drawn["base_images"].path,

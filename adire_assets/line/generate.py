@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.prompts import choose_prompts, read_rows
+from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.family import Family
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
 from adire_assets.gates import measurements
@@ -21,22 +22,10 @@ from adire_assets.gates.measurements import TIMINGS
 if TYPE_CHECKING:
     from adire_assets.core.worker import RunWorker
 
-IMAGE_MODULES = ("adire_assets.families.diffusion.evaluation.images",)
-SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
-
-
-def drawing_of(evaluation: Mapping[str, Any], dataset: Path) -> dict[str, Any]:
-    """What evaluation settings have drawn; the prompts are a dataset's where they name none.
-
-    `latency_images` counts, since it says which images share a forward pass.
-    """
-    captions = [row["text"] for row in read_rows(dataset, "held_out")]
-    prompts, _ = choose_prompts(evaluation, captions)
-    return {"prompts": prompts, **{name: evaluation[name] for name in SETTINGS}}
-
 
 def evaluation_images(
     project: Project,
+    family: Family,
     base_weights: Artefact,
     adapter: Artefact | None,
     drawing: Mapping[str, Any],
@@ -48,16 +37,16 @@ def evaluation_images(
     recipe = Recipe(
         kind="evaluation_images",
         model=base_weights.model,
-        modules=IMAGE_MODULES,
+        modules=family.generate.modules,
         inputs={name: artefact.content_hash for name, artefact in made_from.items()},
         config=drawing,
-        environment=lineage.environment(*TRAINING_PACKAGES, device=device),
+        environment=lineage.environment(*family.packages, device=device),
     )
 
     def make(folder: Path) -> dict[str, Any]:
         with lock(project, "device"):
             run_worker(
-                f"{IMAGE_MODULES[0]}:draw",
+                family.generate.job("draw"),
                 base=base_weights.path / "pipeline",
                 variant=base_weights.json("base.json")["variant"],
                 adapter=adapter.path if adapter else None,
@@ -87,12 +76,13 @@ def measure_again(
         for name in ("adapter_images", "lora_weights", "base_model")
     )
     device = lineage.device_class(load_fleet(project).device)
-    _require_same_way(images, device)
+    family = family_of(project, images.model)
+    _require_same_way(images, family, device)
     drawing = images.manifest["recipe"]
     first = measurements.of_images(project, images)
     with lock(project, "device"):
         timings = run_worker(
-            f"{IMAGE_MODULES[0]}:measure",
+            family.generate.job("measure"),
             base=base_weights.path / "pipeline",
             variant=base_weights.json("base.json")["variant"],
             adapter=adapter.path,
@@ -107,10 +97,10 @@ def measure_again(
     return timings
 
 
-def _require_same_way(images: Artefact, device: str) -> None:
+def _require_same_way(images: Artefact, family: Family, device: str) -> None:
     """UserError when measuring now would time something else than what drew `images`."""
     then = images.manifest["recipe"]
-    libraries = {*TRAINING_PACKAGES, *lineage.libraries(IMAGE_MODULES)}
+    libraries = {*family.packages, *lineage.libraries(family.generate.modules)}
     now = lineage.environment(*sorted(libraries), device=device)
     names = {*then["environment"], *now}
     other = [
@@ -118,8 +108,8 @@ def _require_same_way(images: Artefact, device: str) -> None:
         for name in sorted(names)
         if then["environment"].get(name) != now.get(name)
     ]
-    if lineage.code_hash(IMAGE_MODULES) != then["code"]:
-        other.append("other code of adire_assets.families.diffusion.evaluation.images")
+    if lineage.code_hash(family.generate.modules) != then["code"]:
+        other.append(f"other code of {family.generate.modules[0]}")
     if other:
         raise UserError(
             f"{images.model}: its images were drawn with {'; '.join(other)}; measure as they were "

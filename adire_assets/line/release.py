@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store
@@ -9,7 +10,7 @@ from adire_assets.gates import promotion, upgrades
 from adire_assets.serving import release
 from adire_assets.tracking import registry, runs
 
-RELEASE_MODULES = ("adire_assets.serving.release", "adire_assets.families.diffusion.sampling")
+RELEASE_MODULES = ("adire_assets.serving.release",)  # and those of the family
 
 
 def triton_repository(
@@ -20,11 +21,12 @@ def triton_repository(
     promotion.require_passed(verdict)
     promotion.require_evaluation_of(evaluation, adapter.content_hash, base_weights.content_hash)
     Store(project).verify(adapter)
-    serving = config.json("config.json")["serving"]
+    settings = config.json("config.json")
+    plug, serving = family(settings["family"]), settings["serving"]
     recipe = Recipe(
         kind="triton_repository",
         model=adapter.model,
-        modules=RELEASE_MODULES,
+        modules=(*RELEASE_MODULES, *plug.release.modules),
         inputs={
             "lora_weights": adapter.content_hash,
             "base_model": base_weights.content_hash,
@@ -68,7 +70,7 @@ def triton_repository(
                 **promotion.provenance(adapter, base_weights, evaluation),
                 "policy": promotion.policy_facts(project, verdict, number),
             },
-            golden=upgrades.golden_images(project, evaluation).artefact.reference(),
+            golden=upgrades.golden_images(project, plug, evaluation).artefact.reference(),
         ),
     )
     promotion.challenge(project, adapter.model, number)

@@ -8,31 +8,30 @@ The weights of base and judge are the family's.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.model import DataConfig, ModelConfig, load_model
+from adire_assets.config.model import ModelConfig, family_of, load_model
 from adire_assets.core import lineage
+from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Built, Store, write_json
-from adire_assets.families.diffusion import weights
+from adire_assets.core.worker import RunWorker
 from adire_assets.tracking.dvc import versions
-
-if TYPE_CHECKING:
-    pass
 
 
 def training_data(project: Project, model: str) -> Built:
     """The files that data.dvc names for this model, and how to read them; no bytes are copied."""
-    config = load_model(project, model).data
+    whole = load_model(project, model)
+    config = whole.data
     tree = versions.subtree(project, config.dvc_file, config.path)
     versions.verify_working_tree(project, config.dvc_file, config.path, tree)
-    recipe = _training_data_recipe(model, config, tree)
+    recipe = _training_data_recipe(model, whole, tree)
 
     def make(folder: Path) -> dict[str, Any]:
         write_json(folder / "files.json", dict(sorted(tree.files.items())))
-        write_json(folder / "data.json", config.model_dump())
+        write_json(folder / "data.json", recipe.config)
         return {"dvc_hash": tree.dvc_hash, "data_hash": tree.hash}
 
     return Store(project).build(recipe, make)
@@ -45,11 +44,17 @@ def training_config(project: Project, model: str) -> Built:
     )
 
 
+def base_model(project: Project, model: str, run_worker: RunWorker) -> Built:
+    """The weights that an adapter is trained on, held in the store."""
+    return family_of(project, model).weights.functions.base_model(project, model, run_worker)
+
+
 def evaluation_config(project: Project, model: str) -> Built:
     """How the model is evaluated, gated and served; the judge's weights come into the store."""
     config = load_model(project, model)
     recipe = _evaluation_config_recipe(project, model, config)
-    return _config_root(project, recipe, judge=weights.judge(project, model).artefact.reference())
+    judge = family(config.family).weights.functions.judge(project, model).artefact
+    return _config_root(project, recipe, judge=judge.reference())
 
 
 def root_keys(project: Project, model: str) -> dict[str, str]:
@@ -64,11 +69,16 @@ def root_key(project: Project, model: str, name: str) -> str:
 
 def _training_data_now(project: Project, model: str, config: ModelConfig) -> Recipe:
     tree = versions.subtree(project, config.data.dvc_file, config.data.path)
-    return _training_data_recipe(model, config.data, tree)
+    return _training_data_recipe(model, config, tree)
 
 
-def _training_data_recipe(model: str, config: DataConfig, tree: versions.Subtree) -> Recipe:
-    return Recipe("training_data", model, inputs={"files": tree.hash}, config=config.model_dump())
+def _training_data_recipe(model: str, config: ModelConfig, tree: versions.Subtree) -> Recipe:
+    return Recipe(
+        "training_data",
+        model,
+        inputs={"files": tree.hash},
+        config={"family": config.family, "data": config.data.model_dump()},
+    )
 
 
 def _training_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
@@ -76,17 +86,26 @@ def _training_config_recipe(project: Project, model: str, config: ModelConfig) -
     return Recipe(
         "training_config",
         model,
-        config={"training": config.training.model_dump(), "device": device},
+        config={
+            "family": config.family,
+            "training": config.training.model_dump(),
+            "device": device,
+        },
     )
 
 
+def _base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
+    return family(config.family).weights.functions.base_recipe(project, model, config)
+
+
 def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    judge = weights.judge_recipe(project, model, config)
+    judge = family(config.family).weights.functions.judge_recipe(project, model, config)
     return Recipe(
         "evaluation_config",
         model,
         inputs={"judge": judge.inputs["weights"]},
         config={
+            "family": config.family,
             "evaluation": config.evaluation.settings(project),
             "gates": config.evaluation.gates.model_dump(),
             "serving": config.serving.model_dump(),
@@ -105,6 +124,6 @@ def _config_root(project: Project, recipe: Recipe, **references: dict[str, str])
 ROOTS = {
     "training_data": _training_data_now,
     "training_config": _training_config_recipe,
-    "base_model": weights.base_recipe,
+    "base_model": _base_recipe,
     "evaluation_config": _evaluation_config_recipe,
 }

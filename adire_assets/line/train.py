@@ -5,20 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.core import lineage
-from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.family import family
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, lock
 from adire_assets.core.worker import RunWorker, recorded_job
-from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
-
-TRAIN = "adire_assets.families.diffusion.training.lora:train"
-# launch: into how many processes a batch is divided is part of what is trained.
-TRAINING_MODULES = (
-    "adire_assets.families.diffusion.training.lora",
-    "adire_assets.families.diffusion.training.launch",
-)
 
 
 def lora_weights(
@@ -31,13 +24,14 @@ def lora_weights(
 ) -> Built:
     """The trained adapter; loads with stock `pipe.load_lora_weights(path)`."""
     settings = config.json("config.json")
+    plug = family(settings["family"])
     recipe = Recipe(
         kind="lora_weights",
         model=images.model,
-        modules=TRAINING_MODULES,
+        modules=plug.train.modules,
         inputs={"dataset": images.content_hash, "base_model": base_weights.content_hash},
         config=settings["training"],
-        environment=lineage.environment(*TRAINING_PACKAGES, device=settings["device"]),
+        environment=lineage.environment(*plug.packages, device=settings["device"]),
     )
 
     work = project.home / "work" / recipe.key[:32]
@@ -47,7 +41,8 @@ def lora_weights(
             run.set_tags(_training_tags(project, recipe, images, base_weights))
             run.log_params(settings["training"])
             base = base_weights.path / "pipeline"
-            training = split_batch_across_processes(settings["training"], settings["device"], base)
+            launch, device = plug.launch.functions, settings["device"]
+            training = launch.split_batch_across_processes(settings["training"], device, base)
             arguments: dict[str, Any] = {
                 "dataset": images.path,
                 "base": base,
@@ -55,16 +50,16 @@ def lora_weights(
                 "output": folder,
                 "training": training,
                 "work": work,
-                "resolution": images.manifest["resolution"],
-                "device": settings["device"],
+                "device": device,
+                **images.manifest["training_arguments"],
             }
-            launch = launcher(settings["device"], training)
+            launcher = launch.launcher(device, training)
             places = {"dataset": images.path, "base_model": base_weights.path}
             places |= {"output": folder, "work": work}
-            job = recorded_job(TRAIN, arguments, places, launch)
+            job = recorded_job(plug.train.job("train"), arguments, places, launcher)
             result = run_worker(
-                TRAIN,
-                launcher=launch,
+                plug.train.job("train"),
+                launcher=launcher,
                 recorder=runs.recorder(run.mlflow_run_id),
                 # Costs time only when it is empty, so it is not part of the recorded job.
                 cache=project.home / "cache",

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from adire_assets.config.fleet import load_fleet
+from adire_assets.config.model import family_of
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
-from adire_assets.families.diffusion import weights
-from adire_assets.families.diffusion.formats import adapters
-from adire_assets.families.diffusion.formats.base_names import Format
+from adire_assets.line import sources
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment
 
 
-def export(project: Project, name: str, to: Format, file: Path) -> int:
+def export(project: Project, name: str, to: str, file: Path) -> int:
     """Write the adapter of `model@N`, or of the live release of `model`; the release's number.
 
     UserError when there is no such release, its adapter is gone or changed, or `to` cannot say it.
@@ -28,11 +27,12 @@ def export(project: Project, name: str, to: Format, file: Path) -> int:
     store = Store(project)
     adapter, base = store.open(record.adapter), store.open(record.base_model)
     store.verify(adapter)
-    adapters.export(adapter.path, base.path / "pipeline", to, file, _facts(record))
+    formats = family_of(project, record.model).formats.functions
+    formats.export(adapter.path, base.path / "pipeline", to, file, _facts(record))
     return record.number
 
 
-def import_(project: Project, file: Path, model: str, folder: Path) -> Format:
+def import_(project: Project, file: Path, model: str, folder: Path) -> str:
     """Make the new `folder` of an adapter `file` for the base of `model`; the format it had."""
 
     def convert(*_: object, **__: object) -> NoReturn:
@@ -41,8 +41,8 @@ def import_(project: Project, file: Path, model: str, folder: Path) -> Format:
             f"`adire materialize {model} --select base_model` first"
         )
 
-    base = weights.base_model(project, model, convert).artefact
-    return adapters.import_(file, base.path / "pipeline", folder)
+    base = sources.base_model(project, model, convert).artefact
+    return family_of(project, model).formats.functions.import_(file, base.path / "pipeline", folder)
 
 
 def _facts(record: ReleaseRecord) -> dict[str, str]:

@@ -14,11 +14,11 @@ from adire_assets.config.model import load_model, misnamed, model_names
 from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import family
 from adire_assets.core.lineage import NOT_LIBRARIES, code_hash, environment, threads
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion import weights
 from adire_assets.gates import approvals, clean_commit, measurements, policy, policy_comparison
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.report import pages
@@ -153,6 +153,7 @@ def stale(project: Project, model: str) -> list[str]:
     made = adapter.manifest["recipe"]
     config = load_model(project, model)
     now = versions.subtree(project, config.data.dvc_file, config.data.path)
+    weights = family(config.family).weights.functions
     base, judge = weights.known_base_model(project, model), weights.known_judge(project, model)
     libraries = environment(*(name for name in made["environment"] if name not in NOT_LIBRARIES))
     served = store.recall(found.repository).manifest["recipe"]["config"]

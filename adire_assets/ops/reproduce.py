@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adire_assets.config.model import family_of
 from adire_assets.core import lineage, worker
 from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import NOT_CONTENT, Artefact, Store, lock
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion import base
 from adire_assets.serving import client, release
 from adire_assets.serving.release import ADAPTER, ReleaseRecord
 
@@ -176,8 +176,7 @@ def _base_model(project: Project, recorded: Artefact, scratch: Path, progress: P
             f"`adire materialize {recorded.model} --select base_model`, which makes it again"
         )
     wanted = manifest["recipe"]["inputs"]["weights"]
-    variant = manifest["recipe"]["config"]["variant"]
-    found = base.resolve(source, manifest["revision"], variant, project.root)
+    found = family_of(project, recorded.model).weights.functions.found_again(project, manifest)
     if found.content_hash != wanted:
         raise UserError(
             f"the base model {source} is no longer in the store, and {found.path} is other weights "

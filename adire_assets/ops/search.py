@@ -19,34 +19,24 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.model import ModelConfig, load_model
+from adire_assets.config.model import ModelConfig, family_of, load_model
 from adire_assets.config.search import SearchConfig
-from adire_assets.config.yaml_file import idle, without_idle
+from adire_assets.config.yaml_file import Strict, idle, without_idle
 from adire_assets.core import lineage
 from adire_assets.core.children import run_child
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family, family
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, lock, write_bytes
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion import weights
-from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
-from adire_assets.families.diffusion.training.settings import TrainingConfig
-from adire_assets.families.diffusion.training.trial import UNPRUNED_TRIALS
 from adire_assets.line import sources
 from adire_assets.line.dataset import build as build_dataset
 from adire_assets.tracking import runs
 
 if TYPE_CHECKING:
     import optuna
-
-TRIAL = "adire_assets.families.diffusion.training.trial:run"
-# launch: the per-process batch split is part of what is trained.
-TRIAL_MODULES = (
-    "adire_assets.families.diffusion.training.trial",
-    "adire_assets.families.diffusion.training.launch",
-)
 
 
 def search(
@@ -63,6 +53,7 @@ def search(
             f"{project.model_file(model)} has no section search; add one with ranges, for example "
             "search: {parameters: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}"
         )
+    plug, schema = family(config.family), type(config.training)
     device = lineage.device_class(load_fleet(project).device)
     images = build_dataset(project, sources.training_data(project, model).artefact).artefact
     if not images.json("summary.json")["validation"]:
@@ -76,27 +67,27 @@ def search(
     folder = project.home / "search"
     folder.mkdir(parents=True, exist_ok=True)
     with lock(project, f"search-{name}"):
-        study = _study(folder / f"{name}.db", name)
+        study = _study(folder / f"{name}.db", name, plug.trial.functions.UNPRUNED_TRIALS)
         parent = _parent_run(project, model, study)
         wanted = trials or config.search.trials
         common = recipe.config["training"]
         while len(_ended(study)) < wanted:
             study.sampler = _sampler(config.search, len(_ended(study)))
             trial = study.ask()
-            chosen = _chosen(trial, config.search)
+            chosen = _chosen(trial, config.search, schema)
             progress(f"trial {len(_ended(study)) + 1} of {wanted}: {_words(chosen)}")
             jobs = project.home / "jobs"
             with temporary_folder(project, jobs) as scratch, lock(project, "device"):
                 _carry_out(
-                    project, study, trial, _training(common | chosen), images, base, device, parent,
-                    scratch, progress,
+                    project, plug, study, trial, without_idle(schema, common | chosen), images,
+                    base, device, parent, scratch, progress,
                 )  # fmt: skip
     done = [one for one in study.trials if one.value is not None and one.state.name == "COMPLETE"]
     if not done:
         raise UserError(f"no trial of {name} came to its end; narrow the ranges of search")
     best = min(done, key=lambda one: one.value or 0.0)
     path = out or folder / f"{model}.yaml"
-    _write(project.model_file(model), path, best.params)
+    _write(project.model_file(model), path, best.params, schema)
     progress(
         f"search: {model} trial={best.number} validation_loss={best.value:.4f} "
         f"{_words(best.params)} yaml={path}"
@@ -113,19 +104,14 @@ def recipe_of(config: ModelConfig, images: Artefact, base: Artefact, device: str
     return Recipe(
         "search",
         images.model,
-        modules=TRIAL_MODULES,
+        modules=family(config.family).trial.modules,
         inputs={"dataset": images.content_hash, "base_model": base.content_hash},
         config={
             **searched,
             "training": {n: v for n, v in training.items() if n not in searched["parameters"]},
         },
-        environment=lineage.environment(*lineage.TRAINING_PACKAGES, device=device),
+        environment=lineage.environment(*family(config.family).packages, device=device),
     )
-
-
-def _training(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's settings: what one choice takes the effect from is left out."""
-    return without_idle(TrainingConfig, given)
 
 
 def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
@@ -136,6 +122,7 @@ def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
 
 
 def _base(project: Project, model: str) -> Artefact:
+    weights = family_of(project, model).weights.functions
     found = weights.known_base_model(project, model)
     if found is None:
         raise UserError(
@@ -145,7 +132,7 @@ def _base(project: Project, model: str) -> Artefact:
     return found
 
 
-def _study(path: Path, name: str) -> "optuna.Study":
+def _study(path: Path, name: str, first_trials: int) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -154,7 +141,7 @@ def _study(path: Path, name: str) -> "optuna.Study":
         study_name=name,
         load_if_exists=True,
         direction="minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=first_trials),
     )
     for trial in study.trials:
         if not trial.state.is_finished():  # its process was killed
@@ -171,14 +158,14 @@ def _killed(trial: Any) -> bool:
     return trial.state.name == "FAIL" and "refused" not in trial.user_attrs
 
 
-def _chosen(trial: "optuna.Trial", config: SearchConfig) -> dict[str, Any]:
+def _chosen(trial: "optuna.Trial", config: SearchConfig, schema: type[Strict]) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for name, tried in config.parameters.items():
         if tried.choices is not None:
             chosen[name] = trial.suggest_categorical(name, tried.choices)
             continue
         low, high = tried.low or 0.0, tried.high or 0.0
-        if TrainingConfig.model_fields[name].annotation is int:
+        if schema.model_fields[name].annotation is int:
             chosen[name] = trial.suggest_int(name, int(low), int(high), log=tried.log)
         else:
             chosen[name] = trial.suggest_float(name, low, high, log=tried.log)
@@ -187,6 +174,7 @@ def _chosen(trial: "optuna.Trial", config: SearchConfig) -> dict[str, Any]:
 
 def _carry_out(
     project: Project,
+    plug: Family,
     study: "optuna.Study",
     trial: "optuna.Trial",
     training: Mapping[str, Any],
@@ -206,12 +194,13 @@ def _carry_out(
     runs.log_parameters(project, run, training)
     (scratch / "output").mkdir()
     weights = base.path / "pipeline"
-    settings = split_batch_across_processes(training, device, weights)
+    launch = plug.launch.functions
+    settings = launch.split_batch_across_processes(training, device, weights)
     try:
         result = run_child(
             project,
             scratch / "job",
-            TRIAL,
+            plug.trial.job("run"),
             {
                 "storage": f"sqlite:///{project.home / 'search'}/{study.study_name}.db",
                 "study": study.study_name,
@@ -223,11 +212,11 @@ def _carry_out(
                 "training": settings,
                 "work": scratch / "work",
                 "cache": project.home / "cache",
-                "resolution": images.manifest["resolution"],
+                **images.manifest["training_arguments"],
                 "device": device,
             },
             threads=lineage.threads(),
-            launcher=launcher(device, settings)[1:],
+            launcher=launch.launcher(device, settings)[1:],
             recorder=runs.recorder(run),
             progress=progress,
         )
@@ -256,7 +245,7 @@ def _parent_run(project: Project, model: str, study: "optuna.Study") -> str:
     return known
 
 
-def _write(source: Path, path: Path, chosen: Mapping[str, Any]) -> None:
+def _write(source: Path, path: Path, chosen: Mapping[str, Any], schema: type[Strict]) -> None:
     """The model's YAML with these training keys, everything else as it stands there."""
     yaml = YAML()
     yaml.preserve_quotes = True
@@ -264,7 +253,7 @@ def _write(source: Path, path: Path, chosen: Mapping[str, Any]) -> None:
     tree = yaml.load(source.read_text(encoding="utf-8"))
     training = tree.setdefault("training", {})
     training.update(chosen)
-    for key in idle(TrainingConfig, training):
+    for key in idle(schema, training):
         del training[key]
     text = io.StringIO()
     yaml.dump(tree, text)

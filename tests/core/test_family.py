@@ -13,30 +13,31 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import GROUP, family, family_names
 from adire_assets.core.project import Project
 
+PLUG = """
+from dataclasses import fields
+from adire_assets.core.family import Family, Step
+REST = {one.name: Step((__name__,)) for one in fields(Family)} | {"packages": (), "plumbing": ()}
+def plug(name):
+    return Family(**REST | {"name": name, "config": f"{__name__}:Config"})
+"""
 MODULES = {  # family -> the module that its entry point names
-    "sound": """
+    "sound": PLUG
+    + """
 from pydantic import Field
 from adire_assets.config.model import ModelConfig, ServingConfig
 from adire_assets.config.yaml_file import Strict
-from adire_assets.core.family import Family
 class Training(Strict):
     order: int = Field(ge=1)
 class Config(ModelConfig):
     training: Training
     serving: ServingConfig = ServingConfig()
-FAMILY = Family(name="sound", config=f"{__name__}:Config")
+FAMILY = plug("sound")
 """,
     "raising": "raise OSError('no such library')",
     "absent": None,
     "nameless": "FAMILY = 'nameless'",
-    "renamed": """
-from adire_assets.core.family import Family
-FAMILY = Family(name="another", config=f"{__name__}:Config")
-""",
-    "hollow": """
-from adire_assets.core.family import Family
-FAMILY = Family(name="hollow", config=f"{__name__}:Config")
-""",
+    "renamed": PLUG + "FAMILY = plug('another')",
+    "hollow": PLUG + "FAMILY = plug('hollow')",
 }
 CLOTH = """\
 data: {path: data/cloth}

@@ -25,18 +25,16 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Built, Store, write_json
 from adire_assets.embedded.base.train import Stages, smoke_settings
-from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion import FAMILY, weights
 from adire_assets.families.diffusion.training import encoding, lora
 from adire_assets.families.diffusion.training.class_images import key_of
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.gates import promotion, upgrades
 from adire_assets.gates.report import pages
-from adire_assets.line import generate, sources
+from adire_assets.line import sources
 from adire_assets.line.dataset import build as build_dataset
-from adire_assets.line.evaluate import EVALUATION_MODULES
 from adire_assets.line.evaluate import evaluation_report as make_evaluation_report
 from adire_assets.line.release import triton_repository as make_triton_repository
-from adire_assets.line.train import TRAINING_MODULES
 from adire_assets.line.train import lora_weights as make_lora_weights
 from adire_assets.ops import search
 from adire_assets.serving import release
@@ -153,7 +151,7 @@ class Line:
         data = self.made("training_data", data_hash=self.tree)
         config = load_model(self.project, MODEL).data.model_dump()
         with self.monkeypatch.context() as patched:
-            values = {"data.json": config, "files.json": TREE}
+            values = {"data.json": {"family": "diffusion", "data": config}, "files.json": TREE}
             patched.setattr(Artefact, "json", lambda _, name: values[name])
             return self.asks("dataset", lambda: build_dataset(self.project, data))
 
@@ -222,7 +220,9 @@ class Line:
 
     def golden_images(self) -> str:
         evaluation = self.made("evaluation")
-        return self.asks("golden_images", lambda: upgrades.golden_images(self.project, evaluation))
+        return self.asks(
+            "golden_images", lambda: upgrades.golden_images(self.project, FAMILY, evaluation)
+        )
 
     def of_release(self, kind: str) -> str:
         parts = {
@@ -613,12 +613,12 @@ def test_every_key_of_training_is_in_the_key_of_what_is_trained(line: Line) -> N
 def test_libraries_are_those_that_the_code_imports_and_are_installed() -> None:
     optional = {"bitsandbytes"}
     steps = (
-        TRAINING_MODULES,
-        EVALUATION_MODULES,
-        generate.IMAGE_MODULES,
-        search.TRIAL_MODULES,
+        FAMILY.train.modules,
+        FAMILY.evaluate.modules,
+        FAMILY.generate.modules,
+        FAMILY.trial.modules,
         promotion.VERDICT_MODULES,
-        upgrades.GOLDEN_MODULES,
+        FAMILY.golden.modules,
         weights.CONVERSION_MODULES,
         ("adire_assets.families.diffusion.data.dataset",),
         ("adire_assets.serving.fleet.parity",),

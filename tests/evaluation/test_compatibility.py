@@ -11,9 +11,10 @@ from adire_assets.config.gates import AllowedVersions, CompatibilityConfig, Gate
 from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.gates import upgrades
 from adire_assets.gates.compatibility import Software, compare, of_manifest
 from adire_assets.serving.release import ReleaseRecord
@@ -200,7 +201,7 @@ def test_a_release_is_refused_by_what_its_manifests_and_its_answers_say(tmp_path
     (tmp_path / "configs" / "models").mkdir(parents=True)
     shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs")
     project = Project(tmp_path, tmp_path / "home")
-    environment = lineage.environment(*TRAINING_PACKAGES, device="cpu")
+    environment = lineage.environment(*FAMILY.packages, device="cpu")
 
     def made(kind: str, **changes: str) -> Artefact:
         recipe = Recipe(kind, "cloth", environment={**environment, **changes})

@@ -21,6 +21,7 @@ from adire_assets.core.lineage import folder_digest
 from adire_assets.core.statistic import Statistic, load_statistics
 from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.families.diffusion.evaluation import evaluate as module
+from adire_assets.families.diffusion.evaluation.drawing import drawing_of
 from adire_assets.families.diffusion.evaluation.image_files import read_real
 from adire_assets.families.diffusion.evaluation.images import batch_sizes, draw
 from adire_assets.families.diffusion.evaluation.judge import Judge
@@ -28,7 +29,6 @@ from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInput
 from adire_assets.families.diffusion.evaluation.metrics import Metric, clip_s
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from adire_assets.gates.verdict import decide
-from adire_assets.line.generate import drawing_of
 from tests.support import tiny
 
 LENIENT = GateConfig(clip_s_minimum=0.0, kid_below_base=False, nsfw_probability_maximum=1.0)

@@ -16,15 +16,16 @@ from adire_assets.cli import main
 from adire_assets.config.weights import ModelSource
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import TRAINING_PACKAGES, Recipe
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store, read_json, write_json
 from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import EvaluationConfig, ServingConfig
 from adire_assets.families.diffusion.evaluation import evaluate, golden, images
+from adire_assets.families.diffusion.evaluation.drawing import drawing_of
 from adire_assets.gates import upgrades
-from adire_assets.line.generate import drawing_of
 from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
@@ -33,6 +34,12 @@ from tests.support import tiny
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "base_models" / "tiny" / "golden"
 MODEL = "cloth"
+CONFIG = """\
+family: diffusion
+data: {path: data/cloth, instance_prompt: cloth}
+base_model: {source: base}
+evaluation: {judge: {source: judge}}
+"""
 THREADS = 2
 RNG = np.random.default_rng(3)
 PICTURE = RNG.integers(20, 230, (64, 64, 3), dtype=np.uint8)
@@ -50,7 +57,7 @@ def threads_as_before() -> Iterator[None]:
 
 def here(**changes: str) -> dict[str, str | None]:
     """The conditions of this process for the committed set, with other versions where given."""
-    environment = lineage.environment(*TRAINING_PACKAGES, device="cpu") | changes
+    environment = lineage.environment(*FAMILY.packages, device="cpu") | changes
     return golden.conditions(environment, lineage.hardware(), golden.BASE_THREADS)
 
 
@@ -201,6 +208,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(root, root / ".adire")
     (root / "configs" / "models").mkdir(parents=True)
     shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
+    project.model_file(MODEL).write_text(CONFIG)
     shutil.copytree(ROOT / "triton_models", root / "triton_models")
     tiny.make_dataset(root / "dataset")
     tiny.make_random_judge(root / "judge", seed=4)
@@ -234,7 +242,7 @@ def bring_out(project: Project) -> None:
         )
 
     content = store.build(Recipe("triton_repository", MODEL), write).artefact
-    for number, golden_set in ((1, upgrades.golden_images(project, evaluation)), (2, None)):
+    for number, golden_set in ((1, upgrades.golden_images(project, FAMILY, evaluation)), (2, None)):
         release.write_record(
             project,
             ReleaseRecord(
@@ -284,7 +292,7 @@ def evaluated(project: Project, base: Artefact, adapter: Artefact) -> Artefact:
             **shared,
         )
 
-    environment = lineage.environment(*TRAINING_PACKAGES, "torchmetrics", device="cpu")
+    environment = lineage.environment(*FAMILY.packages, "torchmetrics", device="cpu")
     recipe = Recipe("evaluation_report", MODEL, environment=environment)
     return Store(project).build(recipe, make).artefact
 

@@ -2,10 +2,30 @@
 trained on captioned images. `FAMILY` is what the rest of the product knows of it.
 """
 
-from adire_assets.core.family import Family
+from adire_assets.core.family import Family, Step
+
+
+def _step(*modules: str) -> Step:
+    return Step(tuple(f"{__name__}.{module}" for module in modules))
+
 
 FAMILY = Family(
     name="diffusion",
     config=f"{__name__}.config:DiffusionConfig",
+    packages=("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow"),
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
+    weights=_step("weights"),
+    dataset=_step("data.dataset"),
+    # launch: the per-process batch split is part of what is trained.
+    train=_step("training.lora", "training.launch"),
+    launch=_step("training.launch"),
+    trial=_step("training.trial", "training.launch"),
+    drawing=_step("evaluation.drawing"),
+    generate=_step("evaluation.images"),
+    evaluate=_step("evaluation.evaluate"),
+    release=_step("sampling"),
+    golden=_step("evaluation.golden"),
+    dataset_summary=_step("data.dataset_summary"),
+    judge_process=_step("evaluation.judge_process"),
+    formats=_step("formats.adapters"),
 )

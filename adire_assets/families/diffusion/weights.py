@@ -5,6 +5,7 @@ process; every other is copied or linked.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedB
         key=key,
         sha256=source.sha256,
     )
+
+
+def found_again(project: Project, manifest: Mapping[str, Any]) -> base.ResolvedBase:
+    """The base model that a manifest names, as it is now at its source."""
+    variant = manifest["recipe"]["config"]["variant"]
+    return base.resolve(manifest["source"], manifest["revision"], variant, project.root)
 
 
 def base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -119,6 +120,15 @@ def build_dataset(
         raise
     shutil.rmtree(staging)
     return summary
+
+
+def build(
+    source: Path, output: Path, config: Mapping[str, Any], files: Iterable[str]
+) -> dict[str, Any]:
+    """`build_dataset`; what a training on it is told."""
+    settings = DataConfig.model_validate(config)
+    build_dataset(source, output, settings, files)
+    return {"resolution": settings.resolution}
 
 
 def rebuild(*, source: str, output: str, config: dict, progress: Progress) -> dict:

@@ -37,9 +37,9 @@ from PIL import Image
 
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import TRAINING_PACKAGES
 from adire_assets.core.store import Artefact, read_json, write_json
 from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion import FAMILY
 
 MAXIMUM_IMAGES = 8  # kept of a batch
 SMALLEST_PSNR = 40.0  # decibels
@@ -97,6 +97,11 @@ class Comparison:
     must_be_equal: bool  # software and machine are the same, and no GPU
     conditions: dict[str, list[str | None]]  # what is another: [then, now]
 
+    @property
+    def changed(self) -> bool:
+        """Whether the images are others, to the eye."""
+        return self.verdict == CHANGED
+
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "images": [asdict(image) for image in self.images]}
 
@@ -141,7 +146,7 @@ def conditions(
 
     `environment` and `hardware` as in a manifest; `threads` takes the place of those in there.
     """
-    found: dict[str, str | None] = {name: environment.get(name) for name in TRAINING_PACKAGES}
+    found: dict[str, str | None] = {name: environment.get(name) for name in FAMILY.packages}
     found["device"] = environment.get("device")
     if found["device"] == "cuda":
         return found | {"cuda": environment.get("cuda"), "driver": hardware.get("driver")}
@@ -165,7 +170,7 @@ def write_evaluated(evaluation: Artefact, folder: Path) -> None:
 
 def write_base(pipeline: Path, folder: Path) -> None:
     """The golden set of the bare embedded base, drawn on the CPU, in place of what `folder` is."""
-    environment = lineage.environment(*TRAINING_PACKAGES, device="cpu")
+    environment = lineage.environment(*FAMILY.packages, device="cpu")
     made_with = conditions(environment, lineage.hardware(), BASE_THREADS)
     requests = [
         {

@@ -1,0 +1,19 @@
+"""What an evaluation has drawn: the part of its settings that images depend on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adire_assets.config.prompts import choose_prompts, read_rows
+
+SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
+
+
+def drawing_of(evaluation: Mapping[str, Any], dataset: Path) -> dict[str, Any]:
+    """What evaluation settings have drawn; the prompts are a dataset's where they name none.
+
+    `latency_images` counts, since it says which images share a forward pass.
+    """
+    captions = [row["text"] for row in read_rows(dataset, "held_out")]
+    prompts, _ = choose_prompts(evaluation, captions)
+    return {"prompts": prompts, **{name: evaluation[name] for name in SETTINGS}}
