@@ -45,9 +45,9 @@ def base_model_golden(
     ] = Path("base_models/tiny/golden"),
 ) -> None:
     """Draw the embedded base's golden images, after a change that is meant to change them."""
-    from adire_assets.families.diffusion.evaluation.golden import write_base
+    from adire_assets.embedded.base.golden import write_golden
 
-    write_base(Path("base_models/tiny/pipeline"), folder)
+    write_golden(Path("base_models/tiny/pipeline"), folder)
     typer.echo(f"{folder}: written; look at the images before you commit them")
 
 

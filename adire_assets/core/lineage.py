@@ -165,17 +165,24 @@ def libraries(modules: tuple[str, ...]) -> tuple[str, ...]:
     }
     named = {
         DISTRIBUTIONS.get(name, name)
-        for name in imported - CARRIERS - {PACKAGE} - sys.stdlib_module_names
+        for name in imported - CARRIERS - _packages(modules) - sys.stdlib_module_names
     }
     return tuple(sorted(named.union(*(ENGINES.get(name, ()) for name in named))))
 
 
-def _reached(modules: Iterable[str], whole: bool) -> dict[str, Path]:
+def _packages(modules: Iterable[str]) -> set[str]:
+    """The top packages whose modules are the project's: this one, and that of a family outside."""
+    return {PACKAGE, *(name.partition(".")[0] for name in modules)}
+
+
+def _reached(modules: tuple[str, ...], whole: bool) -> dict[str, Path]:
     found: dict[str, Path] = {}
+    packages = _packages(modules)
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or (not whole and _is_plumbing(name)):
+        passed_over = not whole and name not in modules and _is_plumbing(name)
+        if name in found or passed_over or name.partition(".")[0] not in packages:
             continue
         path = _source(name)
         if path is not None:
@@ -191,9 +198,17 @@ def _is_plumbing(name: str) -> bool:
 
 
 def _source(name: str) -> Path | None:
-    if name != PACKAGE and not name.startswith(PACKAGE + "."):
-        return None
-    base = Path(__file__).parents[1].joinpath(*name.split(".")[1:])
+    package, *inner = name.split(".")
+    if package == PACKAGE:
+        base = Path(__file__).parents[1].joinpath(*inner)
+    else:
+        found = find_spec(package)  # finds it without importing it
+        if found is None or found.origin is None:
+            return None
+        origin = Path(found.origin)
+        if not inner and origin.name != "__init__.py":
+            return origin
+        base = origin.parent.joinpath(*inner)
     candidates = (base.with_suffix(".py"), base / "__init__.py")
     return next((path for path in candidates if path.is_file()), None)
 

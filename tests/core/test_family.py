@@ -9,6 +9,7 @@ import pytest
 
 from adire_assets.config.model import load_model
 from adire_assets.core import family as plugs
+from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import GROUP, family, family_names
 from adire_assets.core.project import Project
@@ -82,6 +83,11 @@ def test_a_package_outside_brings_the_sections_of_its_models(project: Project) -
             load_model(project, "cloth")
         project.model_file("cloth").write_text(text)
     assert not {f"family_{name}" for name in MODULES if name != "sound"} & {*sys.modules}
+
+
+def test_the_plug_counts_where_it_is_the_code_of_a_step(project: Project) -> None:
+    assert plugs.is_plumbing("family_sound")
+    assert [*lineage.sources(("family_sound",))][-1] == "family_sound"
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,28 @@ def test_identity_is_the_commit_in_a_checkout_and_a_stamp_without_one(
     shutil.unpack_archive(tmp_path / "export.zip", tmp_path / "export")
     stamp = (tmp_path / "export" / "adire_assets" / "core" / "build_stamp.txt").read_text().strip()
     assert stamp == commit
+
+
+def test_the_code_of_a_family_outside_the_package_counts(tmp_path: Path) -> None:
+    """Of a package, and of a family that is a single module, plug and all."""
+    family = tmp_path / "letters"
+    family.mkdir()
+    (family / "__init__.py").write_text("")
+    (family / "train.py").write_text("import json\nimport yaml\nfrom letters import counting\n")
+    (family / "counting.py").write_text("ORDER = 2\n")
+    (tmp_path / "numerals.py").write_text("from adire_assets.core import tables\n")
+
+    def said(expression: str) -> str:
+        return said_by(tmp_path / "nothing", expression)
+
+    for module, reached in (("letters.train", "letters/counting.py"), ("numerals", "numerals.py")):
+        before = said(f"code_hash(({module!r},))")
+        path = tmp_path / reached
+        path.write_text(f"# a comment\n{path.read_text()}")
+        assert said(f"code_hash(({module!r},))") == before
+        path.write_text(f"{path.read_text()}REACHED = 1\n")
+        assert said(f"code_hash(({module!r},))") != before
+    kept = said("all_sources(('letters.train',)).keys()")
+    assert all(f"'{name}'" in kept for name in ("letters", "letters.counting", lineage.WORKER))
+    assert said("libraries(('letters.train',))") == "('yaml',)"
+    assert "adire_assets.core.tables" in said("sources(('numerals',)).keys()")

@@ -21,6 +21,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artefact, Store, read_json, write_json
 from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.embedded.base import golden as embedded
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import EvaluationConfig, ServingConfig
 from adire_assets.families.diffusion.evaluation import evaluate, golden, images
@@ -58,12 +59,12 @@ def threads_as_before() -> Iterator[None]:
 def here(**changes: str) -> dict[str, str | None]:
     """The conditions of this process for the committed set, with other versions where given."""
     environment = lineage.environment(*FAMILY.packages, device="cpu") | changes
-    return golden.conditions(environment, lineage.hardware(), golden.BASE_THREADS)
+    return golden.conditions(environment, lineage.hardware(), embedded.THREADS)
 
 
-def drawn(base: Path, threads: int = golden.BASE_THREADS) -> list[np.ndarray]:
+def drawn(base: Path, threads: int = embedded.THREADS) -> list[np.ndarray]:
     requests = read_json(COMMITTED / "golden.json")["requests"]
-    variant, sampling = golden.BASE_VARIANT, golden.SAMPLING
+    variant, sampling = embedded.VARIANT, golden.SAMPLING
     return golden.draw(requests, sampling, base, variant, None, "cpu", threads)
 
 
@@ -131,7 +132,7 @@ def test_another_thread_count_moves_bits_that_nobody_sees(embedded_base: Path) -
 
 @pytest.mark.full
 def test_the_set_of_the_base_can_be_written_anew(embedded_base: Path, tmp_path: Path) -> None:
-    golden.write_base(embedded_base, tmp_path / "golden")
+    embedded.write_golden(embedded_base, tmp_path / "golden")
     wanted = read_json(COMMITTED / "golden.json")
     written = read_json(tmp_path / "golden" / "golden.json")
     assert written["requests"] == wanted["requests"]

@@ -22,7 +22,6 @@ On the CPU another batch or thread count sums in another order, which moves pixe
 """
 
 import importlib.util
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +34,6 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import Artefact, read_json, write_json
 from adire_assets.core.worker import Progress
@@ -46,14 +44,7 @@ SMALLEST_PSNR = 40.0  # decibels
 SMALLEST_SSIM = 0.98
 LARGEST_HASH_DISTANCE = 4  # of 64 bits
 EXACT, WITHIN, CHANGED = "exact", "within tolerance", "changed"
-# Of the embedded base
 SAMPLING = Path(__file__).parents[1] / "sampling.py"
-BASE_VARIANT = "fp16"
-BASE_THREADS = 2
-BASE_PROMPTS = (
-    "red waves on orange",
-    "grid of nine squares with white leaves, suns and rings on green",
-)
 REQUEST = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale")
 
 
@@ -165,27 +156,6 @@ def write_evaluated(evaluation: Artefact, folder: Path) -> None:
     made_with = conditions(manifest["recipe"]["environment"], manifest["hardware"])
     requests = [{name: entry[name] for name in REQUEST} for entry in entries]
     images = [_read(evaluation.path / entry["file"]) for entry in entries[:MAXIMUM_IMAGES]]
-    write(folder, requests, images, made_with)
-
-
-def write_base(pipeline: Path, folder: Path) -> None:
-    """The golden set of the bare embedded base, drawn on the CPU, in place of what `folder` is."""
-    environment = lineage.environment(*FAMILY.packages, device="cpu")
-    made_with = conditions(environment, lineage.hardware(), BASE_THREADS)
-    requests = [
-        {
-            "prompt": prompt,
-            "negative_prompt": "",
-            "seed": seed,
-            "num_inference_steps": 10,
-            "guidance_scale": 2.0,
-        }
-        for prompt in BASE_PROMPTS
-        for seed in (0, 1)
-    ]
-    images = draw(requests, SAMPLING, pipeline, BASE_VARIANT, None, "cpu", BASE_THREADS)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     write(folder, requests, images, made_with)
 
 
