@@ -55,7 +55,8 @@ def said_by(package: Path, expression: str) -> str:
             True,
         ),  # imported by lora
         ("gates/verdict.py", "import", "REACHED = 1\nimport", False),
-        ("config/model.py", "import", "REACHED = 1\nimport", False),  # its values are in the key
+        ("config/yaml_file.py", "import", "REACHED = 1\nimport", False),  # values are in the key
+        ("families/diffusion/training/settings.py", "from", "REACHED = 1\nfrom", False),
     ],
 )
 def test_only_code_that_the_step_runs_counts(
@@ -64,7 +65,7 @@ def test_only_code_that_the_step_runs_counts(
     before = code_hash(package, "adire_assets.families.diffusion.training.lora")
     path = package / file
     text = path.read_text()
-    where = text.index(f"\n{old}") + 1 if old == "import" else text.index(old)
+    where = text.index(f"\n{old}") + 1 if old in ("import", "from") else text.index(old)
     path.write_text(text[:where] + new + text[where + len(old) :])
     assert (
         code_hash(package, "adire_assets.families.diffusion.training.lora") != before
@@ -151,21 +152,21 @@ def test_identity_is_the_commit_in_a_checkout_and_a_stamp_without_one(
     assert stamp == commit
 
 
-def test_the_code_of_a_family_outside_the_package_counts(tmp_path: Path) -> None:
-    """Of a package, and of a family that is a single module, plug and all."""
-    family = tmp_path / "letters"
+def test_the_code_of_a_family_outside_the_package_counts(package: Path) -> None:
+    """Of a package, and of a family that is a single module."""
+    family = package.parent / "letters"
     family.mkdir()
     (family / "__init__.py").write_text("")
     (family / "train.py").write_text("import json\nimport yaml\nfrom letters import counting\n")
     (family / "counting.py").write_text("ORDER = 2\n")
-    (tmp_path / "numerals.py").write_text("from adire_assets.core import tables\n")
+    (package.parent / "numerals.py").write_text("from adire_assets.core import tables\n")
 
     def said(expression: str) -> str:
-        return said_by(tmp_path / "nothing", expression)
+        return said_by(package, expression)
 
     for module, reached in (("letters.train", "letters/counting.py"), ("numerals", "numerals.py")):
         before = said(f"code_hash(({module!r},))")
-        path = tmp_path / reached
+        path = package.parent / reached
         path.write_text(f"# a comment\n{path.read_text()}")
         assert said(f"code_hash(({module!r},))") == before
         path.write_text(f"{path.read_text()}REACHED = 1\n")
