@@ -85,7 +85,7 @@ def watch_rollout(
 
 
 def open_judge(project: Project, model: str) -> Any:
-    """The model's judge in a process of its own: the family's class `judge_process.JudgeProcess`."""
+    """The model's judge in a process of its own, a `judge_process.JudgeProcess`."""
     family = family_of(project, model)
     folder = family.weights.functions.judge(project, model).artefact.path / "pipeline"
     device = lineage.device_class(load_fleet(project).device)
