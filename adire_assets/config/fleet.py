@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from adire_assets.config.model import Name
-from adire_assets.config.yaml_file import Misplaced, OnlyWith, Strict, distinct, load
+from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, Strict, distinct, load
 from adire_assets.core.evidence import answers_needed, values_needed
 from adire_assets.core.project import Project
 
@@ -26,7 +26,9 @@ class SlotConfig(Strict):
     """One Triton. `local`: started and supervised by `adire up`; `remote`: it runs already."""
 
     ONLY_WITH = {
-        "folder": (OnlyWith("launch", "launch: remote", lambda slot: slot.launch == "remote"),),
+        "folder": (
+            EffectiveOnlyWith("launch", "launch: remote", lambda slot: slot.launch == "remote"),
+        ),
     }
 
     launch: Literal["local", "remote"] = "local"
@@ -103,12 +105,14 @@ class RolloutConfig(Strict):
     """How a release comes to its traffic, and what sends it back."""
 
     ONLY_WITH = {
-        "steps": (OnlyWith("strategy", "strategy: canary", lambda r: r.strategy == "canary"),),
+        "steps": (
+            EffectiveOnlyWith("strategy", "strategy: canary", lambda r: r.strategy == "canary"),
+        ),
         "mirrored_percent": (
-            OnlyWith("strategy", "strategy: shadow", lambda r: r.strategy == "shadow"),
+            EffectiveOnlyWith("strategy", "strategy: shadow", lambda r: r.strategy == "shadow"),
         ),
         "latency_slack_seconds": (
-            OnlyWith(
+            EffectiveOnlyWith(
                 "latency_increase_maximum",
                 "a latency_increase_maximum",
                 lambda r: r.latency_increase_maximum is not None,
@@ -194,7 +198,7 @@ class TargetConfig(Strict):
     def _answers_can_be_too_slow(self) -> "TargetConfig":
         limit, timeout = self.rollout.latency_maximum_seconds, self.gateway.request_timeout_seconds
         if limit > timeout and limit != RolloutConfig().latency_maximum_seconds:
-            raise Misplaced(
+            raise MisplacedKey(
                 f"latency_maximum_seconds has no effect while request_timeout_seconds is "
                 f"{timeout:g}: no answer takes longer; lower it, or raise that",
                 ("rollout", "latency_maximum_seconds"),
@@ -207,7 +211,7 @@ class FleetConfig(Strict):
 
     ONLY_WITH = {
         "on_failure": (
-            OnlyWith("targets", "a second target", lambda fleet: len(fleet.targets) > 1),
+            EffectiveOnlyWith("targets", "a second target", lambda fleet: len(fleet.targets) > 1),
         ),
     }
 

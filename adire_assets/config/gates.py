@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field
 
-from adire_assets.config.yaml_file import OnlyWith, Strict
+from adire_assets.config.yaml_file import EffectiveOnlyWith, Strict
 
 # What an evaluation measures, and may be compared with the champion by.
 METRICS = (
@@ -62,7 +62,7 @@ class ChampionGates(Strict):
     """
 
     ONLY_WITH = {
-        "confidence": (OnlyWith("margins", "a margin", lambda gates: gates.margins),),
+        "confidence": (EffectiveOnlyWith("margins", "a margin", lambda gates: gates.margins),),
     }
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # one-sided

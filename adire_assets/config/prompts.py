@@ -19,7 +19,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from adire_assets.config.yaml_file import Misplaced, Strict, distinct, load
+from adire_assets.config.yaml_file import MisplacedKey, Strict, distinct, load
 from adire_assets.core.errors import UserError
 
 MAXIMUM_CAPTIONS = 64  # of the held-out images; prompts that somebody listed are never cut
@@ -55,7 +55,9 @@ class PromptSet(Strict):
             for value, text in texts.items():
                 first = seen.setdefault(normalize_prompt(text), value)
                 if first != value:
-                    raise Misplaced(f"is the text of {first} too", ("attributes", attribute, value))
+                    raise MisplacedKey(
+                        f"is the text of {first} too", ("attributes", attribute, value)
+                    )
         return self
 
     @model_validator(mode="after")
@@ -65,10 +67,10 @@ class PromptSet(Strict):
                 here = ("prompts", place, "expected", attribute)
                 if attribute not in self.attributes:
                     known = ", ".join(self.attributes) or "none"
-                    raise Misplaced(f"no such attribute; attributes of this file: {known}", here)
+                    raise MisplacedKey(f"no such attribute; attributes of this file: {known}", here)
                 if value not in self.attributes[attribute]:
                     known = ", ".join(self.attributes[attribute])
-                    raise Misplaced(f"{value!r} is no value of {attribute}: {known}", here)
+                    raise MisplacedKey(f"{value!r} is no value of {attribute}: {known}", here)
         return self
 
     @model_validator(mode="after")
@@ -78,7 +80,9 @@ class PromptSet(Strict):
             for place, prompt in enumerate(self.prompts):
                 first = seen.setdefault(normalize_prompt(getattr(prompt, key)), place)
                 if first != place:
-                    raise Misplaced(f"is that of prompts.{first} as well", ("prompts", place, key))
+                    raise MisplacedKey(
+                        f"is that of prompts.{first} as well", ("prompts", place, key)
+                    )
         return self
 
 

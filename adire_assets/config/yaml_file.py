@@ -36,7 +36,7 @@ KEPT = 64  # texts of files
 NULL = re.compile(r"[^:]*:\s+(null|Null|NULL|~)(?=[\s,}]|$)")
 
 
-class Misplaced(ValueError):
+class MisplacedKey(ValueError):
     """What a validator raises about a value deeper in its section, found at `location` there."""
 
     def __init__(self, sentence: str, location: tuple[str | int, ...]) -> None:
@@ -53,7 +53,7 @@ def distinct(values: list[Any]) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class OnlyWith:
+class EffectiveOnlyWith:
     """What a key needs to have an effect: `holds(section)`, which is about the key `other`;
     `advice` is how to bring it about."""
 
@@ -70,7 +70,7 @@ class Strict(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-    ONLY_WITH: ClassVar[Mapping[str, tuple[OnlyWith, ...]]] = {}
+    ONLY_WITH: ClassVar[Mapping[str, tuple[EffectiveOnlyWith, ...]]] = {}
 
     @model_validator(mode="after")
     def _every_key_has_an_effect(self) -> Self:
@@ -78,13 +78,15 @@ class Strict(BaseModel):
         for key, needs in idle(type(self), given).items():
             lacking = " and ".join(_as_it_is(need.other, given[need.other]) for need in needs)
             advice = " or ".join(need.advice for need in needs)
-            raise Misplaced(
+            raise MisplacedKey(
                 f"{key} has no effect while {lacking}: set {advice}, or take {key} out", (key,)
             )
         return self
 
 
-def idle(schema: type[Strict], given: Mapping[str, Any]) -> dict[str, tuple[OnlyWith, ...]]:
+def idle(
+    schema: type[Strict], given: Mapping[str, Any]
+) -> dict[str, tuple[EffectiveOnlyWith, ...]]:
     """The keys of `given` that have no effect beside the others, and what each would need."""
     defaults = {name: field.default for name, field in schema.model_fields.items()}
     section = SimpleNamespace(**{**defaults, **given})

@@ -156,7 +156,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             context,
             built,
             validation=_image(built.artefact, "validation/00.png"),
-            validation_course=_validation_course(built.artefact),
+            validation_history=_validation_history(built.artefact),
             training=built.artefact.json("training.json"),
             mlflow_run=built.artefact.manifest["mlflow_run_id"],
         )
@@ -364,7 +364,7 @@ def _image(artefact: Artefact, name: str) -> dg.MarkdownMetadataValue | None:
     return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{data})")
 
 
-def _validation_course(adapter: Artefact) -> dg.MarkdownMetadataValue | None:
+def _validation_history(adapter: Artefact) -> dg.MarkdownMetadataValue | None:
     """The validation losses by step, each with a picture of then where one was drawn."""
     with (adapter.path / "validation.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

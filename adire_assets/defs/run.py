@@ -54,13 +54,13 @@ def left_behind(
 ) -> Iterator[str]:
     """A sentence for each root right above `wanted` that is not what the working tree says now."""
     latest = project.home / "references" / "latest" / model
-    for name in sources.ROOTS:
+    for name in sources.SOURCES:
         root, made = dg.AssetKey([model, name]), latest / f"{name}.json"
         below = any(root in graph.get(one).parent_keys for one in wanted)
         if not below or root in wanted or not made.is_file():
             continue
         try:
-            changed = read_json(made)["key"] != sources.root_key(project, model, name)
+            changed = read_json(made)["key"] != sources.source_key(project, model, name)
         except UserError as error:  # what was selected needs the root of then only
             yield f"{model}: cannot tell whether {name} has changed since then: {error}"
             continue

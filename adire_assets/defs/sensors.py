@@ -1,6 +1,6 @@
 """The sensor of one model: new data, config, base, code or libraries start the line by themselves.
 
-It keeps no cursor. Each tick compares the state of the working tree (the recipe keys of the roots,
+It keeps no cursor. Each tick compares the state of the working tree (the keys of the sources,
 the steps' code and the library versions) with the runs that it started and with what was last
 materialized, so going back to an earlier state is a change like any other. A state whose run failed
 is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused is not
@@ -25,7 +25,7 @@ from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.gates import approvals, clean_commit, policy_comparison
 from adire_assets.gates.verdict import CHECK_NAMES
 from adire_assets.line.changes import code_and_libraries
-from adire_assets.line.sources import root_keys
+from adire_assets.line.sources import source_keys
 
 STATE_TAG, MODEL_TAG, APPROVAL_TAG = "adire/state", "adire/model", "adire/approval"
 LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
@@ -45,12 +45,12 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         try:
             if not load_model(project, model).enabled:
                 return dg.SkipReason(f"{model} is disabled in {project.model_file(model)}")
-            roots = root_keys(project, model)
+            sources = source_keys(project, model)
             held = approvals.on_hold(project, model)
         except UserError as error:
             return dg.SkipReason(str(error))
         others = code_and_libraries(project, family_of(project, model))
-        state = lineage.digest({**roots, **others})[:32]
+        state = lineage.digest({**sources, **others})[:32]
         seen = f"state {state[:12]}"
         runs = context.instance.get_run_records(
             dg.RunsFilter(tags={MODEL_TAG: model}), limit=20, ascending=False
@@ -64,8 +64,8 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
             context.instance.report_run_failed(run, "The process of this run was killed.")
             return dg.SkipReason(f"{seen}: run {run.run_id[:8]} was killed; marked as failed")
         same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
-        changed = _changed_roots(context.instance, model, roots)
-        built_since = _made_after_roots(context.instance, model, roots, "triton_repository")
+        changed = _changed_sources(context.instance, model, sources)
+        built_since = _made_after_sources(context.instance, model, sources, "triton_repository")
         if held and not changed and built_since and (not same or same[0].dagster_run.is_success):
             return dg.SkipReason(f"{seen}: {held}")
         if same and same[0].dagster_run.is_success and not changed:
@@ -73,7 +73,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         if (
             not changed
             and not same
-            and _made_after_roots(context.instance, model, roots, "deployed_model")
+            and _made_after_sources(context.instance, model, sources, "deployed_model")
         ):
             return dg.SkipReason(f"{seen}: what is materialized is what the project says")
         if same and not same[0].dagster_run.is_success:
@@ -139,16 +139,18 @@ def _materialized(
     return (str(key.value) if key else None, event.timestamp)
 
 
-def _changed_roots(instance: dg.DagsterInstance, model: str, roots: dict[str, str]) -> list[str]:
-    latest = {name: _materialized(instance, model, name) for name in roots}
-    return [name for name, key in roots.items() if (latest[name] or (None,))[0] != key]
+def _changed_sources(
+    instance: dg.DagsterInstance, model: str, sources: dict[str, str]
+) -> list[str]:
+    latest = {name: _materialized(instance, model, name) for name in sources}
+    return [name for name, key in sources.items() if (latest[name] or (None,))[0] != key]
 
 
-def _made_after_roots(
-    instance: dg.DagsterInstance, model: str, roots: dict[str, str], asset: str
+def _made_after_sources(
+    instance: dg.DagsterInstance, model: str, sources: dict[str, str], asset: str
 ) -> bool:
     made = _materialized(instance, model, asset)
-    times = [found[1] for name in roots if (found := _materialized(instance, model, name))]
+    times = [found[1] for name in sources if (found := _materialized(instance, model, name))]
     return made is not None and made[1] >= max(times, default=0.0)
 
 

@@ -1,8 +1,8 @@
-"""The four roots of a model's graph: what the project says now, resolved, validated and kept.
+"""The source assets of a model's graph: what the project says now, resolved, validated and kept.
 
-Every artefact downstream is made from these, so a file that is edited in the middle of a run
-changes nothing in them; going live asks the gates of that moment. `root_keys` tells what the roots
-would be now, without making them.
+Every artefact downstream is made from these, so editing a file during a run changes nothing in
+them. A deployment uses the gates of its own moment. `source_keys` gives the keys that the sources
+would have now, without making them.
 
 The weights of base and judge are the family's.
 """
@@ -57,14 +57,14 @@ def evaluation_config(project: Project, model: str) -> Built:
     return _config_root(project, recipe, judge=judge.reference())
 
 
-def root_keys(project: Project, model: str) -> dict[str, str]:
+def source_keys(project: Project, model: str) -> dict[str, str]:
     """Root asset name -> recipe key as the working tree is now; reads hashes, not images."""
-    return {name: root_key(project, model, name) for name in ROOTS}
+    return {name: source_key(project, model, name) for name in SOURCES}
 
 
-def root_key(project: Project, model: str, name: str) -> str:
+def source_key(project: Project, model: str, name: str) -> str:
     """The recipe key of one root as the working tree is now; the others are not looked at."""
-    return ROOTS[name](project, model, load_model(project, model)).key
+    return SOURCES[name](project, model, load_model(project, model)).key
 
 
 def _training_data_now(project: Project, model: str, config: ModelConfig) -> Recipe:
@@ -121,7 +121,7 @@ def _config_root(project: Project, recipe: Recipe, **references: dict[str, str])
     return Store(project).build(recipe, make)
 
 
-ROOTS = {
+SOURCES = {
     "training_data": _training_data_now,
     "training_config": _training_config_recipe,
     "base_model": _base_recipe,

@@ -207,7 +207,7 @@ def test_a_hook_does_not_point_at_another_checkout(
 
 def tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> dg.RunRequest | str:
     """What the sensor says about a state that was never materialized."""
-    monkeypatch.setattr(sensors, "root_keys", lambda *_: {"training_config": "new"})
+    monkeypatch.setattr(sensors, "source_keys", lambda *_: {"training_config": "new"})
     monkeypatch.setattr(sensors, "code_and_libraries", lambda *_: {})
     monkeypatch.setattr(weights, "known_judge", lambda *_: None)
     sensor = sensors.model_sensor(project, MODEL, "cloth_line")

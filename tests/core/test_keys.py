@@ -135,7 +135,7 @@ class Line:
         subtree = versions.Subtree(self.tree, "d", TREE)
         with self.monkeypatch.context() as patched:
             patched.setattr(versions, "subtree", lambda *_: subtree)
-            return sources.root_key(self.project, MODEL, name)
+            return sources.source_key(self.project, MODEL, name)
 
     def judge(self) -> str:
         return self.asks("judge", lambda: weights.judge(self.project, MODEL))

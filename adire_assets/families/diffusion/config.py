@@ -13,7 +13,7 @@ from adire_assets.config import model
 from adire_assets.config.prompts import Prompt, load_prompt_set, normalize_prompt
 from adire_assets.config.search import SearchConfig
 from adire_assets.config.weights import FilePath, ModelSource, Source
-from adire_assets.config.yaml_file import Misplaced, OnlyWith, without_idle
+from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, without_idle
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.training.settings import NOT_SEARCHED, TrainingConfig
@@ -79,7 +79,7 @@ class DataConfig(model.DataConfig):
                 f"{LARGEST_SHARE_NOT_TRAINED:g}: the rest is what is trained on"
             )
         if self.maximum_pixels < self.resolution**2:
-            raise Misplaced(
+            raise MisplacedKey(
                 f"maximum_pixels is {self.maximum_pixels}, and an image of resolution "
                 f"{self.resolution} has {self.resolution**2}, so that none would be taken; raise "
                 "it, or lower resolution",
@@ -93,7 +93,7 @@ class EvaluationConfig(model.EvaluationConfig):
 
     ONLY_WITH = {
         "negative_prompt": (
-            OnlyWith(
+            EffectiveOnlyWith(
                 "guidance_scale", "guidance_scale above 1", lambda asked: asked.guidance_scale > 1
             ),
         ),
@@ -222,7 +222,7 @@ class DiffusionConfig(model.ModelConfig):
         longest = max(ends)
         steps = self.search.validation_steps
         if steps != SearchConfig.model_fields["validation_steps"].default and steps >= longest:
-            raise Misplaced(
+            raise MisplacedKey(
                 f"validation_steps has no effect while max_train_steps is {longest}: no trial can "
                 "be given up before its end; set it to fewer, or take it out",
                 ("search", "validation_steps"),
@@ -235,17 +235,17 @@ class DiffusionConfig(model.ModelConfig):
             return self
         lacking = "no image is a validation image: data.validation_fraction is 0; set it to 0.1"
         if self.training.keep_checkpoint == "best":
-            raise Misplaced(
+            raise MisplacedKey(
                 f"best is chosen by validation images, and {lacking}, or keep_checkpoint to last",
                 ("training", "keep_checkpoint"),
             )
         if self.search:
-            raise Misplaced(
+            raise MisplacedKey(
                 f"trials are compared by validation images, and {lacking}, or leave search out",
                 ("search",),
             )
         if self.training.validation_steps and not self.training.validation_prompt:
-            raise Misplaced(
+            raise MisplacedKey(
                 f"has no effect, because {lacking}, or give a validation_prompt, which is drawn "
                 "at these steps",
                 ("training", "validation_steps"),
@@ -271,7 +271,7 @@ class DiffusionConfig(model.ModelConfig):
         ]
         for place, text in texts:
             if why := limits.refusal(text):
-                raise Misplaced(why, place)
+                raise MisplacedKey(why, place)
         return self
 
     def weights(self) -> dict[str, ModelSource]:

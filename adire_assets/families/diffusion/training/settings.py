@@ -7,22 +7,22 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from adire_assets.config.yaml_file import Misplaced, OnlyWith, Strict, distinct
+from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, Strict, distinct
 from adire_assets.families.diffusion.training.adapter_types import ADAPTER_TYPES
 from adire_assets.families.diffusion.training.augmentations import AUGMENTATIONS, names_of
 from adire_assets.families.diffusion.training.objectives import OBJECTIVES
 from adire_assets.families.diffusion.training.optimizers import OPTIMIZERS
 
-LEARNS_TEXT = OnlyWith(
+LEARNS_TEXT = EffectiveOnlyWith(
     "train_text_encoder", "train_text_encoder: true", lambda t: t.train_text_encoder
 )
-PRESERVES = OnlyWith(
+PRESERVES = EffectiveOnlyWith(
     "with_prior_preservation",
     "with_prior_preservation: true",
     lambda t: t.with_prior_preservation,
 )
-SHOWS = OnlyWith("validation_prompt", "a validation_prompt", lambda t: t.validation_prompt)
-ADAM = OnlyWith("optimizer", "optimizer: adamw", lambda t: t.optimizer != "adafactor")
+SHOWS = EffectiveOnlyWith("validation_prompt", "a validation_prompt", lambda t: t.validation_prompt)
+ADAM = EffectiveOnlyWith("optimizer", "optimizer: adamw", lambda t: t.optimizer != "adafactor")
 Rank = Annotated[int, Field(ge=1, le=1024)]
 Endings = Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]  # of modules' names
 
@@ -33,7 +33,7 @@ class TrainingConfig(Strict):
     ONLY_WITH = {
         "text_encoder_target_modules": (LEARNS_TEXT,),
         "lr_warmup_steps": (
-            OnlyWith(
+            EffectiveOnlyWith(
                 "lr_scheduler",
                 "lr_scheduler: constant_with_warmup",
                 lambda t: t.lr_scheduler != "constant",
@@ -42,7 +42,7 @@ class TrainingConfig(Strict):
         "adam_beta1": (ADAM,),
         "adam_beta2": (ADAM,),
         "adam_epsilon": (ADAM,),
-        "ema_decay": (OnlyWith("use_ema", "use_ema: true", lambda t: t.use_ema),),
+        "ema_decay": (EffectiveOnlyWith("use_ema", "use_ema: true", lambda t: t.use_ema),),
         "class_prompt": (PRESERVES,),
         "num_class_images": (PRESERVES,),
         "prior_loss_weight": (PRESERVES,),
@@ -50,22 +50,24 @@ class TrainingConfig(Strict):
         "validation_num_inference_steps": (SHOWS, PRESERVES),  # class images are drawn so as well
         "validation_guidance_scale": (SHOWS, PRESERVES),
         "validation_steps": (
-            OnlyWith(
+            EffectiveOnlyWith(
                 "max_train_steps",
                 "max_train_steps to as many at least",  # the end is looked at in any case
                 lambda t: not t.validation_steps or t.validation_steps <= t.max_train_steps,
             ),
         ),
         "keep_checkpoint": (
-            OnlyWith(
+            EffectiveOnlyWith(
                 "validation_steps",
                 "validation_steps below max_train_steps",  # else there is one to choose from
                 lambda t: not t.validation_steps or t.validation_steps < t.max_train_steps,
             ),
         ),
         "distribution": (
-            OnlyWith("num_processes", "num_processes: 2", lambda t: (t.num_processes or 1) > 1),
-            OnlyWith("num_machines", "num_machines: 2", lambda t: t.num_machines > 1),
+            EffectiveOnlyWith(
+                "num_processes", "num_processes: 2", lambda t: (t.num_processes or 1) > 1
+            ),
+            EffectiveOnlyWith("num_machines", "num_machines: 2", lambda t: t.num_machines > 1),
         ),
     }
 
@@ -137,7 +139,7 @@ class TrainingConfig(Strict):
     @model_validator(mode="after")
     def _belong_together(self) -> "TrainingConfig":
         if self.lr_warmup_steps >= self.max_train_steps:
-            raise Misplaced(
+            raise MisplacedKey(
                 f"lr_warmup_steps is {self.lr_warmup_steps} and max_train_steps "
                 f"{self.max_train_steps}, so that the rate never comes to learning_rate; warm up "
                 "for fewer steps, such as a tenth of them",
