@@ -77,8 +77,8 @@ MUTATIONS = (
     Mutation(
         "hyperparameters are in the key of training_config",
         SOURCES,
-        'config={"training": config.training.model_dump(), "device": device}',
-        'config={"device": device}',
+        '            "training": config.training.model_dump(),\n',
+        "",
         ("tests/core/test_keys.py", "-k", "training_config"),
     ),
     Mutation(
