@@ -1,12 +1,16 @@
 """The asset graph of a model as Dagster sees it."""
 
+from pathlib import Path
+
 from adire_assets.core.project import Project
 from adire_assets.defs.assets import model_assets
 from adire_assets.gates.verdict import CHECK_NAMES
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_every_check_blocks_what_is_downstream_and_every_gate_has_one(tmp_path):
-    assets = model_assets(Project(tmp_path, tmp_path / ".adire"), "indigo")
+    assets = model_assets(Project(ROOT, tmp_path / ".adire"), "indigo")
     specs = [spec for asset in assets for spec in asset.check_specs]
     assert {spec.name for spec in specs if not spec.blocking} == set()
     gates = {spec.name for spec in specs if spec.asset_key.path[-1] == "promotion_verdict"}
