@@ -24,6 +24,7 @@ from adire_assets.core.project import Project
 from adire_assets.serving.fleet import triton
 from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway import prometheus
+from adire_assets.serving.gateway.alerts import GO_BACK
 from adire_assets.serving.gateway.bootstrap import BUCKETS
 from tests.serving.test_gateway import MODEL, RunningGateway, running_gateway
 from tests.support.ports import free_port
@@ -265,7 +266,7 @@ def test_each_target_has_its_own_limits(tmp_path: Path):
 def test_an_alert_says_what_is_wrong_and_what_to_do(tmp_path: Path):
     summary = f"Release 2 of {MODEL} on eu fails 25% of its requests or leaves them to the other "
     summary += "slot, more than the 5.0% that are allowed."
-    action = prometheus.GO_BACK.replace("{{ $labels.model }}", MODEL)
+    action = GO_BACK.replace("{{ $labels.model }}", MODEL)
     named = {"target": "eu", "model": MODEL, "release": "2", "severity": "critical"}
     fired = {"exp_labels": named, "exp_annotations": {"summary": summary, "action": action}}
     test = {"eval_time": "15m", "alertname": FAILS, "exp_alerts": [fired]}
