@@ -2,7 +2,7 @@
 
     python -m benchmarks.evaluation --dataset DIR --adapter DIR [--model indigo] [--rounds 3]
 
-DIR are artefacts (the assets' `path` in Dagster). The model's prompts and seeds are drawn with the
+DIR are artifacts (the assets' `path` in Dagster). The model's prompts and seeds are drawn with the
 adapter and without, then scored --rounds times: first with a base that nothing is known of, then as
 for the next adapter on that base. Drawing counts at the speed of the best batch size and without
 what is measured of latency. The last line, of the median round, is

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gates --dataset DIR --work DIR [--model indigo] [--sound 20] [--each 3]
 
-DIR is a dataset artefact (the asset's `path` in Dagster). A champion is trained with the model's
+DIR is a dataset artifact (the asset's `path` in Dagster). A champion is trained with the model's
 seed, then --sound trainings with other seeds, and --each of every sabotage:
 
     rate         the learning rate times 100

@@ -3,7 +3,7 @@
     python benchmarks/house_example.py --adapter DIR [--sheets docs/images]
         [--first-base DIR --first-adapter DIR]
 
-DIR is a lora_weights artefact. Draws 16 images of each technique with the base and the judge that
+DIR is a lora_weights artifact. Draws 16 images of each technique with the base and the judge that
 the model's YAML names, from seeds that nothing was trained or tuned on. The technique
 is told by a logistic classifier on the judge's image features, trained on drawn adire that neither
 judge nor LoRA has seen. With --first-base, another base and an adapter for it draw the same prompts

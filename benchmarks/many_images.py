@@ -2,7 +2,7 @@
 
     python -m benchmarks.many_images [--images 100000]
 
-A dataset artefact with that many rows (links to one small picture, each with a content of its own)
+A dataset artifact with that many rows (links to one small picture, each with a content of its own)
 goes through what a training does with its images: rows read, steps drawn, every view "encoded" (a
 constant of a latent's size takes the place of the autoencoder, which sees one image at a time),
 kept on disk, and read back step by step. The resident memory beyond that of an empty process is

@@ -23,7 +23,7 @@ class Mutation:
 
 
 MUTATIONS = (
-    # --- artefacts and their keys
+    # --- artifacts and their keys
     Mutation(
         "a failed step leaves nothing",
         STORE,
@@ -32,7 +32,7 @@ MUTATIONS = (
         ("tests/core/test_store.py",),
     ),
     Mutation(
-        "two runs of one recipe make one artefact",
+        "two runs of one recipe make one artifact",
         STORE,
         "            if found := self.find(recipe):\n"
         "                return Built(found, reused=True)\n            folder",
@@ -96,9 +96,9 @@ MUTATIONS = (
         ("tests/core/test_keys.py", "-k", "evaluation_config"),
     ),
     Mutation(
-        "an artefact that was changed after it was made is refused",
+        "an artifact that was changed after it was made is refused",
         STORE,
-        "        if content != artefact.content_hash:\n            changed",
+        "        if content != artifact.content_hash:\n            changed",
         "        if not content:\n            changed",
         ("tests/core/test_store.py", "-k", "changed_file"),
     ),
@@ -358,8 +358,8 @@ MUTATIONS = (
     Mutation(
         "gc leaves what a reader holds",
         "adire_assets/ops/gc.py",
-        "            if artefact.name in free:\n                withdrawn",
-        "            if artefact.name:\n                withdrawn",
+        "            if artifact.name in free:\n                withdrawn",
+        "            if artifact.name:\n                withdrawn",
         ("tests/test_gc.py",),
     ),
     Mutation(

@@ -81,8 +81,8 @@ def go_live(house: House, number: int, action: str = "deploy", at: str | None = 
 
 def deployed(house: House, number: int) -> Any:
     """What materializing `deployed_model` does. No gateway runs, so it never gets far."""
-    artefact = Store(house.project).open(house.releases[number].repository)
-    return deployed_model(house.project, artefact, print, lambda *_: None)
+    artifact = Store(house.project).open(house.releases[number].repository)
+    return deployed_model(house.project, artifact, print, lambda *_: None)
 
 
 def hold(house: House, number: int) -> None:

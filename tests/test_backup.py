@@ -17,7 +17,7 @@ from adire_assets.cli import main
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe, digest
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, read_json, write_json
+from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.gates import approvals
 from adire_assets.ops.backup import backup, restore
 from adire_assets.serving import record, release
@@ -33,7 +33,7 @@ def quiet(message: str) -> None:
     pass
 
 
-def artefact(project: Project, kind: str, number: int, *made_from: Artefact) -> Artefact:
+def artifact(project: Project, kind: str, number: int, *made_from: Artifact) -> Artifact:
     def write(folder: Path) -> dict:
         (folder / "pipeline").mkdir()
         (folder / "pipeline" / "weights.safetensors").write_bytes(bytes(2000))
@@ -46,16 +46,16 @@ def artefact(project: Project, kind: str, number: int, *made_from: Artefact) -> 
         return {one.kind: one.reference() for one in made_from}
 
     recipe = Recipe(kind, MODEL, inputs={"number": str(number)})
-    return Store(project).build(recipe, write).artefact
+    return Store(project).build(recipe, write).artifact
 
 
 def make_release(project: Project) -> release.ReleaseRecord:
     """Another release, registered in MLflow and recorded."""
     number = len(release.records(project, MODEL)) + 1
-    base = artefact(project, "base_model", 0)
-    adapter = artefact(project, "lora_weights", number, base)
-    content = artefact(project, "triton_repository", number)
-    evaluation = artefact(project, "evaluation_report", number, adapter, base)
+    base = artifact(project, "base_model", 0)
+    adapter = artifact(project, "lora_weights", number, base)
+    content = artifact(project, "triton_repository", number)
+    evaluation = artifact(project, "evaluation_report", number, adapter, base)
     found = registry.register_release(
         project, MODEL, content_hash=content.content_hash, run_id=None, source=content.path
     )
@@ -251,7 +251,7 @@ def test_a_backup_takes_a_new_place_outside_the_home_alone(
     assert not (tmp_path / "kept").exists()
 
 
-def damage_artefact(project: Project) -> None:
+def damage_artifact(project: Project) -> None:
     found = Store(project).open(release.read_record(project, MODEL, 4).adapter)
     path = found.path / "pipeline" / "weights.safetensors"
     path.chmod(0o644)
@@ -267,7 +267,7 @@ def damage_database(project: Project) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (damage_artefact, r"changed after it was made \(pipeline/weights.safetensors\)"),
+        (damage_artifact, r"changed after it was made \(pipeline/weights.safetensors\)"),
         (damage_database, r"runs.db cannot be copied"),
     ],
 )

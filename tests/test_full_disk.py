@@ -50,7 +50,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def project(disk: Path, mlflow_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A home with artefacts and a release on that disk."""
+    """A home with artifacts and a release on that disk."""
     made = Project(mlflow_project.root, disk / "home")
     shutil.copytree(mlflow_project.home, made.home)
     shutil.copytree(ROOT / "configs", made.root / "configs", dirs_exist_ok=True)
@@ -58,7 +58,7 @@ def project(disk: Path, mlflow_project: Project, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("ADIRE_HOME", str(made.home))
     for number in range(4):
         make(made, number)
-    base = Store(made).artefacts(MODEL, "thing")[0].reference()
+    base = Store(made).artifacts(MODEL, "thing")[0].reference()
     parts = ("repository", "adapter", "base_model", "evaluation", "verdict")
     wanted = release.ReleaseRecord(
         MODEL, 1, **dict.fromkeys(parts, base), mlflow_run_id=None, provenance={}
@@ -114,7 +114,7 @@ def adire(
 
 
 WRITERS: dict[str, tuple[Callable[[Project], object], str]] = {
-    "an artefact": (lambda project: make(project, 9), r"home/store/.tmp/indigo-thing-\S+"),
+    "an artifact": (lambda project: make(project, 9), r"home/store/.tmp/indigo-thing-\S+"),
     "a quarantine": (
         lambda project: record.quarantine(project, MODEL, 1, "too pale"),
         "home/quarantine/indigo/1.json",
@@ -183,7 +183,7 @@ def test_gc_makes_room_on_a_full_disk(project: Project, disk: Path) -> None:
     fill(disk)
     said = list(collect_garbage(project, keep=1, dry_run=False))
     assert said[-1] == "0.6 MB were freed"
-    assert len(Store(project).artefacts()) == 2 and not cached.exists()
+    assert len(Store(project).artifacts()) == 2 and not cached.exists()
     make(project, 9)
     lost = Recipe("thing", MODEL, inputs={"n": "1"})
     assert Store(project).find(lost) is None

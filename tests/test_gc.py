@@ -17,7 +17,7 @@ from adire_assets.core import folders, readers
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, lock, try_lock, write_json
+from adire_assets.core.store import Artifact, Store, lock, try_lock, write_json
 from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.state import DeploymentRecord, Rollout
@@ -44,18 +44,18 @@ def wait():
     sys.stdin.readline()
 
 def look(folder):
-    print(artefact.path.joinpath("a.txt").is_file(), flush=True)
+    print(artifact.path.joinpath("a.txt").is_file(), flush=True)
 """
 HOW_IT_READS = {
-    "opened": "artefact = store.open(reference); wait(); look(artefact)",
-    "recalled": "artefact = store.recall(reference); wait(); look(artefact)",
+    "opened": "artifact = store.open(reference); wait(); look(artifact)",
+    "recalled": "artifact = store.recall(reference); wait(); look(artifact)",
     "reused": (
-        "artefact = store.build(Recipe('thing', 'cloth', inputs={'n': '0'}), None).artefact;"
-        "wait(); look(artefact)"
+        "artifact = store.build(Recipe('thing', 'cloth', inputs={'n': '0'}), None).artifact;"
+        "wait(); look(artifact)"
     ),
     "while another is made of it": (
-        "artefact = store.open(reference);"
-        "store.build(Recipe('other', 'cloth'), lambda folder: (wait(), look(artefact))[1])"
+        "artifact = store.open(reference);"
+        "store.build(Recipe('other', 'cloth'), lambda folder: (wait(), look(artifact))[1])"
     ),
 }
 
@@ -66,8 +66,8 @@ def project(mlflow_project: Project) -> Project:
     return mlflow_project
 
 
-def make(project: Project, count: int = 3, kind: str = "thing") -> list[Artefact]:
-    """So many artefacts of a kind, the oldest first."""
+def make(project: Project, count: int = 3, kind: str = "thing") -> list[Artifact]:
+    """So many artifacts of a kind, the oldest first."""
 
     def write(folder: Path) -> None:
         (folder / "a.txt").write_text("a" * 1000)
@@ -76,7 +76,7 @@ def make(project: Project, count: int = 3, kind: str = "thing") -> list[Artefact
     made = []
     for number in range(count):
         recipe = Recipe(kind, MODEL, inputs={"n": str(number)})
-        made.append(store.build(recipe, write).artefact)
+        made.append(store.build(recipe, write).artifact)
         time.sleep(0.002)  # `created` is told in milliseconds
     return made
 
@@ -90,11 +90,11 @@ def limit(project: Project, **gigabytes: float) -> None:
     (project.root / "configs" / "home.yaml").write_text(text)
 
 
-def reader(project: Project, artefact: Artefact, how: str) -> subprocess.Popen:
+def reader(project: Project, artifact: Artifact, how: str) -> subprocess.Popen:
     process = subprocess.Popen(
         [
             *(sys.executable, "-c", READER + HOW_IT_READS[how]),
-            *(str(project.root), str(project.home), json.dumps(artefact.reference())),
+            *(str(project.root), str(project.home), json.dumps(artifact.reference())),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -105,20 +105,20 @@ def reader(project: Project, artefact: Artefact, how: str) -> subprocess.Popen:
     return process
 
 
-# --- artefacts -----------------------------------------------------------------------------------
+# --- artifacts -----------------------------------------------------------------------------------
 
 
 def test_what_nothing_needs_goes_and_is_told_before_and_after(project: Project) -> None:
     made = make(project)
     before = gc(project, dry_run=True)
-    assert all(artefact.path.exists() for artefact in made)
+    assert all(artifact.path.exists() for artifact in made)
     after = gc(project)
-    assert [artefact.path.exists() for artefact in made] == [False, False, True]
+    assert [artifact.path.exists() for artifact in made] == [False, False, True]
     assert before[:-1] == after[:-1] and len(after) == 3
-    assert all(f"{MODEL}/thing {artefact.key[:12]}" in "\n".join(after) for artefact in made[:2])
+    assert all(f"{MODEL}/thing {artifact.key[:12]}" in "\n".join(after) for artifact in made[:2])
     assert before[-1].endswith("would be freed") and after[-1].endswith("were freed")
-    for artefact in made[:2]:
-        assert Store(project).recall(artefact.reference()).manifest["key"] == artefact.key
+    for artifact in made[:2]:
+        assert Store(project).recall(artifact.reference()).manifest["key"] == artifact.key
     assert not list((Store(project).root / ".tmp").iterdir())
 
 
@@ -151,12 +151,12 @@ def test_what_is_opened_while_it_is_decided_stays(
     read, other, *_ = make(project, 4)
     remember = Store.remember
 
-    def come(store: Store, artefact: Artefact) -> None:
-        remember(store, artefact)
-        if artefact == read:
-            reader(project, artefact, "opened").communicate("\n", timeout=30)
+    def come(store: Store, artifact: Artifact) -> None:
+        remember(store, artifact)
+        if artifact == read:
+            reader(project, artifact, "opened").communicate("\n", timeout=30)
             place = project.home / "references" / "run-of-now" / MODEL / "thing.json"
-            write_json(place, artefact.reference())
+            write_json(place, artifact.reference())
 
     monkeypatch.setattr(Store, "remember", come)
     with lock(project, "run-run-of-now"):
@@ -171,8 +171,8 @@ def test_readers_cost_no_descriptor_each_and_a_block_lets_go(project: Project) -
     made = make(project, 12)
     store = Store(project)
     before = len(list(DESCRIPTORS.iterdir()))
-    for artefact in made:
-        store.open(artefact.reference())
+    for artifact in made:
+        store.open(artifact.reference())
     assert len(list(DESCRIPTORS.iterdir())) <= before + 1
     with readers.reading():
         store.open(made[0].reference())
@@ -263,14 +263,14 @@ def held_folders(project: Project) -> dict[str, tuple[Path, Callable]]:
     building = Store(project).root / ".tmp" / f"{MODEL}-thing-{DIGITS}"
     scratch = project.home / "work" / "golden-cloth-3"
     return {
-        "an artefact that is made": (building, lambda: lock(project, building.name)),
+        "an artifact that is made": (building, lambda: lock(project, building.name)),
         "the scratch folder of a command": (scratch, lambda: lock(project, scratch.name)),
         "checkpoints": (project.home / "work" / DIGITS, lambda: lock(project, "device")),
     }
 
 
 @pytest.mark.parametrize(
-    "which", ["an artefact that is made", "the scratch folder of a command", "checkpoints"]
+    "which", ["an artifact that is made", "the scratch folder of a command", "checkpoints"]
 )
 def test_a_folder_goes_when_its_holder_is_dead(project: Project, which: str) -> None:
     limit(project, maximum_checkpoints_gigabytes=0)
@@ -365,7 +365,7 @@ def test_a_mistake_in_the_limits_is_told_and_nothing_goes(
     (project.root / "configs" / "home.yaml").write_text(text)
     with pytest.raises(UserError, match=said):
         gc(project)
-    assert all(artefact.path.exists() for artefact in made)
+    assert all(artifact.path.exists() for artifact in made)
 
 
 # --- slots ---------------------------------------------------------------------------------------
@@ -413,4 +413,4 @@ def test_the_command_says_what_would_go(
         main.main()
     said = capsys.readouterr().out
     assert f"{MODEL}/thing {made[0].key[:12]}" in said and "would be freed" in said
-    assert all(artefact.path.exists() for artefact in made)
+    assert all(artifact.path.exists() for artifact in made)

@@ -10,7 +10,7 @@ import pytest
 from adire_assets.config.model import load_model
 from adire_assets.core.lineage import Recipe, code_hash
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store
+from adire_assets.core.store import Artifact, Store
 from adire_assets.families.diffusion import weights
 from adire_assets.ops import operations
 from adire_assets.serving import release
@@ -90,9 +90,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     config, store = load_model(project, "indigo"), Store(project)
 
-    def add(kind: str, settings: dict, facts: dict, modules: tuple[str, ...] = ()) -> Artefact:
+    def add(kind: str, settings: dict, facts: dict, modules: tuple[str, ...] = ()) -> Artifact:
         recipe = Recipe(kind, "indigo", modules=modules, config=settings)
-        return store.build(recipe, lambda _: facts).artefact
+        return store.build(recipe, lambda _: facts).artifact
 
     base, judge = add("base_model", {}, {}), add("judge", {}, {})
     data = {"job": {"arguments": {"config": config.data.model_dump()}}}

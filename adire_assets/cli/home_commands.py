@@ -29,11 +29,11 @@ def init(
 def gc(
     keep: Annotated[
         int,
-        typer.Option(min=1, max=LARGEST_NUMBER, help="Latest artefacts of each kind to keep."),
+        typer.Option(min=1, max=LARGEST_NUMBER, help="Latest artifacts of each kind to keep."),
     ] = 3,
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
 ) -> None:
-    """Delete what nothing needs: old artefacts but their manifests, caches beyond a limit."""
+    """Delete what nothing needs: old artifacts but their manifests, caches beyond a limit."""
     from adire_assets.ops.gc import collect_garbage
 
     for line in collect_garbage(Project.find(), keep, dry_run):

@@ -4,7 +4,7 @@
 mistake (see `yaml_file`). Here is what every model has; the rest is the family's schema, a subclass
 of `ModelConfig` (see `core.family`).
 
-Nothing here reads data, weights or the network, and nothing that an artefact is made by reads a
+Nothing here reads data, weights or the network, and nothing that an artifact is made by reads a
 model's YAML below the sources: a step gets its section as resolved values, which are part of its
 recipe key. That is why `core.lineage` leaves this module out of a step's code hash.
 """

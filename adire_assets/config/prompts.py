@@ -108,7 +108,7 @@ def choose_prompts(evaluation: Mapping[str, Any], captions: Sequence[str]) -> tu
 
 
 def read_rows(dataset: Path, part: str) -> list[dict[str, Any]]:
-    """The rows of a dataset artefact's part, "train" or "held_out". UserError when it is empty."""
+    """The rows of a dataset artifact's part, "train" or "held_out". UserError when it is empty."""
     path = dataset / f"{part}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not rows:

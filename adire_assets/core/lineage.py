@@ -1,10 +1,10 @@
-"""Recipe keys and the facts of a manifest: what an artefact is made from, exactly.
+"""Recipe keys and the facts of a manifest: what an artifact is made from, exactly.
 
 A recipe key is the SHA-256 of the step's code, the content hashes of its inputs, the part of the
 config that matters to it and the environment that can change its bits. Code is hashed by syntax
 tree without docstrings, so a comment retrains nothing, and only the project modules that the step
 imports count; the libraries whose versions count are those that this code imports. `Recipe` makes
-the key of everything that is kept to be found again: artefacts, caches, checkpoints and studies.
+the key of everything that is kept to be found again: artifacts, caches, checkpoints and studies.
 Nothing here imports torch: it runs in every Dagster process.
 """
 
@@ -68,7 +68,7 @@ NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's enviro
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one artefact is made from; equal keys mean equal artefacts.
+    """What one artifact is made from; equal keys mean equal artifacts.
 
     `modules` are the dotted names of the project modules that do the work, `inputs` maps an input's
     name to its content hash, `config` is plain JSON, `environment` maps a name to a version, beside

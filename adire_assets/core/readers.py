@@ -1,6 +1,6 @@
-"""Which artefacts are being read, so that nobody deletes them meanwhile.
+"""Which artifacts are being read, so that nobody deletes them meanwhile.
 
-Each artefact stands for one byte of <home>/locks/artefacts.lock, by the hash of its name. A
+Each artifact stands for one byte of <home>/locks/artifacts.lock, by the hash of its name. A
 reader holds its byte shared; who deletes it holds the byte alone (`exclusive`). These are Linux's
 open file description locks: they write nothing, so they work on a full disk; any number of them
 costs one file descriptor; they die with their holder.
@@ -29,16 +29,16 @@ class Reader:
     """One open file, and the names that are held through it."""
 
     def __init__(self, project: Project) -> None:
-        self.descriptor = _open(project.home / "locks" / "artefacts.lock")
+        self.descriptor = _open(project.home / "locks" / "artifacts.lock")
         self.held: set[str] = set()
 
     def hold(self, name: str) -> None:
-        """Read an artefact from now on; waits for who is deleting it."""
+        """Read an artifact from now on; waits for who is deleting it."""
         self._set(fcntl.F_RDLCK, name, fcntl.F_OFD_SETLKW)
         self.held.add(name)
 
     def take(self, name: str) -> bool:
-        """Have an artefact alone; False when somebody else reads it."""
+        """Have an artifact alone; False when somebody else reads it."""
         try:
             self._set(fcntl.F_WRLCK, name, fcntl.F_OFD_SETLK)
         except OSError as error:
@@ -69,7 +69,7 @@ _of_block: ContextVar[dict[Path, Reader] | None] = ContextVar("reading", default
 
 
 def hold(project: Project, name: str) -> None:
-    """Keep an artefact (or one that is about to be made) from being deleted; see above for how
+    """Keep an artifact (or one that is about to be made) from being deleted; see above for how
     long."""
     _reader(project).hold(name)
 

@@ -1,4 +1,4 @@
-"""The artefact store: complete, immutable folders named by their recipe key.
+"""The artifact store: complete, immutable folders named by their recipe key.
 
     <home>/store/<model>/<kind>/<first 32 digits of the recipe key>/
         ...             what the step wrote
@@ -14,7 +14,7 @@ complete. One flock per recipe key lets the second of two runs wait and then reu
 its holder, and what a killed holder left is removed by the next.
 
 What `find`, `open`, `recall` and `build` give is kept from being deleted for as long as `readers`
-says. What `artefacts` lists is not: `open` what you choose of it.
+says. What `artifacts` lists is not: `open` what you choose of it.
 """
 
 import errno
@@ -42,8 +42,8 @@ KEY_DIGITS = 32
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """A complete artefact in the store; `reference()` is what one asset hands to the next."""
+class Artifact:
+    """A complete artifact in the store; `reference()` is what one asset hands to the next."""
 
     model: str
     kind: str
@@ -74,9 +74,9 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Built:
-    """What `Store.build` gives back: the artefact, and whether it was there already."""
+    """What `Store.build` gives back: the artifact, and whether it was there already."""
 
-    artefact: Artefact
+    artifact: Artifact
     reused: bool
 
 
@@ -89,66 +89,66 @@ class Store:
     def folder(self, model: str, kind: str, key: str) -> Path:
         return self.root / model / kind / key[:KEY_DIGITS]
 
-    def find(self, recipe: Recipe) -> Artefact | None:
-        """The artefact of this recipe, or None."""
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """The artifact of this recipe, or None."""
         return self._hold(self.folder(recipe.model, recipe.kind, recipe.key))
 
-    def open(self, reference: dict[str, str]) -> Artefact:
-        """The artefact that a reference names. UserError when it is gone or is another one."""
+    def open(self, reference: dict[str, str]) -> Artifact:
+        """The artifact that a reference names. UserError when it is gone or is another one."""
         folder = self.folder(reference["model"], reference["kind"], reference["key"])
-        artefact = self._hold(folder)
-        if artefact is None:
+        artifact = self._hold(folder)
+        if artifact is None:
             raise UserError(
                 f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is no longer "
                 f"in the store ({folder}); materialize {reference['model']}/{reference['kind']}"
             )
-        if artefact.content_hash != reference["content_hash"]:
+        if artifact.content_hash != reference["content_hash"]:
             raise UserError(f"{folder} is not the content that was handed on; materialize it again")
-        return artefact
+        return artifact
 
-    def recall(self, reference: dict[str, str]) -> Artefact:
+    def recall(self, reference: dict[str, str]) -> Artifact:
         """What a reference names, if need be its manifest and recipe/ alone (see `holds`)."""
         folder = self.folder(reference["model"], reference["kind"], reference["key"])
-        for artefact in (self._hold(folder), self._read(self._memory_of(folder))):
-            if artefact and artefact.content_hash == reference["content_hash"]:
-                return artefact
+        for artifact in (self._hold(folder), self._read(self._memory_of(folder))):
+            if artifact and artifact.content_hash == reference["content_hash"]:
+                return artifact
         raise UserError(
             f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is known neither "
             f"in {self.root} nor in {self.memory}; without its manifest nobody can tell what it is "
             "made from"
         )
 
-    def holds(self, artefact: Artefact) -> bool:
+    def holds(self, artifact: Artifact) -> bool:
         """Whether the store has the content, not only the manifest."""
-        return artefact.path.is_relative_to(self.root)
+        return artifact.path.is_relative_to(self.root)
 
-    def discard(self, artefact: Artefact) -> None:
-        """Delete an artefact except for its manifest and recipe/, by which it can be made again.
+    def discard(self, artifact: Artifact) -> None:
+        """Delete an artifact except for its manifest and recipe/, by which it can be made again.
 
         The caller has it alone (`readers.exclusive`), or knows that nobody reads it.
         """
-        self.remember(artefact)
-        shutil.rmtree(self.withdraw(artefact))
+        self.remember(artifact)
+        shutil.rmtree(self.withdraw(artifact))
 
-    def remember(self, artefact: Artefact) -> None:
-        """Keep manifest and recipe/ of an artefact that is about to be discarded."""
-        kept = self._memory_of(artefact.path)
+    def remember(self, artifact: Artifact) -> None:
+        """Keep manifest and recipe/ of an artifact that is about to be discarded."""
+        kept = self._memory_of(artifact.path)
         unfinished = kept.with_name(f".{kept.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         # Links need no space, and who deletes things may have none.
         shutil.copytree(
-            artefact.path / "recipe", unfinished / "recipe", copy_function=hard_link_or_copy
+            artifact.path / "recipe", unfinished / "recipe", copy_function=hard_link_or_copy
         )
-        hard_link_or_copy(artefact.path / "manifest.json", unfinished / "manifest.json")
+        hard_link_or_copy(artifact.path / "manifest.json", unfinished / "manifest.json")
         shutil.rmtree(kept, ignore_errors=True)
         unfinished.rename(kept)
 
-    def withdraw(self, artefact: Artefact) -> Path:
-        """Move an artefact out of sight, at once and whole; where it can be deleted at leisure."""
-        doomed = self.root / ".tmp" / f"gc-{artefact.key}"
+    def withdraw(self, artifact: Artifact) -> Path:
+        """Move an artifact out of sight, at once and whole; where it can be deleted at leisure."""
+        doomed = self.root / ".tmp" / f"gc-{artifact.key}"
         doomed.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(doomed, ignore_errors=True)
-        artefact.path.rename(doomed)
+        artifact.path.rename(doomed)
         return doomed
 
     def unfinished(self) -> Iterator[tuple[Path, str | None]]:
@@ -159,13 +159,13 @@ class Store:
             withdrawn = folder.name.startswith("gc-")
             yield folder, None if withdrawn else folder.name.removesuffix("-recipe")
 
-    def artefacts(self, model: str | None = None, kind: str | None = None) -> list[Artefact]:
-        """All complete artefacts, in the order of their names."""
+    def artifacts(self, model: str | None = None, kind: str | None = None) -> list[Artifact]:
+        """All complete artifacts, in the order of their names."""
         pattern = f"{model or '*'}/{kind or '*'}/*/manifest.json"
         found = (self._read(path.parent) for path in sorted(self.root.glob(pattern)))
-        return [artefact for artefact in found if artefact is not None]
+        return [artifact for artifact in found if artifact is not None]
 
-    def known(self, model: str, kind: str) -> list[Artefact]:
+    def known(self, model: str, kind: str) -> list[Artifact]:
         """Those of a kind, and those whose manifest and recipe/ alone are left."""
         pattern = f"{model}/{kind}/*/manifest.json"
         paths = {
@@ -174,23 +174,23 @@ class Store:
             for path in sorted(root.glob(pattern))
         }
         found = (self._read(path) for path in paths.values())
-        return [artefact for artefact in found if artefact is not None]
+        return [artifact for artifact in found if artifact is not None]
 
-    def verify(self, artefact: Artefact) -> None:
+    def verify(self, artifact: Artifact) -> None:
         """Read every byte again. UserError when the content is not what its manifest says."""
-        recorded = artefact.manifest["files"]
-        content, files = lineage.folder_digest(artefact.path, NOT_CONTENT, recorded)
-        if content != artefact.content_hash:
+        recorded = artifact.manifest["files"]
+        content, files = lineage.folder_digest(artifact.path, NOT_CONTENT, recorded)
+        if content != artifact.content_hash:
             changed = sorted(
                 name for name in {*recorded, *files} if recorded.get(name) != files.get(name)
             )
             raise UserError(
-                f"{artefact.path} was changed after it was made ({', '.join(changed[:3])}); "
-                f"delete the folder and materialize {artefact.model}/{artefact.kind} again"
+                f"{artifact.path} was changed after it was made ({', '.join(changed[:3])}); "
+                f"delete the folder and materialize {artifact.model}/{artifact.kind} again"
             )
 
     def build(self, recipe: Recipe, make: Callable[[Path], dict[str, Any] | None]) -> Built:
-        """The artefact of `recipe`: found, or made by `make(folder)` and put in place whole.
+        """The artifact of `recipe`: found, or made by `make(folder)` and put in place whole.
 
         `make` writes into the empty `folder` and may return facts for the manifest. When it raises,
         nothing is left.
@@ -220,10 +220,10 @@ class Store:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(made_with, ignore_errors=True)
-        artefact = self._read(final)
-        if artefact is None:
+        artifact = self._read(final)
+        if artifact is None:
             raise UserError(f"{final} vanished while it was written; materialize again")
-        return Built(artefact, reused=False)
+        return Built(artifact, reused=False)
 
     def _keep_recipe(self, folder: Path, recipe: Recipe) -> None:
         """Before the step runs, since a long one may outlast an edit of its sources."""
@@ -266,17 +266,17 @@ class Store:
     def _memory_of(self, folder: Path) -> Path:
         return self.memory / folder.relative_to(self.root)
 
-    def _hold(self, folder: Path) -> Artefact | None:
-        """The artefact in `folder`, from now on kept from being deleted."""
+    def _hold(self, folder: Path) -> Artifact | None:
+        """The artifact in `folder`, from now on kept from being deleted."""
         readers.hold(self.project, folder.relative_to(self.root).as_posix())
         return self._read(folder)
 
-    def _read(self, folder: Path) -> Artefact | None:
+    def _read(self, folder: Path) -> Artifact | None:
         try:
             manifest = read_json(folder / "manifest.json")
         except FileNotFoundError:
             return None
-        return Artefact(
+        return Artifact(
             manifest["recipe"]["model"],
             manifest["recipe"]["kind"],
             manifest["key"],
@@ -286,7 +286,7 @@ class Store:
 
 
 def lock_name(model: str, kind: str, key: str) -> str:
-    """The lock under which an artefact is made."""
+    """The lock under which an artifact is made."""
     return f"{model}-{kind}-{key[:KEY_DIGITS]}"
 
 

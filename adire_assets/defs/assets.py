@@ -13,7 +13,7 @@ from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built
+from adire_assets.core.store import Artifact, Built
 from adire_assets.defs.approvals import APPROVAL_CHECK, Deployment, approved, held
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, answered
@@ -79,9 +79,9 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         """The images and captions that data.dvc names for this model."""
         with answered():
             built = sources.training_data(project, model)
-        files = built.artefact.json("files.json")
+        files = built.artifact.json("files.json")
         return _result(
-            context, built, dvc_hash=built.artefact.manifest["dvc_hash"], files=len(files)
+            context, built, dvc_hash=built.artifact.manifest["dvc_hash"], files=len(files)
         )
 
     @asset(kinds={"yaml"})
@@ -89,7 +89,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         """The resolved hyperparameters of configs/models."""
         with answered():
             built = sources.training_config(project, model)
-        return _result(context, built, config=built.artefact.json("config.json"))
+        return _result(context, built, config=built.artifact.json("config.json"))
 
     @asset(kinds={"huggingface"})
     def base_model(
@@ -98,7 +98,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         """The weights that the adapter is trained on."""
         with answered():
             built = sources.base_model(project, model, children.runner(context))
-        facts = built.artefact.manifest
+        facts = built.artifact.manifest
         pinned = facts["recipe"]["inputs"]["weights"]
         left_out = facts.get("left_out")
         return _result(context, built, source=facts["source"], weights=pinned, left_out=left_out)
@@ -108,14 +108,14 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         """How adapters are evaluated, gated and served, and the judge's weights."""
         with answered():
             built = sources.evaluation_config(project, model)
-        return _result(context, built, config=built.artefact.json("config.json"))
+        return _result(context, built, config=built.artifact.json("config.json"))
 
     @asset(*family.dataset.modules)
-    def dataset(context: dg.AssetExecutionContext, training_data: Artefact) -> dg.MaterializeResult:
+    def dataset(context: dg.AssetExecutionContext, training_data: Artifact) -> dg.MaterializeResult:
         """Validated, captioned, de-duplicated images, split into train, validation and held-out."""
         with answered():
             built = build_dataset(project, training_data)
-        summary = built.artefact.json("summary.json")
+        summary = built.artifact.json("summary.json")
         files: dict[str, Any] = {
             kind: dg.MetadataValue.md(_table(("file", "reason"), summary[kind]) or "none")
             for kind in ("rejected", "unused")
@@ -123,7 +123,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         result = _result(
             context,
             built,
-            images=_image(built.artefact, "dataset_sheet.png"),
+            images=_image(built.artifact, "dataset_sheet.png"),
             train=summary["train"],
             validation=summary["validation"],
             held_out=summary["held_out"],
@@ -136,9 +136,9 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     @asset(*family.train.modules, kinds={"pytorch", "mlflow"}, pool="device")
     def lora_weights(
         context: dg.AssetExecutionContext,
-        dataset: Artefact,
-        base_model: Artefact,
-        training_config: Artefact,
+        dataset: Artifact,
+        base_model: Artifact,
+        training_config: Artifact,
         children: ChildProcesses,
         mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:
@@ -155,10 +155,10 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         return _result(
             context,
             built,
-            validation=_image(built.artefact, "validation/00.png"),
-            validation_history=_validation_history(built.artefact),
-            training=built.artefact.json("training.json"),
-            mlflow_run=built.artefact.manifest["mlflow_run_id"],
+            validation=_image(built.artifact, "validation/00.png"),
+            validation_history=_validation_history(built.artifact),
+            training=built.artifact.json("training.json"),
+            mlflow_run=built.artifact.manifest["mlflow_run_id"],
         )
 
     @asset(
@@ -169,10 +169,10 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     )
     def evaluation_report(
         context: dg.AssetExecutionContext,
-        dataset: Artefact,
-        base_model: Artefact,
-        lora_weights: Artefact,
-        evaluation_config: Artefact,
+        dataset: Artifact,
+        base_model: Artifact,
+        lora_weights: Artifact,
+        evaluation_config: Artifact,
         children: ChildProcesses,
         mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:
@@ -190,16 +190,16 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         return _result(
             context,
             built,
-            contact_sheet=_image(built.artefact, "contact_sheet.png"),
-            report=dg.MetadataValue.md((built.artefact.path / "report.md").read_text()),
-            scores=numbers(built.artefact.path),
+            contact_sheet=_image(built.artifact, "contact_sheet.png"),
+            report=dg.MetadataValue.md((built.artifact.path / "report.md").read_text()),
+            scores=numbers(built.artifact.path),
         )
 
     @asset(*promotion.VERDICT_MODULES, checks=CHECKS, kinds={"pytorch", "mlflow"}, pool="device")
     def promotion_verdict(
         context: dg.AssetExecutionContext,
-        evaluation_report: Artefact,
-        evaluation_config: Artefact,
+        evaluation_report: Artifact,
+        evaluation_config: Artifact,
         children: ChildProcesses,
         mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:
@@ -212,7 +212,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
                 children.runner(context),
                 mlflow.runner(context, model),
             )
-        verdict = Verdict.from_dict(built.artefact.json("verdict.json"))
+        verdict = Verdict.from_dict(built.artifact.json("verdict.json"))
         context.log.info(f"{model}: {verdict.sentence()}")
         if uncommitted := policy_comparison.uncommitted(project, model):
             context.log.info(f"{model}: not committed: {file_list(uncommitted)}")
@@ -238,24 +238,24 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             weakened=[policy.change_text(one) for one in verdict.weakened] or None,
             weaker_than=verdict.weaker_than if verdict.weakened else None,
             uncommitted=uncommitted or None,
-            refused_before=built.artefact.manifest.get("refused_before") or None,
-            report=dg.MetadataValue.path(str(pages.page_path(project, built.artefact))),
+            refused_before=built.artifact.manifest.get("refused_before") or None,
+            report=dg.MetadataValue.path(str(pages.page_path(project, built.artifact))),
         )
 
     @asset(*RELEASE_MODULES, *family.release.modules, checks=RELEASE_CHECKS, kinds={"mlflow"})
     def triton_repository(
         context: dg.AssetExecutionContext,
-        lora_weights: Artefact,
-        base_model: Artefact,
-        promotion_verdict: Artefact,
-        evaluation_config: Artefact,
+        lora_weights: Artifact,
+        base_model: Artifact,
+        promotion_verdict: Artifact,
+        evaluation_config: Artifact,
     ) -> dg.MaterializeResult:
         """Release N: the Triton version directory, checked on a scratch server."""
         with answered():
             built, number = make_triton_repository(
                 project, lora_weights, base_model, promotion_verdict, evaluation_config
             )
-            parity = promotion.parity_report(project, model, number, context.log.info).artefact
+            parity = promotion.parity_report(project, model, number, context.log.info).artifact
             facts = parity.json("parity.json")
             gates = GateConfig(**evaluation_config.json("config.json")["gates"])
             record = release.read_record(project, model, number)
@@ -283,7 +283,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         output_required=False,  # what waits for an approval is not materialized, and nothing failed
     )
     def deployed_model(
-        context: dg.AssetExecutionContext, config: Deployment, triton_repository: Artefact
+        context: dg.AssetExecutionContext, config: Deployment, triton_repository: Artifact
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         """The release that is live, by the deployment records, after its rollout."""
         with answered():
@@ -336,35 +336,35 @@ def _result(
     checks: Sequence[dg.AssetCheckResult] = (),
     **metadata: Any,
 ) -> dg.MaterializeResult:
-    artefact = built.artefact
+    artifact = built.artifact
     name = context.asset_key.to_user_string()
-    context.log.info(f"{name}: {'reused' if built.reused else 'made'} {artefact.key[:12]}")
+    context.log.info(f"{name}: {'reused' if built.reused else 'made'} {artifact.key[:12]}")
     shown = {name: value for name, value in metadata.items() if value is not None}
     return dg.MaterializeResult(
-        value=artefact.reference(),
-        data_version=dg.DataVersion(artefact.content_hash),
+        value=artifact.reference(),
+        data_version=dg.DataVersion(artifact.content_hash),
         check_results=checks,
         metadata={
             "reused": built.reused,
-            "recipe_key": artefact.key,
-            "content_hash": artefact.content_hash,
-            "path": dg.MetadataValue.path(str(artefact.path)),
-            "code": artefact.manifest["code"],
+            "recipe_key": artifact.key,
+            "content_hash": artifact.content_hash,
+            "path": dg.MetadataValue.path(str(artifact.path)),
+            "code": artifact.manifest["code"],
             **shown,
         },
     )
 
 
-def _image(artefact: Artefact, name: str) -> dg.MarkdownMetadataValue | None:
+def _image(artifact: Artifact, name: str) -> dg.MarkdownMetadataValue | None:
     """A picture that Dagster's UI shows inline."""
-    path = artefact.path / name
+    path = artifact.path / name
     if not path.is_file():
         return None
     data = base64.b64encode(path.read_bytes()).decode()
     return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{data})")
 
 
-def _validation_history(adapter: Artefact) -> dg.MarkdownMetadataValue | None:
+def _validation_history(adapter: Artifact) -> dg.MarkdownMetadataValue | None:
     """The validation losses by step, each with a picture of then where one was drawn."""
     with (adapter.path / "validation.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -8,7 +8,7 @@ live, and whether the change is wanted is for a person to say.
 import dagster as dg
 
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact
+from adire_assets.core.store import Artifact
 from adire_assets.defs.resources import ChildProcesses, answered
 from adire_assets.gates import upgrades
 from adire_assets.serving import release
@@ -24,7 +24,7 @@ def golden_check(project: Project, model: str) -> dg.AssetChecksDefinition:
     )
     def check(
         context: dg.AssetCheckExecutionContext,
-        triton_repository: Artefact,
+        triton_repository: Artifact,
         children: ChildProcesses,
     ) -> dg.AssetCheckResult:
         """Whether the software of now still draws what the release was evaluated with.
@@ -50,7 +50,7 @@ def golden_check(project: Project, model: str) -> dg.AssetChecksDefinition:
             description=comparison.sentence(),
             metadata={
                 "images": [image.sentence() for image in comparison.images],
-                "path": dg.MetadataValue.path(str(built.artefact.path)),
+                "path": dg.MetadataValue.path(str(built.artifact.path)),
             },
         )
 

@@ -20,7 +20,7 @@ from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Store, lock, read_json, write_json
 from adire_assets.core.worker import ERROR, RunWorker, command, result_of, write_job
 
 STOP_SECONDS = 20.0  # what an interrupted child may take to end
@@ -51,7 +51,7 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
         for name in (context.run_id, "latest"):
             write_json(self._file(name, context.asset_key), obj)
 
-    def load_input(self, context: dg.InputContext) -> Artefact:
+    def load_input(self, context: dg.InputContext) -> Artifact:
         for name in (context.step_context.run_id, "latest"):
             path = self._file(name, context.asset_key)
             if path.is_file():

@@ -12,7 +12,7 @@
 PEP 440 range such as ">=0.42,<0.44", or "*" for any.
 
 Each side is {name: version or None} with the names above; `of_manifest` reads it from what an
-artefact recorded, and a release's answers carry it as `provenance["software"]`.
+artifact recorded, and a release's answers carry it as `provenance["software"]`.
 """
 
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ def compare(
 
 
 def of_manifest(manifest: Mapping[str, Any]) -> dict[str, str | None]:
-    """What the step behind an artefact's manifest ran on."""
+    """What the step behind an artifact's manifest ran on."""
     made_with = manifest["recipe"]["environment"]
     found = {name: made_with.get(name) for name in (*PACKAGES, "cuda", *TOLD)}
     if made_with.get("device") == "cuda":

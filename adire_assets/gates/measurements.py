@@ -21,7 +21,7 @@ from typing import Any
 
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
-from adire_assets.core.store import KEY_DIGITS, Artefact, Store, lock, read_json, write_json
+from adire_assets.core.store import KEY_DIGITS, Artifact, Store, lock, read_json, write_json
 from adire_assets.serving import record
 
 TIMINGS = "timings.json"
@@ -41,12 +41,12 @@ def add(project: Project, model: str, drawing: Mapping[str, Any], timings: Timin
         write_json(path, [*known, {"at": record.now(), "cpu": cpu, **timings}])
 
 
-def kept(project: Project, images: Artefact) -> bool:
+def kept(project: Project, images: Artifact) -> bool:
     """Whether the measurements of `images` are in a file of their own."""
     return _path(project, images.model, images.manifest["recipe"]).is_file()
 
 
-def of_images(project: Project, images: Artefact) -> list[Timings]:
+def of_images(project: Project, images: Artifact) -> list[Timings]:
     """The measurements of the adapter that drew `images`, the first one first."""
     path = _path(project, images.model, images.manifest["recipe"])
     if path.is_file():
@@ -56,7 +56,7 @@ def of_images(project: Project, images: Artefact) -> list[Timings]:
     return [timings] if timings else []
 
 
-def timings_of(project: Project, evaluation: Artefact) -> dict[str, Any]:
+def timings_of(project: Project, evaluation: Artifact) -> dict[str, Any]:
     """An evaluation's timings.json, with all measurements of its adapter until now."""
     own = evaluation.json(TIMINGS)
     reference = evaluation.manifest.get("adapter_images")

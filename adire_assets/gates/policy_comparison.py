@@ -16,7 +16,7 @@ from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import family
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store
+from adire_assets.core.store import Artifact, Store
 from adire_assets.gates import clean_commit, policy
 from adire_assets.serving import record
 
@@ -45,7 +45,7 @@ class PolicyComparison:
 
 
 def compare_for_evaluation(
-    project: Project, evaluation: Artefact, gates: GateConfig
+    project: Project, evaluation: Artifact, gates: GateConfig
 ) -> PolicyComparison:
     """The policy that judges `evaluation` by `gates`, against the one before."""
     made = evaluation.manifest["recipe"]
@@ -70,7 +70,7 @@ def current_sentence(project: Project, model: str) -> str:
         return f"cannot tell: {error}"
 
 
-def count_refused_adapters(project: Project, evaluation: Artefact) -> int:
+def count_refused_adapters(project: Project, evaluation: Artifact) -> int:
     """How many other adapters a verdict refused since what is live went live: each was a chance."""
     own = adapter_of(evaluation)
     state = record.read(project, list(load_fleet(project).targets)[-1], evaluation.model)
@@ -83,7 +83,7 @@ def count_refused_adapters(project: Project, evaluation: Artefact) -> int:
     return len(refused - {own})
 
 
-def adapter_of(evaluation: Artefact) -> str:
+def adapter_of(evaluation: Artifact) -> str:
     """The content hash of the adapter that an evaluation is of."""
     return str(evaluation.manifest["lora_weights"]["content_hash"])
 
@@ -102,7 +102,7 @@ def _compared(
     gates: GateConfig,
     settings: Mapping[str, Any],
     judge: str | None,
-    evaluation: Artefact | None,
+    evaluation: Artifact | None,
 ) -> PolicyComparison:
     fleet = load_fleet(project)
     images = load_model(project, model).serving.repeated()
@@ -123,7 +123,7 @@ def _compared(
     return PolicyComparison(now, EARLIER, policy.weakenings(policy.strictest(others), now))
 
 
-def _of_verdict(store: Store, verdict: Artefact) -> Mapping[str, Any]:
+def _of_verdict(store: Store, verdict: Artifact) -> Mapping[str, Any]:
     facts = verdict.manifest
     if "policy" in facts:
         return dict(facts["policy"])

@@ -20,7 +20,7 @@ from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, lock, read_json, write_json
 from adire_assets.gates import approvals, measurements, policy_comparison, upgrades
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VERDICT_MODULES = ("adire_assets.gates.verdict", "adire_assets.gates.comparison")
 
 
-def champion_to_beat(project: Project, evaluation: Artefact) -> release.ReleaseRecord | None:
+def champion_to_beat(project: Project, evaluation: Artifact) -> release.ReleaseRecord | None:
     """The live release; None when there is none, or when it is the evaluated adapter itself."""
     number = deployment.champion(project, load_fleet(project), evaluation.model)
     if number is None:
@@ -43,7 +43,7 @@ def champion_to_beat(project: Project, evaluation: Artefact) -> release.ReleaseR
     return None if champion.is_of(evaluation.manifest) else champion
 
 
-def previous_champion_evaluation(project: Project, evaluation: Artefact) -> Artefact | None:
+def previous_champion_evaluation(project: Project, evaluation: Artifact) -> Artifact | None:
     """The evaluation that the live release was held against on its way, when `evaluation` is its
     own; None for a first release, and once it is no longer comparable."""
     number = deployment.champion(project, load_fleet(project), evaluation.model)
@@ -62,20 +62,20 @@ def previous_champion_evaluation(project: Project, evaluation: Artefact) -> Arte
 
 
 def comparable_evaluation(
-    project: Project, evaluation: Artefact, champion: release.ReleaseRecord
-) -> Artefact | None:
+    project: Project, evaluation: Artifact, champion: release.ReleaseRecord
+) -> Artifact | None:
     """An evaluation of the champion that differs from `evaluation` in the adapter alone (and in
     the base that it was trained on), None when the store has none."""
     wanted = evaluation_protocol(evaluation)
     store = Store(project)
-    for one in store.artefacts(evaluation.model, evaluation.kind):
+    for one in store.artifacts(evaluation.model, evaluation.kind):
         if champion.is_of(one.manifest) and evaluation_protocol(one) == wanted:
             return store.open(one.reference())
     return None
 
 
 def verdict_of(
-    project: Project, evaluation: Artefact, policy: GateConfig, champion: Artefact | None
+    project: Project, evaluation: Artifact, policy: GateConfig, champion: Artifact | None
 ) -> Built:
     """The verdict about an evaluation, under the hashes of evaluation, policy and `champion`: the
     champion's comparable evaluation, None when there is nothing to compare with. It says what the
@@ -146,21 +146,21 @@ def _same_images(one: Path, other: Path) -> bool:
     return all(filecmp.cmp(own, rival, shallow=False) for own, rival in pairs)
 
 
-def evaluation_protocol(evaluation: Artefact) -> dict[str, Any]:
+def evaluation_protocol(evaluation: Artifact) -> dict[str, Any]:
     """How it was evaluated, and on what data; what must be equal for a comparison."""
     made = evaluation.manifest["recipe"]
     inputs = {name: made["inputs"][name] for name in ("dataset", "judge")}
     return {**{name: made[name] for name in ("code", "config", "environment")}, **inputs}
 
 
-def require_passed(artefact: Artefact) -> None:
-    """UserError unless the verdict in `artefact` is that every gate was passed."""
-    verdict = Verdict.from_dict(artefact.json("verdict.json"))
+def require_passed(artifact: Artifact) -> None:
+    """UserError unless the verdict in `artifact` is that every gate was passed."""
+    verdict = Verdict.from_dict(artifact.json("verdict.json"))
     if not verdict.passed:
-        raise UserError(f"{artefact.model}: {verdict.sentence()}; it is not released or deployed")
+        raise UserError(f"{artifact.model}: {verdict.sentence()}; it is not released or deployed")
 
 
-def require_evaluation_of(evaluation: Artefact, adapter: str, base_weights: str) -> None:
+def require_evaluation_of(evaluation: Artifact, adapter: str, base_weights: str) -> None:
     """UserError unless the evaluation is of the adapter and base with these content hashes."""
     wanted = {"lora_weights": adapter, "base_model": base_weights}
     found = {name: evaluation.manifest[name]["content_hash"] for name in wanted}
@@ -232,7 +232,7 @@ def require_passable(
     today = load_model(project, record.model).evaluation
     # A threshold means something for one judge and one set of prompts only.
     weights = family_of(project, record.model).weights.functions
-    same_judge = weights.judge(project, record.model).artefact.content_hash
+    same_judge = weights.judge(project, record.model).artifact.content_hash
     settings = today.settings(project)
     made = evaluation.manifest["recipe"]
     if (made["config"], made["inputs"]["judge"]) != (settings, same_judge):
@@ -254,10 +254,10 @@ def require_passable(
             f"data, with the same settings and software; materialize "
             f"{record.model}/promotion_verdict"
         )
-    decided = verdict_of(project, evaluation, today.gates, rival).artefact
+    decided = verdict_of(project, evaluation, today.gates, rival).artifact
     require_passed(decided)
     _keep_verdict(project, record, decided, progress)
-    facts = parity_report(project, record.model, record.number, progress).artefact.json(
+    facts = parity_report(project, record.model, record.number, progress).artifact.json(
         "parity.json"
     )
     if not facts["passed"]:
@@ -269,7 +269,7 @@ def require_passable(
 def _keep_verdict(
     project: Project,
     record: release.ReleaseRecord,
-    decided: Artefact,
+    decided: Artifact,
     progress: Callable[[str], None],
 ) -> None:
     """The release's record names the verdict of now: it is what lets the release go live."""
@@ -287,7 +287,7 @@ def _keep_verdict(
         release.write_record(project, now)
 
 
-def policy_facts(project: Project, verdict: Artefact, number: int | None = None) -> dict[str, Any]:
+def policy_facts(project: Project, verdict: Artifact, number: int | None = None) -> dict[str, Any]:
     """What a release keeps of the policy that it passed: what it asks less than the one before,
     the files that decide and are not committed, and how many other adapters were refused. What
     brought release `number` live stays as it was."""
@@ -303,7 +303,7 @@ def policy_facts(project: Project, verdict: Artefact, number: int | None = None)
     }
 
 
-def provenance(adapter: Artefact, base_weights: Artefact, evaluation: Artefact) -> dict[str, Any]:
+def provenance(adapter: Artifact, base_weights: Artifact, evaluation: Artifact) -> dict[str, Any]:
     """What an image can be traced to: code, data, hyperparameters, base, scores."""
     manifest = adapter.manifest
     report = evaluation.json("report.json")

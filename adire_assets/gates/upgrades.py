@@ -17,7 +17,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, lock
+from adire_assets.core.store import Artifact, Built, Store, lock
 from adire_assets.core.worker import Progress
 from adire_assets.gates import compatibility as rule
 from adire_assets.serving import release
@@ -57,7 +57,7 @@ def refusal(project: Project, record: ReleaseRecord, serving: rule.Software | No
     return f"release {record.number} of {record.model}: {found.sentence()}"
 
 
-def golden_images(project: Project, family: Family, evaluation: Artefact) -> Built:
+def golden_images(project: Project, family: Family, evaluation: Artifact) -> Built:
     """The golden set of the release that this evaluation is of."""
     recipe = Recipe(
         kind="golden_images",
@@ -143,10 +143,10 @@ def golden(project: Project, name: str, progress: Progress) -> tuple[str, Any]:
 def compared(project: Project, model: str, report: Built) -> Any:
     """The content of a golden report, as the family's class `golden.Comparison`."""
     golden = family_of(project, model).golden.functions
-    return golden.Comparison.from_dict(report.artefact.json("comparison.json"))
+    return golden.Comparison.from_dict(report.artifact.json("comparison.json"))
 
 
-def _golden_set(project: Project, record: ReleaseRecord) -> Artefact:
+def _golden_set(project: Project, record: ReleaseRecord) -> Artifact:
     if record.golden is None:
         raise UserError(
             f"release {record.number} of {record.model} was made before golden sets were kept; "
@@ -155,7 +155,7 @@ def _golden_set(project: Project, record: ReleaseRecord) -> Artefact:
     return Store(project).open(record.golden)
 
 
-def _conditions(project: Project, golden_set: Artefact) -> tuple[dict[str, str | None], bool]:
+def _conditions(project: Project, golden_set: Artifact) -> tuple[dict[str, str | None], bool]:
     """(what decides the bits of an image here, whether that is what the golden set records)."""
     settings: Mapping[str, Any] = golden_set.json("golden.json")
     device = lineage.device_class(load_fleet(project).device)

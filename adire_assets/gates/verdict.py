@@ -1,7 +1,7 @@
 """The verdict: what an evaluation is worth under a gate policy, gate by gate.
 
 Contract: `decide(report, timings, policy, comparisons)` is a pure function of plain JSON and of
-what `comparison.compare` says of champion and challenger, so the verdict of an artefact can be
+what `comparison.compare` says of champion and challenger, so the verdict of an artifact can be
 recomputed anywhere with today's policy, in milliseconds and without torch. Every gate of
 `GATE_NAMES` is always judged, in that order, then one gate for each comparison. A value that is
 missing, null or not finite never passes a gate that the policy asks for; a gate of BOUNDS without a

@@ -3,7 +3,7 @@
     sources: training_data  training_config  base_model  evaluation_config
     dataset -> train -> generate -> evaluate -> verdict -> release -> deploy
 
-Each function takes artefacts and gives back a `Built` artefact: it states the recipe, and how to
+Each function takes artifacts and gives back a `Built` artifact: it states the recipe, and how to
 make the content when the store does not hold it yet. Dagster's assets call these and nothing else;
 so can a notebook or a test. Below the sources nothing reads the YAML of a model.
 

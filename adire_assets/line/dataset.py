@@ -6,12 +6,12 @@ from typing import Any
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store
+from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import recorded_job
 from adire_assets.tracking.dvc import versions
 
 
-def build(project: Project, data: Artefact) -> Built:
+def build(project: Project, data: Artifact) -> Built:
     """What the family makes of the files: validated, de-duplicated and split."""
     read = data.json("data.json")
     step, config = family(read["family"]).dataset, read["data"]

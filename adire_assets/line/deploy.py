@@ -13,7 +13,7 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact
+from adire_assets.core.store import Artifact
 from adire_assets.gates import approval_commands, approvals, promotion, upgrades
 from adire_assets.serving import record, release
 from adire_assets.serving.record import DeploymentRecord
@@ -23,7 +23,7 @@ from adire_assets.serving.rollout import deployment, rollback, rollout
 
 def deployed_model(
     project: Project,
-    repository: Artefact,
+    repository: Artifact,
     progress: Callable[[str], None],
     report: Callable[[str, Mapping[str, Any]], None],
     number: int | None = None,
@@ -87,7 +87,7 @@ def watch_rollout(
 def open_judge(project: Project, model: str) -> Any:
     """The model's judge in a process of its own, a `judge_process.JudgeProcess`."""
     family = family_of(project, model)
-    folder = family.weights.functions.judge(project, model).artefact.path / "pipeline"
+    folder = family.weights.functions.judge(project, model).artifact.path / "pipeline"
     device = lineage.device_class(load_fleet(project).device)
     return family.judge_process.functions.JudgeProcess(folder, device)
 

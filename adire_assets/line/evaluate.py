@@ -9,7 +9,7 @@ from adire_assets.core import lineage
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, lock, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import measurements
 from adire_assets.line.generate import evaluation_images
@@ -19,17 +19,17 @@ from adire_assets.tracking.runs import Tracked
 
 def evaluation_report(
     project: Project,
-    images: Artefact,
-    base_weights: Artefact,
-    adapter: Artefact,
-    config: Artefact,
+    images: Artifact,
+    base_weights: Artifact,
+    adapter: Artifact,
+    config: Artifact,
     run_worker: RunWorker,
     tracked: Tracked,
     write_metrics: bool = True,
 ) -> Built:
     """Images, scores and latency of this adapter, beside those of the bare base.
 
-    The images are artefacts of their own, drawn when the store does not hold them.
+    The images are artifacts of their own, drawn when the store does not hold them.
 
     `write_metrics`: show the scores as the model's in metrics/, for `dvc metrics`.
     """
@@ -39,7 +39,7 @@ def evaluation_report(
     plug = family(settings["family"])
     drawing = plug.drawing.functions.drawing_of(evaluation, images.path)
     drawn = {
-        name: evaluation_images(project, plug, base_weights, lora, drawing, run_worker).artefact
+        name: evaluation_images(project, plug, base_weights, lora, drawing, run_worker).artifact
         for name, lora in (("base_images", None), ("adapter_images", adapter))
     }
     made_from = {
@@ -53,7 +53,7 @@ def evaluation_report(
         kind="evaluation_report",
         model=images.model,
         modules=plug.evaluate.modules,
-        inputs={name: artefact.content_hash for name, artefact in made_from.items()},
+        inputs={name: artifact.content_hash for name, artifact in made_from.items()},
         config=evaluation,
         environment=lineage.environment(*plug.packages, device=device),
     )
@@ -78,16 +78,16 @@ def evaluation_report(
             run.log_metrics(numbers(folder))
             for name in ("report.json", "report.md", "contact_sheet.png", "timings.json"):
                 run.log_artifact(str(folder / name), "evaluation")
-        return {name: artefact.reference() for name, artefact in made_from.items()}
+        return {name: artifact.reference() for name, artifact in made_from.items()}
 
     built = Store(project).build(recipe, make)
     # Another evaluation of this adapter may have had it measured since.
-    timings = measurements.timings_of(project, built.artefact)
-    if timings != built.artefact.json(measurements.TIMINGS):
-        write_json(built.artefact.path / measurements.TIMINGS, timings)
+    timings = measurements.timings_of(project, built.artifact)
+    if timings != built.artifact.json(measurements.TIMINGS):
+        write_json(built.artifact.path / measurements.TIMINGS, timings)
     if not write_metrics:
         return built
-    report = built.artefact.json("report.json")
+    report = built.artifact.json("report.json")
     scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
     groups = {name: report[name] for name in ("scores", "base_scores")}
     versions.write_metrics(project, images.model, scores | groups, adapter.path / "loss.csv")

@@ -1,4 +1,4 @@
-"""The artefact `evaluation_images`: what an adapter, or its bare base, draws for an evaluation.
+"""The artifact `evaluation_images`: what an adapter, or its bare base, draws for an evaluation.
 
 Its recipe knows neither judge nor metric nor threshold, only what the images depend on: so all
 releases on one base share the base's images, and scoring is free to change.
@@ -15,7 +15,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, lock, read_json, write_json
 from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def evaluation_images(
     project: Project,
     family: Family,
-    base_weights: Artefact,
-    adapter: Artefact | None,
+    base_weights: Artifact,
+    adapter: Artifact | None,
     drawing: Mapping[str, Any],
     run_worker: "RunWorker",
 ) -> Built:
@@ -38,7 +38,7 @@ def evaluation_images(
         kind="evaluation_images",
         model=base_weights.model,
         modules=family.generate.modules,
-        inputs={name: artefact.content_hash for name, artefact in made_from.items()},
+        inputs={name: artifact.content_hash for name, artifact in made_from.items()},
         config=drawing,
         environment=lineage.environment(*family.packages, device=device),
     )
@@ -56,13 +56,13 @@ def evaluation_images(
             )
         if adapter and (timings := read_json(folder / TIMINGS)):
             measurements.add(project, recipe.model, recipe.as_dict(), timings)
-        return {name: artefact.reference() for name, artefact in made_from.items()}
+        return {name: artifact.reference() for name, artifact in made_from.items()}
 
     return Store(project).build(recipe, make)
 
 
 def measure_again(
-    project: Project, evaluation: Artefact, run_worker: "RunWorker"
+    project: Project, evaluation: Artifact, run_worker: "RunWorker"
 ) -> dict[str, Any]:
     """Time the drawing of an evaluation's images once more; its timings.json from now on.
 
@@ -97,7 +97,7 @@ def measure_again(
     return timings
 
 
-def _require_same_way(images: Artefact, family: Family, device: str) -> None:
+def _require_same_way(images: Artifact, family: Family, device: str) -> None:
     """UserError when measuring now would time something else than what drew `images`."""
     then = images.manifest["recipe"]
     libraries = {*family.packages, *lineage.libraries(family.generate.modules)}

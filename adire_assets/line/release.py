@@ -5,7 +5,7 @@ from pathlib import Path
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store
+from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.gates import promotion, upgrades
 from adire_assets.serving import release
 from adire_assets.tracking import registry, runs
@@ -14,7 +14,7 @@ RELEASE_MODULES = ("adire_assets.serving.release",)  # and those of the family
 
 
 def triton_repository(
-    project: Project, adapter: Artefact, base_weights: Artefact, verdict: Artefact, config: Artefact
+    project: Project, adapter: Artifact, base_weights: Artifact, verdict: Artifact, config: Artifact
 ) -> tuple[Built, int]:
     """Release N of this adapter: (its Triton version directory, N). Refuses what did not pass."""
     evaluation = Store(project).open(verdict.manifest["evaluation"])
@@ -50,9 +50,9 @@ def triton_repository(
     number = registry.register_release(
         project,
         adapter.model,
-        content_hash=built.artefact.content_hash,
+        content_hash=built.artifact.content_hash,
         run_id=run_id,
-        source=built.artefact.path,
+        source=built.artifact.path,
         tags={"adire.recipe_key": adapter.key},
     )
     release.write_record(
@@ -60,7 +60,7 @@ def triton_repository(
         release.ReleaseRecord(
             model=adapter.model,
             number=number,
-            repository=built.artefact.reference(),
+            repository=built.artifact.reference(),
             adapter=adapter.reference(),
             base_model=base_weights.reference(),
             evaluation=evaluation.reference(),
@@ -70,7 +70,7 @@ def triton_repository(
                 **promotion.provenance(adapter, base_weights, evaluation),
                 "policy": promotion.policy_facts(project, verdict, number),
             },
-            golden=upgrades.golden_images(project, plug, evaluation).artefact.reference(),
+            golden=upgrades.golden_images(project, plug, evaluation).artifact.reference(),
         ),
     )
     promotion.challenge(project, adapter.model, number)

@@ -1,6 +1,6 @@
 """The source assets of a model's graph: what the project says now, resolved, validated and kept.
 
-Every artefact downstream is made from these, so editing a file during a run changes nothing in
+Every artifact downstream is made from these, so editing a file during a run changes nothing in
 them. A deployment uses the gates of its own moment. `source_keys` gives the keys that the sources
 would have now, without making them.
 
@@ -53,7 +53,7 @@ def evaluation_config(project: Project, model: str) -> Built:
     """How the model is evaluated, gated and served; the judge's weights come into the store."""
     config = load_model(project, model)
     recipe = _evaluation_config_recipe(project, model, config)
-    judge = family(config.family).weights.functions.judge(project, model).artefact
+    judge = family(config.family).weights.functions.judge(project, model).artifact
     return _config_root(project, recipe, judge=judge.reference())
 
 

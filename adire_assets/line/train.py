@@ -8,7 +8,7 @@ from adire_assets.core import lineage
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, lock
+from adire_assets.core.store import Artifact, Built, Store, lock
 from adire_assets.core.worker import RunWorker, recorded_job
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
@@ -16,9 +16,9 @@ from adire_assets.tracking.runs import Tracked
 
 def lora_weights(
     project: Project,
-    images: Artefact,
-    base_weights: Artefact,
-    config: Artefact,
+    images: Artifact,
+    base_weights: Artifact,
+    config: Artifact,
     run_worker: RunWorker,
     tracked: Tracked,
 ) -> Built:
@@ -83,7 +83,7 @@ def lora_weights(
 
 
 def _training_tags(
-    project: Project, recipe: Recipe, images: Artefact, base_weights: Artefact
+    project: Project, recipe: Recipe, images: Artifact, base_weights: Artifact
 ) -> dict[str, str]:
     identity = lineage.code_identity(project.root)
     return {

@@ -3,7 +3,7 @@
 from adire_assets.config.gates import GateConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store
+from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import promotion
 from adire_assets.gates.report import pages
@@ -13,8 +13,8 @@ from adire_assets.tracking.runs import Tracked
 
 def promotion_verdict(
     project: Project,
-    evaluation: Artefact,
-    config: Artefact,
+    evaluation: Artifact,
+    config: Artifact,
     run_worker: RunWorker,
     tracked: Tracked,
 ) -> Built:
@@ -50,11 +50,11 @@ def promotion_verdict(
                 "again"
             )
     built = promotion.verdict_of(project, evaluation, policy, rival)
-    if not pages.page_path(project, built.artefact).is_file():
+    if not pages.page_path(project, built.artifact).is_file():
         with tracked(evaluation.manifest["lora_weights"]["key"]) as run:
             pages.write_page(
                 project,
-                built.artefact,
+                built.artifact,
                 lambda page: run.log_artifact(str(page), "evaluation"),
             )
     return built

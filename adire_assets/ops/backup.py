@@ -5,11 +5,11 @@
     <destination>/home/...       what is kept, laid out as in the home
 
 Kept are the records (all small files: what is live, releases, quarantine, approvals, references,
-measurements), the databases, what MLflow keeps, all manifests, and the artefacts that
+measurements), the databases, what MLflow keeps, all manifests, and the artifacts that
 `adire gc --keep 1` would keep: what serves, what served before, and what they are made of. What can
 be made again is left out (caches, work, what processes run from), and so are secrets.
 
-A backup holds together while the product runs. Artefacts are kept from `adire gc` first. The
+A backup holds together while the product runs. Artifacts are kept from `adire gc` first. The
 records are read until two readings in a row agree, so they are those of one moment. The databases
 come last, by SQLite's own online copy, so that every release of a record is registered there.
 
@@ -35,7 +35,7 @@ from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content
 from adire_assets.core.project import Project
-from adire_assets.core.store import NOT_CONTENT, Artefact, Store, write_json
+from adire_assets.core.store import NOT_CONTENT, Artifact, Store, write_json
 from adire_assets.ops.databases import BESIDE, copy_database, is_database, replace_texts
 from adire_assets.ops.gc import sorted_out
 from adire_assets.serving import record
@@ -65,7 +65,7 @@ def backup(project: Project, destination: Path, progress: Progress) -> None:
     """Write the home to the new folder `destination`, whole or not at all.
 
     UserError when the destination exists or lies in the home, when there is no home, when an
-    artefact or a database in it is damaged, and when the disk is full; nothing is left then.
+    artifact or a database in it is damaged, and when the disk is full; nothing is left then.
     """
     destination = destination.absolute()
     if destination.exists() or destination.is_symlink():
@@ -137,20 +137,20 @@ class _Collection:
     def collect(self) -> tuple[Files, list[str]]:
         """({path in the backup: {size, sha256}}, the secrets that stay out)."""
         store = Store(self.project)
-        for artefact in store.artefacts():
-            readers.hold(self.project, artefact.name)
+        for artifact in store.artifacts():
+            readers.hold(self.project, artifact.name)
         records = self._records()
         for name, content in records.items():
             self._write(name, content)
         needed, others = sorted_out(self.project, store, KEEP)
         self._tell_what_lacks(records, needed)
-        self.progress(f"{len(self.files)} records; copying {len(needed)} artefacts")
-        for artefact in needed:
-            self._artefact(artefact)
-        for artefact in others:
-            for path in (artefact.path / "manifest.json", *_walk(artefact.path / "recipe")):
-                inside = path.relative_to(artefact.path).as_posix()
-                self._add(path, f"manifests/{artefact.name}/{inside}")
+        self.progress(f"{len(self.files)} records; copying {len(needed)} artifacts")
+        for artifact in needed:
+            self._artifact(artifact)
+        for artifact in others:
+            for path in (artifact.path / "manifest.json", *_walk(artifact.path / "recipe")):
+                inside = path.relative_to(artifact.path).as_posix()
+                self._add(path, f"manifests/{artifact.name}/{inside}")
         paths = [path for top in HISTORY for path in _walk(self.home / top)]
         paths += [path for path in self.home.glob("*") if path.is_file() and is_database(path)]
         for path in (*paths, *self.home.glob(MARKS)):
@@ -178,8 +178,8 @@ class _Collection:
             before = now
         raise UserError(f"the records in {self.home} change all the time; try again")
 
-    def _tell_what_lacks(self, records: Mapping[str, bytes], needed: list[Artefact]) -> None:
-        there = {artefact.key for artefact in needed}
+    def _tell_what_lacks(self, records: Mapping[str, bytes], needed: list[Artifact]) -> None:
+        there = {artifact.key for artifact in needed}
         for state in _live(self.project):
             model, number = state.model, state.live
             found = json.loads(records.get(f"releases/{model}/{number}.json", b"{}"))
@@ -216,21 +216,21 @@ class _Collection:
         except FileNotFoundError:  # a file of the moment
             path.unlink(missing_ok=True)
 
-    def _artefact(self, artefact: Artefact) -> None:
+    def _artifact(self, artifact: Artifact) -> None:
         """UserError when it is not what its manifest says."""
-        content, then = {}, artefact.manifest["files"]
-        for path in _walk(artefact.path):
-            inside = path.relative_to(artefact.path).as_posix()
+        content, then = {}, artifact.manifest["files"]
+        for path in _walk(artifact.path):
+            inside = path.relative_to(artifact.path).as_posix()
             if not is_content(inside) and inside not in then:  # left by a desktop or editor
                 continue
-            facts = _copy(path, self.target / "store" / artefact.name / inside)
-            self.files[f"home/store/{artefact.name}/{inside}"] = facts
+            facts = _copy(path, self.target / "store" / artifact.name / inside)
+            self.files[f"home/store/{artifact.name}/{inside}"] = facts
             if PurePosixPath(inside).parts[0] not in NOT_CONTENT:
                 content[inside] = facts["sha256"]
         if changed := sorted(n for n in {*then, *content} if then.get(n) != content.get(n)):
             raise UserError(
-                f"{artefact.path} was changed after it was made ({_some(changed)}), and is no use "
-                f"in a backup; delete the folder and materialize {artefact.model}/{artefact.kind}"
+                f"{artifact.path} was changed after it was made ({_some(changed)}), and is no use "
+                f"in a backup; delete the folder and materialize {artifact.model}/{artifact.kind}"
             )
 
 

@@ -41,7 +41,7 @@ def import_(project: Project, file: Path, model: str, folder: Path) -> str:
             f"`adire materialize {model} --select base_model` first"
         )
 
-    base = sources.base_model(project, model, convert).artefact
+    base = sources.base_model(project, model, convert).artifact
     return family_of(project, model).formats.functions.import_(file, base.path / "pipeline", folder)
 
 

@@ -2,7 +2,7 @@
 
     collect_garbage(project, keep=3, dry_run=True)    one line for each thing, and how much it is
 
-Whatever is deleted is locked from the decision to the deletion: an artefact by
+Whatever is deleted is locked from the decision to the deletion: an artifact by
 `readers.exclusive`, what a training uses by the lock of the device, a scratch folder by its own
 lock, a base in a slot by the lock of installations. What is in use stays, and is reported.
 """
@@ -22,7 +22,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import (
     KEY_DIGITS,
-    Artefact,
+    Artifact,
     Store,
     is_locked,
     lock,
@@ -50,7 +50,7 @@ class Freed:
 def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]:
     """Delete what nothing needs; a line for each thing, and how much space it was.
 
-    Of the artefacts are kept: what the live releases and the `keep` before them, those on their
+    Of the artifacts are kept: what the live releases and the `keep` before them, those on their
     way, MLflow's champion and challenger, those that wait for an approval and the latest `keep`
     releases are made of; the latest `keep` of each kind; what the latest materializations and the
     running ones refer to; what a process reads; and of the others what `Store.remember` keeps, by
@@ -70,7 +70,7 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
             dry_run,
         ),
         lambda: _bases_in_slots(project, dry_run),
-        lambda: _artefacts(project, keep, dry_run),
+        lambda: _artifacts(project, keep, dry_run),
     ):
         for one in collect():
             if isinstance(one, Freed):
@@ -81,43 +81,43 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
     yield f"{_megabytes(freed)} {'would be' if dry_run else 'were'} freed"
 
 
-# --- artefacts -----------------------------------------------------------------------------------
+# --- artifacts -----------------------------------------------------------------------------------
 
 
-def _artefacts(project: Project, keep: int, dry_run: bool) -> Iterator[Freed]:
+def _artifacts(project: Project, keep: int, dry_run: bool) -> Iterator[Freed]:
     store = Store(project)
     _, candidates = sorted_out(project, store, keep)
     if dry_run:
-        with readers.exclusive(project, [artefact.name for artefact in candidates]) as free:
-            doomed = [artefact for artefact in candidates if artefact.name in free]
-        yield from (_freed(artefact.path, _told(artefact)) for artefact in doomed)
+        with readers.exclusive(project, [artifact.name for artifact in candidates]) as free:
+            doomed = [artifact for artifact in candidates if artifact.name in free]
+        yield from (_freed(artifact.path, _told(artifact)) for artifact in doomed)
         return
-    for artefact in candidates:
-        store.remember(artefact)
+    for artifact in candidates:
+        store.remember(artifact)
     withdrawn = []
-    with readers.exclusive(project, [artefact.name for artefact in candidates]) as free:
+    with readers.exclusive(project, [artifact.name for artifact in candidates]) as free:
         # Again: what has become needed since then was read by whoever needs it.
-        for artefact in sorted_out(project, store, keep)[1]:
-            if artefact.name in free:
-                withdrawn.append((artefact, store.withdraw(artefact)))
-    for artefact, folder in withdrawn:
-        freed = _freed(folder, _told(artefact))
+        for artifact in sorted_out(project, store, keep)[1]:
+            if artifact.name in free:
+                withdrawn.append((artifact, store.withdraw(artifact)))
+    for artifact, folder in withdrawn:
+        freed = _freed(folder, _told(artifact))
         _delete(folder)
         yield freed
 
 
-def _told(artefact: Artefact) -> str:
-    return f"{artefact.model}/{artefact.kind} {artefact.key[:12]}"
+def _told(artifact: Artifact) -> str:
+    return f"{artifact.model}/{artifact.kind} {artifact.key[:12]}"
 
 
-def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artefact], list[Artefact]]:
-    """(the artefacts that something needs, those that only a reader saves from `adire gc`)."""
-    made = {artefact.key: (artefact, artefact.manifest) for artefact in store.artefacts()}
+def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artifact], list[Artifact]]:
+    """(the artifacts that something needs, those that only a reader saves from `adire gc`)."""
+    made = {artifact.key: (artifact, artifact.manifest) for artifact in store.artifacts()}
     wanted: list[str] = []
     kinds: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for artefact, manifest in made.values():
-        kind = kinds.setdefault((artefact.model, artefact.kind), [])
-        kind.append((manifest["created"], artefact.key))
+    for artifact, manifest in made.values():
+        kind = kinds.setdefault((artifact.model, artifact.kind), [])
+        kind.append((manifest["created"], artifact.key))
     for kind in kinds.values():
         wanted += [key for _, key in sorted(kind)[-keep:]]
     for model in {model for model, _ in kinds}:
@@ -139,7 +139,7 @@ def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artefact
         if key in made and key not in needed:
             needed.add(key)
             wanted += [reference["key"] for reference in references_in(made[key][1])]
-    found = [artefact for artefact, _ in made.values()]
+    found = [artifact for artifact, _ in made.values()]
     return [one for one in found if one.key in needed], [o for o in found if o.key not in needed]
 
 
@@ -162,7 +162,7 @@ def _kept_releases(project: Project, model: str, keep: int) -> list[release.Rele
 
 
 def references_in(value: Any) -> Iterator[dict[str, str]]:
-    """Every reference to an artefact that a manifest holds, at whatever depth."""
+    """Every reference to an artifact that a manifest holds, at whatever depth."""
     if isinstance(value, Mapping):
         if value.keys() >= set(REFERENCE):
             yield {name: value[name] for name in REFERENCE}
@@ -175,7 +175,7 @@ def references_in(value: Any) -> Iterator[dict[str, str]]:
 
 
 def _unfinished(project: Project, dry_run: bool) -> Iterator[Freed]:
-    """What killed processes left: half artefacts, scratch folders, folders of jobs."""
+    """What killed processes left: half artifacts, scratch folders, folders of jobs."""
     for folder, maker in Store(project).unfinished():
         if maker is None:
             yield from _gone(folder, project, dry_run)

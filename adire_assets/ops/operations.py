@@ -184,7 +184,7 @@ def stale(project: Project, model: str) -> list[str]:
 
 
 def _same_code(recipe: dict[str, Any]) -> bool:
-    """Whether a step would run with the code that made an artefact of this recipe."""
+    """Whether a step would run with the code that made an artifact of this recipe."""
     return code_hash(tuple(recipe["modules"])) == str(recipe["code"])
 
 

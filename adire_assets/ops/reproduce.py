@@ -3,7 +3,7 @@
     reproduce(project, "indigo@3", print)     a release
     reproduce(project, "out.png", print)      the release that drew an image
 
-What was recorded is all that is used: the sources that ran (`recipe/sources` of the artefact, laid
+What was recorded is all that is used: the sources that ran (`recipe/sources` of the artifact, laid
 out as a package of its own, so that the code of today does not count), the job they were given
 (`job` in the manifest: function, arguments, launcher, threads) and the hashes of what they read.
 The dataset and the base model come from the store; a dataset that is gone is made again in the same
@@ -27,7 +27,7 @@ from adire_assets.core import lineage, worker
 from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import NOT_CONTENT, Artefact, Store, lock
+from adire_assets.core.store import NOT_CONTENT, Artifact, Store, lock
 from adire_assets.core.worker import Progress
 from adire_assets.serving import client, release
 from adire_assets.serving.release import ADAPTER, ReleaseRecord
@@ -97,29 +97,29 @@ def _release_of(project: Project, what: str) -> ReleaseRecord:
     return record
 
 
-def _require_recorded(artefact: Artefact) -> None:
+def _require_recorded(artifact: Artifact) -> None:
     """UserError unless the manifest has a job, and itself and recipe/ are what was recorded."""
-    manifest, made = artefact.manifest, f"{artefact.kind} {artefact.key[:12]} of {artefact.model}"
+    manifest, made = artifact.manifest, f"{artifact.kind} {artifact.key[:12]} of {artifact.model}"
     if not {"job", "recipe_hash"} <= manifest.keys():
         raise UserError(
             f"{made} was made before jobs and all sources were recorded; materialize "
-            f"{artefact.model}/{artefact.kind} with the code of today to get one that can be "
+            f"{artifact.model}/{artifact.kind} with the code of today to get one that can be "
             "made again"
         )
     key = lineage.digest({**manifest["recipe"], "modules": None})
-    if not key == manifest["key"] == artefact.key:
+    if not key == manifest["key"] == artifact.key:
         raise UserError(
-            f"{artefact.path / 'manifest.json'} was changed: its recipe has the key {key[:12]}, "
-            f"not {artefact.key[:12]}; take it from a backup"
+            f"{artifact.path / 'manifest.json'} was changed: its recipe has the key {key[:12]}, "
+            f"not {artifact.key[:12]}; take it from a backup"
         )
-    if lineage.folder_digest(artefact.path / "recipe")[0] != manifest["recipe_hash"]:
+    if lineage.folder_digest(artifact.path / "recipe")[0] != manifest["recipe_hash"]:
         raise UserError(
-            f"{artefact.path / 'recipe'} is not what was recorded with {made}; take it from a "
+            f"{artifact.path / 'recipe'} is not what was recorded with {made}; take it from a "
             "backup"
         )
 
 
-def _require_served(store: Store, record: ReleaseRecord, adapter: Artefact) -> None:
+def _require_served(store: Store, record: ReleaseRecord, adapter: Artifact) -> None:
     served = store.recall(record.repository).manifest["files"][f"adapter/{ADAPTER}"]
     if served != adapter.manifest["files"][ADAPTER]:
         raise UserError(
@@ -161,7 +161,7 @@ def _pip(versions: Mapping[str, str]) -> str:
     return " ".join(["pip install", *wanted, *indices])
 
 
-def _base_model(project: Project, recorded: Artefact, scratch: Path, progress: Progress) -> Path:
+def _base_model(project: Project, recorded: Artifact, scratch: Path, progress: Progress) -> Path:
     """A folder that holds the base model as pipeline/."""
     store = Store(project)
     if store.holds(recorded):
@@ -189,7 +189,7 @@ def _base_model(project: Project, recorded: Artefact, scratch: Path, progress: P
     return folder
 
 
-def _dataset(project: Project, recorded: Artefact, scratch: Path, progress: Progress) -> Path:
+def _dataset(project: Project, recorded: Artifact, scratch: Path, progress: Progress) -> Path:
     """A folder with the recorded dataset's files."""
     store = Store(project)
     if store.holds(recorded):
@@ -226,9 +226,9 @@ def _dataset(project: Project, recorded: Artefact, scratch: Path, progress: Prog
     return places["output"]
 
 
-def _lay_out(artefact: Artefact, folder: Path) -> Path:
+def _lay_out(artifact: Artifact, folder: Path) -> Path:
     """`recipe/sources` as a tree of packages below `folder`, for PYTHONPATH."""
-    files = {path.stem: path for path in (artefact.path / "recipe" / "sources").glob("*.py")}
+    files = {path.stem: path for path in (artifact.path / "recipe" / "sources").glob("*.py")}
     for name, path in files.items():
         is_package = any(other.startswith(f"{name}.") for other in files)
         target = folder.joinpath(*name.split("."))

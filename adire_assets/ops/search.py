@@ -29,7 +29,7 @@ from adire_assets.core.family import Family, family
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, lock, write_bytes
+from adire_assets.core.store import Artifact, lock, write_bytes
 from adire_assets.core.worker import Progress
 from adire_assets.line import sources
 from adire_assets.line.dataset import build as build_dataset
@@ -55,7 +55,7 @@ def search(
         )
     plug, schema = family(config.family), type(config.training)
     device = lineage.device_class(load_fleet(project).device)
-    images = build_dataset(project, sources.training_data(project, model).artefact).artefact
+    images = build_dataset(project, sources.training_data(project, model).artifact).artifact
     if not images.json("summary.json")["validation"]:
         raise UserError(
             f"{model}: a search compares losses on validation images, and none of the dataset's "
@@ -95,7 +95,7 @@ def search(
     return best.params
 
 
-def recipe_of(config: ModelConfig, images: Artefact, base: Artefact, device: str) -> Recipe:
+def recipe_of(config: ModelConfig, images: Artifact, base: Artifact, device: str) -> Recipe:
     """What the trials of a study have in common: only then are their losses comparable."""
     assert config.search
     searched = config.search.model_dump(include={"parameters", "seed", "validation_steps"})
@@ -121,7 +121,7 @@ def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
     return optuna.samplers.TPESampler(seed=int(lineage.digest([config.seed, ended])[:8], 16))
 
 
-def _base(project: Project, model: str) -> Artefact:
+def _base(project: Project, model: str) -> Artifact:
     weights = family_of(project, model).weights.functions
     found = weights.known_base_model(project, model)
     if found is None:
@@ -178,8 +178,8 @@ def _carry_out(
     study: "optuna.Study",
     trial: "optuna.Trial",
     training: Mapping[str, Any],
-    images: Artefact,
-    base: Artefact,
+    images: Artifact,
+    base: Artifact,
     device: str,
     parent: str,
     scratch: Path,

@@ -1,6 +1,6 @@
 """Releases: what Triton serves as version N, and the record that says what N is made of.
 
-A release's content is an artefact of kind "triton_repository" without its number:
+A release's content is an artifact of kind "triton_repository" without its number:
 
     model.py, sampling.py      the Triton backend, and how images are drawn
     adapter/pytorch_lora_weights.safetensors
@@ -28,7 +28,7 @@ from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, lock, read_as, read_json, write_json
+from adire_assets.core.store import Artifact, Store, lock, read_as, read_json, write_json
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 BASE_DIGITS = 32
@@ -43,7 +43,7 @@ INSTALL_LOCK = "install"  # held while the files of any slot change
 
 @dataclass(frozen=True)
 class ReleaseRecord:
-    """What release `number` of `model` is; the references are those of `Artefact.reference()`."""
+    """What release `number` of `model` is; the references are those of `Artifact.reference()`."""
 
     model: str
     number: int
@@ -83,7 +83,7 @@ def write_release(
     *,
     model: str,
     adapter: Path,
-    base: Artefact,
+    base: Artifact,
     serving: Mapping[str, Any],
 ) -> None:
     """Write a release's content into the empty folder `output`. `adapter`: the LoRA's folder;
@@ -147,7 +147,7 @@ def records(project: Project, model: str) -> list[ReleaseRecord]:
     return sorted(found, key=lambda record: record.number)
 
 
-def record_of(project: Project, repository: Artefact) -> ReleaseRecord:
+def record_of(project: Project, repository: Artifact) -> ReleaseRecord:
     """The release with this content. UserError when it was never given a number."""
     for record in reversed(records(project, repository.model)):
         if record.repository["content_hash"] == repository.content_hash:
@@ -160,7 +160,7 @@ def record_of(project: Project, repository: Artefact) -> ReleaseRecord:
 def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
     """Put a release into a slot's folder, whole or not at all; nothing to do when it is there.
 
-    Triton notices at its next load. UserError when an artefact of the release is gone.
+    Triton notices at its next load. UserError when an artifact of the release is gone.
     """
     store = Store(project)
     content, base = store.open(record.repository), store.open(record.base_model)
@@ -222,7 +222,7 @@ def unused_bases(slot: Path) -> list[Path]:
     return [path for path in found if path.name not in used]
 
 
-def _holds(version: Path, content: Artefact) -> bool:
+def _holds(version: Path, content: Artifact) -> bool:
     path = version / "provenance.json"
     return path.is_file() and read_json(path)["release_hash"] == content.content_hash
 

@@ -23,7 +23,7 @@ from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, write_json
+from adire_assets.core.store import Artifact, Built, Store, write_json
 from adire_assets.embedded.base.train import Stages, smoke_settings
 from adire_assets.families.diffusion import FAMILY, weights
 from adire_assets.families.diffusion.training import encoding, lora
@@ -70,7 +70,7 @@ class Line:
 
     project: Project
     monkeypatch: pytest.MonkeyPatch
-    content: str = "1"  # of the artefact that `changed` names
+    content: str = "1"  # of the artifact that `changed` names
     changed: str = ""
     tree: str = "f" * 32
 
@@ -95,8 +95,8 @@ class Line:
         save_file({"weight": np.array([float(text)])}, place / "model.safetensors")
         return place
 
-    def made(self, kind: str, **facts: Any) -> Artefact:
-        """An artefact with what steps read of it, and a content that a test may change."""
+    def made(self, kind: str, **facts: Any) -> Artifact:
+        """An artifact with what steps read of it, and a content that a test may change."""
         content = self.content if kind == self.changed else "1"
 
         def make(folder: Path) -> dict[str, Any]:
@@ -109,10 +109,10 @@ class Line:
             return {"resolution": 64, "dvc_hash": "d", "data_hash": "d", **facts}
 
         recipe = Recipe(f"made_{kind}", MODEL, config={"content": content, **facts})
-        return Store(self.project).build(recipe, make).artefact
+        return Store(self.project).build(recipe, make).artifact
 
     def asks(self, kind: str, step: Callable[[], Any]) -> str:
-        """The key under which `step` looks for an artefact of `kind`; others are there, empty."""
+        """The key under which `step` looks for an artifact of `kind`; others are there, empty."""
         build = Store.build
 
         def ask(store: Store, recipe: Recipe, make: Callable) -> Built:
@@ -152,11 +152,11 @@ class Line:
         config = load_model(self.project, MODEL).data.model_dump()
         with self.monkeypatch.context() as patched:
             values = {"data.json": {"family": "diffusion", "data": config}, "files.json": TREE}
-            patched.setattr(Artefact, "json", lambda _, name: values[name])
+            patched.setattr(Artifact, "json", lambda _, name: values[name])
             return self.asks("dataset", lambda: build_dataset(self.project, data))
 
-    def settings(self, name: str) -> Artefact:
-        return getattr(sources, name)(self.project, MODEL).artefact
+    def settings(self, name: str) -> Artifact:
+        return getattr(sources, name)(self.project, MODEL).artifact
 
     def lora_weights(self) -> str:
         config = self.settings("training_config")

@@ -20,7 +20,7 @@ from adire_assets.core.children import run_child
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, read_json, write_json
+from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
 from adire_assets.families.diffusion import weights
@@ -117,11 +117,11 @@ def pin(project: Project, remote: Path) -> None:
 
 def bring_out(project: Project) -> None:
     """Release 1: trained as the line does it, with an evaluation that nobody made."""
-    images = build_dataset(project, sources.training_data(project, MODEL).artefact).artefact
+    images = build_dataset(project, sources.training_data(project, MODEL).artifact).artifact
     worker = in_child(project)
-    base = weights.base_model(project, MODEL, worker).artefact
-    settings = sources.training_config(project, MODEL).artefact
-    adapter = make_lora_weights(project, images, base, settings, worker, untracked).artefact
+    base = weights.base_model(project, MODEL, worker).artifact
+    settings = sources.training_config(project, MODEL).artifact
+    adapter = make_lora_weights(project, images, base, settings, worker, untracked).artifact
 
     def write(folder: Path) -> None:
         release.write_release(
@@ -133,12 +133,12 @@ def bring_out(project: Project) -> None:
             serving=ServingConfig().model_dump(),
         )
 
-    content = Store(project).build(Recipe("triton_repository", MODEL), write).artefact
+    content = Store(project).build(Recipe("triton_repository", MODEL), write).artifact
     keep(project, 1, content, adapter, base)
 
 
 def keep(
-    project: Project, number: int, content: Artefact, adapter: Artefact, base: Artefact
+    project: Project, number: int, content: Artifact, adapter: Artifact, base: Artifact
 ) -> ReleaseRecord:
     evaluation = (
         Store(project)
@@ -146,7 +146,7 @@ def keep(
             Recipe("evaluation_report", MODEL, inputs={"number": str(number)}),
             lambda folder: write_json(folder / "report.json", {"number": number}),
         )
-        .artefact
+        .artifact
     )
     facts = promotion.provenance(adapter, base, evaluation) if number == 1 else {}
     record = ReleaseRecord(
@@ -171,7 +171,7 @@ def project(template: Project, tmp_path: Path) -> Project:
     return Project(root, root / ".adire")
 
 
-def adapter_of(project: Project, number: int = 1) -> Artefact:
+def adapter_of(project: Project, number: int = 1) -> Artifact:
     return Store(project).recall(release.read_record(project, MODEL, number).adapter)
 
 
@@ -257,7 +257,7 @@ def test_an_image_leads_to_its_release_when_only_manifests_and_dvc_are_left(
     list(collect_garbage(project, keep=1, dry_run=False))
     assert not Store(project).holds(adapter_of(project))
     kinds = ("dataset", "lora_weights", "base_model", "triton_repository")
-    assert all(len(Store(project).artefacts(MODEL, kind)) == 1 for kind in kinds)
+    assert all(len(Store(project).artifacts(MODEL, kind)) == 1 for kind in kinds)
     result, lines = made(project, str(image))
     assert result.sentence() == f"reproduce: {MODEL}@1 equal sha256={digest_of(project)}"
     assert any("gone from the store" in line for line in lines)
@@ -267,20 +267,20 @@ def test_an_image_leads_to_its_release_when_only_manifests_and_dvc_are_left(
 
 
 def supersede(project: Project) -> None:
-    """Release 2 and a newer artefact of each kind, so that nothing needs those of release 1."""
+    """Release 2 and a newer artifact of each kind, so that nothing needs those of release 1."""
 
-    def newer(kind: str) -> Artefact:
-        artefact = (
+    def newer(kind: str) -> Artifact:
+        artifact = (
             Store(project)
             .build(
                 Recipe(kind, MODEL, inputs={"number": "2"}),
                 lambda folder: write_json(folder / "nothing.json", {}),
             )
-            .artefact
+            .artifact
         )
         created = {"created": "2999-01-01T00:00:00+00:00"}
-        change(artefact.path / "manifest.json", lambda manifest: manifest.update(created))
-        return artefact
+        change(artifact.path / "manifest.json", lambda manifest: manifest.update(created))
+        return artifact
 
     newer("dataset")
     keep(project, 2, newer("triton_repository"), newer("lora_weights"), newer("base_model"))
@@ -360,7 +360,7 @@ def test_a_release_of_a_gpu_is_refused_without_one(
         return {"job": {}}
 
     recipe = Recipe("lora_weights", MODEL, environment={"device": "cuda"})
-    adapter = Store(project).build(recipe, write).artefact
+    adapter = Store(project).build(recipe, write).artifact
     keep(project, 2, adapter, adapter, adapter)
     with pytest.raises(UserError, match="made on a GPU and there is none here"):
         made(project, f"{MODEL}@2")
@@ -373,7 +373,7 @@ def test_what_was_made_before_all_was_recorded_is_refused(project: Project) -> N
 
 
 def test_a_base_model_that_is_gone_and_replaced_is_refused(project: Project) -> None:
-    Store(project).discard(Store(project).artefacts(MODEL, "base_model")[0])
+    Store(project).discard(Store(project).artifacts(MODEL, "base_model")[0])
     path = project.root / "base_models" / "random" / "model_index.json"
     path.write_text(path.read_text() + "\n")
     with pytest.raises(UserError, match="is other weights now"):
@@ -381,7 +381,7 @@ def test_a_base_model_that_is_gone_and_replaced_is_refused(project: Project) -> 
 
 
 def test_data_that_dvc_no_longer_has_is_told(project: Project) -> None:
-    Store(project).discard(Store(project).artefacts(MODEL, "dataset")[0])
+    Store(project).discard(Store(project).artifacts(MODEL, "dataset")[0])
     config = project.root / ".dvc" / "config"
     config.write_text(config.read_text().replace("remote\n", "elsewhere\n"))
     with pytest.raises(UserError, match=r"neither in DVC's cache nor in a remote \(storage\)"):
@@ -412,7 +412,7 @@ def test_what_names_no_release_of_this_project_is_refused(
 
 
 def test_a_dataset_that_comes_out_otherwise_is_told(project: Project) -> None:
-    [dataset] = Store(project).artefacts(MODEL, "dataset")
+    [dataset] = Store(project).artifacts(MODEL, "dataset")
 
     def edit(manifest: dict) -> None:
         manifest["job"]["arguments"]["config"]["held_out_fraction"] = 0.3
@@ -424,7 +424,7 @@ def test_a_dataset_that_comes_out_otherwise_is_told(project: Project) -> None:
 
 
 def test_a_release_that_serves_another_file_is_refused(project: Project) -> None:
-    [content] = Store(project).artefacts(MODEL, "triton_repository")
+    [content] = Store(project).artifacts(MODEL, "triton_repository")
     served = {f"adapter/{ADAPTER}": "0" * 64}
     change(content.path / "manifest.json", lambda manifest: manifest["files"].update(served))
     with pytest.raises(UserError, match="release 1 of cloth serves the adapter file 0000"):
@@ -445,7 +445,7 @@ def behind_a_launcher(project: Project) -> None:
 
 
 def test_an_interrupt_leaves_no_process_and_no_folder(project: Project) -> None:
-    [dataset] = Store(project).artefacts(MODEL, "dataset")
+    [dataset] = Store(project).artifacts(MODEL, "dataset")
     behind_a_launcher(project)
 
     def interrupt(message: str, **_: float) -> None:

@@ -37,13 +37,13 @@ def test_same_recipe_is_made_once(project: Project) -> None:
     first = store.build(RECIPE, write)
     second = store.build(RECIPE, lambda folder: pytest.fail("made again"))
     assert (first.reused, second.reused) == (False, True)
-    assert first.artefact == second.artefact == store.open(first.artefact.reference())
-    assert (first.artefact.path / "sub" / "a.txt").read_text() == "a"
+    assert first.artifact == second.artifact == store.open(first.artifact.reference())
+    assert (first.artifact.path / "sub" / "a.txt").read_text() == "a"
 
 
 def test_manifest_tells_recipe_files_and_code(project: Project) -> None:
-    artefact = Store(project).build(RECIPE, lambda folder: write(folder) or {"dvc_hash": "d"})
-    manifest = artefact.artefact.manifest
+    artifact = Store(project).build(RECIPE, lambda folder: write(folder) or {"dvc_hash": "d"})
+    manifest = artifact.artifact.manifest
     assert manifest["recipe"]["config"] == {"x": 1}
     assert list(manifest["files"]) == ["sub/a.txt"]
     assert manifest["dvc_hash"] == "d"
@@ -59,8 +59,8 @@ def test_timings_do_not_count_for_the_content(project: Project) -> None:
         return make
 
     store = Store(project)
-    one = store.build(RECIPE, with_timings("1")).artefact
-    two = store.build(Recipe("thing", "silk", config={"x": 1}), with_timings("2")).artefact
+    one = store.build(RECIPE, with_timings("1")).artifact
+    two = store.build(Recipe("thing", "silk", config={"x": 1}), with_timings("2")).artifact
     assert one.content_hash == two.content_hash
 
 
@@ -78,25 +78,25 @@ def test_a_failure_leaves_nothing(project: Project) -> None:
 
 def test_a_changed_file_is_noticed(project: Project) -> None:
     store = Store(project)
-    artefact = store.build(RECIPE, write).artefact
-    store.verify(artefact)
-    path = artefact.path / "sub" / "a.txt"
+    artifact = store.build(RECIPE, write).artifact
+    store.verify(artifact)
+    path = artifact.path / "sub" / "a.txt"
     path.chmod(0o644)
     path.write_text("b")
     with pytest.raises(UserError, match=r"changed after it was made \(sub/a.txt\)"):
-        store.verify(artefact)
+        store.verify(artifact)
 
 
 @pytest.mark.parametrize("left", [".DS_Store", "sub/Thumbs.db", "sub/a.txt~", "recipe/.x.swp"])
-def test_what_a_desktop_leaves_in_an_artefact_is_no_change(project: Project, left: str) -> None:
+def test_what_a_desktop_leaves_in_an_artifact_is_no_change(project: Project, left: str) -> None:
     (project.root / "configs").mkdir()
     shutil.copy(Path(__file__).parents[2] / "configs" / "fleet.yaml", project.root / "configs")
     store = Store(project)
-    artefact = store.build(RECIPE, write).artefact
-    (artefact.path / left).write_text("left")
-    store.verify(artefact)
+    artifact = store.build(RECIPE, write).artifact
+    (artifact.path / left).write_text("left")
+    store.verify(artifact)
     backup(project, project.root / "copy", lambda _: None)
-    kept = project.root / "copy" / "home" / "store" / artefact.name
+    kept = project.root / "copy" / "home" / "store" / artifact.name
     assert (kept / "sub" / "a.txt").read_text() == "a"
     assert not (kept / left).exists()
 
@@ -104,19 +104,19 @@ def test_what_a_desktop_leaves_in_an_artefact_is_no_change(project: Project, lef
 def test_what_was_recorded_counts_whatever_its_name(project: Project) -> None:
     """As in a store that an earlier version filled."""
     store = Store(project)
-    artefact = store.build(RECIPE, write).artefact
-    (artefact.path / ".hidden").write_text("x")
-    content, files = lineage.folder_digest(artefact.path, NOT_CONTENT, [".hidden"])
+    artifact = store.build(RECIPE, write).artifact
+    (artifact.path / ".hidden").write_text("x")
+    content, files = lineage.folder_digest(artifact.path, NOT_CONTENT, [".hidden"])
     assert ".hidden" in files
-    write_json(artefact.path / "manifest.json", {**artefact.manifest, "files": files})
-    known = replace(artefact, content_hash=content)
+    write_json(artifact.path / "manifest.json", {**artifact.manifest, "files": files})
+    known = replace(artifact, content_hash=content)
     store.verify(known)
-    (artefact.path / ".hidden").write_text("y")
+    (artifact.path / ".hidden").write_text("y")
     with pytest.raises(UserError, match=r"was changed after it was made .*hidden"):
         store.verify(known)
 
 
-def test_a_file_among_unfinished_artefacts_is_none(project: Project) -> None:
+def test_a_file_among_unfinished_artifacts_is_none(project: Project) -> None:
     store = Store(project)
     (store.root / ".tmp").mkdir(parents=True)
     (store.root / ".tmp" / ".DS_Store").write_text("left")
@@ -125,7 +125,7 @@ def test_a_file_among_unfinished_artefacts_is_none(project: Project) -> None:
 
 def test_a_reference_to_what_is_gone_says_what_to_materialize(project: Project) -> None:
     store = Store(project)
-    reference = store.build(RECIPE, write).artefact.reference()
+    reference = store.build(RECIPE, write).artifact.reference()
     with pytest.raises(UserError, match="materialize silk/thing"):
         store.open({**reference, "model": "silk"})
     with pytest.raises(UserError, match="not the content"):
@@ -142,7 +142,7 @@ def _count_and_write(root: Path, log: Path, pause: float) -> None:
     Store(Project(root, root / "home")).build(RECIPE, make)
 
 
-def test_two_processes_make_one_artefact(project: Project, tmp_path: Path) -> None:
+def test_two_processes_make_one_artifact(project: Project, tmp_path: Path) -> None:
     log = tmp_path / "log"
     context = multiprocessing.get_context("fork")
     workers = [
@@ -168,7 +168,7 @@ def test_a_killed_maker_blocks_nobody(project: Project, tmp_path: Path) -> None:
     worker.join()
     built = Store(project).build(RECIPE, write)
     assert not built.reused
-    assert read_json(built.artefact.path / "manifest.json")["files"].keys() == {"sub/a.txt"}
+    assert read_json(built.artifact.path / "manifest.json")["files"].keys() == {"sub/a.txt"}
 
 
 def test_a_lock_tells_whether_its_holder_lives(project: Project) -> None:
@@ -183,25 +183,25 @@ def test_of_what_is_discarded_the_manifest_and_the_recipe_are_recalled(project: 
     recipe = Recipe(
         "thing", "cloth", modules=("adire_assets.families.diffusion.data.dataset",), config={"x": 1}
     )
-    artefact = store.build(recipe, write).artefact
-    manifest = artefact.manifest
-    assert store.holds(store.recall(artefact.reference()))
-    store.discard(artefact)
-    store.discard(store.build(recipe, write).artefact)  # made again in between
-    kept = store.recall(artefact.reference())
+    artifact = store.build(recipe, write).artifact
+    manifest = artifact.manifest
+    assert store.holds(store.recall(artifact.reference()))
+    store.discard(artifact)
+    store.discard(store.build(recipe, write).artifact)  # made again in between
+    kept = store.recall(artifact.reference())
     assert not store.holds(kept)
-    assert (kept.key, kept.manifest["files"]) == (artefact.key, manifest["files"])
+    assert (kept.key, kept.manifest["files"]) == (artifact.key, manifest["files"])
     assert kept.json("recipe/config.json") == {"x": 1}
     with pytest.raises(UserError, match="no longer in the store"):
-        store.open(artefact.reference())
+        store.open(artifact.reference())
     with pytest.raises(UserError, match="known neither"):
-        store.recall({**artefact.reference(), "content_hash": "0" * 64})
+        store.recall({**artifact.reference(), "content_hash": "0" * 64})
 
 
 def test_all_that_a_step_runs_with_is_kept_with_what_it_made(project: Project) -> None:
     recipe = Recipe("thing", "cloth", modules=("adire_assets.families.diffusion.data.dataset",))
-    artefact = Store(project).build(recipe, write).artefact
-    names = {path.stem for path in (artefact.path / "recipe" / "sources").iterdir()}
+    artifact = Store(project).build(recipe, write).artifact
+    names = {path.stem for path in (artifact.path / "recipe" / "sources").iterdir()}
     assert {
         "adire_assets",
         "adire_assets.families.diffusion.data",

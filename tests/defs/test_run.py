@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Project:
     project.model_file("cloth").write_text(CONFIG)
     shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs")
     made = {name: {"key": "of then"} for name in sources.SOURCES}
-    made["training_config"] = sources.training_config(project, "cloth").artefact.reference()
+    made["training_config"] = sources.training_config(project, "cloth").artifact.reference()
     for name, reference in made.items():
         write_json(project.home / "references" / "latest" / "cloth" / f"{name}.json", reference)
     return project

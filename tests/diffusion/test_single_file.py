@@ -202,18 +202,18 @@ def test_the_base_model_of_a_file_is_converted_once_in_a_child(project: Project)
     assert weights.known_base_model(project, "cloth") is None
     built = weights.base_model(project, "cloth", run_worker)
     assert not built.reused
-    assert built.artefact.json("base.json") == {"variant": None}
-    facts = built.artefact.manifest
+    assert built.artifact.json("base.json") == {"variant": None}
+    facts = built.artifact.manifest
     pinned = file_digest(project.root / "models" / "some.safetensors")
     assert facts["recipe"]["inputs"]["weights"] == pinned
     assert (facts["source"], facts["config"]) == ("models/some.safetensors", "config")
     assert sum(facts["left_out"].values()) == 3
     assert {"diffusers", "transformers"} <= facts["recipe"]["environment"].keys()
-    sampler = Sampler(built.artefact.path / "pipeline", device="cpu")
+    sampler = Sampler(built.artifact.path / "pipeline", device="cpu")
     assert sampler.generate(ASKED[:1])[0].std() > 0
     again = weights.base_model(project, "cloth", never)
-    assert again.reused and again.artefact.key == built.artefact.key
-    assert weights.known_base_model(project, "cloth") == built.artefact
+    assert again.reused and again.artifact.key == built.artifact.key
+    assert weights.known_base_model(project, "cloth") == built.artifact
 
 
 @pytest.mark.parametrize("part", ["models/some.safetensors", "config/scheduler"])

@@ -13,7 +13,7 @@ from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.core.store import Artifact, Store, write_json
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.gates import upgrades
 from adire_assets.gates.compatibility import Software, compare, of_manifest
@@ -203,11 +203,11 @@ def test_a_release_is_refused_by_what_its_manifests_and_its_answers_say(tmp_path
     project = Project(tmp_path, tmp_path / "home")
     environment = lineage.environment(*FAMILY.packages, device="cpu")
 
-    def made(kind: str, **changes: str) -> Artefact:
+    def made(kind: str, **changes: str) -> Artifact:
         recipe = Recipe(kind, "cloth", environment={**environment, **changes})
-        return Store(project).build(recipe, lambda f: write_json(f / "x.json", kind)).artefact
+        return Store(project).build(recipe, lambda f: write_json(f / "x.json", kind)).artifact
 
-    def record(adapter: Artefact, evaluation: Artefact) -> ReleaseRecord:
+    def record(adapter: Artifact, evaluation: Artifact) -> ReleaseRecord:
         nothing: dict[str, Any] = {key: {} for key in ("repository", "base_model", "verdict")}
         return ReleaseRecord(
             model="cloth",

@@ -18,7 +18,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.statistic import load_statistics
-from adire_assets.core.store import Artefact, Built, Store, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.evaluation import evaluate, images
 from adire_assets.gates import promotion
@@ -67,27 +67,27 @@ class Line:
         plain = {n: str(v) if isinstance(v, Path) else v for n, v in arguments.items()}
         return done[name](**plain, progress=lambda message, **numbers: None)
 
-    def evaluate(self, adapter: Artefact) -> Artefact:
+    def evaluate(self, adapter: Artifact) -> Artifact:
         """The report about an adapter; `calls` are those that this took."""
         self.calls.clear()
         lineage.clear_caches()
         return make_evaluation_report(
             self.project,
             self._made("dataset", tiny.make_dataset),
-            weights.base_model(self.project, MODEL, self.worker).artefact,
+            weights.base_model(self.project, MODEL, self.worker).artifact,
             adapter,
-            sources.evaluation_config(self.project, MODEL).artefact,
+            sources.evaluation_config(self.project, MODEL).artifact,
             self.worker,
             untracked,
-        ).artefact
+        ).artifact
 
-    def adapter(self, seed: int) -> Artefact:
+    def adapter(self, seed: int) -> Artifact:
         def make(folder: Path) -> None:
             tiny.make_adapter(folder, self.project.root / "base", seed)
             (folder / "loss.csv").write_text("step,loss\n")
 
         recipe = Recipe("lora_weights", MODEL, config={"seed": seed})
-        return Store(self.project).build(recipe, make).artefact
+        return Store(self.project).build(recipe, make).artifact
 
     def configure(self, **values: Any) -> None:
         path = self.project.model_file(MODEL)
@@ -96,8 +96,8 @@ class Line:
         with path.open("w") as file:
             YAML().dump(tree, file)
 
-    def release(self, number: int, adapter: Artefact, evaluation: Artefact) -> None:
-        base = weights.base_model(self.project, MODEL, self.worker).artefact
+    def release(self, number: int, adapter: Artifact, evaluation: Artifact) -> None:
+        base = weights.base_model(self.project, MODEL, self.worker).artifact
         references = dict.fromkeys(("repository", "verdict", "evaluation"), evaluation.reference())
         record = ReleaseRecord(
             model=MODEL,
@@ -110,13 +110,13 @@ class Line:
         )
         release.write_record(self.project, record)
 
-    def _made(self, kind: str, make: Callable[[Path], Any]) -> Artefact:
+    def _made(self, kind: str, make: Callable[[Path], Any]) -> Artifact:
         def fill(folder: Path) -> None:
             folder.rmdir()
             make(folder)
 
         built: Built = Store(self.project).build(Recipe(kind, MODEL), fill)
-        return built.artefact
+        return built.artifact
 
 
 @contextmanager
@@ -241,10 +241,10 @@ def measure(line: Line) -> str:
     return operations.measure(line.project, MODEL, lambda message, **numbers: None)
 
 
-def gate_of(line: Line, report: Artefact, maximum: float) -> Any:
+def gate_of(line: Line, report: Artifact, maximum: float) -> Any:
     policy = GateConfig(seconds_per_image_maximum=maximum)
     built = promotion.verdict_of(line.project, report, policy, None)
-    verdict = Verdict.from_dict(built.artefact.json("verdict.json"))
+    verdict = Verdict.from_dict(built.artifact.json("verdict.json"))
     return verdict.gate("seconds_per_image")
 
 
@@ -276,8 +276,8 @@ def test_no_way_of_drawing_anew_forgets_a_measurement(line: Line) -> None:
     assert report.json("timings.json")["measurements"] == 3
     # Nor does deleting the images.
     store = Store(line.project)
-    for artefact in (report, store.open(report.manifest["adapter_images"])):
-        store.discard(artefact)
+    for artifact in (report, store.open(report.manifest["adapter_images"])):
+        store.discard(artifact)
     again = line.evaluate(adapter)
     assert again.json("timings.json")["seconds_per_image_means"][0] == 99
     assert again.json("timings.json")["measurements"] == 4
@@ -317,13 +317,13 @@ def test_gc_keeps_the_images_of_a_kept_release(line: Line) -> None:
     line.release(1, adapters[0], reports[0])
     store = Store(line.project)
     list(collect_garbage(line.project, keep=1, dry_run=False))
-    left = store.artefacts(MODEL, "evaluation_report")
+    left = store.artifacts(MODEL, "evaluation_report")
     assert reports[0] in left
     for report in left:
         for name in ("adapter_images", "base_images"):
             store.verify(store.open(report.manifest[name]))
     # The base's, the release's, those of the latest report, the latest ones.
-    assert len(store.artefacts(MODEL, "evaluation_images")) <= 4
+    assert len(store.artifacts(MODEL, "evaluation_images")) <= 4
     # What is left needs no drawing.
     line.evaluate(adapters[0])
     assert line.calls == []

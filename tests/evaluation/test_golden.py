@@ -18,7 +18,7 @@ from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, read_json, write_json
+from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.embedded.base import golden as embedded
@@ -229,11 +229,11 @@ def bring_out(project: Project) -> None:
         tiny.make_random_base(folder / "pipeline")
         write_json(folder / "base.json", {"variant": None})
 
-    base = store.build(Recipe("base_model", MODEL), make_base).artefact
+    base = store.build(Recipe("base_model", MODEL), make_base).artifact
     adapter = store.build(
         Recipe("lora_weights", MODEL),
         lambda folder: tiny.make_adapter(folder, base.path / "pipeline", 1) and None,
-    ).artefact
+    ).artifact
     evaluation = evaluated(project, base, adapter)
 
     def write(folder: Path) -> None:
@@ -242,7 +242,7 @@ def bring_out(project: Project) -> None:
             project, folder, model=MODEL, adapter=adapter.path, base=base, serving=settings
         )
 
-    content = store.build(Recipe("triton_repository", MODEL), write).artefact
+    content = store.build(Recipe("triton_repository", MODEL), write).artifact
     for number, golden_set in ((1, upgrades.golden_images(project, FAMILY, evaluation)), (2, None)):
         release.write_record(
             project,
@@ -256,12 +256,12 @@ def bring_out(project: Project) -> None:
                 verdict=evaluation.reference(),
                 mlflow_run_id=None,
                 provenance={},
-                golden=golden_set.artefact.reference() if golden_set else None,
+                golden=golden_set.artifact.reference() if golden_set else None,
             ),
         )
 
 
-def evaluated(project: Project, base: Artefact, adapter: Artefact) -> Artefact:
+def evaluated(project: Project, base: Artifact, adapter: Artifact) -> Artifact:
     config = EvaluationConfig(
         judge=ModelSource(source="judge"),
         prompts=[f"cloth number {number}" for number in range(6)],
@@ -295,7 +295,7 @@ def evaluated(project: Project, base: Artefact, adapter: Artefact) -> Artefact:
 
     environment = lineage.environment(*FAMILY.packages, "torchmetrics", device="cpu")
     recipe = Recipe("evaluation_report", MODEL, environment=environment)
-    return Store(project).build(recipe, make).artefact
+    return Store(project).build(recipe, make).artifact
 
 
 @pytest.fixture
@@ -361,8 +361,8 @@ def test_garbage_collection_keeps_the_golden_set_of_a_release(project: Project) 
         for number in ("1", "2", "3")
     ]
     list(collect_garbage(project, keep=2, dry_run=False))
-    assert kept in store.artefacts(MODEL, "golden_images")
-    assert sum(other.artefact.path.exists() for other in others) == 2
+    assert kept in store.artifacts(MODEL, "golden_images")
+    assert sum(other.artifact.path.exists() for other in others) == 2
 
 
 def test_the_same_software_draws_every_pixel_again_and_once(
@@ -395,7 +395,7 @@ def test_a_changed_product_ends_with_status_1(
         float(line.partition("PSNR ")[2].partition(" ")[0]) for line in said if "seed" in line
     ]
     assert len(measures) == 9 and measures[:8] == sorted(measures[:8])
-    [report] = Store(project).artefacts(MODEL, "golden_report")
+    [report] = Store(project).artifacts(MODEL, "golden_report")
     assert report.manifest["recipe"]["environment"]["diffusers"] == "0.43.0"
     assert len(list(report.path.glob("*.png"))) == 8
 
@@ -443,10 +443,10 @@ def test_the_asset_check_draws_only_when_something_changed_and_warns(
     unchanged = evaluate_check()
     assert unchanged.check_name == GOLDEN_CHECK and unchanged.passed
     assert "still those that drew the golden images" in unchanged.description
-    assert not Store(project).artefacts(MODEL, "golden_report")
+    assert not Store(project).artifacts(MODEL, "golden_report")
     upgrade(monkeypatch, "0.43.0")
     spoil(project)
     changed = evaluate_check()
     assert not changed.passed and changed.severity == dg.AssetCheckSeverity.WARN
     assert changed.description.startswith("changed: 8 of 8 images differ")
-    assert len(Store(project).artefacts(MODEL, "golden_report")) == 1
+    assert len(Store(project).artifacts(MODEL, "golden_report")) == 1

@@ -1,4 +1,4 @@
-"""The report of a project's artefacts: `adire report`, and what is read from their files."""
+"""The report of a project's artifacts: `adire report`, and what is read from their files."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from adire_assets.config.gates import GateConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.core.store import Artifact, Store, write_json
 from adire_assets.gates import ratings
 from adire_assets.gates.blind import rating_outcomes
 from adire_assets.gates.report import pages
@@ -81,7 +81,7 @@ VERDICT = {
 }
 
 
-def evaluated(project: Project, shift: float) -> tuple[Artefact, Artefact]:
+def evaluated(project: Project, shift: float) -> tuple[Artifact, Artifact]:
     """An evaluation and its verdict, with what they are made from."""
     store = Store(project)
 
@@ -93,7 +93,7 @@ def evaluated(project: Project, shift: float) -> tuple[Artefact, Artefact]:
 
     def evaluation(folder: Path) -> dict[str, Any]:
         write_evaluation(folder, shift)
-        return {kind: artefact.reference() for kind, artefact in made.items()}
+        return {kind: artifact.reference() for kind, artifact in made.items()}
 
     def verdict(folder: Path) -> dict[str, Any]:
         write_json(folder / "verdict.json", VERDICT)
@@ -108,14 +108,14 @@ def evaluated(project: Project, shift: float) -> tuple[Artefact, Artefact]:
     settings = {"rank": 16, "target_modules": ["to_q", "to_k"]}
     inputs = {"shift": str(shift)}
     made = {
-        "dataset": store.build(Recipe("dataset", "cloth"), dataset).artefact,
-        "base_model": store.build(Recipe("base_model", "cloth"), base).artefact,
+        "dataset": store.build(Recipe("dataset", "cloth"), dataset).artifact,
+        "base_model": store.build(Recipe("base_model", "cloth"), base).artifact,
         "lora_weights": store.build(
             Recipe("lora_weights", "cloth", inputs=inputs, config=settings), adapter
-        ).artefact,
+        ).artifact,
     }
-    report = store.build(Recipe("evaluation_report", "cloth", inputs=inputs), evaluation).artefact
-    judged = store.build(Recipe("promotion_verdict", "cloth", inputs=inputs), verdict).artefact
+    report = store.build(Recipe("evaluation_report", "cloth", inputs=inputs), evaluation).artifact
+    judged = store.build(Recipe("promotion_verdict", "cloth", inputs=inputs), verdict).artifact
     return report, judged
 
 
@@ -149,7 +149,7 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def test_the_report_of_a_release_says_what_its_artefacts_say(project: Project) -> None:
+def test_the_report_of_a_release_says_what_its_artifacts_say(project: Project) -> None:
     path = pages.report(project, "cloth@2", None)
     assert path == project.home / "reports" / "cloth-2.html"
     page = path.read_text()

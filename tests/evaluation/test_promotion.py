@@ -18,7 +18,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.statistic import FILE, Statistic, save_statistics
-from adire_assets.core.store import Artefact, Built, Store, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.gates import policy_comparison, promotion, upgrades
@@ -58,15 +58,15 @@ class Shop:
         self.logged: dict[str, str] = {}  # what MLflow was given: pages by name
         self.mlflow_is_away = False
 
-    def part(self, kind: str, name: str) -> Artefact:
+    def part(self, kind: str, name: str) -> Artifact:
         def make(folder: Path) -> None:
             (folder / "name").write_text(name)
 
-        return self.store.build(Recipe(kind, MODEL, config={"name": name}), make).artefact
+        return self.store.build(Recipe(kind, MODEL, config={"name": name}), make).artifact
 
     def evaluation(
         self, adapter: str, clip_s: float, data: str = "monday", steps: int = 20
-    ) -> Artefact:
+    ) -> Artifact:
         """64 images whose CLIP-S is around `clip_s`, with noise that follows from the name."""
         parts = {
             "dataset": self.part("dataset", data),
@@ -100,10 +100,10 @@ class Shop:
             write_json(folder / "timings.json", {"seconds_per_image_mean": 1.0})
             return {name: part.reference() for name, part in parts.items()}
 
-        return self.store.build(recipe, make).artefact
+        return self.store.build(recipe, make).artifact
 
     def release(
-        self, number: int, evaluation: Artefact, verdict: Artefact | None = None
+        self, number: int, evaluation: Artifact, verdict: Artifact | None = None
     ) -> release.ReleaseRecord:
         made = evaluation.manifest
         return release.write_record(
@@ -141,7 +141,7 @@ class Shop:
         assert page.name not in self.logged
         self.logged[page.name] = page.read_text()
 
-    def decide(self, evaluation: Artefact, gates: GateConfig = POLICY) -> Built:
+    def decide(self, evaluation: Artifact, gates: GateConfig = POLICY) -> Built:
         """As the asset does it."""
         settings = {"gates": gates.model_dump(mode="json")}
         config = self.store.build(
@@ -152,7 +152,7 @@ class Shop:
         return make_promotion_verdict(
             self.project,
             evaluation,
-            config.artefact,
+            config.artifact,
             run_worker=None,
             tracked=lambda key: nullcontext(run),
         )
@@ -171,17 +171,17 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 
     monkeypatch.setattr("adire_assets.line.verdict.evaluation_report", evaluate)
     monkeypatch.setattr(EvaluationConfig, "settings", lambda *arguments: SETTINGS)
-    judge = SimpleNamespace(artefact=SimpleNamespace(content_hash="judge"))
+    judge = SimpleNamespace(artifact=SimpleNamespace(content_hash="judge"))
     monkeypatch.setattr(weights, "judge", lambda *arguments: judge)
     facts = {"passed": True, "software": {}}
-    parity = SimpleNamespace(artefact=SimpleNamespace(json=lambda name: facts))
+    parity = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: facts))
     monkeypatch.setattr(promotion, "parity_report", lambda *arguments: parity)
     monkeypatch.setattr(upgrades, "refusal", lambda *arguments: None)
     yield shop
 
 
 def verdict(built: Built) -> Verdict:
-    return Verdict.from_dict(built.artefact.json("verdict.json"))
+    return Verdict.from_dict(built.artifact.json("verdict.json"))
 
 
 def test_the_first_release_meets_the_absolute_gates_alone(shop: Shop) -> None:
@@ -216,8 +216,8 @@ def test_a_challenger_must_not_be_worse_than_the_champion(
     assert found.passed is passes
     assert found.gate("champion_clip_s").passed is passes
     assert shop.evaluated == []  # the champion's own evaluation compares
-    assert built.artefact.manifest["recipe"]["inputs"]["champion"] == champion.content_hash
-    assert built.artefact.manifest["champion"] == champion.reference()
+    assert built.artifact.manifest["recipe"]["inputs"]["champion"] == champion.content_hash
+    assert built.artifact.manifest["champion"] == champion.reference()
 
 
 @pytest.mark.parametrize("part", ["lora_weights", "base_model"])
@@ -225,12 +225,12 @@ def test_a_verdict_lets_nothing_but_its_own_adapter_on_its_own_base_pass(
     shop: Shop, part: str
 ) -> None:
     evaluation = shop.evaluation("first", 1.6)
-    decided = shop.decide(evaluation).artefact
+    decided = shop.decide(evaluation).artifact
     names = {"lora_weights": "first", "base_model": "base", part: "another"}
     adapter, base = (shop.part(kind, name) for kind, name in names.items())
     with pytest.raises(UserError, match="the verdict is about another adapter or base"):
         make_triton_repository(shop.project, adapter, base, decided, decided)
-    assert not shop.store.artefacts(MODEL, "triton_repository")
+    assert not shop.store.artifacts(MODEL, "triton_repository")
     released = replace(
         shop.release(1, evaluation, decided),
         adapter=adapter.reference(),
@@ -247,29 +247,29 @@ def test_the_champion_is_not_compared_with_itself(shop: Shop) -> None:
     shop.release(1, evaluation)
     shop.bring_live(1)
     again = shop.decide(evaluation)
-    assert again.reused and again.artefact == before.artefact
+    assert again.reused and again.artifact == before.artifact
 
 
 def test_what_is_live_stays_compared_with_the_one_before_it(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
-    shop.release(1, first, shop.decide(first).artefact)
+    shop.release(1, first, shop.decide(first).artifact)
     shop.bring_live(1)
     second = shop.evaluation("second", 1.59)
     before = shop.decide(second)
-    wanted = shop.release(2, second, before.artefact)
+    wanted = shop.release(2, second, before.artifact)
     shop.bring_live(2)
     assert verdict(before).comparisons
     again = shop.decide(second)
-    assert again.reused and again.artefact == before.artefact
+    assert again.reused and again.artifact == before.artifact
     promotion.require_release(shop.project, wanted, print)
-    assert len(shop.store.artefacts(MODEL, "promotion_verdict")) == 2
+    assert len(shop.store.artifacts(MODEL, "promotion_verdict")) == 2
 
 
 def test_a_verdict_has_a_page_that_mlflow_gets_once(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
-    shop.release(1, first, shop.decide(first).artefact)
+    shop.release(1, first, shop.decide(first).artifact)
     shop.bring_live(1)
-    refused = shop.decide(shop.evaluation("second", 1.4)).artefact
+    refused = shop.decide(shop.evaluation("second", 1.4)).artifact
     shop.decide(shop.evaluation("second", 1.4))
     path = pages.page_path(shop.project, refused)
     page = path.read_text()
@@ -281,7 +281,7 @@ def test_a_page_is_drawn_again_when_its_templates_or_its_code_are_others(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation = shop.evaluation("first", 1.6)
-    judged = shop.decide(evaluation).artefact
+    judged = shop.decide(evaluation).artifact
     first = pages.page_path(shop.project, judged)
     changed = shutil.copytree(pages.TEMPLATES, tmp_path / "templates")
     (changed / "page.css").write_text("body { outline: solid }")
@@ -309,17 +309,17 @@ def test_a_page_that_mlflow_did_not_get_is_written_again(shop: Shop) -> None:
         shop.decide(shop.evaluation("first", 1.6))
     assert not list((shop.project.home / "reports").glob("*"))
     shop.mlflow_is_away = False
-    path = pages.page_path(shop.project, shop.decide(shop.evaluation("first", 1.6)).artefact)
+    path = pages.page_path(shop.project, shop.decide(shop.evaluation("first", 1.6)).artifact)
     assert shop.logged == {path.name: path.read_text()}
 
 
 def test_the_champion_on_the_page_is_the_release_that_is_live(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
     for number in (1, 2, 3):  # the same adapter, served in three ways
-        shop.release(number, first, shop.decide(first).artefact)
+        shop.release(number, first, shop.decide(first).artifact)
     for live in (2, 1):
         shop.bring_live(live)
-        judged = shop.decide(shop.evaluation(f"after {live}", 1.6)).artefact
+        judged = shop.decide(shop.evaluation(f"after {live}", 1.6)).artifact
         page = pages.page_path(shop.project, judged).read_text()
         assert f"Against the champion, release {live}" in page
 
@@ -349,7 +349,7 @@ def test_a_champion_evaluated_in_another_way_is_evaluated_again(shop: Shop, chan
     assert shop.evaluated == ["first"]
     assert verdict(built).comparisons
     wanted = shop.evaluation("first", 1.6).content_hash
-    assert built.artefact.manifest["recipe"]["inputs"]["champion"] == wanted
+    assert built.artifact.manifest["recipe"]["inputs"]["champion"] == wanted
     assert shop.decide(challenger).reused and shop.evaluated == ["first"]
 
 
@@ -368,7 +368,7 @@ def test_another_champion_is_another_verdict(shop: Shop) -> None:
     keys = set()
     for number in (1, 2):
         shop.bring_live(number)
-        keys.add(shop.decide(challenger).artefact.key)
+        keys.add(shop.decide(challenger).artifact.key)
     assert len(keys) == 2
     assert shop.evaluation("third", 1.6) == challenger  # an evaluation knows no champion
 
@@ -424,7 +424,7 @@ def test_a_verdict_that_was_made_before_is_made_again_when_it_is_weaker_now(shop
 
 def test_a_margin_that_was_widened_or_taken_away_is_named_at_its_gate(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
-    shop.release(1, first, shop.decide(first).artefact)
+    shop.release(1, first, shop.decide(first).artifact)
     shop.bring_live(1)
     for margins, now in (({"clip_s": 0.5}, "0.5"), ({}, "none")):
         gates = GateConfig(champion=ChampionGates(margins=margins))
@@ -436,27 +436,27 @@ def test_a_margin_that_was_widened_or_taken_away_is_named_at_its_gate(shop: Shop
 
 def test_what_went_live_by_a_weaker_policy_keeps_saying_so(shop: Shop) -> None:
     first = shop.evaluation("first", 1.8)
-    shop.release(1, first, shop.decide(first, STRICT).artefact)
+    shop.release(1, first, shop.decide(first, STRICT).artifact)
     shop.bring_live(1)
     second = shop.evaluation("second", 1.75)
     before = shop.decide(second)
     assert LOWERED in verdict(before).weakness()
-    shop.release(2, second, before.artefact)
+    shop.release(2, second, before.artifact)
     shop.bring_live(2)
     again = shop.decide(second)
-    assert again.reused and again.artefact == before.artefact
+    assert again.reused and again.artifact == before.artifact
     # It is the policy before for the next one.
     assert verdict(shop.decide(shop.evaluation("third", 1.75))).weakness() == ""
-    page = pages.page_path(shop.project, before.artefact).read_text()
+    page = pages.page_path(shop.project, before.artifact).read_text()
     assert "asks less than that of release 1" in page
     assert "gates.clip_s_minimum" in page and ">1.7<" in page and ">0.75<" in page
 
 
 def test_a_deployment_tells_of_the_policy_of_today_and_keeps_it(shop: Shop) -> None:
     first, second = shop.evaluation("first", 1.6), shop.evaluation("second", 1.6)
-    shop.release(1, first, shop.decide(first).artefact)
+    shop.release(1, first, shop.decide(first).artifact)
     shop.bring_live(1)
-    wanted = shop.release(2, second, shop.decide(second).artefact)
+    wanted = shop.release(2, second, shop.decide(second).artifact)
     said: list[str] = []
     promotion.require_release(shop.project, wanted, said.append)
     assert said == []
@@ -482,7 +482,7 @@ def test_a_deployment_tells_of_the_policy_of_today_and_keeps_it(shop: Shop) -> N
 
 def test_an_evaluation_of_other_prompts_is_not_comparable(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
-    shop.release(1, first, shop.decide(first).artefact)
+    shop.release(1, first, shop.decide(first).artifact)
     shop.bring_live(1)
     found = policy_comparison.compare_for_evaluation(
         shop.project, shop.evaluation("second", 1.6, steps=30), POLICY
@@ -494,7 +494,7 @@ def test_an_evaluation_of_other_prompts_is_not_comparable(shop: Shop) -> None:
 
 def test_verdicts_that_gc_reduced_to_their_manifest_still_count(shop: Shop) -> None:
     evaluation = shop.evaluation("first", 1.6)
-    shop.store.discard(shop.decide(evaluation, STRICT).artefact)
+    shop.store.discard(shop.decide(evaluation, STRICT).artifact)
     assert LOWERED in verdict(shop.decide(evaluation)).weakness()
 
 
@@ -503,7 +503,7 @@ def test_status_names_the_policy_that_decided_and_the_one_of_now(
 ) -> None:
     first = shop.evaluation("first", 1.8)
     shop.decide(first, STRICT)
-    wanted = shop.release(1, first, shop.decide(first).artefact)
+    wanted = shop.release(1, first, shop.decide(first).artifact)
     policy = {"uncommitted": ["a.yaml (changed)"]}
     told = {"code": {"build": "b"}, "dvc_hash": "d", "policy": policy}
     release.write_record(shop.project, replace(wanted, provenance=told))
@@ -530,20 +530,20 @@ def test_status_names_the_policy_that_decided_and_the_one_of_now(
 
 def test_what_was_refused_before_is_counted_by_adapter(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
-    shop.release(1, first, shop.decide(first).artefact)
+    shop.release(1, first, shop.decide(first).artifact)
     shop.bring_live(1)
     for name in ("a", "b", "a"):
         assert not verdict(shop.decide(shop.evaluation(name, 1.4))).passed
     lucky = shop.decide(shop.evaluation("lucky", 1.6))
-    assert lucky.artefact.manifest["refused_before"] == 2
-    page = pages.page_path(shop.project, lucky.artefact).read_text()
+    assert lucky.artifact.manifest["refused_before"] == 2
+    page = pages.page_path(shop.project, lucky.artifact).read_text()
     assert "refused since what is live went live: 2." in page
-    assert promotion.policy_facts(shop.project, lucky.artefact)["refused_before"] == 2
+    assert promotion.policy_facts(shop.project, lucky.artifact)["refused_before"] == 2
 
 
 def test_what_brought_a_release_live_stays_on_record(shop: Shop) -> None:
     first = shop.evaluation("first", 1.6)
-    decided = shop.decide(first).artefact
+    decided = shop.decide(first).artifact
     facts = {**promotion.policy_facts(shop.project, decided), "uncommitted": ["a.yaml (changed)"]}
     wanted = replace(shop.release(1, first, decided), provenance={"policy": facts})
     release.write_record(shop.project, wanted)

@@ -124,8 +124,8 @@ class Line:
         return routing.gateway_of(self.project, load_fleet(self.project), "local").address
 
     def path_of(self, kind: str) -> Path:
-        """The folder of the first artefact of this kind."""
-        return Store(self.project).artefacts("indigo", kind)[0].path
+        """The folder of the first artifact of this kind."""
+        return Store(self.project).artifacts("indigo", kind)[0].path
 
     def live(self) -> int | None:
         """The release that is live, by what `adire status` prints; asked often, so in here."""

@@ -44,7 +44,7 @@ def test_the_whole_graph_brings_release_1_live(line, first) -> None:
 
 
 def test_the_line_runs_without_git_and_names_the_build(line, first) -> None:
-    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    adapter = Store(line.project).artifacts("indigo", "lora_weights")[0]
     assert adapter.manifest["code"]["build"].startswith(("tree-", "commit-"))
 
 
@@ -72,7 +72,7 @@ def test_a_picture_comes_back_over_grpc_and_can_be_traced(line, first, tmp_path:
         assert image.size == (128, 128)
         assert np.asarray(image).std() > 5
     facts = client.read_provenance(out)
-    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    adapter = Store(line.project).artifacts("indigo", "lora_weights")[0]
     assert facts["release"] == 1
     assert facts["adapter_hash"] == adapter.content_hash
     assert facts["dvc_hash"] == adapter.manifest["dvc_hash"]
@@ -102,7 +102,7 @@ def test_plain_tritonclient_gets_the_same_picture(line, first, tmp_path: Path) -
 
 
 def test_mlflow_holds_one_finished_run_with_lineage_scores_and_pictures(line, first) -> None:
-    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    adapter = Store(line.project).artifacts("indigo", "lora_weights")[0]
     run_id = runs.find_run(line.project, "indigo", adapter.key)
     assert run_id
     import mlflow
@@ -340,12 +340,12 @@ class TestRuinousAdapter:
 
 
 def test_going_back_to_the_good_recipe_trains_nothing(line) -> None:
-    adapters = len(Store(line.project).artefacts("indigo", "lora_weights"))
+    adapters = len(Store(line.project).artifacts("indigo", "lora_weights"))
     line.configure("training", learning_rate=0.004)
     ticks = sensor_ticks(line, 2)
     assert ticks[0]["requests"]
     assert "brought it live" in ticks[1]["skip"] or "what the project says" in ticks[1]["skip"]
-    assert len(Store(line.project).artefacts("indigo", "lora_weights")) == adapters
+    assert len(Store(line.project).artifacts("indigo", "lora_weights")) == adapters
     assert line.live() == 2
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.full
 def test_the_adapter_behind_a_picture_is_made_again_bit_by_bit(line, first, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     line.adire("generate", PROMPT, "--seed", "7", "--out", str(out))
-    adapter = Store(line.project).artefacts("indigo", "lora_weights")[0]
+    adapter = Store(line.project).artifacts("indigo", "lora_weights")[0]
     digest = adapter.manifest["files"]["pytorch_lora_weights.safetensors"]
     made_again = line.adire("reproduce", str(out)).stdout.splitlines()
     assert made_again[-1] == f"reproduce: indigo@1 equal sha256={digest}"
@@ -28,13 +28,13 @@ def test_the_adapter_behind_a_picture_is_made_again_bit_by_bit(line, first, tmp_
 
 def test_two_runs_together_end_with_one_of_everything(line, first) -> None:
     line.configure("training", seed=43, num_processes=2)
-    before = len(Store(line.project).artefacts("indigo", "lora_weights"))
+    before = len(Store(line.project).artifacts("indigo", "lora_weights"))
     command = (sys.executable, "-m", "adire_assets.cli", "materialize", "indigo")
     runs = [line.start(*command) for _ in range(2)]
     texts = [run.communicate(timeout=500)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], texts
     assert sorted(outcome(text)["lora_weights"] for text in texts) == ["made", "reused"]
-    assert len(Store(line.project).artefacts("indigo", "lora_weights")) == before + 1
+    assert len(Store(line.project).artifacts("indigo", "lora_weights")) == before + 1
     live = line.live()
     history = json.loads((line.project.home / "deployments" / "local" / "indigo.json").read_text())[
         "history"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from adire_assets.core import lineage
 from adire_assets.core.lineage import Recipe
-from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.core.store import Artifact, Store, write_json
 from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.serving import release
 from tests.support.house import House
@@ -63,10 +63,10 @@ def add_diffusion(
         Recipe("triton_repository", house.model, inputs=inputs), make
     )
     evaluation = _evaluation(house, base, evaluated)
-    return house.keep(content.artefact, adapter, base, evaluation)
+    return house.keep(content.artifact, adapter, base, evaluation)
 
 
-def make_base(house: House, architecture: "Architecture") -> Artefact:
+def make_base(house: House, architecture: "Architecture") -> Artifact:
     from tests.support import tiny
 
     def make(folder: Path) -> None:
@@ -74,10 +74,10 @@ def make_base(house: House, architecture: "Architecture") -> Artefact:
         write_json(folder / "base.json", {"variant": None})
 
     recipe = Recipe("base_model", house.model, config={"architecture": architecture})
-    return Store(house.project).build(recipe, make).artefact
+    return Store(house.project).build(recipe, make).artifact
 
 
-def make_adapter_of(house: House, base: Artefact, seed: int) -> Artefact:
+def make_adapter_of(house: House, base: Artifact, seed: int) -> Artifact:
     from tests.support import tiny
 
     inputs = {"base": base.content_hash}
@@ -86,10 +86,10 @@ def make_adapter_of(house: House, base: Artefact, seed: int) -> Artefact:
     def make(folder: Path) -> None:
         tiny.make_adapter(folder, base.path / "pipeline", seed)
 
-    return Store(house.project).build(recipe, make).artefact
+    return Store(house.project).build(recipe, make).artifact
 
 
-def _evaluation(house: House, base: Artefact, adapter: Artefact) -> Artefact:
+def _evaluation(house: House, base: Artifact, adapter: Artifact) -> Artifact:
     recipe = Recipe(
         "evaluation_report",
         house.model,
@@ -124,4 +124,4 @@ def _evaluation(house: House, base: Artefact, adapter: Artefact) -> Artefact:
         scores = [{"clip_s": 1.0 + 0.01 * place} for place in range(len(entries))]
         (folder / "report.json").write_text(json.dumps({"per_image": scores}))
 
-    return Store(house.project).build(recipe, make).artefact
+    return Store(house.project).build(recipe, make).artifact

@@ -13,7 +13,7 @@ import psutil
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact
+from adire_assets.core.store import Artifact
 from adire_assets.serving import record, release
 from adire_assets.serving.client import generate
 from adire_assets.serving.fleet import processes, triton
@@ -167,7 +167,7 @@ class House:
         assert not failures, failures[:3]
 
     def keep(
-        self, content: Artefact, adapter: Artefact, base: Artefact, evaluation: Artefact
+        self, content: Artifact, adapter: Artifact, base: Artifact, evaluation: Artifact
     ) -> int:
         """Record this content as the next release; its number."""
         number = len(self.releases) + 1

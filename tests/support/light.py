@@ -19,7 +19,7 @@ from PIL import Image
 from adire_assets.config.fleet import RolloutConfig
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, write_json
+from adire_assets.core.store import Artifact, Store, write_json
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
 from adire_assets.families.diffusion.evaluation.judge_process import JudgeProcess
 from adire_assets.serving import release
@@ -135,20 +135,20 @@ def add_light(house: House, behaviour: Behaviour | None = None) -> int:
 
     inputs = {"number": str(len(house.releases) + 1)}
     recipe = Recipe("triton_repository", house.model, inputs=inputs)
-    content = Store(house.project).build(recipe, make).artefact
+    content = Store(house.project).build(recipe, make).artifact
     return house.keep(content, content, base, evaluation)
 
 
-def _base(house: House) -> Artefact:
+def _base(house: House) -> Artifact:
     def make(folder: Path) -> None:
         (folder / "pipeline").mkdir()
         write_json(folder / "pipeline" / "nothing.json", {})
         write_json(folder / "base.json", {"variant": None})
 
-    return Store(house.project).build(Recipe("base_model", house.model), make).artefact
+    return Store(house.project).build(Recipe("base_model", house.model), make).artifact
 
 
-def _evaluation(house: House) -> Artefact:
+def _evaluation(house: House) -> Artifact:
     """Drawn cloth with its captions, as if a release had drawn it."""
 
     def make(folder: Path) -> None:
@@ -177,7 +177,7 @@ def _evaluation(house: House) -> Artefact:
         (folder / "pictures.npz").write_bytes(stored.getvalue())
 
     recipe = Recipe("evaluation_report", house.model, environment={"device": "cpu"})
-    return Store(house.project).build(recipe, make).artefact
+    return Store(house.project).build(recipe, make).artifact
 
 
 def _scores(

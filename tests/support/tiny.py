@@ -246,7 +246,7 @@ def make_dataset(
     validation: int = 3,
     resolution: int = RESOLUTION,
 ) -> Path:
-    """A dataset artefact's files with coloured noise for images; returns `folder`."""
+    """A dataset artifact's files with coloured noise for images; returns `folder`."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     rows = []

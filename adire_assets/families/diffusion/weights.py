@@ -14,7 +14,7 @@ from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Built, Store, hard_link_or_copy, write_json
+from adire_assets.core.store import Artifact, Built, Store, hard_link_or_copy, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.families.diffusion import base
 from adire_assets.families.diffusion.config import BaseModelSource, DiffusionConfig
@@ -46,7 +46,7 @@ def _own(config: ModelConfig) -> DiffusionConfig:
     return config
 
 
-def known_base_model(project: Project, model: str) -> Artefact | None:
+def known_base_model(project: Project, model: str) -> Artifact | None:
     """What `base_model` would give, when the store holds it already."""
     return Store(project).find(base_recipe(project, model, _config(project, model)))
 
@@ -56,7 +56,7 @@ def judge(project: Project, model: str) -> Built:
     return _weights(project, model, "judge", _config(project, model).evaluation.judge)
 
 
-def known_judge(project: Project, model: str) -> Artefact | None:
+def known_judge(project: Project, model: str) -> Artifact | None:
     """What `judge` would give, when the store holds it already."""
     return Store(project).find(judge_recipe(project, model, _config(project, model)))
 

@@ -1,8 +1,8 @@
-"""From artefacts to the report's view: the only place that knows what their files call things.
+"""From artifacts to the report's view: the only place that knows what their files call things.
 
     view_of(Sources(...))    a ReportView for `document.html` and `document.ab_sheet`
 
-Contract: reads folders of the artefact store and changes nothing. An evaluation made by an older
+Contract: reads folders of the artifact store and changes nothing. An evaluation made by an older
 version lacks some files or keys; what is not there is left out of the view, never made up.
 """
 
@@ -45,7 +45,7 @@ HELD_OUT = {"clip_s": "clip_s_held_out_mean"}
 
 @dataclass(frozen=True)
 class Sources:
-    """Folders of artefacts; what is None is not known."""
+    """Folders of artifacts; what is None is not known."""
 
     model: str
     evaluation: Path

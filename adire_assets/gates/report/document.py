@@ -6,7 +6,7 @@
 Contract: pure functions of a `ReportView`, whose parts are plain values; equal input gives equal
 pages, but for the salt of a sheet. A page is one file that asks nothing of the network, and its
 own content policy forbids it to. Every text of a view is escaped, so a prompt may hold anything.
-Where the numbers come from is no matter of this module: `contents` fills a view from artefacts,
+Where the numbers come from is no matter of this module: `contents` fills a view from artifacts,
 `charts` draws, templates/ holds the pages and their style.
 """
 

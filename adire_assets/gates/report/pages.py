@@ -10,7 +10,7 @@ from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artefact, Store, write_bytes
+from adire_assets.core.store import Artifact, Store, write_bytes
 from adire_assets.gates import approvals, ratings
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
@@ -65,7 +65,7 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
     return path, "; ".join(rule)
 
 
-def page_path(project: Project, verdict: Artefact) -> Path:
+def page_path(project: Project, verdict: Artifact) -> Path:
     """Where `write_page` puts the page of a verdict; another name when it is drawn in another way.
 
     The page's key is that of a recipe: the verdict, the code, the templates and the libraries.
@@ -80,7 +80,7 @@ def page_path(project: Project, verdict: Artefact) -> Path:
     return project.home / "reports" / f"{verdict.model}-{verdict.key[:12]}-{page.key[:8]}.html"
 
 
-def write_page(project: Project, verdict: Artefact, log: Callable[[Path], None]) -> None:
+def write_page(project: Project, verdict: Artifact, log: Callable[[Path], None]) -> None:
     """Write the page of a verdict, and of the evaluation that it is about.
 
     `log(page)` comes first: a page that is there is in MLflow as well.
@@ -106,11 +106,11 @@ def _write(path: Path, page: str, advice: str = "") -> None:
 
 
 def _sources(project: Project, name: str, blind: bool) -> "Sources":
-    """The artefacts that a report on `name` is made from."""
+    """The artifacts that a report on `name` is made from."""
     evaluation, found = evaluation_of(project, name)
     verdicts = [
         one
-        for one in Store(project).artefacts(evaluation.model, "promotion_verdict")
+        for one in Store(project).artifacts(evaluation.model, "promotion_verdict")
         if one.manifest["evaluation"] == evaluation.reference()
     ]
     verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
@@ -119,7 +119,7 @@ def _sources(project: Project, name: str, blind: bool) -> "Sources":
     return _gathered(project, evaluation, verdict, found, blind)
 
 
-def evaluation_of(project: Project, name: str) -> tuple[Artefact, release.ReleaseRecord | None]:
+def evaluation_of(project: Project, name: str) -> tuple[Artifact, release.ReleaseRecord | None]:
     """The evaluation that `name` means, and its release: of `model@N`, or the newest of `model`."""
     model, at, number = name.partition("@")
     load_model(project, model)  # UserError when there is none
@@ -133,12 +133,12 @@ def evaluation_of(project: Project, name: str) -> tuple[Artefact, release.Releas
     return evaluation, _release_of(project, evaluation)
 
 
-def _newest(store: Store, model: str) -> Artefact:
+def _newest(store: Store, model: str) -> Artifact:
     """The newest evaluation that is no champion's, made only to compare another adapter with it."""
-    made = store.artefacts(model, "evaluation_report")
+    made = store.artifacts(model, "evaluation_report")
     if not made:
         raise UserError(f"{model} has no evaluation yet; `adire materialize {model}` makes one")
-    verdicts = store.artefacts(model, "promotion_verdict")
+    verdicts = store.artifacts(model, "promotion_verdict")
     judged, rivals = (
         {verdict.manifest[side]["key"] for verdict in verdicts if side in verdict.manifest}
         for side in ("evaluation", "champion")
@@ -147,7 +147,7 @@ def _newest(store: Store, model: str) -> Artefact:
     return store.open(max(own, key=lambda one: one.manifest["created"]).reference())
 
 
-def _release_of(project: Project, evaluation: Artefact) -> release.ReleaseRecord | None:
+def _release_of(project: Project, evaluation: Artifact) -> release.ReleaseRecord | None:
     same = [
         one
         for one in release.records(project, evaluation.model)
@@ -158,8 +158,8 @@ def _release_of(project: Project, evaluation: Artefact) -> release.ReleaseRecord
 
 def _gathered(
     project: Project,
-    evaluation: Artefact,
-    verdict: Artefact | None,
+    evaluation: Artifact,
+    verdict: Artifact | None,
     found: release.ReleaseRecord | None,
     blind: bool,
 ) -> "Sources":
@@ -171,7 +171,7 @@ def _gathered(
     known = release.records(project, model)
     compared = None if blind or verdict is None else verdict.manifest.get("champion")
     live = deployment.champion(project, load_fleet(project), model)
-    rival: Artefact | None
+    rival: Artifact | None
     if compared:
         rival = store.recall(compared)
         same = [one for one in known if one.is_of(rival.manifest)]  # serving settings may differ

@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.store import Artefact, read_json, write_json
+from adire_assets.core.store import Artifact, read_json, write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion import FAMILY
 
@@ -123,7 +123,7 @@ class Comparison:
         return f"{self.verdict}: {other} of {count} images differ, worst {worst}; {allowed} ({why})"
 
 
-def evaluated_entries(evaluation: Artefact) -> list[dict[str, Any]]:
+def evaluated_entries(evaluation: Artifact) -> list[dict[str, Any]]:
     """The entries of images.json of the first forward pass that drew most images."""
     entries = evaluation.json("images.json")
     most = max(entry["batch_images"] for entry in entries)
@@ -149,7 +149,7 @@ def conditions(
     }
 
 
-def write_evaluated(evaluation: Artefact, folder: Path) -> None:
+def write_evaluated(evaluation: Artifact, folder: Path) -> None:
     """The first full batch of an evaluation as the golden set in the empty `folder`."""
     entries = evaluated_entries(evaluation)
     manifest = evaluation.manifest

@@ -46,7 +46,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class DrawnImages:
-    """An evaluation_images artefact: its entries and the images, uint8 [H, W, 3] each."""
+    """An evaluation_images artifact: its entries and the images, uint8 [H, W, 3] each."""
 
     entries: tuple[dict[str, Any], ...]
     images: tuple[np.ndarray, ...]
@@ -54,14 +54,14 @@ class DrawnImages:
 
 
 def read_drawn(folder: Path) -> DrawnImages:
-    """The images of an evaluation_images artefact."""
+    """The images of an evaluation_images artifact."""
     entries = read_json(folder / "images.json")
     images = tuple(ImageFiles([folder / entry["file"] for entry in entries]))
     return DrawnImages(tuple(entries), images, tuple(read_json(folder / "problems.json")))
 
 
 def read_real(dataset: Path, part: str) -> RealImages:
-    """The part "held_out" or "train" of a dataset artefact. UserError when it is empty or leaves
+    """The part "held_out" or "train" of a dataset artifact. UserError when it is empty or leaves
     its folder."""
     rows = read_rows(dataset, part)
     paths = [(dataset / row["file_name"]).resolve() for row in rows]

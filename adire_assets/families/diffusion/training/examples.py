@@ -1,4 +1,4 @@
-"""Training examples: a dataset artefact as noised latents and captions, drawn exactly again.
+"""Training examples: a dataset artifact as noised latents and captions, drawn exactly again.
 
 What optimizer step k sees is a function of the seed and k alone: nothing has to be remembered for a
 run to go on after a kill. A step's examples are drawn for all processes together, and each takes
@@ -67,7 +67,7 @@ class Geometry:
 
 
 class Examples:
-    """The training split of the dataset artefact at `folder`, for process `rank` of `processes`.
+    """The training split of the dataset artifact at `folder`, for process `rank` of `processes`.
 
     `latents` makes and keeps what `encoding.encode_view` gives, `texts` what `encode_caption` does;
     no `texts` when the text encoder learns.

@@ -1,7 +1,7 @@
 """LoRA training of a diffusion base, exact and interruptible.
 
 `train` runs in worker children behind what `launch.launcher` starts, as many as `training` says.
-It learns from the training split of a dataset artefact and writes, only when all went well, into
+It learns from the training split of a dataset artifact and writes, only when all went well, into
 `output`:
 
     pytorch_lora_weights.safetensors   loads with stock `pipe.load_lora_weights(output)`
@@ -80,7 +80,7 @@ def train(
 
     `training` is a TrainingConfig as plain values, `device` "cpu" or "cuda". `work` is a folder for
     checkpoints that survives a kill: a run goes on from there; the caller removes it once the
-    artefact is in place. `cache` (default: in `work`) keeps latents and text embeddings for this
+    artifact is in place. `cache` (default: in `work`) keeps latents and text embeddings for this
     and other runs. `should_prune` is asked at each validation; TrialPruned when it says so.
     UserError when a target module does not exist, a rank is too high, a checkpoint
     is another run's or the loss stops being a number.

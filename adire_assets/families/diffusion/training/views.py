@@ -46,7 +46,7 @@ class View:
 
 
 def read_rows(folder: Path, name: str) -> list[Row]:
-    """The rows of <name>.jsonl in a dataset artefact."""
+    """The rows of <name>.jsonl in a dataset artifact."""
     lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     manifest = folder / "manifest.json"
     known = read_json(manifest)["files"] if manifest.is_file() else {}
