@@ -54,6 +54,7 @@ endif
 $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c "$$RIGHT_PYTHON"
 	@test "$(FITS)" = True || rm -rf .venv
+	@rm -rf adire_assets.egg-info  # of setuptools; it would hide the entry points of what is installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable . --group dev
