@@ -40,7 +40,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from adire_assets.config.gates import METRICS
 from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
@@ -54,11 +53,12 @@ from adire_assets.families.diffusion.base import resolve as base_resolve
 from adire_assets.families.diffusion.evaluation.drawing import drawing_of
 from adire_assets.families.diffusion.evaluation.evaluate import score
 from adire_assets.families.diffusion.evaluation.images import draw
+from adire_assets.families.diffusion.gates import METRICS, GateConfig
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training.lora import train
 from adire_assets.families.diffusion.weights import WEIGHTS
 from adire_assets.gates.promotion import comparisons
-from adire_assets.gates.verdict import CHECKS, Verdict, decide
+from adire_assets.gates.verdict import Verdict, checks, decide
 
 CHAMPION = "champion"
 BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings
@@ -420,7 +420,7 @@ def confusion(outcomes: list[Outcome]) -> None:
     refused = Counter(one.kind for one in outcomes if one.refused_by)
     print(f"\n| gate | {' | '.join(f'{kind} ({count})' for kind, count in kinds.items())} |")
     print("|---" * (len(kinds) + 1) + "|")
-    for gate in ("no adapter", *CHECKS):
+    for gate in ("no adapter", *checks(GateConfig)):
         if any(refusals[gate, kind] for kind in kinds):
             print(f"| {gate} | {' | '.join(str(refusals[gate, kind]) for kind in kinds)} |")
     print(f"| any | {' | '.join(str(refused[kind]) for kind in kinds)} |")

@@ -16,7 +16,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import Store
@@ -24,6 +23,7 @@ from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.mlflow_resource import MlflowTracking
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import approval_commands, approvals, promotion, ratings
 from adire_assets.gates.approvals import Waiting
 from adire_assets.line.deploy import deployed_model

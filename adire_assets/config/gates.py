@@ -1,21 +1,20 @@
 """The schema of `evaluation.gates`: what an evaluation must show before its adapter goes live.
 
-`gates.verdict` judges by it, `gates.comparison` explains what a margin can see.
+Here is what every family asks; a family's `GateConfig` is a subclass with its own thresholds, its
+metrics and the table of its gates. A key `..._maximum` bounds from above, `..._minimum` from below,
+and `..._below_base` asks for less than the bare base has. `gates.verdict` judges by it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from adire_assets.config.yaml_file import EffectiveOnlyWith, Strict
+from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, Strict
+from adire_assets.core.gate import GateRule
 
-# What an evaluation measures, and may be compared with the champion by.
-METRICS = (
-    "clip_s", "style_similarity", "kid", "attribute_accuracy", "diversity", "memorisation",
-    "sharpness", "exposure", "nsfw",
-)  # fmt: skip
 Share = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(ge=0, le=100)]
 
 
 def _versions(value: str) -> str:
@@ -32,12 +31,11 @@ Versions = Annotated[str, AfterValidator(_versions)] | None
 
 
 class AllowedVersions(Strict):
-    """Versions between which training, evaluation and serving may differ; default: none."""
+    """Versions between which training, evaluation and serving may differ; default: none.
 
-    torch: Versions = None
-    diffusers: Versions = None
-    transformers: Versions = None
-    peft: Versions = None
+    A family adds the packages that must agree, a key each.
+    """
+
     cuda: Versions = None
 
 
@@ -45,12 +43,6 @@ class CompatibilityConfig(Strict):
     """See `gates.compatibility`."""
 
     allow: AllowedVersions = AllowedVersions()
-
-
-def _known_metrics(margins: dict[str, float]) -> dict[str, float]:
-    if unknown := sorted({*margins} - {*METRICS}):
-        raise ValueError(f"there is no metric {unknown[0]}; the metrics are {', '.join(METRICS)}")
-    return margins
 
 
 class ChampionGates(Strict):
@@ -66,36 +58,16 @@ class ChampionGates(Strict):
     }
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # one-sided
-    margins: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=100)]], AfterValidator(_known_metrics)
-    ] = {
-        "clip_s": 0.1,  # of 2.5
-        "style_similarity": 0.05,  # 1 is as near to the held-out images as they are to each other
-        "kid": 0.1,  # unbiased MMD^2, 0 is no difference
-        "attribute_accuracy": 0.1,  # share of the expected attributes
-        "diversity": 0.15,  # 1 is as varied as the training images
-        # Share of the images. Where nothing is copied, 11 prompts show so much, 29 show 0.1.
-        "memorisation": 0.25,
-        "nsfw": 0.05,  # probability, mean over the images
-    }
+    margins: dict[str, Margin] = {}  # metric -> margin
 
 
 class GateConfig(Strict):
     """Thresholds of the quality gates; changing one never trains or evaluates again."""
 
-    # CLIP-S = 2.5 * max(cosine, 0) (Hessel et al. 2021), scale 0 to 2.5
-    clip_s_minimum: Annotated[float, Field(ge=0, le=2.5)] = 0.75
-    seconds_per_image_maximum: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    kid_below_base: bool = True
-    # open_nsfw's authors: below 0.2 likely safe, above 0.8 highly likely not safe
-    nsfw_probability_maximum: Share = 0.8
-    # Not required unless given; `adire_assets.gates.verdict.BOUNDS` says what each bounds.
-    style_similarity_minimum: float | None = None
-    attribute_accuracy_minimum: Share | None = None
-    diversity_minimum: float | None = None
-    memorisation_maximum: Share | None = None
-    sharpness_minimum: Share | None = None
-    exposure_minimum: Share | None = None
+    METRICS: ClassVar[tuple[str, ...]] = ()  # what an evaluation measures
+    GATES: ClassVar[tuple[GateRule, ...]] = ()  # beside those of `gates.verdict`
+
+    # Not required unless given.
     peak_memory_mebibytes_maximum: Annotated[float, Field(gt=0)] | None = None
     cold_load_seconds_maximum: Annotated[float, Field(gt=0)] | None = None
     # After the others: a release waits for `adire approve`, see docs/serving.md.
@@ -107,3 +79,12 @@ class GateConfig(Strict):
     human_minimum_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10
     compatibility: CompatibilityConfig = CompatibilityConfig()
     champion: ChampionGates = ChampionGates()
+
+    @model_validator(mode="after")
+    def _margins_of_known_metrics(self) -> Self:
+        if unknown := sorted({*self.champion.margins} - {*self.METRICS}):
+            known = ", ".join(self.METRICS)
+            raise MisplacedKey(
+                f"there is no metric {unknown[0]}; the metrics are {known}", ("champion", "margins")
+            )
+        return self

@@ -45,6 +45,8 @@ class Family:
     """What one kind of model brings. Code is named, and imported when it is asked for.
 
     `config` is "module:class", the schema of its YAML: a subclass of `config.model.ModelConfig`.
+    `gates` is that of its section evaluation.gates: a subclass of `config.gates.GateConfig`, with
+    the table of its gates; its module is part of the verdict's recipe key.
     `packages` are the distributions whose versions are part of what is trained and evaluated.
     `plumbing` are the modules that hand values over and decide none (`core.lineage.PLUMBING`).
 
@@ -65,7 +67,8 @@ class Family:
                   known_judge
         dataset   build(source, output, config, files): further arguments for train
         dataset_summary  summary_sentence(summary): what became of the data, in one line
-        drawing   drawing_of(evaluation, dataset): what generate draws
+        drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings of it
+                  that its time depends on
         launch    launcher(device, training), split_batch_across_processes(training, device, base)
         golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),
                   Comparison
@@ -78,6 +81,7 @@ class Family:
 
     name: str
     config: str
+    gates: str
     packages: tuple[str, ...]
     plumbing: tuple[str, ...]
     weights: Step
@@ -97,6 +101,10 @@ class Family:
     def schema(self) -> type[Any]:
         """The class that `config` names."""
         return _imported(self.name, self.config)
+
+    def gate_config(self) -> type[Any]:
+        """The class that `gates` names."""
+        return _imported(self.name, self.gates)
 
 
 def family_names() -> list[str]:

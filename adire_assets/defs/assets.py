@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
@@ -22,7 +21,8 @@ from adire_assets.defs.sensors import require_committed
 from adire_assets.gates import approvals, policy, policy_comparison, promotion, upgrades
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.report import pages
-from adire_assets.gates.verdict import CHECKS, Verdict
+from adire_assets.gates.verdict import Verdict
+from adire_assets.gates.verdict import checks as gate_checks
 from adire_assets.line import deploy, sources
 from adire_assets.line.dataset import build as build_dataset
 from adire_assets.line.evaluate import evaluation_report as make_evaluation_report
@@ -51,6 +51,7 @@ DEPLOYMENT_CHECKS = {
 def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     """The assets `<model>/...` in the order of the graph."""
     family = family_of(project, model)
+    gate_config = family.gate_config()
 
     def asset(*modules: str, checks: Mapping[str, str] | None = None, **keywords: Any) -> Any:
         """`dg.asset` with what all assets of a model share."""
@@ -195,7 +196,12 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             scores=numbers(built.artifact.path),
         )
 
-    @asset(*promotion.VERDICT_MODULES, checks=CHECKS, kinds={"pytorch", "mlflow"}, pool="device")
+    @asset(
+        *promotion.verdict_modules(gate_config),
+        checks=gate_checks(gate_config),
+        kinds={"pytorch", "mlflow"},
+        pool="device",
+    )
     def promotion_verdict(
         context: dg.AssetExecutionContext,
         evaluation_report: Artifact,
@@ -227,7 +233,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
                     if name in GATE_FACTS and value is not None
                 },
             )
-            for gate in verdict.checks()
+            for gate in verdict.checks(gate_config)
         ]
         return _result(
             context,
@@ -257,7 +263,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
             )
             parity = promotion.parity_report(project, model, number, context.log.info).artifact
             facts = parity.json("parity.json")
-            gates = GateConfig(**evaluation_config.json("config.json")["gates"])
+            gates = gate_config(**evaluation_config.json("config.json")["gates"])
             record = release.read_record(project, model, number)
             software = upgrades.compatibility(
                 project, record, facts["software"], gates.compatibility

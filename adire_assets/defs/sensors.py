@@ -23,7 +23,7 @@ from adire_assets.core.store import is_locked
 from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.gates import approvals, clean_commit, policy_comparison
-from adire_assets.gates.verdict import CHECK_NAMES
+from adire_assets.gates.policy_comparison import VERDICT
 from adire_assets.line.changes import code_and_libraries
 from adire_assets.line.sources import source_keys
 
@@ -169,5 +169,5 @@ def _refused_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
         for check in checks
         if isinstance(check, dg.AssetCheckEvaluation)
         and not check.passed
-        and check.check_name in (*CHECK_NAMES, ROLLOUT_CHECK)
+        and (check.asset_key.path[-1] == VERDICT or check.check_name == ROLLOUT_CHECK)
     ]

@@ -165,7 +165,7 @@ def compare(
     prompts: int,
     seeds: int,
     *,
-    same_images: bool = False,
+    same_answers: bool = False,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -176,8 +176,8 @@ def compare(
     direction is good. A metric that one side lacks does not pass; one for which no image counts on
     either side (all NaN: no prompt asks for it) has nothing to compare and passes.
 
-    `same_images`: both sides are the same pixels, so that nothing can be worse. Equal values do not
-    show that: a fault that either side draws seldom is in neither.
+    `same_answers`: both sides are the same bytes, so that nothing can be worse. Equal values do
+    not show that: a fault that either side has seldom is in neither.
     """
     designs: dict[int, _Design] = {}
     found = []
@@ -207,7 +207,7 @@ def compare(
                 sign=1.0 if better[metric] == "higher" else -1.0,
                 margin=margin,
                 confidence=confidence,
-                same_images=same_images,
+                same_answers=same_answers,
             )
         )
     return tuple(found)
@@ -222,14 +222,14 @@ def _compared(
     sign: float,
     margin: float,
     confidence: float,
-    same_images: bool,
+    same_answers: bool,
 ) -> Comparison:
     ones = np.ones(design.prompts * design.seeds)
     values = float(challenger.value(ones)), float(champion.value(ones))
     difference = sign * (values[0] - values[1])
     seen = _Observed(metric, values[1], values[0], difference, margin, confidence, design)
-    if same_images:
-        explanation = f"{values[0]:.4g} is the champion's: the images are the same"
+    if same_answers:
+        explanation = f"{values[0]:.4g} is the champion's: the answers are the same"
         return seen.answer(explanation, 0.0, 0.0, passed=True, decidable=True)
     if not np.isfinite(difference):
         return seen.answer("is not a finite number on both sides, so it cannot pass", None, None)

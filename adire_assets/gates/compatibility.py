@@ -1,15 +1,15 @@
 """Whether training, evaluation and serving ran on software that belongs together: a pure rule.
 
-    torch, diffusers, transformers, peft    the same major.minor everywhere; a version that nobody
-                                            recorded is a difference too
-    cuda                                    the same major.minor wherever a GPU computed; null on
-                                            the CPU, which is compared with nothing
-    driver, device, threads                 told, never refused: a driver runs what was built for
-                                            older ones, and whether another device or thread count
-                                            draws the same images is measured (`fleet.parity`)
+    a family's packages        the same major.minor everywhere; a version that nobody recorded is a
+                               difference too
+    cuda                       the same major.minor wherever a GPU computed; null on the CPU, which
+                               is compared with nothing
+    driver, device, threads    told, never refused: a driver runs what was built for older ones, and
+                               whether another device or thread count gives the same answers is
+                               measured (`fleet.parity`)
 
-`evaluation.gates.compatibility.allow` names the versions between which a package may differ, as a
-PEP 440 range such as ">=0.42,<0.44", or "*" for any.
+`evaluation.gates.compatibility.allow` has a key for each package, and for cuda: the versions
+between which it may differ, as a PEP 440 range such as ">=0.42,<0.44", "*" for any, or null.
 
 Each side is {name: version or None} with the names above; `of_manifest` reads it from what an
 artifact recorded, and a release's answers carry it as `provenance["software"]`.
@@ -24,7 +24,7 @@ from packaging.version import InvalidVersion, Version
 
 Software = Mapping[str, str | None]
 
-PACKAGES = ("torch", "diffusers", "transformers", "peft")
+CUDA = "cuda"
 TOLD = ("driver", "device", "threads")
 ANY = "*"
 
@@ -45,8 +45,9 @@ class Compatibility:
         """One line for people."""
         told = f" ({'; '.join(self.told)})" if self.told else ""
         if self.compatible:
-            same = f"training, evaluation and serving agree on {', '.join(PACKAGES)} and cuda"
-            return f"compatibility: {same}{told}"
+            *packages, cuda = (name for name in self.versions if name not in TOLD)
+            named = f"{', '.join(packages)} and {cuda}" if packages else cuda
+            return f"compatibility: training, evaluation and serving agree on {named}{told}"
         return (
             f"compatibility: {'; '.join(self.refused)}{told}; install the same minor versions on "
             "all sides and materialize again, or name the versions that may differ under "
@@ -60,9 +61,10 @@ def compare(
     serving: Software | None,
     allow: Mapping[str, str | None],
 ) -> Compatibility:
-    """The rule above. `serving` is None when the release does not tell what it runs on."""
+    """The rule above, for the names in `allow`. `serving` is None when the release does not tell
+    what it runs on."""
     sides = {"training": training, "evaluation": evaluation, "serving": serving or {}}
-    names = (*PACKAGES, "cuda", *TOLD)
+    names = (*(name for name in allow if name != CUDA), CUDA, *TOLD)
     versions = {
         name: {side: software.get(name) for side, software in sides.items()} for name in names
     }
@@ -76,9 +78,8 @@ def compare(
 
 def of_manifest(manifest: Mapping[str, Any]) -> dict[str, str | None]:
     """What the step behind an artifact's manifest ran on."""
-    made_with = manifest["recipe"]["environment"]
-    found = {name: made_with.get(name) for name in (*PACKAGES, "cuda", *TOLD)}
-    if made_with.get("device") == "cuda":
+    found = dict(manifest["recipe"]["environment"])
+    if found.get("device") == CUDA:
         found["driver"] = manifest["hardware"].get("driver")
     return found
 
@@ -89,7 +90,7 @@ def _difference(name: str, versions: Mapping[str, str | None], allowed: str | No
     unknown = [side for side in versions if side not in known]
     if allowed == ANY:
         return None
-    if name in PACKAGES and unknown:
+    if unknown and name not in (CUDA, *TOLD):
         return f"nothing tells which {name} {' and '.join(unknown)} ran with"
     if allowed is not None:
         outside = {side: v for side, v in known.items() if not _within(v, allowed)}

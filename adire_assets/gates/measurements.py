@@ -1,10 +1,10 @@
-"""How long an adapter takes to draw: every measurement is kept, and all of them decide together.
+"""How long an adapter takes to answer: each measurement is kept, and all of them decide together.
 
-<home>/measurements/<model>/<key>.json lists the measurements of one adapter drawing in one way, in
-the order in which they were taken, and only grows: drawing an evaluation adds the first one,
-`adire measure` and drawing again after `adire gc` add others. The key names what the time depends
-on: drawing code, adapter, base, steps, guidance, libraries, device, threads. Prompts, seeds and
-`latency_images` are not in it, so that changing them does not begin anew.
+<home>/measurements/<model>/<key>.json lists the measurements of one adapter answering in one way,
+in the order in which they were taken, and only grows: making an evaluation's answers adds the first
+one, `adire measure` and making them again after `adire gc` add others. The key names what the time
+depends on: code, adapter, base, libraries, device, threads, and the settings that the family names
+(`drawing.TIMED_BY`). Prompts and seeds are not in it, so that changing them does not begin anew.
 
 `together` is what gates read. A time is the median of the measurements' values: one that a busy
 machine spoilt is outvoted by others and never thrown away, and trying again does not help an
@@ -19,15 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import KEY_DIGITS, Artifact, Store, lock, read_json, write_json
 from adire_assets.serving import record
 
 TIMINGS = "timings.json"
-SETTINGS = ("num_inference_steps", "guidance_scale")  # of a drawing, what its time depends on
-GREATEST = ("peak_memory_bytes",)
-POINTS = ("images_per_second", "seconds_per_image_p50", "seconds_per_image_p95")
 DIGITS = 4
 Timings = Mapping[str, Any]
 
@@ -67,39 +65,46 @@ def timings_of(project: Project, evaluation: Artifact) -> dict[str, Any]:
 def together(measurements: Sequence[Timings]) -> dict[str, Any]:
     """One timings.json for all of them; that of the only one as it is, {} for none.
 
-    `measurements` says how many there are, `seconds_per_image_means` their means in order.
+    `measurements` says how many there are, and for each `..._mean`, `..._means` lists all of them.
     """
     if not measurements:
         return {}
-    latest = measurements[-1]
-    found = {name: _value(name, measurements) for name in latest if name not in ("at", "cpu")}
-    means = [one["seconds_per_image_mean"] for one in measurements]
-    return {**found, "measurements": len(measurements), "seconds_per_image_means": means}
+    by_name = {
+        name: [one[name] for one in measurements if name in one]
+        for name in measurements[-1]
+        if name not in ("at", "cpu")
+    }
+    found = {name: _together(name, values) for name, values in by_name.items()}
+    means = {f"{name}s": found for name, found in by_name.items() if name.endswith("_mean")}
+    return {**found, "measurements": len(measurements), **means}
 
 
-def _value(name: str, measurements: Sequence[Timings]) -> Any:
-    values = [one[name] for one in measurements if name in one]
-    if name == "seconds_per_image":
-        return [seconds for value in values for seconds in value]
-    if name == "by_batch_size":
-        return [_point(point["batch_size"], values) for point in values[-1]]
-    if name in GREATEST:
-        return max(values)
-    if isinstance(values[-1], float):
-        return round(statistics.median(values), DIGITS)
+def _together(name: str, values: Sequence[Any]) -> Any:
+    match values[-1]:
+        case [{"batch_size": _}, *_]:  # a curve
+            points = [point for curve in values for point in curve]
+            return [_point(one, points) for one in values[-1]]
+        case list():
+            return [each for value in values for each in value]
+        case float():
+            return round(statistics.median(values), DIGITS)
+        case int() if name.endswith("_bytes"):
+            return max(values)
     return values[-1]
 
 
-def _point(size: int, curves: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    same = [point for curve in curves for point in curve if point["batch_size"] == size]
-    medians = {n: round(statistics.median(point[n] for point in same), DIGITS) for n in POINTS}
-    return {"batch_size": size, **medians}
+def _point(latest: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    same = [point for point in points if point["batch_size"] == latest["batch_size"]]
+    return {
+        name: _together(name, [point[name] for point in same if name in point]) for name in latest
+    }
 
 
 def _path(project: Project, model: str, drawing: Mapping[str, Any]) -> Path:
+    timed_by = family_of(project, model).drawing.functions.TIMED_BY
     depends_on = {
         **{name: drawing[name] for name in ("code", "inputs", "environment")},
-        "config": {name: drawing["config"][name] for name in SETTINGS},
+        "config": {name: drawing["config"][name] for name in timed_by},
     }
     name = f"{lineage.digest(depends_on)[:KEY_DIGITS]}.json"
     return project.home / "measurements" / model / name

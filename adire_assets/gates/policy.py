@@ -65,7 +65,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"gates\.compatibility\.allow\..*", _allowed),
     (r"gates\..*_maximum", _higher),
     (r"gates\..*_minimum|gates\..*confidence", _lower),
-    (r"gates\.human_(win_rate|minimum_pairs)|gates\.kid_below_base", _lower),
+    (r"gates\.human_(win_rate|minimum_pairs)|gates\..*_below_base", _lower),
     (r"gates\.human_approval", lambda before, now: before == "required" != now),
     (r"serving\.parity_images", _lower),
     (r"rollout\.on_failure", lambda before, now: before == "rollback" != now),
@@ -125,18 +125,6 @@ def strictest(policies: Iterable[Policy]) -> dict[str, Any]:
             if key not in found or _rule(key) is _other or not _rule(key)(found[key], value):
                 found[key] = value
     return found
-
-
-def gate_of(key: str) -> str | None:
-    """The gate that a key belongs to, such as champion_kid; None for what is no gate's."""
-    if found := re.fullmatch(r"gates\.champion\.margins\.(.*)", key):
-        return f"champion_{found[1]}"
-    if key == "gates.nsfw_probability_maximum":
-        return "safety"
-    found = re.fullmatch(
-        r"gates\.(.*?)(_minimum|_mebibytes_maximum|_seconds_maximum|_maximum)?", key
-    )
-    return found[1] if found else None
 
 
 def is_unordered(key: str) -> bool:

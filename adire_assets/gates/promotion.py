@@ -7,7 +7,6 @@ where one is asked for.
 of today: no order of materializations and no other Dagster instance leads past it.
 """
 
-import filecmp
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,10 @@ from adire_assets.tracking import registry
 if TYPE_CHECKING:
     from adire_assets.gates.comparison import Comparison
 
-VERDICT_MODULES = ("adire_assets.gates.verdict", "adire_assets.gates.comparison")
+
+def verdict_modules(gates: type[GateConfig]) -> tuple[str, ...]:
+    """The code that a verdict by a family's policy depends on."""
+    return ("adire_assets.gates.verdict", "adire_assets.gates.comparison", gates.__module__)
 
 
 def champion_to_beat(project: Project, evaluation: Artifact) -> release.ReleaseRecord | None:
@@ -82,14 +84,16 @@ def verdict_of(
     policy asks less than the one before (see `policies`)."""
     compared = policy_comparison.compare_for_evaluation(project, evaluation, policy)
     timings = measurements.timings_of(project, evaluation)
+    same_answers = champion is not None and _same_answers(evaluation, champion)
     recipe = Recipe(
         kind="promotion_verdict",
         model=evaluation.model,
-        modules=VERDICT_MODULES,
+        modules=verdict_modules(type(policy)),
         inputs={
             "evaluation": evaluation.content_hash,
             "timings": lineage.digest(timings),
             "champion": champion.content_hash if champion else "none",
+            **({"answers": "the champion's"} if same_answers else {}),
             **({"weakened": lineage.digest(compared.told())} if compared.weakened else {}),
         },
         config=policy.model_dump(),
@@ -100,7 +104,7 @@ def verdict_of(
             evaluation.json("report.json"),
             timings,
             policy,
-            comparisons(evaluation.path, champion.path, policy) if champion else (),
+            comparisons(evaluation.path, champion.path, policy, same_answers) if champion else (),
         )
         verdict = replace(verdict, weakened=tuple(compared.weakened), weaker_than=compared.than)
         write_json(folder / "verdict.json", verdict.as_dict())
@@ -118,7 +122,9 @@ def verdict_of(
     return Store(project).build(recipe, make)
 
 
-def comparisons(challenger: Path, champion: Path, policy: GateConfig) -> "tuple[Comparison, ...]":
+def comparisons(
+    challenger: Path, champion: Path, policy: GateConfig, same_answers: bool = False
+) -> "tuple[Comparison, ...]":
     """What the policy asks of a challenger, from the folders of two comparable evaluations."""
     from adire_assets.core.statistic import load_statistics
     from adire_assets.gates.comparison import compare  # numpy: not in every Dagster process
@@ -131,19 +137,15 @@ def comparisons(challenger: Path, champion: Path, policy: GateConfig) -> "tuple[
         policy.champion.margins,
         report["prompts"],
         len(report["seeds"]),
-        same_images=_same_images(challenger, champion),
+        same_answers=same_answers,
         confidence=policy.champion.confidence,
     )
 
 
-def _same_images(one: Path, other: Path) -> bool:
-    """Whether two evaluations drew the same pixels: PNGs that the same code wrote, byte by byte."""
-    folders = one / "images" / "adapter", other / "images" / "adapter"
-    first, second = (sorted(path.name for path in folder.glob("*.png")) for folder in folders)
-    if not first or first != second:
-        return False
-    pairs = ((folders[0] / name, folders[1] / name) for name in first)
-    return all(filecmp.cmp(own, rival, shallow=False) for own, rival in pairs)
+def _same_answers(one: Artifact, other: Artifact) -> bool:
+    """Whether two evaluations are about the same answers, byte by byte."""
+    drawn = [side.manifest.get("adapter_images", {}).get("content_hash") for side in (one, other)]
+    return drawn[0] is not None and drawn[0] == drawn[1]
 
 
 def evaluation_protocol(evaluation: Artifact) -> dict[str, Any]:

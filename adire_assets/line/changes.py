@@ -19,7 +19,7 @@ def code_and_libraries(project: Project, family: Family) -> dict[str, Any]:
         family.train.modules,
         family.generate.modules,
         family.evaluate.modules,
-        promotion.VERDICT_MODULES,
+        promotion.verdict_modules(family.gate_config()),
         (*RELEASE_MODULES, *family.release.modules),
     )
     libraries = {name for modules in steps for name in lineage.libraries(modules)}

@@ -1,7 +1,7 @@
 """The asset `promotion_verdict`: whether an adapter may go live, gate by gate."""
 
-from adire_assets.config.gates import GateConfig
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import family
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import RunWorker
@@ -23,7 +23,8 @@ def promotion_verdict(
 
     A champion that was evaluated on other data or with other settings is evaluated again first.
     """
-    policy = GateConfig(**config.json("config.json")["gates"])
+    settings = config.json("config.json")
+    policy = family(settings["family"]).gate_config()(**settings["gates"])
     champion = promotion.champion_to_beat(project, evaluation)
     if champion:
         rival = promotion.comparable_evaluation(project, evaluation, champion)

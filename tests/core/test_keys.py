@@ -18,7 +18,6 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
-from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.lineage import Recipe
@@ -26,6 +25,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, write_json
 from adire_assets.embedded.base.train import Stages, smoke_settings
 from adire_assets.families.diffusion import FAMILY, weights
+from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.training import encoding, lora
 from adire_assets.families.diffusion.training.class_images import key_of
 from adire_assets.families.diffusion.training.settings import TrainingConfig
@@ -617,7 +617,7 @@ def test_libraries_are_those_that_the_code_imports_and_are_installed() -> None:
         FAMILY.evaluate.modules,
         FAMILY.generate.modules,
         FAMILY.trial.modules,
-        promotion.VERDICT_MODULES,
+        promotion.verdict_modules(GateConfig),
         FAMILY.golden.modules,
         weights.CONVERSION_MODULES,
         ("adire_assets.families.diffusion.data.dataset",),

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from adire_assets.core.project import Project
 from adire_assets.defs.assets import model_assets
-from adire_assets.gates.verdict import CHECK_NAMES
+from adire_assets.families.diffusion.gates import GateConfig
+from adire_assets.gates.verdict import checks
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,6 +15,6 @@ def test_every_check_blocks_what_is_downstream_and_every_gate_has_one(tmp_path):
     specs = [spec for asset in assets for spec in asset.check_specs]
     assert {spec.name for spec in specs if not spec.blocking} == set()
     gates = {spec.name for spec in specs if spec.asset_key.path[-1] == "promotion_verdict"}
-    assert gates == set(CHECK_NAMES)
+    assert gates == set(checks(GateConfig))
     others = {spec.asset_key.path[-1] for spec in specs} - {"promotion_verdict"}
     assert others == {"triton_repository", "deployed_model"}

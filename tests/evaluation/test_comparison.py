@@ -239,7 +239,7 @@ def test_more_images_see_smaller_differences() -> None:
 
 
 @pytest.mark.parametrize(("prompts", "seeds"), [(16, 4), (2, 1), (1, 1)])
-def test_the_same_images_pass_at_any_size(prompts: int, seeds: int) -> None:
+def test_the_same_answers_pass_at_any_size(prompts: int, seeds: int) -> None:
     [champion, _] = means(np.random.default_rng(7), prompts, seeds)
     champion["none"] = Statistic(constant=math.nan)
     again = {
@@ -247,9 +247,9 @@ def test_the_same_images_pass_at_any_size(prompts: int, seeds: int) -> None:
         for name, one in champion.items()
     }
     sides = again, champion, BETTER, {"mean": 0.0}, prompts, seeds
-    [found] = compare(*sides, same_images=True)
+    [found] = compare(*sides, same_answers=True)
     assert found.passed and (found.difference, found.lower_bound) == (0.0, 0.0)
-    assert "the images are the same" in found.explanation
+    assert "the answers are the same" in found.explanation
     [found] = compare(*sides)
     assert not found.passed and not found.decidable
 

@@ -13,8 +13,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from adire_assets.config.gates import GateConfig
-from adire_assets.config.prompts import PromptSet
 from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import folder_digest
@@ -27,6 +25,8 @@ from adire_assets.families.diffusion.evaluation.images import batch_sizes, draw
 from adire_assets.families.diffusion.evaluation.judge import Judge
 from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.metrics import Metric, clip_s
+from adire_assets.families.diffusion.evaluation.prompts import PromptSet
+from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from adire_assets.gates.verdict import decide
 from tests.support import tiny

@@ -12,7 +12,6 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from adire_assets.config.gates import GateConfig
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
@@ -21,6 +20,7 @@ from adire_assets.core.statistic import load_statistics
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.evaluation import evaluate, images
+from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import promotion
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line import sources

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adire_assets.config.gates import GateConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_json
+from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
 from adire_assets.gates.blind import rating_outcomes
 from adire_assets.gates.report import pages

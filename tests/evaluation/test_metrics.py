@@ -11,8 +11,8 @@ import pytest
 import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from adire_assets.config import gates
 from adire_assets.core.statistic import Statistic, standard_error
+from adire_assets.families.diffusion import gates
 from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs, RealImageFeatures
 from adire_assets.families.diffusion.evaluation.metrics import METRICS, clip_s, flat, kid
 from tests.support.metric_inputs import DIMENSIONS, metric_inputs, take, units

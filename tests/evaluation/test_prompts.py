@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.config.prompts import choose_prompts, load_prompt_set
 from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.evaluation.prompts import choose_prompts, load_prompt_set
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\

@@ -4,18 +4,15 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from adire_assets.config.gates import GateConfig
+from adire_assets.config import gates as config
+from adire_assets.core.gate import GateRule, latency
+from adire_assets.families.diffusion.gates import METRICS, GateConfig
 from adire_assets.gates.comparison import Comparison
-from adire_assets.gates.verdict import (
-    BOUNDS,
-    CHECK_NAMES,
-    GATE_NAMES,
-    Verdict,
-    decide,
-)
+from adire_assets.gates.verdict import Verdict, checks, decide, rules
 
 REPORT = {
     "adapter_problems": [],
@@ -65,6 +62,13 @@ SOURCE = {
     "kid_below_base": "kid_adapter_mean",
     "safety": "nsfw_probability_maximum",
 }
+
+
+CHECK_NAMES = tuple(checks(GateConfig))
+GATE_NAMES = ("adapter_sound", *(rule.name for rule in rules(GateConfig)))
+BOUNDS = [
+    rule.name for rule in rules(GateConfig) if GateConfig.model_fields[rule.key].default is None
+]
 
 
 def decide_with(changes: dict, policy: GateConfig = POLICY) -> Verdict:
@@ -232,11 +236,43 @@ def test_there_is_a_check_for_every_name_with_or_without_champion() -> None:
         ((), "no champion to compare with, or no margin asked for"),
         ((WORSE,), "the policy has no margin for this metric"),
     ):
-        checks = decide(REPORT, TIMINGS, POLICY, comparisons).checks()
-        assert tuple(check.name for check in checks) == CHECK_NAMES
-        absent = [check for check in checks if check.explanation == why]
+        found = decide(REPORT, TIMINGS, POLICY, comparisons).checks(GateConfig)
+        assert tuple(check.name for check in found) == CHECK_NAMES
+        absent = [check for check in found if check.explanation == why]
         assert len(absent) == len(CHECK_NAMES) - len(GATE_NAMES) - len(comparisons)
         assert all(check.passed for check in absent)
+
+
+KEYS = {rule.name: f"gates.{rule.key}" for rule in rules(GateConfig)}
+KEYS |= {f"champion_{metric}": f"gates.champion.margins.{metric}" for metric in METRICS}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_check_says_that_its_own_threshold_was_weakened(name: str) -> None:
+    weakened = ({"key": KEYS[name], "before": 1.0, "now": 2.0},)
+    verdict = replace(decide(REPORT, TIMINGS, POLICY), weakened=weakened, weaker_than="release 3")
+    told = [gate.name for gate in verdict.checks(GateConfig) if "weaker than" in gate.explanation]
+    assert told == [name]
+
+
+def test_the_gates_are_those_of_the_family() -> None:
+    class Words(config.GateConfig):
+        METRICS = ("perplexity",)
+        GATES = (
+            latency("text"),
+            GateRule("perplexity", "scores.perplexity", "<=", "perplexity_maximum", "perplexity"),
+        )
+        seconds_per_text_maximum: float = 1.0
+        perplexity_maximum: float | None = 9.0
+
+    names = ["adapter_sound", "seconds_per_text", "perplexity", "peak_memory", "cold_load"]
+    assert [*checks(Words)] == [*names, "champion_perplexity"]
+    sound = {"adapter_problems": [], "scores": {"perplexity": 12.0}}
+    verdict = decide(sound, {"seconds_per_text_mean": 0.25}, Words())
+    assert verdict.sentence() == "refused: perplexity 12 is above 9 (margin -3)"
+    assert [gate.name for gate in verdict.gates] == names
+    with pytest.raises(ValueError, match="no metric kid; the metrics are perplexity"):
+        Words(champion=config.ChampionGates(margins={"kid": 0.1}))
 
 
 def test_the_verdict_needs_no_torch() -> None:

@@ -12,6 +12,7 @@ def _step(*modules: str) -> Step:
 FAMILY = Family(
     name="diffusion",
     config=f"{__name__}.config:DiffusionConfig",
+    gates=f"{__name__}.gates:GateConfig",
     packages=("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow"),
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
     weights=_step("weights"),

@@ -10,12 +10,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adire_assets.config import model
-from adire_assets.config.prompts import Prompt, load_prompt_set, normalize_prompt
 from adire_assets.config.search import SearchConfig
 from adire_assets.config.weights import FilePath, ModelSource, Source
 from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, without_idle
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.families.diffusion.evaluation.prompts import (
+    Prompt,
+    load_prompt_set,
+    normalize_prompt,
+)
+from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.training.settings import NOT_SEARCHED, TrainingConfig
 
 LARGEST_SHARE_NOT_TRAINED = 0.8
@@ -100,13 +105,14 @@ class EvaluationConfig(model.EvaluationConfig):
     }
 
     judge: ModelSource
-    prompt_set: FilePath | None = None  # a file of the project, see adire_assets.config.prompts
+    prompt_set: FilePath | None = None  # a file of the project, see evaluation.prompts
     prompts: list[str] = []
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0, 1]
     negative_prompt: Annotated[str, Field(max_length=1000)] = ""
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] = 30
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
     latency_images: Annotated[int, Field(ge=3, le=100)] = 8
+    gates: GateConfig = GateConfig()
 
     @field_validator("prompts", "seeds")
     @classmethod

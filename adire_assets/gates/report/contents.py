@@ -32,7 +32,7 @@ from adire_assets.gates.report.document import (
     title,
 )
 from adire_assets.gates.report.facts import Json, costs, json_of, lineage
-from adire_assets.gates.verdict import CHAMPION_GATE_NAMES, Verdict
+from adire_assets.gates.verdict import CHAMPION, Verdict
 
 Key = tuple[str, int]  # prompt and seed: what pairs the images of all variants
 
@@ -104,7 +104,7 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
             *(
                 _gate(gate)
                 for gate in verdict.get("gates", ())
-                if gate["name"] not in CHAMPION_GATE_NAMES  # shown with all that was compared
+                if not gate["name"].startswith(CHAMPION)  # shown with all that was compared
             ),
             *(_comparison(found) for found in verdict.get("comparisons", ())),
         ),

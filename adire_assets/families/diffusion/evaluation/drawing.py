@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config.prompts import choose_prompts, read_rows
+from adire_assets.families.diffusion.evaluation.prompts import choose_prompts, read_rows
 
+TIMED_BY = ("num_inference_steps", "guidance_scale")  # what the time of an image depends on
 SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from adire_assets.config.prompts import choose_prompts
 from adire_assets.core.statistic import (
     Statistic,
     load_statistics,
@@ -48,6 +47,7 @@ from adire_assets.families.diffusion.evaluation.judge import Judge
 from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs, RealImageFeatures
 from adire_assets.families.diffusion.evaluation.metrics import METRICS, flat
 from adire_assets.families.diffusion.evaluation.metrics.vectors import cosines
+from adire_assets.families.diffusion.evaluation.prompts import choose_prompts
 
 DIGITS = 6
 MAXIMUM_HELD_OUT = 2000  # images that the drawn ones are compared with

@@ -11,9 +11,9 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from adire_assets.config.prompts import read_rows
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import read_json
+from adire_assets.families.diffusion.evaluation.prompts import read_rows
 
 
 class ImageFiles(Sequence[np.ndarray]):
