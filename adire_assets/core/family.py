@@ -47,6 +47,8 @@ class Family:
     `config` is "module:class", the schema of its YAML: a subclass of `config.model.ModelConfig`.
     `gates` is that of its section evaluation.gates: a subclass of `config.gates.GateConfig`, with
     the table of its gates; its module is part of the verdict's recipe key.
+    `answer` is what a model answers with, in a word such as "image": an evaluation's report and
+    timings say `images`, `seconds_per_image_mean` and so on.
     `packages` are the distributions whose versions are part of what is trained and evaluated.
     `plumbing` are the modules that hand values over and decide none (`core.lineage.PLUMBING`).
 
@@ -67,8 +69,10 @@ class Family:
                   known_judge
         dataset   build(source, output, config, files): further arguments for train
         dataset_summary  summary_sentence(summary): what became of the data, in one line
-        drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings of it
-                  that its time depends on
+        drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that
+                  its time depends on
+        samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation;
+                  RANKED_BY, the metric that ranks them; NAMES, how words of metrics are written
         launch    launcher(device, training), split_batch_across_processes(training, device, base)
         golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),
                   Comparison
@@ -82,6 +86,7 @@ class Family:
     name: str
     config: str
     gates: str
+    answer: str
     packages: tuple[str, ...]
     plumbing: tuple[str, ...]
     weights: Step
@@ -93,6 +98,7 @@ class Family:
     generate: Step
     evaluate: Step
     release: Step
+    samples: Step
     golden: Step
     dataset_summary: Step
     judge_process: Step

@@ -54,7 +54,7 @@ def said_by(package: Path, expression: str) -> str:
             "REACHED = 1\nimport",
             True,
         ),  # imported by lora
-        ("gates/verdict.py", "import", "REACHED = 1\nimport", False),
+        ("gates/verdict.py", "from", "REACHED = 1\nfrom", False),
         ("config/yaml_file.py", "import", "REACHED = 1\nimport", False),  # values are in the key
         ("families/diffusion/training/settings.py", "from", "REACHED = 1\nfrom", False),
     ],

@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.sample import Picture
 from adire_assets.gates.blind import Shuffle, rating_outcomes
 from adire_assets.gates.report.document import (
     BatchSpeed,
@@ -22,7 +22,6 @@ from adire_assets.gates.report.document import (
     Shown,
     ab_sheet,
     html,
-    picture,
     shuffle_of,
 )
 from tests.support.pages import Nesting, rated, sheet_data
@@ -44,12 +43,8 @@ def tally(ratings: dict[str, Any], secret: bytes = SECRET) -> tuple[int, int, in
     return found.count("won"), found.count("lost"), found.count("tie")
 
 
-def colour(*rgb: int) -> np.ndarray:
-    return np.full((16, 16, 3), rgb, np.uint8)
-
-
 BASE, CHAMPION, CHALLENGER, REAL = (
-    picture(colour(*rgb)) for rgb in ((9, 9, 9), (200, 90, 0), (20, 20, 200), (0, 150, 140))
+    Picture("image/webp", name, 16, 16) for name in (b"base", b"champion", b"challenger", b"real")
 )
 FLOOR = GateView("clip_s", 1.6, 1.5, ">=", 0.1, True, "CLIP-S", "clip_s is at or above 1.5")
 WORSE = GateView(
@@ -63,9 +58,9 @@ def prompt_view(prompt: str) -> PromptView:
         prompt,
         7,
         (
-            Shown("base", BASE, {"CLIP-S": 1.2}),
-            Shown("champion", CHAMPION, {"CLIP-S": 1.31}),
-            Shown("challenger", CHALLENGER, {"CLIP-S": 1.42}),
+            Shown("base", BASE, {"clip_s": 1.2}),
+            Shown("champion", CHAMPION, {"clip_s": 1.31}),
+            Shown("challenger", CHALLENGER, {"clip_s": 1.42}),
             Shown("real", REAL, note="the same caption"),
         ),
     )
@@ -75,6 +70,7 @@ def full_view(text: str = "tied circles") -> ReportView:
     speed = tuple(BatchSpeed(size, size / 2, 2 / size, 3 / size) for size in (1, 2, 4))
     return ReportView(
         model="cloth",
+        answer="image",
         name="release 4",
         sentence=f"refused: style is worse, {text}",
         passed=False,
@@ -83,7 +79,8 @@ def full_view(text: str = "tied circles") -> ReportView:
         champion_release=3,
         problems=(text,),
         gates=(FLOOR, replace(FLOOR, name="nothing", value=None, margin=None), WORSE, UNSURE),
-        ranked_by="CLIP-S",
+        ranked_by="clip_s",
+        names={"clip_s": "CLIP-S"},
         worst=(prompt_view(text),),
         best=(prompt_view(f"best {text}"),),
         distributions=(
@@ -100,7 +97,7 @@ def full_view(text: str = "tied circles") -> ReportView:
 
 
 def pages() -> dict[str, str]:
-    empty = ReportView("cloth", "adapter 12", "no verdict yet", None, "Nothing.")
+    empty = ReportView("cloth", "image", "adapter 12", "no verdict yet", None, "Nothing.")
     return {
         "full": html(full_view()),
         "evil": html(full_view(EVIL)),
@@ -151,7 +148,7 @@ def test_gates_stand_with_value_bound_margin_and_result_in_words() -> None:
     [nothing] = [text for text in texts if text.startswith("Nothing")]
     assert "none" in nothing and "no value" in nothing
     assert page.count('class="bar"') == 3
-    unbound = GateView("exposure", 0.9, None, ">=", None, True, "")
+    unbound = GateView("exposure", 0.9, None, ">=", None, True, "", "")
     page = html(replace(full_view(), gates=(unbound,)))
     assert "no bound" in page and "at least none" not in page
 
@@ -207,9 +204,20 @@ def test_every_value_is_a_dot_and_every_batch_size_a_point() -> None:
     assert 'class="curves"' not in single and "Speed by batch size" in single
 
 
-def test_large_pictures_are_reduced() -> None:
-    drawn = picture(np.zeros((1024, 2048, 3), np.uint8))
-    assert (drawn.width, drawn.height) == (512, 256)
+def test_answers_of_text_are_shown_as_text_and_run_nothing() -> None:
+    shown = (Shown("champion", f"then {EVIL}"), Shown("challenger", EVIL, {"perplexity": 3.5}))
+    pairs = tuple(Pair(f"{n}", EVIL, n, EVIL, f"then {EVIL}") for n in range(24))
+    view = replace(full_view(), answer="text", worst=(PromptView("a b", 7, shown),), pairs=pairs)
+    page = html(view)
+    assert page.count('<p class="answer">then &lt;script&gt;') == 1
+    assert "Perplexity 3.5<" in page and "<h2>Texts</h2>" in page and "Seconds per text" in page
+    sheet = sheet_of(view)
+    assert "Which is the better text for this?" in sheet
+    for one in (page, sheet):
+        seen = Nesting(one)
+        assert not seen.wrong and "<img src=x" not in one
+    assert Nesting(page).tags.count("script") == 0 and Nesting(sheet).tags.count("script") == 2
+    assert tally(rated(sheet, EVIL)) == (24, 0, 0)
 
 
 # --- the blind sheet -----------------------------------------------------------------------------
@@ -232,7 +240,7 @@ def test_the_sheet_says_beforehand_what_it_takes() -> None:
 
 def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page() -> None:
     first, second = (sheet_data(sheet_of(full_view())) for _ in range(2))
-    lefts = [pair["left"] == CHALLENGER.uri for pair in first["pairs"]]
+    lefts = [pair["left"] == {"picture": CHALLENGER.uri} for pair in first["pairs"]]
     assert {True, False} == set(lefts)
     assert first["nonce"] != second["nonce"]
     assert [pair["name"] for pair in first["pairs"]] != [pair["name"] for pair in second["pairs"]]

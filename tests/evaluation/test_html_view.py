@@ -15,6 +15,8 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_json
+from adire_assets.families.diffusion import FAMILY
+from adire_assets.families.diffusion.evaluation.samples import picture
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
 from adire_assets.gates.blind import rating_outcomes
@@ -53,8 +55,8 @@ def write_evaluation(folder: Path, shift: float) -> None:
                     "seed": seed,
                     "clip_s": value,
                     "clip_s_base": value / 2,
-                    "scores": {"sharpness": 0.5},
-                    "base_scores": {"sharpness": None},
+                    "sharpness": 0.5,
+                    "sharpness_base": None,
                 }
             )
     report = {"per_image": scores, "seeds": SEEDS, "images": 50, "prompts": 25, "judge": "a judge"}
@@ -195,7 +197,7 @@ def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
     view = view_of(pages._sources(project, "cloth@2", True), pairs=True)
     own = {pair.name: pair.challenger.uri for pair in view.pairs}
     choices = {
-        pair["name"]: "left" if pair["left"] == own[pair["name"]] else "right"
+        pair["name"]: "left" if pair["left"] == {"picture": own[pair["name"]]} else "right"
         for pair in data["pairs"]
     }
     answer = tmp_path / "ratings.json"
@@ -230,16 +232,22 @@ def test_comparisons_of_a_verdict_become_gates_against_the_champion(tmp_path: Pa
     told |= {"smallest_effect": 0.06, "passed": False, "decidable": False, "explanation": "small"}
     (tmp_path / "verdict").mkdir()
     write_json(tmp_path / "verdict" / "verdict.json", {**VERDICT, "comparisons": [told]})
-    view = view_of(Sources("cloth", tmp_path, "release 1", verdict=tmp_path / "verdict"))
+    view = view_of(Sources("cloth", FAMILY, tmp_path, "release 1", verdict=tmp_path / "verdict"))
     gate = view.gates[-1]
     assert gate.against_champion and gate.outcome == "undecided"
     assert (gate.value, gate.threshold, gate.comparison) == (-0.03, -0.02, ">")
     assert gate.margin == pytest.approx(-0.01)
 
 
+def test_large_pictures_are_reduced(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((1024, 2048, 3), np.uint8)).save(tmp_path / "large.png")
+    drawn = picture(tmp_path / "large.png")
+    assert (drawn.width, drawn.height) == (512, 256)
+
+
 def test_an_evaluation_without_images_or_scores_still_has_a_report(tmp_path: Path) -> None:
     write_json(tmp_path / "report.json", {"adapter_problems": ["unet.x is NaN"], "per_image": []})
-    page = html(view_of(Sources("cloth", tmp_path, "adapter 1")))
+    page = html(view_of(Sources("cloth", FAMILY, tmp_path, "adapter 1")))
     assert "unet.x is NaN" in page and not Nesting(page).wrong
     with pytest.raises(UserError, match="holds no report"):
-        view_of(Sources("cloth", tmp_path / "none", "adapter 1"))
+        view_of(Sources("cloth", FAMILY, tmp_path / "none", "adapter 1"))

@@ -40,10 +40,11 @@ def sheet_data(sheet: str) -> dict[str, Any]:
 
 
 def rated(sheet: str, prefer: str | None) -> dict[str, Any]:
-    """ratings.json of somebody who prefers the pictures with this URI, None: no difference."""
+    """ratings.json of somebody who prefers the picture with this URI, or this text; None: no
+    difference."""
     data = sheet_data(sheet)
     choices = {
-        pair["name"]: "tie" if prefer is None else "left" if pair["left"] == prefer else "right"
+        pair["name"]: "left" if prefer in pair["left"].values() else "right" if prefer else "tie"
         for pair in data["pairs"]
     }
     kept = {name: data[name] for name in ("model", "challenger", "champion", "nonce")}

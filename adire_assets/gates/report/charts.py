@@ -53,7 +53,7 @@ def gate_bar(gate: "GateView") -> Markup:
     return _svg(parts, BAR_HEIGHT, told, "bar")
 
 
-def strips(distribution: "Distribution") -> list[tuple[str, Markup, float]]:
+def strips(distribution: "Distribution", title: str) -> list[tuple[str, Markup, float]]:
     """(variant, its values as a strip of dots over quartiles and median, the median) in order."""
     x = _scale(_all(distribution))
     rows: list[tuple[str, Markup, float]] = []
@@ -82,7 +82,7 @@ def strips(distribution: "Distribution") -> list[tuple[str, Markup, float]]:
             parts += [_dot(x(value), STRIP_HEIGHT / 2 + jitter, 3, f"dot {variant}", label)]
         parts += [_line(x(median), 4, x(median), STRIP_HEIGHT - 4, f"median {variant}")]
         told = (
-            f"{distribution.title}, {variant}: {len(values)} images from {min(values):.4g} to "
+            f"{title}, {variant}: {len(values)} values from {min(values):.4g} to "
             f"{max(values):.4g}, median {median:.4g}"
         )
         rows.append((variant, _svg(parts, STRIP_HEIGHT, told, "strip"), median))
@@ -101,11 +101,11 @@ def axis(distribution: "Distribution") -> Markup:
 
 
 def curve(speed: Mapping[str, Sequence["BatchSpeed"]], of: str) -> Markup:
-    """Images per second (`of` "images_per_second") or seconds per image ("seconds") by batch size.
+    """Answers per second (`of` is that) or seconds per answer (`of` "seconds") by batch size.
 
     Seconds are two lines, p50 and dashed p95.
     """
-    names = ["images_per_second"] if of == "images_per_second" else ["seconds_p50", "seconds_p95"]
+    names = ["seconds_p50", "seconds_p95"] if of == "seconds" else [of]
     sizes = sorted({point.batch_size for points in speed.values() for point in points})
     most = max(getattr(p, name) for points in speed.values() for p in points for name in names)
     ticks = _ticks(0, most, 3)

@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file: verdict, gates, pictures, distributions, speed, lineage.
+"""The evaluation as one HTML file: verdict, gates, samples, distributions, speed, lineage.
 
     html(view)                a page that runs no script
     ab_sheet(view, shuffle, rule)    challenger against champion, blind; ends in a ratings.json
@@ -12,25 +12,25 @@ Where the numbers come from is no matter of this module: `contents` fills a view
 
 import base64
 import hashlib
-import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.gate import Gate
+from adire_assets.core.sample import Content
 from adire_assets.gates.blind import Shuffle
 from adire_assets.gates.report import charts
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 TEMPLATES = Path(__file__).with_name("templates")
-PICTURE_SIDE = 512  # pixels; larger pictures are reduced to it
-WEBP_QUALITY = 90
 SHOWN_DIGITS = 4
 
 Variant = Literal["base", "champion", "challenger", "real"]
@@ -52,36 +52,14 @@ WORDS = {">=": "at least", ">": "above", "<=": "at most", "<": "below", "==": "e
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An encoded image, small enough to stand in a page; made by `picture`."""
-
-    media_type: str
-    data: bytes
-    width: int  # pixels
-    height: int
-
-    @property
-    def uri(self) -> str:
-        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
-
-
-@dataclass(frozen=True)
-class GateView:
-    """One gate: `value` `comparison` `threshold`, with `margin` on the good side (negative: bad).
+class GateView(Gate):
+    """One gate as the page shows it.
 
     A comparison with the champion has `difference` (challenger minus champion, better is greater),
     `lower_bound` of its confidence interval, and `smallest_effect` that the test could have seen;
     its value is the lower bound, its threshold minus the loss that is allowed.
     """
 
-    name: str
-    value: float | None
-    threshold: float | None
-    comparison: str  # ">=", ">", "<=", "<" or "=="
-    margin: float | None
-    passed: bool
-    unit: str = ""
-    explanation: str = ""
     difference: float | None = None
     lower_bound: float | None = None
     smallest_effect: float | None = None
@@ -98,17 +76,17 @@ class GateView:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of one variant with its scores, title -> number."""
+    """The answer of one variant with its score by metric."""
 
     variant: Variant
-    picture: Picture
+    content: Content
     scores: Mapping[str, float | None] = field(default_factory=dict)
     note: str = ""
 
 
 @dataclass(frozen=True)
 class PromptView:
-    """One prompt and seed, drawn by each variant, in the order in which they are shown."""
+    """One prompt and seed, answered by each variant, in the order in which they are shown."""
 
     prompt: str
     seed: int
@@ -117,9 +95,9 @@ class PromptView:
 
 @dataclass(frozen=True)
 class Distribution:
-    """A metric's value for every image: variant -> values; `labels` says which image, in order."""
+    """A metric's value for every answer: variant -> values; `labels` says which one, in order."""
 
-    title: str
+    metric: str
     values: Mapping[Variant, tuple[float, ...]]
     labels: tuple[str, ...] = ()
     unit: str = ""
@@ -129,10 +107,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class BatchSpeed:
-    """Speed with `batch_size` images in a forward pass; seconds are those of one image."""
+    """Speed with `batch_size` answers in a forward pass; seconds are those of one answer."""
 
     batch_size: int
-    images_per_second: float
+    answers_per_second: float
     seconds_p50: float
     seconds_p95: float
 
@@ -169,8 +147,8 @@ class Pair:
     name: str
     prompt: str
     seed: int
-    challenger: Picture
-    champion: Picture
+    challenger: Content
+    champion: Content
 
 
 @dataclass(frozen=True)
@@ -178,6 +156,7 @@ class ReportView:
     """All that the page says. What is empty or None is left out, or said to be missing."""
 
     model: str
+    answer: str  # what the model answers with, such as "image"
     name: str  # "release 4", or of an adapter without a number "adapter 1f3a..."
     sentence: str  # the verdict
     passed: bool | None  # None: no verdict yet
@@ -190,7 +169,7 @@ class ReportView:
     uncommitted: tuple[str, ...] = ()  # files that decided and were not committed
     refused_before: int = 0  # other adapters, since what is live went live
     gates: tuple[GateView, ...] = ()
-    ranked_by: str = ""  # title of the score by which prompts are worst and best
+    ranked_by: str = ""  # the metric by which prompts are worst and best
     worst: tuple[PromptView, ...] = ()
     best: tuple[PromptView, ...] = ()
     distributions: tuple[Distribution, ...] = ()
@@ -198,16 +177,14 @@ class ReportView:
     costs: tuple[Fact, ...] = ()  # loading time, memory, device
     lineage: tuple[Facts, ...] = ()
     pairs: tuple[Pair, ...] = ()  # for `ab_sheet` only
+    names: Mapping[str, str] = field(default_factory=dict)  # as they are written: "kid" is KID
 
-
-def picture(image: Image.Image | np.ndarray, side: int = PICTURE_SIDE) -> Picture:
-    """Encode an image (or uint8 [H, W, 3]) as WebP, reduced to fit `side` pixels."""
-    drawn = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    drawn = drawn.convert("RGB")
-    drawn.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    drawn.save(buffer, "WEBP", quality=WEBP_QUALITY, method=4)
-    return Picture("image/webp", buffer.getvalue(), drawn.width, drawn.height)
+    def title(self, name: str) -> str:
+        """`seconds_per_image` as people write it."""
+        for word, written in self.names.items():
+            name = re.sub(rf"(?<![a-z]){word}(?![a-z])", written, name)
+        text = name.replace("_", " ")
+        return text[:1].upper() + text[1:]
 
 
 def html(view: ReportView) -> str:
@@ -238,6 +215,7 @@ def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuf
 def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
     """The pairs of `view` as `shuffle_of` drew them; `rule` says what they must bring, and how it
     is counted."""
+    about = {"model": view.model, "answer": view.answer}
     releases = {"challenger": view.release, "champion": view.champion_release}
     pairs = {pair.name: pair for pair in view.pairs}
     shown = []
@@ -246,8 +224,8 @@ def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
         if not shuffle.challenger_is_left(name):
             left, right = right, left
         told = {"name": name, "prompt": pairs[name].prompt}
-        shown += [told | {"left": left.uri, "right": right.uri}]
-    sheet = {"model": view.model, **releases, "nonce": shuffle.nonce, "pairs": shown}
+        shown += [told | {"left": _side(left), "right": _side(right)}]
+    sheet = {**about, **releases, "nonce": shuffle.nonce, "pairs": shown}
     script = (TEMPLATES / "ab_sheet.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _templates().get_template("ab_sheet.html.j2")
@@ -256,8 +234,14 @@ def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
     )
 
 
+def _side(content: Content) -> dict[str, str]:
+    return {"text": content} if isinstance(content, str) else {"picture": content.uri}
+
+
 @cache
-def _templates() -> Environment:
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not in every process
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -273,7 +257,7 @@ def _templates() -> Environment:
         "WORDS": WORDS,
         "inline": lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8")),
     }
-    environment.filters |= {"number": number, "signed": signed, "title": title, "first": first}
+    environment.filters |= {"number": number, "signed": signed, "first": first}
     environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
@@ -293,16 +277,6 @@ def number(value: float | None) -> str:
 def signed(value: float | None) -> str:
     text = number(value)
     return f"+{text}" if value is not None and value > 0 else text
-
-
-NAMES = {"clip": "CLIP", "kid": "KID", "nsfw": "NSFW", "ssim": "SSIM", "psnr": "PSNR", "p95": "p95"}
-
-
-def title(name: str) -> str:
-    """`seconds_per_image` as people write it; `clip_s` is CLIP-S."""
-    words = name.replace("clip_s", "CLIP-S").split("_")
-    text = " ".join(NAMES.get(word, word) for word in words)
-    return text[:1].upper() + text[1:]
 
 
 def first(text: str) -> tuple[str, str]:

@@ -1,25 +1,24 @@
-"""The facts on a report's page: what drawing costs, and where everything comes from."""
+"""The facts on a report's page: what an answer costs, and where everything comes from."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adire_assets.gates.policy import shortened
 from adire_assets.gates.report.document import Fact, Facts, number
 
 Json = Mapping[str, Any]
 
-COST_NAMES = {
-    "cold_load_seconds": ("Loading, cold", "s"),
-    "first_image_seconds": ("First image", "s"),
-    "seconds_per_image_mean": ("Seconds per image", "s"),
-    "peak_memory_bytes": ("Peak memory", "MiB"),
-}
 
-
-def costs(timings: Json, champion: Json) -> Iterable[Fact]:
-    """What drawing takes, with the champion's beside it."""
-    for key, (name, unit) in COST_NAMES.items():
+def costs(timings: Json, champion: Json, answer: str) -> Iterable[Fact]:
+    """What an answer takes, with the champion's beside it."""
+    for key, name, unit in (
+        ("cold_load_seconds", "Loading, cold", "s"),
+        (f"first_{answer}_seconds", f"First {answer}", "s"),
+        (f"seconds_per_{answer}_mean", f"Seconds per {answer}", "s"),
+        ("peak_memory_bytes", "Peak memory", "MiB"),
+    ):
         if timings.get(key) is not None:
             other = champion.get(key)
             note = f"champion {_amount(other, unit)}" if other is not None else ""
@@ -64,17 +63,17 @@ def lineage(
             "Base content": base.get("content_hash"),
         },
     )
-    listed = "the config's list" if settings.get("prompts") else "captions of the held-out images"
     yield _facts(
         "Evaluation",
         {
             **_code(evaluation.get("code", {})),
             "Made": evaluation.get("created"),
-            "Prompt set": settings.get("prompt_set") or listed,
             "Seeds, of the first prompt": ", ".join(map(str, report.get("seeds", ()))),
-            "Steps": settings.get("num_inference_steps"),
-            "Guidance scale": settings.get("guidance_scale"),
-            "Negative prompt": settings.get("negative_prompt"),
+            **{
+                name.replace("_", " ").capitalize(): shortened(value)
+                for name, value in settings.items()
+                if name not in ("judge", "seeds") and value not in (None, "", [], {})
+            },
             "Judge": report.get("judge"),
             "Judge's content": recipe.get("inputs", {}).get("judge"),
             "Recipe key": evaluation.get("key"),

@@ -3,21 +3,18 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.model import load_model
+from adire_assets.config.model import family_of, load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_bytes
 from adire_assets.gates import approvals, ratings
+from adire_assets.gates.report import contents, document
+from adire_assets.gates.report.contents import Sources
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
-
-if TYPE_CHECKING:
-    from adire_assets.gates.report.contents import Sources
-
 
 PAGE_MODULES = ("adire_assets.gates.report.contents",)
 TEMPLATES = Path(__file__).with_name("templates")
@@ -31,9 +28,6 @@ def report(project: Project, name: str, output: Path | None) -> Path:
     unless that is the one reported on. UserError when there is no such release or evaluation, or
     when the page cannot be written.
     """
-    # numpy: not in every Dagster process
-    from adire_assets.gates.report import contents, document
-
     sources = _sources(project, name, blind=False)
     page = document.html(contents.view_of(sources))
     which = sources.release or sources.evaluation.name[:12]
@@ -48,8 +42,6 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
 
     UserError as for `report`, and when no rating of it could be enough.
     """
-    from adire_assets.gates.report import contents, document
-
     sources = _sources(project, name, blind=True)
     view = contents.view_of(sources, pairs=True)
     shuffle = document.shuffle_of(view, approvals.rating_secret(project))
@@ -74,7 +66,7 @@ def page_path(project: Project, verdict: Artifact) -> Path:
     page = lineage.Recipe(
         kind="report_page",
         model=verdict.model,
-        modules=PAGE_MODULES,
+        modules=(*PAGE_MODULES, *family_of(project, verdict.model).samples.modules),
         inputs={"promotion_verdict": verdict.key, "templates": templates},
     )
     return project.home / "reports" / f"{verdict.model}-{verdict.key[:12]}-{page.key[:8]}.html"
@@ -85,8 +77,6 @@ def write_page(project: Project, verdict: Artifact, log: Callable[[Path], None])
 
     `log(page)` comes first: a page that is there is in MLflow as well.
     """
-    from adire_assets.gates.report import contents, document
-
     evaluation = Store(project).open(verdict.manifest["evaluation"])
     found = _release_of(project, evaluation)
     view = contents.view_of(_gathered(project, evaluation, verdict, found, blind=False))
@@ -105,7 +95,7 @@ def _write(path: Path, page: str, advice: str = "") -> None:
         raise UserError(f"{error}{advice}") from None
 
 
-def _sources(project: Project, name: str, blind: bool) -> "Sources":
+def _sources(project: Project, name: str, blind: bool) -> Sources:
     """The artifacts that a report on `name` is made from."""
     evaluation, found = evaluation_of(project, name)
     verdicts = [
@@ -162,11 +152,9 @@ def _gathered(
     verdict: Artifact | None,
     found: release.ReleaseRecord | None,
     blind: bool,
-) -> "Sources":
+) -> Sources:
     """What a page on `evaluation` (of release `found`) shows. The champion is the one of the
     verdict, or where it names none, and for a rating, the one that is live."""
-    from adire_assets.gates.report import contents
-
     store, model = Store(project), evaluation.model
     known = release.records(project, model)
     compared = None if blind or verdict is None else verdict.manifest.get("champion")
@@ -183,8 +171,9 @@ def _gathered(
         kind: store.recall(evaluation.manifest[kind]).path
         for kind in ("dataset", "lora_weights", "base_model")
     }
-    return contents.Sources(
+    return Sources(
         model=model,
+        family=family_of(project, model),
         evaluation=evaluation.path,
         name=f"release {found.number}" if found else f"adapter {folders['lora_weights'].name[:12]}",
         release=found.number if found else None,

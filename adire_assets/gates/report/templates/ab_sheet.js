@@ -33,7 +33,13 @@ function show() {
   }
   const pair = sheet.pairs[place];
   element("prompt").textContent = pair.prompt;
-  for (const side of ["left", "right"]) element(side).src = pair[side];
+  for (const side of ["left", "right"]) {
+    const { picture, text } = pair[side];
+    element(side).hidden = picture === undefined;
+    element(side + "-text").hidden = text === undefined;
+    if (picture !== undefined) element(side).src = picture;
+    element(side + "-text").textContent = text ?? "";
+  }
   for (const button of buttons) {
     button.setAttribute("aria-pressed", state.choices[pair.name] === button.dataset.choice);
   }

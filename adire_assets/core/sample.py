@@ -1,0 +1,48 @@
+"""What an evaluation asked and got, as people are shown it: on its page and on the blind sheet."""
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image, small enough to stand in a page."""
+
+    media_type: str
+    data: bytes
+    width: int  # pixels
+    height: int
+
+    @property
+    def uri(self) -> str:
+        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+
+
+Content = Picture | str  # a str is shown as text
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: what it is, its score by metric, and what else there is to say of it."""
+
+    show: Callable[[], Content]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt and seed of an evaluation. `name` is its own within the evaluation; `real` is an
+    answer from the held-out data to hold the others against."""
+
+    name: str
+    prompt: str
+    seed: int
+    adapter: Answer
+    base: Answer | None = None
+    real: Answer | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.prompt, self.seed
