@@ -78,7 +78,8 @@ class Family:
                   Comparison
         judge_process    JudgeProcess(folder, device), that judges answers while a release goes live
         formats   export(adapter, base, format, file, facts), import_(file, base, folder)
-        trial     UNPRUNED_TRIALS, that nobody gives up
+        trial     METRIC and DIRECTION ("minimize" or "maximize") that trials are compared by, a key
+                  of what `run` gives; UNPRUNED_TRIALS, that nobody gives up; refusal(dataset)
 
     `release.modules` are those that a release takes along to be served with.
     """

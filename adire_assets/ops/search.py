@@ -3,8 +3,8 @@
     search(project, "indigo", trials=None, out=None, progress=print)
 
 Optuna draws settings from the ranges in the model's YAML. Each trial is a training like the line's,
-in a child, without an adapter at its end. Its validation loss is what counts, and a trial whose
-loss is above the median of the others at the same step is given up. The study lies in
+in a child, without an adapter at its end. The family says what counts (`trial.METRIC`), and a trial
+that is worse than the median of the others at the same step is given up. The study lies in
 <home>/search/<model>-<what the trials have in common>.db: a search that was killed goes on as if
 it had not been, and one over other data, another base, other code, libraries or ranges is another
 study. Each trial is an MLflow run below one run of the search. The best settings are written as the
@@ -55,19 +55,17 @@ def search(
         )
     plug, schema = family(config.family), type(config.training)
     device = lineage.device_class(load_fleet(project).device)
-    images = build_dataset(project, sources.training_data(project, model).artifact).artifact
-    if not images.json("summary.json")["validation"]:
-        raise UserError(
-            f"{model}: a search compares losses on validation images, and none of the dataset's "
-            "fell there; raise data.validation_fraction"
-        )
+    trials_of = plug.trial.functions
+    dataset = build_dataset(project, sources.training_data(project, model).artifact).artifact
+    if why := trials_of.refusal(dataset.path):
+        raise UserError(f"{model}: {why}")
     base = _base(project, model)
-    recipe = recipe_of(config, images, base, device)
+    recipe = recipe_of(config, dataset, base, device)
     name = f"{model}-{recipe.key[:12]}"
     folder = project.home / "search"
     folder.mkdir(parents=True, exist_ok=True)
     with lock(project, f"search-{name}"):
-        study = _study(folder / f"{name}.db", name, plug.trial.functions.UNPRUNED_TRIALS)
+        study = _study(folder / f"{name}.db", name, trials_of)
         parent = _parent_run(project, model, study)
         wanted = trials or config.search.trials
         common = recipe.config["training"]
@@ -79,33 +77,32 @@ def search(
             jobs = project.home / "jobs"
             with temporary_folder(project, jobs) as scratch, lock(project, "device"):
                 _carry_out(
-                    project, plug, study, trial, without_idle(schema, common | chosen), images,
+                    project, plug, study, trial, without_idle(schema, common | chosen), dataset,
                     base, device, parent, scratch, progress,
                 )  # fmt: skip
-    done = [one for one in study.trials if one.value is not None and one.state.name == "COMPLETE"]
-    if not done:
+    if not any(one.state.name == "COMPLETE" for one in study.trials):
         raise UserError(f"no trial of {name} came to its end; narrow the ranges of search")
-    best = min(done, key=lambda one: one.value or 0.0)
+    best = study.best_trial
     path = out or folder / f"{model}.yaml"
     _write(project.model_file(model), path, best.params, schema)
     progress(
-        f"search: {model} trial={best.number} validation_loss={best.value:.4f} "
+        f"search: {model} trial={best.number} {trials_of.METRIC}={best.value:.4f} "
         f"{_words(best.params)} yaml={path}"
     )
     return best.params
 
 
-def recipe_of(config: ModelConfig, images: Artifact, base: Artifact, device: str) -> Recipe:
-    """What the trials of a study have in common: only then are their losses comparable."""
+def recipe_of(config: ModelConfig, dataset: Artifact, base: Artifact, device: str) -> Recipe:
+    """What the trials of a study have in common: only then are they comparable."""
     assert config.search
     searched = config.search.model_dump(include={"parameters", "seed", "validation_steps"})
     training = config.training.model_dump()
     training["validation_steps"] = config.search.validation_steps
     return Recipe(
         "search",
-        images.model,
+        dataset.model,
         modules=family(config.family).trial.modules,
-        inputs={"dataset": images.content_hash, "base_model": base.content_hash},
+        inputs={"dataset": dataset.content_hash, "base_model": base.content_hash},
         config={
             **searched,
             "training": {n: v for n, v in training.items() if n not in searched["parameters"]},
@@ -132,7 +129,7 @@ def _base(project: Project, model: str) -> Artifact:
     return found
 
 
-def _study(path: Path, name: str, first_trials: int) -> "optuna.Study":
+def _study(path: Path, name: str, trials_of: Any) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,8 +137,8 @@ def _study(path: Path, name: str, first_trials: int) -> "optuna.Study":
         storage=f"sqlite:///{path}",
         study_name=name,
         load_if_exists=True,
-        direction="minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=first_trials),
+        direction=trials_of.DIRECTION,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=trials_of.UNPRUNED_TRIALS),
     )
     for trial in study.trials:
         if not trial.state.is_finished():  # its process was killed
@@ -178,7 +175,7 @@ def _carry_out(
     study: "optuna.Study",
     trial: "optuna.Trial",
     training: Mapping[str, Any],
-    images: Artifact,
+    dataset: Artifact,
     base: Artifact,
     device: str,
     parent: str,
@@ -189,7 +186,7 @@ def _carry_out(
     import optuna
 
     run = runs.plain_run(
-        project, images.model, f"trial {trial.number}", {"adire.search": study.study_name}, parent
+        project, dataset.model, f"trial {trial.number}", {"adire.search": study.study_name}, parent
     )
     runs.log_parameters(project, run, training)
     (scratch / "output").mkdir()
@@ -205,14 +202,14 @@ def _carry_out(
                 "storage": f"sqlite:///{project.home / 'search'}/{study.study_name}.db",
                 "study": study.study_name,
                 "number": trial.number,
-                "dataset": images.path,
+                "dataset": dataset.path,
                 "base": weights,
                 "variant": base.json("base.json")["variant"],
                 "output": scratch / "output",
                 "training": settings,
                 "work": scratch / "work",
                 "cache": project.home / "cache",
-                **images.manifest["training_arguments"],
+                **dataset.manifest["training_arguments"],
                 "device": device,
             },
             threads=lineage.threads(),
@@ -230,8 +227,9 @@ def _carry_out(
         progress(f"  given up at step {result['given_up_at']}: worse than most others")
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     else:
-        study.tell(trial, result["validation_loss"])
-        progress(f"  validation loss {result['validation_loss']:.4f}")
+        metric = plug.trial.functions.METRIC
+        study.tell(trial, result[metric])
+        progress(f"  {metric.replace('_', ' ')} {result[metric]:.4f}")
     runs.finish(project, run, "FINISHED")
 
 

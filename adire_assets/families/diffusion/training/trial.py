@@ -1,10 +1,23 @@
 """One trial of a search, in a worker child: a training that may be given up on its way."""
 
+from pathlib import Path
 from typing import Any
 
+from adire_assets.core.store import read_json
 from adire_assets.core.worker import Progress, importing
 
+METRIC, DIRECTION = "validation_loss", "minimize"  # what trials are compared by
 UNPRUNED_TRIALS = 4  # that nobody gives up: there is nothing to compare them with
+
+
+def refusal(dataset: Path) -> str | None:
+    """Why trials on this dataset cannot be compared, None where they can."""
+    if read_json(dataset / "summary.json")["validation"]:
+        return None
+    return (
+        "a search compares losses on validation images, and none of the dataset's fell there; "
+        "raise data.validation_fraction"
+    )
 
 
 def run(
