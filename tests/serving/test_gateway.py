@@ -4,7 +4,7 @@ import json
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import replace
@@ -78,17 +78,26 @@ def test_http_and_grpc_web_reach_the_same_releases(opened: RunningGateway):
     length = int.from_bytes(body[1:5], "big")
     answer = service_pb2.ModelInferResponse.FromString(body[5 : 5 + length])
     assert answer.model_version == "2" and b"grpc-status:0" in body
+    for model, status in (("silk", "5"), ("", "3")):
+        headers = _grpc_web_answer(opened, model)[0]
+        assert headers["grpc-status"] == status, "a browser is told so as a gRPC client is"
 
 
 def _grpc_web(opened: RunningGateway, **headers: str) -> bytes:
     """What a browser gets: the message and the trailers, one behind the other."""
-    request = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
+    return _grpc_web_answer(opened, MODEL, **headers)[1]
+
+
+def _grpc_web_answer(
+    opened: RunningGateway, model: str, **headers: str
+) -> tuple[Mapping[str, str], bytes]:
+    request = service_pb2.ModelInferRequest(model_name=model).SerializeToString()
     framed = b"\0" + len(request).to_bytes(4, "big") + request
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     named["content-type"] = "application/grpc-web+proto"
     url = f"http://{opened.gateway.address}{INFER}"
     with urllib.request.urlopen(urllib.request.Request(url, framed, named)) as response:
-        return response.read()
+        return response.headers, response.read()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from typing import Any
 from adire_assets.config.fleet import GatewayConfig
 from adire_assets.serving.gateway.config import (
     ROUTES,
+    RESOURCE_EXHAUSTED,
     SERVICE,
     TYPES,
     address,
     http_options,
     mirror_name,
+    set_header,
 )
 from adire_assets.serving.gateway.traffic import UNANSWERED, UNANSWERED_SCOPE
 
@@ -25,7 +27,7 @@ BUCKETS = [
     *(600_000, 1_200_000, 4_000_000),  # longer than the longest timeout: nothing lies beyond
 ]
 FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
-ANSWERS = Path(__file__).with_name("gateway_answers.lua")
+BODY = "%LOCAL_REPLY_BODY%"
 SCRIPTS = [
     Path(__file__).with_name(name)
     for name in ("gateway_messages.lua", "gateway_json.lua", "gateway.lua")
@@ -50,7 +52,6 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path, identity: str) -
         },
         "request_headers_timeout": "10s",
         "internal_address_config": {},
-        "local_reply_config": {"mappers": [_too_many()]},
     }
     listener: dict[str, Any] = {
         "name": LISTENER,
@@ -125,6 +126,7 @@ def _manager(name: str, folder: Path, filters: list[dict[str, Any]]) -> dict[str
         "codec_type": "AUTO",
         "rds": {"route_config_name": ROUTES, "config_source": _watched(folder / "routes.json")},
         "http_filters": filters,
+        "local_reply_config": _own_answers(),
         "access_log": [_unanswered()],
     }
 
@@ -174,20 +176,38 @@ def _to_mirror(http: bool) -> dict[str, Any]:
     }
 
 
-def _too_many() -> dict[str, Any]:
-    """What the gateway says when a release answers as many requests as it may."""
-    sentence = "too many requests at once; try again a little later"
+def _own_answers() -> dict[str, Any]:
+    """What the gateway says itself: gRPC's status with a sentence, or JSON with an `error`.
+
+    A release that answers as many requests as it may (UO), and a body that is too large, are
+    RESOURCE_EXHAUSTED: Envoy's own UNAVAILABLE and UNKNOWN would be failures of the release.
+    """
+    header = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    is_grpc = {"header_filter": {"header": header}}
+    is_full = {"response_flag_filter": {"flags": ["UO"]}}
+    value = {"default_value": 413, "runtime_key": "adire.too_large"}
+    is_large = {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
+    too_many = {"inline_string": "too many requests at once; try again a little later"}
+    exhausted = {"headers_to_add": [set_header("grpc-status", RESOURCE_EXHAUSTED)]}
+    text = {"body_format_override": {"text_format_source": {"inline_string": BODY}}}
+
+    def both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        return {"and_filter": {"filters": [one, other]}}
+
     return {
-        "filter": {"response_flag_filter": {"flags": ["UO"]}},
-        "status_code": 429,
-        "body": {"inline_string": sentence},
-        "body_format_override": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
+        # The first that fits.
+        "mappers": [
+            {"filter": both(is_grpc, is_full), "body": too_many, **exhausted, **text},
+            {"filter": both(is_grpc, is_large), **exhausted, **text},
+            {"filter": is_grpc, **text},
+            {"filter": is_full, "status_code": 429, "body": too_many},
+        ],
+        "body_format": {"json_format": {"error": BODY}},
     }
 
 
 def _counted() -> list[dict[str, Any]]:
-    """The last filters: the gRPC codes of the release that the route has settled are counted, after
-    (answers pass from below) what is not its own has been marked so."""
+    """The last filters: the gRPC codes of the release that the route has settled are counted."""
     service = {"name": SERVICE, "method_names": ["ModelInfer"]}
     return [
         _filter(
@@ -195,7 +215,6 @@ def _counted() -> list[dict[str, Any]]:
             "grpc_stats.v3.FilterConfig",
             individual_method_stats_allowlist={"services": [service]},
         ),
-        _lua("answers", ANSWERS.read_text(encoding="utf-8")),
         _filter("router", "router.v3.Router"),
     ]
 
@@ -230,7 +249,7 @@ def _filters(gateway: GatewayConfig, root: Path) -> list[dict[str, Any]]:
     found += [
         # Before anything reads the body: it is held until the script knows the model.
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=gateway.maximum_request_bytes),
-        _lua("requests", _script(gateway)),
+        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": _script(gateway)}),
         *_counted(),
     ]
     return found
@@ -263,11 +282,6 @@ def _rate_limit(per_minute: int) -> dict[str, Any]:
         descriptors=[{"entries": [{"key": "remote_address"}], "token_bucket": bucket}],
         max_dynamic_descriptors=10_000,
     )
-
-
-def _lua(name: str, script: str) -> dict[str, Any]:
-    found = _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": script})
-    return {**found, "name": name}
 
 
 def _script(gateway: GatewayConfig) -> str:

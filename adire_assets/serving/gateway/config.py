@@ -19,7 +19,8 @@ HEALTH = "/grpc.health.v1.Health/Check"
 RELEASE_HEADER = "x-model-release"
 MODEL_HEADER = "x-adire-model"
 NO_MODEL = "-"  # in that header: the request has been read and is about a server
-NOT_FOUND, UNIMPLEMENTED = 5, 12  # gRPC's numbers
+NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 5, 8, 12  # gRPC's numbers
+GRPC = "application/grpc"
 ROUTES = "routes"
 # Methods that clients may call: those about one model, with the field that names it ...
 MODEL_METHODS = {
@@ -185,12 +186,15 @@ def routes(gateway: GatewayConfig, served: Iterable[ServedModel]) -> dict[str, A
         for path in ("/v2", "/v2/health/live", "/v2/health/ready")
     ]
     found += [
-        _refusal(_grpc_method(method), "no such model is served here") for method in MODEL_METHODS
+        _refusal(_grpc_method(method), "no such model is served here", NOT_FOUND)
+        for method in MODEL_METHODS
     ]
     found.append(_refusal({"prefix": "/v2/models/"}, "no such model is served here"))
-    found.append(
-        _refusal({"prefix": "/"}, "the gateway does not serve this method", grpc=UNIMPLEMENTED)
-    )
+    unknown = "the gateway does not serve this method"
+    found += [
+        _refusal({"prefix": "/", "grpc": {}}, unknown, UNIMPLEMENTED),
+        _refusal({"prefix": "/"}, unknown),
+    ]
     return {
         "name": ROUTES,
         "validate_clusters": True,
@@ -206,6 +210,7 @@ def model_routes(gateway: GatewayConfig, one: ServedModel) -> list[dict[str, Any
     kinds.append(({"safe_regex": {"regex": paths}}, True))
     found = []
     for match, http in kinds:
+        refused = None if http else NOT_FOUND
         for number in one.loaded:
             pinned = _matching(match, one.model, {"string_match": {"exact": str(number)}})
             target = cluster_name(one.model, number, http=http, pinned=True)
@@ -215,11 +220,12 @@ def model_routes(gateway: GatewayConfig, one: ServedModel) -> list[dict[str, Any
             _refusal(
                 _matching(match, one.model, {"present_match": True}),
                 f"the release of {one.model} that was asked for is not loaded; loaded: {loaded}",
+                refused,
             )
         )
         if not one.weights:
             nothing = f"no release of {one.model} is live"
-            found.append(_refusal(_matching(match, one.model), nothing))
+            found.append(_refusal(_matching(match, one.model), nothing, refused))
             continue
         shares = [
             {"name": cluster_name(one.model, number, http=http), "weight": weight}
@@ -239,14 +245,7 @@ def model_routes(gateway: GatewayConfig, one: ServedModel) -> list[dict[str, Any
             route["request_mirror_policies"] = [
                 {
                     "cluster": mirror_name(http=http),
-                    "request_headers_mutations": [
-                        {
-                            "append": {
-                                "header": {"key": RELEASE_HEADER, "value": str(number)},
-                                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                            }
-                        }
-                    ],
+                    "request_headers_mutations": [{"append": set_header(RELEASE_HEADER, number)}],
                     "runtime_fraction": {
                         "default_value": {"numerator": percent, "denominator": "HUNDRED"}
                     },
@@ -290,13 +289,20 @@ def _retry() -> dict[str, Any]:
     }
 
 
-def _refusal(
-    match: dict[str, Any], sentence: str, grpc: int = NOT_FOUND, http: int = 404
-) -> dict[str, Any]:
-    """A route that the script answers with this sentence, as a gRPC or an HTTP status."""
-    words = {"refusal": sentence, "grpc": str(grpc), "http": str(http)}
+def _refusal(match: dict[str, Any], sentence: str, grpc: int | None = None) -> dict[str, Any]:
+    """A route that is answered with this sentence: by gRPC's status `grpc`, else by 404."""
+    if grpc is None:
+        answer: dict[str, Any] = {"status": 404, "body": {"inline_string": sentence}}
+        return {"match": match, "direct_response": answer}
+    status = {"content-type": GRPC, "grpc-status": grpc, "grpc-message": sentence}
     return {
         "match": match,
-        "metadata": {"filter_metadata": {"envoy.filters.http.lua": words}},
-        "direct_response": {"status": http},
+        "direct_response": {"status": 200},
+        "response_headers_to_add": [set_header(name, value) for name, value in status.items()],
     }
+
+
+def set_header(name: str, value: object) -> dict[str, Any]:
+    """That a header gets this value, whatever it had."""
+    action = "OVERWRITE_IF_EXISTS_OR_ADD"
+    return {"header": {"key": name, "value": str(value)}, "append_action": action}

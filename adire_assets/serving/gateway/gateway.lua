@@ -25,10 +25,7 @@ local function refuse(handle, is_grpc, grpc_status, http_status, sentence)
       ["grpc-message"] = sentence,
     }, "")
   else
-    handle:respond({
-      [":status"] = http_status,
-      ["content-type"] = "application/json",
-    }, '{"error":"' .. sentence .. '"}')
+    handle:respond({[":status"] = http_status}, sentence)
   end
 end
 
@@ -61,6 +58,8 @@ local function about_grpc(handle, headers, path)
   end
   if METHODS[path] == METHODS[HEALTH] or not fields[1] then
     return SERVER
+  elseif (found[1] or "") == "" then
+    return nil, nil, {"3", "400", "the request names no model"}
   end
   return found[1], found[2]
 end
@@ -126,20 +125,4 @@ function envoy_on_request(handle)
     headers:replace("x-model-release", match(release, "^[0-9]+$") or "none")
   end
   handle:clearRouteCache()
-  local words = handle:metadata()
-  local sentence, grpc_status, http_status = words:get("refusal"), words:get("grpc"), words:get("http")
-  if sentence then
-    if is_grpc and (not model or model == "") and grpc_status == "5" then
-      sentence, grpc_status = "the request names no model", "3"
-    end
-    refuse(handle, is_grpc, grpc_status, http_status, sentence)
-  end
-end
-
-function envoy_on_response(handle)
-  -- Envoy has no gRPC status for a body that is too large; gRPC has.
-  local headers = handle:headers()
-  if headers:get("grpc-status") == "2" and headers:get("grpc-message") == "Payload Too Large" then
-    headers:replace("grpc-status", "8")
-  end
 end
