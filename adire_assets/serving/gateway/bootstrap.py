@@ -6,8 +6,8 @@ from typing import Any
 
 from adire_assets.config.fleet import GatewayConfig
 from adire_assets.serving.gateway.config import (
-    ROUTES,
     RESOURCE_EXHAUSTED,
+    ROUTES,
     SERVICE,
     TYPES,
     address,
