@@ -8,7 +8,6 @@ import json
 import random
 import stat
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import approval_commands, approvals, promotion, ratings
 from adire_assets.gates.approvals import Waiting
+from adire_assets.gates.blind import Rating
 from adire_assets.line.deploy import deployed_model
 from adire_assets.ops import operations
 from adire_assets.serving import record, release
@@ -387,14 +387,20 @@ def chosen(wins: int, prompts: int = 16) -> dict[str, str]:
     }
 
 
-def sides(given: Mapping[str, Any], secret: bytes) -> dict[str, str]:
-    names = {"left": "won", "right": "lost", "tie": "tie"}
-    return {pair: names[choice] for pair, choice in given["choices"].items()}
+@pytest.fixture(autouse=True)
+def challenger_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is tested here the shuffle is no part."""
+
+    def outcomes(rating: Rating, secret: bytes) -> dict[str, str]:
+        names = {"left": "won", "right": "lost", "tie": "tie"}
+        return {pair: names[choice] for pair, choice in rating.choices.items()}
+
+    monkeypatch.setattr(ratings, "rating_outcomes", outcomes)
 
 
 def counted(house: House, *paths: Path, **policy: Any) -> dict[str, Any]:
     asked = GateConfig(**policy)
-    return ratings.count_ratings(house.project, house.releases[2], 1, paths, asked, sides)
+    return ratings.count_ratings(house.project, house.releases[2], 1, paths, asked)
 
 
 def actions(house: House) -> list[str]:
@@ -496,7 +502,7 @@ def test_another_evaluation_of_the_adapter_does_not_begin_anew(
     )
     path = file(tmp_path, chosen(16), "bisi")
     with pytest.raises(UserError, match=r"2 raters.*look 2"):
-        ratings.count_ratings(house.project, again, 1, [path], GateConfig(), sides)
+        ratings.count_ratings(house.project, again, 1, [path], GateConfig())
 
 
 def test_coins_that_are_thrown_again_and_again_seldom_approve() -> None:
@@ -535,7 +541,6 @@ def test_a_sheet_says_what_it_takes_and_one_that_cannot_pass_is_refused(house: H
 def test_an_approval_against_the_ratings_says_so(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(approval_commands, "rating_outcomes", sides)
     monkeypatch.setattr(approval_commands, "reconcile_approval", lambda *_: None)
     sheet(house)
     path = file(tmp_path, chosen(6))
@@ -554,6 +559,7 @@ def test_an_approval_against_the_ratings_says_so(
         ({"challenger": "2"}, "challenger: input should be a valid integer"),
         ({"choices": {"p1": "both"}}, r"choices\.p1: input should be 'left', 'right' or 'tie'"),
         ({"choices": {}}, "choices: "),
+        ({"rater": " "}, "rater: string should match"),
         ({"secret": "x"}, "secret: extra inputs"),
         ({"nonce": "n9"}, "keeps no blind sheet with its nonce"),
     ],

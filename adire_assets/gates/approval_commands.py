@@ -9,7 +9,6 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import lock
 from adire_assets.gates import approvals, promotion
-from adire_assets.gates.blind import rating_outcomes
 from adire_assets.gates.ratings import count_ratings, loss_sentence
 from adire_assets.serving import record, release
 from adire_assets.serving.rollout import deployment
@@ -40,7 +39,7 @@ def approve(
     rating = None
     champion = deployment.champion(project, load_fleet(project), model)
     if ratings:
-        rating = count_ratings(project, wanted, champion, ratings, policy, rating_outcomes)
+        rating = count_ratings(project, wanted, champion, ratings, policy)
     elif against := loss_sentence(project, wanted, champion):
         reason = f"{reason} (although its ratings were not enough: {against})"
     entry = approvals.approve(project, wanted, reason, by, rating)

@@ -1,10 +1,8 @@
 """Blind ratings: which side of a pair is whose, and what a ratings.json says about the challenger.
 
-    outcomes(ratings, secret)    {pair: "won", "lost" or "tie"}
+    rating_outcomes(rating, secret)    {pair: "won", "lost" or "tie"}
 
-ratings.json comes from the sheet of `document.ab_sheet`: {model, challenger, champion, nonce,
-rater, choices}; `challenger` and `champion` are release numbers, `choices` maps each pair to
-"left", "right" or "tie".
+ratings.json comes from the sheet of `document.ab_sheet`.
 
 Contract: the sheet does not tell the sides. They follow from HMAC-SHA-256 under a secret that never
 leaves the project, over the sheet's nonce and the pair's name. The nonce is signed with what the
@@ -15,16 +13,47 @@ Counting one file twice is the caller's matter: nonce and rater name a rating.
 import hmac
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, ValidationError
+
+from adire_assets.config.yaml_file import Strict
 from adire_assets.core.errors import UserError
 
-KEYS = ("model", "challenger", "champion", "nonce", "rater", "choices")
-CHOICES = ("left", "right", "tie")
 TAG_DIGITS = 32
 Outcome = Literal["won", "lost", "tie"]
+Text = Annotated[str, Field(pattern=r"\S", max_length=1000)]
+
+
+class Rating(Strict):
+    """What a sheet saves; releases are named by their numbers."""
+
+    model: Text
+    challenger: int
+    champion: int
+    nonce: Text
+    rater: Text
+    choices: Annotated[dict[str, Literal["left", "right", "tie"]], Field(min_length=1)]
+
+
+def read_rating(path: Path) -> Rating:
+    """The file of a blind A/B sheet. UserError with what is wrong in it."""
+    try:
+        return Rating.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not JSON: {error}; save it from the report again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(file)"
+        raise UserError(
+            f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}; a rating is the file "
+            "that the report's A/B sheet saves"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -54,22 +83,12 @@ class Shuffle:
         return sorted(pairs, key=lambda pair: _mac(self.secret, "order", self.nonce, pair))
 
 
-def rating_outcomes(
-    ratings: Mapping[str, Any], secret: bytes, expected: Mapping[str, Any] | None = None
-) -> dict[str, Outcome]:
-    """What a ratings.json says of the challenger, by pair.
+def rating_outcomes(rating: Rating, secret: bytes) -> dict[str, Outcome]:
+    """What a rating says of the challenger, by pair.
 
-    UserError in one sentence when it is not the complete answer to a sheet that was made with
-    `secret`, or differs from `expected`, such as {"model": "indigo", "challenger": 4}.
+    UserError when it is not the complete answer to a sheet that was made with `secret`.
     """
-    _require_shape(ratings)
-    for key, wanted in (expected or {}).items():
-        if ratings[key] != wanted:
-            raise UserError(
-                f"these ratings are about {key} {ratings[key]}, not {wanted}; rate the sheet that "
-                "belongs to it"
-            )
-    nonce, choices = ratings["nonce"], ratings["choices"]
+    nonce, choices = rating.nonce, rating.choices
     salt, _, rest = nonce.partition(".")
     count = rest.partition(".")[0]
     if count.isdecimal() and len(choices) < int(count):
@@ -77,7 +96,7 @@ def rating_outcomes(
             f"{len(choices)} of {int(count)} pairs are rated; finish the sheet and download "
             "ratings.json again"
         )
-    about = (ratings["model"], ratings["challenger"], ratings["champion"])
+    about = (rating.model, rating.challenger, rating.champion)
     if not hmac.compare_digest(nonce.encode(), _nonce(secret, salt, about, choices).encode()):
         raise UserError(
             f"these ratings do not belong to a blind sheet that this project made for release "
@@ -92,27 +111,6 @@ def _outcome(shuffle: Shuffle, pair: str, choice: str) -> Outcome:
     if choice == "tie":
         return "tie"
     return "won" if (choice == "left") == shuffle.challenger_is_left(pair) else "lost"
-
-
-def _require_shape(ratings: Mapping[str, Any]) -> None:
-    if not isinstance(ratings, Mapping) or sorted(ratings) != sorted(KEYS):
-        raise UserError(
-            f"a ratings.json has exactly the keys {', '.join(KEYS)}; download it from the sheet"
-        )
-    choices = ratings["choices"]
-    texts = (ratings["model"], ratings["nonce"], ratings["rater"])
-    if not isinstance(choices, Mapping) or not all(isinstance(text, str) for text in texts):
-        raise UserError(
-            "ratings.json: model, nonce and rater are texts, and choices maps pairs to left, right "
-            "or tie; download it from the sheet again"
-        )
-    if not ratings["rater"].strip():
-        raise UserError("ratings.json: rater is empty; say who rated")
-    for pair, choice in choices.items():
-        if choice not in CHOICES:
-            raise UserError(
-                f"ratings.json: the choice of pair {pair} is {choice!r}; it is left, right or tie"
-            )
 
 
 def _nonce(secret: bytes, salt: str, about: tuple[Any, ...], pairs: Iterable[str]) -> str:

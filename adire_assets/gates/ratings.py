@@ -15,57 +15,24 @@ A rating can be looked at, found wanting, and another one handed in: so the erro
 their sum stays below it). Ratings that are handed in together are one look.
 """
 
-import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, ValidationError
+from typing import Any
 
 from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import load_model
-from adire_assets.config.yaml_file import Strict
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.gates import approvals
 from adire_assets.gates.approvals import Entry, content_of, figures
+from adire_assets.gates.blind import rating_outcomes, read_rating
 from adire_assets.serving import record
 from adire_assets.serving.release import ReleaseRecord
 
 FIRST_SHARE = 0.8  # of the error that is left, spent at each look
 SIGN = {"won": 1, "lost": -1, "tie": 0}
-Outcomes = Callable[[Mapping[str, Any], bytes], Mapping[str, str]]
-Text = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-class Rating(Strict):
-    """What the report's blind A/B sheet writes; releases are named by their numbers."""
-
-    model: Text
-    challenger: int
-    champion: int
-    nonce: Text
-    rater: Text
-    choices: Annotated[dict[str, Literal["left", "right", "tie"]], Field(min_length=1)]
-
-
-def read_rating(path: Path) -> Rating:
-    """The file of a blind A/B sheet. UserError with what is wrong in it."""
-    try:
-        return Rating.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not JSON: {error}; save it from the report again") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(file)"
-        raise UserError(
-            f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}; a rating is the file "
-            "that the report's A/B sheet saves"
-        ) from None
 
 
 # --- what it takes ---------------------------------------------------------------------------
@@ -149,18 +116,16 @@ def count_ratings(
     champion: int | None,
     paths: Sequence[Path],
     policy: GateConfig,
-    outcomes: Outcomes,
 ) -> dict[str, Any]:
     """What all ratings of `wanted` against the live release `champion` say, if they speak for it.
 
-    Those in the files `paths` are added first. `outcomes(rating, secret)` gives "won", "lost" or
-    "tie" of the challenger by pair. UserError when one is of other releases or was counted before,
-    with nothing added; when too few pairs are decided until now, whose result stays untold; or when
-    the challenger does not win by more than chance, which is kept as `rejected`.
+    Those in the files `paths` are added first. UserError when one is of other releases or was
+    counted before, with nothing added; when too few pairs are decided until now, whose result stays
+    untold; or when the challenger does not win by more than chance, which is kept as `rejected`.
     """
     name = f"release {wanted.number} of {wanted.model}"
     with approvals.kept(project, wanted):
-        entries = [_entry(project, wanted, champion, path, outcomes) for path in paths]
+        entries = [_entry(project, wanted, champion, path) for path in paths]
         if len({_who(one) for one in entries}) < len(entries):
             raise UserError("two of the files are the same rater's answers to the same sheet")
         for entry in entries:
@@ -200,13 +165,7 @@ def loss_sentence(project: Project, wanted: ReleaseRecord, champion: int | None)
     return last.reason if last and last.action == "rejected" else None
 
 
-def _entry(
-    project: Project,
-    wanted: ReleaseRecord,
-    champion: int | None,
-    path: Path,
-    outcomes: Outcomes,
-) -> Entry:
+def _entry(project: Project, wanted: ReleaseRecord, champion: int | None, path: Path) -> Entry:
     """The rating in `path` as it is kept. UserError when it is not about this comparison."""
     rating, name = read_rating(path), f"release {wanted.number} of {wanted.model}"
     if rating.model != wanted.model or rating.challenger != wanted.number:
@@ -217,7 +176,7 @@ def _entry(
             f"{path} rates {name} against release {rating.champion}, but {live} is live now; rate "
             "a new sheet, or approve without a rating"
         )
-    found = outcomes(rating.model_dump(), approvals.rating_secret(project))
+    found = rating_outcomes(rating, approvals.rating_secret(project))
     entries = approvals.history(project, wanted.model, wanted.number)
     sheets = [one for one in entries if one.action == "sheet" and _nonce(one) == rating.nonce]
     if not sheets:

@@ -19,7 +19,6 @@ from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.evaluation.samples import picture
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
-from adire_assets.gates.blind import rating_outcomes
 from adire_assets.gates.report import pages
 from adire_assets.gates.report.contents import MAXIMUM_PAIRS, Sources, view_of
 from adire_assets.gates.report.document import html
@@ -203,7 +202,7 @@ def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
     answer = tmp_path / "ratings.json"
     write_json(answer, {**rated(path.read_text(), None), "choices": choices})
     wanted = release.read_record(project, "cloth", 2)
-    found = ratings.count_ratings(project, wanted, 1, [answer], GateConfig(), rating_outcomes)
+    found = ratings.count_ratings(project, wanted, 1, [answer], GateConfig())
     assert (found["wins"], found["losses"], found["pairs"]["wins"]) == (25, 0, 40)
     assert stat.S_IMODE((project.home / "rating_secret").stat().st_mode) == 0o600
 
