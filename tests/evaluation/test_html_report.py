@@ -11,9 +11,7 @@ from adire_assets.core.sample import Picture
 from adire_assets.gates.blind import Rating, Shuffle, rating_outcomes
 from adire_assets.gates.report.document import (
     BatchSpeed,
-    Change,
     Distribution,
-    Fact,
     Facts,
     GateView,
     Pair,
@@ -94,8 +92,8 @@ def full_view(text: str = "tied circles") -> ReportView:
             Distribution("constant", {"challenger": (3.0,)}),
         ),
         speed={"challenger": speed, "champion": speed[:2]},
-        costs=(Fact(text, text, text),),
-        lineage=(Facts(text, (Fact(text, text, text),)), Facts("b", (Fact("c", "d"),), True)),
+        costs=((text, text, text),),
+        lineage=(Facts(text, {text: text}), Facts("b", {"c": "d"}, True)),
         pairs=tuple(Pair(f"{n:03d}-seed0", text, 0, CHALLENGER, CHAMPION) for n in range(24)),
     )
 
@@ -158,7 +156,10 @@ def test_gates_stand_with_value_bound_margin_and_result_in_words() -> None:
 
 
 def test_a_weaker_policy_and_what_was_not_committed_stand_above_the_gates() -> None:
-    changes = (Change("gates.clip_s_minimum", "1.52", "0.5"), Change("evaluation.x", EVIL, "b"))
+    changes = (
+        {"key": "gates.clip_s_minimum", "before": 1.52, "now": 0.5},
+        {"key": "evaluation.x", "before": EVIL, "now": "b"},
+    )
     files = ("configs/models/cloth.yaml (changed)",)
     view = replace(full_view(), weakened=changes, weaker_than="release 3", uncommitted=files)
     page = html(view)

@@ -15,10 +15,8 @@ from statistics import mean, quantiles
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.sample import Answer, Sample
-from adire_assets.gates import policy
 from adire_assets.gates.report.document import (
     BatchSpeed,
-    Change,
     Distribution,
     GateView,
     Pair,
@@ -96,10 +94,7 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
         passed=verdict.get("passed"),
         summary=_summary(report, answer),
         problems=tuple(report.get("adapter_problems") or ()),
-        weakened=tuple(
-            Change(one["key"], policy.shortened(one["before"]), policy.shortened(one["now"]))
-            for one in verdict.get("weakened", ())
-        ),
+        weakened=tuple(verdict.get("weakened", ())),
         weaker_than=verdict.get("weaker_than", ""),
         uncommitted=tuple(decided.get("uncommitted", ())),
         refused_before=decided.get("refused_before", 0),

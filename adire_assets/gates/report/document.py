@@ -7,7 +7,7 @@ Contract: pure functions of a `ReportView`, whose parts are plain values; equal 
 pages, but for the salt of a sheet. A page is one file that asks nothing of the network, and its
 own content policy forbids it to. Every text of a view is escaped, so a prompt may hold anything.
 Where the numbers come from is no matter of this module: `contents` fills a view from artifacts,
-`charts` draws, templates/ holds the pages and their style.
+templates/ holds the pages with their style and charts.
 """
 
 import base64
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
 
@@ -25,6 +25,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.gate import Gate
 from adire_assets.core.sample import Content
 from adire_assets.gates.blind import Shuffle
+from adire_assets.gates.policy import shortened
 from adire_assets.gates.report import charts
 
 if TYPE_CHECKING:
@@ -104,6 +105,13 @@ class Distribution:
     better: Literal["higher", "lower", ""] = ""
     marks: Mapping[str, float] = field(default_factory=dict)  # lines to read the values against
 
+    @property
+    def span(self) -> list[float]:
+        """What the axis must hold; zero is worth its place when it is near."""
+        values = [value for values in self.values.values() for value in values]
+        values += self.marks.values()
+        return [*values, 0.0] if 0 < min(values) < 0.2 * max(values) else values
+
 
 @dataclass(frozen=True)
 class BatchSpeed:
@@ -116,28 +124,12 @@ class BatchSpeed:
 
 
 @dataclass(frozen=True)
-class Fact:
-    name: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Facts:
     """A block of the lineage; a `dense` one has many short entries."""
 
     title: str
-    facts: tuple[Fact, ...]
+    facts: Mapping[str, str]
     dense: bool = False
-
-
-@dataclass(frozen=True)
-class Change:
-    """A key of the policy whose value asks less than it did, or asks something else."""
-
-    name: str
-    before: str
-    now: str
 
 
 @dataclass(frozen=True)
@@ -164,7 +156,8 @@ class ReportView:
     release: int | None = None
     champion_release: int | None = None
     problems: tuple[str, ...] = ()  # what is unsound about the adapter
-    weakened: tuple[Change, ...] = ()  # what the policy asks less than that of `weaker_than`
+    # What the policy asks less than that of `weaker_than`; see `policy.weakenings`.
+    weakened: tuple[Mapping[str, Any], ...] = ()
     weaker_than: str = ""
     uncommitted: tuple[str, ...] = ()  # files that decided and were not committed
     refused_before: int = 0  # other adapters, since what is live went live
@@ -174,7 +167,7 @@ class ReportView:
     best: tuple[PromptView, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     speed: Mapping[Variant, tuple[BatchSpeed, ...]] = field(default_factory=dict)
-    costs: tuple[Fact, ...] = ()  # loading time, memory, device
+    costs: tuple[tuple[str, str, str], ...] = ()  # loading time, memory, device: name, value, note
     lineage: tuple[Facts, ...] = ()
     pairs: tuple[Pair, ...] = ()  # for `ab_sheet` only
     names: Mapping[str, str] = field(default_factory=dict)  # as they are written: "kid" is KID
@@ -250,7 +243,7 @@ def _templates() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "charts": charts,
+        **{f.__name__: f for f in (charts.scale, charts.ticks, charts.quartiles, charts.plot_of)},
         "VARIANTS": VARIANTS,
         "SYMBOLS": SYMBOLS,
         "TONES": TONES,
@@ -258,6 +251,7 @@ def _templates() -> "Environment":
         "inline": lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8")),
     }
     environment.filters |= {"number": number, "signed": signed, "first": first}
+    environment.filters |= {"shortened": shortened, "percent": "{:.2f}%".format}
     environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     return environment
 

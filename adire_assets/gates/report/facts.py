@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.gates.policy import shortened
-from adire_assets.gates.report.document import Fact, Facts, number
+from adire_assets.gates.report.document import Facts, number
 
 Json = Mapping[str, Any]
 
 
-def costs(timings: Json, champion: Json, answer: str) -> Iterable[Fact]:
-    """What an answer takes, with the champion's beside it."""
+def costs(timings: Json, champion: Json, answer: str) -> Iterable[tuple[str, str, str]]:
+    """What an answer takes, with the champion's beside it: name, value, note."""
     for key, name, unit in (
         ("cold_load_seconds", "Loading, cold", "s"),
         (f"first_{answer}_seconds", f"First {answer}", "s"),
@@ -22,10 +22,10 @@ def costs(timings: Json, champion: Json, answer: str) -> Iterable[Fact]:
         if timings.get(key) is not None:
             other = champion.get(key)
             note = f"champion {_amount(other, unit)}" if other is not None else ""
-            yield Fact(name, _amount(timings[key], unit), note)
+            yield name, _amount(timings[key], unit), note
     if device := timings.get("device"):
         threads = timings.get("threads")
-        yield Fact("Device", device, f"{threads} threads" if device == "cpu" and threads else "")
+        yield "Device", device, f"{threads} threads" if device == "cpu" and threads else ""
 
 
 def _amount(value: float, unit: str) -> str:
@@ -87,8 +87,8 @@ def lineage(
 
 
 def _facts(heading: str, values: Json, *, dense: bool = False) -> Facts:
-    known = {name: v for name, v in values.items() if dense or v not in (None, "")}
-    return Facts(heading, tuple(Fact(name, _plain(v)) for name, v in known.items()), dense)
+    known = {name: _plain(v) for name, v in values.items() if dense or v not in (None, "")}
+    return Facts(heading, known, dense)
 
 
 def _plain(value: Any) -> str:
