@@ -50,7 +50,7 @@ BASE, CHAMPION, CHALLENGER, REAL = (
 )
 FLOOR = GateView("clip_s", 1.6, 1.5, ">=", 0.1, True, "CLIP-S", "clip_s is at or above 1.5")
 WORSE = GateView(
-    "style", -0.04, -0.02, ">", -0.02, False, "", "style may be worse", -0.01, -0.04, 0.05
+    "style", -0.04, -0.02, ">", -0.02, False, "", "style may be worse", True, -0.01, 0.05
 )
 UNSURE = replace(WORSE, name="diversity", special="undecided", explanation="too small to decide")
 

@@ -19,9 +19,11 @@ from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.evaluation.samples import picture
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
+from adire_assets.gates.comparison import Comparison
 from adire_assets.gates.report import pages
 from adire_assets.gates.report.contents import MAXIMUM_PAIRS, Sources, view_of
 from adire_assets.gates.report.document import html
+from adire_assets.gates.verdict import decide
 from adire_assets.serving import record, release
 from tests.support.pages import Nesting, rated, sheet_data
 
@@ -227,13 +229,14 @@ def test_a_place_that_cannot_be_written_is_said(project: Project) -> None:
 
 def test_comparisons_of_a_verdict_become_gates_against_the_champion(tmp_path: Path) -> None:
     write_evaluation(tmp_path, 0.0)
-    told = {"metric": "style", "difference": 0.01, "lower_bound": -0.03, "margin": 0.02}
-    told |= {"smallest_effect": 0.06, "passed": False, "decidable": False, "explanation": "small"}
+    found = Comparison("style", 1.0, 1.01, 0.01, -0.03, 0.02, 0.06, False, False, "small")
+    verdict = decide({}, {}, GateConfig(), (found,)).as_dict()
     (tmp_path / "verdict").mkdir()
-    write_json(tmp_path / "verdict" / "verdict.json", {**VERDICT, "comparisons": [told]})
+    write_json(tmp_path / "verdict" / "verdict.json", verdict)
     view = view_of(Sources("cloth", FAMILY, tmp_path, "release 1", verdict=tmp_path / "verdict"))
     gate = view.gates[-1]
-    assert gate.against_champion and gate.outcome == "undecided"
+    assert gate.against_champion and (gate.name, gate.outcome) == ("style", "undecided")
+    assert (gate.difference, gate.smallest_effect) == (0.01, 0.06)
     assert (gate.value, gate.threshold, gate.comparison) == (-0.03, -0.02, ">")
     assert gate.margin == pytest.approx(-0.01)
 

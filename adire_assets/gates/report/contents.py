@@ -8,7 +8,7 @@ not there is left out of the view, never made up.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, quantiles
 
@@ -98,14 +98,7 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
         weaker_than=verdict.get("weaker_than", ""),
         uncommitted=tuple(decided.get("uncommitted", ())),
         refused_before=decided.get("refused_before", 0),
-        gates=(
-            *(
-                _gate(gate)
-                for gate in verdict.get("gates", ())
-                if not gate["name"].startswith(CHAMPION)  # shown with all that was compared
-            ),
-            *(_comparison(found) for found in verdict.get("comparisons", ())),
-        ),
+        gates=tuple(_gates(verdict)),
         ranked_by=metric,
         worst=tuple(_prompt(key, own, champion) for key in weakest),
         best=tuple(_prompt(key, own, champion) for key in strongest),
@@ -146,30 +139,19 @@ def _pairs(own: Samples, champion: Samples) -> Iterable[Pair]:
         yield Pair(own[key].name, *key, challenger, other)
 
 
-def _gate(gate: Json) -> GateView:
-    view = GateView(**gate)
-    waived = view.explanation.startswith("not required")
-    return replace(view, special="not required") if waived else view
-
-
-def _comparison(found: Json) -> GateView:
-    """A metric against the champion: what must hold is lower bound > -margin, the allowed loss."""
-    lower, allowed = found["lower_bound"], found["margin"]
-    undecided = not found["passed"] and not found.get("decidable", True)
-    return GateView(
-        name=found["metric"],
-        value=lower,
-        threshold=-allowed,
-        comparison=">",
-        margin=None if lower is None else lower + allowed,
-        passed=found["passed"],
-        unit="",
-        explanation=found.get("explanation", ""),
-        difference=found["difference"],
-        lower_bound=lower,
-        smallest_effect=found.get("smallest_effect"),
-        special="undecided" if undecided else "",
-    )
+def _gates(verdict: Json) -> Iterable[GateView]:
+    compared = {f"{CHAMPION}{one['metric']}": one for one in verdict.get("comparisons", ())}
+    for gate in verdict.get("gates", ()):
+        found = compared.get(gate["name"], {})
+        undecided = not gate["passed"] and not found.get("decidable", True)
+        waived = gate["explanation"].startswith("not required")
+        yield GateView(
+            **{**gate, "name": gate["name"].removeprefix(CHAMPION)},
+            against_champion=gate["name"].startswith(CHAMPION),
+            difference=found.get("difference"),
+            smallest_effect=found.get("smallest_effect"),
+            special="undecided" if undecided else "not required" if waived else "",
+        )
 
 
 def _sentence(verdict: Json) -> str:

@@ -35,40 +35,22 @@ TEMPLATES = Path(__file__).with_name("templates")
 SHOWN_DIGITS = 4
 
 Variant = Literal["base", "champion", "challenger", "real"]
-VARIANTS: dict[Variant, str] = {
-    "base": "Base",
-    "champion": "Champion",
-    "challenger": "Challenger",
-    "real": "Real, held out",
-}
 Outcome = Literal["passed", "failed", "undecided", "not required"]
-SYMBOLS: dict[Outcome, str] = {"passed": "✓", "failed": "✕", "undecided": "?", "not required": "–"}
-TONES: dict[Outcome, str] = {
-    "passed": "good",
-    "failed": "bad",
-    "undecided": "",
-    "not required": "",
-}
-WORDS = {">=": "at least", ">": "above", "<=": "at most", "<": "below", "==": "exactly"}
 
 
 @dataclass(frozen=True)
 class GateView(Gate):
     """One gate as the page shows it.
 
-    A comparison with the champion has `difference` (challenger minus champion, better is greater),
-    `lower_bound` of its confidence interval, and `smallest_effect` that the test could have seen;
-    its value is the lower bound, its threshold minus the loss that is allowed.
+    Against the champion, its value is the lower confidence bound of `difference` (challenger minus
+    champion, better is greater), its threshold minus the loss that is allowed; `smallest_effect` is
+    what the test could have seen.
     """
 
+    against_champion: bool = False
     difference: float | None = None
-    lower_bound: float | None = None
     smallest_effect: float | None = None
     special: Literal["", "undecided", "not required"] = ""  # why it is not simply passed or failed
-
-    @property
-    def against_champion(self) -> bool:
-        return self.difference is not None or self.lower_bound is not None
 
     @property
     def outcome(self) -> Outcome:
@@ -244,10 +226,6 @@ def _templates() -> "Environment":
     )
     environment.globals |= {
         **{f.__name__: f for f in (charts.scale, charts.ticks, charts.quartiles, charts.plot_of)},
-        "VARIANTS": VARIANTS,
-        "SYMBOLS": SYMBOLS,
-        "TONES": TONES,
-        "WORDS": WORDS,
         "inline": lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8")),
     }
     environment.filters |= {"number": number, "signed": signed, "first": first}
