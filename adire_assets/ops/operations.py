@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
-from adire_assets.config.model import load_model, misnamed, model_names
+from adire_assets.config.model import family_of, load_model, misnamed, model_names
 from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
@@ -235,11 +235,13 @@ def _code(identity: dict[str, Any]) -> str:
 
 
 def measure(project: Project, name: str, progress: Progress) -> str:
-    """Time the drawing of an evaluation again, `model@N` or the newest of `model`; a sentence."""
+    """Time the answers of an evaluation again, `model@N` or the newest of `model`; a sentence."""
     evaluation, _ = pages.evaluation_of(project, name)
-    before = measurements.timings_of(project, evaluation).get("seconds_per_image_mean")
+    answer = family_of(project, evaluation.model).answer
+    mean = f"seconds_per_{answer}_mean"
+    before = measurements.timings_of(project, evaluation).get(mean)
     if before is None:
-        raise UserError(f"{name}: its adapter is not sound, so no image was drawn or timed")
+        raise UserError(f"{name}: its adapter is not sound, so no {answer} was made or timed")
     with scratch_folder(project, f"measure-{evaluation.key[:12]}") as work:
 
         def run(function: str, **arguments: Any) -> dict[str, Any]:
@@ -253,8 +255,8 @@ def measure(project: Project, name: str, progress: Progress) -> str:
         runs.log_metrics(project, run_id, numbers(evaluation.path))
     now = measurements.timings_of(project, evaluation)
     return (
-        f"{name}: {timings['seconds_per_image_mean']:.3g} s per image (before {before:.3g}); "
-        f"`adire materialize {evaluation.model}` judges by {now['seconds_per_image_mean']:.3g}, "
+        f"{name}: {timings[mean]:.3g} s per {answer} (before {before:.3g}); "
+        f"`adire materialize {evaluation.model}` judges by {now[mean]:.3g}, "
         f"the median of all {now['measurements']} measurements"
     )
 
