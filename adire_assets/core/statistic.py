@@ -1,14 +1,14 @@
-"""A metric as a function of weighted images, so that it can be computed again for any resample.
+"""A metric as a function of weighted answers, so that it can be computed again for any resample.
 
-With w_i >= 0 the weight of image i (1 for each in the evaluation itself, how often it was drawn in
+With w_i >= 0 the weight of answer i (1 for each in the evaluation itself, how often it was drawn in
 a resample), every metric has the form
 
     value(w) = sum_{i != j} w_i w_j P_ij / sum_{i != j} w_i w_j  +  sum_i w_i E_i / sum_i w_i  +  c
 
-that is a U-statistic of order two at most: a mean of something each image has (E), a mean over
-pairs (P), or both. An image drawn twice is never paired with itself, which would bias P.
+that is a U-statistic of order two at most: a mean of something each answer has (E), a mean over
+pairs (P), or both. An answer drawn twice is never paired with itself, which would bias P.
 
-An image whose E is NaN does not take part in that mean (a prompt that expects no attribute says
+An answer whose E is NaN does not take part in that mean (a prompt that expects no attribute says
 nothing about attributes). Computed in float64; needs numpy only.
 """
 
@@ -34,7 +34,7 @@ class Statistic:
     constant: float = 0.0
 
     @property
-    def images(self) -> int:
+    def answers(self) -> int:
         """n; 0 when the metric had nothing to look at."""
         return next((len(part) for part in (self.each, self.pairs) if part is not None), 0)
 
@@ -59,12 +59,12 @@ class Statistic:
 
 
 def standard_error(statistic: Statistic, clusters: np.ndarray | None = None) -> float:
-    """How far the value would scatter over other images of the same model, by the jackknife.
+    """How far the value would scatter over other answers of the same model, by the jackknife.
 
     sqrt((n - 1) / n * sum_i (value without i - mean of these)^2), after Efron and Stein 1981, "The
     Jackknife Estimate of Variance": for a mean exactly its standard error, for a U-statistic
-    slightly too large on average. `clusters` [n] names the group of each image (its prompt, say),
-    and then whole groups are left out: seeds of one prompt are not independent. The real images
+    slightly too large on average. `clusters` [n] names the group of each answer (its prompt, say),
+    and then whole groups are left out: seeds of one prompt are not independent. The real answers
     are taken as given. NaN with fewer than two groups, or where the value is.
     """
     parts = [part for part in (statistic.each, statistic.pairs) if part is not None]

@@ -7,10 +7,10 @@ and seeds, in numpy and scipy alone; equal input gives equal output.
 champion, turned so that positive is better; "true" is over all prompts and seeds that could have
 been asked) above -margin? It is, when the one-sided lower confidence bound is.
 
-**The clusters.** Images of one prompt resemble each other, so prompts are the clusters; nothing
-else ties images together, since no two prompts share a seed (`evaluation.images`). Whole prompts
+**The clusters.** Answers of one prompt resemble each other, so prompts are the clusters; nothing
+else ties answers together, since no two prompts share a seed. Whole prompts
 are drawn again (the cluster bootstrap: Field and Welsh 2007, "Bootstrapping clustered data"): an
-image weighs how often its prompt was drawn. Both sides get the same weights, which keeps them
+answer weighs how often its prompt was drawn. Both sides get the same weights, which keeps them
 paired, and every metric is computed again from the weights, those of a whole set as well. The bound
 is
 
@@ -25,7 +25,7 @@ least as low as that of the shares of prompts that lose and that gain: the limit
 Pearson 1934 for each, put together as Newcombe 1998 ("Interval estimation for the difference
 between independent proportions", method 10) does, in units of the largest change seen. With no
 change at all the unit is 1, the range of a share (or what values spread, where that is more), and
-the bound that of "the rule of three", 1 - (1 - confidence)^(1/P). The same images on both sides
+the bound that of "the rule of three", 1 - (1 - confidence)^(1/P). The same answers on both sides
 pass at any size.
 
 Where no fault was drawn at all among small changes, nothing tells of its size: a loss of `margin`
@@ -38,7 +38,7 @@ prompts the first two never pass, and the third passes in 59 % where a t passes 
 standard deviation of 0.15 by prompt).
 
 Simulated size of the superiority test (margin 0, lower bound > 0, nominally 5 %) through this
-function, in per cent, with standard deviations of 0.5 by prompt and 1 by image; and the other way
+function, in per cent, with standard deviations of 0.5 by prompt and 1 by answer; and the other way
 round. Means: 60,000 simulations each (0.1 points of doubt), the others 1,000 (up to 0.7):
 
     prompts x seeds     8x4          16x4         32x2         64x1
@@ -47,9 +47,9 @@ round. Means: 60,000 simulations each (0.1 points of doubt), the others 1,000 (u
     diversity        2.7   2.2    2.2   2.9    3.7   3.4    3.5   3.7
 
 Metrics of pairs are tested with care to spare, because a prompt that is drawn twice brings pairs
-of like images. Faults that spoil whole prompts, half of each or single images, with a true loss
+of like answers. Faults that spoil whole prompts, half of each or single answers, with a true loss
 equal to a margin of 0.1, 0.2 or 0.3, pass in 0 to 5.1 % (16x4, 24x2, 32x2, 64x1; 20,000
-simulations each), but for single images at 16x4, margin 0.3: 5.8 %. Among small changes (standard
+simulations each), but for single answers at 16x4, margin 0.3: 5.8 %. Among small changes (standard
 deviations of 0.02 to 0.2 by prompt), faults of 0.5 or 1 with margins of 0.1 or 0.2 pass in 0.9 to
 5.6 % where (1 - margin / f)^P is below 5 %, but for 16 prompts, f = 0.5, margin 0.1, a standard
 deviation of 0.2: 6.2 %. A t alone passes 5.2 to 16 % of them. The price at 32 prompts: equally
@@ -172,8 +172,8 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """One comparison for each metric in `margins`, in that order.
 
-    Images lie prompt by prompt, within a prompt seed by seed, on both sides. `better` says which
-    direction is good. A metric that one side lacks does not pass; one for which no image counts on
+    Answers lie prompt by prompt, within a prompt seed by seed, on both sides. `better` says which
+    direction is good. A metric that one side lacks does not pass; one for which no answer counts on
     either side (all NaN: no prompt asks for it) has nothing to compare and passes.
 
     `same_answers`: both sides are the same bytes, so that nothing can be worse. Equal values do
@@ -315,12 +315,12 @@ def _design(prompts: int, seeds: int, resamples: int, seed: int) -> _Design:
     random = np.random.default_rng(seed)
     drawn = random.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
     weights = np.repeat(drawn, seeds, axis=1).astype(np.float64)
-    # The rare resample of one image alone has no pairs.
+    # The rare resample of one answer alone has no pairs.
     return _Design(prompts, seeds, weights[(weights > 0).sum(axis=1) > 1])
 
 
 def _counting_prompts(sides: tuple[Statistic, ...], prompts: int, seeds: int) -> np.ndarray:
-    """bool [prompts]: those with an image that counts; resampling silent ones would only blur."""
+    """bool [prompts]: those with an answer that counts; resampling silent ones would only blur."""
     each = [side.each for side in sides if side.each is not None and side.pairs is None]
     if len(each) < len(sides):
         return np.ones(prompts, bool)
@@ -336,7 +336,7 @@ def _only(statistic: Statistic, chosen: np.ndarray) -> Statistic:
 
 
 def _equal(one: Statistic, other: Statistic) -> bool:
-    """Whether each image and each pair has the same value on both sides."""
+    """Whether each answer and each pair has the same value on both sides."""
     parts = [(side.each, _off_diagonal(side.pairs), side.constant) for side in (one, other)]
     return all(
         first is second
@@ -363,7 +363,7 @@ def _size(statistic: Statistic) -> int | None:
 
 
 def _changes(one: Statistic, other: Statistic, design: _Design) -> np.ndarray | None:
-    """How much each prompt's mean differs, float64 [prompts]; one whose images differ, but not
+    """How much each prompt's mean differs, float64 [prompts]; one whose answers differ, but not
     their mean, counts as the smallest gain. None for a metric of pairs that are not all equal."""
     if _equal(one, other):
         return np.zeros(design.prompts)

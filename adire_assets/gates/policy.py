@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adire_assets.config.fleet import FleetConfig
     from adire_assets.config.gates import GateConfig
+    from adire_assets.config.model import ServingConfig
 
 Policy = Mapping[str, Any]
 ABSENT = "absent"  # a key that is no longer there, such as a margin that was taken away
@@ -67,7 +68,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"gates\..*_minimum|gates\..*confidence", _lower),
     (r"gates\.human_(win_rate|minimum_pairs)|gates\..*_below_base", _lower),
     (r"gates\.human_approval", lambda before, now: before == "required" != now),
-    (r"serving\.parity_images", _lower),
+    (r"serving\..*", _lower),
     (r"rollout\.on_failure", lambda before, now: before == "rollback" != now),
     (r"rollout\.[^.]*\.steps", _bolder),
     (r"rollout\.[^.]*\.promotion_quantiles", _fewer),
@@ -81,7 +82,7 @@ def policy_of(
     gates: "GateConfig",
     evaluation: Mapping[str, Any],
     judge: str | None,
-    parity_images: int,
+    serving: "ServingConfig",
     fleet: "FleetConfig",
 ) -> dict[str, Any]:
     """All that decides. `evaluation` is the evaluation's settings, `judge` the content
@@ -90,7 +91,7 @@ def policy_of(
     return {
         "gates": gates.model_dump(),
         "evaluation": {**evaluation, **({"judge_content": judge} if judge else {})},
-        "serving": {"parity_images": parity_images},
+        "serving": serving.policy(),
         "rollout": {**targets, "on_failure": fleet.on_failure},
     }
 

@@ -105,8 +105,7 @@ def _compared(
     evaluation: Artifact | None,
 ) -> PolicyComparison:
     fleet = load_fleet(project)
-    images = load_model(project, model).serving.repeated()
-    now = policy.policy_of(gates, settings, judge, images, fleet)
+    now = policy.policy_of(gates, settings, judge, load_model(project, model).serving, fleet)
     store = Store(project)
     state = record.read(project, list(fleet.targets)[-1], model)
     if state.live is not None:

@@ -209,8 +209,8 @@ def parity_report(
 def require_release(
     project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
 ) -> None:
-    """UserError unless the release passes the gates of configs/ as they are now, draws what was
-    evaluated, and is served by software that goes with that of its training and evaluation.
+    """UserError unless the release passes the gates of configs/ as they are now, answers as it
+    was evaluated, and is served by software that goes with that of its training and evaluation.
 
     `approvals.Waiting` when it does, and only lacks a person's approval. What is live on every
     target needs none: that `human_approval` was asked for since then takes nothing away.
@@ -306,7 +306,7 @@ def policy_facts(project: Project, verdict: Artifact, number: int | None = None)
 
 
 def provenance(adapter: Artifact, base_weights: Artifact, evaluation: Artifact) -> dict[str, Any]:
-    """What an image can be traced to: code, data, hyperparameters, base, scores."""
+    """What an answer can be traced to: code, data, hyperparameters, base, scores."""
     manifest = adapter.manifest
     report = evaluation.json("report.json")
     return {

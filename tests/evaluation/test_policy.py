@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from adire_assets.config.fleet import FleetConfig, RolloutConfig
+from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import policy
 from tests.support.fleets import make_fleet
@@ -36,7 +37,13 @@ def of(
     parity: int = 4,
 ) -> dict[str, Any]:
     merged = GateConfig.model_validate({**STRICT, **(gates or {})})
-    return policy.policy_of(merged, {**SETTINGS, **(settings or {})}, judge, parity, fleet or FLEET)
+    return policy.policy_of(
+        merged,
+        {**SETTINGS, **(settings or {})},
+        judge,
+        ServingConfig(parity_images=parity),
+        fleet or FLEET,
+    )
 
 
 FLEET = make_fleet()

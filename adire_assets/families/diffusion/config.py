@@ -165,8 +165,8 @@ class ServingConfig(model.ServingConfig):
             raise ValueError("default_guidance_scale is above maximum_guidance_scale")
         return self
 
-    def repeated(self) -> int:
-        return self.parity_images
+    def policy(self) -> dict[str, Any]:
+        return {"parity_images": self.parity_images}
 
     def refusal(self, text: str) -> str | None:
         """Why a release would not draw a prompt that an evaluation asks for; None if it would."""

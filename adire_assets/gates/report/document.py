@@ -179,7 +179,7 @@ def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuf
         )
     if view.champion_release is None or not view.pairs:
         raise UserError(
-            f"{view.model}, {view.name}: no champion has drawn the same prompts and seeds, so "
+            f"{view.model}, {view.name}: no champion has answered the same prompts and seeds, so "
             "there is nothing to rate it against"
         )
     names = [pair.name for pair in view.pairs]

@@ -231,7 +231,7 @@ def _value(statistic: Statistic, images: int) -> float | None:
 def _standard_errors(statistics: Statistics, seeds: int) -> dict[str, float | None]:
     """Of each score, over other prompts of the same kind."""
     return {
-        name: _plain(standard_error(one, np.arange(one.images) // seeds))
+        name: _plain(standard_error(one, np.arange(one.answers) // seeds))
         for name, one in statistics.items()
     }
 
