@@ -82,6 +82,18 @@ class Family:
                   of what `run` gives; UNPRUNED_TRIALS, that nobody gives up; refusal(dataset)
 
     `release.modules` are those that a release takes along to be served with.
+
+    What `score` writes is read by gates, report and comparison, for the answer "image":
+
+        report.json     adapter_problems (a list; empty is sound), metrics {name: {unit, better}},
+                        prompts, seeds, and what the gates' table names; images, held_out_images,
+                        judge and <metric>_held_out_mean are told where they are there
+        timings.json    seconds_per_image_mean, and where measured seconds_per_image (a list),
+                        seconds_per_image_p95, first_image_seconds, cold_load_seconds,
+                        peak_memory_bytes, device, threads, by_batch_size (a list of batch_size,
+                        images_per_second, seconds_per_image_p50 and _p95)
+        statistics.*    `core.statistic.save_statistics` of each metric, prompt by prompt and
+                        within a prompt seed by seed
     """
 
     name: str
