@@ -1,12 +1,11 @@
 """Commands of `adire` that write files for others, or make again what a file came from."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from adire_assets.cli.arguments import (
-    LARGEST_NUMBER,
     Release,
     file_to_read,
     file_to_write,
@@ -24,21 +23,19 @@ file_app = typer.Typer()
 def export_adapter(
     release: Release,
     out: Annotated[
-        Path,
-        typer.Option(
-            help="The .safetensors file to write.",
-            callback=file_to_write,
-        ),
+        Path, typer.Option(help="The .safetensors file to write.", callback=file_to_write)
     ],
     format: Annotated[
-        Literal["diffusers", "kohya", "comfyui"], typer.Option(help="For which programs.")
-    ] = "diffusers",
+        str | None,
+        typer.Option(
+            help="For which programs, by the names of the model's family; default: its own."
+        ),
+    ] = None,
 ) -> None:
     """Write a release's LoRA to a file for another program, with where it comes from."""
     from adire_assets.ops import exchange
 
-    number = exchange.export(Project.find(), release, format, out)
-    typer.echo(f"{out}: release {number} in the format {format}")
+    typer.echo(f"{out}: {exchange.export(Project.find(), release, format, out)}")
 
 
 @file_app.command("import")
@@ -46,7 +43,7 @@ def import_adapter(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A LoRA of diffusers, kohya or ComfyUI.",
+            help="A LoRA, in a format of the model's family.",
             callback=file_to_read,
         ),
     ],
@@ -65,7 +62,7 @@ def import_adapter(
         ),
     ],
 ) -> None:
-    """Check a LoRA file against a model's base, and write it as a folder for diffusers."""
+    """Check a LoRA file against a model's base, and write it as a folder of its family."""
     from adire_assets.ops import exchange
 
     typer.echo(f"{out}: from the format {exchange.import_(Project.find(), file, model, out)}")
@@ -100,22 +97,3 @@ def prometheus(
 
     for path in prometheus.write(load_fleet(Project.find()), folder):
         typer.echo(str(path))
-
-
-@file_app.command("sample-data")
-def sample_data(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="An empty or new folder.",
-            callback=folder_to_write,
-        ),
-    ],
-    count: Annotated[int, typer.Option(min=1, max=100_000)] = 108,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
-    resolution: Annotated[int, typer.Option(min=32, max=4096)] = 128,
-) -> None:
-    """Draw sample images of adire, with their metadata.csv."""
-    from adire_assets.embedded.cloth.sample_images import draw_sample_data
-
-    draw_sample_data(folder, count=count, seed=seed, resolution=resolution)

@@ -6,6 +6,7 @@ exit status 1. Heavy libraries are imported by the commands that need them.
 
 import gc
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,7 +30,6 @@ from adire_assets.cli.arguments import (
     one_release,
     require_text,
 )
-from adire_assets.cli.base_model_commands import base_model_app
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.home_commands import home_app
 from adire_assets.cli.serving_commands import auth_app, rollout_app
@@ -48,11 +48,14 @@ app = typer.Typer(
     rich_markup_mode=None,  # mistakes as plain lines
     help="From DVC-versioned images to a live, traceable Triton model.",
 )
-app.add_typer(base_model_app, name="base-model")
 app.add_typer(file_app)  # commands beside those below
 app.add_typer(home_app)
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(auth_app, name="auth")
+if find_spec("adire_assets.embedded"):  # a package without it has none of its commands
+    from adire_assets.cli.embedded_commands import embedded_app
+
+    app.add_typer(embedded_app)
 
 
 def main() -> None:

@@ -11,10 +11,12 @@ imports no torch, numpy or MLflow, since Dagster's processes ask for it; what do
 names of modules.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -52,32 +54,37 @@ class Family:
     `packages` are the distributions whose versions are part of what is trained and evaluated.
     `plumbing` are the modules that hand values over and decide none (`core.lineage.PLUMBING`).
 
+    Functions are told the folders of whole artifacts, whose content only the family reads.
+
     Worker functions, which run in a child process (see `core.worker`), by step:
 
         dataset   rebuild(source, output, config, progress)
-        train     train(dataset, base, variant, output, training, work, cache, resolution, device)
+        train     train(dataset, base_model, output, training, work, cache, device)
         trial     run(storage, study, number, and what train is given)
-        generate  draw(base, variant, adapter, drawing, output, device)
-                  measure(base, variant, adapter, drawing, device)
+        generate  draw(base_model, adapter, drawing, output, device)
+                  measure(base_model, adapter, drawing, device)
         evaluate  score(dataset, adapter_images, base_images, judge, evaluation, output, device,
                   base_statistics)
         golden    redraw(golden, sampling, base, variant, adapter, device, now, output)
 
     Functions that are called in the process of the asset:
 
-        weights   base_model, base_recipe, known_base_model, found_again; judge, judge_recipe,
-                  known_judge
-        dataset   build(source, output, config, files): further arguments for train
-        dataset_summary  summary_sentence(summary): what became of the data, in one line
+        weights   base_model, base_recipe, known_base_model; judge, judge_recipe, known_judge;
+                  find_again(project, base_model, folder): the base model that a manifest names,
+                  once more from its source
+        dataset   build(source, output, config, files)
+        shows     of_dataset(folder), of_adapter(folder), of_evaluation(folder): lists of
+                  `core.shown.Shown`
         drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that
                   its time depends on
         samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation;
                   RANKED_BY, the metric that ranks them; NAMES, how words of metrics are written
-        launch    launcher(device, training), split_batch_across_processes(training, device, base)
+        launch    launched(training, device, base_model), see the method of this name
         golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),
                   Comparison
         judge_process    JudgeProcess(folder, device), that judges answers while a release goes live
-        formats   export(adapter, base, format, file, facts), import_(file, base, folder)
+        formats   export(adapter, base_model, format, file, facts), import_(file, base_model,
+                  folder); each gives the format's name
         trial     METRIC and DIRECTION ("minimize" or "maximize") that trials are compared by, a key
                   of what `run` gives; UNPRUNED_TRIALS, that nobody gives up; refusal(dataset)
 
@@ -105,7 +112,6 @@ class Family:
     weights: Step
     dataset: Step
     train: Step
-    launch: Step
     trial: Step
     drawing: Step
     generate: Step
@@ -113,13 +119,22 @@ class Family:
     release: Step
     samples: Step
     golden: Step
-    dataset_summary: Step
+    shows: Step
     judge_process: Step
-    formats: Step
+    launch: Step | None = None  # without: a training is one process
+    formats: Step | None = None  # without: `adire export` and `adire import` refuse
 
     def schema(self) -> type[Any]:
         """The class that `config` names."""
         return _imported(self.name, self.config)
+
+    def launched(
+        self, training: Mapping[str, Any], device: str, base_model: Path
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """(the launcher of a training, the section `training` that its processes are told)."""
+        if self.launch is None:
+            return (), dict(training)
+        return self.launch.functions.launched(training, device, base_model)
 
     def gate_config(self) -> type[Any]:
         """The class that `gates` names."""

@@ -1,4 +1,4 @@
-"""The asset `evaluation_report`: what an adapter draws, beside the bare base, in numbers."""
+"""The asset `evaluation_report`: an adapter's answers, beside the bare base's, in numbers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +12,17 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, lock, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import measurements
+from adire_assets.gates.measurements import TIMINGS
 from adire_assets.line.generate import evaluation_images
 from adire_assets.tracking.dvc import versions
 from adire_assets.tracking.runs import Tracked
 
+REPORT = "report.json"  # scores, base_scores and whatever else the family measures
+
 
 def evaluation_report(
     project: Project,
-    images: Artifact,
+    dataset: Artifact,
     base_weights: Artifact,
     adapter: Artifact,
     config: Artifact,
@@ -27,9 +30,9 @@ def evaluation_report(
     tracked: Tracked,
     write_metrics: bool = True,
 ) -> Built:
-    """Images, scores and latency of this adapter, beside those of the bare base.
+    """Answers, scores and latency of this adapter, beside those of the bare base.
 
-    The images are artifacts of their own, drawn when the store does not hold them.
+    The answers are artifacts of their own, made when the store does not hold them.
 
     `write_metrics`: show the scores as the model's in metrics/, for `dvc metrics`.
     """
@@ -37,13 +40,13 @@ def evaluation_report(
     evaluation = settings["evaluation"]
     device = lineage.device_class(load_fleet(project).device)
     plug = family(settings["family"])
-    drawing = plug.drawing.functions.drawing_of(evaluation, images.path)
+    drawing = plug.drawing.functions.drawing_of(evaluation, dataset.path)
     drawn = {
         name: evaluation_images(project, plug, base_weights, lora, drawing, run_worker).artifact
         for name, lora in (("base_images", None), ("adapter_images", adapter))
     }
     made_from = {
-        "dataset": images,
+        "dataset": dataset,
         "base_model": base_weights,
         "lora_weights": adapter,
         "judge": Store(project).open(settings["judge"]),
@@ -51,7 +54,7 @@ def evaluation_report(
     }
     recipe = Recipe(
         kind="evaluation_report",
-        model=images.model,
+        model=dataset.model,
         modules=plug.evaluate.modules,
         inputs={name: artifact.content_hash for name, artifact in made_from.items()},
         config=evaluation,
@@ -65,10 +68,10 @@ def evaluation_report(
         with tracked(adapter.key) as run, lock(project, "device"):
             run_worker(
                 plug.evaluate.job("score"),
-                dataset=images.path,
+                dataset=dataset.path,
                 adapter_images=drawn["adapter_images"].path,
                 base_images=drawn["base_images"].path,
-                judge=made_from["judge"].path / "pipeline",
+                judge=made_from["judge"].path,
                 evaluation=evaluation,
                 output=folder,
                 device=device,
@@ -76,32 +79,34 @@ def evaluation_report(
                 base_statistics=project.home / "cache" / of_base.kind / of_base.key,
             )
             run.log_metrics(numbers(folder))
-            for name in ("report.json", "report.md", "contact_sheet.png", "timings.json"):
-                run.log_artifact(str(folder / name), "evaluation")
+            shown = (one.content for one in plug.shows.functions.of_evaluation(folder))
+            files = [path for path in shown if isinstance(path, Path)]
+            for path in (folder / REPORT, folder / TIMINGS, *files):
+                run.log_artifact(str(path), "evaluation")
         return {name: artifact.reference() for name, artifact in made_from.items()}
 
     built = Store(project).build(recipe, make)
     # Another evaluation of this adapter may have had it measured since.
     timings = measurements.timings_of(project, built.artifact)
-    if timings != built.artifact.json(measurements.TIMINGS):
-        write_json(built.artifact.path / measurements.TIMINGS, timings)
+    if timings != built.artifact.json(TIMINGS):
+        write_json(built.artifact.path / TIMINGS, timings)
     if not write_metrics:
         return built
-    report = built.artifact.json("report.json")
+    report = built.artifact.json(REPORT)
     scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
     groups = {name: report[name] for name in ("scores", "base_scores")}
-    versions.write_metrics(project, images.model, scores | groups, adapter.path / "loss.csv")
+    versions.write_metrics(project, dataset.model, scores | groups, adapter.path / "loss.csv")
     return built
 
 
 def numbers(folder: Path) -> dict[str, float]:
     """The finite scores and timings of an evaluation, by name; `<metric>_base` is the base's."""
-    report = read_json(folder / "report.json")
+    report = read_json(folder / REPORT)
     merged = {
         **report["scores"],
         **{f"{name}_base": value for name, value in report["base_scores"].items()},
         **report,
-        **read_json(folder / "timings.json"),
+        **read_json(folder / TIMINGS),
     }
     return {
         name: float(value)

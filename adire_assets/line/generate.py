@@ -1,7 +1,7 @@
-"""The artifact `evaluation_images`: what an adapter, or its bare base, draws for an evaluation.
+"""The artifact `evaluation_images`: an adapter's answers, or its bare base's, for an evaluation.
 
-Its recipe knows neither judge nor metric nor threshold, only what the images depend on: so all
-releases on one base share the base's images, and scoring is free to change.
+Its recipe knows neither judge nor metric nor threshold, only what the answers depend on: so all
+releases on one base share the base's answers, and scoring is free to change.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def evaluation_images(
     drawing: Mapping[str, Any],
     run_worker: "RunWorker",
 ) -> Built:
-    """The images of `adapter` on the base, or of the bare base, drawn in a child process."""
+    """The answers of `adapter` on the base, or of the bare base, made in a child process."""
     device = lineage.device_class(load_fleet(project).device)
     made_from = {"base_model": base_weights, **({"lora_weights": adapter} if adapter else {})}
     recipe = Recipe(
@@ -47,8 +47,7 @@ def evaluation_images(
         with lock(project, "device"):
             run_worker(
                 family.generate.job("draw"),
-                base=base_weights.path / "pipeline",
-                variant=base_weights.json("base.json")["variant"],
+                base_model=base_weights.path,
                 adapter=adapter.path if adapter else None,
                 drawing=dict(drawing),
                 output=folder,
@@ -64,10 +63,10 @@ def evaluation_images(
 def measure_again(
     project: Project, evaluation: Artifact, run_worker: "RunWorker"
 ) -> dict[str, Any]:
-    """Time the drawing of an evaluation's images once more; its timings.json from now on.
+    """Time an evaluation's answers once more; its timings.json from now on.
 
-    What was measured before counts on (see `measurements`). Scores and images stay, since timings
-    are no content; the verdict follows them. UserError when the images were drawn with other code,
+    What was measured before counts on (see `measurements`). Scores and answers stay, since timings
+    are no content; the verdict follows them. UserError when the answers were made with other code,
     libraries, threads or on another device than would be measured now.
     """
     store = Store(project)
@@ -83,8 +82,7 @@ def measure_again(
     with lock(project, "device"):
         timings = run_worker(
             family.generate.job("measure"),
-            base=base_weights.path / "pipeline",
-            variant=base_weights.json("base.json")["variant"],
+            base_model=base_weights.path,
             adapter=adapter.path,
             drawing=drawing["config"],
             device=device,
@@ -98,7 +96,7 @@ def measure_again(
 
 
 def _require_same_way(images: Artifact, family: Family, device: str) -> None:
-    """UserError when measuring now would time something else than what drew `images`."""
+    """UserError when measuring now would time something else than what made `images`."""
     then = images.manifest["recipe"]
     libraries = {*family.packages, *lineage.libraries(family.generate.modules)}
     now = lineage.environment(*sorted(libraries), device=device)
@@ -112,7 +110,7 @@ def _require_same_way(images: Artifact, family: Family, device: str) -> None:
         other.append(f"other code of {family.generate.modules[0]}")
     if other:
         raise UserError(
-            f"{images.model}: its images were drawn with {'; '.join(other)}; measure as they were "
-            f"drawn, or materialize {images.model}/evaluation_report, which draws and times them "
-            "as it is now"
+            f"{images.model}: its {family.answer}s were made with {'; '.join(other)}; measure as "
+            f"they were made, or materialize {images.model}/evaluation_report, which makes and "
+            "times them as it is now"
         )

@@ -16,20 +16,20 @@ from adire_assets.tracking.runs import Tracked
 
 def lora_weights(
     project: Project,
-    images: Artifact,
+    dataset: Artifact,
     base_weights: Artifact,
     config: Artifact,
     run_worker: RunWorker,
     tracked: Tracked,
 ) -> Built:
-    """The trained adapter; loads with stock `pipe.load_lora_weights(path)`."""
+    """The trained adapter."""
     settings = config.json("config.json")
     plug = family(settings["family"])
     recipe = Recipe(
         kind="lora_weights",
-        model=images.model,
+        model=dataset.model,
         modules=plug.train.modules,
-        inputs={"dataset": images.content_hash, "base_model": base_weights.content_hash},
+        inputs={"dataset": dataset.content_hash, "base_model": base_weights.content_hash},
         config=settings["training"],
         environment=lineage.environment(*plug.packages, device=settings["device"]),
     )
@@ -38,24 +38,17 @@ def lora_weights(
 
     def make(folder: Path) -> dict[str, Any]:
         with tracked(recipe.key) as run, lock(project, "device"):
-            run.set_tags(_training_tags(project, recipe, images, base_weights))
+            run.set_tags(_training_tags(project, recipe, dataset, base_weights))
             run.log_params(settings["training"])
-            base = base_weights.path / "pipeline"
-            launch, device = plug.launch.functions, settings["device"]
-            training = launch.split_batch_across_processes(settings["training"], device, base)
-            arguments: dict[str, Any] = {
-                "dataset": images.path,
-                "base": base,
-                "variant": base_weights.json("base.json")["variant"],
+            device = settings["device"]
+            launcher, training = plug.launched(settings["training"], device, base_weights.path)
+            places = {
+                "dataset": dataset.path,
+                "base_model": base_weights.path,
                 "output": folder,
-                "training": training,
                 "work": work,
-                "device": device,
-                **images.manifest["training_arguments"],
             }
-            launcher = launch.launcher(device, training)
-            places = {"dataset": images.path, "base_model": base_weights.path}
-            places |= {"output": folder, "work": work}
+            arguments: dict[str, Any] = {**places, "training": training, "device": device}
             job = recorded_job(plug.train.job("train"), arguments, places, launcher)
             result = run_worker(
                 plug.train.job("train"),
@@ -67,10 +60,10 @@ def lora_weights(
             )
             run.log_artifacts(str(folder), "adapter")
         return {
-            "dataset": images.reference(),
+            "dataset": dataset.reference(),
             "base_model": base_weights.reference(),
-            "dvc_hash": images.manifest["dvc_hash"],
-            "data_hash": images.manifest["data_hash"],
+            "dvc_hash": dataset.manifest["dvc_hash"],
+            "data_hash": dataset.manifest["data_hash"],
             "seed": settings["training"]["seed"],
             "mlflow_run_id": run.mlflow_run_id,
             "training": result,
@@ -83,15 +76,15 @@ def lora_weights(
 
 
 def _training_tags(
-    project: Project, recipe: Recipe, images: Artifact, base_weights: Artifact
+    project: Project, recipe: Recipe, dataset: Artifact, base_weights: Artifact
 ) -> dict[str, str]:
     identity = lineage.code_identity(project.root)
     return {
         **{f"adire.{name}": str(fact) for name, fact in identity.items()},
         "adire.model": recipe.model,
         "adire.recipe_key": recipe.key,
-        "adire.dvc_hash": images.manifest["dvc_hash"],
-        "adire.data_hash": images.manifest["data_hash"],
-        "adire.dataset_hash": images.content_hash,
+        "adire.dvc_hash": dataset.manifest["dvc_hash"],
+        "adire.data_hash": dataset.manifest["data_hash"],
+        "adire.dataset_hash": dataset.content_hash,
         "adire.base_model_hash": base_weights.content_hash,
     }

@@ -1,7 +1,7 @@
 """Adapters out of and into a project: a release's LoRA as a file, and a file as a LoRA's folder.
 
-An exported file says in its metadata, under `adire.*`, which release and recipe it is, and under
-kohya's `ss_*` what others know how to show; so it can be traced without this project's home.
+An exported file says in its metadata, under `adire.*`, which release and recipe it is; so it can be
+traced without this project's home.
 """
 
 import json
@@ -18,8 +18,8 @@ from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment
 
 
-def export(project: Project, name: str, to: str, file: Path) -> int:
-    """Write the adapter of `model@N`, or of the live release of `model`; the release's number.
+def export(project: Project, name: str, to: str | None, file: Path) -> str:
+    """Write the adapter of `model@N`, or of the live release of `model`; what was written.
 
     UserError when there is no such release, its adapter is gone or changed, or `to` cannot say it.
     """
@@ -27,9 +27,9 @@ def export(project: Project, name: str, to: str, file: Path) -> int:
     store = Store(project)
     adapter, base = store.open(record.adapter), store.open(record.base_model)
     store.verify(adapter)
-    formats = family_of(project, record.model).formats.functions
-    formats.export(adapter.path, base.path / "pipeline", to, file, _facts(record))
-    return record.number
+    formats = _formats(project, record.model)
+    form = formats.export(adapter.path, base.path, to, file, _facts(record))
+    return f"release {record.number} in the format {form}"
 
 
 def import_(project: Project, file: Path, model: str, folder: Path) -> str:
@@ -41,8 +41,16 @@ def import_(project: Project, file: Path, model: str, folder: Path) -> str:
             f"`adire materialize {model} --select base_model` first"
         )
 
+    formats = _formats(project, model)
     base = sources.base_model(project, model, convert).artifact
-    return family_of(project, model).formats.functions.import_(file, base.path / "pipeline", folder)
+    return formats.import_(file, base.path, folder)
+
+
+def _formats(project: Project, model: str) -> Any:
+    plug = family_of(project, model)
+    if plug.formats is None:
+        raise UserError(f"{model} is a model of the family {plug.name}, which has no other formats")
+    return plug.formats.functions
 
 
 def _facts(record: ReleaseRecord) -> dict[str, str]:
@@ -56,8 +64,6 @@ def _facts(record: ReleaseRecord) -> dict[str, str]:
         "adire.adapter_hash": record.adapter["content_hash"],
         "adire.base_model": {**base, "hash": record.base_model["content_hash"]},
         "adire.mlflow_run_id": record.mlflow_run_id,
-        "ss_output_name": f"{record.model}-{record.number}",
-        "ss_sd_model_name": base.get("source"),
     }
     kept = ("code", "dvc_hash", "data_hash", "hyperparameters", "evaluation")
     facts |= {f"adire.{key}": told[key] for key in kept if key in told}

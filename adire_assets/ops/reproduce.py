@@ -162,30 +162,15 @@ def _pip(versions: Mapping[str, str]) -> str:
 
 
 def _base_model(project: Project, recorded: Artifact, scratch: Path, progress: Progress) -> Path:
-    """A folder that holds the base model as pipeline/."""
+    """A folder with the recorded base model's files."""
     store = Store(project)
     if store.holds(recorded):
         store.verify(recorded)
         progress(f"base model: {recorded.content_hash[:12]} is in the store")
         return recorded.path
-    manifest = recorded.manifest
-    source = manifest["source"]
-    if "config" in manifest["recipe"]["inputs"]:  # a single file, which is converted
-        raise UserError(
-            f"the base model {source} is no longer in the store; run "
-            f"`adire materialize {recorded.model} --select base_model`, which makes it again"
-        )
-    wanted = manifest["recipe"]["inputs"]["weights"]
-    found = family_of(project, recorded.model).weights.functions.found_again(project, manifest)
-    if found.content_hash != wanted:
-        raise UserError(
-            f"the base model {source} is no longer in the store, and {found.path} is other weights "
-            f"now ({found.content_hash[:12]}, not {wanted[:12]}); put those of then back there"
-        )
-    progress(f"base model: {found.identity} is still the one of then")
-    folder = scratch / "base_model"
-    folder.mkdir()
-    (folder / "pipeline").symlink_to(found.path)
+    folder, weights = scratch / "base_model", family_of(project, recorded.model).weights
+    found = weights.functions.find_again(project, recorded, folder)
+    progress(f"base model: {found} is still the one of then")
     return folder
 
 

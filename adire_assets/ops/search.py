@@ -190,9 +190,7 @@ def _carry_out(
     )
     runs.log_parameters(project, run, training)
     (scratch / "output").mkdir()
-    weights = base.path / "pipeline"
-    launch = plug.launch.functions
-    settings = launch.split_batch_across_processes(training, device, weights)
+    launcher, settings = plug.launched(training, device, base.path)
     try:
         result = run_child(
             project,
@@ -203,17 +201,15 @@ def _carry_out(
                 "study": study.study_name,
                 "number": trial.number,
                 "dataset": dataset.path,
-                "base": weights,
-                "variant": base.json("base.json")["variant"],
+                "base_model": base.path,
                 "output": scratch / "output",
                 "training": settings,
                 "work": scratch / "work",
                 "cache": project.home / "cache",
-                **dataset.manifest["training_arguments"],
                 "device": device,
             },
             threads=lineage.threads(),
-            launcher=launch.launcher(device, settings)[1:],
+            launcher=launcher[1:],
             recorder=runs.recorder(run),
             progress=progress,
         )

@@ -401,7 +401,7 @@ KEPT: dict[str, Kept] = {
     ),
     "search": Kept(
         Line.study,
-        (*LEARNS, "families/diffusion/training/launch.py", "families/diffusion/training/trial.py"),
+        (*LEARNS, "families/diffusion/training/launch.py", "families/diffusion/steps/trial.py"),
         (*SAMPLING, "bitsandbytes"),
         True,
         ("dataset", "base"),

@@ -21,11 +21,12 @@ from safetensors.numpy import load_file
 from adire_assets.core import worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.families.diffusion.artifacts import link_weights
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.steps.trial import UNPRUNED_TRIALS
 from adire_assets.families.diffusion.training import launch, objectives
 from adire_assets.families.diffusion.training.settings import TrainingConfig
-from adire_assets.families.diffusion.training.trial import UNPRUNED_TRIALS
 from adire_assets.tracking import runs
 from tests.support import tiny, training
 from tests.support.ports import free_port
@@ -446,9 +447,10 @@ def test_a_trial_in_two_processes_is_given_up_by_both(
     job = tmp_path / "job"
     job.mkdir()
     arguments = {**given, "storage": storage, "study": "cloth", "number": study.ask().number}
-    worker.write_job(
-        job, "adire_assets.families.diffusion.training.trial:run", arguments, threads=2
-    )
+    for told_by_artifacts in ("base", "variant", "resolution"):
+        del arguments[told_by_artifacts]
+    arguments["base_model"] = str(link_weights(random_base, None, tmp_path / "base_model"))
+    worker.write_job(job, "adire_assets.families.diffusion.steps.trial:run", arguments, threads=2)
     command = worker.command(job, launcher=launch.launcher("cpu", given["training"]))
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

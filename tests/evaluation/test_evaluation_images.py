@@ -19,8 +19,8 @@ from adire_assets.core.project import Project
 from adire_assets.core.statistic import load_statistics
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.families.diffusion import weights
-from adire_assets.families.diffusion.evaluation import evaluate, images
 from adire_assets.families.diffusion.gates import GateConfig
+from adire_assets.families.diffusion.steps import evaluate, generate
 from adire_assets.gates import promotion
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line import sources
@@ -60,7 +60,7 @@ class Line:
     calls: list[str] = field(default_factory=list)  # what the workers were asked for
 
     def worker(self, function: str, **arguments: Any) -> dict[str, Any]:
-        done: dict[str, Callable] = {"draw": images.draw, "score": evaluate.score}
+        done: dict[str, Callable] = {"draw": generate.draw, "score": evaluate.score}
         name = function.rpartition(":")[2]
         lora = Path(arguments.get("adapter") or "base").name
         self.calls.append(f"draw {lora}" if name == "draw" else name)

@@ -266,6 +266,7 @@ def make_dataset(
     write_rows(folder / "train.jsonl", rows[:images])
     write_rows(folder / "held_out.jsonl", rows[images : images + held_out])
     write_rows(folder / "validation.jsonl", rows[images + held_out :])
+    (folder / "summary.json").write_text(json.dumps({"resolution": resolution}))
     return folder
 
 

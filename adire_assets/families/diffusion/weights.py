@@ -5,7 +5,6 @@ process; every other is copied or linked.
 """
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, hard_link_or_copy, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.families.diffusion import base
+from adire_assets.families.diffusion.artifacts import PIPELINE, link_weights
 from adire_assets.families.diffusion.config import BaseModelSource, DiffusionConfig
 
 CONVERSION_MODULES = ("adire_assets.families.diffusion.formats.single_file",)
@@ -74,10 +74,27 @@ def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedB
     )
 
 
-def found_again(project: Project, manifest: Mapping[str, Any]) -> base.ResolvedBase:
-    """The base model that a manifest names, as it is now at its source."""
-    variant = manifest["recipe"]["config"]["variant"]
-    return base.resolve(manifest["source"], manifest["revision"], variant, project.root)
+def find_again(project: Project, recorded: Artifact, folder: Path) -> str:
+    """Make the new `folder` that of a base model which the store no longer holds; its name.
+
+    UserError when its source holds other weights now.
+    """
+    manifest = recorded.manifest
+    source, recipe = manifest["source"], manifest["recipe"]
+    if "config" in recipe["inputs"]:  # a single file, which is converted
+        raise UserError(
+            f"the base model {source} is no longer in the store; run "
+            f"`adire materialize {recorded.model} --select base_model`, which makes it again"
+        )
+    variant, wanted = recipe["config"]["variant"], recipe["inputs"]["weights"]
+    found = base.resolve(source, manifest["revision"], variant, project.root)
+    if found.content_hash != wanted:
+        raise UserError(
+            f"the base model {source} is no longer in the store, and {found.path} is other weights "
+            f"now ({found.content_hash[:12]}, not {wanted[:12]}); put those of then back there"
+        )
+    link_weights(found.path, variant, folder)
+    return found.identity
 
 
 def base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
@@ -107,7 +124,7 @@ def _weights(project: Project, model: str, kind: str, source: ModelSource) -> Bu
         found = _resolve(project, kind, source)
         # The hub's cache is immutable and large, so it is linked; a folder may be edited: copied.
         copy = hard_link_or_copy if source.is_hub else shutil.copyfile
-        shutil.copytree(found.path, folder / "pipeline", copy_function=copy)
+        shutil.copytree(found.path, folder / PIPELINE, copy_function=copy)
         write_json(folder / "base.json", {"variant": source.variant})
         return {"source": source.source, "revision": source.revision}
 
@@ -141,7 +158,7 @@ def _converted(
             "adire_assets.families.diffusion.formats.single_file:convert",
             file=file.path,
             config=config.path,
-            output=folder / "pipeline",
+            output=folder / PIPELINE,
         )
         # Read again if its size or time is another: the key must be that of what was converted.
         if _conversion_recipe(project, model, source)[0].inputs != recipe.inputs:

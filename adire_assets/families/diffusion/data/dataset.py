@@ -122,13 +122,9 @@ def build_dataset(
     return summary
 
 
-def build(
-    source: Path, output: Path, config: Mapping[str, Any], files: Iterable[str]
-) -> dict[str, Any]:
-    """`build_dataset`; what a training on it is told."""
-    settings = DataConfig.model_validate(config)
-    build_dataset(source, output, settings, files)
-    return {"resolution": settings.resolution}
+def build(source: Path, output: Path, config: Mapping[str, Any], files: Iterable[str]) -> None:
+    """`build_dataset`, as the line calls it."""
+    build_dataset(source, output, DataConfig.model_validate(config), files)
 
 
 def rebuild(*, source: str, output: str, config: dict, progress: Progress) -> dict:

@@ -18,6 +18,14 @@ from adire_assets.families.diffusion.training.settings import TrainingConfig
 SMALL_BASE = 256 * 2**20  # bytes of weights, of which every process may hold a copy
 
 
+def launched(
+    training: Mapping[str, Any], device: str, base_model: Path
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """(the launcher of a training, the section that its processes are told)."""
+    settings = split_batch_across_processes(training, device, base_model)
+    return launcher(device, settings), settings
+
+
 def split_batch_across_processes(
     training: Mapping[str, Any], device: str, base: Path
 ) -> dict[str, Any]:

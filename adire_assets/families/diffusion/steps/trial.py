@@ -25,13 +25,13 @@ def run(
 ) -> dict[str, Any]:
     """Train; {"validation_loss": of the adapter, "given_up_at": a step or None}.
 
-    `arguments` are those of `lora.train`. Each validation loss goes into trial `number` of the
-    Optuna study in `storage`, whose pruner then says whether to go on.
+    `arguments` are those of `train.train`. Each validation loss goes into trial `number` of
+    the Optuna study in `storage`, whose pruner then says whether to go on.
     """
     with importing():
         import optuna
 
-        from adire_assets.families.diffusion.training import lora
+        from adire_assets.families.diffusion.steps.train import train
         from adire_assets.families.diffusion.training.training_loop import TrialPruned
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,7 +45,7 @@ def run(
         return trial.should_prune()
 
     try:
-        report = lora.train(**arguments, progress=progress, should_prune=should_prune)
+        report = train(**arguments, progress=progress, should_prune=should_prune)
     except TrialPruned as pruned:
         return {"validation_loss": None, "given_up_at": pruned.step}
     if not report:  # of the processes that help the first one

@@ -1,4 +1,8 @@
-"""`adire base-model`: make the embedded base, its golden images, a sheet of what it learns from."""
+"""The commands of `embedded`, beside those of every package.
+
+`adire base-model` makes the embedded base, its golden images and a sheet of what it learns from;
+`adire sample-data` draws sample images.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +12,9 @@ import typer
 from adire_assets.cli.arguments import LARGEST_NUMBER, file_to_write, folder_to_write
 from adire_assets.core.project import Project
 
+embedded_app = typer.Typer()
 base_model_app = typer.Typer(no_args_is_help=True, help="The embedded tiny Stable Diffusion.")
+embedded_app.add_typer(base_model_app, name="base-model")
 
 
 @base_model_app.command("train")
@@ -67,3 +73,22 @@ def base_model_corpus(
 
     for caption in save_sheet(sheet, seed):
         typer.echo(caption)
+
+
+@embedded_app.command("sample-data")
+def sample_data(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="An empty or new folder.",
+            callback=folder_to_write,
+        ),
+    ],
+    count: Annotated[int, typer.Option(min=1, max=100_000)] = 108,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
+    resolution: Annotated[int, typer.Option(min=32, max=4096)] = 128,
+) -> None:
+    """Draw sample images of adire, with their metadata.csv."""
+    from adire_assets.embedded.cloth.sample_images import draw_sample_data
+
+    draw_sample_data(folder, count=count, seed=seed, resolution=resolution)

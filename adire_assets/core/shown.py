@@ -1,0 +1,41 @@
+"""What a family shows of an artifact, in Dagster and in MLflow."""
+
+import base64
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One thing to look at. `content` by `kind`:
+
+    picture    the file of one
+    markdown   a text, or the file of one
+    text       a line, which the log of the run says as well
+    value      plain JSON
+    """
+
+    name: str
+    kind: Literal["picture", "markdown", "text", "value"]
+    content: Any
+
+    def markdown(self) -> str:
+        """A picture or a markdown as one text, in which pictures lie as data."""
+        if self.kind == "picture":
+            return inline(self.content)
+        return self.content.read_text("utf-8") if isinstance(self.content, Path) else self.content
+
+
+def inline(picture: Path) -> str:
+    """A picture's file in Markdown."""
+    media = mimetypes.guess_type(picture.name)[0]
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return f"![{picture.stem}](data:{media};base64,{data})"
+
+
+def table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    """A table in Markdown; "none" without rows."""
+    lines = [columns, tuple("---" for _ in columns), *(tuple(r[c] for c in columns) for r in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) if rows else "none"

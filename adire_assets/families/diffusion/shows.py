@@ -1,0 +1,52 @@
+"""What Dagster and MLflow show of this family's datasets, adapters and evaluations."""
+
+import csv
+import math
+from pathlib import Path
+
+from adire_assets.core.shown import Shown, inline, table
+from adire_assets.core.store import read_json
+from adire_assets.families.diffusion.data.dataset_summary import summary_sentence
+
+SHOWN_STEPS = 12
+
+
+def of_dataset(folder: Path) -> list[Shown]:
+    """Its images, their number in each split, and the files that are not in it."""
+    summary = read_json(folder / "summary.json")
+    counts = ("train", "validation", "held_out", "own_captions")
+    return [
+        Shown("summary", "text", summary_sentence(summary)),
+        Shown("images", "picture", folder / "dataset_sheet.png"),
+        *(Shown(name, "value", summary[name]) for name in counts),
+        *(
+            Shown(name, "markdown", table(("file", "reason"), summary[name]))
+            for name in ("rejected", "unused")
+        ),
+    ]
+
+
+def of_adapter(folder: Path) -> list[Shown]:
+    """Its training: the last validation image, and the validation losses by step, each with an
+    image of then where one was drawn."""
+    with (folder / "validation.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows = rows[:: math.ceil(len(rows) / SHOWN_STEPS) or 1]
+    for row in rows:
+        picture = folder / f"validation/step-{int(row['step']):06}/00.png"
+        row["picture"] = inline(picture) if picture.is_file() else ""
+    last = folder / "validation" / "00.png"
+    history = table(("step", "validation_loss", "picture"), rows)
+    return [
+        *([Shown("validation", "picture", last)] if last.is_file() else []),
+        *([Shown("validation_history", "markdown", history)] if rows else []),
+        Shown("training", "value", read_json(folder / "training.json")),
+    ]
+
+
+def of_evaluation(folder: Path) -> list[Shown]:
+    """Images with the LoRA and without, side by side, and the report in words."""
+    return [
+        Shown("contact_sheet", "picture", folder / "contact_sheet.png"),
+        Shown("report", "markdown", folder / "report.md"),
+    ]
