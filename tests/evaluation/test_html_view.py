@@ -15,13 +15,12 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_json
-from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.evaluation.samples import picture
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
 from adire_assets.gates.comparison import Comparison
 from adire_assets.gates.report import pages
-from adire_assets.gates.report.contents import MAXIMUM_PAIRS, Sources, view_of
+from adire_assets.gates.report.contents import MAXIMUM_PAIRS, view_of
 from adire_assets.gates.report.document import html
 from adire_assets.gates.verdict import decide
 from adire_assets.serving import record, release
@@ -195,7 +194,9 @@ def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
     names = [pair["name"] for pair in data["pairs"]]
     assert len(names) == MAXIMUM_PAIRS and {"000-seed0", "024-seed1"} <= set(names)
     # Who prefers the challenger everywhere, whose pictures are known by a page without a shuffle.
-    view = view_of(pages._sources(project, "cloth@2", True), pairs=True)
+    judged = [release.read_record(project, "cloth", number).evaluation for number in (2, 1)]
+    challenger, champion = (Store(project).open(reference) for reference in judged)
+    view = view_of(project, challenger, 2, None, champion, 1, pairs=True)
     own = {pair.name: pair.challenger.uri for pair in view.pairs}
     choices = {
         pair["name"]: "left" if pair["left"] == {"picture": own[pair["name"]]} else "right"
@@ -227,13 +228,15 @@ def test_a_place_that_cannot_be_written_is_said(project: Project) -> None:
         pages.report(project, "cloth@2", project.home)
 
 
-def test_comparisons_of_a_verdict_become_gates_against_the_champion(tmp_path: Path) -> None:
-    write_evaluation(tmp_path, 0.0)
+def test_comparisons_of_a_verdict_become_gates_against_the_champion(project: Project) -> None:
     found = Comparison("style", 1.0, 1.01, 0.01, -0.03, 0.02, 0.06, False, False, "small")
     verdict = decide({}, {}, GateConfig(), (found,)).as_dict()
-    (tmp_path / "verdict").mkdir()
-    write_json(tmp_path / "verdict" / "verdict.json", verdict)
-    view = view_of(Sources("cloth", FAMILY, tmp_path, "release 1", verdict=tmp_path / "verdict"))
+    evaluation = Store(project).open(release.read_record(project, "cloth", 1).evaluation)
+    judged = Store(project).build(
+        Recipe("promotion_verdict", "cloth"),
+        lambda folder: write_json(folder / "verdict.json", verdict),
+    )
+    view = view_of(project, evaluation, 1, judged.artifact, None, None)
     gate = view.gates[-1]
     assert gate.against_champion and (gate.name, gate.outcome) == ("style", "undecided")
     assert (gate.difference, gate.smallest_effect) == (0.01, 0.06)
@@ -247,9 +250,15 @@ def test_large_pictures_are_reduced(tmp_path: Path) -> None:
     assert (drawn.width, drawn.height) == (512, 256)
 
 
-def test_an_evaluation_without_images_or_scores_still_has_a_report(tmp_path: Path) -> None:
-    write_json(tmp_path / "report.json", {"adapter_problems": ["unet.x is NaN"], "per_image": []})
-    page = html(view_of(Sources("cloth", FAMILY, tmp_path, "adapter 1")))
+def test_an_evaluation_without_images_or_scores_still_has_a_report(project: Project) -> None:
+    made = Store(project).open(release.read_record(project, "cloth", 1).evaluation).manifest
+
+    def make(folder: Path) -> dict[str, Any]:
+        report = {"adapter_problems": ["unet.x is NaN"], "per_image": []}
+        write_json(folder / "report.json", report)
+        write_json(folder / "timings.json", {})
+        return {kind: made[kind] for kind in ("dataset", "lora_weights", "base_model")}
+
+    unsound = Store(project).build(Recipe("evaluation_report", "cloth"), make).artifact
+    page = html(view_of(project, unsound, None, None, None, None))
     assert "unet.x is NaN" in page and not Nesting(page).wrong
-    with pytest.raises(UserError, match="holds no report"):
-        view_of(Sources("cloth", FAMILY, tmp_path / "none", "adapter 1"))

@@ -1,6 +1,6 @@
 """From artifacts to the report's view: the only place that knows what their files call things.
 
-    view_of(Sources(...))    a ReportView for `document.html` and `document.ab_sheet`
+    view_of(project, evaluation, ...)    a ReportView for `document.html` and `document.ab_sheet`
 
 Contract: reads folders of the artifact store and changes nothing. What was asked and answered, the
 family reads (`samples`). An evaluation made by an older version lacks some files or keys; what is
@@ -8,13 +8,12 @@ not there is left out of the view, never made up.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, quantiles
 
-from adire_assets.core.errors import UserError
-from adire_assets.core.family import Family
+from adire_assets.config.model import family_of
+from adire_assets.core.project import Project
 from adire_assets.core.sample import Answer, Sample
+from adire_assets.core.store import Artifact, Store
 from adire_assets.gates.report.document import (
     BatchSpeed,
     Distribution,
@@ -35,46 +34,38 @@ PROMPTS_SHOWN = 4  # worst, and as many best
 MAXIMUM_PAIRS = 40  # of the blind sheet: what one person rates in some ten minutes
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Folders of artifacts; what is None is not known."""
+def view_of(
+    project: Project,
+    evaluation: Artifact,
+    release: int | None,
+    verdict: Artifact | None,
+    champion: Artifact | None,
+    champion_release: int | None,
+    *,
+    pairs: bool = False,
+) -> ReportView:
+    """The view of an evaluation, of release `release` if there is one, beside that of the champion;
+    with `pairs` also the answers of the blind sheet."""
+    made_from = {
+        kind: Store(project).recall(evaluation.manifest[kind])
+        for kind in ("dataset", "lora_weights", "base_model")
+    }
+    report, timings = evaluation.json("report.json"), evaluation.json("timings.json")
+    other = json_of(champion.path / "timings.json") if champion else {}
+    decided = verdict.json("verdict.json") if verdict else {}
+    policy = verdict.manifest if verdict else {}
+    family = family_of(project, evaluation.model)
+    answer, step = family.answer, family.samples.functions
 
-    model: str
-    family: Family
-    evaluation: Path
-    name: str  # how people call the challenger: "release 4"
-    release: int | None = None
-    verdict: Path | None = None
-    dataset: Path | None = None
-    adapter: Path | None = None
-    base_model: Path | None = None
-    champion: Path | None = None  # the champion's evaluation
-    champion_release: int | None = None
-
-
-def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
-    """The view of one evaluation; with `pairs` also the answers of the blind sheet."""
-    report = json_of(sources.evaluation / "report.json")
-    if not report:
-        raise UserError(
-            f"{sources.evaluation} holds no report.json; materialize {sources.model}/"
-            "evaluation_report"
-        )
-    answer, step = sources.family.answer, sources.family.samples.functions
-
-    def samples(folder: Path | None) -> Samples:
-        found = step.samples(folder, sources.dataset) if folder else []
+    def samples(of: Artifact | None) -> Samples:
+        found = step.samples(of.path, made_from["dataset"].path) if of else []
         return {sample.key: sample for sample in found}
 
-    timings = json_of(sources.evaluation / "timings.json")
-    other = json_of(sources.champion / "timings.json") if sources.champion else {}
     speeds: dict[Variant, tuple[BatchSpeed, ...]] = {
         "challenger": _speed(timings, answer),
         "champion": _speed(other, answer),
     }
-    own, champion = samples(sources.evaluation), samples(sources.champion)
-    verdict = json_of(sources.verdict / "verdict.json") if sources.verdict else {}
-    decided = json_of(sources.verdict / "manifest.json") if sources.verdict else {}
+    own, rival = samples(evaluation), samples(champion)
     metric = step.RANKED_BY
     better = report.get("metrics", {}).get(metric, {}).get("better", "higher")
     ranked = sorted(
@@ -84,29 +75,32 @@ def view_of(sources: Sources, *, pairs: bool = False) -> ReportView:
     shown = min(PROMPTS_SHOWN, len(ranked) // 2)
     weakest = _one_a_prompt(ranked)[:shown]
     strongest = [key for key in _one_a_prompt(ranked[::-1]) if key not in weakest][:shown]
+    adapter = made_from["lora_weights"]
     return ReportView(
-        model=sources.model,
+        model=evaluation.model,
         answer=answer,
-        name=sources.name,
-        release=sources.release,
-        champion_release=sources.champion_release,
-        sentence=_sentence(verdict),
-        passed=verdict.get("passed"),
+        name=f"release {release}" if release else f"adapter {adapter.key[:12]}",
+        release=release,
+        champion_release=champion_release,
+        sentence=_sentence(decided),
+        passed=decided.get("passed"),
         summary=_summary(report, answer),
         problems=tuple(report.get("adapter_problems") or ()),
-        weakened=tuple(verdict.get("weakened", ())),
-        weaker_than=verdict.get("weaker_than", ""),
-        uncommitted=tuple(decided.get("uncommitted", ())),
-        refused_before=decided.get("refused_before", 0),
-        gates=tuple(_gates(verdict)),
+        weakened=tuple(decided.get("weakened", ())),
+        weaker_than=decided.get("weaker_than", ""),
+        uncommitted=tuple(policy.get("uncommitted", ())),
+        refused_before=policy.get("refused_before", 0),
+        gates=tuple(_gates(decided)),
         ranked_by=metric,
-        worst=tuple(_prompt(key, own, champion) for key in weakest),
-        best=tuple(_prompt(key, own, champion) for key in strongest),
-        distributions=tuple(_distributions(report, own, champion, answer)),
+        worst=tuple(_prompt(key, own, rival) for key in weakest),
+        best=tuple(_prompt(key, own, rival) for key in strongest),
+        distributions=tuple(_distributions(report, own, rival, answer)),
         speed={variant: points for variant, points in speeds.items() if points},
         costs=tuple(costs(timings, other, answer)),
-        lineage=tuple(lineage(sources.evaluation, sources.adapter, sources.base_model, report)),
-        pairs=tuple(_pairs(own, champion)) if pairs else (),
+        lineage=tuple(
+            lineage(evaluation.manifest, adapter.manifest, made_from["base_model"].manifest, report)
+        ),
+        pairs=tuple(_pairs(own, rival)) if pairs else (),
         names=step.NAMES,
     )
 

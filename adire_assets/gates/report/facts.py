@@ -32,15 +32,10 @@ def _amount(value: float, unit: str) -> str:
     return f"{number(value / 2**20 if unit == 'MiB' else value)} {unit}"
 
 
-def lineage(
-    evaluated: Path, trained: Path | None, base_model: Path | None, report: Json
-) -> Iterable[Facts]:
-    """What the evaluation, the adapter and its base in these folders come from."""
-    evaluation = json_of(evaluated / "manifest.json")
-    adapter = json_of(trained / "manifest.json") if trained else {}
-    base = json_of(base_model / "manifest.json") if base_model else {}
-    recipe = evaluation.get("recipe", {})
-    settings = recipe.get("config", {})
+def lineage(evaluation: Json, adapter: Json, base: Json, report: Json) -> Iterable[Facts]:
+    """What an evaluation, the adapter and its base, by their manifests, come from."""
+    recipe = evaluation["recipe"]
+    settings = recipe["config"]
     yield _facts(
         "Adapter",
         {
@@ -75,15 +70,14 @@ def lineage(
                 if name not in ("judge", "seeds") and value not in (None, "", [], {})
             },
             "Judge": report.get("judge"),
-            "Judge's content": recipe.get("inputs", {}).get("judge"),
+            "Judge's content": recipe["inputs"].get("judge"),
             "Recipe key": evaluation.get("key"),
             "Content hash": evaluation.get("content_hash"),
             "Processor": evaluation.get("hardware", {}).get("cpu"),
         },
     )
-    hyperparameters = adapter.get("recipe", {}).get("config", {})
-    yield _facts("Hyperparameters", hyperparameters, dense=True)
-    yield _facts("Libraries and hardware", recipe.get("environment", {}), dense=True)
+    yield _facts("Hyperparameters", adapter["recipe"]["config"], dense=True)
+    yield _facts("Libraries and hardware", recipe["environment"], dense=True)
 
 
 def _facts(heading: str, values: Json, *, dense: bool = False) -> Facts:

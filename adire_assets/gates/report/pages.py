@@ -12,7 +12,6 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_bytes
 from adire_assets.gates import approvals, ratings
 from adire_assets.gates.report import contents, document
-from adire_assets.gates.report.contents import Sources
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
 
@@ -28,10 +27,10 @@ def report(project: Project, name: str, output: Path | None) -> Path:
     unless that is the one reported on. UserError when there is no such release or evaluation, or
     when the page cannot be written.
     """
-    sources = _sources(project, name, blind=False)
-    page = document.html(contents.view_of(sources))
-    which = sources.release or sources.evaluation.name[:12]
-    path = (output or project.home / "reports" / f"{sources.model}-{which}.html").absolute()
+    evaluation, found, verdict = _judged(project, name)
+    page = document.html(_view(project, evaluation, verdict, found))
+    which = found.number if found else evaluation.key[:12]
+    path = (output or project.home / "reports" / f"{evaluation.model}-{which}.html").absolute()
     _write(path, page, ANOTHER)
     return path
 
@@ -42,8 +41,8 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
 
     UserError as for `report`, and when no rating of it could be enough.
     """
-    sources = _sources(project, name, blind=True)
-    view = contents.view_of(sources, pairs=True)
+    evaluation, found, verdict = _judged(project, name)
+    view = _view(project, evaluation, verdict, found, blind=True)
     shuffle = document.shuffle_of(view, approvals.rating_secret(project))
     assert view.release is not None and view.champion_release is not None
     wanted = release.read_record(project, view.model, view.release)
@@ -79,8 +78,8 @@ def write_page(project: Project, verdict: Artifact, log: Callable[[Path], None])
     """
     evaluation = Store(project).open(verdict.manifest["evaluation"])
     found = _release_of(project, evaluation)
-    view = contents.view_of(_gathered(project, evaluation, verdict, found, blind=False))
-    path, page = page_path(project, verdict), document.html(view)
+    page = document.html(_view(project, evaluation, verdict, found))
+    path = page_path(project, verdict)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         draft.write_text(page, encoding="utf-8")
@@ -95,18 +94,19 @@ def _write(path: Path, page: str, advice: str = "") -> None:
         raise UserError(f"{error}{advice}") from None
 
 
-def _sources(project: Project, name: str, blind: bool) -> Sources:
-    """The artifacts that a report on `name` is made from."""
+def _judged(
+    project: Project, name: str
+) -> tuple[Artifact, release.ReleaseRecord | None, Artifact | None]:
+    """The evaluation that `name` means, its release, and its newest verdict."""
+    store = Store(project)
     evaluation, found = evaluation_of(project, name)
     verdicts = [
         one
-        for one in Store(project).artifacts(evaluation.model, "promotion_verdict")
+        for one in store.artifacts(evaluation.model, "promotion_verdict")
         if one.manifest["evaluation"] == evaluation.reference()
     ]
     verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
-    if verdict:
-        verdict = Store(project).open(verdict.reference())
-    return _gathered(project, evaluation, verdict, found, blind)
+    return evaluation, found, store.open(verdict.reference()) if verdict else None
 
 
 def evaluation_of(project: Project, name: str) -> tuple[Artifact, release.ReleaseRecord | None]:
@@ -146,13 +146,13 @@ def _release_of(project: Project, evaluation: Artifact) -> release.ReleaseRecord
     return same[-1] if same else None
 
 
-def _gathered(
+def _view(
     project: Project,
     evaluation: Artifact,
     verdict: Artifact | None,
     found: release.ReleaseRecord | None,
-    blind: bool,
-) -> Sources:
+    blind: bool = False,
+) -> document.ReportView:
     """What a page on `evaluation` (of release `found`) shows. The champion is the one of the
     verdict, or where it names none, and for a rating, the one that is live."""
     store, model = Store(project), evaluation.model
@@ -167,20 +167,7 @@ def _gathered(
     else:
         other = next((one for one in known if one.number == live and one != found), None)
         rival = store.recall(other.evaluation) if other else None
-    folders = {
-        kind: store.recall(evaluation.manifest[kind]).path
-        for kind in ("dataset", "lora_weights", "base_model")
-    }
-    return Sources(
-        model=model,
-        family=family_of(project, model),
-        evaluation=evaluation.path,
-        name=f"release {found.number}" if found else f"adapter {folders['lora_weights'].name[:12]}",
-        release=found.number if found else None,
-        verdict=verdict.path if verdict else None,
-        dataset=folders["dataset"],
-        adapter=folders["lora_weights"],
-        base_model=folders["base_model"],
-        champion=rival.path if rival else None,
-        champion_release=other.number if other else None,
+    numbers = [one.number if one else None for one in (found, other)]
+    return contents.view_of(
+        project, evaluation, numbers[0], verdict, rival, numbers[1], pairs=blind
     )
