@@ -18,7 +18,7 @@ from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Store, is_locked, lock, write_json
+from adire_assets.core.store import Store, write_json
 from adire_assets.gates import approvals
 from adire_assets.ops.backup import backup, restore
 from adire_assets.ops.gc import collect_garbage
@@ -254,10 +254,10 @@ def test_a_child_whose_disk_is_full_tells_it(project: Project, disk: Path) -> No
 
 
 def test_a_lock_that_there_is_needs_no_writing(project: Project, read_only: Project) -> None:
-    with lock(project, "dvc"):
+    with project.locks.acquire("dvc"):
         pass
-    with lock(read_only, "dvc"):
-        assert is_locked(project, "dvc")
+    with read_only.locks.acquire("dvc"):
+        assert project.locks.is_held("dvc")
 
 
 @pytest.mark.parametrize(

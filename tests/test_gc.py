@@ -17,7 +17,7 @@ from adire_assets.core import folders, readers
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Store, lock, try_lock, write_json
+from adire_assets.core.store import Artifact, Store, write_json
 from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.state import DeploymentRecord, Rollout
@@ -34,7 +34,7 @@ from pathlib import Path
 from adire_assets.core import readers
 from adire_assets.core.project import Project
 from adire_assets.core.lineage import Recipe
-from adire_assets.core.store import Store, lock
+from adire_assets.core.store import Store
 
 store = Store(Project(Path(sys.argv[1]), Path(sys.argv[2])))
 reference = json.loads(sys.argv[3])
@@ -159,7 +159,7 @@ def test_what_is_opened_while_it_is_decided_stays(
             write_json(place, artifact.reference())
 
     monkeypatch.setattr(Store, "remember", come)
-    with lock(project, "run-run-of-now"):
+    with project.locks.acquire("run-run-of-now"):
         gc(project)
     assert read.path.exists() and not other.path.exists()
     monkeypatch.undo()
@@ -263,9 +263,9 @@ def held_folders(project: Project) -> dict[str, tuple[Path, Callable]]:
     building = Store(project).root / ".tmp" / f"{MODEL}-thing-{DIGITS}"
     scratch = project.home / "work" / "golden-cloth-3"
     return {
-        "an artifact that is made": (building, lambda: lock(project, building.name)),
-        "the scratch folder of a command": (scratch, lambda: lock(project, scratch.name)),
-        "checkpoints": (project.home / "work" / DIGITS, lambda: lock(project, "device")),
+        "an artifact that is made": (building, lambda: project.locks.acquire(building.name)),
+        "the scratch folder of a command": (scratch, lambda: project.locks.acquire(scratch.name)),
+        "checkpoints": (project.home / "work" / DIGITS, lambda: project.locks.acquire("device")),
     }
 
 
@@ -334,7 +334,7 @@ def test_what_of_a_cache_was_used_least_recently_goes_first(project: Project) ->
 def test_a_cache_in_use_is_left_and_that_is_told(project: Project) -> None:
     made = fill_cache(project)
     limit(project, maximum_cache_gigabytes=0)
-    with lock(project, "device"):
+    with project.locks.acquire("device"):
         assert gc(project)[0].startswith("cache and checkpoints: left as they are, since a train")
     assert all(path.is_file() for path in made)
 
@@ -379,7 +379,7 @@ def test_of_the_bases_in_a_slot_those_stay_that_a_release_there_refers_to(
     for name in ("a" * 32, "b" * 32, f".{'c' * 32}.tmp"):
         write_json(slot / "base_models" / name / "base.json", {})
     (slot / "base_models" / ".DS_Store").write_text("left by a desktop")
-    with try_lock(project, release.INSTALL_LOCK) as free:
+    with project.locks.try_acquire(release.INSTALL_LOCK) as free:
         assert free
     said = gc(project)
     assert {path.name for path in (slot / "base_models").iterdir()} == {"a" * 32, ".DS_Store"}

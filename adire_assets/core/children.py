@@ -14,14 +14,13 @@ from adire_assets.core import lineage, worker
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 
 
 @contextmanager
 def scratch_folder(project: Project, name: str) -> Iterator[Path]:
     """An empty folder that one process has at a time, and that a killed one leaves to the next."""
     folder = project.home / "work" / name
-    with lock(project, name):
+    with project.locks.acquire(name):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 
 LOCK = "temporary-folders"  # held while a folder is made and locked, and while they are listed
 
@@ -26,7 +25,7 @@ def temporary_folder(project: Project, parent: Path) -> Iterator[Path]:
         for old in folders:
             shutil.rmtree(old, ignore_errors=True)
     with ExitStack() as held:
-        with lock(project, LOCK):
+        with project.locks.acquire(LOCK):
             folder = Path(tempfile.mkdtemp(dir=parent))
             assert _held(held, folder)
             held.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -36,7 +35,7 @@ def temporary_folder(project: Project, parent: Path) -> Iterator[Path]:
 @contextmanager
 def abandoned_folders(project: Project, parent: Path) -> Iterator[list[Path]]:
     """The folders below `parent` that no living process owns; the caller owns them meanwhile."""
-    with ExitStack() as held, lock(project, LOCK):
+    with ExitStack() as held, project.locks.acquire(LOCK):
         folders = sorted(path for path in parent.glob("*") if path.is_dir())
         yield [folder for folder in folders if _held(held, folder)]
 

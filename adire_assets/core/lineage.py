@@ -41,8 +41,8 @@ PLUMBING = {
         *(
             f"core.{name}"
             for name in (
-                *("child_environment", "disk", "errors", "family", "lineage", "project"),
-                *("readers", "store", "worker"),
+                *("child_environment", "disk", "errors", "family", "files", "lineage", "locks"),
+                *("project", "readers", "records", "store", "worker"),
             )
         ),
     )

@@ -1,4 +1,5 @@
-"""Where a project lies: what users keep in git, and what runs produce."""
+"""Where a project lies: what users keep in git, what runs produce, and what stands behind the
+plugs (`Locks`, `Records`): the one place that chooses."""
 
 import os
 import re
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import spelled_as_on_disk
+from adire_assets.core.locks import FileLocks, Locks
+from adire_assets.core.records import FileRecords, Records
 
 NOT_IN_A_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
@@ -45,6 +48,14 @@ class Project:
     def identity(self) -> str:
         """What tells this home from another, without telling where it lies."""
         return sha256(os.fsencode(self.home)).hexdigest()[:16]
+
+    @property
+    def locks(self) -> Locks:
+        return FileLocks(self.home / "locks")
+
+    @property
+    def records(self) -> Records:
+        return FileRecords(self.home, self.locks)
 
     def model_file(self, name: str) -> Path:
         return self.root / "configs" / "models" / f"{name}.yaml"

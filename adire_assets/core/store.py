@@ -17,26 +17,27 @@ What `find`, `open`, `recall` and `build` give is kept from being deleted for as
 says. What `artifacts` lists is not: `open` what you choose of it.
 """
 
-import errno
-import fcntl
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any
 
 from adire_assets.core import lineage, readers
-from adire_assets.core.disk import writing, written_whole
+from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import hard_link_or_copy as hard_link_or_copy
+from adire_assets.core.files import read_json as read_json
+from adire_assets.core.files import sync
+from adire_assets.core.files import write_bytes as write_bytes
+from adire_assets.core.files import write_json as write_json
 from adire_assets.core.lineage import Recipe
+from adire_assets.core.locks import Lease
 from adire_assets.core.project import Project
 
-T = TypeVar("T")
 NOT_CONTENT = ("manifest.json", "timings.json", "recipe")
 KEY_DIGITS = 32
 
@@ -198,7 +199,7 @@ class Store:
         if found := self.find(recipe):
             return Built(found, reused=True)
         name = lock_name(recipe.model, recipe.kind, recipe.key)
-        with lock(self.project, name):
+        with self.project.locks.acquire(name):
             if found := self.find(recipe):
                 return Built(found, reused=True)
             folder = self.root / ".tmp" / name
@@ -216,7 +217,7 @@ class Store:
                     self._finish(folder, recipe, facts, time.monotonic() - started)
                     final.parent.mkdir(parents=True, exist_ok=True)
                     folder.rename(final)
-                    _sync(final.parent)
+                    sync(final.parent)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(made_with, ignore_errors=True)
@@ -261,7 +262,7 @@ class Store:
         for path in folder.rglob("*"):
             if path.is_file():
                 path.chmod(0o444)
-                _sync(path)
+                sync(path)
 
     def _memory_of(self, folder: Path) -> Path:
         return self.memory / folder.relative_to(self.root)
@@ -290,100 +291,5 @@ def lock_name(model: str, kind: str, key: str) -> str:
     return f"{model}-{kind}-{key[:KEY_DIGITS]}"
 
 
-@contextmanager
-def try_lock(project: Project, name: str) -> Iterator[bool]:
-    """Whether `name` could be had alone; it is held for the block then."""
-    with _lock_file(project, name) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-@contextmanager
-def lock(project: Project, name: str) -> Iterator[None]:
-    """Hold `name` alone among all processes of this home; waits, and dies with its holder."""
-    with _lock_file(project, name) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _lock_file(project: Project, name: str) -> IO:
-    path = project.home / "locks" / f"{name}.lock"
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("a")
-        except OSError as error:
-            if error.errno == errno.EROFS and path.is_file():
-                return path.open("rb")  # a lock writes nothing
-            raise
-
-
-def is_locked(project: Project, name: str) -> bool:
-    """Whether a living process holds `name`."""
-    path = project.home / "locks" / f"{name}.lock"
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. UserError when it is none, FileNotFoundError without a file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); take it from a backup") from None
-
-
-def read_as(path: Path, kind: Callable[..., T]) -> T:
-    """`kind` with the keys of a JSON file as its arguments. UserError when they are others."""
-    found = read_json(path)
-    try:
-        return kind(**found)
-    except TypeError as error:
-        reason = str(error).rpartition("() ")[2]
-        raise UserError(
-            f"{path} is not what belongs there ({reason}); take it from a backup"
-        ) from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old content or the new, never a part."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    with writing(path):
-        try:
-            with written_whole(path) as temporary:
-                temporary.write_bytes(content)
-                _sync(temporary)
-        except OSError as error:
-            error.filename = str(path)
-            raise
-
-
-def hard_link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Hard-link a read-only file, or copy it where links are not supported."""
-    try:
-        Path(target).hardlink_to(Path(source).resolve())
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def lock(project: Project, name: str) -> AbstractContextManager[Lease]:
+    return project.locks.acquire(name)

@@ -20,7 +20,7 @@ from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Store
 from adire_assets.core.worker import ERROR, RunWorker, command, result_of, write_job
 
 STOP_SECONDS = 20.0  # what an interrupted child may take to end
@@ -40,7 +40,7 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
         """Hold the run's lock as long as its process lives, so that a killed run can be told."""
         if context.run:
             run = f"run-{context.run.run_id}"
-            self._alive = lock(Project.find(Path(self.project_root)), run)
+            self._alive = self._project.locks.acquire(run)
             self._alive.__enter__()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
@@ -48,24 +48,28 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
             self._alive.__exit__(None, None, None)
 
     def handle_output(self, context: dg.OutputContext, obj: dict[str, Any]) -> None:
-        for name in (context.run_id, "latest"):
-            write_json(self._file(name, context.asset_key), obj)
+        for run in (context.run_id, "latest"):
+            self._project.records.change(_name(run, context.asset_key), lambda _: obj)
 
     def load_input(self, context: dg.InputContext) -> Artifact:
-        for name in (context.step_context.run_id, "latest"):
-            path = self._file(name, context.asset_key)
-            if path.is_file():
+        for run in (context.step_context.run_id, "latest"):
+            reference = self._project.records.read(_name(run, context.asset_key)).value
+            if reference is not None:
                 with answered():
-                    return Store(Project.find(Path(self.project_root))).open(read_json(path))
+                    return Store(self._project).open(reference)
         key = context.asset_key.to_user_string()
         raise dg.Failure(
             f"{key} was never materialized; materialize it first, or the whole graph",
             allow_retries=False,
         )
 
-    def _file(self, run: str, key: dg.AssetKey) -> Path:
-        home = Project.find(Path(self.project_root)).home
-        return home.joinpath("references", run, *key.path).with_suffix(".json")
+    @property
+    def _project(self) -> Project:
+        return Project.find(Path(self.project_root))
+
+
+def _name(run: str, key: dg.AssetKey) -> str:
+    return "/".join(("references", run, *key.path))
 
 
 @contextmanager

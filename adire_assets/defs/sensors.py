@@ -19,7 +19,6 @@ from adire_assets.config.model import family_of, load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import is_locked
 from adire_assets.defs.retries import seconds_until_retry
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.gates import approvals, clean_commit, policy_comparison
@@ -59,7 +58,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
             run = runs[0].dagster_run
             young = time.time() - (runs[0].start_time or time.time()) < LOCKED_WITHIN_SECONDS
             started = run.status == dg.DagsterRunStatus.STARTED
-            if young or not started or is_locked(project, f"run-{run.run_id}"):
+            if young or not started or project.locks.is_held(f"run-{run.run_id}"):
                 return dg.SkipReason(f"{seen}: run {run.run_id[:8]} is under way")
             context.instance.report_run_failed(run, "The process of this run was killed.")
             return dg.SkipReason(f"{seen}: run {run.run_id[:8]} was killed; marked as failed")

@@ -21,13 +21,12 @@ import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.errors import UserError
+from adire_assets.core.locks import Lease
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock, read_json, write_json
 from adire_assets.serving import record, release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
@@ -83,8 +82,8 @@ def content_of(record: ReleaseRecord) -> dict[str, str]:
 
 def history(project: Project, model: str, number: int) -> list[Entry]:
     """All that happened to a release, also while it was of other content."""
-    path = _path(project, model, number)
-    return [Entry(**entry) for entry in read_json(path)["entries"]] if path.is_file() else []
+    found = project.records.read(_name(model, number)).value or {"entries": []}
+    return [Entry(**entry) for entry in found["entries"]]
 
 
 def approval(project: Project, record: ReleaseRecord) -> Approval | None:
@@ -235,7 +234,7 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
     _require_reason(reason, "taking an approval back")
     model, number = wanted.model, wanted.number
     # A rollout begins under this lock, and asks for the approval again in it.
-    with lock(project, f"rollout-{model}"), kept(project, wanted):
+    with project.locks.acquire(f"rollout-{model}"), kept(project, wanted):
         if approval(project, wanted) is None:
             raise UserError(f"release {number} of {model} is not approved")
         for state in _states(project, model):
@@ -262,7 +261,7 @@ def note_sheet(
 def rating_secret(project: Project) -> bytes:
     """What only this project knows, by which its A/B sheets are shuffled; made on first use."""
     path = project.home / "rating_secret"
-    with lock(project, "rating-secret"):
+    with project.locks.acquire("rating-secret"):
         if not path.is_file():
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.unlink(missing_ok=True)
@@ -297,25 +296,25 @@ def _share(counted: Mapping[str, Any], of_what: str) -> str:
     return f"{counted['wins']} of {decided} decided {of_what} won{rate}{ties}"
 
 
-# --- the file ----------------------------------------------------------------------------------
+# --- the record --------------------------------------------------------------------------------
 
 
-def kept(project: Project, wanted: ReleaseRecord) -> AbstractContextManager[None]:
-    """Alone with the file of a release."""
-    return lock(project, f"approvals-{wanted.model}-{wanted.number}")
+def kept(project: Project, wanted: ReleaseRecord) -> AbstractContextManager[Lease]:
+    """Alone with the record of a release."""
+    return project.locks.acquire(f"approvals-{wanted.model}-{wanted.number}")
 
 
 def add(project: Project, wanted: ReleaseRecord, entry: Entry) -> None:
-    """Write an entry; the caller holds the file by `kept`."""
-    entries = [*history(project, wanted.model, wanted.number), entry]
-    write_json(
-        _path(project, wanted.model, wanted.number),
-        {"entries": [asdict(one) for one in entries]},
-    )
+    """Write an entry; the caller holds the record by `kept`."""
+
+    def added(value: Any) -> dict[str, Any]:
+        return {"entries": [*(value or {"entries": []})["entries"], asdict(entry)]}
+
+    project.records.change(_name(wanted.model, wanted.number), added)
 
 
-def _path(project: Project, model: str, number: int) -> Path:
-    return project.home / "approvals" / model / f"{number}.json"
+def _name(model: str, number: int) -> str:
+    return f"approvals/{model}/{number}"
 
 
 def _require_reason(reason: str, what: str) -> None:

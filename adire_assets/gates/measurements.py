@@ -16,13 +16,12 @@ measurement would reach 1. The peak of memory is the greatest of all.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
-from adire_assets.core.store import KEY_DIGITS, Artifact, Store, lock, read_json, write_json
+from adire_assets.core.store import KEY_DIGITS, Artifact, Store, read_json
 from adire_assets.serving import record
 
 TIMINGS = "timings.json"
@@ -32,26 +31,28 @@ Timings = Mapping[str, Any]
 
 def add(project: Project, model: str, drawing: Mapping[str, Any], timings: Timings) -> None:
     """Keep a measurement, the timings.json of a drawing with the recipe `drawing`."""
-    path = _path(project, model, drawing)
-    cpu = lineage.hardware()["cpu"]
-    with lock(project, f"measurements-{path.stem}"):
-        known = read_json(path) if path.is_file() else []
-        write_json(path, [*known, {"at": record.now(), "cpu": cpu, **timings}])
+    taken = {"at": record.now(), "cpu": lineage.hardware()["cpu"], **timings}
+    name = _name(project, model, drawing)
+    project.records.change(name, lambda known: [*(known or []), taken])
 
 
 def kept(project: Project, images: Artifact) -> bool:
-    """Whether the measurements of `images` are in a file of their own."""
-    return _path(project, images.model, images.manifest["recipe"]).is_file()
+    """Whether the measurements of `images` are in a record of their own."""
+    return _recorded(project, images) is not None
 
 
 def of_images(project: Project, images: Artifact) -> list[Timings]:
     """The measurements of the adapter that drew `images`, the first one first."""
-    path = _path(project, images.model, images.manifest["recipe"])
-    if path.is_file():
-        return list(read_json(path))
+    if (known := _recorded(project, images)) is not None:
+        return known
     own = images.path / TIMINGS  # drawn before measurements were kept
     timings = read_json(own) if own.is_file() else {}
     return [timings] if timings else []
+
+
+def _recorded(project: Project, images: Artifact) -> list[Timings] | None:
+    name = _name(project, images.model, images.manifest["recipe"])
+    return project.records.read(name).value
 
 
 def timings_of(project: Project, evaluation: Artifact) -> dict[str, Any]:
@@ -100,11 +101,10 @@ def _point(latest: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> di
     }
 
 
-def _path(project: Project, model: str, drawing: Mapping[str, Any]) -> Path:
+def _name(project: Project, model: str, drawing: Mapping[str, Any]) -> str:
     timed_by = family_of(project, model).drawing.functions.TIMED_BY
     depends_on = {
         **{name: drawing[name] for name in ("code", "inputs", "environment")},
         "config": {name: drawing["config"][name] for name in timed_by},
     }
-    name = f"{lineage.digest(depends_on)[:KEY_DIGITS]}.json"
-    return project.home / "measurements" / model / name
+    return f"measurements/{model}/{lineage.digest(depends_on)[:KEY_DIGITS]}"

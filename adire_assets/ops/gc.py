@@ -20,15 +20,7 @@ from adire_assets.config.home import load_home
 from adire_assets.core import folders, readers
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import (
-    KEY_DIGITS,
-    Artifact,
-    Store,
-    is_locked,
-    lock,
-    read_json,
-    try_lock,
-)
+from adire_assets.core.store import KEY_DIGITS, Artifact, Store
 from adire_assets.gates import approvals
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import slot
@@ -126,13 +118,11 @@ def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artifact
             for found in _kept_releases(project, model, keep)
             for reference in references_in(asdict(found))
         ]
-    for path in (project.home / "deployments").rglob("*.json"):  # records, and plans for them
-        wanted += [reference["key"] for reference in references_in(read_json(path))]
-    references = project.home / "references"
-    for path in references.rglob("*.json"):
-        run = path.relative_to(references).parts[0]
-        if run == "latest" or is_locked(project, f"run-{run}"):
-            wanted.append(read_json(path)["key"])
+    records = project.records
+    for name in (*records.list("deployments"), *records.list("references")):
+        room, run, *_ = name.split("/")
+        if room == "deployments" or run == "latest" or project.locks.is_held(f"run-{run}"):
+            wanted += [found["key"] for found in references_in(records.read(name).value)]
     needed: set[str] = set()
     while wanted:
         key = wanted.pop()
@@ -149,9 +139,8 @@ def _kept_releases(project: Project, model: str, keep: int) -> list[release.Rele
     database = own_database(project)
     if database is None or database.exists():  # who makes room has none for a new database
         numbers |= set(registry.aliases(project, model).values())
-    targets = {path.name for path in _folders(project.home / "deployments")}
     plan = record.read_plan(project, model)  # of targets, too, that have no record yet
-    for target in targets | set(plan.steps if plan else ()):
+    for target in {*record.targets(project, model), *(plan.steps if plan else ())}:
         state = record.read(project, target, model)
         numbers |= set(state.slots.values()) | ({state.live} if state.live else set())
         numbers |= {entry["number"] for entry in state.history[-keep - 1 :]}
@@ -180,12 +169,12 @@ def _unfinished(project: Project, dry_run: bool) -> Iterator[Freed]:
         if maker is None:
             yield from _gone(folder, project, dry_run)
             continue
-        with try_lock(project, maker) as ours:
+        with project.locks.try_acquire(maker) as ours:
             if ours:
                 yield from _gone(folder, project, dry_run)
     for folder in _folders(project.home / "work"):
         if not _is_checkpoint(folder):
-            with try_lock(project, folder.name) as ours:
+            with project.locks.try_acquire(folder.name) as ours:
                 if ours:
                     yield from _gone(folder, project, dry_run)
     for parent in (project.home / "jobs", project.home / "fleet" / "scratch"):
@@ -204,7 +193,7 @@ def _what_saves_time(
     cache, checkpoints = project.home / "cache", _checkpoints(project)
     if not cache.is_dir() and not checkpoints:
         return
-    with try_lock(project, "device") as ours:
+    with project.locks.try_acquire("device") as ours:
         if not ours:
             yield (
                 "cache and checkpoints: left as they are, since a training or an evaluation uses "
@@ -261,10 +250,10 @@ def _bases_in_slots(project: Project, dry_run: bool) -> Iterator[Freed]:
     """Copies of bases that no release in the slot refers to."""
     ours = {
         record.base_model["content_hash"][: release.BASE_DIGITS]
-        for path in (project.home / "releases").glob("*")
-        for record in release.records(project, path.name)
+        for model in {name.split("/")[1] for name in project.records.list("releases")}
+        for record in release.records(project, model)
     }
-    with lock(project, release.INSTALL_LOCK):
+    with project.locks.acquire(release.INSTALL_LOCK):
         for place in _slots(project):
             for folder in release.unused_bases(place):
                 # A mount may be another project's as well.

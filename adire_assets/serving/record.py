@@ -20,14 +20,13 @@ keeps that for people, which decisions it knows of (`seen`), and whether they we
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.locks import Lease
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock, read_as, read_json, write_json
 from adire_assets.serving.state import DeploymentRecord, Plan, Rollout, Step, now
 from adire_assets.serving.state import after_rollback as after_rollback
 from adire_assets.serving.state import rollout_summary as rollout_summary
@@ -53,8 +52,8 @@ def read_plan(project: Project, model: str) -> Plan | None:
     def whole(steps: Mapping[str, Any], **found: Any) -> Plan:
         return Plan(**found, steps={target: _step(**step) for target, step in steps.items()})
 
-    path = _plan_path(project, model)
-    return read_as(path, whole) if path.is_file() else None
+    found = project.records.read(_plan_name(model))
+    return None if found.value is None else found.as_kind(whole)
 
 
 def _step(begin: Mapping[str, Any] | None = None, **found: Any) -> Step:
@@ -62,14 +61,14 @@ def _step(begin: Mapping[str, Any] | None = None, **found: Any) -> Step:
 
 
 def _stored(project: Project, target: str, model: str) -> DeploymentRecord:
-    path = _path(project, target, model)
-    if not path.is_file():
+    found = project.records.read(_name(target, model))
+    if found.value is None:
         return DeploymentRecord(model, target)
 
-    def whole(rollout: dict[str, Any] | None = None, **found: Any) -> DeploymentRecord:
-        return DeploymentRecord(**found, rollout=Rollout(**rollout) if rollout else None)
+    def whole(rollout: dict[str, Any] | None = None, **rest: Any) -> DeploymentRecord:
+        return DeploymentRecord(**rest, rollout=Rollout(**rollout) if rollout else None)
 
-    return read_as(path, whole)
+    return found.as_kind(whole)
 
 
 def read_all(
@@ -81,14 +80,20 @@ def read_all(
 
     One that cannot be read harms its own model only: it is left out, and `broken` is told.
     """
-    folder = project.home / "deployments" / target
     found = []
-    for path in sorted(folder.glob("[a-z]*.json")):
+    for name in project.records.list(f"deployments/{target}"):
+        model = name.rpartition("/")[2]
         try:
-            found.append(read(project, target, path.stem))
+            found.append(read(project, target, model))
         except UserError as error:
-            broken(path.stem, error)
+            broken(model, error)
     return found
+
+
+def targets(project: Project, model: str) -> list[str]:
+    """The targets on which a model was ever deployed."""
+    names = (name.split("/") for name in project.records.list("deployments"))
+    return [name[1] for name in names if name[2:] == [model]]
 
 
 def change(
@@ -101,20 +106,20 @@ def change(
 
     What `function` raises leaves the record as it is.
     """
-    with lock(project, f"deployment-{target}-{model}"):
+    with _alone(project, target, model) as lease:
         current = read(project, target, model)
         after = function(current)
         if after is not current:
             after = replace(after, revision=current.revision + 1)
         if after is not current or current.token != _stored(project, target, model).token:
-            write_json(_path(project, target, model), asdict(after))
+            _keep_record(project, after, lease)
     return after
 
 
 def commit(
     project: Project,
     model: str,
-    targets: Iterable[str],
+    wanted: Iterable[str],
     decide: Callable[[dict[str, DeploymentRecord]], dict[str, Step]],
     pending: str | None = None,
 ) -> Plan | None:
@@ -123,46 +128,59 @@ def commit(
     Nobody changes any of them meanwhile; what `decide` raises leaves all as they are, and so does
     an answer without steps, for which None is returned.
     """
-    with lock(project, f"plan-{model}"), ExitStack() as held:
+    with project.locks.acquire(f"plan-{model}") as lease, ExitStack() as held:
         before = read_plan(project, model)
-        wanted = list(targets)
+        wanted = list(wanted)
         for target in sorted({*wanted, *(before.steps if before else ())}):
-            held.enter_context(lock(project, f"deployment-{target}-{model}"))
+            held.enter_context(_alone(project, target, model))
         states = {target: read(project, target, model) for target in wanted}
         steps = decide(states)
         if not steps:
             return None
-        last = _kept(project, model, before) if before else None
+        last = _kept(project, model, before, lease) if before else None
         tokens = [last.token if last else 0, *(state.token for state in states.values())]
         # What an earlier plan has left undone is left to who carries this one out.
         undone = pending or (last.pending if last else None)
         made = Plan(max(tokens) + 1, now(), steps, pending=undone)
-        write_json(_plan_path(project, model), asdict(made))
-        return _kept(project, model, made)
+        _keep_plan(project, model, made, lease)
+        return _kept(project, model, made, lease)
 
 
 def finish_plan(project: Project, model: str, token: int) -> None:
     """Note that nothing lacks the plan any more; nothing to note when a later one is in force."""
-    with lock(project, f"plan-{model}"), ExitStack() as held:
+    with project.locks.acquire(f"plan-{model}") as lease, ExitStack() as held:
         found = read_plan(project, model)
         if found and found.token == token:
             for target in sorted(found.steps):
-                held.enter_context(lock(project, f"deployment-{target}-{model}"))
-            done = replace(_kept(project, model, found), pending=None)
-            write_json(_plan_path(project, model), asdict(done))
+                held.enter_context(_alone(project, target, model))
+            done = replace(_kept(project, model, found, lease), pending=None)
+            _keep_plan(project, model, done, lease)
 
 
-def _kept(project: Project, model: str, found: Plan) -> Plan:
+def _kept(project: Project, model: str, found: Plan, lease: Lease) -> Plan:
     """Write the records as a plan makes them, whose locks the caller holds."""
     if found.kept:
         return found
     for target in found.steps:
         state = _stored(project, target, model)
         if (after := found.applied(state)) is not state:
-            write_json(_path(project, target, model), asdict(after))
+            _keep_record(project, after, lease)
     done = replace(found, kept=True)
-    write_json(_plan_path(project, model), asdict(done))
+    _keep_plan(project, model, done, lease)
     return done
+
+
+def _alone(project: Project, target: str, model: str) -> AbstractContextManager[Lease]:
+    return project.locks.acquire(f"deployment-{target}-{model}")
+
+
+def _keep_record(project: Project, state: DeploymentRecord, lease: Lease) -> None:
+    name = _name(state.target, state.model)
+    project.records.change(name, lambda _: asdict(state), lease=lease)
+
+
+def _keep_plan(project: Project, model: str, plan: Plan, lease: Lease) -> None:
+    project.records.change(_plan_name(model), lambda _: asdict(plan), lease=lease)
 
 
 # --- quarantine --------------------------------------------------------------------------------
@@ -171,17 +189,15 @@ def _kept(project: Project, model: str, found: Plan) -> Plan:
 def quarantine(project: Project, model: str, number: int, reason: str) -> None:
     """Keep a release from being deployed, by whatever command, until it is lifted.
 
-    What was before, and why that was lifted, stays in the file.
+    What was before, and why that was lifted, stays in the record.
     """
-    with lock(project, f"quarantine-{model}"):
-        kept = _quarantine(project, model, number)
-        _write(project, model, number, _again(kept, reason, now()))
+    _change(project, model, number, lambda kept: _again(kept, reason, now()))
 
 
 def sync_quarantine(project: Project, model: str, number: int) -> None:
-    """Let the file of a release say what the records do."""
-    with lock(project, f"quarantine-{model}"):
-        _keep(project, model, number)
+    """Let the quarantine of a release say what the deployment records do."""
+    if _unseen(project, model, number, _quarantine(project, model, number)):
+        _change(project, model, number, lambda kept: _synced(project, model, number, kept))
 
 
 def lift_quarantine(project: Project, model: str, number: int, reason: str) -> None:
@@ -191,12 +207,14 @@ def lift_quarantine(project: Project, model: str, number: int, reason: str) -> N
     """
     if not reason.strip():
         raise UserError("lifting a quarantine needs a reason, which is kept with the release")
-    with lock(project, f"quarantine-{model}"):
-        kept = _keep(project, model, number)
+
+    def lifted(kept: dict[str, Any]) -> dict[str, Any]:
+        kept = _synced(project, model, number, kept)
         if not kept or kept["lifted"]:
             raise UserError(f"release {number} of {model} is not quarantined")
-        lift_reason = {"reason": reason, "at": now()}
-        _write(project, model, number, {**kept, "lifted": lift_reason})
+        return {**kept, "lifted": {"reason": reason, "at": now()}}
+
+    _change(project, model, number, lifted)
 
 
 def quarantine_reason(project: Project, model: str, number: int) -> str | None:
@@ -223,36 +241,38 @@ def refuse_quarantined(project: Project, model: str, number: int) -> None:
         )
 
 
-def _path(project: Project, target: str, model: str) -> Path:
-    return project.home / "deployments" / target / f"{model}.json"
+def _name(target: str, model: str) -> str:
+    return f"deployments/{target}/{model}"
 
 
-def _quarantine_path(project: Project, model: str, number: int) -> Path:
-    return project.home / "quarantine" / model / f"{number}.json"
+def _plan_name(model: str) -> str:
+    return f"deployments/{model}"
 
 
-def _plan_path(project: Project, model: str) -> Path:
-    return project.home / "deployments" / f"{model}.json"
+def _quarantine_name(model: str, number: int) -> str:
+    return f"quarantine/{model}/{number}"
 
 
 def _quarantine(project: Project, model: str, number: int) -> dict[str, Any]:
-    """The file, empty when there is none."""
-    path = _quarantine_path(project, model, number)
-    return dict(read_json(path)) if path.is_file() else {}
+    """The record, empty when there is none."""
+    return dict(project.records.read(_quarantine_name(model, number)).value or {})
 
 
-def _write(project: Project, model: str, number: int, kept: dict[str, Any]) -> None:
-    write_json(_quarantine_path(project, model, number), kept)
+def _change(
+    project: Project,
+    model: str,
+    number: int,
+    function: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    project.records.change(_quarantine_name(model, number), lambda kept: function(kept or {}))
 
 
-def _keep(project: Project, model: str, number: int) -> dict[str, Any]:
-    """The file, brought to what the records say; the caller holds its lock."""
-    kept = _quarantine(project, model, number)
+def _synced(project: Project, model: str, number: int, kept: dict[str, Any]) -> dict[str, Any]:
+    """The quarantine of a release, brought to what the deployment records say."""
     if decided := _unseen(project, model, number, kept):
         latest = _latest(decided)
         kept = _again(kept, latest["reason"], latest["at"])
         kept["seen"] = {**kept.get("seen", {}), **decided}
-        _write(project, model, number, kept)
     return kept
 
 
@@ -269,8 +289,7 @@ def _unseen(
     """Target -> its latest decision that sent the release back, where the file lacks that."""
     seen = kept.get("seen", {})
     found = {}
-    for path in (project.home / "deployments").glob(f"*/{model}.json"):
-        target = path.parent.name
+    for target in targets(project, model):
         entry = read(project, target, model).quarantine.get(str(number))
         if entry and entry != seen.get(target):
             found[target] = entry

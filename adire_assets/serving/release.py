@@ -28,7 +28,8 @@ from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Store, lock, read_as, read_json, write_json
+from adire_assets.core.records import Record
+from adire_assets.core.store import Artifact, Store, lock, read_json, write_json
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 BASE_DIGITS = 32
@@ -105,31 +106,32 @@ def write_record(project: Project, record: ReleaseRecord) -> ReleaseRecord:
     A later evaluation of the same content takes the place of the earlier one. UserError when the
     number belongs to other content.
     """
-    path = _record_path(project, record.model, record.number)
-    with lock(project, f"releases-{record.model}"):
-        if path.is_file():
-            known = read_as(path, ReleaseRecord)
-            if known.repository["content_hash"] != record.repository["content_hash"]:
-                raise UserError(
-                    f"release {record.number} of {record.model} is already "
-                    f"{known.repository['content_hash'][:12]}, not "
-                    f"{record.repository['content_hash'][:12]} ({path}); MLflow's numbers were "
-                    "reset: point ADIRE_HOME at a new home, or restore the MLflow database"
-                )
-            record = ReleaseRecord(**{**asdict(record), "created": known.created})
-        write_json(path, asdict(record))
-    return record
+    name = _record_name(record.model, record.number)
+    place = project.records.read(name).place
+
+    def bound(value: Any) -> dict[str, Any]:
+        if value is None:
+            return asdict(record)
+        known = Record(place, value).as_kind(ReleaseRecord)
+        if known.repository["content_hash"] != record.repository["content_hash"]:
+            raise UserError(
+                f"release {record.number} of {record.model} is already "
+                f"{known.repository['content_hash'][:12]}, not "
+                f"{record.repository['content_hash'][:12]} ({place}); MLflow's numbers were "
+                "reset: point ADIRE_HOME at a new home, or restore the MLflow database"
+            )
+        return {**asdict(record), "created": known.created}
+
+    return project.records.change(name, bound).as_kind(ReleaseRecord)
 
 
 def read_record(project: Project, model: str, number: int) -> ReleaseRecord:
     """The record of release `number`. UserError when there is none."""
-    try:
-        return read_as(_record_path(project, model, number), ReleaseRecord)
-    except FileNotFoundError:
+    found = project.records.read(_record_name(model, number))
+    if found.value is None:
         known = ", ".join(str(record.number) for record in records(project, model)) or "none"
-        raise UserError(
-            f"there is no release {number} of {model}; releases here: {known}"
-        ) from None
+        raise UserError(f"there is no release {number} of {model}; releases here: {known}")
+    return found.as_kind(ReleaseRecord)
 
 
 def record_named(project: Project, name: str) -> ReleaseRecord:
@@ -142,8 +144,8 @@ def record_named(project: Project, name: str) -> ReleaseRecord:
 
 def records(project: Project, model: str) -> list[ReleaseRecord]:
     """Every release of `model`, by number."""
-    folder = project.home / "releases" / model
-    found = (read_as(path, ReleaseRecord) for path in folder.glob("[0-9]*.json"))
+    names = project.records.list(f"releases/{model}")
+    found = (project.records.read(name).as_kind(ReleaseRecord) for name in names)
     return sorted(found, key=lambda record: record.number)
 
 
@@ -260,5 +262,5 @@ def _backend(project: Project) -> Path:
     return project.root / "triton_models" / "diffusion"
 
 
-def _record_path(project: Project, model: str, number: int) -> Path:
-    return project.home / "releases" / model / f"{number}.json"
+def _record_name(model: str, number: int) -> str:
+    return f"releases/{model}/{number}"

@@ -16,7 +16,7 @@ from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import NOT_CONTENT, Store, is_locked, lock, read_json, write_json
+from adire_assets.core.store import NOT_CONTENT, Store, read_json, write_json
 from adire_assets.ops.backup import backup
 
 RECIPE = Recipe("thing", "cloth", config={"x": 1})
@@ -172,10 +172,10 @@ def test_a_killed_maker_blocks_nobody(project: Project, tmp_path: Path) -> None:
 
 
 def test_a_lock_tells_whether_its_holder_lives(project: Project) -> None:
-    assert not is_locked(project, "run-1")
-    with lock(project, "run-1"):
-        assert is_locked(project, "run-1")
-    assert not is_locked(project, "run-1")
+    assert not project.locks.is_held("run-1")
+    with project.locks.acquire("run-1"):
+        assert project.locks.is_held("run-1")
+    assert not project.locks.is_held("run-1")
 
 
 def test_of_what_is_discarded_the_manifest_and_the_recipe_are_recalled(project: Project) -> None:

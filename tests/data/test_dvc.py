@@ -13,7 +13,6 @@ import pytest
 from adire_assets.core import worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 from adire_assets.tracking.dvc import working_tree
 from adire_assets.tracking.dvc.pull import pull
 from adire_assets.tracking.dvc.versions import export, subtree, verify_working_tree, write_metrics
@@ -376,7 +375,7 @@ def test_an_output_that_names_its_remote_comes_from_there(project, tmp_path):
 def test_pull_waits_for_the_projects_dvc_lock(project):
     done = threading.Event()
     thread = threading.Thread(target=lambda: (run_pull(project), done.set()))
-    with lock(project, "dvc"):
+    with project.locks.acquire("dvc"):
         thread.start()
         assert not done.wait(1)  # nothing is to be pulled: without the lock it returns at once
     assert done.wait(60)
