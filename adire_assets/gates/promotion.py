@@ -36,44 +36,29 @@ def verdict_modules(gates: type[GateConfig]) -> tuple[str, ...]:
     return ("adire_assets.gates.verdict", "adire_assets.gates.comparison", gates.__module__)
 
 
-def champion_to_beat(project: Project, evaluation: Artifact) -> release.ReleaseRecord | None:
-    """The live release; None when there is none, or when it is the evaluated adapter itself."""
+def rival_of(
+    project: Project, evaluation: Artifact
+) -> tuple[release.ReleaseRecord | None, Artifact | None]:
+    """(the live release that `evaluation` must not be worse than, an evaluation of it that differs
+    from `evaluation` in the adapter alone, and in the base that it was trained on).
+
+    Where `evaluation` is of what is live there is none to beat, and the second is what that was
+    held against on its way. None where there is none, or none that is comparable.
+    """
     number = deployment.champion(project, load_fleet(project), evaluation.model)
     if number is None:
-        return None
-    champion = release.read_record(project, evaluation.model, number)
-    return None if champion.is_of(evaluation.manifest) else champion
-
-
-def previous_champion_evaluation(project: Project, evaluation: Artifact) -> Artifact | None:
-    """The evaluation that the live release was held against on its way, when `evaluation` is its
-    own; None for a first release, and once it is no longer comparable."""
-    number = deployment.champion(project, load_fleet(project), evaluation.model)
-    if number is None:
-        return None
-    store, live = Store(project), release.read_record(project, evaluation.model, number)
-    champion = store.recall(live.verdict).manifest.get("champion")
-    if champion is None or not live.is_of(evaluation.manifest):
-        return None
-    found = store.recall(champion)
-    return (
-        found
-        if store.holds(found) and evaluation_protocol(found) == evaluation_protocol(evaluation)
-        else None
-    )
-
-
-def comparable_evaluation(
-    project: Project, evaluation: Artifact, champion: release.ReleaseRecord
-) -> Artifact | None:
-    """An evaluation of the champion that differs from `evaluation` in the adapter alone (and in
-    the base that it was trained on), None when the store has none."""
-    wanted = evaluation_protocol(evaluation)
-    store = Store(project)
-    for one in store.artifacts(evaluation.model, evaluation.kind):
-        if champion.is_of(one.manifest) and evaluation_protocol(one) == wanted:
-            return store.open(one.reference())
-    return None
+        return None, None
+    store, wanted = Store(project), evaluation_protocol(evaluation)
+    live = release.read_record(project, evaluation.model, number)
+    own = live.is_of(evaluation.manifest)
+    if own:
+        before = store.recall(live.verdict).manifest.get("champion")
+        found = [one for one in (store.recall(before),) if store.holds(one)] if before else []
+    else:
+        made = store.artifacts(evaluation.model, evaluation.kind)
+        found = [one for one in made if live.is_of(one.manifest)]
+    rivals = (store.open(one.reference()) for one in found if evaluation_protocol(one) == wanted)
+    return None if own else live, next(rivals, None)
 
 
 def verdict_of(
@@ -243,12 +228,7 @@ def require_passable(
             f"{project.model_file(record.model)} asks for now; materialize {record.model}/"
             "evaluation_config and what is downstream of it"
         )
-    champion = champion_to_beat(project, evaluation)
-    rival = (
-        comparable_evaluation(project, evaluation, champion)
-        if champion
-        else previous_champion_evaluation(project, evaluation)
-    )
+    champion, rival = rival_of(project, evaluation)
     if champion and rival is None:
         raise UserError(
             f"release {record.number} of {record.model} was not compared with release "

@@ -25,11 +25,7 @@ def promotion_verdict(
     """
     settings = config.json("config.json")
     policy = family(settings["family"]).gate_config()(**settings["gates"])
-    champion = promotion.champion_to_beat(project, evaluation)
-    if champion:
-        rival = promotion.comparable_evaluation(project, evaluation, champion)
-    else:
-        rival = promotion.previous_champion_evaluation(project, evaluation)
+    champion, rival = promotion.rival_of(project, evaluation)
     if champion and rival is None:
         store = Store(project)
         evaluation_report(
@@ -42,7 +38,7 @@ def promotion_verdict(
             tracked,
             write_metrics=False,
         )
-        rival = promotion.comparable_evaluation(project, evaluation, champion)
+        _, rival = promotion.rival_of(project, evaluation)
         if rival is None:
             raise UserError(
                 f"{evaluation.model}: its evaluation was made with other code, libraries or "
