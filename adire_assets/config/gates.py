@@ -5,6 +5,7 @@ metrics and the table of its gates. A key `..._maximum` bounds from above, `..._
 and `..._below_base` asks for less than the bare base has. `gates.verdict` judges by it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -64,7 +65,8 @@ class ChampionGates(Strict):
 class GateConfig(Strict):
     """Thresholds of the quality gates; changing one never trains or evaluates again."""
 
-    METRICS: ClassVar[tuple[str, ...]] = ()  # what an evaluation measures
+    METRICS: ClassVar[tuple[str, ...]] = ()  # what an evaluation measures; the first ranks samples
+    NAMES: ClassVar[Mapping[str, str]] = {}  # how words of them are written: "kid" is KID
     GATES: ClassVar[tuple[GateRule, ...]] = ()  # beside those of `gates.verdict`
 
     # Not required unless given.

@@ -77,8 +77,7 @@ class Family:
                   `core.shown.Shown`
         drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that
                   its time depends on
-        samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation;
-                  RANKED_BY, the metric that ranks them; NAMES, how words of metrics are written
+        samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation
         launch    launched(training, device, base_model), see the method of this name
         golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),
                   Comparison
@@ -112,7 +111,6 @@ class Family:
     weights: Step
     dataset: Step
     train: Step
-    trial: Step
     drawing: Step
     generate: Step
     evaluate: Step
@@ -122,6 +120,7 @@ class Family:
     shows: Step
     judge_process: Step
     launch: Step | None = None  # without: a training is one process
+    trial: Step | None = None  # without: `adire search` refuses
     formats: Step | None = None  # without: `adire export` and `adire import` refuse
 
     def schema(self) -> type[Any]:

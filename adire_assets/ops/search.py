@@ -54,6 +54,8 @@ def search(
             "search: {parameters: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}"
         )
     plug, schema = family(config.family), type(config.training)
+    if plug.trial is None:
+        raise UserError(f"{model}: the family {plug.name} knows no search")
     device = lineage.device_class(load_fleet(project).device)
     trials_of = plug.trial.functions
     dataset = build_dataset(project, sources.training_data(project, model).artifact).artifact
@@ -94,20 +96,21 @@ def search(
 
 def recipe_of(config: ModelConfig, dataset: Artifact, base: Artifact, device: str) -> Recipe:
     """What the trials of a study have in common: only then are they comparable."""
-    assert config.search
+    plug = family(config.family)
+    assert config.search and plug.trial
     searched = config.search.model_dump(include={"parameters", "seed", "validation_steps"})
     training = config.training.model_dump()
     training["validation_steps"] = config.search.validation_steps
     return Recipe(
         "search",
         dataset.model,
-        modules=family(config.family).trial.modules,
+        modules=plug.trial.modules,
         inputs={"dataset": dataset.content_hash, "base_model": base.content_hash},
         config={
             **searched,
             "training": {n: v for n, v in training.items() if n not in searched["parameters"]},
         },
-        environment=lineage.environment(*family(config.family).packages, device=device),
+        environment=lineage.environment(*plug.packages, device=device),
     )
 
 
@@ -185,6 +188,7 @@ def _carry_out(
     """One training in a child; how it ended goes into the study and into MLflow."""
     import optuna
 
+    assert plug.trial
     run = runs.plain_run(
         project, dataset.model, f"trial {trial.number}", {"adire.search": study.study_name}, parent
     )

@@ -107,6 +107,7 @@ class GateConfig(gates.GateConfig):
     """The thresholds; the gate of each stands in GATES."""
 
     METRICS = METRICS
+    NAMES = {"clip_s": "CLIP-S", "kid": "KID", "nsfw": "NSFW"}
     GATES = GATES
 
     # CLIP-S = 2.5 * max(cosine, 0) (Hessel et al. 2021), scale 0 to 2.5

@@ -55,10 +55,10 @@ def view_of(
     decided = verdict.json("verdict.json") if verdict else {}
     policy = verdict.manifest if verdict else {}
     family = family_of(project, evaluation.model)
-    answer, step = family.answer, family.samples.functions
+    answer, gates = family.answer, family.gate_config()
 
     def samples(of: Artifact | None) -> Samples:
-        found = step.samples(of.path, made_from["dataset"].path) if of else []
+        found = family.samples.functions.samples(of.path, made_from["dataset"].path) if of else []
         return {sample.key: sample for sample in found}
 
     speeds: dict[Variant, tuple[BatchSpeed, ...]] = {
@@ -66,7 +66,7 @@ def view_of(
         "champion": _speed(other, answer),
     }
     own, rival = samples(evaluation), samples(champion)
-    metric = step.RANKED_BY
+    metric = gates.METRICS[0]
     better = report.get("metrics", {}).get(metric, {}).get("better", "higher")
     ranked = sorted(
         (key for key, sample in own.items() if metric in sample.adapter.scores),
@@ -101,7 +101,7 @@ def view_of(
             lineage(evaluation.manifest, adapter.manifest, made_from["base_model"].manifest, report)
         ),
         pairs=tuple(_pairs(own, rival)) if pairs else (),
-        names=step.NAMES,
+        names=gates.NAMES,
     )
 
 

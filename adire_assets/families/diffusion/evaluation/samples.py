@@ -14,8 +14,6 @@ from PIL import Image
 from adire_assets.core.sample import Answer, Picture, Sample
 from adire_assets.core.store import read_json
 
-RANKED_BY = "clip_s"
-NAMES = {"clip_s": "CLIP-S", "kid": "KID", "nsfw": "NSFW"}
 PICTURE_SIDE = 512  # pixels; larger pictures are reduced to it
 WEBP_QUALITY = 90
 
