@@ -16,6 +16,8 @@ Port = Annotated[int, Field(ge=1024, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
 FLEET_VARIABLE, FLEET_FILE = "ADIRE_FLEET", "configs/fleet.yaml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# The kinds of slot servers, and their code: "module:object" of a `serving.slot_server.SlotServer`.
+SERVERS = {"triton": "adire_assets.serving.fleet.triton:SERVER"}
 SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
 GATEWAY_PORTS = ("port", "admin_port")
 Quantile = Literal["p50", "p95", "p99"]
@@ -23,7 +25,7 @@ TAILS: dict[Quantile, float] = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # what ma
 
 
 class SlotConfig(Strict):
-    """One Triton. `local`: started and supervised by `adire up`; `remote`: it runs already."""
+    """One server. `local`: started and supervised by `adire up`; `remote`: it runs already."""
 
     ONLY_WITH = {
         "folder": (
@@ -31,6 +33,7 @@ class SlotConfig(Strict):
         ),
     }
 
+    server: str = "triton"
     launch: Literal["local", "remote"] = "local"
     host: Host = "127.0.0.1"
     http_port: Port = 8000
@@ -39,10 +42,19 @@ class SlotConfig(Strict):
     # A remote slot's folder as this machine sees it (a mount); it holds models/ and base_models/.
     folder: str | None = None
 
+    @field_validator("server")
+    @classmethod
+    def _known_server(cls, value: str) -> str:
+        if value not in SERVERS:
+            raise ValueError(
+                f"there is no kind of slot server {value!r}; known: {', '.join(SERVERS)}"
+            )
+        return value
+
     @model_validator(mode="after")
     def _remote_needs_folder(self) -> "SlotConfig":
         if self.launch == "remote" and not self.folder:
-            raise ValueError("a remote slot needs `folder`, the mount that its Triton serves from")
+            raise ValueError("a remote slot needs `folder`, the mount that its server reads")
         if self.launch == "local" and self.host not in LOOPBACK:
             raise ValueError("a local slot listens on loopback only: host must be 127.0.0.1")
         return self

@@ -134,10 +134,12 @@ class RunningGateway:
 
 
 @contextmanager
-def before(root: Path, blue: Server, green: Server, **settings) -> Iterator[RunningGateway]:
+def before(
+    root: Path, blue: Server, green: Server, server: str = "triton", **settings
+) -> Iterator[RunningGateway]:
     """A gateway before two servers that run."""
     slots = {
-        name: SlotConfig(grpc_port=one.grpc_port, http_port=one.http_port)
+        name: SlotConfig(server=server, grpc_port=one.grpc_port, http_port=one.http_port)
         for name, one in (("blue", blue), ("green", green))
     }
     config = GatewayConfig(port=free_port(), admin_port=free_port(), **settings)

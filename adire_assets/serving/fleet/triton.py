@@ -266,3 +266,13 @@ def _load_error(address: str, model: str, error: Exception) -> Exception:
     # The stub appends a Python traceback and Triton its own wrapping; the first line is the reason.
     reason = error.message().split("\n\nAt:")[0].strip().replace("\n", " ")
     return UserError(f"the Triton at {address} could not load {model}: {reason}")
+
+
+class Triton:
+    protocols = ("kserve-grpc", "kserve-http")
+
+    def health_path(self, model: str | None) -> str:
+        return f"/v2/models/{model}/ready" if model else "/v2/health/live"
+
+
+SERVER = Triton()

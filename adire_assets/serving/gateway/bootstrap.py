@@ -1,24 +1,27 @@
 """What Envoy starts from: listener, filters that a request passes, limits, statistics."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config.fleet import GatewayConfig
+from adire_assets.config.fleet import GatewayConfig, SlotConfig
 from adire_assets.serving.gateway.config import (
-    RESOURCE_EXHAUSTED,
+    GRPC,
+    RELEASE_HEADER,
     ROUTES,
-    SERVICE,
     TYPES,
     address,
     http_options,
     mirror_name,
+    protocols_of,
     set_header,
 )
-from adire_assets.serving.gateway.traffic import UNANSWERED, UNANSWERED_SCOPE
+from adire_assets.serving.gateway.protocol import RESOURCE_EXHAUSTED, InferenceProtocol
+from adire_assets.serving.gateway.traffic import BROKEN, LOG_SCOPE, UNANSWERED
 
 LISTENER = "door"
-MIRROR = mirror_name()
+MIRROR = "mirror"
 # Upper bounds of the latency histograms in ms; Envoy's own are too far apart for a p99.
 BUCKETS = [
     *(0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 90, 110, 130, 160, 200, 250),
@@ -28,20 +31,25 @@ BUCKETS = [
 ]
 FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
 BODY = "%LOCAL_REPLY_BODY%"
-SCRIPTS = [
-    Path(__file__).with_name(name)
-    for name in ("gateway_messages.lua", "gateway_json.lua", "gateway.lua")
-]
+BROKEN_OFF = "upstream_reset_after_response_started"  # how Envoy calls it
+READING, GATEWAY = (Path(__file__).with_name(name) for name in ("reading.lua", "gateway.lua"))
 
 
-def bootstrap(gateway: GatewayConfig, folder: Path, root: Path, identity: str) -> dict[str, Any]:
+def bootstrap(
+    gateway: GatewayConfig,
+    slots: Mapping[str, SlotConfig],
+    folder: Path,
+    root: Path,
+    identity: str,
+) -> dict[str, Any]:
     """The static part; by the id of its node, `identity`, a gateway says whose it is.
 
     `folder` holds clusters.json and routes.json, which Envoy watches; paths of certificates and
     keys are below `root` or absolute.
     """
+    protocols = protocols_of(slots.values())
     manager = {
-        **_manager(LISTENER, folder, _filters(gateway, root)),
+        **_manager(LISTENER, folder, _filters(gateway, protocols, root)),
         "use_remote_address": True,
         "normalize_path": True,
         "merge_slashes": True,
@@ -80,8 +88,8 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path, identity: str) -
         "admin": {"address": address("127.0.0.1", gateway.admin_port)},
         "dynamic_resources": {"cds_config": _watched(folder / "clusters.json")},
         "static_resources": {
-            "listeners": [listener, _mirror(folder)],
-            "clusters": [_to_mirror(http=False), _to_mirror(http=True)],
+            "listeners": [listener, _mirror(protocols, folder)],
+            "clusters": [_to_mirror(one) for one in protocols],
         },
         "bootstrap_extensions": [
             {
@@ -95,7 +103,7 @@ def bootstrap(gateway: GatewayConfig, folder: Path, root: Path, identity: str) -
         "stats_config": {
             "histogram_bucket_settings": [
                 {"match": {"suffix": "upstream_rq_time"}, "buckets": BUCKETS},
-                {"match": {"prefix": f"{UNANSWERED_SCOPE}.{UNANSWERED}"}, "buckets": BUCKETS},
+                {"match": {"prefix": f"{LOG_SCOPE}.{UNANSWERED}"}, "buckets": BUCKETS},
             ],
             "stats_tags": [
                 {"tag_name": "adire_model", "regex": r"^cluster\.(([a-z][a-z0-9_]*)-)[0-9]+[.-]"},
@@ -127,26 +135,39 @@ def _manager(name: str, folder: Path, filters: list[dict[str, Any]]) -> dict[str
         "rds": {"route_config_name": ROUTES, "config_source": _watched(folder / "routes.json")},
         "http_filters": filters,
         "local_reply_config": _own_answers(),
-        "access_log": [_unanswered()],
+        "access_log": [_unanswered(), _broken()],
     }
 
 
 def _unanswered() -> dict[str, Any]:
     """How long was waited for requests that their client (DC, DR), or Envoy after the timeout of
     the route (UT), gave up: a histogram by cluster, which the latencies of answers leave out."""
+    time = {"unit": "Milliseconds", "value_format": "%DURATION%"}
+    filter = {"response_flag_filter": {"flags": ["DC", "DR", "UT"]}}
+    return _counted_by_cluster(filter, UNANSWERED, "histograms", time)
+
+
+def _broken() -> dict[str, Any]:
+    """How many answers broke off after they had begun: no status or code of Envoy's tells them."""
+    expression = f"response.code_details.startsWith('{BROKEN_OFF}')"
+    kind = TYPES + "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    content = {"@type": kind, "expression": expression}
+    name = "envoy.access_loggers.extension_filters.cel"
+    filter = {"extension_filter": {"name": name, "typed_config": content}}
+    return _counted_by_cluster(filter, BROKEN, "counters", {"value_fixed": 1})
+
+
+def _counted_by_cluster(
+    filter: dict[str, Any], name: str, kind: str, value: dict[str, Any]
+) -> dict[str, Any]:
     cluster = {"name": "cluster", "value_format": "%UPSTREAM_CLUSTER%"}
-    histogram = {
-        "stat": {"name": UNANSWERED, "tags": [cluster]},
-        "unit": "Milliseconds",
-        "value_format": "%DURATION%",
-    }
     return {
         "name": "envoy.access_loggers.stats",
-        "filter": {"response_flag_filter": {"flags": ["DC", "DR", "UT"]}},
+        "filter": filter,
         "typed_config": {
             "@type": TYPES + "extensions.access_loggers.stats.v3.Config",
-            "stats_scope": {"prefix": UNANSWERED_SCOPE},
-            "histograms": [histogram],
+            "stats_scope": {"prefix": LOG_SCOPE},
+            kind: [{"stat": {"name": name, "tags": [cluster]}, **value}],
         },
     }
 
@@ -156,23 +177,22 @@ def _chain(manager: dict[str, Any]) -> dict[str, Any]:
     return {"filters": [{"name": name, "typed_config": manager}]}
 
 
-def _mirror(folder: Path) -> dict[str, Any]:
+def _mirror(protocols: Sequence[InferenceProtocol], folder: Path) -> dict[str, Any]:
     """Where the copies of requests go, inside of Envoy: a copy passes no filters on its way, and
     without those of this listener nothing would count what it is answered."""
-    chain = _chain(_manager(MIRROR, folder, _counted()))
+    chain = _chain(_manager(MIRROR, folder, _counted(protocols)))
     return {"name": MIRROR, "internal_listener": {}, "filter_chains": [chain]}
 
 
-def _to_mirror(http: bool) -> dict[str, Any]:
-    name = mirror_name(http=http)
+def _to_mirror(protocol: InferenceProtocol) -> dict[str, Any]:
+    name = mirror_name(protocol.suffix)
     address = {"envoy_internal_address": {"server_listener_name": MIRROR}}
-    protocol: dict[str, Any] = {"http_protocol_options" if http else "http2_protocol_options": {}}
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
     return {
         "name": name,
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": name, "endpoints": endpoints},
-        "typed_extension_protocol_options": http_options(protocol),
+        "typed_extension_protocol_options": http_options(grpc=protocol.grpc),
     }
 
 
@@ -182,7 +202,7 @@ def _own_answers() -> dict[str, Any]:
     A release that answers as many requests as it may (UO), and a body that is too large, are
     RESOURCE_EXHAUSTED: Envoy's own UNAVAILABLE and UNKNOWN would be failures of the release.
     """
-    header = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    header = {"name": "content-type", "string_match": {"prefix": GRPC}}
     is_grpc = {"header_filter": {"header": header}}
     is_full = {"response_flag_filter": {"flags": ["UO"]}}
     value = {"default_value": 413, "runtime_key": "adire.too_large"}
@@ -206,14 +226,15 @@ def _own_answers() -> dict[str, Any]:
     }
 
 
-def _counted() -> list[dict[str, Any]]:
+def _counted(protocols: Sequence[InferenceProtocol]) -> list[dict[str, Any]]:
     """The last filters: the gRPC codes of the release that the route has settled are counted."""
-    service = {"name": SERVICE, "method_names": ["ModelInfer"]}
+    methods = [one.methods for one in protocols if one.methods]
+    services = [{"name": service, "method_names": [*names]} for service, names in methods]
     return [
         _filter(
             "grpc_stats",
             "grpc_stats.v3.FilterConfig",
-            individual_method_stats_allowlist={"services": [service]},
+            individual_method_stats_allowlist={"services": services},
         ),
         _filter("router", "router.v3.Router"),
     ]
@@ -229,7 +250,9 @@ def _watched(path: Path) -> dict[str, Any]:
     }
 
 
-def _filters(gateway: GatewayConfig, root: Path) -> list[dict[str, Any]]:
+def _filters(
+    gateway: GatewayConfig, protocols: Sequence[InferenceProtocol], root: Path
+) -> list[dict[str, Any]]:
     """What a request passes, in order."""
     found = [_filter("grpc_web", "grpc_web.v3.GrpcWeb")]
     if gateway.requests_per_minute:
@@ -249,8 +272,8 @@ def _filters(gateway: GatewayConfig, root: Path) -> list[dict[str, Any]]:
     found += [
         # Before anything reads the body: it is held until the script knows the model.
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=gateway.maximum_request_bytes),
-        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": _script(gateway)}),
-        *_counted(),
+        _filter("lua", "lua.v3.Lua", default_source_code=_script(gateway, protocols)),
+        *_counted(protocols),
     ]
     return found
 
@@ -284,8 +307,9 @@ def _rate_limit(per_minute: int) -> dict[str, Any]:
     )
 
 
-def _script(gateway: GatewayConfig) -> str:
+def _script(gateway: GatewayConfig, protocols: Sequence[InferenceProtocol]) -> dict[str, str]:
     """One Lua chunk that reads requests and names what they are about."""
-    sticky = json.dumps(gateway.sticky_header or "x-model-release")
-    texts = [path.read_text(encoding="utf-8") for path in SCRIPTS]
-    return "\n".join([f"local STICKY_HEADER = {sticky}", *texts])
+    sticky = json.dumps(gateway.sticky_header or RELEASE_HEADER)
+    paths = [READING, *(path for one in protocols for path in one.scripts), GATEWAY]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return {"inline_string": "\n".join([f"local STICKY_HEADER = {sticky}", *texts])}

@@ -1,37 +1,34 @@
 """What Envoy is told from what each model has loaded: clusters and routes.
 
 Pure functions from a fleet's description to Envoy's own configuration (protobuf JSON). Each loaded
-release has four clusters: gRPC and HTTP, each with the other slot to fall back to and without. A
-request names its model in its body (gRPC) or path (HTTP). gateway.lua reads that and copies it into
-the header `x-adire-model`, which every route to a slot matches, with `x-model-release` for who
-wants one release only.
+release has two clusters for each protocol of its slot: with the other slots of this kind to fall
+back to, and without (`-pinned`). gateway.lua reads from a request which model it is about and
+copies that into the header `x-adire-model`, which every route to a slot matches, with
+`x-model-release` for who wants one release only. An answer says in `x-adire-release` which release
+the slot holds that it came from.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from adire_assets.config.fleet import GatewayConfig, SlotConfig
+from adire_assets.serving.gateway.protocol import (
+    NOT_FOUND,
+    InferenceProtocol,
+    all_protocols,
+    protocols_named,
+)
+from adire_assets.serving.slot_server import server_of
 
 TYPES = "type.googleapis.com/envoy."
-SERVICE = "inference.GRPCInferenceService"
-HEALTH = "/grpc.health.v1.Health/Check"
-RELEASE_HEADER = "x-model-release"
+RELEASE_HEADER, STAMP_HEADER = "x-model-release", "x-adire-release"
 MODEL_HEADER = "x-adire-model"
 NO_MODEL = "-"  # in that header: the request has been read and is about a server
-NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 5, 8, 12  # gRPC's numbers
 GRPC = "application/grpc"
 ROUTES = "routes"
-# Methods that clients may call: those about one model, with the field that names it ...
-MODEL_METHODS = {
-    "ModelInfer": ("model_name", "model_version"),
-    "ModelReady": ("name", "version"),
-    "ModelMetadata": ("name", "version"),
-    "ModelConfig": ("name", "version"),
-}
-# ... and those about a server. Loading, shared memory, logging and tracing are not for clients, and
-# streams, whose length nothing bounds, no model here needs.
-SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")
+STAMP = "adire"  # the metadata of an endpoint that say which release it holds
 
 
 @dataclass(frozen=True)
@@ -49,15 +46,32 @@ class ServedModel:
     mirrored: tuple[int, int] | None = None
 
 
-def cluster_name(model: str, number: int, *, http: bool = False, pinned: bool = False) -> str:
-    """The cluster of a release. Model names have no hyphen, so this can be taken apart again."""
-    return "-".join([model, str(number), *(["pinned"] if pinned else []), *(["http"] * http)])
+def cluster_name(model: str, number: int, suffix: str = "", *, pinned: bool = False) -> str:
+    """The cluster of a release for the protocol with this suffix."""
+    return f"{model}-{number}{'-pinned' if pinned else ''}{suffix}"
 
 
-def mirror_name(*, http: bool = False) -> str:
+def any_suffix() -> str:
+    """The pattern of the suffix of any protocol."""
+    return f"({'|'.join(one.suffix for one in all_protocols())})"
+
+
+def parse_cluster_name(name: str) -> tuple[bool, InferenceProtocol]:
+    """Whether it is a pinned one, and its protocol. Model names have no hyphen."""
+    found = re.fullmatch(rf"[a-z][a-z0-9_]*-[0-9]+(-pinned)?{any_suffix()}", name)
+    assert found, name
+    return bool(found[1]), next(one for one in all_protocols() if one.suffix == found[2])
+
+
+def mirror_name(suffix: str) -> str:
     """The cluster that leads back into Envoy, where the copies of requests are routed by the same
     table, each to the release that its header names."""
-    return "mirror-http" if http else "mirror"
+    return f"mirror{suffix}"
+
+
+def protocols_of(slots: Iterable[SlotConfig]) -> list[InferenceProtocol]:
+    """What these slots are asked by."""
+    return protocols_named(name for slot in slots for name in server_of(slot).protocols)
 
 
 # --- clusters ----------------------------------------------------------------------------------
@@ -66,50 +80,57 @@ def mirror_name(*, http: bool = False) -> str:
 def clusters(
     gateway: GatewayConfig, slots: Mapping[str, SlotConfig], served: Iterable[ServedModel]
 ) -> list[dict[str, Any]]:
-    """Every cluster of the routes, and two that reach whatever slot is up."""
+    """Every cluster of the routes, and for each protocol one that reaches whatever slot is up."""
     found = []
-    for http in (False, True):
-        kind = "slots-http" if http else "slots"
-        health = "/v2/health/live"
-        found.append(_cluster(gateway, kind, list(slots.values()), http, health))
+    for protocol in protocols_of(slots.values()):
+        speaking = [slot for slot in slots.values() if protocol in protocols_of([slot])]
+        found.append(_cluster(gateway, f"slots{protocol.suffix}", speaking, protocol, None, []))
     for one in served:
+        held = {name: number for number, name in one.loaded.items()}
         for number, name in one.loaded.items():
-            others = [slot for other, slot in slots.items() if other != name]
-            for http in (False, True):
+            # The slot of the release first, then what may answer in its place.
+            names = [name, *(other for other in slots if other != name)]
+            names = [other for other in names if slots[other].server == slots[name].server]
+            for protocol in protocols_of([slots[name]]):
                 for pinned in (False, True):
-                    behind = [slots[name], *([] if pinned else others)]
-                    kind = cluster_name(one.model, number, http=http, pinned=pinned)
-                    health = f"/v2/models/{one.model}/ready"
-                    found.append(_cluster(gateway, kind, behind, http, health))
+                    behind = names[:1] if pinned else names
+                    kind = cluster_name(one.model, number, protocol.suffix, pinned=pinned)
+                    places = [slots[other] for other in behind]
+                    stamps = [held.get(other) for other in behind]
+                    found.append(_cluster(gateway, kind, places, protocol, one.model, stamps))
     return found
 
 
 def _cluster(
-    gateway: GatewayConfig, name: str, slots: Sequence[SlotConfig], http: bool, health: str
+    gateway: GatewayConfig,
+    name: str,
+    slots: Sequence[SlotConfig],
+    protocol: InferenceProtocol,
+    model: str | None,
+    stamps: Sequence[int | None],
 ) -> dict[str, Any]:
-    """One cluster: the first slot, and the others only when that one does not answer."""
-    endpoints = [
-        {
-            "priority": priority,
-            "lb_endpoints": [
-                {
-                    "endpoint": {
-                        "address": address(slot.host, slot.http_port if http else slot.grpc_port),
-                        "health_check_config": {"port_value": slot.http_port},
-                    }
-                }
-            ],
+    """One cluster: the first slot, and the others only when that one does not answer.
+
+    `stamps` are the releases of `model` that the slots hold.
+    """
+    endpoints = []
+    for priority, slot in enumerate(slots):
+        endpoint: dict[str, Any] = {
+            "endpoint": {
+                "address": address(slot.host, protocol.port_of(slot)),
+                "health_check_config": {"port_value": slot.http_port},
+            }
         }
-        for priority, slot in enumerate(slots)
-    ]
+        if model and stamps[priority] is not None:
+            endpoint["metadata"] = {"filter_metadata": {STAMP: {"release": stamps[priority]}}}
+        endpoints.append({"priority": priority, "lb_endpoints": [endpoint]})
     limit = gateway.maximum_concurrent_requests
-    protocol: dict[str, Any] = {"http_protocol_options" if http else "http2_protocol_options": {}}
     return {
         "name": name,
         "type": "STRICT_DNS" if any(_is_name(slot.host) for slot in slots) else "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": name, "endpoints": endpoints},
-        "typed_extension_protocol_options": http_options(protocol),
+        "typed_extension_protocol_options": http_options(grpc=protocol.grpc),
         "health_checks": [
             {
                 "timeout": "1s",
@@ -118,7 +139,7 @@ def _cluster(
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
                 "reuse_connection": False,  # else a killed server counts as healthy for a while
-                "http_health_check": {"path": health},
+                "http_health_check": {"path": server_of(slots[0]).health_path(model)},
             }
         ],
         "outlier_detection": {
@@ -147,8 +168,9 @@ def _cluster(
     }
 
 
-def http_options(protocol: dict[str, Any]) -> dict[str, Any]:
-    """That a cluster speaks this protocol."""
+def http_options(*, grpc: bool) -> dict[str, Any]:
+    """That a cluster speaks HTTP/2, as gRPC does, or HTTP/1.1."""
+    protocol: dict[str, Any] = {"http2_protocol_options" if grpc else "http_protocol_options": {}}
     kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {kind: {"@type": TYPES + kind.removeprefix("envoy."), "explicit_http_config": protocol}}
 
@@ -165,77 +187,66 @@ def address(host: str, port: int) -> dict[str, Any]:
 # --- routes ------------------------------------------------------------------------------------
 
 
-def routes(gateway: GatewayConfig, served: Iterable[ServedModel]) -> dict[str, Any]:
+def routes(
+    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], served: Iterable[ServedModel]
+) -> dict[str, Any]:
     """The route table: pinned releases, then shares, then what concerns no model, then refusals."""
-    found: list[dict[str, Any]] = []
-    for one in served:
-        found += model_routes(gateway, one)
-    retry = _retry()
-    found += [
-        {
-            "match": _matching({"path": path}, NO_MODEL),
-            "route": {"cluster": "slots", "retry_policy": retry, "timeout": "5s"},
-        }
-        for path in (HEALTH, *(f"/{SERVICE}/{method}" for method in SERVER_METHODS))
-    ]
-    found += [
-        {
-            "match": _matching({"path": path}, NO_MODEL),
-            "route": {"cluster": "slots-http", "retry_policy": retry, "timeout": "5s"},
-        }
-        for path in ("/v2", "/v2/health/live", "/v2/health/ready")
-    ]
-    found += [
-        _refusal(_grpc_method(method), "no such model is served here", NOT_FOUND)
-        for method in MODEL_METHODS
-    ]
-    found.append(_refusal({"prefix": "/v2/models/"}, "no such model is served here"))
-    unknown = "the gateway does not serve this method"
-    found += [
-        _refusal({"prefix": "/", "grpc": {}}, unknown, UNIMPLEMENTED),
-        _refusal({"prefix": "/"}, unknown),
-    ]
+    found = [route for one in served for route in model_routes(gateway, slots, one)]
+    protocols = protocols_of(slots.values())
+    for protocol in protocols:
+        route = {"cluster": f"slots{protocol.suffix}", "retry_policy": _retry(protocol)}
+        found += [
+            {"match": _matching({"path": path}, NO_MODEL), "route": {**route, "timeout": "5s"}}
+            for path in protocol.server_paths
+        ]
+    for protocol in protocols:
+        found.append(_refusal(protocol, _paths(protocol), "no such model is served here"))
+    found.append(_refusal(None, {"prefix": "/"}, "the gateway does not serve this method"))
     return {
         "name": ROUTES,
         "validate_clusters": True,
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": found}],
+        "response_headers_to_add": [
+            set_header(STAMP_HEADER, f"%UPSTREAM_METADATA({STAMP}:release)%")
+        ],
     }
 
 
-def model_routes(gateway: GatewayConfig, one: ServedModel) -> list[dict[str, Any]]:
+def model_routes(
+    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], one: ServedModel
+) -> list[dict[str, Any]]:
     """The part of the table that is about one model."""
-    timeout = f"{gateway.request_timeout_seconds}s"
-    paths = f"/v2/models/{one.model}(/versions/[0-9]+)?(/infer|/ready|/config)?"
-    kinds = [(_grpc_method(method), False) for method in MODEL_METHODS]
-    kinds.append(({"safe_regex": {"regex": paths}}, True))
+    holding = [slots[name] for name in one.loaded.values()]
     found = []
-    for match, http in kinds:
-        refused = None if http else NOT_FOUND
+    for protocol in protocols_of(holding or slots.values()):
+        match, suffix = _paths(protocol), protocol.suffix
+        limit = f"{gateway.request_timeout_seconds}s"
+        time = {"timeout": "0s", "idle_timeout": limit} if protocol.streams else {"timeout": limit}
         for number in one.loaded:
             pinned = _matching(match, one.model, {"string_match": {"exact": str(number)}})
-            target = cluster_name(one.model, number, http=http, pinned=True)
-            found.append({"match": pinned, "route": {"cluster": target, "timeout": timeout}})
+            target = cluster_name(one.model, number, suffix, pinned=True)
+            found.append({"match": pinned, "route": {"cluster": target, **time}})
         loaded = ", ".join(str(number) for number in sorted(one.loaded)) or "none"
         found.append(
             _refusal(
+                protocol,
                 _matching(match, one.model, {"present_match": True}),
                 f"the release of {one.model} that was asked for is not loaded; loaded: {loaded}",
-                refused,
             )
         )
         if not one.weights:
             nothing = f"no release of {one.model} is live"
-            found.append(_refusal(_matching(match, one.model), nothing, refused))
+            found.append(_refusal(protocol, _matching(match, one.model), nothing))
             continue
         shares = [
-            {"name": cluster_name(one.model, number, http=http), "weight": weight}
+            {"name": cluster_name(one.model, number, suffix), "weight": weight}
             for number, weight in one.weights.items()
             if weight
         ]
         route: dict[str, Any] = {
             "weighted_clusters": {"clusters": shares},
-            "timeout": timeout,
-            "retry_policy": _retry(),
+            **time,
+            "retry_policy": _retry(protocol),
         }
         if gateway.sticky_header:
             route["weighted_clusters"]["use_hash_policy"] = True
@@ -244,7 +255,7 @@ def model_routes(gateway: GatewayConfig, one: ServedModel) -> list[dict[str, Any
             number, percent = one.mirrored
             route["request_mirror_policies"] = [
                 {
-                    "cluster": mirror_name(http=http),
+                    "cluster": mirror_name(suffix),
                     "request_headers_mutations": [{"append": set_header(RELEASE_HEADER, number)}],
                     "runtime_fraction": {
                         "default_value": {"numerator": percent, "denominator": "HUNDRED"}
@@ -255,8 +266,8 @@ def model_routes(gateway: GatewayConfig, one: ServedModel) -> list[dict[str, Any
     return found
 
 
-def _grpc_method(method: str) -> dict[str, Any]:
-    return {"path": f"/{SERVICE}/{method}"}
+def _paths(protocol: InferenceProtocol) -> dict[str, Any]:
+    return {"safe_regex": {"regex": protocol.model_paths}}
 
 
 def _matching(
@@ -268,14 +279,15 @@ def _matching(
     return {**match, "headers": headers}
 
 
-def _retry() -> dict[str, Any]:
+def _retry(protocol: InferenceProtocol) -> dict[str, Any]:
     """Once more where nothing was answered, and then by the other slot."""
     return {
         # CANCELLED: a server that stops tells so the requests that it drops.
         "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled,retriable-headers",
-        # NOT_FOUND: a Triton that is just starting knows no model yet. What is not loaded anywhere
-        # never gets here.
-        "retriable_headers": [{"name": "grpc-status", "string_match": {"exact": str(NOT_FOUND)}}],
+        "retriable_headers": [
+            {"name": name, "string_match": {"exact": value}}
+            for name, value in protocol.retriable.items()
+        ],
         "num_retries": 3,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         "retry_priority": {
@@ -289,12 +301,14 @@ def _retry() -> dict[str, Any]:
     }
 
 
-def _refusal(match: dict[str, Any], sentence: str, grpc: int | None = None) -> dict[str, Any]:
-    """A route that is answered with this sentence: by gRPC's status `grpc`, else by 404."""
-    if grpc is None:
+def _refusal(
+    protocol: InferenceProtocol | None, match: dict[str, Any], sentence: str
+) -> dict[str, Any]:
+    """A route that is answered with this sentence, by NOT_FOUND or 404."""
+    if protocol is None or not protocol.grpc:
         answer: dict[str, Any] = {"status": 404, "body": {"inline_string": sentence}}
         return {"match": match, "direct_response": answer}
-    status = {"content-type": GRPC, "grpc-status": grpc, "grpc-message": sentence}
+    status = {"content-type": GRPC, "grpc-status": NOT_FOUND, "grpc-message": sentence}
     return {
         "match": match,
         "direct_response": {"status": 200},

@@ -22,7 +22,7 @@ from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import lock, read_json, write_bytes, write_json
 from adire_assets.serving.gateway import bootstrap, config, traffic
-from adire_assets.serving.gateway.config import TYPES, ServedModel, cluster_name
+from adire_assets.serving.gateway.config import TYPES, ServedModel, any_suffix, cluster_name
 from adire_assets.serving.gateway.traffic import Traffic
 
 ADMIN_SECONDS = 2.0  # the admin port answers from memory
@@ -87,7 +87,7 @@ class Gateway:
 
     def _start(self) -> tuple[Path, dict[str, Any]]:
         content = bootstrap.bootstrap(
-            self.config, self.folder, self.project.root, self.project.identity
+            self.config, self.slots, self.folder, self.project.root, self.project.identity
         )
         return self.folder / f"bootstrap-{digest(content)[:12]}.json", content
 
@@ -113,7 +113,7 @@ class Gateway:
             try:
                 # A route must not name a cluster that is not there, at any moment.
                 self._take("clusters", [*wanted, *leaving], names)
-                self._take("routes", [config.routes(self.config, served)])
+                self._take("routes", [config.routes(self.config, self.slots, served)])
                 if leaving:
                     self._take("clusters", wanted, names)
             except GatewayDown:
@@ -154,14 +154,15 @@ class Gateway:
         if self._subscription("routes")["version_text"] != file["version_info"]:
             return False
         table = file["resources"][0]["virtual_hosts"][0]["routes"]
-        return all(one in table for one in config.model_routes(self.config, served))
+        return all(one in table for one in config.model_routes(self.config, self.slots, served))
 
     def sees(self, name: str) -> bool:
         """Whether a slot is healthy to Envoy, wherever it is the first choice; True without Envoy.
 
         Envoy looks once a second, so this comes a little after the slot itself says so.
         """
-        port = self.slots[name].grpc_port
+        slot = self.slots[name]
+        ports = [one.port_of(slot) for one in config.protocols_of([slot])]
         try:
             found = json.loads(self._admin("/clusters?format=json"))
         except GatewayDown:
@@ -171,21 +172,22 @@ class Gateway:
             for cluster in found.get("cluster_statuses", [])
             for host in cluster.get("host_statuses", [])
             # The copies of a shadow go to an address that is no socket.
-            if host["address"].get("socket_address", {}).get("port_value") == port
+            if host["address"].get("socket_address", {}).get("port_value") in ports
             and not host.get("priority")
         )
 
     def traffic(self, model: str, number: int) -> Traffic:
         """What users (not those who asked for this release) got from a release."""
-        return self._traffic(f"{cluster_name(model, number)}(-http)?")
+        return self._traffic(f"{cluster_name(model, number)}{any_suffix()}")
 
     def pinned_traffic(self, model: str, number: int) -> Traffic:
         """What those got who asked for this very release, and the copies of others' requests."""
-        return self._traffic(f"{cluster_name(model, number)}-pinned(-http)?")
+        return self._traffic(f"{cluster_name(model, number)}-pinned{any_suffix()}")
 
     def active(self, model: str, number: int) -> int:
         """How many requests a release is answering now."""
-        pattern = rf"^cluster\.{cluster_name(model, number)}(-pinned)?(-http)?\.upstream_rq_active$"
+        clusters = rf"cluster\.{cluster_name(model, number)}(-pinned)?{any_suffix()}"
+        pattern = rf"^{clusters}\.upstream_rq_active$"
         return sum(one["value"] for one in self._stats(pattern) if "value" in one)
 
     # --- Envoy's admin port --------------------------------------------------------------------
@@ -226,7 +228,7 @@ class Gateway:
     def _write(self, served: Sequence[ServedModel]) -> None:
         clusters = config.clusters(self.config, self.slots, served)
         self._write_file("clusters", clusters)
-        self._write_file("routes", [config.routes(self.config, served)])
+        self._write_file("routes", [config.routes(self.config, self.slots, served)])
 
     def _take(
         self, file: str, resources: list[dict[str, Any]], clusters: Set[str] = frozenset()

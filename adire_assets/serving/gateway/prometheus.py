@@ -30,7 +30,7 @@ from adire_assets.serving.gateway.alerts import (
     TAILS,
     alerts_of,
 )
-from adire_assets.serving.gateway.traffic import SERVER_FAULTS
+from adire_assets.serving.gateway.protocol import SERVER_FAULTS
 
 CONFIG_FILE, RULES_FILE = "prometheus.yml", "adire.rules.yml"
 HEADER = "# Written by `adire prometheus` from {}; it replaces this file whole.\n"

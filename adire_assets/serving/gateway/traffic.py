@@ -16,22 +16,16 @@ counted then is not its own, and the checks that failed (`unhealthy`) are what i
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from re import fullmatch
 from typing import Any
 
-# gRPC codes that are the server's fault. What a client got wrong (INVALID_ARGUMENT, NOT_FOUND, ...)
-# is not.
-SERVER_FAULTS = {
-    2: "UNKNOWN",
-    4: "DEADLINE_EXCEEDED",
-    10: "ABORTED",
-    13: "INTERNAL",
-    14: "UNAVAILABLE",
-    15: "DATA_LOSS",
-}
-OK, RESOURCE_EXHAUSTED = 0, 8  # the latter is how the gateway refuses what is too many
+from adire_assets.serving.gateway.config import parse_cluster_name
+from adire_assets.serving.gateway.protocol import all_protocols
+
 EJECTIONS = "outlier_detection.ejections_enforced_total"
-# Of requests that their client or the gateway gave up, by cluster; see `gateway_bootstrap`.
-UNANSWERED_SCOPE, UNANSWERED = "adire", "unanswered_time"
+# What the access log counts by cluster (see `bootstrap`): how long was waited for requests that
+# their client or the gateway gave up, and answers that broke off in the middle.
+LOG_SCOPE, UNANSWERED, BROKEN = "adire", "unanswered_time", "broken_answers"
 Histogram = tuple[tuple[float, int], ...]  # (upper bound in ms, how many up to it), rising
 
 
@@ -40,14 +34,16 @@ def statistics_pattern(clusters: str) -> str:
 
     '.' in the names stands for any character, which does no harm here.
     """
-    names = (
-        r"grpc\..*\.[0-9]+|upstream_rq_(retry|[245]xx|time|active)"
-        # Requests that the gateway refused because it was full: 503 of the cluster to Envoy.
-        rf"|upstream_rq_(active|pending)_overflow|{EJECTIONS}|health_check.failure"
-        r"|membership_(healthy|total)"
+    outcomes = {outcome.statistic for one in all_protocols() for outcome in one.outcomes}
+    names = "|".join(
+        [
+            *sorted(outcomes),
+            f"upstream_rq_(retry|time|active)|{EJECTIONS}",
+            "health_check.failure|membership_(healthy|total)",
+        ]
     )
-    unanswered = rf"{UNANSWERED_SCOPE}\.{UNANSWERED}\.cluster"
-    return rf"^(cluster\.{clusters}\.({names})|{unanswered}\.{clusters})$"
+    logged = rf"{LOG_SCOPE}\.({UNANSWERED}|{BROKEN})\.cluster"
+    return rf"^(cluster\.{clusters}\.({names})|{logged}\.{clusters})$"
 
 
 @dataclass(frozen=True)
@@ -150,32 +146,32 @@ def read_traffic(statistics: Iterable[Mapping[str, Any]]) -> Traffic:
                 histograms[kind][bound] = histograms[kind].get(bound, 0) + count
         if "value" not in one:
             continue
+        value = one["value"]
+        if one["name"].startswith(f"{LOG_SCOPE}.{BROKEN}."):
+            failed += value
+            # Where it began with a status, it is counted as an answer already.
+            grpc = parse_cluster_name(one["name"].rpartition(".")[2])[1].grpc
+            answered += value if grpc else 0
+            continue
         cluster, _, rest = one["name"].removeprefix("cluster.").partition(".")
-        value, last, http = one["value"], rest.rpartition(".")[2], cluster.endswith("-http")
+        pinned, protocol = parse_cluster_name(cluster)
         if rest == EJECTIONS:
             ejected += value
         elif rest.startswith(("health_check.", "membership_")):
-            # Both protocols of a slot are looked at; only a release's own cluster has one slot.
-            pinned = cluster.endswith("-pinned")
-            unhealthy += value if pinned and last == "failure" else 0
-            members += value if pinned and last == "membership_total" else 0
-            healthy += value if pinned and last == "membership_healthy" else 0
-        elif last.endswith("_overflow"):
-            answered -= value if http else 0
-            failed -= value if http else 0
-        elif last == "upstream_rq_active":
+            # Every protocol of a slot is looked at; only a pinned cluster has one slot.
+            unhealthy += value if pinned and rest.endswith(".failure") else 0
+            members += value if pinned and rest.endswith("_total") else 0
+            healthy += value if pinned and rest.endswith("_healthy") else 0
+        elif rest == "upstream_rq_active":
             active += value
-        elif last == "upstream_rq_retry":
+        elif rest == "upstream_rq_retry":
             failed += value
-        elif last.endswith("xx"):
-            answered += value if http and last != "upstream_rq_4xx" else 0
-            failed += value if http and last == "upstream_rq_5xx" else 0
-            refused += value if http and last == "upstream_rq_4xx" else 0
-        elif last.isdecimal() and int(last) in (OK, *SERVER_FAULTS):
-            answered += value
-            failed += value if int(last) != OK else 0
-        elif last.isdecimal() and int(last) != RESOURCE_EXHAUSTED:
-            refused += value
+        else:
+            fits = (found for found in protocol.outcomes if fullmatch(found.statistic, rest))
+            if outcome := next(fits, None):
+                answered += value * outcome.answered
+                failed += value * outcome.failed
+                refused += value * outcome.refused
     return Traffic(
         max(0, answered),
         max(0, failed),

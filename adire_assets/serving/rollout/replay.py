@@ -25,7 +25,7 @@ import numpy as np
 from adire_assets.core.errors import UserError
 from adire_assets.serving.client import generate
 from adire_assets.serving.connection import Endpoint, Unanswered
-from adire_assets.serving.gateway.traffic import SERVER_FAULTS
+from adire_assets.serving.gateway.protocol import SERVER_FAULTS
 
 # CLIP-S of each image, uint8 [H, W, 3], against its prompt.
 Judge = Callable[[Sequence[str], Sequence[np.ndarray]], list[float]]

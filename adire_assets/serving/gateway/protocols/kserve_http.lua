@@ -1,123 +1,10 @@
--- Reads the JSON of an HTTP inference, and refuses what gateway_messages.lua says.
--- A value is: true or false, a string (its escapes as they came), a number for an integer,
--- {fraction = number}, {list = {...}}, {members = {...}}, or NULL.
+-- KServe's HTTP: the model and the release stand in the path, tensors as JSON or behind it.
+-- Whatever a Triton might not read or survive is refused, see kserve_grpc.lua.
 
-local LARGEST_JSON = 64 * 1024 -- bytes; tensors behind it are not counted
-local DEEPEST_JSON = 16
-local MOST_DIGITS = 18 -- of an integer, so that it fits into 64 bits
-
-local NULL = {}
-local LITERALS = {["true"] = true, ["false"] = false, ["null"] = NULL}
-local read_value
-
-local function past_space(text, at)
-  return match(text, "^[ \t\r\n]*()", at)
-end
-
-local function read_string(text, at)
-  local from = at + 1
-  at = from
-  while true do
-    at = find(text, '["\\%z\1-\31]', at) or reject("a text has no end")
-    local sign = sub(text, at, at)
-    if sign == '"' then
-      return sub(text, from, at - 1), at + 1
-    end
-    local past = match(text, '^\\["\\/bfnrt]()', at)
-      or match(text, "^\\u[dD][89abAB]%x%x\\u[dD][c-fC-F]%x%x()", at)
-    if not past and not match(text, "^\\u[dD][89a-fA-F]", at) then
-      past = match(text, "^\\u%x%x%x%x()", at)
-    end
-    at = past or reject("a text has a control character or a wrong escape")
-  end
-end
-
-local function read_number(text, at)
-  local whole, past = match(text, "^(%-?%d+)()", at)
-  if not whole or match(whole, "^%-?0%d") then
-    reject("there is something that is no JSON")
-  end
-  local rest = match(text, "^%.%d+", past) or ""
-  rest = rest .. (match(text, "^[eE][+-]?%d+", past + #rest) or "")
-  if rest == "" and whole ~= "-0" and #whole <= MOST_DIGITS then
-    return tonumber(whole), past
-  end
-  local number = tonumber(whole .. rest)
-  if not number or number - number ~= 0 then
-    reject("a number is too large")
-  end
-  return {fraction = number}, past + #rest
-end
-
-local function read_list(text, at, depth)
-  local list = {}
-  at = past_space(text, at + 1)
-  if sub(text, at, at) == "]" then
-    return {list = list}, at + 1
-  end
-  while true do
-    list[#list + 1], at = read_value(text, at, depth)
-    local sign = sub(text, at, at)
-    if sign == "]" then
-      return {list = list}, at + 1
-    elseif sign ~= "," then
-      reject("a list has no end")
-    end
-    at = at + 1
-  end
-end
-
-local function read_object(text, at, depth)
-  local members = {}
-  at = past_space(text, at + 1)
-  if sub(text, at, at) == "}" then
-    return {members = members}, at + 1
-  end
-  while true do
-    at = past_space(text, at)
-    if sub(text, at, at) ~= '"' then
-      reject("an object has a member without a name")
-    end
-    local name
-    name, at = read_string(text, at)
-    at = past_space(text, at)
-    if sub(text, at, at) ~= ":" or members[name] ~= nil then
-      reject("an object has a member without a value, or twice")
-    end
-    members[name], at = read_value(text, at + 1, depth)
-    local sign = sub(text, at, at)
-    if sign == "}" then
-      return {members = members}, at + 1
-    elseif sign ~= "," then
-      reject("an object has no end")
-    end
-    at = at + 1
-  end
-end
-
--- The value at a position, and the position of what comes after it and its space.
-function read_value(text, at, depth)
-  if depth > DEEPEST_JSON then
-    reject("it is nested too deeply")
-  end
-  at = past_space(text, at)
-  local sign, value = sub(text, at, at), nil
-  if sign == "{" then
-    value, at = read_object(text, at, depth + 1)
-  elseif sign == "[" then
-    value, at = read_list(text, at, depth + 1)
-  elseif sign == '"' then
-    value, at = read_string(text, at)
-  else
-    local word, past = match(text, "^(%a+)()", at)
-    if word and LITERALS[word] ~= nil then
-      value, at = LITERALS[word], past
-    else
-      value, at = read_number(text, at)
-    end
-  end
-  return value, past_space(text, at)
-end
+local SERVER_PATHS = {["/v2"] = "GET", ["/v2/health/live"] = "GET", ["/v2/health/ready"] = "GET"}
+local MODEL_PATHS = {[""] = "GET", ["/infer"] = "POST", ["/ready"] = "GET", ["/config"] = "GET"}
+local BINARY_HEADER = "inference-header-content-length"
+PASSING[BINARY_HEADER] = true
 
 local function is_text(value)
   return type(value) == "string" and #value <= LONGEST_TEXT
@@ -228,24 +115,16 @@ local function check_output(value)
 end
 
 -- The body of an HTTP inference; `header` says how much of it is JSON, the rest are tensors.
-local function read_json(body, header)
+local function read_inference(body, header)
   local length = #body
   if header then
     length = match(header, "^%d+$") and #header < 10 and tonumber(header)
   end
   if not length or length == 0 or length > #body then
     reject("inference-header-content-length is not the length of its JSON")
-  elseif length > LARGEST_JSON then
-    reject("its JSON is too long")
-  end
-  local text = sub(body, 1, length)
-  require_utf8(text)
-  local value, past = read_value(text, 1, 0)
-  if past <= length then
-    reject("something comes after its JSON")
   end
   local request = members_of(
-    value, {id = is_text, inputs = false, outputs = false, parameters = false}, "the request"
+    read_json(sub(body, 1, length)), {id = is_text, inputs = false, outputs = false, parameters = false}, "the request"
   )
   if request.parameters ~= nil then
     members_of(request.parameters, {binary_data_output = is_flag}, "the request's parameters")
@@ -263,3 +142,30 @@ local function read_json(body, header)
     end
   end
 end
+
+local function about_http(headers, path, body)
+  local wanted = SERVER_PATHS[path]
+  local model, rest = match(path, "^/v2/models/([^/]+)(.*)$")
+  local release
+  if model then
+    local version, after = match(rest, "^/versions/([^/]+)(.*)$")
+    release, wanted = version, MODEL_PATHS[after or rest]
+  end
+  if not wanted then
+    return nil
+  elseif headers:get(":method") ~= wanted then
+    refuse("3", "405", "this path has another method")
+  elseif wanted == "POST" then
+    local length = headers:get(BINARY_HEADER)
+    read_inference(body, headers:getNumValues(BINARY_HEADER) > 1 and "" or length)
+  elseif body ~= "" then
+    reject("this path takes no body")
+  end
+  return model or SERVER, release
+end
+
+PROTOCOLS[#PROTOCOLS + 1] = {
+  is_grpc = false,
+  takes = function(path) return SERVER_PATHS[path] ~= nil or sub(path, 1, 11) == "/v2/models/" end,
+  about = about_http,
+}

@@ -1,45 +1,8 @@
--- Reads what clients send, and refuses whatever a Triton might not read or survive.
+-- KServe's gRPC: the model and the release stand in the message.
+-- Whatever a Triton might not read or survive is refused.
 -- A Triton calls a body that it cannot parse its own fault (INTERNAL, 500), which would take a
 -- sound slot out, and some parameters end its process. So nothing reaches a slot but the part of
 -- its interface that the models here need, and that in a form that every parser accepts.
-
-local byte, find, match, sub = string.byte, string.find, string.match, string.sub
-
-local LONGEST_TEXT = 1024 -- bytes of a name, an id, a version
-local MOST_FIELDS = 1000 -- of one protobuf message, and elements of a list of inputs or sizes
-
--- Ends the reading; everything else that is raised here is a mistake of this script.
-local function reject(sentence)
-  error({sentence = sentence}, 0)
-end
-
-local function require_utf8(text)
-  local at = find(text, "[\128-\255]")
-  while at do
-    local past = match(text, "^[\194-\223][\128-\191]()", at)
-      or match(text, "^\224[\160-\191][\128-\191]()", at)
-      or match(text, "^[\225-\236\238\239][\128-\191][\128-\191]()", at)
-      or match(text, "^\237[\128-\159][\128-\191]()", at)
-      or match(text, "^\240[\144-\191][\128-\191][\128-\191]()", at)
-      or match(text, "^[\241-\243][\128-\191][\128-\191][\128-\191]()", at)
-      or match(text, "^\244[\128-\143][\128-\191][\128-\191]()", at)
-    if not past then
-      reject("a text is not UTF-8")
-    end
-    at = find(text, "[\128-\255]", past)
-  end
-end
-
--- What `read` returns, or nil and why the request is refused.
-local function attempt(read, ...)
-  local good, found = pcall(read, ...)
-  if good then
-    return found or {}
-  end
-  return nil, type(found) == "table" and found.sentence or "it cannot be read"
-end
-
--- --- protobuf ----------------------------------------------------------------------------------
 
 local MORE = "[\128-\255]" -- a byte of a varint that another follows
 local TOO_LONG, TOO_LARGE = string.rep(MORE, 10), string.rep(MORE, 9) .. "[^%z\1]"
@@ -155,3 +118,23 @@ local function read_grpc(body, fields)
   end
   return read_message(body, 6, #body + 1, fields)
 end
+
+local function about_grpc(headers, path, body)
+  local fields = METHODS[path]
+  if headers:get(":method") ~= "POST" then
+    refuse("12", "404", "the gateway does not serve this method")
+  end
+  local found = read_grpc(body, fields)
+  if path == HEALTH or not fields[1] then
+    return SERVER
+  elseif (found[1] or "") == "" then
+    refuse("3", "400", "the request names no model")
+  end
+  return found[1], found[2]
+end
+
+PROTOCOLS[#PROTOCOLS + 1] = {
+  is_grpc = true,
+  takes = function(path) return METHODS[path] ~= nil end,
+  about = about_grpc,
+}

@@ -1,0 +1,114 @@
+"""A second protocol and kind of slot server, each a module behind a plug, by the real Envoy."""
+
+import http.client
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adire_assets.config import fleet
+from adire_assets.config.fleet import SlotConfig
+from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.serving.gateway import protocol
+from adire_assets.serving.gateway.config import ServedModel
+from tests.support.chat import PIECES, ChatServer
+from tests.support.running_gateway import MODEL, SOUND, RunningGateway, before
+
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with pytest.MonkeyPatch.context() as patch, ChatServer(1) as blue, ChatServer(2) as green:
+        patch.setitem(protocol.PROTOCOLS, "chat", "tests.support.chat:CHAT")
+        patch.setitem(fleet.SERVERS, "chat", "tests.support.chat:SERVER")
+        root = tmp_path_factory.mktemp("chat")
+        with before(root, blue, green, server="chat", request_timeout_seconds=0.8) as made:
+            publish(made, {1: 100})
+            assert wait_until(lambda: made.http(PATH, ask("cloth"))[0] == 200, 20)
+            yield made
+
+
+@pytest.fixture(autouse=True)
+def sound(chat: RunningGateway) -> None:
+    for server in (chat.blue, chat.green):
+        server.status, server.cut, server.seconds = 200, None, 0.0
+
+
+def publish(made: RunningGateway, weights: dict[int, int]) -> None:
+    made.gateway.publish([ServedModel(MODEL, {1: "blue", 2: "green"}, weights)])
+
+
+def ask(model: object, **more: object) -> bytes:
+    return json.dumps({"model": model, "messages": [], **more}).encode()
+
+
+def streamed(made: RunningGateway, model: str = MODEL) -> tuple[str | None, int, bool]:
+    """The release that the gateway says has answered, how many pieces came, and whether all did."""
+    connection = http.client.HTTPConnection(made.gateway.address, timeout=20)
+    connection.request("POST", PATH, ask(model, stream=True), {"content-type": "application/json"})
+    answer = connection.getresponse()
+    try:
+        body, whole = answer.read(), True
+    except http.client.IncompleteRead as cut:
+        body, whole = cut.partial, False
+    return answer.headers["x-adire-release"], body.count(b"data:"), whole
+
+
+def test_a_chat_reaches_the_release_that_its_body_names(chat: RunningGateway) -> None:
+    publish(chat, {1: 50, 2: 50})
+    asked = [chat.http(PATH, ask("cloth"))[1]["release"] for _ in range(40)]
+    assert set(Counter(asked)) == {1, 2}
+    assert {chat.http(PATH, ask("cloth@2"))[1]["release"] for _ in range(10)} == {2}
+    assert chat.http(PATH, ask("cloth@9"))[0] == 404
+    assert chat.http(PATH, ask("silk")) == (404, {"error": "no such model is served here"})
+    assert streamed(chat, "cloth@2") == ("2", PIECES, True)
+    for body in (b"", b"{", ask(7), ask(None), b"[]", b"\xff", b'{"model": "a", "model": "b"}'):
+        assert chat.http(PATH, body)[0] in (400, 404), body
+    assert chat.http(PATH, method="GET")[0] == 405
+    # These slots speak nothing else.
+    assert chat.http(f"/v2/models/{MODEL}/infer", SOUND)[0] == 404
+    assert chat.raw(b"") == "UNIMPLEMENTED"
+
+
+def test_whose_fault_the_end_of_an_answer_was(chat: RunningGateway) -> None:
+    publish(chat, {1: 100})
+    start = chat.counted(1)
+
+    def counted() -> tuple[int, int, int]:
+        found = chat.counted(1).since(start)
+        return found.answered, found.failed, found.refused
+
+    assert streamed(chat) == ("1", PIECES, True)
+    assert wait_until(lambda: counted() == (1, 0, 0), 10), counted()
+    chat.blue.status = 400
+    assert chat.http(PATH, ask("cloth"))[0] == 400
+    assert wait_until(lambda: counted() == (1, 0, 1), 10), counted()
+    chat.blue.status = 500
+    assert chat.http(PATH, ask("cloth"))[0] == 500
+    assert wait_until(lambda: counted() == (2, 1, 1), 10), counted()
+    # Its status was 200: only the end tells that it is not an answer.
+    chat.blue.status, chat.blue.cut = 200, 3
+    assert streamed(chat) == ("1", 3, False)
+    assert wait_until(lambda: counted() == (3, 2, 1), 10), counted()
+
+
+def test_the_timeout_of_a_stream_is_between_two_pieces(chat: RunningGateway) -> None:
+    publish(chat, {1: 100})
+    chat.blue.seconds = 0.3  # 1.5 s for the whole, with a timeout of 0.8 s
+    assert streamed(chat) == ("1", PIECES, True)
+
+
+def test_a_target_refuses_a_kind_of_server_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="no kind of slot server 'vlm'; known: triton"):
+        SlotConfig(server="vlm")
+    assert SlotConfig().server == "triton"
+
+
+def test_a_script_of_a_protocol_stands_in_its_own_module() -> None:
+    for one in protocol.all_protocols():
+        assert one.scripts and all(path.is_file() for path in one.scripts)
+    script = Path(protocol.__file__).with_name("gateway.lua").read_text(encoding="utf-8")
+    assert "inference" not in script

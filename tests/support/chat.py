@@ -1,0 +1,100 @@
+"""A second protocol and a second kind of slot server: chats of OpenAI's form, streamed.
+
+`CHAT` and `SERVER` are what a module of each would bring; `ChatServer` is a server that a test can
+have fail in every way: before an answer, with a status, and in the middle of one.
+"""
+
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from adire_assets.serving.gateway.protocol import HTTP_OUTCOMES, InferenceProtocol
+from tests.support.ports import free_port
+
+PIECES = 5  # of a streamed answer
+CHAT = InferenceProtocol(
+    "chat",
+    suffix="-chat",
+    port="http_port",
+    grpc=False,
+    model_paths="/v1/chat/completions",
+    server_paths=(),
+    scripts=(Path(__file__).with_name("chat.lua"),),
+    outcomes=HTTP_OUTCOMES,
+    streams=True,
+)
+
+
+class _Server:
+    protocols = ("chat",)
+
+    def health_path(self, model: str | None) -> str:
+        return "/health"
+
+
+SERVER = _Server()
+
+
+@dataclass
+class ChatServer:
+    """Answers with `release`; `status` other than 200 instead; breaks off in the `cut`-th piece."""
+
+    release: int
+    status: int = 200
+    cut: int | None = None
+    seconds: float = 0.0  # before each piece
+    grpc_port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
+
+    def __enter__(self) -> "ChatServer":
+        self.http = ThreadingHTTPServer(("127.0.0.1", self.http_port), _handler(self))
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
+    pause = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None: ...
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(server.status)
+            if server.status != 200 or not request.get("stream"):
+                body = json.dumps({"model": request["model"], "release": server.release}).encode()
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                return
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for piece in range(PIECES):
+                if piece == server.cut:
+                    self.wfile.flush()
+                    self.connection.close()
+                    self.close_connection = True
+                    return
+                pause.wait(server.seconds)
+                self._chunk(f"data: {json.dumps({'release': server.release})}\n\n".encode())
+            self._chunk(b"")
+
+        def _chunk(self, data: bytes) -> None:
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            self.wfile.flush()
+
+    return Handler
