@@ -12,7 +12,6 @@ from adire_assets.gates.blind import Rating, Shuffle, rating_outcomes
 from adire_assets.gates.report.document import (
     BatchSpeed,
     Distribution,
-    Facts,
     GateView,
     Pair,
     PromptView,
@@ -68,6 +67,19 @@ def prompt_view(prompt: str) -> PromptView:
     )
 
 
+def manifest(text: str) -> dict[str, Any]:
+    recipe = {"config": {"key": text}, "inputs": {"judge": text}, "environment": {text: text}}
+    hashes = dict.fromkeys(("created", "key", "content_hash", "dvc_hash", "source"), text)
+    code = {"commit": text, "dirty": True}
+    return {**hashes, "recipe": recipe, "code": code, "hardware": {"cpu": text}}
+
+
+EMPTY = ReportView(
+    "cloth", "image", "adapter 12", "no verdict yet", {}, {}, {}, {}, {},
+    *(manifest("known") for _ in range(3)),
+)  # fmt: skip
+
+
 def full_view(text: str = "tied circles") -> ReportView:
     speed = tuple(BatchSpeed(size, size / 2, 2 / size, 3 / size) for size in (1, 2, 4))
     return ReportView(
@@ -75,11 +87,16 @@ def full_view(text: str = "tied circles") -> ReportView:
         answer="image",
         name="release 4",
         sentence=f"refused: style is worse, {text}",
-        passed=False,
-        summary=f"Of {text}.",
+        report={"adapter_problems": [text], "judge": text, "images": 50, "prompts": 25},
+        timings={"cold_load_seconds": 0.5, "seconds_per_image_mean": 2.0, "device": text},
+        champion_timings={"seconds_per_image_mean": 1.5},
+        verdict={"passed": False},
+        decided={},
+        evaluation=manifest(text),
+        adapter=manifest(text),
+        base_model=manifest(text),
         release=4,
         champion_release=3,
-        problems=(text,),
         gates=(FLOOR, replace(FLOOR, name="nothing", value=None, margin=None), WORSE, UNSURE),
         ranked_by="clip_s",
         names={"clip_s": "CLIP-S"},
@@ -92,18 +109,15 @@ def full_view(text: str = "tied circles") -> ReportView:
             Distribution("constant", {"challenger": (3.0,)}),
         ),
         speed={"challenger": speed, "champion": speed[:2]},
-        costs=((text, text, text),),
-        lineage=(Facts(text, {text: text}), Facts("b", {"c": "d"}, True)),
         pairs=tuple(Pair(f"{n:03d}-seed0", text, 0, CHALLENGER, CHAMPION) for n in range(24)),
     )
 
 
 def pages() -> dict[str, str]:
-    empty = ReportView("cloth", "image", "adapter 12", "no verdict yet", None, "Nothing.")
     return {
         "full": html(full_view()),
         "evil": html(full_view(EVIL)),
-        "empty": html(empty),
+        "empty": html(EMPTY),
         "first release": html(replace(full_view(), gates=(FLOOR,), champion_release=None)),
         "sheet": sheet_of(full_view(EVIL)),
     }
@@ -161,8 +175,8 @@ def test_a_weaker_policy_and_what_was_not_committed_stand_above_the_gates() -> N
         {"key": "evaluation.x", "before": EVIL, "now": "b"},
     )
     files = ("configs/models/cloth.yaml (changed)",)
-    view = replace(full_view(), weakened=changes, weaker_than="release 3", uncommitted=files)
-    page = html(view)
+    verdict = {"passed": True, "weakened": changes, "weaker_than": "release 3"}
+    page = html(replace(full_view(), verdict=verdict, decided={"uncommitted": files}))
     assert "asks less than that of release 3" in page and EVIL not in page
     row = page[page.index("gates.clip_s_minimum") :]
     assert row.index(">1.52<") < row.index(">0.5<") < row.index("evaluation.x")
@@ -170,6 +184,18 @@ def test_a_weaker_policy_and_what_was_not_committed_stand_above_the_gates() -> N
     assert not Nesting(page).wrong
     plain = html(full_view())
     assert "asks less" not in plain and "not committed" not in plain
+
+
+def test_what_it_costs_and_where_it_comes_from_is_told() -> None:
+    page = html(full_view("d00d"))
+    told = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "50 images of 25 prompts, each with seeds of its own. The judge is d00d; its" in told
+    assert "Loading, cold 0.5 s Seconds per image 2 s champion 1.5 s Device d00d" in told
+    assert "Git commit d00d Working tree with local changes that the commit lacks Trained" in told
+    assert "Base model d00d" in told and "Judge d00d Judge's content d00d" in told.replace(
+        "&#39;", "'"
+    )
+    assert told.count("Hyperparameters key d00d") == 1
 
 
 def test_the_bar_shows_on_which_side_of_the_bound_the_value_is() -> None:

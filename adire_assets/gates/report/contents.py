@@ -13,18 +13,18 @@ from statistics import mean, quantiles
 from adire_assets.config.model import family_of
 from adire_assets.core.project import Project
 from adire_assets.core.sample import Answer, Sample
-from adire_assets.core.store import Artifact, Store
+from adire_assets.core.store import Artifact, Store, read_json
 from adire_assets.gates.report.document import (
     BatchSpeed,
     Distribution,
     GateView,
+    Json,
     Pair,
     PromptView,
     ReportView,
     Shown,
     Variant,
 )
-from adire_assets.gates.report.facts import Json, costs, json_of, lineage
 from adire_assets.gates.verdict import CHAMPION, Verdict
 
 Key = tuple[str, int]  # prompt and seed: what pairs the answers of all variants
@@ -51,9 +51,9 @@ def view_of(
         for kind in ("dataset", "lora_weights", "base_model")
     }
     report, timings = evaluation.json("report.json"), evaluation.json("timings.json")
-    other = json_of(champion.path / "timings.json") if champion else {}
+    kept = champion.path / "timings.json" if champion else None  # gone where only its manifest is
+    other = read_json(kept) if kept and kept.is_file() else {}
     decided = verdict.json("verdict.json") if verdict else {}
-    policy = verdict.manifest if verdict else {}
     family = family_of(project, evaluation.model)
     answer, gates = family.answer, family.gate_config()
 
@@ -83,23 +83,20 @@ def view_of(
         release=release,
         champion_release=champion_release,
         sentence=_sentence(decided),
-        passed=decided.get("passed"),
-        summary=_summary(report, answer),
-        problems=tuple(report.get("adapter_problems") or ()),
-        weakened=tuple(decided.get("weakened", ())),
-        weaker_than=decided.get("weaker_than", ""),
-        uncommitted=tuple(policy.get("uncommitted", ())),
-        refused_before=policy.get("refused_before", 0),
+        report=report,
+        timings=timings,
+        champion_timings=other,
+        verdict=decided,
+        decided=verdict.manifest if verdict else {},
+        evaluation=evaluation.manifest,
+        adapter=adapter.manifest,
+        base_model=made_from["base_model"].manifest,
         gates=tuple(_gates(decided)),
         ranked_by=metric,
         worst=tuple(_prompt(key, own, rival) for key in weakest),
         best=tuple(_prompt(key, own, rival) for key in strongest),
         distributions=tuple(_distributions(report, own, rival, answer)),
         speed={variant: points for variant, points in speeds.items() if points},
-        costs=tuple(costs(timings, other, answer)),
-        lineage=tuple(
-            lineage(evaluation.manifest, adapter.manifest, made_from["base_model"].manifest, report)
-        ),
         pairs=tuple(_pairs(own, rival)) if pairs else (),
         names=gates.NAMES,
     )
@@ -152,17 +149,6 @@ def _sentence(verdict: Json) -> str:
     if not verdict:
         return "no verdict yet: materialize promotion_verdict to have this evaluation judged"
     return Verdict.from_dict(verdict).sentence()
-
-
-def _summary(report: Json, answer: str) -> str:
-    parts = [f"{report.get(f'{answer}s', 0)} {answer}s"]
-    if report.get("prompts"):
-        parts += [f" of {report['prompts']} prompts, each with seeds of its own"]
-    if held_out := report.get(f"held_out_{answer}s"):
-        parts += [f", against {held_out} real {answer}s that training never saw"]
-    if report.get("judge"):
-        parts += [f". The judge is {report['judge']}; its scores compare with no other judge's"]
-    return "".join(parts) + "."
 
 
 def _distributions(

@@ -12,6 +12,7 @@ templates/ holds the pages with their style and charts.
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 SHOWN_DIGITS = 4
 
+Json = Mapping[str, Any]
 Variant = Literal["base", "champion", "challenger", "real"]
 Outcome = Literal["passed", "failed", "undecided", "not required"]
 
@@ -106,15 +108,6 @@ class BatchSpeed:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """A block of the lineage; a `dense` one has many short entries."""
-
-    title: str
-    facts: Mapping[str, str]
-    dense: bool = False
-
-
-@dataclass(frozen=True)
 class Pair:
     """The same prompt and seed by challenger and champion, for the blind sheet."""
 
@@ -133,24 +126,23 @@ class ReportView:
     answer: str  # what the model answers with, such as "image"
     name: str  # "release 4", or of an adapter without a number "adapter 1f3a..."
     sentence: str  # the verdict
-    passed: bool | None  # None: no verdict yet
-    summary: str  # what was evaluated, by whom, on how much
+    # The files of the evaluation, and what was decided; then the manifests.
+    report: Json
+    timings: Json
+    champion_timings: Json
+    verdict: Json
+    decided: Json  # the verdict's manifest
+    evaluation: Json
+    adapter: Json
+    base_model: Json
     release: int | None = None
     champion_release: int | None = None
-    problems: tuple[str, ...] = ()  # what is unsound about the adapter
-    # What the policy asks less than that of `weaker_than`; see `policy.weakenings`.
-    weakened: tuple[Mapping[str, Any], ...] = ()
-    weaker_than: str = ""
-    uncommitted: tuple[str, ...] = ()  # files that decided and were not committed
-    refused_before: int = 0  # other adapters, since what is live went live
     gates: tuple[GateView, ...] = ()
     ranked_by: str = ""  # the metric by which prompts are worst and best
     worst: tuple[PromptView, ...] = ()
     best: tuple[PromptView, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     speed: Mapping[Variant, tuple[BatchSpeed, ...]] = field(default_factory=dict)
-    costs: tuple[tuple[str, str, str], ...] = ()  # loading time, memory, device: name, value, note
-    lineage: tuple[Facts, ...] = ()
     pairs: tuple[Pair, ...] = ()  # for `ab_sheet` only
     names: Mapping[str, str] = field(default_factory=dict)  # as they are written: "kid" is KID
 
@@ -229,7 +221,7 @@ def _templates() -> "Environment":
         "inline": lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8")),
     }
     environment.filters |= {"number": number, "signed": signed, "first": first}
-    environment.filters |= {"shortened": shortened, "percent": "{:.2f}%".format}
+    environment.filters |= {"shortened": shortened, "plain": plain, "percent": "{:.2f}%".format}
     environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
@@ -249,6 +241,15 @@ def number(value: float | None) -> str:
 def signed(value: float | None) -> str:
     text = number(value)
     return f"+{text}" if value is not None and value > 0 else text
+
+
+def plain(value: Any) -> str:
+    """A value of a manifest for people."""
+    if isinstance(value, Mapping):
+        value = [f"{name}: {item}" for name, item in value.items()]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def first(text: str) -> tuple[str, str]:
