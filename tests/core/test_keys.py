@@ -625,5 +625,5 @@ def test_libraries_are_those_that_the_code_imports_and_are_installed() -> None:
     )
     named = {name for modules in steps for name in lineage.libraries(modules)}
     unknown = {name for name in named if lineage.installed(name) == "absent"} - optional
-    assert not unknown, "name the distribution in lineage.DISTRIBUTIONS"
+    assert not unknown
     assert GateConfig.__module__ not in named

@@ -78,3 +78,13 @@ def test_a_child_whose_launcher_has_ended_already_does_nothing(tmp_path: Path) -
     with pytest.raises(UserError):
         carry_out(tmp_path, ("-c", LEAVES))
     assert not (tmp_path / "begun").exists()
+
+
+def test_a_child_computes_with_its_threads_and_imports_no_library_of_its_own(
+    tmp_path: Path,
+) -> None:
+    project = Project(tmp_path, tmp_path / "home")
+    said = run_child(
+        project, tmp_path / "job", "tests.support.jobs:facts", {}, threads=3, progress=print
+    )
+    assert said == {"torch": False, "numpy": False, "threads": "3"}

@@ -1,6 +1,7 @@
-"""Worker functions that do not end well."""
+"""Worker functions that do not end well, or tell of the child."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def refuse_alone(*, progress: Progress) -> None:
 def surroundings(*, progress: Progress) -> dict[str, str]:
     """The environment of the child."""
     return dict(os.environ)
+
+
+def facts(*, progress: Progress) -> dict[str, object]:
+    """What is imported in the child, and what numeric libraries are told."""
+    loaded = {name: name in sys.modules for name in ("torch", "numpy")}
+    return {**loaded, "threads": os.environ["OMP_NUM_THREADS"]}
 
 
 def wait(*, file: str, progress: Progress) -> dict[str, str]:

