@@ -91,7 +91,10 @@ def conditions(config: ModelConfig, sound: int, each: int) -> Iterator[Condition
         "one_image": {},
         "scaled": {},
         "other_style": {},
-        "half": {"max_train_steps": training.max_train_steps // 2, "lr_scheduler": "constant"},
+        "half": {
+            "max_train_steps": training.max_train_steps // 2,
+            "lr_scheduler": "constant_with_warmup",
+        },
     }
     for sabotage, changes in settings.items():
         for number in range(each):
