@@ -39,10 +39,8 @@ def artifact(project: Project, kind: str, number: int, *made_from: Artifact) -> 
         (folder / "pipeline" / "weights.safetensors").write_bytes(bytes(2000))
         write_json(folder / "base.json", {"variant": None})
         write_json(folder / "serving.json", {"base_model": "b" * 32, "number": number})
-        (folder / "adapter").mkdir()
-        for name in (*release.VERSION_FILES, "config.pbtxt"):
-            if not (folder / name).exists():
-                (folder / name).write_text(f"{kind} {number}")
+        for name in ("model.py", "config.pbtxt"):
+            (folder / name).write_text(f"{kind} {number}")
         return {one.kind: one.reference() for one in made_from}
 
     recipe = Recipe(kind, MODEL, inputs={"number": str(number)})

@@ -64,6 +64,9 @@ def project(disk: Path, mlflow_project: Project, monkeypatch: pytest.MonkeyPatch
         MODEL, 1, **dict.fromkeys(parts, base), mlflow_run_id=None, provenance={}
     )
     release.write_record(made, wanted)
+    slot = made.home / "fleet" / "slots" / "a"
+    release.install(made, wanted, slot)  # its base takes no space, since it is linked
+    release.remove(slot, MODEL, 1)
     registry.aliases(made, MODEL)
     return made
 
@@ -86,6 +89,7 @@ def make(project: Project, number: int) -> None:
         (folder / "pipeline").mkdir()
         (folder / "pipeline" / "weights").write_bytes(bytes(300_000))
         (folder / "base.json").write_bytes(b"{}")
+        (folder / "config.pbtxt").write_bytes(b"")
 
     Store(project).build(Recipe("thing", MODEL, inputs={"n": str(number)}), write)
 
@@ -138,7 +142,7 @@ WRITERS: dict[str, tuple[Callable[[Project], object], str]] = {
         lambda project: release.install(
             project, release.read_record(project, MODEL, 1), project.home / "fleet" / "slots" / "a"
         ),
-        r"home/fleet/slots/a/base_models/\S+",
+        r"home/fleet/slots/a/models/indigo/\S+",
     ),
     "a backup": (
         lambda project: backup(project, project.home.parent / "kept", lambda message: None),

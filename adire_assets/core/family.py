@@ -88,7 +88,9 @@ class Family:
         trial     METRIC and DIRECTION ("minimize" or "maximize") that trials are compared by, a key
                   of what `run` gives; UNPRUNED_TRIALS, that nobody gives up; refusal(dataset)
 
-    `release.modules` are those that a release takes along to be served with.
+    What is served (see `serving.release`): the files of the folder `backend`, below the project or
+    absolute, of which config.pbtxt is a template of `name` and the keys of `serving`; of the
+    modules `release.modules`, which import nothing of the project; and of the `adapter_files`.
 
     What `score` writes is read by gates, report and comparison, for the answer "image":
 
@@ -109,6 +111,8 @@ class Family:
     answer: str
     packages: tuple[str, ...]
     plumbing: tuple[str, ...]
+    backend: Path
+    adapter_files: tuple[str, ...]
     weights: Step
     dataset: Step
     train: Step

@@ -25,6 +25,6 @@ def code_and_libraries(project: Project, family: Family) -> dict[str, Any]:
     libraries = {name for modules in steps for name in lineage.libraries(modules)}
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
-        "backend": release.backend_hash(project),
+        "backend": release.backend_hash(project, family),
         "libraries": lineage.environment(*sorted(libraries), "nvidia-pytriton"),
     }

@@ -30,7 +30,7 @@ def triton_repository(
         inputs={
             "lora_weights": adapter.content_hash,
             "base_model": base_weights.content_hash,
-            "backend": release.backend_hash(project),
+            "backend": release.backend_hash(project, plug),
         },
         config=serving,
     )
@@ -38,6 +38,7 @@ def triton_repository(
     def make(folder: Path) -> None:
         release.write_release(
             project,
+            plug,
             folder,
             model=adapter.model,
             adapter=adapter.path,
@@ -71,6 +72,7 @@ def triton_repository(
                 "policy": promotion.policy_facts(project, verdict, number),
             },
             golden=upgrades.golden_images(project, plug, evaluation).artifact.reference(),
+            family=plug.name,
         ),
     )
     promotion.challenge(project, adapter.model, number)

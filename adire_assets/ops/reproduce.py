@@ -16,7 +16,7 @@ changes; the work is done in <home>/work/reproduce-<model>-<release> and removed
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import NOT_CONTENT, Artifact, Store, lock
 from adire_assets.core.worker import Progress
 from adire_assets.serving import client, release
-from adire_assets.serving.release import ADAPTER, ReleaseRecord
+from adire_assets.serving.release import ReleaseRecord
 
 RELEASE = re.compile(r"([a-z][a-z0-9_]*)@([0-9]+)")
 SHOWN_FILES = 5
@@ -59,9 +59,10 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
     store = Store(project)
     adapter = store.recall(record.adapter)
     manifest = adapter.manifest
+    weights = release.family_of_release(project, record).adapter_files
     progress(f"{name}: lora_weights {adapter.key[:12]}, made {manifest['created']}")
     _require_recorded(adapter)
-    _require_served(store, record, adapter)
+    _require_served(store, record, adapter, weights)
     _require_same_environment(name, manifest)
     work = f"reproduce-{record.model}-{record.number}"
     with scratch_folder(project, work) as scratch, ExitStack() as held:
@@ -75,7 +76,7 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
         held.enter_context(lock(project, "device"))
         _run(project, manifest["job"], places, sources, scratch, progress)
         files = lineage.folder_digest(places["output"], NOT_CONTENT)[1]
-    return Reproduction(name, files.get(ADAPTER, ""), _difference(manifest, files))
+    return Reproduction(name, files.get(weights[0], ""), _difference(manifest, files, weights))
 
 
 def _release_of(project: Project, what: str) -> ReleaseRecord:
@@ -119,13 +120,17 @@ def _require_recorded(artifact: Artifact) -> None:
         )
 
 
-def _require_served(store: Store, record: ReleaseRecord, adapter: Artifact) -> None:
-    served = store.recall(record.repository).manifest["files"][f"adapter/{ADAPTER}"]
-    if served != adapter.manifest["files"][ADAPTER]:
-        raise UserError(
-            f"release {record.number} of {record.model} serves the adapter file {served[:12]}, not "
-            f"that of its lora_weights {adapter.key[:12]}; its record is not about its content"
-        )
+def _require_served(
+    store: Store, record: ReleaseRecord, adapter: Artifact, weights: Sequence[str]
+) -> None:
+    served, made = store.recall(record.repository).manifest["files"], adapter.manifest["files"]
+    for name in weights:
+        if (found := served[f"adapter/{name}"]) != made[name]:
+            raise UserError(
+                f"release {record.number} of {record.model} serves the adapter file {found[:12]}, "
+                f"not that of its lora_weights {adapter.key[:12]}; its record is not about its "
+                "content"
+            )
 
 
 def _require_same_environment(name: str, manifest: Mapping[str, Any]) -> None:
@@ -244,8 +249,13 @@ def _run(
     )
 
 
-def _difference(manifest: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
-    """How `files`, {path: SHA-256}, differ from the manifest's, in a clause; None when equal."""
+def _difference(
+    manifest: Mapping[str, Any], files: Mapping[str, str], weights: Sequence[str] = ()
+) -> str | None:
+    """How `files`, {path: SHA-256}, differ from the manifest's, in a clause; None when equal.
+
+    `weights` names those that are served.
+    """
     then = manifest["files"]
     names = sorted(name for name in {*then, *files} if then.get(name) != files.get(name))
     if not names:
@@ -256,7 +266,7 @@ def _difference(manifest: Mapping[str, Any], files: Mapping[str, str]) -> str | 
     ]
     if len(names) > SHOWN_FILES:
         told.append(f"{len(names) - SHOWN_FILES} more files differ")
-    if ADAPTER in then and ADAPTER not in names:
+    if weights and not {*weights}.intersection(names):
         told.append("the adapter itself is equal")
     if (cpu := lineage.hardware()["cpu"]) != manifest["hardware"]["cpu"]:
         told.append(f"made on {manifest['hardware']['cpu']}, this is {cpu}")

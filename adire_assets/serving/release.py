@@ -2,39 +2,46 @@
 
 A release's content is an artifact of kind "triton_repository" without its number:
 
-    model.py, sampling.py      the Triton backend, and how images are drawn
-    adapter/pytorch_lora_weights.safetensors
-    serving.json               limits on requests, and the folder name of the base model
-    config.pbtxt               the model's Triton configuration
+    model.py, ...     the Triton backend of the family, and the modules that it takes along
+    adapter/...       the files of the adapter that are served
+    serving.json      limits on requests, and the folder name of the base model
+    config.pbtxt      the model's Triton configuration
 
 The record <home>/releases/<model>/<N>.json binds the number to that content; a number never comes
 to mean another content. `install` puts a release into a slot's folder, where Triton serves it:
 
     models/<model>/config.pbtxt, models/<model>/<N>/...     a version, whole, with provenance.json
-    base_models/<first 32 digits of the content hash>/      pipeline/ and base.json
+    base_models/<first 32 digits of the content hash>/      the files of the base model
 """
 
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family, family
+from adire_assets.core.file_names import is_content
 from adire_assets.core.project import Project
 from adire_assets.core.records import Record
-from adire_assets.core.store import Artifact, Store, lock, read_json, write_json
+from adire_assets.core.store import (
+    Artifact,
+    Store,
+    hard_link_or_copy,
+    lock,
+    read_json,
+    write_json,
+)
 
-ADAPTER = "pytorch_lora_weights.safetensors"
 BASE_DIGITS = 32
-SAMPLING = Path(__file__).parents[1] / "families" / "diffusion" / "sampling.py"
-VERSION_FILES = ("model.py", "sampling.py", "serving.json", f"adapter/{ADAPTER}")
+CONFIG = "config.pbtxt"  # of the model, not of one version
 # Python's cache in a version folder makes Triton take the version for changed and initialize it
 # again at the next load; a file of that name keeps the cache from being made.
 NO_CACHE = "__pycache__"
@@ -55,7 +62,8 @@ class ReleaseRecord:
     verdict: Reference
     mlflow_run_id: str | None
     provenance: dict[str, Any]
-    golden: Reference | None = None  # to be drawn again after an upgrade
+    golden: Reference | None = None  # to be made again after an upgrade
+    family: str = ""  # "": what the model's YAML says
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def is_of(self, evaluation: Mapping[str, Any]) -> bool:
@@ -66,20 +74,24 @@ class ReleaseRecord:
         )
 
 
-def backend_hash(project: Project) -> str:
-    """SHA-256 of the backend and its config template; comments do not count in the backend."""
-    folder = _backend(project)
-    config = folder / "config.pbtxt"
+def family_of_release(project: Project, record: ReleaseRecord) -> Family:
+    """The family of a release, whatever became of its model's YAML since."""
+    return family(record.family) if record.family else family_of(project, record.model)
+
+
+def backend_hash(project: Project, plug: Family) -> str:
+    """SHA-256 of the backend and its config template; comments do not count in Python files."""
     return lineage.digest(
         {
-            "model.py": lineage.syntax_hash(folder / "model.py"),
-            config.name: lineage.file_digest(config),
+            name: lineage.syntax_hash(path) if path.suffix == ".py" else lineage.file_digest(path)
+            for name, path in _backend(project, plug).items()
         }
     )
 
 
 def write_release(
     project: Project,
+    plug: Family,
     output: Path,
     *,
     model: str,
@@ -87,15 +99,19 @@ def write_release(
     base: Artifact,
     serving: Mapping[str, Any],
 ) -> None:
-    """Write a release's content into the empty folder `output`. `adapter`: the LoRA's folder;
-    `serving`: the resolved section of the YAML."""
-    (output / "adapter").mkdir(parents=True)
-    shutil.copyfile(adapter / ADAPTER, output / "adapter" / ADAPTER)
-    shutil.copyfile(_backend(project) / "model.py", output / "model.py")
-    shutil.copyfile(SAMPLING, output / "sampling.py")
-    template = Template((_backend(project) / "config.pbtxt").read_text(encoding="utf-8"))
-    values = {"name": model, "maximum_batch_size": serving["maximum_batch_size"]}
-    (output / "config.pbtxt").write_text(template.substitute(values), encoding="utf-8")
+    """Write a release's content into the empty folder `output`. `adapter`: the adapter's folder;
+    `serving`: the resolved section of the YAML, whose values the template of config.pbtxt takes."""
+    sources = lineage.sources(plug.release.modules)
+    files = {
+        **_backend(project, plug),
+        **{f"{name.rpartition('.')[2]}.py": sources[name] for name in plug.release.modules},
+        **{f"adapter/{name}": adapter / name for name in plug.adapter_files},
+    }
+    for name, source in files.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, output / name)
+    template = Template((output / CONFIG).read_text(encoding="utf-8"))
+    (output / CONFIG).write_text(template.substitute(serving, name=model), encoding="utf-8")
     limits = {**serving, "base_model": base.content_hash[:BASE_DIGITS]}
     write_json(output / "serving.json", limits)
 
@@ -176,13 +192,10 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
     }
 
     def copy_base(folder: Path) -> None:
-        shutil.copyfile(base.path / "base.json", folder / "base.json")
-        shutil.copytree(base.path / "pipeline", folder / "pipeline", copy_function=_link)
+        _copy(base, base.manifest["files"], folder, hard_link_or_copy)
 
     def copy_version(folder: Path) -> None:
-        for name in VERSION_FILES:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(content.path / name, folder / name)
+        _copy(content, content.manifest["files"].keys() - {CONFIG}, folder, shutil.copyfile)
         write_json(folder / "provenance.json", provenance)
         (folder / NO_CACHE).touch()
 
@@ -194,7 +207,7 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
         if not _holds(version, content):
             remove(slot, record.model, record.number)
             _place(version, copy_version)
-        _place_config(content.path / "config.pbtxt", model / "config.pbtxt")
+        _place_config(content.path / CONFIG, model / CONFIG)
 
 
 def installed(slot: Path, model: str) -> list[int]:
@@ -251,15 +264,25 @@ def _place_config(source: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
+def _copy(
+    artifact: Artifact, names: Iterable[str], folder: Path, copy: Callable[[Path, Path], object]
+) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(artifact.path / name, folder / name)
 
 
-def _backend(project: Project) -> Path:
-    return project.root / "triton_models" / "diffusion"
+def _backend(project: Project, plug: Family) -> dict[str, Path]:
+    """{name: file} of the family's backend. UserError when it is not there."""
+    folder = project.root / plug.backend
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    found = {name: path for name, path in files.items() if path.is_file() and is_content(name)}
+    if CONFIG not in found:
+        raise UserError(
+            f"{folder} has no {CONFIG}: the Triton backend of family {plug.name} lies there; take "
+            "it from the repository, or from what `adire init` writes"
+        )
+    return found
 
 
 def _record_name(model: str, number: int) -> str:

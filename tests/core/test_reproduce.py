@@ -23,7 +23,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
-from adire_assets.families.diffusion import weights
+from adire_assets.families.diffusion import FAMILY, weights
 from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.families.diffusion.training.launch import launcher
 from adire_assets.gates import promotion
@@ -33,12 +33,13 @@ from adire_assets.line.train import lora_weights as make_lora_weights
 from adire_assets.ops.gc import collect_garbage
 from adire_assets.ops.reproduce import Reproduction, reproduce
 from adire_assets.serving import client, release
-from adire_assets.serving.release import ADAPTER, ReleaseRecord
+from adire_assets.serving.release import ReleaseRecord
 from tests.support import tiny
 from tests.support.training import silent
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
+[ADAPTER] = FAMILY.adapter_files
 THREADS = 3  # more than the cores of many a machine that makes it again
 CONFIG = """
 data: {path: data/cloth, resolution: 64, instance_prompt: cloth, held_out_fraction: 0.4}
@@ -126,6 +127,7 @@ def bring_out(project: Project) -> None:
     def write(folder: Path) -> None:
         release.write_release(
             project,
+            FAMILY,
             folder,
             model=MODEL,
             adapter=adapter.path,

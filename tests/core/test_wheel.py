@@ -21,10 +21,11 @@ import json
 from pathlib import Path
 import adire_assets
 from adire_assets.core.project import Project
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving import release
 from dagster_defs import defs
 keys = sorted(key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys())
-print(json.dumps([adire_assets.__file__, release.backend_hash(Project.find()), keys]))
+print(json.dumps([adire_assets.__file__, release.backend_hash(Project.find(), FAMILY), keys]))
 """
 
 

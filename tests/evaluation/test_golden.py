@@ -239,7 +239,7 @@ def bring_out(project: Project) -> None:
     def write(folder: Path) -> None:
         settings = ServingConfig().model_dump()
         release.write_release(
-            project, folder, model=MODEL, adapter=adapter.path, base=base, serving=settings
+            project, FAMILY, folder, model=MODEL, adapter=adapter.path, base=base, serving=settings
         )
 
     content = store.build(Recipe("triton_repository", MODEL), write).artifact

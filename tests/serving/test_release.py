@@ -1,6 +1,7 @@
 """What a release is, and whether it draws what was evaluated."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,11 +10,14 @@ from PIL import Image
 
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
-from adire_assets.core.store import Store
+from adire_assets.core.family import Step
+from adire_assets.core.lineage import Recipe
+from adire_assets.core.store import Store, read_json
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving import release
 from adire_assets.serving.fleet import parity
 from tests.serving.conftest import MODEL, different
-from tests.support.diffusion import add_diffusion
+from tests.support.diffusion import add_diffusion, make_base
 from tests.support.house import House
 
 
@@ -58,6 +62,83 @@ def test_a_release_number_stays_bound_to_its_content(house: House) -> None:
     assert release.read_record(house.project, MODEL, 1) == house.releases[1]
     with pytest.raises(UserError, match="no release 99 of cloth; releases here: 1, 2"):
         release.read_record(house.project, MODEL, 99)
+
+
+def test_a_release_is_its_familys_backend_modules_and_adapter_files(
+    house: House, tmp_path: Path
+) -> None:
+    """Of a family from outside: its backend lies in its own package."""
+    backend, package = tmp_path / "wheel" / "backend", tmp_path / "package"
+    for name, text in (("model.py", "import part"), ("data/words.txt", "indigo"), (".hidden", "")):
+        (backend / name).parent.mkdir(parents=True, exist_ok=True)
+        (backend / name).write_text(text)
+    (backend / "config.pbtxt").write_text("name: $name batch: $largest")
+    (package / "cloth_words").mkdir(parents=True)
+    (package / "cloth_words" / "__init__.py").touch()
+    (package / "cloth_words" / "part.py").write_text("PART = 1")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("counts.json", "notes.md"):
+        (adapter / name).write_text("{}")
+    plug = replace(
+        FAMILY,
+        backend=backend,
+        adapter_files=("counts.json",),
+        release=Step(("cloth_words.part",)),
+    )
+    base = make_base(house, "sd15")
+
+    def make(folder: Path) -> None:
+        serving = {"largest": 7}
+        release.write_release(
+            house.project, plug, folder, model=MODEL, adapter=adapter, base=base, serving=serving
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(package)
+        content = Store(house.project).build(Recipe("triton_repository", MODEL), make).artifact
+    record = replace(house.releases[1], number=9, repository=content.reference())
+    release.install(house.project, record, tmp_path / "slot")
+    served = tmp_path / "slot" / "models" / MODEL
+    files = {path.relative_to(served / "9").as_posix() for path in files_below(served / "9")}
+    assert files == {
+        *("model.py", "data/words.txt", "part.py", "adapter/counts.json"),
+        *("serving.json", "provenance.json", release.NO_CACHE),
+    }
+    assert (served / "config.pbtxt").read_text() == f"name: {MODEL} batch: 7"
+    settings = read_json(served / "9" / "serving.json")
+    assert settings["largest"] == 7
+    laid = tmp_path / "slot" / "base_models" / settings["base_model"]
+    assert {path.relative_to(laid) for path in files_below(laid)} == {
+        Path(name) for name in base.manifest["files"]
+    }
+    before = release.backend_hash(house.project, plug)
+    (backend / "model.py").write_text("import part  # told")
+    assert release.backend_hash(house.project, plug) == before
+    (backend / "data" / "words.txt").write_text("red")
+    assert release.backend_hash(house.project, plug) != before
+    with pytest.raises(UserError, match=r"nowhere has no config\.pbtxt: the Triton backend of fam"):
+        release.backend_hash(house.project, replace(plug, backend=tmp_path / "nowhere"))
+
+
+def test_a_release_keeps_its_family_when_its_yaml_is_gone(house: House) -> None:
+    assert release.family_of_release(house.project, house.releases[1]) is FAMILY
+    older = replace(house.releases[1], family="")
+    with pytest.raises(UserError, match="there is no model 'cloth'"):
+        release.family_of_release(house.project, older)
+    file = house.project.model_file(MODEL)
+    file.write_text(
+        "{family: diffusion, data: {path: data/d, instance_prompt: d}, base_model: {source: b}, "
+        "evaluation: {judge: {source: j}}}"
+    )
+    try:
+        assert release.family_of_release(house.project, older) is FAMILY
+    finally:
+        file.unlink()
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_parity_allows_two_levels_on_the_cpu_and_little_structure_lost_elsewhere() -> None:

