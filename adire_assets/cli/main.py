@@ -284,12 +284,12 @@ def revoke(
 
 @app.command()
 def golden(release: Release) -> None:
-    """Draw a release's golden images with the software of now; exit status 1 when they changed."""
+    """Make a release's golden answers with the software of now; exit status 1 when they changed."""
     from adire_assets.gates import upgrades
 
     sentence, comparison = upgrades.golden(Project.find(), release, say)
-    for image in comparison.images:
-        say(f"  {image.sentence()}")
+    for line in comparison.sentences():
+        say(f"  {line}")
     say(sentence)
     if comparison.changed:
         raise typer.Exit(1)

@@ -66,7 +66,7 @@ class Family:
                   measure(base_model, adapter, drawing, device)
         evaluate  score(dataset, adapter_images, base_images, judge, evaluation, output, device,
                   base_statistics)
-        golden    redraw(golden, sampling, base, variant, adapter, device, now, output)
+        golden    redraw(golden, release, base, device, now, output)
 
     Functions that are called in the process of the asset:
 
@@ -81,7 +81,7 @@ class Family:
         samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation
         launch    launched(training, device, base_model), see the method of this name
         golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),
-                  Comparison
+                  Comparison: from_dict(comparison.json), changed, sentence(), sentences()
         judge_process    JudgeProcess(folder, device), that judges answers while a release goes live
         formats   export(adapter, base_model, format, file, facts), import_(file, base_model,
                   folder); each gives the format's name

@@ -1,4 +1,4 @@
-"""What another software does to a release: versions compared by rule, golden images drawn again.
+"""What another software does to a release: versions compared by rule, golden answers made again.
 
 `compatibility` decides whether a release may go live; `golden_report` measures whether the software
 of now still makes what the release was evaluated with. `adire golden indigo@3` asks for the latter.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import CompatibilityConfig
-from adire_assets.config.model import family_of, load_model
+from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.errors import UserError
@@ -57,13 +57,13 @@ def refusal(project: Project, record: ReleaseRecord, serving: rule.Software | No
     return f"release {record.number} of {record.model}: {found.sentence()}"
 
 
-def golden_images(project: Project, family: Family, evaluation: Artifact) -> Built:
-    """The golden set of the release that this evaluation is of."""
+def golden_set(project: Project, family: Family, evaluation: Artifact) -> Built:
+    """What the release of this evaluation answered when it was evaluated."""
     recipe = Recipe(
-        kind="golden_images",
+        kind="golden_set",
         model=evaluation.model,
         modules=family.golden.modules,
-        # Equal images may have been drawn on other software: that is in the key alone.
+        # Equal answers may have been made on other software: that is in the key alone.
         inputs={"evaluation": evaluation.content_hash, "evaluation_recipe": evaluation.key},
     )
 
@@ -74,28 +74,27 @@ def golden_images(project: Project, family: Family, evaluation: Artifact) -> Bui
 
 
 def same_conditions(project: Project, record: ReleaseRecord) -> bool:
-    """Whether software and machine are still those that drew the golden set."""
-    return _conditions(project, _golden_set(project, record))[1]
+    """Whether software and machine are still those that made the golden set."""
+    return _conditions(project, record, _golden_set(project, record))[1]
 
 
 def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorker") -> Built:
-    """comparison.json: the golden set drawn again by the software of now, and how it differs.
+    """comparison.json: the golden set made again by the software of now, and how it differs.
 
-    Made once for each release, software and machine. It is the release's own sampling.py, adapter
-    and base that draw.
+    Once for each release, software and machine, by the release's own files and base.
     """
     store = Store(project)
-    step = family_of(project, record.model).golden
-    golden_set = _golden_set(project, record)
+    step = release.family_of_release(project, record).golden
+    kept = _golden_set(project, record)
     content, base = store.open(record.repository), store.open(record.base_model)
-    store.verify(golden_set)
-    now = _conditions(project, golden_set)[0]
+    store.verify(kept)
+    now = _conditions(project, record, kept)[0]
     recipe = Recipe(
         kind="golden_report",
         model=record.model,
         modules=step.modules,
         inputs={
-            "golden_images": golden_set.content_hash,
+            "golden_set": kept.content_hash,
             "triton_repository": content.content_hash,
             "base_model": base.content_hash,
         },
@@ -106,16 +105,14 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
         with lock(project, "device"):
             run_worker(
                 step.job("redraw"),
-                golden=golden_set.path,
-                sampling=content.path / release.SAMPLING.name,
-                base=base.path / "pipeline",
-                variant=base.json("base.json")["variant"],
-                adapter=content.path / "adapter",
+                golden=kept.path,
+                release=content.path,
+                base=base.path,
                 device=now["device"],
                 now=now,
                 output=folder,
             )
-        return {"golden_images": golden_set.reference()}
+        return {"golden_set": kept.reference()}
 
     return store.build(recipe, make)
 
@@ -135,14 +132,14 @@ def golden(project: Project, name: str, progress: Progress) -> tuple[str, Any]:
 
         built = golden_report(project, record, run)
     if built.reused:
-        progress(f"{named}: drawn again before with this software, on this machine")
-    comparison = compared(project, record.model, built)
+        progress(f"{named}: made again before with this software, on this machine")
+    comparison = compared(project, record, built)
     return f"golden: {named} {comparison.sentence()}", comparison
 
 
-def compared(project: Project, model: str, report: Built) -> Any:
+def compared(project: Project, record: ReleaseRecord, report: Built) -> Any:
     """The content of a golden report, as the family's class `golden.Comparison`."""
-    golden = family_of(project, model).golden.functions
+    golden = release.family_of_release(project, record).golden.functions
     return golden.Comparison.from_dict(report.artifact.json("comparison.json"))
 
 
@@ -155,11 +152,13 @@ def _golden_set(project: Project, record: ReleaseRecord) -> Artifact:
     return Store(project).open(record.golden)
 
 
-def _conditions(project: Project, golden_set: Artifact) -> tuple[dict[str, str | None], bool]:
-    """(what decides the bits of an image here, whether that is what the golden set records)."""
-    settings: Mapping[str, Any] = golden_set.json("golden.json")
+def _conditions(
+    project: Project, record: ReleaseRecord, kept: Artifact
+) -> tuple[dict[str, str | None], bool]:
+    """(what decides the bits of an answer here, whether that is what the golden set records)."""
+    settings: Mapping[str, Any] = kept.json("golden.json")
     device = lineage.device_class(load_fleet(project).device)
-    family = family_of(project, golden_set.model)
+    family = release.family_of_release(project, record)
     environment = lineage.environment(*family.packages, device=device)
     now = family.golden.functions.conditions(environment, lineage.hardware(), settings["threads"])
     return now, now == settings["conditions"]

@@ -218,10 +218,10 @@ class Line:
                 lambda: make_triton_repository(self.project, adapter, base, verdict, config),
             )
 
-    def golden_images(self) -> str:
+    def golden_set(self) -> str:
         evaluation = self.made("evaluation")
         return self.asks(
-            "golden_images", lambda: upgrades.golden_images(self.project, FAMILY, evaluation)
+            "golden_set", lambda: upgrades.golden_set(self.project, FAMILY, evaluation)
         )
 
     def of_release(self, kind: str) -> str:
@@ -383,8 +383,8 @@ KEPT: dict[str, Kept] = {
         inputs=("lora", "base"),
         config=(("serving", "maximum_images", 2),),
     ),
-    "golden_images": Kept(
-        Line.golden_images, ("families/diffusion/evaluation/golden.py",), inputs=("evaluation",)
+    "golden_set": Kept(
+        Line.golden_set, ("families/diffusion/evaluation/golden.py",), inputs=("evaluation",)
     ),
     "golden_report": Kept(
         lambda line: line.of_release("golden_report"),

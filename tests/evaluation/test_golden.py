@@ -243,7 +243,7 @@ def bring_out(project: Project) -> None:
         )
 
     content = store.build(Recipe("triton_repository", MODEL), write).artifact
-    for number, golden_set in ((1, upgrades.golden_images(project, FAMILY, evaluation)), (2, None)):
+    for number, golden_set in ((1, upgrades.golden_set(project, FAMILY, evaluation)), (2, None)):
         release.write_record(
             project,
             ReleaseRecord(
@@ -357,11 +357,11 @@ def test_garbage_collection_keeps_the_golden_set_of_a_release(project: Project) 
     manifest.chmod(0o644)
     write_json(manifest, {**read_json(manifest), "created": "2000-01-01T00:00:00+00:00"})
     others = [
-        store.build(Recipe("golden_images", MODEL, inputs={"number": number}), lambda _: None)
+        store.build(Recipe("golden_set", MODEL, inputs={"number": number}), lambda _: None)
         for number in ("1", "2", "3")
     ]
     list(collect_garbage(project, keep=2, dry_run=False))
-    assert kept in store.artifacts(MODEL, "golden_images")
+    assert kept in store.artifacts(MODEL, "golden_set")
     assert sum(other.artifact.path.exists() for other in others) == 2
 
 
@@ -378,7 +378,7 @@ def test_the_same_software_draws_every_pixel_again_and_once(
     )
     assert adire(monkeypatch, "golden", f"{MODEL}@1") == 0
     said = capsys.readouterr().out
-    assert "drawing" not in said and "drawn again before" in said and "exact: 8 of 8" in said
+    assert "drawing" not in said and "made again before" in said and "exact: 8 of 8" in said
     assert not list((project.home / "work").iterdir())
 
 

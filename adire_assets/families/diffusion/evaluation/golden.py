@@ -13,7 +13,7 @@ is within tolerance when nobody can see it in any image:
 
     PSNR >= 40 dB       an error of 2.55 levels of 255 (root mean square), 1 % of the range: about
                         the contrast that the eye can just tell
-    SSIM >= 0.98        the structure is kept; `fleet.parity` asks the same of a GPU
+    SSIM >= 0.98        the structure is kept; `serve.parity` asks the same of a GPU
     perceptual hash     at most 4 of 64 bits, which is what makes two images near duplicates in
                         `data.near_duplicate_distance`
 
@@ -100,6 +100,10 @@ class Comparison:
     def from_dict(value: Mapping[str, Any]) -> "Comparison":
         images = tuple(Difference(**image) for image in value["images"])
         return Comparison(**{**value, "images": images})
+
+    def sentences(self) -> list[str]:
+        """One line for each image."""
+        return [image.sentence() for image in self.images]
 
     def sentence(self) -> str:
         """One line for people, without the name of what was drawn."""
@@ -193,10 +197,8 @@ def pixel_hash(image: np.ndarray) -> str:
 def redraw(
     *,
     golden: str,
-    sampling: str,
+    release: str,
     base: str,
-    variant: str | None,
-    adapter: str | None,
     device: str,
     now: dict[str, str | None],
     output: str,
@@ -204,18 +206,17 @@ def redraw(
 ) -> dict[str, Any]:
     """Draw a golden set again and compare; for a worker child.
 
-    `golden`, `base`, `adapter` (None: the bare base) and `output` are folders. `sampling` is the
-    sampling.py that draws, a release's own. `now` are the `conditions` of this process.
-    Writes the images and comparison.json into `output`, and returns the latter.
+    The folders of a golden set, a release's content, which draws with its own sampling.py, and a
+    base model. `now` are the `conditions` of this process. Writes the images and comparison.json into `output`, and returns the latter.
     """
     settings = read_json(Path(golden) / "golden.json")
     progress(f"golden images: drawing {len(settings['requests'])} again")
     images = draw(
         settings["requests"],
-        Path(sampling),
-        Path(base),
-        variant,
-        Path(adapter) if adapter else None,
+        Path(release) / SAMPLING.name,
+        Path(base) / "pipeline",
+        read_json(Path(base) / "base.json")["variant"],
+        Path(release) / "adapter",
         device,
         settings["threads"],
     )
