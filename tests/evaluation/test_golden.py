@@ -442,7 +442,7 @@ def test_the_asset_check_draws_only_when_something_changed_and_warns(
 
     unchanged = evaluate_check()
     assert unchanged.check_name == GOLDEN_CHECK and unchanged.passed
-    assert "still those that drew the golden images" in unchanged.description
+    assert "still those of the golden answers" in unchanged.description
     assert not Store(project).artifacts(MODEL, "golden_report")
     upgrade(monkeypatch, "0.43.0")
     spoil(project)

@@ -207,7 +207,8 @@ def redraw(
     """Draw a golden set again and compare; for a worker child.
 
     The folders of a golden set, a release's content, which draws with its own sampling.py, and a
-    base model. `now` are the `conditions` of this process. Writes the images and comparison.json into `output`, and returns the latter.
+    base model. `now` are the `conditions` of this process. Writes the images and comparison.json
+    into `output`, and returns the latter.
     """
     settings = read_json(Path(golden) / "golden.json")
     progress(f"golden images: drawing {len(settings['requests'])} again")
