@@ -15,7 +15,8 @@ from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
 from adire_assets.defs.sensors import MODEL_TAG, broken_models, model_sensor
 
-NOISE = ("[pipes]", "Dependencies for step")  # Dagster's own, though they come as messages
+# Dagster's own, though they come as messages; dagster-mlflow calls every run a new one.
+NOISE = ("[pipes]", "Dependencies for step", "Starting a new mlflow run")
 
 
 @dg.logger(None, description="What the steps say, one line each, without Dagster's own events.")

@@ -6,6 +6,9 @@ step, another process, the evaluation of the adapter) gets the same run. All of 
 are there; `log_params`, `log_metrics`, `set_tags`, `log_artifact` and `log_artifacts` name the run,
 so they also work from other threads, and may be repeated.
 
+dagster-mlflow's own resource has one MLflow run for each Dagster run, so its class is made here,
+with the resource's context, for each run of a recipe key.
+
 On leaving, the run is FINISHED, FAILED (exception) or KILLED (interrupt), and MLflow's thread-local
 and process-wide state is as before, so that a later step starts clean and nothing that happens at
 exit changes a status.
@@ -15,12 +18,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from logging import getLogger
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import PrivateAttr
 
 from adire_assets.core.project import Project
 from adire_assets.tracking import backend, runs
@@ -36,6 +38,10 @@ class MlflowTracking(dg.ConfigurableResource):
     """The project's MLflow; `project_root` is the folder that `Project.find` starts from."""
 
     project_root: str
+    _context: Any = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        self._context = context
 
     def runner(
         self, context: dg.AssetExecutionContext, model: str
@@ -59,7 +65,7 @@ class MlflowTracking(dg.ConfigurableResource):
         with (
             runs.active(project, found.run_id),
             backend.answers(project),
-            _fluent(project, context, model, recipe_key, found.run_id) as mlflow,
+            _fluent(project, self._context, model, recipe_key, found.run_id) as mlflow,
         ):
             context.log.info(f"MLflow: run {found.run_id} of experiment {model}")
             yield mlflow
@@ -67,7 +73,7 @@ class MlflowTracking(dg.ConfigurableResource):
 
 @contextmanager
 def _fluent(
-    project: Project, context: dg.AssetExecutionContext, model: str, recipe_key: str, run_id: str
+    project: Project, context: dg.InitResourceContext, model: str, recipe_key: str, run_id: str
 ) -> "Iterator[MlFlow]":
     """`MlFlow` with `run_id` as this thread's active run; all traces are removed afterwards."""
     import mlflow
@@ -76,20 +82,16 @@ def _fluent(
         raise RuntimeError(f"MLflow run {active.info.run_id} is active already in this thread")
     before = {name: os.environ.get(name) for name in INHERITED}
     try:
-        settings = SimpleNamespace(
-            log=getLogger(__name__),  # it calls every run a new one
-            run_id=context.run.run_id,
-            # MlFlow renames the run to its job's name.
-            dagster_run=SimpleNamespace(job_name=runs.run_name(model, recipe_key)),
-            resource_config={
-                "experiment_name": model,
-                "mlflow_tracking_uri": backend.tracking_uri(project),
-                "mlflow_run_id": run_id,
-            },
-        )
+        settings = {
+            "experiment_name": model,
+            "mlflow_tracking_uri": backend.tracking_uri(project),
+            "mlflow_run_id": run_id,
+        }
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)  # held by the pin and the tests
-            bound = _bound(project, run_id)(settings)
+            for category in (dg.BetaWarning, DeprecationWarning):  # held by the pin and the tests
+                warnings.simplefilter("ignore", category)
+            bound = _bound(project, run_id)(context.replace_config(settings))
+        runs.rename(project, run_id, runs.run_name(model, recipe_key))  # it has its job's name now
         yield bound
     finally:
         # `tracking.active` decides the status; this only takes the run off the thread's stack.

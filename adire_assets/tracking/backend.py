@@ -147,7 +147,7 @@ def _prepare_sqlite(project: Project, path: Path, uri: str) -> None:
                     f"{path} is not an SQLite database; restore it from a backup, or move it away "
                     "and an empty one is made"
                 )
-        _migrate(path, uri)
+        _migrate(project, path, uri)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
@@ -159,43 +159,53 @@ def _prepare_sqlite(project: Project, path: Path, uri: str) -> None:
 
 def _create_sqlite(path: Path, artifacts: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from sqlalchemy import event
+    from sqlalchemy import Engine, event
 
-    engine = SqlAlchemyStore._get_or_create_engine(f"{SQLITE}{path}")
-    engine.dispose()
-    # Nobody sees this file before it is whole: one sync at its end instead of one per migration
-    # makes it in a second instead of six.
-    event.listen(engine, "connect", lambda link, _: link.execute("PRAGMA synchronous = OFF"))
-    # As an address: MLflow writes it into SQL between quotes of its own.
-    SqlAlchemyStore(f"{SQLITE}{path}", artifacts.as_uri())
-    engine.dispose()
+    def hurry(link: sqlite3.Connection, _: object) -> None:
+        # Nobody sees this file before it is whole: one sync at its end instead of one per migration
+        # makes it in a second instead of six.
+        if any(file == str(path) for _, _, file in link.execute("PRAGMA database_list")):
+            link.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hurry)
+    try:
+        # As an address: MLflow writes it into SQL between quotes of its own.
+        SqlAlchemyStore(f"{SQLITE}{path}", artifacts.as_uri()).engine.dispose()
+    finally:
+        event.remove(Engine, "connect", hurry)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
-def _migrate(path: Path, uri: str) -> None:
+def _migrate(project: Project, path: Path, uri: str) -> None:
     """Bring a database of an older MLflow to this one's schema, with a copy kept beside it."""
     import mlflow
+    from alembic.script import ScriptDirectory
     from alembic.util import CommandError
-    from mlflow.store.db import utils
+    from mlflow.db import commands
 
-    engine = utils.create_sqlalchemy_engine(uri)
-    try:
-        found = utils._get_schema_version(engine)
-        if found == utils._get_latest_schema_revision():
+    scripts = ScriptDirectory(str(Path(mlflow.__file__).with_name("store") / "db_migrations"))
+    with closing(sqlite3.connect(path)) as old:
+        named = old.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
+        found = None
+        if named.fetchone():
+            [found] = old.execute("SELECT version_num FROM alembic_version").fetchone() or [None]
+        if found == scripts.get_current_head():
             return
+        try:
+            scripts.get_revision(found or "base")
+        except CommandError as error:
+            raise UserError(
+                f"{path} has the schema {found}, which MLflow {mlflow.__version__} does not know; "
+                "install the newer MLflow that made it, or move the file away"
+            ) from error
         backup = path.with_name(f"{path.name}.before-{mlflow.__version__}")
-        with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(backup)) as new:
+        with closing(sqlite3.connect(backup)) as new:
             old.backup(new)
-        upgrade = utils._upgrade_db if found else utils._initialize_tables
-        upgrade(engine)
-    except CommandError as error:
-        raise UserError(
-            f"{path} has the schema {found}, which MLflow {mlflow.__version__} does not know; "
-            "install the newer MLflow that made it, or move the file away"
-        ) from error
-    finally:
-        engine.dispose()
+    if found:
+        commands.main(["upgrade", uri], standalone_mode=False)
+    else:
+        _create_sqlite(path, artifact_folder(project))
 
 
 def _probe(uri: str) -> None:

@@ -88,6 +88,11 @@ def run_name(model: str, recipe_key: str) -> str:
     return f"{model}-{recipe_key[:12]}"
 
 
+def rename(project: Project, run_id: str, name: str) -> None:
+    with client(project) as mlflow:
+        mlflow.update_run(run_id, name=name)
+
+
 def find_run(project: Project, model: str, recipe_key: str) -> str | None:
     """The id of an adapter's run, or None."""
     with client(project) as mlflow:
