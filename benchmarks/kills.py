@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 
 from adire_assets.config.fleet import RolloutConfig
+from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet import processes
-from adire_assets.serving.fleet.triton import wait_until
 from benchmarks.clients import Clients
 from tests.support.house import TARGET, House
 from tests.support.light import MODEL, ROOT, add_light, light_house

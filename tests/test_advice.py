@@ -11,12 +11,12 @@ import pytest
 import typer
 
 from adire_assets.cli import main
-from adire_assets.config.fleet import TokenConfig
+from adire_assets.config.fleet import SlotConfig, TokenConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving.fleet import orphans
-from adire_assets.serving.fleet.triton import Control
 from adire_assets.serving.gateway import routing, tokens
+from adire_assets.serving.slot_server import server_of
 from tests.support.fleets import make_fleet
 from tests.support.ports import free_port
 
@@ -141,7 +141,8 @@ def test_the_fleet_file_is_called_by_the_name_that_the_user_gave_it(monkeypatch)
             with pytest.raises(UserError, match=f"set dagster.port in {shown} to a free port"):
                 orphans.require_free_ports({port: "dagster.port"})
             with pytest.raises(UserError, match=f"correct the address in {shown}$"):
-                Control(f"127.0.0.1:{free_port()}").require()
+                slot = SlotConfig(grpc_port=free_port())
+                server_of(slot).require_live(slot, 2)
 
 
 def test_the_command_for_a_token_makes_one_that_the_gateway_takes(tmp_path: Path) -> None:

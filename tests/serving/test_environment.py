@@ -13,6 +13,7 @@ from adire_assets.core.child_environment import PARENT, child_environment
 from adire_assets.core.project import Project
 from adire_assets.serving import client
 from adire_assets.serving.fleet import triton
+from adire_assets.serving.fleet.scratch import scratch_server
 
 ROOT = Path(__file__).parents[2]
 LEAKS = {
@@ -54,7 +55,7 @@ def test_only_what_is_listed_is_passed_on() -> None:
 def test_servers_get_no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**ACCOUNT, **KEPT}.items():
         monkeypatch.setenv(name, value)
-    assert not ACCOUNT.keys() & triton.environment("cpu", 1).keys()
+    assert not ACCOUNT.keys() & triton.SERVER.environment("cpu", 1).keys()
 
 
 SCRIPT = """
@@ -104,8 +105,8 @@ def test_triton_runs_the_python_of_this_environment_whatever_is_activated(
     installed.symlink_to(triton.packages())
     monkeypatch.setattr(site, "getsitepackages", lambda: [str(installed)])
     project = Project(root, root / "home")
-    with triton.scratch_server(project, "cpu", fill, 60) as control:
-        found = client.generate(control.address, "cloth", "circles").provenance
+    with scratch_server(project, "triton", "cpu", fill, 60) as address:
+        found = client.generate(address, "cloth", "circles").provenance
     assert found["python"] == sys.version
     assert found["prefix"] == sys.base_prefix
     assert not (LEAKS.keys() - {"LD_LIBRARY_PATH", "PYTHONHOME"}) & found["environment"].keys()

@@ -14,8 +14,10 @@ from adire_assets.config.fleet import FleetConfig, SlotConfig
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.serving.fleet import orphans, processes, slot, triton
-from adire_assets.serving.fleet.programs import shared_memory
+from adire_assets.core.waiting import wait_until
+from adire_assets.serving.fleet import orphans, processes
+from adire_assets.serving.fleet.programs import slot_marks
+from adire_assets.serving.slot_server import is_live
 from tests.support.fleets import make_fleet
 from tests.support.line import answers
 from tests.support.ports import free_port
@@ -91,16 +93,16 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
 
     supervisor = int((project.home / "fleet" / "supervisord.pid").read_text())
     os.kill(supervisor, signal.SIGKILL)
-    assert triton.wait_until(lambda: not psutil.pid_exists(supervisor), 10)
+    assert wait_until(lambda: not psutil.pid_exists(supervisor), 10)
     assert {row["state"] for row in processes.status(project, config)} == {"UNGUARDED"}
     assert all(row["ready"] for row in processes.status(project, config))
-    slots = [triton.Control(slot.address(slot_config(config, n))) for n in ("blue", "green")]
+    slots = [slot_config(config, name) for name in ("blue", "green")]
     unserved: list[str] = []
     over = threading.Event()
 
     def look() -> None:
         while not over.is_set():
-            if not any(control.live() for control in slots):
+            if not any(is_live(one) for one in slots):
                 unserved.append("no slot answers")
 
     looking = threading.Thread(target=look, daemon=True)
@@ -116,7 +118,7 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
 
     processes.down(project, config)
     assert left_over(project) == []
-    for prefix in shared_memory(project, config):
+    for prefix in slot_marks(project, config):
         assert not list(Path("/dev/shm").glob(f"{prefix}*"))
     assert {row["state"] for row in processes.status(project, config)} == {"STOPPED"}
 
@@ -144,8 +146,8 @@ def test_a_changed_slot_is_restarted_and_only_that(place: tuple[Project, FleetCo
     moved = slot_config(config).model_copy(update={"grpc_port": free_port()})
     changed = with_slot(config, moved)
     processes.up(project, changed, only="serving")
-    assert triton.Control(slot.address(moved)).live()
-    assert not triton.Control(slot.address(slot_config(config))).live()
+    assert is_live(moved)
+    assert not is_live(slot_config(config))
     after = {row["name"]: row["pid"] for row in processes.status(project, changed)}
     assert {name for name in after if after[name] != before[name]} == {"slot-local-blue"}
 

@@ -18,8 +18,8 @@ from adire_assets.cli import main
 from adire_assets.config.fleet import FleetConfig, TargetConfig, TokenConfig, WebConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet.slot_client import SlotClient
-from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway import routing, tokens
 from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.traffic import Traffic

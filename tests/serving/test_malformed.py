@@ -9,8 +9,8 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
+from adire_assets.core.waiting import wait_until
 from adire_assets.serving.client import generate
-from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.protocols.kserve import HEALTH
 from tests.support import malformed

@@ -17,12 +17,12 @@ import pytest
 from ruamel.yaml import YAML
 from scipy.stats import binomtest
 
-from adire_assets.config.fleet import FleetConfig
+from adire_assets.config.fleet import FleetConfig, SlotConfig
 from adire_assets.config.yaml_file import load
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.serving.fleet import triton
-from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.core.waiting import wait_until
+from adire_assets.serving.fleet.triton import SERVER
 from adire_assets.serving.gateway import prometheus
 from adire_assets.serving.gateway.alerts import GO_BACK
 from adire_assets.serving.gateway.bootstrap import BUCKETS
@@ -369,8 +369,9 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (version / "model.py").write_text(SLOT_MODEL)
     (version.parent / "config.pbtxt").write_text(SLOT_CONFIG)
     project = Project(root, root / ".adire")
-    command = triton.command(project, root, grpc_port=grpc_port, metrics_port=port, load=[MODEL])
-    with process(command, root / "log", env=triton.environment("cpu", 1)) as alive:
+    config = SlotConfig(grpc_port=grpc_port, http_port=free_port(), metrics_port=port)
+    command = SERVER.command(project, root, config, [MODEL])
+    with process(command, root / "log", env=SERVER.environment("cpu", 1)) as alive:
         loaded = f'nv_inference_request_success{{model="{MODEL}",version="2"}}'
         assert wait_until(lambda: loaded in page(f"{port}/metrics"), 60, alive=alive), root / "log"
         yield port

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.waiting import wait_until
 from adire_assets.serving.connection import Endpoint
-from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.gateway.traffic import Traffic
 from adire_assets.serving.record import Rollout

@@ -10,9 +10,14 @@ import pytest
 
 from adire_assets.config import fleet
 from adire_assets.config.fleet import SlotConfig
-from adire_assets.serving.fleet.triton import wait_until
+from adire_assets.core.project import Project
+from adire_assets.core.waiting import wait_until
+from adire_assets.serving import release
+from adire_assets.serving.fleet import guard
+from adire_assets.serving.fleet.scratch import scratch_server
 from adire_assets.serving.gateway import protocol
 from adire_assets.serving.gateway.config import ServedModel
+from adire_assets.serving.slot_server import is_live, server_of
 from tests.support.chat import PIECES, ChatServer
 from tests.support.running_gateway import MODEL, SOUND, RunningGateway, before
 
@@ -99,6 +104,26 @@ def test_the_timeout_of_a_stream_is_between_two_pieces(chat: RunningGateway) -> 
     publish(chat, {1: 100})
     chat.blue.seconds = 0.3  # 1.5 s for the whole, with a timeout of 0.8 s
     assert streamed(chat) == ("1", PIECES, True)
+
+
+def test_a_second_kind_of_server_is_started_filled_and_gone(
+    chat: RunningGateway, tmp_path: Path
+) -> None:
+    folder: list[Path] = []
+
+    def fill(slot: Path) -> str:
+        (slot / "models" / MODEL / "3").mkdir(parents=True)
+        folder.append(slot)
+        return MODEL
+
+    project = Project(tmp_path, tmp_path / "home")
+    with scratch_server(project, "chat", "cpu", fill, 30) as address:
+        slot = SlotConfig(server="chat", http_port=int(address.rpartition(":")[2]))
+        assert is_live(slot) and server_of(slot).held(slot, MODEL) == {3}
+        assert guard.is_running(guard.mark(folder[0]))
+        release.remove(folder[0], MODEL, 3)
+        assert server_of(slot).reconcile(slot, folder[0], MODEL, 5) == set()
+    assert not is_live(slot) and not guard.is_running(guard.mark(folder[0]))
 
 
 def test_a_target_refuses_a_kind_of_server_that_is_not_there() -> None:

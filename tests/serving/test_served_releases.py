@@ -9,6 +9,7 @@ from adire_assets.core.project import Project
 from adire_assets.serving import record
 from adire_assets.serving.fleet import logs, processes, supervisor
 from adire_assets.serving.fleet.served_releases import NotServed
+from adire_assets.serving.fleet.triton import SERVER
 from tests.support.house import TARGET
 from tests.support.light import Behaviour, add_light, light_house
 
@@ -65,7 +66,7 @@ def test_the_reason_is_quoted_from_the_log(tmp_path: Path, text: str, wanted: st
     path = supervisor.log(project, "slot-local-blue")
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert logs.load_failure(project, "slot-local-blue", "silk") == wanted
+    assert logs.load_failure(project, "slot-local-blue", SERVER, "silk") == wanted
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 
 from adire_assets.config.fleet import RolloutConfig
 from adire_assets.core.errors import UserError
+from adire_assets.core.waiting import wait_until
 from adire_assets.serving.connection import Endpoint
-from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway.bootstrap import BUCKETS
 from adire_assets.serving.gateway.traffic import Histogram, Traffic
 from adire_assets.serving.rollout.analysis import Analysis, Tally, analyse, latency_limits

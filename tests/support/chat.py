@@ -5,12 +5,21 @@ have fail in every way: before an answer, with a status, and in the middle of on
 """
 
 import json
+import os
+import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import urlopen
 
+from adire_assets.config.fleet import SlotConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.serving import release
 from adire_assets.serving.gateway.protocol import HTTP_OUTCOMES, InferenceProtocol
+from adire_assets.serving.slot_server import SlotServer, address
 from tests.support.ports import free_port
 
 PIECES = 5  # of a streamed answer
@@ -27,11 +36,44 @@ CHAT = InferenceProtocol(
 )
 
 
-class _Server:
+class _Server(SlotServer):
+    """Runs this module; it holds what its folder holds, at each request."""
+
     protocols = ("chat",)
+    port = "http_port"
+    packages = ()
+    drain_seconds = 2
+    error_line = r"Error:"
+
+    def command(
+        self, project: Project, folder: Path, slot: SlotConfig, models: Sequence[str]
+    ) -> list[str]:
+        return [sys.executable, "-m", __name__, str(slot.http_port), str(folder)]
+
+    def environment(self, device: str, threads: int) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def require_live(self, slot: SlotConfig, seconds: float) -> None:
+        self._asked(slot, "health", seconds)
+
+    def reconcile(self, slot: SlotConfig, folder: Path, model: str, seconds: float) -> set[int]:
+        return self.held(slot, model)
+
+    def held(self, slot: SlotConfig, model: str) -> set[int]:
+        return set(json.loads(self._asked(slot, model, 5)))
 
     def health_path(self, model: str | None) -> str:
         return "/health"
+
+    def load_failure(self, model: str) -> str:
+        return rf"cannot load {model}: (.*)"
+
+    def _asked(self, slot: SlotConfig, path: str, seconds: float) -> bytes:
+        try:
+            with urlopen(f"http://{address(slot)}/{path}", timeout=seconds) as answer:
+                return answer.read()
+        except OSError as error:
+            raise UserError(f"no server answers at {address(slot)}: {error}") from None
 
 
 SERVER = _Server()
@@ -41,12 +83,13 @@ SERVER = _Server()
 class ChatServer:
     """Answers with `release`; `status` other than 200 instead; breaks off in the `cut`-th piece."""
 
-    release: int
+    release: int = 0
     status: int = 200
     cut: int | None = None
     seconds: float = 0.0  # before each piece
     grpc_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
+    folder: Path = Path("/nonexistent")
 
     def __enter__(self) -> "ChatServer":
         self.http = ThreadingHTTPServer(("127.0.0.1", self.http_port), _handler(self))
@@ -67,9 +110,11 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None: ...
 
         def do_GET(self) -> None:
+            body = json.dumps(release.installed(server.folder, self.path[1:])).encode()
             self.send_response(200)
-            self.send_header("content-length", "0")
+            self.send_header("content-length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -98,3 +143,8 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.flush()
 
     return Handler
+
+
+if __name__ == "__main__":
+    with ChatServer(http_port=int(sys.argv[1]), folder=Path(sys.argv[2])):
+        threading.Event().wait()

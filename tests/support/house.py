@@ -14,11 +14,12 @@ import psutil
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact
+from adire_assets.core.waiting import wait_until
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving import record, release
 from adire_assets.serving.client import generate
-from adire_assets.serving.fleet import processes, triton
-from adire_assets.serving.fleet.programs import shared_memory
+from adire_assets.serving.fleet import guard, processes
+from adire_assets.serving.fleet.programs import slot_marks
 from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
@@ -63,7 +64,7 @@ class House:
 
     @property
     def shared_memory(self) -> list[Path]:
-        prefixes = shared_memory(self.project, self.fleet)
+        prefixes = slot_marks(self.project, self.fleet)
         return [path for prefix in prefixes for path in Path("/dev/shm").glob(f"{prefix}*")]
 
     def open_judge(self) -> AbstractContextManager[Judge]:
@@ -118,9 +119,9 @@ class House:
     def processes(self, slot: str | None = None) -> list[psutil.Process]:
         """The tritonservers and stubs of this fleet, or of one of its slots."""
         prefixes = (
-            [triton.shm_prefix(self.slot_client(slot).folder)]
+            [guard.mark(self.slot_client(slot).folder)]
             if slot
-            else shared_memory(self.project, self.fleet)
+            else slot_marks(self.project, self.fleet)
         )
         found = []
         for process in psutil.process_iter(["cmdline"]):
@@ -157,10 +158,10 @@ class House:
         for client in clients:
             client.start()
         try:
-            assert triton.wait_until(lambda: answers.total() >= 3 or bool(failures), 60)
+            assert wait_until(lambda: answers.total() >= 3 or bool(failures), 60)
             yield answers
             sent = answers.total()
-            assert triton.wait_until(lambda: answers.total() >= sent + 3 or bool(failures), 60)
+            assert wait_until(lambda: answers.total() >= sent + 3 or bool(failures), 60)
         finally:
             over.set()
             for client in clients:
@@ -203,4 +204,4 @@ class House:
 
 def awaited(condition: Callable[[], bool], seconds: float) -> None:
     """Wait until `condition` holds; fails when it does not within `seconds`."""
-    assert triton.wait_until(condition, seconds), f"not within {seconds} s"
+    assert wait_until(condition, seconds), f"not within {seconds} s"

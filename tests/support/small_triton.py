@@ -11,9 +11,12 @@ from string import Template
 
 import psutil
 
+from adire_assets.config.fleet import SlotConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.serving.fleet import triton
+from adire_assets.core.waiting import wait_until
+from adire_assets.serving.fleet import guard
+from adire_assets.serving.fleet.triton import SERVER
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -71,28 +74,28 @@ def small_triton(root: Path, model: str, number: int) -> Iterator[SmallTriton]:
     (version.parent / "config.pbtxt").write_text(described)
     (version / "model.py").write_text(SCRIPT)
     ports = {"grpc_port": free_port(), "http_port": free_port()}
-    command = triton.command(Project(root, root / ".adire"), folder, load=[model], **ports)
+    slot = SlotConfig(**ports, metrics_port=free_port())
+    command = SERVER.command(Project(root, root / ".adire"), folder, slot, [model])
     with (folder / "triton.log").open("wb") as log:
         process = subprocess.Popen(
             command,
-            env=triton.environment("cpu", 1),
+            env=SERVER.environment("cpu", 1),
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    control = triton.Control(f"127.0.0.1:{ports['grpc_port']}")
 
     def ready() -> bool:
         try:
-            return control.ready(model, number)
+            return number in SERVER.held(slot, model)
         except UserError:
             return False
 
     try:
-        assert triton.wait_until(ready, 60, alive=lambda: process.poll() is None)
+        assert wait_until(ready, 60, alive=lambda: process.poll() is None)
         yield SmallTriton(psutil.Process(process.pid), **ports)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for left in Path("/dev/shm").glob(f"{triton.shm_prefix(folder)}*"):
+        for left in Path("/dev/shm").glob(f"{guard.mark(folder)}*"):
             left.unlink()

@@ -22,7 +22,7 @@ from adire_assets.core import store
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet import guard, parity, slot_client
+from adire_assets.serving.fleet import guard, parity, triton
 from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
@@ -175,12 +175,8 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
             self.target, self.folder = slots[address]
             self.file = self.folder / "ready.json"
 
-        def live(self) -> bool:
+        def require(self, seconds: float) -> None:
             made.at("Triton is asked")
-            return True
-
-        def require(self) -> None:
-            pass
 
         def load(self, model: str, timeout: float) -> None:
             made.at("Triton loads")
@@ -193,9 +189,8 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
             made.at("Triton unloads")
             self.file.write_text("[]")
 
-        def versions(self, model: str | None = None) -> dict[str, dict[int, str]]:
-            found = json.loads(self.file.read_text()) if self.file.is_file() else []
-            return {MODEL: dict.fromkeys(found, "READY")}
+        def ready(self, model: str) -> set[int]:
+            return set(json.loads(self.file.read_text())) if self.file.is_file() else set()
 
     def answers(slot_client: SlotClient, wanted: release.ReleaseRecord) -> None:
         if wanted.number not in slot_client.ready(wanted.model):
@@ -215,9 +210,9 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
         return Analysis(decision, (Finding("errors", outcome, 0.0, 0.0, "seen"),)), {}
 
     passed = {"passed": True, "explanation": "as evaluated", "software": None}
-    monkeypatch.setattr(slot_client, "Control", Control)
+    monkeypatch.setattr(triton, "Control", Control)
     monkeypatch.setattr(SlotClient, "require_answer", answers)
-    monkeypatch.setattr(guard, "is_running", lambda prefix: True)
+    monkeypatch.setattr(guard, "is_running", lambda mark: True)
     monkeypatch.setattr(parity, "compare_at", lambda *_: passed)
     monkeypatch.setattr(Gateway, "publish", publish)
     monkeypatch.setattr(Gateway, "live", lambda gateway: True)

@@ -1,12 +1,12 @@
 """Runs one server so that nothing of it outlives it.
 
-    python -m adire_assets.serving.fleet.guard PARENT_PID SHM_PREFIX COMMAND ...
+    python -m adire_assets.serving.fleet.guard PARENT_PID MARK STOP_SECONDS COMMAND ...
 
 The guard is the reaper of everything below the command (Triton's Python stubs become its children
 when Triton dies), forwards SIGTERM and SIGINT, and when the command has ended kills what is left
-and removes the shared memory under /dev/shm/SHM_PREFIX*. Before it starts, it does the same to
-what an earlier, killed guard of this prefix left. The server is killed with the guard; started
-through `main`, the guard stops when its parent (strictly: the thread that started it) ends, and the
+and removes the shared memory under /dev/shm/MARK*. Before it starts, it does the same to what an
+earlier, killed guard of this mark left. The server is killed with the guard; started through
+`main`, the guard stops when its parent (strictly: the thread that started it) ends, and the
 command's environment is the JSON in ADIRE_SERVER_ENVIRONMENT: it may name another Python's home,
 with which the guard itself could not start.
 """
@@ -18,27 +18,39 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import psutil
 
+from adire_assets.core.project import Project
+
 ENVIRONMENT = "ADIRE_SERVER_ENVIRONMENT"  # of the guard: the server's own, as JSON
+MARK = "ADIRE_SLOT"  # in the environment of a server and of what it starts: whose it is
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-SERVERS = ("tritonserver", "triton_python_backend_stub")
 SHARED_MEMORY = Path("/dev/shm")
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
-def run(
-    command: Sequence[str], *, shm_prefix: str, env: Mapping[str, str], stop_seconds: int = 40
-) -> int:
+def scratch(project: Project) -> Path:
+    """Where servers of a moment keep their files."""
+    return project.home / "fleet" / "scratch"
+
+
+def mark(folder: Path) -> str:
+    """What tells the processes and the shared memory of one slot from those of others."""
+    return f"adire_{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}_"
+
+
+def run(command: Sequence[str], *, mark: str, env: Mapping[str, str], stop_seconds: int) -> int:
     """The command's exit status: 0 when it was asked to stop, else never 0.
 
     `stop_seconds` after SIGTERM the command is killed.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    remove_remains(shm_prefix)
+    remove_remains(mark)
     stopping = False
     server: subprocess.Popen | None = None
 
@@ -56,7 +68,9 @@ def run(
     for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGALRM, kill)):
         signal.signal(number, handler)
     server = subprocess.Popen(
-        command, env=dict(env), preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        command,
+        env={**env, MARK: mark},
+        preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
     )
     if stopping:
         server.terminate()
@@ -70,42 +84,45 @@ def run(
             break
     signal.alarm(0)
     _kill(psutil.Process().children(recursive=True))
-    remove_remains(shm_prefix)
+    remove_remains(mark)
     return 0 if stopping else (status or 1)
 
 
-def remove_remains(shm_prefix: str) -> None:
-    """Kill the servers of this prefix and remove their shared memory."""
-    _kill([process for process in psutil.process_iter(["cmdline"]) if _of(process, shm_prefix)])
-    for path in SHARED_MEMORY.glob(f"{shm_prefix}*"):
+def remove_remains(mark: str) -> None:
+    """Kill the servers of this mark and remove their shared memory."""
+    _kill(_marked(mark))
+    for path in SHARED_MEMORY.glob(f"{mark}*"):
         path.unlink(missing_ok=True)
 
 
-def is_running(shm_prefix: str) -> bool:
-    """Whether a server of this prefix runs."""
-    return any(_of(process, shm_prefix) for process in psutil.process_iter(["cmdline"]))
+def is_running(mark: str) -> bool:
+    """Whether a server of this mark runs."""
+    return bool(_marked(mark))
 
 
-def _of(process: psutil.Process, shm_prefix: str) -> bool:
-    words = process.info["cmdline"] or [""]
-    return Path(words[0]).name in SERVERS and any(shm_prefix in word for word in words)
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
 
 
 def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(processes, timeout=10)
 
 
 def main() -> None:
-    parent, shm_prefix, *command = sys.argv[1:]
+    parent, mark, seconds, *command = sys.argv[1:]
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         sys.exit("the parent of this guard ended before it began")
-    sys.exit(run(command, shm_prefix=shm_prefix, env=json.loads(os.environ[ENVIRONMENT])))
+    environment = json.loads(os.environ[ENVIRONMENT])
+    sys.exit(run(command, mark=mark, env=environment, stop_seconds=int(seconds)))
 
 
 if __name__ == "__main__":

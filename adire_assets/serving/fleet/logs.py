@@ -3,35 +3,33 @@
 import re
 from pathlib import Path
 
+from adire_assets.config.fleet import SERVERS
 from adire_assets.core.project import Project
 from adire_assets.serving.fleet import supervisor
 from adire_assets.serving.fleet.slot import STARTS
+from adire_assets.serving.slot_server import SlotServer, server_named
 
 TAIL = 2**18  # bytes of a log that are looked at
-# Triton's errors, Envoy's, and what a Python that dies ends with.
-ERROR = re.compile(r"^\S+ [EF] \d+ |\[(?:error|critical)\]|^\w*(?:Error|Exception)\b")
-HARMLESS = "CudaDriverHelper has not been initialized"  # each Triton without a GPU says so
+# Envoy's errors, and what a Python that dies ends with.
+ERRORS = (r"\[(?:error|critical)\]", r"^\w*(?:Error|Exception)\b")
 HEAD = re.compile(r"^\S+ [A-Z] \d+ \S+ |^\[[^\]]*\]\[\d+\]\[\w+\](?: ?\[[^\]]*\])* ?")
 
 
-def load_failure(project: Project, program: str, model: str) -> str | None:
-    """Why a slot's Triton did not load a model, since the slot's last start; None: it says nothing.
+def load_failure(project: Project, program: str, server: SlotServer, model: str) -> str | None:
+    """Why a slot did not load a model, since its last start; None: its log says nothing.
 
     `program` is the slot's, see `programs.slot_program`.
     """
-    name = re.escape(model)
-    said = re.compile(
-        rf"(?:load failed for model '{name}': |failed to load '{name}' |^{name} cannot be served: )"
-        r"(?:version \d+(?: is at \w+ state)?: )?(?:Internal: )?(.*)"
-    )
-    found = [match[1] for line in _lines(project, program) if (match := said.search(line))]
-    return _without_traceback(found[-1]) if found else None
+    said = re.compile(rf"{server.load_failure(model)}|^{model} cannot be served: (.*)")
+    found = [match for line in _lines(project, program) if (match := said.search(line))]
+    return _without_traceback(found[-1][found[-1].lastindex or 0]) if found else None
 
 
 def last_error(project: Project, program: str) -> str | None:
     """The last error in a program's log, else its last line; None for an empty log."""
     lines = _lines(project, program)
-    wrong = [line for line in lines if ERROR.search(line) and HARMLESS not in line] or lines
+    errors = re.compile("|".join([*ERRORS, *(server_named(kind).error_line for kind in SERVERS)]))
+    wrong = [line for line in lines if errors.search(line)] or lines
     return _without_traceback(HEAD.sub("", wrong[-1])) if wrong else None
 
 
@@ -50,5 +48,5 @@ def _tail(path: Path) -> str:
 
 
 def _without_traceback(text: str) -> str:
-    """Triton writes a Python traceback behind the reason, its line breaks as two characters."""
+    """Without the traceback behind the reason, whose line breaks are two characters."""
     return text.split("\\n\\nAt:")[0].replace("\\n", " ").strip().strip('"')

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from adire_assets.config.fleet import SERVERS
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.serving import release
 from adire_assets.serving.client import Generated, generate
-from adire_assets.serving.fleet import triton
+from adire_assets.serving.fleet.scratch import scratch_server
 from adire_assets.serving.release import ReleaseRecord
 
 LARGEST_DIFFERENCE = 2  # levels of 255, on the CPU
@@ -40,8 +41,9 @@ def compare_on_scratch_server(
         return record.model
 
     progress(f"loading release {record.number} of {record.model} on a scratch Triton")
-    with triton.scratch_server(project, device, fill, LOAD_SECONDS) as control:
-        return compare_at(project, record, control.address, progress)
+    kind = next(iter(SERVERS))
+    with scratch_server(project, kind, device, fill, LOAD_SECONDS) as address:
+        return compare_at(project, record, address, progress)
 
 
 def compare_at(

@@ -22,9 +22,11 @@ from adire_assets.core.disk import require_room
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import lock, write_bytes
-from adire_assets.serving.fleet import guard, logs, orphans, slot, supervisor, triton
-from adire_assets.serving.fleet.programs import Program, programs, shared_memory, slot_program
+from adire_assets.core.waiting import wait_until
+from adire_assets.serving.fleet import guard, logs, orphans, supervisor
+from adire_assets.serving.fleet.programs import Program, programs, slot_marks, slot_program
 from adire_assets.serving.gateway import routing
+from adire_assets.serving.slot_server import address, is_live, server_of
 
 Only = Literal["all", "serving"]
 Progress = Callable[[str], None]
@@ -91,12 +93,12 @@ def up(
                 rpc.startProcess(item.name, False)
                 _wait_ready(project, rpc, item)
                 # The next one to go may be what stands in for this one.
-                triton.wait_until(item.seen, SEEN_SECONDS)
+                wait_until(item.seen, SEEN_SECONDS)
     for name, target in fleet.targets.items():
         for slot_name, config in target.slots.items():
             if config.launch == "remote":
-                triton.Control(slot.address(config)).require()
-                progress(f"slot {slot_name} of {name} answers at {slot.address(config)}")
+                server_of(config).require_live(config, 5)
+                progress(f"slot {slot_name} of {name} answers at {address(config)}")
         routing.publish(project, fleet, name)
     _require_served(project, fleet, progress)
 
@@ -131,7 +133,7 @@ def down(
                 rpc.shutdown()
             _wait_gone(pid, orphans.STOP_SECONDS)
         orphans.terminate(project)
-        for prefix in shared_memory(project, fleet):
+        for prefix in slot_marks(project, fleet):
             guard.remove_remains(prefix)
 
 
@@ -166,8 +168,8 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
         for name, config in settings.slots.items():
             if config.launch == "remote":
                 row = {"name": slot_program(target, name), "state": "REMOTE", "pid": None}
-                ready = triton.Control(slot.address(config)).live()
-                rows.append({**row, "log": None, "ports": [config.grpc_port], "ready": ready})
+                ports = [int(address(config).rpartition(":")[2])]
+                rows.append({**row, "log": None, "ports": ports, "ready": is_live(config)})
     return rows
 
 
@@ -187,9 +189,7 @@ def _wait_ready(project: Project, rpc: Any, item: Program) -> None:
     def ready() -> bool:
         return rpc.getProcessInfo(item.name)["statename"] == "RUNNING" and item.ready()
 
-    if not triton.wait_until(
-        ready, item.seconds, alive=lambda: supervisor.runs_program(rpc, item.name)
-    ):
+    if not wait_until(ready, item.seconds, alive=lambda: supervisor.runs_program(rpc, item.name)):
         with suppress(Fault):  # it may have ended by itself
             rpc.stopProcess(item.name)
         why = logs.last_error(project, item.name) or "it said nothing"

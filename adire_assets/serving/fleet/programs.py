@@ -9,8 +9,9 @@ from functools import partial
 from adire_assets.config.fleet import GATEWAY_PORTS, SLOT_PORTS, FleetConfig
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
-from adire_assets.serving.fleet import slot, triton
+from adire_assets.serving.fleet import guard, slot
 from adire_assets.serving.gateway import routing
+from adire_assets.serving.slot_server import is_live
 
 WEB_SECONDS = 120.0
 GATEWAY_SECONDS = 30.0
@@ -41,14 +42,13 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
     found = []
     # Slots that compute at the same time share the cores: with more threads than cores, each waits
     # for threads that the other one keeps from running, and a canary looks many times slower.
-    threads = max(lineage.threads() // max(len(shared_memory(project, fleet)), 1), 1)
+    threads = max(lineage.threads() // max(len(slot_marks(project, fleet)), 1), 1)
     for target, settings in fleet.targets.items():
         gateway = routing.gateway_of(project, fleet, target)
         local = settings.gateway.launch == "local"
         for name, config in settings.slots.items():
             if config.launch == "local":
                 key = f"targets.{target}.slots.{name}."
-                live = triton.Control(slot.address(config)).live
                 found.append(
                     Program(
                         slot_program(target, name),
@@ -57,7 +57,7 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                             *slot.arguments(name, config, target, fleet.device, threads),
                         ],
                         {getattr(config, port): key + port for port in SLOT_PORTS},
-                        live,
+                        partial(is_live, config),
                         fleet.load_timeout_seconds,
                         slot=True,
                         seen=partial(gateway.sees, name),
@@ -102,10 +102,10 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
     return found
 
 
-def shared_memory(project: Project, fleet: FleetConfig) -> list[str]:
-    """The prefixes of what the local slots keep in shared memory."""
+def slot_marks(project: Project, fleet: FleetConfig) -> list[str]:
+    """The marks of the local slots (see `guard`)."""
     return [
-        triton.shm_prefix(slot.folder(project, target, name, config))
+        guard.mark(slot.folder(project, target, name, config))
         for target, settings in fleet.targets.items()
         for name, config in settings.slots.items()
         if config.launch == "local"

@@ -9,6 +9,7 @@ from adire_assets.serving.fleet.programs import slot_program
 from adire_assets.serving.fleet.slot_client import SlotClient, evaluated_requests
 from adire_assets.serving.fleet.supervisor import log
 from adire_assets.serving.gateway import routing
+from adire_assets.serving.slot_server import server_of
 
 
 class NotServed(UserError):
@@ -39,10 +40,11 @@ def log_explanation(
     project: Project, fleet: FleetConfig, target: str, name: str, model: str
 ) -> str:
     """What the log of a slot says about a model that it does not serve; "" when nothing."""
-    if fleet.targets[target].slots[name].launch == "remote":
+    config = fleet.targets[target].slots[name]
+    if config.launch == "remote":
         return ""
     program = slot_program(target, name)
-    why = logs.load_failure(project, program, model)
+    why = logs.load_failure(project, program, server_of(config), model)
     return f": {why} (its log is {log(project, program)})" if why else ""
 
 

@@ -1,10 +1,10 @@
-"""One local Triton, as the supervisor runs it.
+"""One local slot, as the supervisor runs it.
 
-    python -m adire_assets.serving.fleet.slot NAME --target T --device D --grpc-port P ...
+    python -m adire_assets.serving.fleet.slot NAME --target T --server S --device D ...
 
-Before Triton starts, the slot's folder is brought to what the deployment records of the target say
-that it holds, so a restart after any crash serves exactly that. The process then guards Triton (see
-`guard`); it ends with a failure when Triton dies, so that the supervisor starts it again.
+Before the server starts, the slot's folder is brought to what the deployment records of the target
+say that it holds, so a restart after any crash serves exactly that. The process then guards it (see
+`guard`); it ends with a failure when the server dies, so that the supervisor starts it again.
 """
 
 import argparse
@@ -12,35 +12,31 @@ import shutil
 import sys
 from pathlib import Path
 
-from adire_assets.config.fleet import SlotConfig
+from adire_assets.config.fleet import SLOT_PORTS, SlotConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.readers import reading
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet import guard, triton
+from adire_assets.serving.fleet import guard
+from adire_assets.serving.slot_server import server_of
 
 STARTS = "the slot starts"  # what a slot's process prints first
 
 
 def folder(project: Project, target: str, name: str, config: SlotConfig) -> Path:
-    """What the slot's Triton serves from: models/ and base_models/."""
+    """What the slot's server serves from: models/ and base_models/."""
     if config.launch == "remote" and config.folder:
         return Path(config.folder)
     return project.home / "fleet" / "slots" / target / name
 
 
-def address(config: SlotConfig) -> str:
-    """host:port of the slot's gRPC endpoint."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"{host}:{config.grpc_port}"
-
-
 def arguments(name: str, config: SlotConfig, target: str, device: str, threads: int) -> list[str]:
     """The command line of a slot's process; another setting is another command line."""
     return [
-        *("-m", "adire_assets.serving.fleet.slot", name, "--target", target, "--device", device),
+        *("-m", "adire_assets.serving.fleet.slot", name, "--target", target),
+        *("--server", config.server, "--device", device, "--threads", str(threads)),
         *("--grpc-port", str(config.grpc_port), "--http-port", str(config.http_port)),
-        *("--metrics-port", str(config.metrics_port), "--threads", str(threads)),
+        *("--metrics-port", str(config.metrics_port)),
     ]
 
 
@@ -92,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="adire_assets.serving.fleet.slot")
     parser.add_argument("name")
     parser.add_argument("--target", required=True)
+    parser.add_argument("--server", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, required=True)
     for port in ("grpc", "http", "metrics"):
@@ -103,24 +100,23 @@ def main() -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Reconcile, run Triton until it ends; the exit status."""
+    """Reconcile, run the server until it ends; the exit status."""
     print(STARTS, flush=True)
     project = Project.find()
-    slot = folder(project, options.target, options.name, SlotConfig())
-    # Before the folder is touched: a Triton that outlived its guard must not serve from it.
-    guard.remove_remains(triton.shm_prefix(slot))
+    config = SlotConfig(
+        server=options.server, **{port: getattr(options, port) for port in SLOT_PORTS}
+    )
+    server, slot = server_of(config), folder(project, options.target, options.name, config)
+    # Before the folder is touched: a server that outlived its guard must not serve from it.
+    guard.remove_remains(guard.mark(slot))
     with reading():  # what is in the slot's folder is a copy
         models = reconcile(project, options.target, options.name, slot)
-    command = triton.command(
-        project,
-        slot,
-        grpc_port=options.grpc_port,
-        http_port=options.http_port,
-        metrics_port=options.metrics_port,
-        load=models,
+    return guard.run(
+        server.command(project, slot, config, models),
+        mark=guard.mark(slot),
+        env=server.environment(options.device, options.threads),
+        stop_seconds=2 * server.drain_seconds,
     )
-    environment = triton.environment(options.device, options.threads)
-    return guard.run(command, shm_prefix=triton.shm_prefix(slot), env=environment)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from adire_assets.config.fleet import FleetConfig, SlotConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store, lock
+from adire_assets.core.waiting import wait_until
 from adire_assets.serving import release
-from adire_assets.serving.fleet import guard, slot, triton
+from adire_assets.serving.fleet import guard, slot
 from adire_assets.serving.fleet.programs import slot_program
 from adire_assets.serving.fleet.supervisor import is_supervised
-from adire_assets.serving.fleet.triton import Control, wait_until
 from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.slot_server import address, is_live, server_of
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,7 @@ class SlotClient:
 
     @property
     def address(self) -> str:
-        return slot.address(self.config)
-
-    @property
-    def control(self) -> Control:
-        return Control(self.address)
+        return address(self.config)
 
     @contextmanager
     def exclusive(self, model: str) -> Iterator[None]:
@@ -50,9 +47,9 @@ class SlotClient:
             yield
 
     def load(self, wanted: ReleaseRecord, require: Callable[[], None] = lambda: None) -> None:
-        """Make the slot's Triton serve this release, and no other of its model.
+        """Make the slot's server serve this release, and no other of its model.
 
-        What it held before answers until the new one does. UserError when Triton is down, serves
+        What it held before answers until the new one does. UserError when it is down, serves
         the model for another project, or cannot load the release; then it holds what it held.
         `require` raises when that is not wanted any more; it is asked before each change.
         """
@@ -63,7 +60,7 @@ class SlotClient:
         release.install(self.project, wanted, self.folder)
         try:
             require()
-            self.control.load(model, self.fleet.load_timeout_seconds)
+            self._reconcile(model)
             self.require_answer(wanted)
         except UserError:
             require()
@@ -74,42 +71,37 @@ class SlotClient:
         for other in others:
             release.remove(self.folder, model, other)
         if others or self.ready(model) != {number}:
-            self.control.load(model, self.fleet.load_timeout_seconds)
+            self._reconcile(model)
 
     def reload(self, wanted: ReleaseRecord, require: Callable[[], None]) -> None:
-        """Load the release afresh, also where Triton takes a dead one for ready."""
+        """Load the release afresh, also where the server takes a dead one for ready."""
         require()
         release.remove(self.folder, wanted.model, wanted.number)
         self.load(wanted, require)
 
     def unload(self, model: str, number: int) -> None:
-        """Take a release out of the slot; done also when its Triton is down."""
-        live = self.control.live()
-        if set(release.installed(self.folder, model)) - {number}:
-            release.remove(self.folder, model, number)
-            if live:
-                self.control.load(model, self.fleet.load_timeout_seconds)
-            return
-        if live:
-            self.control.unload(model, self.fleet.load_timeout_seconds)
+        """Take a release out of the slot; done also when its server is down."""
+        live = is_live(self.config)
         release.remove(self.folder, model, number)
+        if live:
+            self._reconcile(model)
 
     def wait(self) -> None:
         """A supervised slot that was just killed comes back; any other must answer now."""
-        control = self.control
-        if not control.live():
+        if not is_live(self.config):
             supervised = self.config.launch == "local" and is_supervised(
                 self.project, slot_program(self.target, self.name)
             )
-            wait_until(control.live, self.fleet.load_timeout_seconds if supervised else 0)
-            control.require()
+            seconds = self.fleet.load_timeout_seconds if supervised else 0
+            wait_until(lambda: is_live(self.config), seconds)
+            server_of(self.config).require_live(self.config, 5)
 
     def require_ours(self) -> None:
-        """UserError when a local slot's Triton does not run; another project's does not count."""
-        if self.config.launch == "local" and not guard.is_running(triton.shm_prefix(self.folder)):
-            other = "; what answers there is another project's" if self.control.live() else ""
+        """UserError when a local slot's server does not run; another project's does not count."""
+        if not self._is_ours():
+            other = "; what answers there is another project's" if is_live(self.config) else ""
             raise UserError(
-                f"the Triton of slot {self.name} does not run at {self.address}{other}; `adire up` "
+                f"the server of slot {self.name} does not run at {self.address}{other}; `adire up` "
                 "starts it, or names who has its ports"
             )
 
@@ -126,25 +118,30 @@ class SlotClient:
         found = (answer.release, answer.provenance["release_hash"])
         if found != (wanted.number, wanted.repository["content_hash"]):
             raise UserError(
-                f"the Triton at {self.address} answers with release {found[0]} of {wanted.model} "
+                f"the server at {self.address} answers with release {found[0]} of {wanted.model} "
                 f"({found[1][:12]}), not with {wanted.number} "
                 f"({wanted.repository['content_hash'][:12]})"
             )
 
     def ready(self, model: str) -> set[int]:
-        """The releases of a model that the slot's Triton calls ready; UserError when it is down."""
-        versions = self.control.versions(model).get(model, {})
-        return {number for number, state in versions.items() if state == "READY"}
+        """The releases of a model that the server calls ready; UserError when it is down."""
+        return server_of(self.config).held(self.config, model)
+
+    def _reconcile(self, model: str) -> None:
+        seconds = self.fleet.load_timeout_seconds
+        server_of(self.config).reconcile(self.config, self.folder, model, seconds)
+
+    def _is_ours(self) -> bool:
+        return self.config.launch == "remote" or guard.is_running(guard.mark(self.folder))
 
     def _refuse_foreign(self, model: str) -> None:
-        """UserError when the Triton serves this model for another project or home."""
+        """UserError when the server serves this model for another project or home."""
         foreign = self.ready(model) - set(release.installed(self.folder, model))
-        ours = self.config.launch == "remote" or guard.is_running(triton.shm_prefix(self.folder))
-        if foreign and not ours:
+        if foreign and not self._is_ours():
             raise UserError(
-                f"the Triton at {self.address} already serves release {max(foreign)} of {model}, "
+                f"the server at {self.address} already serves release {max(foreign)} of {model}, "
                 f"which this project did not deploy; choose other ports in {fleet_file_name()}, "
-                "or stop that Triton where it was started"
+                "or stop that server where it was started"
             )
 
 

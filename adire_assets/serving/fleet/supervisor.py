@@ -18,7 +18,8 @@ from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
-from adire_assets.serving.fleet import orphans, triton
+from adire_assets.core.waiting import wait_until
+from adire_assets.serving.fleet import orphans
 from adire_assets.serving.fleet.plain_paths import private_folder
 from adire_assets.serving.fleet.programs import Program
 
@@ -96,7 +97,7 @@ def start(project: Project) -> None:
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    if done.returncode or not triton.wait_until(lambda: is_running(project), SUPERVISOR_SECONDS):
+    if done.returncode or not wait_until(lambda: is_running(project), SUPERVISOR_SECONDS):
         raise UserError(
             f"supervisord did not start: {(done.stderr or done.stdout).strip()[-500:]}; its log is "
             f"{log(project, 'supervisord')}"

@@ -8,11 +8,11 @@ from typing import Any
 from adire_assets.config.fleet import FleetConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.core.waiting import wait_until
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet.served_releases import log_explanation
 from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.fleet.supervisor import is_supervised
-from adire_assets.serving.fleet.triton import wait_until
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import DeploymentRecord
@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """A record, what each slot's Triton calls ready (None when it does not answer), and one
+    """A record, what each slot's server calls ready (None when it does not answer), and one
     sentence for each difference between them."""
 
     record: DeploymentRecord
