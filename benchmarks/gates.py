@@ -3,14 +3,10 @@
     python -m benchmarks.gates --dataset DIR --work DIR [--model indigo] [--sound 20] [--each 3]
 
 DIR is a dataset artifact (the asset's `path` in Dagster). A champion is trained with the model's
-seed, then --sound trainings with other seeds, and --each of every sabotage:
+seed, then --sound trainings with other seeds, and --each of every sabotage: those of the model's
+family (`sabotages`), and for diffusion
 
-    rate         the learning rate times 100
-    noise        the training images replaced by noise
-    one_image    one training image alone
-    scaled       a sound adapter with its B matrices times 3
     other_style  trained on what the base was trained on, under the captions of the model
-    half         half of the steps, stopped where the schedule is at its height
 
 Each is evaluated like a release and judged by the model's gates, those against the champion too. A
 trainer that refuses to give an adapter has refused. What stands in --work and was made by today's
@@ -25,10 +21,9 @@ sabotage for docs/evaluation.md, and last
 
 import argparse
 import fcntl
-import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -37,97 +32,87 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 
 from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family, family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import read_json, write_json
+from adire_assets.core.sabotage import Sabotage
+from adire_assets.core.store import Artifact, read_json, write_json
 from adire_assets.core.worker import print_progress
 from adire_assets.embedded.base.pattern_images import draw_pattern
 from adire_assets.embedded.base.patterns import choose_pattern
-from adire_assets.families.diffusion import FAMILY
-from adire_assets.families.diffusion.base import resolve as base_resolve
-from adire_assets.families.diffusion.evaluation.drawing import drawing_of
-from adire_assets.families.diffusion.evaluation.evaluate import score
-from adire_assets.families.diffusion.evaluation.images import draw
-from adire_assets.families.diffusion.gates import METRICS, GateConfig
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
-from adire_assets.families.diffusion.training.lora import train
-from adire_assets.families.diffusion.weights import WEIGHTS
+from adire_assets.families.diffusion.sabotages import change_images
 from adire_assets.gates.promotion import comparisons
 from adire_assets.gates.verdict import Verdict, checks, decide
 
 CHAMPION = "champion"
 BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings
-SCALE = 3.0
-PICTURES = (  # of a training's validation, which nobody looks at here
-    *("validation_prompt", "num_validation_images"),
-    *("validation_num_inference_steps", "validation_guidance_scale"),
-)
 SHOWN, TILE = 6, 96  # images in a row of the sheet, and their pixels
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is trained: what differs from the config, and what happens to data or adapter."""
+    """What is trained: with which settings of its own, and what happens to data or adapter."""
 
     name: str
-    sabotage: str | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
+    kind: str = "sound"
+    settings: dict[str, Any] = field(default_factory=dict)
+    sabotage: Sabotage = Sabotage()  # noqa: RUF009 (it cannot be changed)
 
 
 def conditions(config: ModelConfig, sound: int, each: int) -> Iterator[Condition]:
     """The champion first, since all others are held against it."""
-    training = config.training
-    yield Condition(CHAMPION, changes={"seed": training.seed})
+    training, plug = config.training, family(config.family)
+    yield Condition(CHAMPION, settings={"seed": training.seed})
     for seed in range(1, sound + 1):
-        yield Condition(f"sound-{seed}", changes={"seed": seed})
-    settings: dict[str, dict[str, Any]] = {
-        "rate": {"learning_rate": training.learning_rate * 100},
-        "noise": {},
-        "one_image": {},
-        "scaled": {},
-        "other_style": {},
-        "half": {
-            "max_train_steps": training.max_train_steps // 2,
-            "lr_scheduler": "constant_with_warmup",
-        },
-    }
-    for sabotage, changes in settings.items():
+        yield Condition(f"sound-{seed}", settings={"seed": seed})
+    found = dict(plug.sabotages.functions.sabotages(training)) if plug.sabotages else {}
+    if plug.name == "diffusion":
+        found["other_style"] = Sabotage(
+            dataset=lambda dataset, seed: change_images(dataset, other_style)
+        )
+    for name, sabotage in found.items():
         for number in range(each):
-            seed = {"seed": number + 1 if sabotage == "scaled" else BAD_SEEDS + number}
-            yield Condition(f"{sabotage}-{number + 1}", sabotage, changes | seed)
+            seed = number + 1 if sabotage.adapter else BAD_SEEDS + number
+            settings = {**sabotage.settings, "seed": seed}
+            yield Condition(f"{name}-{number + 1}", name, settings, sabotage)
 
 
 @dataclass(frozen=True)
-class Keys:
-    """What trainings, images and scores are made from, each with what comes before it."""
+class Subject:
+    """The model whose gates are tried: its family, weights and settings; and the keys of what is
+    trained, answered and scored, each with what comes before it."""
 
+    config: ModelConfig
+    plug: Family
+    base: Artifact
+    judge: Artifact
+    settings: dict[str, Any]
+    drawing: dict[str, Any]
     trained: str
     drawn: str
     scored: str
 
 
-def keys_of(project: Project, config: ModelConfig, dataset: Path) -> Keys:
-    base, judge = (
-        base_resolve(one.source, one.revision, one.variant, project.root, marker=marker, key=key)
-        for one, (marker, key) in (
-            (config.base_model, WEIGHTS["base_model"]),
-            (config.evaluation.judge, WEIGHTS["judge"]),
-        )
-    )
+def subject_of(project: Project, model: str, dataset: Path) -> Subject:
+    config = load_model(project, model)
+    plug = family(config.family)
+    weights = plug.weights.functions
+    base, judge = weights.known_base_model(project, model), weights.known_judge(project, model)
+    if base is None or judge is None:
+        raise UserError(f"the store lacks base or judge; run `adire materialize {model}` first")
+    settings = config.evaluation.settings(project)
+    drawing = plug.drawing.functions.drawing_of(settings, dataset)
     inputs = {"dataset": read_json(dataset / "manifest.json")["content_hash"]}
     inputs["base_model"] = base.content_hash
-    settings = config.evaluation.settings(project)
-    trained = Recipe("trained", "gates", FAMILY.train.modules, inputs, config.training.model_dump())
-    drawing = drawing_of(settings, dataset)
-    drawn = Recipe("drawn", "gates", FAMILY.generate.modules, {"trained": trained.key}, drawing)
+    trained = Recipe("trained", "gates", plug.train.modules, inputs, config.training.model_dump())
+    drawn = Recipe("drawn", "gates", plug.generate.modules, {"trained": trained.key}, drawing)
     inputs = {"drawn": drawn.key, "judge": judge.content_hash}
-    scored = Recipe("scored", "gates", FAMILY.evaluate.modules, inputs, settings)
-    return Keys(trained.key, drawn.key, scored.key)
+    scored = Recipe("scored", "gates", plug.evaluate.modules, inputs, settings)
+    keys = (trained.key, drawn.key, scored.key)
+    return Subject(config, plug, base, judge, settings, drawing, *keys)
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -165,28 +150,18 @@ def taken(folder: Path, wait: bool = True) -> Iterator[bool]:
             yield True
 
 
-def spoilt(dataset: Path, target: Path, change: Callable[[int, Image.Image], Image.Image]) -> Path:
-    """A copy of the dataset whose training images went through `change`."""
+def spoilt(dataset: Path, target: Path, condition: Condition) -> Path:
+    """A copy of the dataset as the condition's sabotage leaves it."""
     content = read_json(dataset / "manifest.json")["content_hash"]
     with taken(target):
-        if is_done(target, content):
-            return target
-        shutil.rmtree(target, ignore_errors=True)
-        left_out = shutil.ignore_patterns("manifest.json")  # its hashes are no longer true
-        shutil.copytree(dataset, target, copy_function=shutil.copyfile, ignore=left_out)
-        lines = (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines):
-            path = target / json.loads(line)["file_name"]
-            with Image.open(path) as image:
-                changed = change(number, image.convert("RGB"))
-            changed.save(path)
-        done(target, content)
+        if not is_done(target, content):
+            shutil.rmtree(target, ignore_errors=True)
+            left_out = shutil.ignore_patterns("manifest.json")  # its hashes are no longer true
+            shutil.copytree(dataset, target, copy_function=shutil.copyfile, ignore=left_out)
+            assert condition.sabotage.dataset
+            condition.sabotage.dataset(target, condition.settings["seed"])
+            done(target, content)
     return target
-
-
-def noise(number: int, image: Image.Image) -> Image.Image:
-    shape = (image.height, image.width, 3)
-    return Image.fromarray(np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8))
 
 
 def other_style(number: int, image: Image.Image) -> Image.Image:
@@ -194,118 +169,91 @@ def other_style(number: int, image: Image.Image) -> Image.Image:
     return Image.fromarray(draw_pattern(choose_pattern(rng), rng, image.width))
 
 
-def data_for(condition: Condition, dataset: Path, work: Path) -> Path:
-    if condition.sabotage == "noise":
-        return spoilt(dataset, work / "noise", noise)
-    if condition.sabotage == "other_style":
-        return spoilt(dataset, work / "other_style", other_style)
-    if condition.sabotage == "one_image":
-        target = spoilt(dataset, work / condition.name / "dataset", lambda _, image: image)
-        lines = (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        chosen = lines[condition.changes["seed"] % len(lines)]
-        (target / "train.jsonl").write_text(f"{chosen}\n", encoding="utf-8")
-        return target
-    return dataset
-
-
-def scale(source: Path, target: Path) -> None:
-    """The adapter in `source` with each B times SCALE."""
-    with safe_open(source / ADAPTER_FILE, "numpy") as file:
-        metadata = file.metadata()
-    tensors = {
-        name: tensor * SCALE if "lora_B" in name else tensor
-        for name, tensor in load_file(source / ADAPTER_FILE).items()
-    }
-    save_file(tensors, target / ADAPTER_FILE, metadata)
-
-
-def make(
-    project: Project, config: ModelConfig, condition: Condition, options: Any, keys: Keys
-) -> Path:
+def make(subject: Subject, condition: Condition, options: Any) -> Path:
     """Train and evaluate, as far as that is not done; the evaluation's folder.
 
     UserError, each time again, when the trainer gave no adapter.
     """
-    folder, base = options.work / condition.name, config.base_model
+    folder, plug, sabotage = options.work / condition.name, subject.plug, condition.sabotage
     evaluated, adapter, refused = (folder / name for name in ("evaluation", "adapter", "refused"))
-    if is_done(evaluated, keys.scored):
+    if is_done(evaluated, subject.scored):
         return evaluated
-    if is_done(refused, keys.trained):
+    if is_done(refused, subject.trained):
         raise UserError(read_json(refused / "refusal.json")["sentence"])
     shared: dict[str, Any] = {
-        "base": str(project.root / base.source),
-        "variant": base.variant,
+        "base_model": str(subject.base.path),
         "device": "cpu",
         "progress": print_progress,
     }
-    data = data_for(condition, options.dataset, options.work)
-    if not is_done(adapter, keys.trained):
-        if not is_done(folder / "checkpoints", keys.trained):
-            done(emptied(folder / "checkpoints"), keys.trained)
+    data = options.dataset
+    if sabotage.dataset:
+        data = spoilt(data, folder / "dataset", condition)
+    if not is_done(adapter, subject.trained):
+        if not is_done(folder / "checkpoints", subject.trained):
+            done(emptied(folder / "checkpoints"), subject.trained)
         emptied(adapter)
-        if condition.sabotage == "scaled":
-            sound = options.work / f"sound-{condition.changes['seed']}" / "adapter"
-            if not is_done(sound, keys.trained):
-                raise UserError(f"{sound} holds no adapter to scale yet")
-            scale(sound, adapter)
+        if sabotage.adapter:
+            sound = options.work / f"sound-{condition.settings['seed']}" / "adapter"
+            if not is_done(sound, subject.trained):
+                raise UserError(f"{sound} holds no adapter to spoil yet")
+            shutil.copytree(sound, adapter, dirs_exist_ok=True)
+            sabotage.adapter(adapter)
         else:
-            training = config.training.model_dump() | condition.changes
+            training = subject.config.training.model_dump() | condition.settings
+            unneeded = plug.sabotages.functions.UNNEEDED if plug.sabotages else ()
             try:
-                train(
+                plug.train.functions.train(
                     **shared,
                     dataset=str(data),
                     output=str(adapter),
-                    training={n: v for n, v in training.items() if n not in PICTURES},
+                    training={n: v for n, v in training.items() if n not in unneeded},
                     work=str(folder / "checkpoints"),
                     cache=str(options.work / "cache"),
-                    resolution=config.data.resolution,
                 )
             except UserError as error:
                 write_json(emptied(refused) / "refusal.json", {"sentence": str(error)})
-                done(refused, keys.trained)
+                done(refused, subject.trained)
                 raise
-        done(adapter, keys.trained)
-    settings = config.evaluation.settings(project)
-    images = {"adapter_images": folder / "images", "base_images": options.work / "base_images"}
-    for name, output in images.items():
+        done(adapter, subject.trained)
+    answers = {"adapter_images": folder / "images", "base_images": options.work / "base_images"}
+    for name, output in answers.items():
         with taken(output):
-            if is_done(output, keys.drawn):
+            if is_done(output, subject.drawn):
                 continue
             emptied(output)
-            draw(
+            plug.generate.functions.draw(
                 **shared,
                 adapter=str(adapter) if name == "adapter_images" else None,
-                drawing=drawing_of(settings, options.dataset),
+                drawing=subject.drawing,
                 output=str(output),
             )
-            done(output, keys.drawn)
+            done(output, subject.drawn)
     emptied(evaluated)
-    # A sabotage hides its data, except where it is what a user may have done: too few images.
-    seen = data if condition.sabotage == "one_image" else options.dataset
-    score(
+    seen = data if sabotage.evaluated else options.dataset
+    plug.evaluate.functions.score(
         dataset=str(seen),
-        **{name: str(path) for name, path in images.items()},
-        judge=str(project.root / config.evaluation.judge.source),
-        evaluation=settings,
+        **{name: str(path) for name, path in answers.items()},
+        judge=str(subject.judge.path),
+        evaluation=subject.settings,
         output=str(evaluated),
         device="cpu",
         progress=print_progress,
-        base_statistics=str(options.work / f"base_statistics-{keys.scored[:12]}")
+        base_statistics=str(options.work / f"base_statistics-{subject.scored[:12]}")
         if seen is options.dataset
         else None,
     )
-    done(evaluated, keys.scored)
+    done(evaluated, subject.scored)
     return evaluated
 
 
-def make_all(project: Project, config: ModelConfig, options: Any, keys: Keys) -> None:
+def make_all(subject: Subject, options: Any) -> None:
     """Make every condition, sharing the work with the processes that do the same."""
     for wait in (False, True):
-        for condition in conditions(config, options.sound, options.each):
+        for condition in conditions(subject.config, options.sound, options.each):
             with taken(options.work / condition.name, wait) as mine:
                 if mine:
                     try:
-                        make(project, config, condition, options, keys)
+                        make(subject, condition, options)
                     except UserError as error:
                         print(f"{condition.name}: {error}", flush=True)
 
@@ -330,14 +278,14 @@ def main() -> None:
         parser.error("--sound: at least --each, whose adapters are scaled")
     options.work.mkdir(parents=True, exist_ok=True)
     project = Project.find()
-    config = load_model(project, options.model)
-    keys = keys_of(project, config, options.dataset)
-    make_all(project, config, options, keys)
+    subject = subject_of(project, options.model, options.dataset)
+    config = subject.config
+    make_all(subject, options)
     outcomes: list[Outcome] = []
     champion: Path | None = None
     for condition in conditions(config, options.sound, options.each):
         try:
-            evaluated = make(project, config, condition, options, keys)
+            evaluated = make(subject, condition, options)
         except UserError:
             if condition.name == CHAMPION:
                 raise
@@ -345,12 +293,13 @@ def main() -> None:
             continue
         outcomes.append(Outcome(condition, evaluated, judge(config, evaluated, champion)))
         champion = champion or evaluated
-    scores_of_each(outcomes)
-    ranges(outcomes[1:])
+    metrics = config.evaluation.gates.METRICS
+    scores_of_each(outcomes, metrics)
+    ranges(outcomes[1:], metrics)
     among_sound([one for one in outcomes if one.kind == "sound"], config)
     if options.sheet:
         save_sheet(options.sheet, outcomes[1:])
-    confusion(outcomes[1:])
+    confusion(outcomes[1:], tuple(checks(type(config.evaluation.gates))))
 
 
 @dataclass(frozen=True)
@@ -363,7 +312,7 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        return self.condition.sabotage or "sound"
+        return self.condition.kind
 
     @property
     def refused_by(self) -> list[str]:
@@ -375,20 +324,20 @@ class Outcome:
         return self.evaluated and read_json(self.evaluated / "report.json")["scores"][metric]
 
 
-def scores_of_each(outcomes: list[Outcome]) -> None:
-    print("| condition |", " | ".join(METRICS), "| refused by |")
-    print("|---" * (len(METRICS) + 2) + "|")
+def scores_of_each(outcomes: list[Outcome], metrics: tuple[str, ...]) -> None:
+    print("| condition |", " | ".join(metrics), "| refused by |")
+    print("|---" * (len(metrics) + 2) + "|")
     for one in outcomes:
-        cells = (shown(one.score(metric)) for metric in METRICS)
+        cells = (shown(one.score(metric)) for metric in metrics)
         print(f"| {one.condition.name} | {' | '.join(cells)} | {', '.join(one.refused_by)} |")
 
 
-def ranges(outcomes: list[Outcome]) -> None:
+def ranges(outcomes: list[Outcome], metrics: tuple[str, ...]) -> None:
     """What floors can be set by: from the lowest to the highest score of each kind."""
     kinds = list(dict.fromkeys(one.kind for one in outcomes if one.evaluated))
     print(f"\n| metric | {' | '.join(kinds)} |")
     print("|---" * (len(kinds) + 1) + "|")
-    for metric in METRICS:
+    for metric in metrics:
         cells = []
         for kind in kinds:
             found = [one.score(metric) for one in outcomes if one.kind == kind]
@@ -410,20 +359,22 @@ def among_sound(outcomes: list[Outcome], config: ModelConfig) -> None:
                 bounds.setdefault(comparison.metric, []).append(comparison.lower_bound)
     print("\n| metric | margin | lower bound: mean | 1 % | worst |\n|---|---|---|---|---|")
     for metric, margin in policy.champion.margins.items():
-        known = bounds[metric]
+        known = bounds.get(metric)
+        if known is None:  # no prompt asks for it
+            continue
         cells = (margin, np.mean(known), np.quantile(known, 0.01), min(known))
         print(f"| {metric} | {' | '.join(f'{value:.3f}' for value in cells)} |")
     print(f"\nsound against sound: {refused} of {len(pairs)} comparisons refused")
 
 
-def confusion(outcomes: list[Outcome]) -> None:
+def confusion(outcomes: list[Outcome], gates: tuple[str, ...]) -> None:
     """Gate against sabotage, in trainings refused; then the benchmark's result."""
     kinds = Counter(one.kind for one in outcomes)
     refusals = Counter((gate, one.kind) for one in outcomes for gate in one.refused_by)
     refused = Counter(one.kind for one in outcomes if one.refused_by)
     print(f"\n| gate | {' | '.join(f'{kind} ({count})' for kind, count in kinds.items())} |")
     print("|---" * (len(kinds) + 1) + "|")
-    for gate in ("no adapter", *checks(GateConfig)):
+    for gate in ("no adapter", *gates):
         if any(refusals[gate, kind] for kind in kinds):
             print(f"| {gate} | {' | '.join(str(refusals[gate, kind]) for kind in kinds)} |")
     print(f"| any | {' | '.join(str(refused[kind]) for kind in kinds)} |")

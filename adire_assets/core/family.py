@@ -87,6 +87,8 @@ class Family:
                   folder); each gives the format's name
         trial     METRIC and DIRECTION ("minimize" or "maximize") that trials are compared by, a key
                   of what `run` gives; UNPRUNED_TRIALS, that nobody gives up; refusal(dataset)
+        sabotages sabotages(training): {name: `core.sabotage.Sabotage`}, for the benchmark of the
+                  gates; UNNEEDED, settings of a training that only cost time there
 
     What is served (see `serving.release`): the files of the folder `backend`, below the project or
     absolute, of which config.pbtxt is a template of `name` and the keys of `serving`; of the
@@ -127,6 +129,7 @@ class Family:
     engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     launch: Step | None = None  # without: a training is one process
     trial: Step | None = None  # without: `adire search` refuses
+    sabotages: Step | None = None
     formats: Step | None = None  # without: `adire export` and `adire import` refuse
 
     def schema(self) -> type[Any]:

@@ -37,6 +37,7 @@ FAMILY = Family(
     samples=_step("evaluation.samples"),
     release=_step("sampling"),
     golden=_step("evaluation.golden"),
+    sabotages=_step("sabotages"),
     shows=_step("shows"),
     judge_process=_step("evaluation.judge_process"),
     formats=_step("steps.exchange"),
