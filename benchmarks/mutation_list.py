@@ -41,10 +41,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a lock excludes others",
-        STORE,
+        "adire_assets/core/locks.py",
         "fcntl.flock(file, fcntl.LOCK_EX)",
         "fcntl.flock(file, fcntl.LOCK_SH)",
-        ("tests/core/test_store.py",),
+        ("tests/core/test_locks_contract.py",),
     ),
     Mutation(
         "a step's code is in its key",
@@ -365,7 +365,7 @@ MUTATIONS = (
     Mutation(
         "gc leaves what is served, was served before or stands by",
         "adire_assets/ops/gc.py",
-        "    for target in targets | set(plan.steps if plan else ()):\n",
+        "    for target in {*record.targets(project, model), *(plan.steps if plan else ())}:\n",
         "    for target in ():\n",
         ("tests/test_gc.py", "-k", "gone_back_to"),
     ),

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adire_assets.core import lineage, worker
+from adire_assets.core import job_folder, lineage
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
@@ -53,9 +53,11 @@ TRAINING: dict[str, Any] = {
 def start(folder: Path, arguments: dict[str, Any]) -> subprocess.Popen:
     job = Path(tempfile.mkdtemp(dir=folder))
     threads = lineage.threads()
-    worker.write_job(job, "adire_assets.families.diffusion.training.lora:train", arguments, threads)
+    job_folder.write_job(
+        job, "adire_assets.families.diffusion.training.lora:train", arguments, threads
+    )
     return subprocess.Popen(
-        worker.command(job, launcher=launcher("cpu", arguments["training"])),
+        job_folder.command(job, launcher=launcher("cpu", arguments["training"])),
         env={
             **os.environ,
             "OMP_NUM_THREADS": str(threads),

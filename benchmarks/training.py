@@ -41,9 +41,9 @@ import psutil
 import yaml
 
 from adire_assets.core import lineage
+from adire_assets.core.job_folder import command, write_job
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json
-from adire_assets.core.worker import command, write_job
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.dataset import build_dataset

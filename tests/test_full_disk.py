@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from adire_assets.cli import main
-from adire_assets.core.children import run_child
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
+from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store, write_json
 from adire_assets.gates import approvals
@@ -247,14 +247,9 @@ def test_what_is_on_a_disk_that_can_only_be_read_can_be_backed_up(
 
 
 def test_a_child_whose_disk_is_full_tells_it(project: Project, disk: Path) -> None:
-    jobs = project.root / "jobs"
-    jobs.mkdir()
-    arguments = {"folder": project.home}
+    roomy, arguments = Project(project.root, project.root / "roomy"), {"folder": project.home}
     with pytest.raises(UserError, match=r"is full; make room there"):
-        run_child(
-            project, jobs / "job", "tests.support.jobs:fill", arguments, threads=1, sources=ROOT,
-            progress=lambda message: None,
-        )  # fmt: skip
+        run_step(roomy, "tests.support.jobs:fill", arguments, progress=lambda message: None)
 
 
 def test_a_lock_that_there_is_needs_no_writing(project: Project, read_only: Project) -> None:

@@ -152,11 +152,11 @@ def test_a_resumed_search_tries_what_an_undisturbed_one_would(
     tried: list[dict] = []
 
     def train(*given: object, **_: object) -> dict:
-        training = given[3]["training"]  # type: ignore[index]
+        training = given[2]["training"]  # type: ignore[index]
         tried.append({name: training[name] for name in ("learning_rate", "rank", "optimizer")})
         return {"given_up_at": None, "validation_loss": training["learning_rate"] ** 2}
 
-    monkeypatch.setattr(search, "run_child", train)
+    monkeypatch.setattr(search, "run_step", train)
     monkeypatch.setattr(search.runs, "plain_run", lambda *_: "run")
     for name in ("log_parameters", "finish"):
         monkeypatch.setattr(search.runs, name, lambda *_: None)

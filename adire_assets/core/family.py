@@ -61,7 +61,7 @@ class Family:
 
         dataset   rebuild(source, output, config, progress)
         train     train(dataset, base_model, output, training, work, cache, device)
-        trial     run(storage, study, number, and what train is given)
+        trial     run(storage, study, number, and what train is given); storage: an SQLite file
         generate  draw(base_model, adapter, drawing, output, device)
                   measure(base_model, adapter, drawing, device)
         evaluate  score(dataset, adapter_images, base_images, judge, evaluation, output, device,

@@ -10,15 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.project import Project
+
+if TYPE_CHECKING:
+    from adire_assets.core.project import Project
 
 LOCK = "temporary-folders"  # held while a folder is made and locked, and while they are listed
 
 
 @contextmanager
-def temporary_folder(project: Project, parent: Path) -> Iterator[Path]:
+def temporary_folder(project: "Project", parent: Path) -> Iterator[Path]:
     """A new folder below `parent`, gone afterwards; what a killed process left there goes first."""
     parent.mkdir(parents=True, exist_ok=True)
     with abandoned_folders(project, parent) as folders:
@@ -33,7 +36,20 @@ def temporary_folder(project: Project, parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def abandoned_folders(project: Project, parent: Path) -> Iterator[list[Path]]:
+def scratch_folder(project: "Project", name: str) -> Iterator[Path]:
+    """An empty folder that one process has at a time, and that a killed one leaves to the next."""
+    folder = project.home / "work" / name
+    with project.locks.acquire(name):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def abandoned_folders(project: "Project", parent: Path) -> Iterator[list[Path]]:
     """The folders below `parent` that no living process owns; the caller owns them meanwhile."""
     with ExitStack() as held, project.locks.acquire(LOCK):
         folders = sorted(path for path in parent.glob("*") if path.is_dir())

@@ -43,8 +43,9 @@ PLUMBING = {
         *(
             f"core.{name}"
             for name in (
-                *("child_environment", "disk", "errors", "family", "files", "lineage", "locks"),
-                *("project", "readers", "records", "store", "worker"),
+                *("child_environment", "devices", "disk", "errors", "family", "files", "folders"),
+                *("job_folder", "lineage", "locks", "placement", "project", "readers", "records"),
+                *("store", "worker"),
             )
         ),
     )

@@ -1,5 +1,5 @@
 """Where a project lies: what users keep in git, what runs produce, and what stands behind the
-plugs (`Locks`, `Records`): the one place that chooses."""
+plugs (`Locks`, `Records`, `Placement`): the one place that chooses."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import spelled_as_on_disk
 from adire_assets.core.locks import FileLocks, Locks
+from adire_assets.core.placement import LocalPlacement, Placement
 from adire_assets.core.records import FileRecords, Records
 
 NOT_IN_A_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
@@ -56,6 +57,10 @@ class Project:
     @property
     def records(self) -> Records:
         return FileRecords(self.home, self.locks)
+
+    @property
+    def placement(self) -> Placement:
+        return LocalPlacement(self)
 
     def model_file(self, name: str) -> Path:
         return self.root / "configs" / "models" / f"{name}.yaml"

@@ -2,12 +2,11 @@
 
     python -m adire_assets.core.worker [--exec COMMAND ...] | JOB_FOLDER
 
-JOB_FOLDER holds job.json: {"function": "package.module:name", "arguments": {...}, "threads": n,
-"recorder": {"function": ..., "run_id": ...} or null}.
-The function is called as `name(**arguments, progress=progress)`; what it returns (JSON) is written
-to result.json, the text of a `UserError` to error.txt. `progress(message, pictures, **numbers)`
-prints a line (under Dagster Pipes into the Dagster log), and hands numbers and pictures to the
-recorder, which is called as `function(project, run_id, numbers, pictures, step)`.
+JOB_FOLDER is one of `core.job_folder`. The function is called as
+`name(**arguments, progress=progress)`; what it returns (JSON) is written to result.json, the text
+of a `UserError` to error.txt. `progress(message, pictures, **numbers)` prints a line (under Dagster
+Pipes into the Dagster log), and hands numbers and pictures to the recorder, which is called as
+`function(project, run_id, numbers, pictures, step)`.
 
 The child asks the kernel to be killed when its parent dies, so a crash, an out-of-memory kill or an
 interrupt of the parent leaves nothing behind that holds the device. `--exec` sets that up for a
@@ -25,15 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from adire_assets.core import lineage
 from adire_assets.core.child_environment import PARENT
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json, write_bytes, write_json
+from adire_assets.core.job_folder import ERROR, is_portable, located
 from adire_assets.core.project import Project
-from adire_assets.core.store import read_json, write_bytes, write_json
 
 PR_SET_PDEATHSIG = 1
-ERROR = "error.txt"
 REFUSED = 3  # the exit status that goes with it
 
 
@@ -83,64 +81,6 @@ def importing() -> Iterator[None]:
         gc.freeze()
 
 
-def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:
-    """The command line that carries out the job in `folder`, behind an optional launcher."""
-    if not launcher:
-        return [sys.executable, "-m", "adire_assets.core.worker", str(folder)]
-    guard = [sys.executable, "-m", "adire_assets.core.worker", "--exec"]
-    return [*guard, *launcher, "-m", "adire_assets.core.worker", str(folder)]
-
-
-def recorded_job(
-    function: str,
-    arguments: Mapping[str, Any],
-    places: Mapping[str, Path],
-    launcher: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """A job as plain JSON for a manifest, to be carried out elsewhere with `relocated_arguments`.
-
-    Each path must lie in one of the named `places`, and becomes {"place": name, "path": rest}.
-    """
-
-    def portable(value: Any) -> Any:
-        if not isinstance(value, Path):
-            return value
-        for name, folder in places.items():
-            if value.is_relative_to(folder):
-                return {"place": name, "path": value.relative_to(folder).as_posix()}
-        raise ValueError(f"{value} lies in none of the places {', '.join(places)}")
-
-    return {
-        "function": function,
-        "arguments": {name: portable(value) for name, value in arguments.items()},
-        "launcher": list(launcher[1:]),  # without the interpreter, which has another path elsewhere
-        "threads": lineage.threads(),
-    }
-
-
-def relocated_arguments(job: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
-    """The arguments of a recorded job, with its paths in `places` of here."""
-    return {
-        name: places[value["place"]] / value["path"]
-        if isinstance(value, dict) and value.keys() == {"place", "path"}
-        else value
-        for name, value in job["arguments"].items()
-    }
-
-
-def write_job(
-    folder: Path,
-    function: str,
-    arguments: dict[str, Any],
-    threads: int,
-    recorder: Mapping[str, str] | None = None,
-) -> None:
-    """Put a job into the empty `folder`; paths become strings."""
-    plain = {key: str(item) if isinstance(item, Path) else item for key, item in arguments.items()}
-    job = {"function": function, "arguments": plain, "threads": threads}
-    write_json(folder / "job.json", {**job, "recorder": recorder})
-
-
 def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     """Carry out the job in `folder`; False when the user must mend something first."""
     job = read_json(folder / "job.json")
@@ -159,7 +99,7 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     try:
         with importing():
             function = _named(job["function"])
-        result = function(**job["arguments"], progress=progress)
+        result = function(**_arguments(job["arguments"]), progress=progress)
         if _is_first():
             write_json(folder / "result.json", result)
     except UserError as error:
@@ -172,6 +112,16 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
         _refuse(folder, sentence)
         return False
     return True
+
+
+def _arguments(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a job, with its paths, as strings, in the home and the project of here."""
+    if not any(is_portable(value) for value in written.values()):
+        return dict(written)
+    project = Project.find()
+    places = {"home": project.home, "project": project.root}
+    found = {name: located(value, places) for name, value in written.items()}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in found.items()}
 
 
 def _named(function: str) -> Callable[..., Any]:
@@ -191,22 +141,6 @@ def _refuse(folder: Path, sentence: str) -> None:
 def _is_first() -> bool:
     """Whether this is the first, or the only one, of the processes that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def result_of(folder: Path) -> dict[str, Any]:
-    """What the job in `folder` returned, once it has ended.
-
-    UserError with the job's own sentence when it refused, and on a machine that only helped the
-    first one: what was made lies there.
-    """
-    if (refusal := folder / ERROR).is_file():
-        raise UserError(refusal.read_text(encoding="utf-8"))
-    try:
-        return read_json(folder / "result.json")
-    except FileNotFoundError:
-        raise UserError(
-            "this machine has done its share; the result lies on the one with ADIRE_MACHINE_RANK=0"
-        ) from None
 
 
 def main() -> None:

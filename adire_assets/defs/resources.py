@@ -3,8 +3,6 @@
 `project_root` is the folder that `Project.find` starts from.
 """
 
-import signal
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,16 +12,12 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
-from adire_assets.core import lineage
-from adire_assets.core.child_environment import child_environment
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
-from adire_assets.core.folders import temporary_folder
+from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store
-from adire_assets.core.worker import ERROR, RunWorker, command, result_of, write_job
-
-STOP_SECONDS = 20.0  # what an interrupted child may take to end
+from adire_assets.core.worker import RunWorker
 
 
 class ReferenceIOManager(dg.ConfigurableIOManager):
@@ -104,55 +98,17 @@ class ChildProcesses(dg.ConfigurableResource):
         **arguments: Any,
     ) -> dict[str, Any]:
         """The worker's result. UserError with its sentence when it refused."""
-        project = Project.find(Path(self.project_root))
-        threads = lineage.threads()
-        with temporary_folder(project, project.home / "jobs") as folder:
-            write_job(folder, function, arguments, threads, recorder)
-            status = _run_under_pipes(
-                context,
-                command(folder, launcher=launcher),
-                project.root,
-                child_environment(
-                    ADIRE_PROJECT=str(project.root),
-                    ADIRE_HOME=str(project.home),
-                    OMP_NUM_THREADS=str(threads),
-                    GOMP_SPINCOUNT=lineage.SPIN_COUNT,
-                    PYTHONPATH=str(project.root),
-                ),
+        with dg.open_pipes_session(
+            context=context,
+            context_injector=dg.PipesEnvContextInjector(),
+            message_reader=dg.PipesTempFileMessageReader(),
+        ) as session:
+            return run_step(
+                Project.find(Path(self.project_root)),
+                function,
+                arguments,
+                launcher=launcher,
+                recorder=recorder,
+                environment=session.get_bootstrap_env_vars(),
+                progress=partial(print, flush=True),
             )
-            if status and not (folder / ERROR).is_file():
-                raise UserError(
-                    f"the worker of {function.rpartition(':')[2]} ended unexpectedly (exit status "
-                    f"{status}); its own words stand in the terminal or the run's compute log above"
-                )
-            return result_of(folder)
-
-
-def _run_under_pipes(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
-    words: list[str],
-    folder: Path,
-    environment: dict[str, str],
-) -> int:
-    """The exit status of a child with this environment; an interrupt here interrupts it too.
-
-    Dagster's own subprocess client gives the child everything of the caller's environment.
-    """
-    with dg.open_pipes_session(
-        context=context,
-        context_injector=dg.PipesEnvContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
-    ) as session:
-        child = subprocess.Popen(
-            words, cwd=folder, env={**environment, **session.get_bootstrap_env_vars()}
-        )
-        try:
-            return child.wait()
-        except BaseException:
-            child.send_signal(signal.SIGINT)
-            try:
-                child.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            raise

@@ -16,6 +16,7 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import family_of, load_model
 from adire_assets.core import lineage
+from adire_assets.core.devices import exclusive_device
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -184,7 +185,7 @@ def parity_report(
     )
 
     def make(folder: Path) -> None:
-        with lock(project, "device"):
+        with exclusive_device(project.locks, device, every=True):
             facts = parity.compare_on_scratch_server(project, record, device, progress)
         write_json(folder / "parity.json", facts)
 

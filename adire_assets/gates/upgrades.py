@@ -12,12 +12,12 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import CompatibilityConfig
 from adire_assets.config.model import load_model
 from adire_assets.core import lineage
-from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.lineage import Recipe
+from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Built, Store, lock
+from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import Progress
 from adire_assets.gates import compatibility as rule
 from adire_assets.serving import release
@@ -102,16 +102,15 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        with lock(project, "device"):
-            run_worker(
-                step.job("redraw"),
-                golden=kept.path,
-                release=content.path,
-                base=base.path,
-                device=now["device"],
-                now=now,
-                output=folder,
-            )
+        run_worker(
+            step.job("redraw"),
+            golden=kept.path,
+            release=content.path,
+            base=base.path,
+            device=now["device"],
+            now=now,
+            output=folder,
+        )
         return {"golden_set": kept.reference()}
 
     return store.build(recipe, make)
@@ -122,15 +121,12 @@ def golden(project: Project, name: str, progress: Progress) -> tuple[str, Any]:
     the family's class `golden.Comparison`."""
     record = deployment.resolve_release(project, load_fleet(project), name)
     named = f"{record.model}@{record.number}"
-    with scratch_folder(project, f"golden-{record.model}-{record.number}") as work:
 
-        def run(function: str, **arguments: Any) -> dict[str, Any]:
-            then = _golden_set(project, record).json("golden.json")["threads"]
-            threads = then or lineage.threads()
-            job = work / "job"
-            return run_child(project, job, function, arguments, threads=threads, progress=progress)
+    def run(function: str, **arguments: Any) -> dict[str, Any]:
+        threads = _golden_set(project, record).json("golden.json")["threads"]
+        return run_step(project, function, arguments, threads=threads, progress=progress)
 
-        built = golden_report(project, record, run)
+    built = golden_report(project, record, run)
     if built.reused:
         progress(f"{named}: made again before with this software, on this machine")
     comparison = compared(project, record, built)

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.core.family import family
+from adire_assets.core.job_folder import recorded_job
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store
-from adire_assets.core.worker import recorded_job
 from adire_assets.tracking.dvc import versions
 
 

@@ -9,7 +9,7 @@ from adire_assets.core import lineage
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Built, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
@@ -65,7 +65,7 @@ def evaluation_report(
     of_base = replace(recipe, kind="base_statistics", inputs=shared)
 
     def make(folder: Path) -> dict[str, Any]:
-        with tracked(adapter.key) as run, lock(project, "device"):
+        with tracked(adapter.key) as run:
             run_worker(
                 plug.evaluate.job("score"),
                 dataset=dataset.path,

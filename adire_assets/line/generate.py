@@ -15,7 +15,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Built, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
 
@@ -44,15 +44,14 @@ def evaluation_images(
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        with lock(project, "device"):
-            run_worker(
-                family.generate.job("draw"),
-                base_model=base_weights.path,
-                adapter=adapter.path if adapter else None,
-                drawing=dict(drawing),
-                output=folder,
-                device=device,
-            )
+        run_worker(
+            family.generate.job("draw"),
+            base_model=base_weights.path,
+            adapter=adapter.path if adapter else None,
+            drawing=dict(drawing),
+            output=folder,
+            device=device,
+        )
         if adapter and (timings := read_json(folder / TIMINGS)):
             measurements.add(project, recipe.model, recipe.as_dict(), timings)
         return {name: artifact.reference() for name, artifact in made_from.items()}
@@ -79,14 +78,13 @@ def measure_again(
     _require_same_way(images, family, device)
     drawing = images.manifest["recipe"]
     first = measurements.of_images(project, images)
-    with lock(project, "device"):
-        timings = run_worker(
-            family.generate.job("measure"),
-            base_model=base_weights.path,
-            adapter=adapter.path,
-            drawing=drawing["config"],
-            device=device,
-        )
+    timings = run_worker(
+        family.generate.job("measure"),
+        base_model=base_weights.path,
+        adapter=adapter.path,
+        drawing=drawing["config"],
+        device=device,
+    )
     if not measurements.kept(project, images):
         for one in first:  # drawn before measurements were kept
             measurements.add(project, images.model, drawing, one)

@@ -6,10 +6,11 @@ from typing import Any
 
 from adire_assets.core import lineage
 from adire_assets.core.family import family
+from adire_assets.core.job_folder import recorded_job
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Built, Store, lock
-from adire_assets.core.worker import RunWorker, recorded_job
+from adire_assets.core.store import Artifact, Built, Store
+from adire_assets.core.worker import RunWorker
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
 
@@ -37,7 +38,7 @@ def lora_weights(
     work = project.home / "work" / recipe.key[:32]
 
     def make(folder: Path) -> dict[str, Any]:
-        with tracked(recipe.key) as run, lock(project, "device"):
+        with tracked(recipe.key) as run:
             run.set_tags(_training_tags(project, recipe, dataset, base_weights))
             run.log_params(settings["training"])
             device = settings["device"]

@@ -3,21 +3,21 @@
     collect_garbage(project, keep=3, dry_run=True)    one line for each thing, and how much it is
 
 Whatever is deleted is locked from the decision to the deletion: an artifact by
-`readers.exclusive`, what a training uses by the lock of the device, a scratch folder by its own
+`readers.exclusive`, what a training uses by the locks of the devices, a scratch folder by its own
 lock, a base in a slot by the lock of installations. What is in use stays, and is reported.
 """
 
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.home import load_home
-from adire_assets.core import folders, readers
+from adire_assets.core import devices, folders, readers
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import KEY_DIGITS, Artifact, Store
@@ -189,12 +189,13 @@ def _unfinished(project: Project, dry_run: bool) -> Iterator[Freed]:
 def _what_saves_time(
     project: Project, cache_bytes: int, checkpoint_bytes: int, dry_run: bool
 ) -> Iterator[Freed | str]:
-    """Caches and checkpoints; trainings and evaluations use them under the device's lock."""
+    """Caches and checkpoints; trainings and evaluations use them under a device's lock."""
     cache, checkpoints = project.home / "cache", _checkpoints(project)
     if not cache.is_dir() and not checkpoints:
         return
-    with project.locks.try_acquire("device") as ours:
-        if not ours:
+    with ExitStack() as held:
+        names = (*devices.locks_of("cpu"), *devices.locks_of("cuda"))
+        if not all(held.enter_context(project.locks.try_acquire(name)) for name in names):
             yield (
                 "cache and checkpoints: left as they are, since a training or an evaluation uses "
                 "them; run `adire gc` again when it has ended"

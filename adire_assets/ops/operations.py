@@ -11,11 +11,11 @@ from typing import Any
 
 from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
 from adire_assets.config.model import family_of, load_model, misnamed, model_names
-from adire_assets.core.children import run_child, scratch_folder
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import family
-from adire_assets.core.lineage import NOT_LIBRARIES, code_hash, environment, threads
+from adire_assets.core.lineage import NOT_LIBRARIES, code_hash, environment
+from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.worker import Progress
@@ -242,13 +242,11 @@ def measure(project: Project, name: str, progress: Progress) -> str:
     before = measurements.timings_of(project, evaluation).get(mean)
     if before is None:
         raise UserError(f"{name}: its adapter is not sound, so no {answer} was made or timed")
-    with scratch_folder(project, f"measure-{evaluation.key[:12]}") as work:
 
-        def run(function: str, **arguments: Any) -> dict[str, Any]:
-            job, cores = work / "job", threads()
-            return run_child(project, job, function, arguments, threads=cores, progress=progress)
+    def run(function: str, **arguments: Any) -> dict[str, Any]:
+        return run_step(project, function, arguments, progress=progress)
 
-        timings = measure_again(project, evaluation, run)
+    timings = measure_again(project, evaluation, run)
     if run_id := runs.find_run(
         project, evaluation.model, evaluation.manifest["lora_weights"]["key"]
     ):

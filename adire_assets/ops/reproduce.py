@@ -16,18 +16,19 @@ changes; the work is done in <home>/work/reproduce-<model>-<release> and removed
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adire_assets.config.model import family_of
-from adire_assets.core import lineage, worker
-from adire_assets.core.children import run_child, scratch_folder
+from adire_assets.core import job_folder, lineage
 from adire_assets.core.errors import UserError
+from adire_assets.core.folders import scratch_folder
+from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
-from adire_assets.core.store import NOT_CONTENT, Artifact, Store, lock
+from adire_assets.core.store import NOT_CONTENT, Artifact, Store
 from adire_assets.core.worker import Progress
 from adire_assets.serving import client, release
 from adire_assets.serving.release import ReleaseRecord
@@ -65,7 +66,7 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
     _require_served(store, record, adapter, weights)
     _require_same_environment(name, manifest)
     work = f"reproduce-{record.model}-{record.number}"
-    with scratch_folder(project, work) as scratch, ExitStack() as held:
+    with scratch_folder(project, work) as scratch:
         places = {"output": scratch / "output", "work": scratch / "checkpoints"}
         places["output"].mkdir()
         for kind, provide in (("base_model", _base_model), ("dataset", _dataset)):
@@ -73,8 +74,7 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
             places[kind] = provide(project, made_from, scratch, progress)
         sources = _lay_out(adapter, scratch / "training")
         progress(f"training: the recorded sources, on {manifest['job']['threads']} threads")
-        held.enter_context(lock(project, "device"))
-        _run(project, manifest["job"], places, sources, scratch, progress)
+        _run(project, manifest["job"], places, sources, progress)
         files = lineage.folder_digest(places["output"], NOT_CONTENT)[1]
     return Reproduction(name, files.get(weights[0], ""), _difference(manifest, files, weights))
 
@@ -206,9 +206,9 @@ def _dataset(project: Project, recorded: Artifact, scratch: Path, progress: Prog
         "threads": manifest["job"]["threads"],
     }
     today = Path(__file__).parents[2]
-    _run(project, export, {}, today, scratch, progress)
+    _run(project, export, {}, today, progress)
     sources = _lay_out(recorded, scratch / "preparation")
-    _run(project, manifest["job"], places, sources, scratch, progress)
+    _run(project, manifest["job"], places, sources, progress)
     difference = _difference(manifest, lineage.folder_digest(places["output"], NOT_CONTENT)[1])
     if difference:
         raise UserError(f"the dataset comes out otherwise than the one of then: {difference}")
@@ -233,19 +233,18 @@ def _run(
     job: Mapping[str, Any],
     places: Mapping[str, Path],
     sources: Path,
-    scratch: Path,
     progress: Progress,
 ) -> None:
     """Carry out a recorded job in a child that imports the project's modules from `sources`."""
-    run_child(
+    launcher = job["launcher"]
+    run_step(
         project,
-        scratch / f"job-{job['function'].rpartition(':')[2]}",
         job["function"],
-        worker.relocated_arguments(job, places),
+        {name: job_folder.located(value, places) for name, value in job["arguments"].items()},
         threads=job["threads"],
-        launcher=job["launcher"],
+        launcher=(sys.executable, *launcher) if launcher else (),
         sources=sources,
-        progress=progress,
+        progress=lambda line: progress(f"  {line}"),
     )
 
 

@@ -23,11 +23,11 @@ from adire_assets.config.model import ModelConfig, family_of, load_model
 from adire_assets.config.search import SearchConfig
 from adire_assets.config.yaml_file import Strict, idle, without_idle
 from adire_assets.core import lineage
-from adire_assets.core.children import run_child
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.lineage import Recipe
+from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, lock, write_bytes
 from adire_assets.core.worker import Progress
@@ -77,7 +77,7 @@ def search(
             chosen = _chosen(trial, config.search, schema)
             progress(f"trial {len(_ended(study)) + 1} of {wanted}: {_words(chosen)}")
             jobs = project.home / "jobs"
-            with temporary_folder(project, jobs) as scratch, lock(project, "device"):
+            with temporary_folder(project, jobs) as scratch:
                 _carry_out(
                     project, plug, study, trial, without_idle(schema, common | chosen), dataset,
                     base, device, parent, scratch, progress,
@@ -196,12 +196,11 @@ def _carry_out(
     (scratch / "output").mkdir()
     launcher, settings = plug.launched(training, device, base.path)
     try:
-        result = run_child(
+        result = run_step(
             project,
-            scratch / "job",
             plug.trial.job("run"),
             {
-                "storage": f"sqlite:///{project.home / 'search'}/{study.study_name}.db",
+                "storage": project.home / "search" / f"{study.study_name}.db",
                 "study": study.study_name,
                 "number": trial.number,
                 "dataset": dataset.path,
@@ -212,10 +211,9 @@ def _carry_out(
                 "cache": project.home / "cache",
                 "device": device,
             },
-            threads=lineage.threads(),
-            launcher=launcher[1:],
+            launcher=launcher,
             recorder=runs.recorder(run),
-            progress=progress,
+            progress=lambda line: progress(f"  {line}"),
         )
     except UserError as refused:
         progress(f"  refused: {refused}")

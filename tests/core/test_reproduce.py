@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from adire_assets.core import lineage, readers
-from adire_assets.core.children import run_child
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
+from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
@@ -55,15 +55,7 @@ def in_child(project: Project) -> RunWorker:
     def run(
         function: str, *, launcher: tuple[str, ...] = (), recorder: object, **arguments: Any
     ) -> dict[str, Any]:
-        return run_child(
-            project,
-            project.home / "job",
-            function,
-            arguments,
-            threads=lineage.threads(),
-            launcher=launcher[1:],
-            progress=silent,
-        )
+        return run_step(project, function, arguments, launcher=launcher, progress=silent)
 
     return run
 

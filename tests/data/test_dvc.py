@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.core import worker
+from adire_assets.core import job_folder
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.tracking.dvc import working_tree
@@ -388,8 +388,8 @@ def test_pull_is_a_worker_function_and_its_errors_are_sentences(project, tmp_pat
     job = tmp_path / "job"
     job.mkdir()
     arguments = {"root": project.root, "targets": ["data.dvc"]}
-    worker.write_job(job, "adire_assets.tracking.dvc.pull:pull", arguments, 1)
-    done = subprocess.run(worker.command(job), capture_output=True, text=True, cwd=tmp_path)
+    job_folder.write_job(job, "adire_assets.tracking.dvc.pull:pull", arguments, 1)
+    done = subprocess.run(job_folder.command(job), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert (job / "error.txt").read_text().startswith("data.dvc: no DVC remote is configured")

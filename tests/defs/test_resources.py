@@ -79,7 +79,7 @@ def test_a_crash_says_where_its_words_stand(
 ) -> None:
     told = failure(project, "crash", processes)
     assert told.startswith("the worker of crash ended unexpectedly (exit status ")
-    assert "the vat leaks" in capfd.readouterr().err
+    assert "the vat leaks" in capfd.readouterr().out
 
 
 def test_the_callers_environment_does_not_reach_a_child(
@@ -91,5 +91,5 @@ def test_the_callers_environment_does_not_reach_a_child(
     monkeypatch.setenv("ADIRE_DEVICE", "cpu")
     found = carried_out(project, "surroundings")[1]
     assert not {"VIRTUAL_ENV", "GIT_DIR"} & found.keys()
-    assert found["PYTHONPATH"] == str(project.root)
+    assert found["PYTHONPATH"] == str(ROOT)
     assert found["ADIRE_DEVICE"] == "cpu"

@@ -20,7 +20,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.numpy import load_file
 
-from adire_assets.core import worker
+from adire_assets.core import job_folder
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training import objectives
@@ -310,8 +310,10 @@ def start(folder: Path, given: dict[str, Any], hash_seed: str) -> subprocess.Pop
     """A process whose child is the training, in a worker."""
     job = folder / "job"
     job.mkdir(parents=True, exist_ok=True)
-    worker.write_job(job, "adire_assets.families.diffusion.training.lora:train", given, threads=1)
-    command = worker.command(job, launcher=launcher("cpu", given["training"]))
+    job_folder.write_job(
+        job, "adire_assets.families.diffusion.training.lora:train", given, threads=1
+    )
+    command = job_folder.command(job, launcher=launcher("cpu", given["training"]))
     wait = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
     return subprocess.Popen(
         [sys.executable, "-c", wait, *command],

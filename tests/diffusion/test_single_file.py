@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adire_assets.core import worker
+from adire_assets.core import job_folder, worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import file_digest, folder_digest
 from adire_assets.core.project import Project
@@ -187,8 +187,8 @@ def run_worker(function: str, **arguments: Any) -> dict[str, Any]:
     """A worker child, as Dagster starts it."""
     folder = Path(arguments["output"]).parents[4] / "job"
     folder.mkdir()
-    worker.write_job(folder, function, arguments, threads=1)
-    done = subprocess.run(worker.command(folder), check=False)
+    job_folder.write_job(folder, function, arguments, threads=1)
+    done = subprocess.run(job_folder.command(folder), check=False)
     if done.returncode == worker.REFUSED:
         raise UserError((folder / "error.txt").read_text())
     return read_json(folder / "result.json")

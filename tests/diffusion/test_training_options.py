@@ -18,7 +18,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.numpy import load_file
 
-from adire_assets.core import worker
+from adire_assets.core import job_folder, worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.artifacts import link_weights
@@ -366,11 +366,11 @@ def train_on(
         monkeypatch.setenv("ADIRE_MACHINE_RANK", str(rank))
         monkeypatch.setenv("PYTHONUNBUFFERED", "1")
         job = Path(tempfile.mkdtemp(dir=Path(given["output"]).parent))
-        worker.write_job(
+        job_folder.write_job(
             job, "adire_assets.families.diffusion.training.lora:train", given, threads=1
         )
         child = subprocess.Popen(
-            worker.command(job, launcher=launch.launcher("cpu", given["training"])),
+            job_folder.command(job, launcher=launch.launcher("cpu", given["training"])),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -435,8 +435,8 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
 def test_a_trial_in_two_processes_is_given_up_by_both(
     tmp_path: Path, random_base: Path, dataset: Path
 ) -> None:
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    study = optuna.create_study(study_name="cloth", storage=storage)
+    storage = tmp_path / "study.db"
+    study = optuna.create_study(study_name="cloth", storage=f"sqlite:///{storage}")
     for _ in range(UNPRUNED_TRIALS):  # that were better than this one can be
         better = study.ask()
         better.report(0.0, 2)
@@ -446,15 +446,17 @@ def test_a_trial_in_two_processes_is_given_up_by_both(
     )
     job = tmp_path / "job"
     job.mkdir()
-    arguments = {**given, "storage": storage, "study": "cloth", "number": study.ask().number}
+    arguments = {**given, "storage": str(storage), "study": "cloth", "number": study.ask().number}
     for told_by_artifacts in ("base", "variant", "resolution"):
         del arguments[told_by_artifacts]
     arguments["base_model"] = str(link_weights(random_base, None, tmp_path / "base_model"))
-    worker.write_job(job, "adire_assets.families.diffusion.steps.trial:run", arguments, threads=2)
-    command = worker.command(job, launcher=launch.launcher("cpu", given["training"]))
+    job_folder.write_job(
+        job, "adire_assets.families.diffusion.steps.trial:run", arguments, threads=2
+    )
+    command = job_folder.command(job, launcher=launch.launcher("cpu", given["training"]))
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert worker.result_of(job) == {"validation_loss": None, "given_up_at": 2}
+    assert job_folder.result_of(job) == {"validation_loss": None, "given_up_at": 2}
 
 
 def test_mlflow_shows_validation_while_it_trains(
@@ -476,7 +478,7 @@ def test_mlflow_shows_validation_while_it_trains(
     )
     job = tmp_path / "job"
     job.mkdir()
-    worker.write_job(
+    job_folder.write_job(
         job,
         "adire_assets.families.diffusion.training.lora:train",
         given,

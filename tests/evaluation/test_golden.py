@@ -379,7 +379,7 @@ def test_the_same_software_draws_every_pixel_again_and_once(
     assert adire(monkeypatch, "golden", f"{MODEL}@1") == 0
     said = capsys.readouterr().out
     assert "drawing" not in said and "made again before" in said and "exact: 8 of 8" in said
-    assert not list((project.home / "work").iterdir())
+    assert not list((project.home / "jobs").iterdir())
 
 
 def test_a_changed_product_ends_with_status_1(

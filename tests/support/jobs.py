@@ -1,12 +1,27 @@
-"""Worker functions that do not end well, or tell of the child."""
+"""Worker functions: those that do not end well, and those that tell of the child."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.worker import Progress
+
+
+def echo(*, text: str, progress: Progress, **_: object) -> dict[str, str]:
+    progress(f"echo {text}")
+    return {"text": text}
+
+
+def device(*, device: str, progress: Progress) -> dict[str, str]:
+    progress("computing")
+    return {"device": device}
+
+
+def die(*, progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def refuse(*, progress: Progress) -> None:

@@ -36,7 +36,7 @@ def run(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS)
-    opened = optuna.load_study(study_name=study, storage=storage, pruner=pruner)
+    opened = optuna.load_study(study_name=study, storage=f"sqlite:///{storage}", pruner=pruner)
     [found] = [trial for trial in opened.trials if trial.number == number]
     trial = optuna.Trial(opened, found._trial_id)
 

@@ -1,0 +1,56 @@
+"""What computes on this machine, and one lock for each of it: the CPU, and every GPU.
+
+Nothing here imports torch.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from adire_assets.core.locks import Locks
+
+CPU = "device"  # the lock of the CPU; a GPU's is device-<name>
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+LOOK_SECONDS = 0.5  # between two looks for a free GPU
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Empty where the driver names none, and then a child is told nothing.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    told = (path.read_text() for path in sorted(NVIDIA_GPUS.glob("*/information")))
+    return [found[1] for text in told if (found := re.search(r"GPU UUID:\s*(\S+)", text))]
+
+
+def locks_of(device: str) -> list[str]:
+    """The locks of all devices of a class: cpu, or cuda."""
+    return [CPU] if device == "cpu" else [f"{CPU}-{name}" for name in gpus() or ["cuda"]]
+
+
+@contextmanager
+def exclusive_device(locks: Locks, device: str, *, every: bool = False) -> Iterator[dict[str, str]]:
+    """Have a free device of a class alone, or `every` one of it; waits for it.
+
+    Gives what the environment of a child says of it.
+    """
+    names = locks_of(device)
+    if every or len(names) == 1:
+        with ExitStack() as held:
+            for name in sorted(names):  # in one order, so that no two wait for each other
+                held.enter_context(locks.acquire(name))
+            yield {}
+        return
+    while True:
+        for name in names:
+            with locks.try_acquire(name) as lease:
+                if lease:
+                    yield {"CUDA_VISIBLE_DEVICES": name.removeprefix(f"{CPU}-")}
+                    return
+        time.sleep(LOOK_SECONDS)

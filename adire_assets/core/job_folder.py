@@ -1,0 +1,105 @@
+"""The folder by which a job goes to its worker, and what it made of it comes back.
+
+    job.json        {"function": "package.module:name", "arguments": {...}, "threads": n,
+                     "recorder": {"function": ..., "run_id": ...} or null}
+    result.json     what the function returned, or
+    error.txt       the sentence with which it refused
+
+A path among the arguments is {"place": "home" or "project", "path": the rest}, so that a job can be
+carried out wherever both are.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json, write_json
+
+ERROR = "error.txt"
+
+
+def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:
+    """The command line that carries out the job in `folder`, behind an optional launcher."""
+    if not launcher:
+        return [sys.executable, "-m", "adire_assets.core.worker", str(folder)]
+    guard = [sys.executable, "-m", "adire_assets.core.worker", "--exec"]
+    return [*guard, *launcher, "-m", "adire_assets.core.worker", str(folder)]
+
+
+def portable(value: Any, places: Mapping[str, Path]) -> Any:
+    """A path in one of the named places as {"place": name, "path": rest}; any other value as it
+    is. ValueError for a path that lies in none."""
+    if not isinstance(value, Path):
+        return value
+    for name, folder in places.items():
+        if value.is_relative_to(folder):
+            return {"place": name, "path": value.relative_to(folder).as_posix()}
+    raise ValueError(f"{value} lies in none of the places {', '.join(places)}")
+
+
+def located(value: Any, places: Mapping[str, Path]) -> Any:
+    """What was made `portable`, as a path in the places of here."""
+    return places[value["place"]] / value["path"] if is_portable(value) else value
+
+
+def is_portable(value: Any) -> bool:
+    """Whether `portable` made this value of a path."""
+    return isinstance(value, dict) and value.keys() == {"place", "path"}
+
+
+def recorded_job(
+    function: str,
+    arguments: Mapping[str, Any],
+    places: Mapping[str, Path],
+    launcher: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """A job as plain JSON for a manifest, to be carried out elsewhere with its arguments `located`.
+
+    Each path must lie in one of the named `places`.
+    """
+    return {
+        "function": function,
+        "arguments": {name: portable(value, places) for name, value in arguments.items()},
+        "launcher": list(launcher[1:]),  # without the interpreter, which has another path elsewhere
+        "threads": lineage.threads(),
+    }
+
+
+def write_job(
+    folder: Path,
+    function: str,
+    arguments: Mapping[str, Any],
+    threads: int,
+    recorder: Mapping[str, str] | None = None,
+    places: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
+    """Put a job into the empty `folder`. Paths in the `places` home and project become relative to
+    them; others, which only the user can have named, become strings."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path) and not any(map(value.is_relative_to, places.values())):
+            return str(value)
+        return portable(value, places)
+
+    job = {"function": function, "arguments": {k: plain(v) for k, v in arguments.items()}}
+    write_json(folder / "job.json", {**job, "threads": threads, "recorder": recorder})
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What the job in `folder` returned, once it has ended.
+
+    UserError with the job's own sentence when it refused, and on a machine that only helped the
+    first one: what was made lies there.
+    """
+    if (refusal := folder / ERROR).is_file():
+        raise UserError(refusal.read_text(encoding="utf-8"))
+    try:
+        return read_json(folder / "result.json")
+    except FileNotFoundError:
+        raise UserError(
+            "this machine has done its share; the result lies on the one with ADIRE_MACHINE_RANK=0"
+        ) from None
