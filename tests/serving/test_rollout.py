@@ -20,6 +20,7 @@ from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import controller, deployment, rollback, rollout
+from adire_assets.serving.slot_server import is_live
 from tests.support.house import TARGET, House, awaited
 from tests.support.light import MODEL, Behaviour, add_light
 
@@ -301,7 +302,7 @@ def test_a_killed_slot_comes_back_with_what_it_held(lit: House) -> None:
     stubs = {process.pid for process in lit.processes(slot)}
     with lit.requests_all_along():
         lit.tritonserver(slot).kill()
-        awaited(lambda: not lit.live_slot_client.control.live(), 20)
+        awaited(lambda: not is_live(lit.live_slot_client.config), 20)
         awaited(lambda: lit.differences() == [], 60)
     assert not stubs & {process.pid for process in lit.processes(slot)}
     assert lit.deploy(1).live == 1
