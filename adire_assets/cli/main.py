@@ -351,7 +351,7 @@ def demo() -> None:
     operations.demo(Project.find(), bring_live, say)
 
 
-def say(message: str, pictures: Path | None = None, **numbers: float) -> None:
+def say(message: str, shown: Path | None = None, **numbers: float) -> None:
     print(message, flush=True)
 
 

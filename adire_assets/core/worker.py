@@ -4,9 +4,9 @@
 
 JOB_FOLDER is one of `core.job_folder`. The function is called as
 `name(**arguments, progress=progress)`; what it returns (JSON) is written to result.json, the text
-of a `UserError` to error.txt. `progress(message, pictures, **numbers)` prints a line (under Dagster
-Pipes into the Dagster log), and hands numbers and pictures to the recorder, which is called as
-`function(project, run_id, numbers, pictures, step)`.
+of a `UserError` to error.txt. `progress(message, shown, **numbers)` prints a line (under Dagster
+Pipes into the Dagster log), and hands numbers and the folder `shown` to the recorder, which is
+called as `function(project, run_id, numbers, shown, step)`.
 
 The child asks the kernel to be killed when its parent dies, so a crash, an out-of-memory kill or an
 interrupt of the parent leaves nothing behind that holds the device. `--exec` sets that up for a
@@ -36,9 +36,9 @@ REFUSED = 3  # the exit status that goes with it
 
 
 class Progress(Protocol):
-    """Tells the user where a long step is: metrics of that moment, and a folder of pictures."""
+    """Tells the user where a long step is: metrics of that moment, and a folder of files."""
 
-    def __call__(self, message: str, pictures: Path | None = None, **numbers: float) -> None: ...
+    def __call__(self, message: str, shown: Path | None = None, **numbers: float) -> None: ...
 
 
 class RunWorker(Protocol):
@@ -54,7 +54,7 @@ class RunWorker(Protocol):
     ) -> dict[str, Any]: ...
 
 
-def print_progress(message: str, pictures: Path | None = None, **numbers: float) -> None:
+def print_progress(message: str, shown: Path | None = None, **numbers: float) -> None:
     """The progress of a function that is called outside a worker."""
     print(message, flush=True)
 
@@ -89,12 +89,12 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
     threads = max(job["threads"] // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
     os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_DYNAMIC": "FALSE"}
 
-    def progress(message: str, pictures: Path | None = None, **numbers: float) -> None:
+    def progress(message: str, shown: Path | None = None, **numbers: float) -> None:
         (log or print_progress)(message)
         if recorder := job["recorder"]:
             step = int(numbers.pop("step", 0))
             record = _named(recorder["function"])
-            record(Project.find(), recorder["run_id"], numbers, pictures, step)
+            record(Project.find(), recorder["run_id"], numbers, shown, step)
 
     try:
         with importing():

@@ -17,8 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 CARRIED = "project_files"  # of the installed package
 # A new project often lies in a clone of an empty repository, or has its environment already.
 BESIDE = (".git", ".venv")
-# Of the repository's dvc.yaml, which shows the house example.
-EXAMPLE, FIRST = "indigo", "indigo_sd15"
+EXAMPLE = "indigo"  # that the repository's dvc.yaml shows
 DVC = {
     ".dvc/config": "[core]\n    analytics = false\n",
     ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
@@ -46,9 +45,9 @@ def begin(directory: Path) -> list[str]:
                     path.rename(place / path.name)
     return [
         f"{directory} is a project; what comes next there:",
-        f"copy configs/models/{FIRST}.yaml to <name>.yaml, and name your images and base in it",
-        "put images into data/<name>/, then `git init` (DVC needs git), `dvc add data`, and commit",
-        "`adire up` starts the servers, `adire materialize <name>` goes from the images to them",
+        f"copy configs/models/{_first()}.yaml to <name>.yaml, and name your data and base in it",
+        "put files into data/<name>/, then `git init` (DVC needs git), `dvc add data`, and commit",
+        "`adire up` starts the servers, `adire materialize <name>` goes from the data to them",
     ]
 
 
@@ -70,6 +69,11 @@ def project_files() -> dict[str, Path]:
     return {target.removeprefix(start): checkout / source for source, target in listed.items()}
 
 
+def _first() -> str:
+    """The first of the example models that a project begins with."""
+    return min(Path(name).stem for name in project_files() if name.startswith("configs/models/"))
+
+
 def _write(folder: Path) -> None:
     for name, source in project_files().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ def _write(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     stages = folder / "dvc.yaml"
-    text = stages.read_text(encoding="utf-8").replace(EXAMPLE, FIRST)
+    text = stages.read_text(encoding="utf-8").replace(EXAMPLE, _first())
     stages.write_text(text, encoding="utf-8")
 
 

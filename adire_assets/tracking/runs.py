@@ -255,14 +255,14 @@ def record_progress(
     project: Project,
     run_id: str,
     numbers: Mapping[str, float],
-    pictures: Path | None,
+    shown: Path | None,
     step: int,
 ) -> None:
-    """Log a worker's numbers at `step`, and the PNG files in `pictures` below validation/."""
+    """Log a worker's numbers at `step`, and the files in the folder `shown` below validation/."""
     if numbers:
         log_metrics(project, run_id, numbers, step)
-    if pictures:
-        files = sorted(pictures.glob("*.png"))
+    if shown:
+        files = sorted(path for path in shown.iterdir() if path.is_file())
         log_artifacts(project, run_id, files, f"validation/step-{step:06}")
 
 
@@ -273,7 +273,7 @@ def log_tags(project: Project, run_id: str, tags: Mapping[str, Any]) -> None:
 
 
 def log_artifacts(project: Project, run_id: str, files: Iterable[Path], folder: str = "") -> None:
-    """Put files below `folder` of the run; images show inline. The same name replaces a file."""
+    """Put files below `folder` of the run. The same name replaces a file."""
     with client(project) as mlflow:
         for path in files:
             mlflow.log_artifact(run_id, str(path), folder or None)

@@ -145,7 +145,7 @@ def test_a_folder_in_place_of_the_dvc_file_is_told(project):
 
 
 def test_a_missing_dvc_file_an_empty_folder_and_a_path_outside_are_refused(project):
-    with pytest.raises(UserError, match="no files below data/blue: put the images there"):
+    with pytest.raises(UserError, match="no files below data/blue: put files there"):
         subtree(project, "data.dvc", "data/blue")
     with pytest.raises(UserError, match="pins data, which does not hold configs"):
         subtree(project, "data.dvc", "configs")

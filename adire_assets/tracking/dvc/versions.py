@@ -72,7 +72,7 @@ def subtree(project: Project, dvc_file: str, folder: str) -> Subtree:
     files = _below(prefix, listing(project, output))
     if not files:
         raise UserError(
-            f"{dvc_file} has no files below {folder}: put the images there and run "
+            f"{dvc_file} has no files below {folder}: put files there and run "
             f"`dvc add {typed(project, output.path)}`"
         )
     return Subtree(digest(files), output.md5, files)

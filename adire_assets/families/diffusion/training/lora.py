@@ -149,8 +149,8 @@ def train(
             with tempfile.TemporaryDirectory(dir=work) as adapter:
                 save_adapter(pipe, Path(adapter))
                 draw_validation(settings, Path(base), variant, Path(adapter), images, device)
-            shown = f"step {step}: drew {settings.num_validation_images} validation images"
-            tell(shown, pictures=images, step=step)
+            drew = f"step {step}: drew {settings.num_validation_images} validation images"
+            tell(drew, shown=images, step=step)
 
     history = loop.run(on_validation)
     accelerator.wait_for_everyone()
@@ -313,5 +313,5 @@ def _write_history(folder: Path, history: TrainingHistory, report: Mapping[str, 
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _say_nothing(message: str, pictures: Path | None = None, **numbers: float) -> None:
+def _say_nothing(message: str, shown: Path | None = None, **numbers: float) -> None:
     """The progress of all processes but the first."""

@@ -1,0 +1,53 @@
+"""A copy of the package without the diffusion family and the embedded base: what is left runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "adire_assets"
+GONE = ("families/diffusion", "embedded")
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+import adire_assets
+assert adire_assets.__path__ == [sys.argv[1]], adire_assets.__path__
+def fail(name): raise
+for found in pkgutil.walk_packages(adire_assets.__path__, "adire_assets.", onerror=fail):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+heavy = [name for name in ("torch", "diffusers", "transformers") if name in sys.modules]
+print(heavy)
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds the smaller package."""
+    root = tmp_path_factory.mktemp("copy")
+    shutil.copytree(PACKAGE, root / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in GONE:
+        shutil.rmtree(root / PACKAGE.name / folder)
+    return root
+
+
+def run(copy: Path, *words: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(copy), "ADIRE_PROJECT": str(copy)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=copy, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_that_is_left_can_be_imported(copy: Path) -> None:
+    assert run(copy, "-c", IMPORT_ALL, str(copy / PACKAGE.name)) == "[]\n"
+
+
+def test_the_command_line_has_no_command_of_what_is_gone(copy: Path) -> None:
+    told = run(copy, "-m", "adire_assets.cli", "--help")
+    assert "materialize" in told
+    for word in ("base-model", "sample-data", "diffusion", "Stable"):
+        assert word not in told
