@@ -130,8 +130,8 @@ class _Observed:
     def answer(
         self,
         explanation: str,
-        lower_bound: float | None,
-        smallest_effect: float | None,
+        lower_bound: float | None = None,
+        smallest_effect: float | None = None,
         *,
         passed: bool = False,
         decidable: bool = False,
@@ -232,25 +232,21 @@ def _compared(
         explanation = f"{values[0]:.4g} is the champion's: the answers are the same"
         return seen.answer(explanation, 0.0, 0.0, passed=True, decidable=True)
     if not np.isfinite(difference):
-        return seen.answer("is not a finite number on both sides, so it cannot pass", None, None)
+        return seen.answer("is not a finite number on both sides, so it cannot pass")
     changes = _changes(challenger, champion, design)
     if changes is not None and not changes.any():
         return _judged(seen, *_of_shares(seen, np.zeros(design.prompts), _range(challenger)))
     if design.prompts < MINIMUM_PROMPTS:
         return seen.answer(
             f"is {seen.values}, too small to decide: {design} are fewer than the "
-            f"{MINIMUM_PROMPTS} prompts that a comparison needs",
-            None,
-            None,
+            f"{MINIMUM_PROMPTS} prompts that a comparison needs"
         )
     drawn = sign * (challenger.value(design.weights) - champion.value(design.weights))
     spread = _spread(drawn, difference, design, confidence)
     if spread is None:
         return seen.answer(
             f"is {seen.values}, too small to decide: resampling {design} shows no spread or no "
-            "finite one; use more prompts",
-            None,
-            None,
+            "finite one; use more prompts"
         )
     lower, smallest = difference - spread[0], spread[1]
     if changes is not None and _few_carry(changes):
@@ -337,20 +333,18 @@ def _only(statistic: Statistic, chosen: np.ndarray) -> Statistic:
 
 def _equal(one: Statistic, other: Statistic) -> bool:
     """Whether each answer and each pair has the same value on both sides."""
-    parts = [(side.each, _off_diagonal(side.pairs), side.constant) for side in (one, other)]
-    return all(
-        first is second
-        if first is None or second is None
-        else np.array_equal(first, second, equal_nan=True)
-        for first, second in zip(*parts, strict=True)
-    )
+    constants = np.array(one.constant), np.array(other.constant)
+    return _same(one.each, other.each) and _pairs_equal(one, other) and _same(*constants)
 
 
 def _pairs_equal(one: Statistic, other: Statistic) -> bool:
-    first, second = _off_diagonal(one.pairs), _off_diagonal(other.pairs)
-    if first is None or second is None:
-        return first is second
-    return np.array_equal(first, second, equal_nan=True)
+    return _same(_off_diagonal(one.pairs), _off_diagonal(other.pairs))
+
+
+def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other, equal_nan=True)
 
 
 def _off_diagonal(pairs: np.ndarray | None) -> np.ndarray | None:
