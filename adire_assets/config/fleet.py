@@ -1,6 +1,7 @@
 """The schema of configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -200,11 +201,20 @@ class RolloutConfig(Strict):
 
 
 class TargetConfig(Strict):
-    """One place that serves: two slots behind a gateway, and how releases come to it."""
+    """One place that serves: two slots of each kind of server behind a gateway, and how releases
+    come to it."""
 
-    slots: Annotated[dict[Name, SlotConfig], Field(min_length=2, max_length=2)]
+    slots: Annotated[dict[Name, SlotConfig], Field(min_length=2)]
     gateway: GatewayConfig = GatewayConfig()
     rollout: RolloutConfig = RolloutConfig()
+
+    @field_validator("slots")
+    @classmethod
+    def _two_of_each_kind(cls, value: dict[str, SlotConfig]) -> dict[str, SlotConfig]:
+        for server, count in Counter(slot.server for slot in value.values()).items():
+            if count != 2:
+                raise ValueError(f"{count} with server: {server}; a target has two of each kind")
+        return value
 
     @model_validator(mode="after")
     def _answers_can_be_too_slow(self) -> "TargetConfig":

@@ -93,6 +93,8 @@ class Family:
     What is served (see `serving.release`): the files of the folder `backend`, below the project or
     absolute, of which config.pbtxt is a template of `name` and the keys of `serving`; of the
     modules `release.modules`, which import nothing of the project; and of the `adapter_files`.
+    `protocols` are those that a release is asked by (`serving.gateway.protocol`): it comes into
+    slots whose server speaks them all.
 
     What `score` writes is read by gates, report and comparison, for the answer "image":
 
@@ -127,6 +129,7 @@ class Family:
     shows: Step
     judge_process: Step
     engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    protocols: tuple[str, ...] = ("kserve-grpc", "kserve-http")
     launch: Step | None = None  # without: a training is one process
     trial: Step | None = None  # without: `adire search` refuses
     sabotages: Step | None = None

@@ -81,10 +81,24 @@ def server_of(slot: SlotConfig) -> SlotServer:
     return server_named(slot.server)
 
 
-def kind_speaking(protocols: Iterable[str]) -> str | None:
-    """The first kind of server that speaks all of these; None when there is none."""
-    wanted = set(protocols)
-    return next((kind for kind in SERVERS if wanted <= {*server_named(kind).protocols}), None)
+def speaks(kind: str, protocols: Iterable[str]) -> bool:
+    """Whether a kind of server speaks all of these."""
+    return set(protocols) <= set(server_named(kind).protocols)
+
+
+def slots_speaking(slots: Mapping[str, SlotConfig], protocols: Iterable[str]) -> list[str]:
+    """The names of the slots whose server speaks all of these."""
+    return [name for name, slot in slots.items() if speaks(slot.server, protocols)]
+
+
+def kind_speaking(protocols: Iterable[str]) -> str:
+    """The first kind of server that speaks all of these. UserError when there is none."""
+    for kind in SERVERS:
+        if speaks(kind, protocols):
+            return kind
+    raise UserError(
+        f"no kind of slot server speaks {', '.join(protocols)}; there are {', '.join(SERVERS)}"
+    )
 
 
 def address(slot: SlotConfig) -> str:

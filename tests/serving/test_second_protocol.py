@@ -4,21 +4,27 @@ import http.client
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adire_assets.config import fleet
-from adire_assets.config.fleet import SlotConfig
+from adire_assets.config.fleet import SLOT_PORTS, FleetConfig, SlotConfig, TargetConfig
+from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving import release
 from adire_assets.serving.fleet import guard
 from adire_assets.serving.fleet.scratch import scratch_server
-from adire_assets.serving.gateway import protocol
+from adire_assets.serving.gateway import config, protocol
 from adire_assets.serving.gateway.config import ServedModel
+from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.rollout import standby
 from adire_assets.serving.slot_server import is_live, server_of
 from tests.support.chat import PIECES, ChatServer
+from tests.support.ports import free_ports
 from tests.support.running_gateway import MODEL, SOUND, RunningGateway, before
 
 PATH = "/v1/chat/completions"
@@ -124,6 +130,48 @@ def test_a_second_kind_of_server_is_started_filled_and_gone(
         release.remove(folder[0], MODEL, 3)
         assert server_of(slot).reconcile(slot, folder[0], MODEL, 5) == set()
     assert not is_live(slot) and not guard.is_running(guard.mark(folder[0]))
+
+
+def test_a_release_comes_into_slots_whose_server_speaks_its_protocols(
+    chat: RunningGateway, tmp_path: Path
+) -> None:
+    ports = iter(free_ports(14))
+    slots = {
+        name: {"server": server, **{port: next(ports) for port in SLOT_PORTS}}
+        for name, server in (("a", "triton"), ("b", "triton"), ("c", "chat"), ("d", "chat"))
+    }
+    gateway = {"port": next(ports), "admin_port": next(ports)}
+    both = FleetConfig.model_validate({"targets": {"eu": {"slots": slots, "gateway": gateway}}})
+    served = [
+        ServedModel("cloth", {1: "a"}, {1: 100}),
+        ServedModel("letters", {2: "c"}, {2: 100}),
+    ]
+    target = both.targets["eu"]
+    made = config.clusters(target.gateway, target.slots, served)
+    ends = {one["name"]: len(one["load_assignment"]["endpoints"]) for one in made}
+    assert {name: n for name, n in ends.items() if "cloth" in name or "letters" in name} == {
+        "cloth-1": 2, "cloth-1-pinned": 1, "cloth-1-http": 2, "cloth-1-pinned-http": 1,
+        "letters-2-chat": 2, "letters-2-pinned-chat": 1,
+    }  # fmt: skip
+    checks = {one["name"]: one["health_checks"][0]["http_health_check"]["path"] for one in made}
+    assert checks["letters-2-chat"] == "/health" and checks["slots"] == "/v2/health/live"
+
+    project = Project(tmp_path, tmp_path / "home")
+    nothing = {"key": "", "content_hash": ""}
+    facts = dict.fromkeys(("repository", "adapter", "base_model", "evaluation", "verdict"), nothing)
+    release.write_record(
+        project,
+        ReleaseRecord("cloth", 1, **facts, mlflow_run_id=None, provenance={}, family="diffusion"),
+    )
+    state = DeploymentRecord("cloth", "eu")
+    assert standby.idle_slot(project, both, state, 1) == "a"
+    assert standby.idle_slot(project, both, replace(state, active="a"), 1) == "b"
+    texts = {name: slot for name, slot in slots.items() if slot["server"] == "chat"}
+    other = FleetConfig.model_validate({"targets": {"eu": {"slots": texts, "gateway": gateway}}})
+    with pytest.raises(UserError, match="asked by kserve-grpc, kserve-http, which no slot of eu"):
+        standby.idle_slot(project, other, state, 1)
+    with pytest.raises(ValueError, match="1 with server: chat; a target has two of each kind"):
+        TargetConfig.model_validate({"slots": {n: slots[n] for n in ("a", "b", "c")}})
 
 
 def test_a_target_refuses_a_kind_of_server_that_is_not_there() -> None:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from adire_assets.config.fleet import SERVERS
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.serving import release
 from adire_assets.serving.client import Generated, generate
 from adire_assets.serving.fleet.scratch import scratch_server
 from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.slot_server import kind_speaking
 
 LARGEST_DIFFERENCE = 2  # levels of 255, on the CPU
 SMALLEST_SSIM = 0.98  # with a GPU
@@ -41,7 +41,7 @@ def compare_on_scratch_server(
         return record.model
 
     progress(f"loading release {record.number} of {record.model} on a scratch Triton")
-    kind = next(iter(SERVERS))
+    kind = kind_speaking(release.family_of_release(project, record).protocols)
     with scratch_server(project, kind, device, fill, LOAD_SECONDS) as address:
         return compare_at(project, record, address, progress)
 

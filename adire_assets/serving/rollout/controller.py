@@ -147,7 +147,7 @@ class RolloutController:
         if before.rollout and before.rollout.number == rollout.number:
             time.sleep(TICK_SECONDS)
         elif before.live == rollout.number:
-            fresh = new_rollout(self.fleet, self.target, state, rollout.number, [])
+            fresh = new_rollout(self.project, self.fleet, self.target, state, rollout.number, [])
             fresh = replace(fresh, after=rollout.after, lease=rollout.lease)
             self._change(lambda now, _: record.with_rollout(fresh, replace(now, rollout=None)))
         else:

@@ -64,7 +64,7 @@ def begin(
             steps = {}
             for name, state in states.items():
                 if state.live != number and state.rollout is None:
-                    begun = new_rollout(fleet, name, state, number, list(missing))
+                    begun = new_rollout(project, fleet, name, state, number, list(missing))
                     steps[name] = Step(begin=begun)
                 if state.live != number:
                     missing.append(name)

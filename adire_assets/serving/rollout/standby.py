@@ -6,17 +6,32 @@ A slot that is killed costs no request as long as the other one has something to
 from collections.abc import Callable
 from dataclasses import replace
 
-from adire_assets.config.fleet import FleetConfig
+from adire_assets.config.fleet import FleetConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.record import DeploymentRecord
+from adire_assets.serving.slot_server import slots_speaking
 
 
-def idle_slot(fleet: FleetConfig, state: DeploymentRecord) -> str:
-    """The slot of the record's target that does not serve; the first before anything is live."""
-    return next(name for name in fleet.targets[state.target].slots if name != state.active)
+def idle_slot(project: Project, fleet: FleetConfig, state: DeploymentRecord, number: int) -> str:
+    """The slot of the record's target that does not serve, of those that can serve this release;
+    the first before anything is live. UserError when there are none."""
+    wanted = release.read_record(project, state.model, number)
+    target = fleet.targets[state.target]
+    names = list(target.slots)
+    # What a release of an earlier version is asked by, the one kind of server that there is speaks.
+    if wanted.family or len({slot.server for slot in target.slots.values()}) > 1:
+        protocols = release.family_of_release(project, wanted).protocols
+        names = slots_speaking(target.slots, protocols)
+        if not names:
+            raise UserError(
+                f"release {number} of {state.model} is asked by {', '.join(protocols)}, which no "
+                f"slot of {state.target} speaks; give it two slots of another `server` in "
+                f"{fleet_file_name()}"
+            )
+    return next(name for name in names if name != state.active)
 
 
 def restore_standby(
@@ -33,8 +48,10 @@ def restore_standby(
     """
 
     def stocked(state: DeploymentRecord) -> DeploymentRecord:
-        idle = idle_slot(fleet, state)
-        if state.live is None or state.rollout or idle in state.slots:
+        if state.live is None or state.rollout:
+            return state
+        idle = idle_slot(project, fleet, state, state.live)
+        if idle in state.slots:
             return state
         return replace(state, slots={**state.slots, idle: state.live})
 

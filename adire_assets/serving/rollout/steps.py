@@ -12,7 +12,12 @@ ALL_REQUESTS = [100]
 
 
 def new_rollout(
-    fleet: FleetConfig, target: str, state: DeploymentRecord, number: int, after: list[str]
+    project: Project,
+    fleet: FleetConfig,
+    target: str,
+    state: DeploymentRecord,
+    number: int,
+    after: list[str],
 ) -> Rollout:
     """A rollout as the fleet's description has it; `after`: the targets that come first."""
     config = fleet.targets[target].rollout
@@ -21,7 +26,7 @@ def new_rollout(
     return Rollout(
         number=number,
         origin=state.live,
-        slot=standby.idle_slot(fleet, state),
+        slot=standby.idle_slot(project, fleet, state, number),
         strategy=config.strategy,
         steps=list(steps),
         stage="waiting" if after else "loading",
@@ -43,7 +48,7 @@ def rollback_step(
     if state.slot_of(to) is not None:
         verdict = release.read_record(project, state.model, to).verdict
         return Step(leave=state.live, to=to, verdict=verdict, reason=reason)
-    slot = standby.idle_slot(fleet, state)
+    slot = standby.idle_slot(project, fleet, state, to)
     begin = Rollout(
         to, state.live, slot, record.ROLLBACK, list(ALL_REQUESTS), since=time.time(), reason=reason
     )
