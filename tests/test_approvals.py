@@ -690,7 +690,7 @@ def test_a_failed_deployment_is_tried_again_after_a_pause_and_a_carried_out_one_
         first = tick(house, instance)
         carry_out(instance, first, succeeds=False)
         assert "1 failed run(s), next attempt in" in tick(house, instance)
-        monkeypatch.setattr("adire_assets.defs.retries.FIRST_RETRY_SECONDS", 0)
+        monkeypatch.setattr("adire_assets.defs.ticks.FIRST_RETRY_SECONDS", 0)
         second = tick(house, instance)
         assert second.run_key != first.run_key and second.tags == first.tags
         carry_out(instance, second, succeeds=True)

@@ -10,12 +10,11 @@ from typing import Any
 
 import dagster as dg
 
-from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.defs.retries import seconds_until_retry
+from adire_assets.defs import ticks
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK
 from adire_assets.defs.sensors import APPROVAL_TAG, MODEL_TAG
-from adire_assets.gates import approvals, clean_commit, policy_comparison
+from adire_assets.gates import approvals, policy_comparison
 from adire_assets.serving.release import ReleaseRecord
 
 APPROVAL_CHECK = "human_approval"
@@ -61,55 +60,38 @@ def deployment_job(model: str) -> Any:
 def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefinition:
     """The sensor `<model>_approval`."""
 
-    @dg.sensor(
-        name=f"{model}_approval",
-        job_name=job_name,
-        minimum_interval_seconds=10,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Deploys a release of {model} when a person has approved it.",
+    @ticks.sensor(
+        f"{model}_approval",
+        job_name,
+        f"Deploys a release of {model} when a person has approved it.",
     )
-    def approval(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        try:
-            found = approvals.resumable(project, model)
-            waiting = [approvals.sentence(one) for one in approvals.waiting(project, model)]
-        except UserError as error:
-            return dg.SkipReason(str(error))
+    def approval(context: dg.SensorEvaluationContext) -> dg.RunRequest | str:
+        found = approvals.resumable(project, model)
         if found is None:
-            return dg.SkipReason("; ".join(waiting) or "no release waits for an approval")
-        runs = context.instance.get_run_records(
-            dg.RunsFilter(tags={MODEL_TAG: model}), limit=1, ascending=False
-        )
+            waiting = [approvals.sentence(one) for one in approvals.waiting(project, model)]
+            return "; ".join(waiting) or "no release waits for an approval"
+        runs = ticks.runs_of(context, MODEL_TAG, model, limit=1)
         if runs and not runs[0].dagster_run.is_finished:
-            return dg.SkipReason(f"run {runs[0].dagster_run.run_id[:8]} is under way")
+            return f"{ticks.short(runs[0])} is under way"
         release = f"release {found.record.number}"
-        tried = context.instance.get_run_records(dg.RunsFilter(tags={APPROVAL_TAG: found.key}))
+        tried = ticks.runs_of(context, APPROVAL_TAG, found.key)
         if tried and tried[0].dagster_run.is_success:
-            run = tried[0].dagster_run.run_id[:8]
-            return dg.SkipReason(f"{release} was approved, and run {run} has done its part")
-        if tried and (left := seconds_until_retry(tried)) > 0:
-            return dg.SkipReason(
+            return f"{release} was approved, and {ticks.short(tried[0])} has done its part"
+        if tried and (left := ticks.seconds_until_retry(tried)) > 0:
+            return (
                 f"{release} is approved: {len(tried)} failed run(s), next attempt in {left:.0f} s"
             )
-        try:
-            hindrance = clean_commit.refusal(project, model)
-        except UserError as error:
-            hindrance = str(error)
-        if hindrance:
-            return dg.SkipReason(f"{release} is approved; {hindrance}")
+        if hindrance := ticks.hindrance(project, model):
+            return f"{release} is approved; {hindrance}"
+        tags = {APPROVAL_TAG: found.key, "adire/why": f"{release} is approved"}
+        if told := policy_comparison.current_sentence(project, model):
+            tags["adire/policy"] = told
         config = {"config": {"release": found.record.number}}
         return dg.RunRequest(
             # Each approval and each attempt has its own: one that was seen is never seen again.
             run_key=f"{found.key}-{len(tried)}",
             run_config={"ops": {f"{model}__deployed_model": config}},
-            tags={
-                APPROVAL_TAG: found.key,
-                "adire/why": f"{release} is approved",
-                **(
-                    {"adire/policy": told}
-                    if (told := policy_comparison.current_sentence(project, model))
-                    else {}
-                ),
-            },
+            tags=tags,
         )
 
     return approval

@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,17 +112,9 @@ def _bound(project: Project, run_id: str) -> "type[MlFlow]":
     from dagster_mlflow.resources import MlFlow
 
     class BoundMlFlow(MlFlow):
-        @staticmethod
-        def log_params(params: Mapping[str, Any]) -> None:
-            runs.log_parameters(project, run_id, params)
-
-        @staticmethod
-        def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-            runs.log_metrics(project, run_id, metrics, step)
-
-        @staticmethod
-        def set_tags(tags: Mapping[str, Any]) -> None:
-            runs.log_tags(project, run_id, tags)
+        log_params = staticmethod(partial(runs.log_parameters, project, run_id))
+        log_metrics = staticmethod(partial(runs.log_metrics, project, run_id))
+        set_tags = staticmethod(partial(runs.log_tags, project, run_id))
 
         @staticmethod
         def log_artifact(local_path: str, artifact_path: str | None = None) -> None:

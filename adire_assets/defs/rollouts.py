@@ -15,7 +15,8 @@ import dagster as dg
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.defs.retries import seconds_until_retry
+from adire_assets.core.shown import table
+from adire_assets.defs import ticks
 from adire_assets.gates import policy_comparison
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.line import deploy
@@ -82,21 +83,12 @@ def outcome(number: int, records: Sequence[DeploymentRecord]) -> tuple[bool, str
     else:
         where = ", ".join(state.target for state in records)
         sentence = f"release {number} is live on {where}"
-    lines = [
-        "| target | at | percent | decision | why |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {one['target']} | {one['at']} | {one['percent']} | {one['decision']} | "
-            f"{one['sentence']} |"
-            for one in decisions
-        ),
-    ]
     metadata: dict[str, Any] = {
         "live": {state.target: state.live for state in records},
         "since": {state.target: state.since for state in records},
     }
     if decisions:
-        metadata["decisions"] = dg.MetadataValue.md("\n".join(lines))
+        metadata["decisions"] = dg.MetadataValue.md(table(("target", *COLUMNS), decisions))
     return not sent_back, sentence, metadata
 
 
@@ -150,58 +142,53 @@ def _age(at: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
 
 
-def _finishing(
-    context: dg.SensorEvaluationContext, model: str, plan: Plan
-) -> dg.RunRequest | dg.SkipReason:
+def _finishing(context: dg.SensorEvaluationContext, model: str, plan: Plan) -> dg.RunRequest | str:
     """A run that does what a plan lacks outside the records; later again when that has failed."""
     key = f"{model}-{plan.token}-{plan.at}"
-    tried = context.instance.get_run_records(dg.RunsFilter(tags={PLAN_TAG: key}))
-    age = time.time() - tried[0].create_timestamp.timestamp() if tried else 0.0
-    if tried and not tried[0].dagster_run.is_finished and age < LONGEST_FINISH_SECONDS:
-        return dg.SkipReason(f"run {tried[0].dagster_run.run_id[:8]} finishes: {plan.pending}")
-    if tried and (wait := seconds_until_retry(tried)) > 0:
-        return dg.SkipReason(
+    tried = ticks.runs_of(context, PLAN_TAG, key)
+    if tried and not tried[0].dagster_run.is_finished and _young(tried[0], LONGEST_FINISH_SECONDS):
+        return f"{ticks.short(tried[0])} finishes: {plan.pending}"
+    if tried and (wait := ticks.seconds_until_retry(tried)) > 0:
+        return (
             f"unfinished: {plan.pending}: {len(tried)} run(s) have tried, next attempt in "
             f"{wait:.0f} s"
         )
     return dg.RunRequest(tags={PLAN_TAG: key, "adire/why": f"unfinished: {plan.pending}"})
 
 
+def _young(run: dg.RunRecord, seconds: float) -> bool:
+    return time.time() - run.create_timestamp.timestamp() < seconds
+
+
 def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.SensorDefinition:
     """The sensor `<model>_rollout`."""
 
-    @dg.sensor(
-        name=f"{model}_rollout",
-        job_name=job.name,
-        minimum_interval_seconds=10,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Goes on with a rollout or rollback of {model} whose process has died.",
+    @ticks.sensor(
+        f"{model}_rollout",
+        job.name,
+        f"Goes on with a rollout or rollback of {model} whose process has died.",
     )
-    def left(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        try:
-            states = [record.read(project, target, model) for target in load_fleet(project).targets]
-            plan = record.read_plan(project, model)
-        except UserError as error:
-            return dg.SkipReason(str(error))
+    def left(context: dg.SensorEvaluationContext) -> dg.RunRequest | str:
+        states = [record.read(project, target, model) for target in load_fleet(project).targets]
+        plan = record.read_plan(project, model)
         under_way = [state for state in states if state.rollout]
         late = plan and plan.pending and _age(plan.at) > FINISHED_WITHIN_SECONDS
         if plan and late and not under_way:
             return _finishing(context, model, plan)
-        left = [s for s in under_way if s.rollout and s.rollout.abandoned()]
         # The targets that wait are carried out by who has the first of them.
-        if not under_way or under_way[0] not in left:
-            return dg.SkipReason("no rollout was left")
-        runs = context.instance.get_run_records(
-            dg.RunsFilter(tags={ROLLOUT_TAG: model}), limit=1, ascending=False
-        )
-        if runs and not runs[0].dagster_run.is_finished:
-            age = time.time() - runs[0].create_timestamp.timestamp()
-            if age < TAKES_LEASE_WITHIN_SECONDS:
-                return dg.SkipReason(f"run {runs[0].dagster_run.run_id[:8]} takes it over")
-        state = under_way[0]
+        first = under_way[0] if under_way else None
+        if first is None or first.rollout is None or not first.rollout.abandoned():
+            return "no rollout was left"
+        runs = ticks.runs_of(context, ROLLOUT_TAG, model, limit=1)
+        if (
+            runs
+            and not runs[0].dagster_run.is_finished
+            and _young(runs[0], TAKES_LEASE_WITHIN_SECONDS)
+        ):
+            return f"{ticks.short(runs[0])} takes it over"
         # A release that serves is watched, whatever is committed; whose limits watch it is told.
         files = policy_comparison.uncommitted(project, model)
         told = {"adire/uncommitted": file_list(files)} if files else {}
-        return dg.RunRequest(tags={"adire/target": state.target, **told})
+        return dg.RunRequest(tags={"adire/target": first.target, **told})
 
     return left

@@ -19,7 +19,7 @@ from adire_assets.config.model import family_of, load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.defs.retries import seconds_until_retry
+from adire_assets.defs import ticks
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.gates import approvals, clean_commit, policy_comparison
 from adire_assets.gates.policy_comparison import VERDICT
@@ -33,74 +33,73 @@ LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as s
 def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefinition:
     """The sensor `<model>_changes` that starts `job_name`."""
 
-    @dg.sensor(
-        name=f"{model}_changes",
-        job_name=job_name,
-        minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Starts the line of {model} when its data, config, base or code change.",
+    @ticks.sensor(
+        f"{model}_changes",
+        job_name,
+        f"Starts the line of {model} when its data, config, base or code change.",
+        seconds=30,
     )
-    def changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        try:
-            if not load_model(project, model).enabled:
-                return dg.SkipReason(f"{model} is disabled in {project.model_file(model)}")
-            sources = source_keys(project, model)
-            held = approvals.on_hold(project, model)
-        except UserError as error:
-            return dg.SkipReason(str(error))
+    def changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | str:
+        if not load_model(project, model).enabled:
+            return f"{model} is disabled in {project.model_file(model)}"
+        sources = source_keys(project, model)
+        held = approvals.on_hold(project, model)
         others = code_and_libraries(project, family_of(project, model))
         state = lineage.digest({**sources, **others})[:32]
-        seen = f"state {state[:12]}"
-        runs = context.instance.get_run_records(
-            dg.RunsFilter(tags={MODEL_TAG: model}), limit=20, ascending=False
-        )
-        if runs and not runs[0].dagster_run.is_finished:
-            run = runs[0].dagster_run
-            young = time.time() - (runs[0].start_time or time.time()) < LOCKED_WITHIN_SECONDS
-            started = run.status == dg.DagsterRunStatus.STARTED
-            if young or not started or project.locks.is_held(f"run-{run.run_id}"):
-                return dg.SkipReason(f"{seen}: run {run.run_id[:8]} is under way")
-            context.instance.report_run_failed(run, "The process of this run was killed.")
-            return dg.SkipReason(f"{seen}: run {run.run_id[:8]} was killed; marked as failed")
-        same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
-        changed = _changed_sources(context.instance, model, sources)
-        built_since = _made_after_sources(context.instance, model, sources, "triton_repository")
-        if held and not changed and built_since and (not same or same[0].dagster_run.is_success):
-            return dg.SkipReason(f"{seen}: {held}")
-        if same and same[0].dagster_run.is_success and not changed:
-            return dg.SkipReason(f"{seen}: run {same[0].dagster_run.run_id[:8]} brought it live")
-        if (
-            not changed
-            and not same
-            and _made_after_sources(context.instance, model, sources, "deployed_model")
-        ):
-            return dg.SkipReason(f"{seen}: what is materialized is what the project says")
-        if same and not same[0].dagster_run.is_success:
-            refused = _refused_gates(context.instance, same[0].dagster_run.run_id)
-            if refused:
-                return dg.SkipReason(
-                    f"{seen}: refused by {', '.join(refused)} in run "
-                    f"{same[0].dagster_run.run_id[:8]}; change the data or the config"
-                )
-            left = seconds_until_retry(same)
-            if left > 0:
-                return dg.SkipReason(
-                    f"{seen}: {len(same)} failed run(s), next attempt in {left:.0f} s"
-                )
-        why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
-        try:
-            hindrance = clean_commit.refusal(project, model)
-        except UserError as error:
-            hindrance = str(error)
-        if hindrance:
-            return dg.SkipReason(f"{seen}: {why}; {hindrance}")
-        if weaker := policy_comparison.current_sentence(project, model):
-            context.log.warning(f"{model}: the policy is {weaker}")
-        context.log.info(f"{seen}: {why}; starting a run")
-        told = {"adire/policy": weaker} if weaker else {}
-        return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why, **told})
+        found = _wanted(context, project, model, sources, state, held)
+        if isinstance(found, str):
+            return f"state {state[:12]}: {found}"
+        context.log.info(f"state {state[:12]}: {found.tags['adire/why']}; starting a run")
+        return found
 
     return changes
+
+
+def _wanted(
+    context: dg.SensorEvaluationContext,
+    project: Project,
+    model: str,
+    sources: dict[str, str],
+    state: str,
+    held: str | None,
+) -> dg.RunRequest | str:
+    """A run for this state of the working tree, or why there is none to start; `held` is why the
+    latest release waits."""
+    instance = context.instance
+    runs = ticks.runs_of(context, MODEL_TAG, model, limit=20)
+    if runs and not runs[0].dagster_run.is_finished:
+        run = runs[0].dagster_run
+        young = time.time() - (runs[0].start_time or time.time()) < LOCKED_WITHIN_SECONDS
+        started = run.status == dg.DagsterRunStatus.STARTED
+        if young or not started or project.locks.is_held(f"run-{run.run_id}"):
+            return f"{ticks.short(runs[0])} is under way"
+        instance.report_run_failed(run, "The process of this run was killed.")
+        return f"{ticks.short(runs[0])} was killed; marked as failed"
+    same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
+    failed = bool(same) and not same[0].dagster_run.is_success
+    changed = _changed_sources(instance, model, sources)
+    if not changed and not failed:
+        if held and _made_after_sources(instance, model, sources, "triton_repository"):
+            return held
+        if same:
+            return f"{ticks.short(same[0])} brought it live"
+        if _made_after_sources(instance, model, sources, "deployed_model"):
+            return "what is materialized is what the project says"
+    if failed:
+        if refused := _refused_gates(instance, same[0].dagster_run.run_id):
+            return (
+                f"refused by {', '.join(refused)} in {ticks.short(same[0])}; change the data or "
+                "the config"
+            )
+        if (left := ticks.seconds_until_retry(same)) > 0:
+            return f"{len(same)} failed run(s), next attempt in {left:.0f} s"
+    why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
+    if hindrance := ticks.hindrance(project, model):
+        return f"{why}; {hindrance}"
+    if weaker := policy_comparison.current_sentence(project, model):
+        context.log.warning(f"{model}: the policy is {weaker}")
+    told = {"adire/policy": weaker} if weaker else {}
+    return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why, **told})
 
 
 def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
@@ -112,17 +111,15 @@ def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
 def broken_models(wrong: Mapping[str, str]) -> dg.SensorDefinition:
     """A sensor that starts nothing; its ticks say what is wrong with the YAML of which model."""
 
-    @dg.sensor(
-        name="broken_models",
-        minimum_interval_seconds=300,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Not shown, because their YAML is no good: {', '.join(wrong)}.",
+    @ticks.sensor(
+        "broken_models",
+        None,
+        f"Not shown, because their YAML is no good: {', '.join(wrong)}.",
+        seconds=300,
         metadata={name: dg.MetadataValue.text(sentence) for name, sentence in wrong.items()},
     )
-    def broken(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        return dg.SkipReason(
-            f"{'; '.join(wrong.values())}; mend that, then reload the code location"
-        )
+    def broken(context: dg.SensorEvaluationContext) -> str:
+        return f"{'; '.join(wrong.values())}; mend that, then reload the code location"
 
     return broken
 
