@@ -181,19 +181,16 @@ def export(
     )
 
 
-def write_metrics(
-    project: Project, model: str, metrics: Mapping[str, Any], loss_csv: Path
-) -> tuple[Path, Path]:
+def write_metrics(project: Project, model: str, metrics: Mapping[str, Any], loss_csv: Path) -> None:
     """Put an evaluation's `metrics` (plain JSON) and a training's loss curve where DVC shows them.
 
     Writes metrics/<model>.json and metrics/<model>_loss.csv (columns step,loss), each whole or not
-    at all; the loss curve is copied from `loss_csv`.
+    at all; the loss curve is a copy of `loss_csv`, where the training left one.
     """
-    values = project.root / "metrics" / f"{model}.json"
-    curve = project.root / "metrics" / f"{model}_loss.csv"
-    write_json(values, dict(metrics))
-    write_bytes(curve, loss_csv.read_bytes())
-    return values, curve
+    folder = project.root / "metrics"
+    write_json(folder / f"{model}.json", dict(metrics))
+    if loss_csv.is_file():
+        write_bytes(folder / f"{model}_loss.csv", loss_csv.read_bytes())
 
 
 def _owner(project: Project, dvc_file: str, folder: str) -> tuple[Output, str]:
