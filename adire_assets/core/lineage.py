@@ -21,7 +21,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,9 @@ def all_sources(modules: tuple[str, ...]) -> dict[str, Path]:
 def libraries(modules: tuple[str, ...]) -> tuple[str, ...]:
     """The distributions that the sources of `modules` import, and what those compute with."""
     found = sources(modules)
-    imported = {name.partition(".")[0] for path in found.values() for name in _parsed(path)[1]}
+    imported = {
+        one.partition(".")[0] for name, path in found.items() for one in _imports(name, path)
+    }
     others = imported - CARRIERS - _packages(modules) - sys.stdlib_module_names
     known = _distributions()
     named = {canonicalize_name(name) for one in others for name in known.get(one, (one,))}
@@ -189,7 +191,7 @@ def _reached(modules: tuple[str, ...], whole: bool) -> dict[str, Path]:
         path = _source(name)
         if path is not None:
             found[name] = path
-            waiting += _parsed(path)[1]
+            waiting += _imports(name, path)
             if whole:
                 waiting.append(name.rpartition(".")[0])
     return dict(sorted(found.items()))
@@ -220,16 +222,24 @@ def syntax_hash(path: Path) -> str:
     return _parsed(path)[0]
 
 
+def _imports(name: str, path: Path) -> list[str]:
+    """The absolute names that a module imports or may import."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return [resolve_name(imported, package) for imported in _parsed(path)[1]]
+
+
 @cache
 def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
-    """(syntax hash, the names that the module imports or may import); read once per process."""
+    """(syntax hash, the names of imports as written: .x is relative); read once per process."""
     tree = ast.parse(path.read_bytes())
     imports: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            dot = "." if node.module else ""
+            imports += [module, *(f"{module}{dot}{alias.name}" for alias in node.names)]
         match node:
             case (
                 ast.Module(body=[ast.Expr(value=ast.Constant(value=str())), *_])

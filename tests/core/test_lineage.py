@@ -158,13 +158,18 @@ def test_the_code_of_a_family_outside_the_package_counts(package: Path) -> None:
     family.mkdir()
     (family / "__init__.py").write_text("")
     (family / "train.py").write_text("import json\nimport yaml\nfrom letters import counting\n")
-    (family / "counting.py").write_text("ORDER = 2\n")
+    (family / "counting.py").write_text("from . import order\nfrom .order import ORDER\n")
+    (family / "order.py").write_text("ORDER = 2\n")
     (package.parent / "numerals.py").write_text("from adire_assets.core import tables\n")
 
     def said(expression: str) -> str:
         return said_by(package, expression)
 
-    for module, reached in (("letters.train", "letters/counting.py"), ("numerals", "numerals.py")):
+    for module, reached in (
+        ("letters.train", "letters/counting.py"),
+        ("letters.train", "letters/order.py"),
+        ("numerals", "numerals.py"),
+    ):
         before = said(f"code_hash(({module!r},))")
         path = package.parent / reached
         path.write_text(f"# a comment\n{path.read_text()}")
