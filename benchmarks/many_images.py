@@ -19,11 +19,13 @@ from pathlib import Path
 
 import psutil
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from adire_assets.core.lineage import digest
+from adire_assets.families.diffusion.architecture import Latents, Noise
 from adire_assets.families.diffusion.training.cache import TensorCache
-from adire_assets.families.diffusion.training.examples import Examples, Geometry
+from adire_assets.families.diffusion.training.examples import Examples
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 RESOLUTION, CHANNELS, SCALE = 128, 12, 8
@@ -67,7 +69,9 @@ def main() -> None:
         examples = Examples(
             folder / "dataset",
             settings,
-            geometry=Geometry(RESOLUTION, SCALE * 4, SCALE, CHANNELS, 1.0, 1000),
+            resolution=RESOLUTION,
+            geometry=Latents(CHANNELS, SCALE, SCALE * 4, 1.0),
+            noise=Noise(DDPMScheduler().config),
             latents=TensorCache(folder / "latents", {}),
             texts=TensorCache(folder / "texts", {}),
             device=torch.device("cpu"),

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.sampling import load_pipeline
+from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 TIMESTEPS = range(50, 1000, 100)  # at which the validation loss is taken
@@ -90,8 +90,9 @@ def bare(
     from adire_assets.families.diffusion.training.layers import add_lora, trained_weights
 
     settings = TrainingConfig.model_validate(training)
-    pipe = load_pipeline(Path(base), variant, torch.float32)
-    add_lora(pipe, settings)
+    model = architectures.load(Path(base), variant, torch.float32)
+    pipe = model.pipe
+    add_lora(model, settings)
     passes = settings.gradient_accumulation_steps
     clean, text = _encoded(pipe, Path(dataset), "train")
     clean = clean[: settings.train_batch_size * passes]
@@ -102,7 +103,7 @@ def bare(
     noisy = schedule.add_noise(clean, noise, times)
     target = _target(schedule, clean, noise, times)
     optimizer = torch.optim.AdamW(
-        trained_weights(pipe).values(),
+        trained_weights(model).values(),
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         weight_decay=settings.adam_weight_decay,
@@ -147,7 +148,7 @@ def judge(
     Every image meets every timestep of TIMESTEPS with the same noise; adapters are put on by
     diffusers' own loader.
     """
-    pipe = load_pipeline(Path(base), variant, torch.float32)
+    pipe = architectures.load(Path(base), variant, torch.float32).pipe
     clean, text = _encoded(pipe, Path(dataset), "held_out")
     schedule: Any = DDPMScheduler.from_config(pipe.scheduler.config)
     generator = torch.Generator().manual_seed(NOISE_SEED)

@@ -290,7 +290,12 @@ class Kept:
 
 
 SAMPLING = ("torch", "diffusers", "transformers", "peft", "accelerate")
-ENCODED = ("families/diffusion/training/encoding.py", "families/diffusion/sampling.py")
+ARCHITECTURE = tuple(
+    f"families/diffusion/{name}.py"
+    for name in ("architecture", "architectures", "stable_diffusion")
+)
+DRAWS = ("families/diffusion/sampling.py", *ARCHITECTURE)
+ENCODED = ("families/diffusion/training/encoding.py", *ARCHITECTURE)
 TRAINING = (
     "lora.py", "training_loop.py", "encoding.py", "examples.py", "views.py", "objectives.py",
     "optimizers.py", "layers.py", "augmentations.py", "buckets.py", "class_images.py",
@@ -317,7 +322,7 @@ KEPT: dict[str, Kept] = {
     "judge": Kept(Line.judge),
     "base_model of one file": Kept(
         Line.single_file,
-        ("families/diffusion/formats/single_file.py", "families/diffusion/sampling.py"),
+        ("families/diffusion/formats/single_file.py", "families/diffusion/architectures.py"),
         SAMPLING[:3],
     ),
     "dataset": Kept(
@@ -332,7 +337,7 @@ KEPT: dict[str, Kept] = {
     ),
     "lora_weights": Kept(
         Line.lora_weights,
-        (*LEARNS, "families/diffusion/training/launch.py"),
+        (*LEARNS, *ARCHITECTURE, "families/diffusion/training/launch.py"),
         (*SAMPLING, "bitsandbytes", "safetensors"),
         True,
         ("dataset", "base"),
@@ -340,7 +345,7 @@ KEPT: dict[str, Kept] = {
     ),
     "evaluation_images": Kept(
         lambda line: line.report("evaluation_images"),
-        ("families/diffusion/evaluation/images.py", "families/diffusion/sampling.py"),
+        ("families/diffusion/evaluation/images.py", *DRAWS),
         SAMPLING,
         True,
         ("base",),
@@ -379,7 +384,7 @@ KEPT: dict[str, Kept] = {
     ),
     "triton_repository": Kept(
         Line.repository,
-        ("serving/release.py", "families/diffusion/sampling.py"),
+        ("serving/release.py", *DRAWS),
         inputs=("lora", "base"),
         config=(("serving", "maximum_images", 2),),
     ),
@@ -439,14 +444,14 @@ KEPT: dict[str, Kept] = {
     ),
     "texts": Kept(
         lambda line: line.encoded("texts"),
-        (*ENCODED, "families/diffusion/conditioning.py"),
+        ENCODED,
         ("torch", "diffusers", "transformers"),
         True,
         config=(("training", "deterministic", False),),
     ),
     "class_images": Kept(
         lambda line: line.encoded("class_images"),
-        ("families/diffusion/training/class_images.py", "families/diffusion/sampling.py"),
+        ("families/diffusion/training/class_images.py", *DRAWS),
         ("torch", "diffusers", "pillow"),
         True,
         config=(

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
 from adire_assets.families.diffusion.formats.adapter_file import save_adapter
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE, Request, Sampler, load_pipeline
+from adire_assets.families.diffusion.sampling import ADAPTER_FILE, Request, Sampler
 from tests.support import tiny
 
 Tensors = dict[str, np.ndarray]
@@ -77,9 +78,10 @@ def test_a_saved_adapter_is_sound_for_its_base_and_draws_as_it_did(
     tmp_path: Path, bases: dict[tiny.Architecture, Path], architecture: tiny.Architecture
 ) -> None:
     base = bases[architecture]
-    pipe = load_pipeline(base, None, torch.float32)
+    model = architectures.load(base, None, torch.float32)
+    pipe = model.pipe
     tiny.add_random_lora(pipe, seed=3)
-    save_adapter(pipe, tmp_path)
+    save_adapter(model, tmp_path)
     assert inspect_adapter(tmp_path, base) == []
     request = Request("circles", seed=5, num_inference_steps=2)
     pixels = pipe(

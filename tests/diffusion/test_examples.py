@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.architecture import Latents, Noise
 from adire_assets.families.diffusion.training.cache import Facts, TensorCache
-from adire_assets.families.diffusion.training.examples import Batch, Examples, Geometry
+from adire_assets.families.diffusion.training.examples import Batch, Examples
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.diffusion.training.views import pixels
 from tests.support import tiny
 
-GEOMETRY = Geometry(64, multiple=8, scale=8, channels=3, scaling_factor=2.0, timesteps=1000)
+GEOMETRY = Latents(channels=3, scale=8, multiple=8, scaling_factor=2.0)
 
 
 class Encoder:
@@ -44,7 +46,9 @@ def make(
     examples = Examples(
         folder,
         TrainingConfig.model_validate(given | more),
+        resolution=64,
         geometry=GEOMETRY,
+        noise=Noise(DDPMScheduler().config),
         latents=TensorCache(cache / "latents", encoder.latents, Facts()),
         texts=TensorCache(cache / "texts", encoder.text, Facts()),
         device=torch.device("cpu"),

@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 
 from adire_assets.core import job_folder
 from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion.architecture import Noise
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
-from adire_assets.families.diffusion.training import objectives
 from adire_assets.families.diffusion.training.launch import launcher
 from tests.support import tiny, training
 
@@ -242,7 +242,7 @@ def test_the_target_is_what_the_schedule_of_the_base_predicts(prediction_type: s
     kept = schedule.alphas_cumprod[times][:, None, None, None]
     velocity = kept.sqrt() * noise - (1 - kept).sqrt() * clean
     right = {"epsilon": noise, "v_prediction": velocity}[prediction_type]
-    assert torch.allclose(objectives.target_of(schedule, clean, noise, times), right, atol=1e-6)
+    assert torch.allclose(Noise(schedule.config).target(clean, noise, times), right, atol=1e-6)
 
 
 def test_an_unknown_prediction_type_is_refused(tmp_path: Path, dataset: Path) -> None:

@@ -16,10 +16,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.formats.adapter import ADAPTER_FILE, inspect_adapter
 from adire_assets.families.diffusion.formats.adapters import import_
 from adire_assets.families.diffusion.formats.base_names import read_base
-from adire_assets.families.diffusion.sampling import load_pipeline
 from tests.support import adapters
 
 Tensors = dict[str, torch.Tensor]
@@ -251,7 +251,7 @@ def test_a_unet_alone_needs_no_prefix(
 def test_a_folder_of_pefts_own_is_read(
     producer: Producer, tmp_path: Path, component: str, more: dict[str, Any]
 ) -> None:
-    pipe = load_pipeline(producer.base, None, torch.float32)
+    pipe = architectures.load(producer.base, None, torch.float32).pipe
     if not hasattr(pipe, component):
         return
     torch.manual_seed(1)

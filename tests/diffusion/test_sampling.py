@@ -3,7 +3,6 @@
 import logging
 import runpy
 import sys
-from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
+from adire_assets.families.diffusion import sampling
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from tests.support import tiny
 
@@ -112,12 +112,16 @@ def test_it_draws_what_the_stock_pipeline_draws(
     assert largest_difference(drawn, bare) > 20
 
 
-def test_images_of_sdxl_with_and_without_a_negative_prompt_share_no_batch(
+def test_images_of_sdxl_with_and_without_a_negative_prompt_share_a_batch(
     bases: dict[tiny.Architecture, Path],
 ) -> None:
     sampler = Sampler(bases["sdxl"], device="cpu")
     asked = [ask("circles", seed=1), ask("circles", seed=1, negative_prompt="red"), ask("b")]
+    passes: list[None] = []
+    hook = sampler.model.pipe.vae.decoder.register_forward_hook(lambda *_: passes.append(None))
     together = sampler.generate(asked)
+    hook.remove()
+    assert len(passes) == 1
     for images, request in zip(together, asked, strict=True):
         [alone] = sampler.generate([request])
         assert largest_difference(images, alone) <= 2
@@ -129,7 +133,9 @@ def test_guidance_is_computed_only_where_it_has_an_effect(
     bare: Sampler, guidance: float, rows: int
 ) -> None:
     seen = []
-    hook = bare.pipe.unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    hook = bare.model.pipe.unet.register_forward_pre_hook(
+        lambda _, inputs: seen.append(len(inputs[0]))
+    )
     bare.generate([ask("circles", guidance_scale=guidance)])
     hook.remove()
     assert seen == [rows] * STEPS
@@ -157,7 +163,7 @@ def test_noise_that_the_scheduler_adds_at_each_step_is_drawn_per_image(tmp_path:
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     pipe.save_pretrained(base)
     sampler = Sampler(base, device="cpu")
-    assert type(sampler.pipe.scheduler) is EulerAncestralDiscreteScheduler
+    assert type(sampler.model.pipe.scheduler) is EulerAncestralDiscreteScheduler
     [together] = sampler.generate([ask("circles", seed=5, num_images=3)])
     [alone] = sampler.generate([ask("circles", seed=7)])
     assert largest_difference(together[2], alone[0]) <= 2
@@ -166,27 +172,30 @@ def test_noise_that_the_scheduler_adds_at_each_step_is_drawn_per_image(tmp_path:
 def test_half_precision_files_compute_in_float32_on_the_cpu(tmp_path: Path) -> None:
     base = tiny.make_random_base(tmp_path / "base", variant="fp16")
     sampler = Sampler(base, variant="fp16", device="cpu")
-    assert {weight.dtype for weight in sampler.pipe.unet.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in sampler.model.pipe.unet.parameters()} == {torch.float32}
     assert sampler.generate([ask("circles")])[0].std() > 0
 
 
 def test_what_the_text_encoder_does_not_see_is_told(sampler: Sampler) -> None:
     assert sampler.left_out("indigo circles") == ""
-    words = sampler.pipe.tokenizer.model_max_length - 2
+    tokenizer = sampler.model.pipe.tokenizer
+    words = tokenizer.model_max_length - 2
     text = " ".join(["blue"] * 200)
-    pieces = sampler.pipe.tokenizer(text, add_special_tokens=False).input_ids
-    assert sampler.left_out(text) == sampler.pipe.tokenizer.decode(pieces[words:]).strip() != ""
+    pieces = sampler.model.pipe.tokenizer(text, add_special_tokens=False).input_ids
+    assert (
+        sampler.left_out(text) == sampler.model.pipe.tokenizer.decode(pieces[words:]).strip() != ""
+    )
     [one], [other] = (sampler.generate([ask(f"{text} {end}", seed=3)]) for end in ("cat", "dog"))
     assert (one == other).all(), "what is said to be left out changes the image"
     assert sampler.left_out(f"{text} cat").endswith("cat")
 
 
 def test_of_two_text_encoders_the_one_that_sees_less_counts(
-    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+    bases: dict[tiny.Architecture, Path],
 ) -> None:
-    shorter = deepcopy(sampler.pipe.tokenizer)
+    sampler = Sampler(bases["sdxl"], device="cpu")
+    shorter = sampler.model.pipe.tokenizer_2
     shorter.model_max_length = 4
-    monkeypatch.setattr(sampler.pipe, "tokenizer_2", shorter, raising=False)
     pieces = shorter("red yellow green", add_special_tokens=False).input_ids
     assert sampler.left_out("red yellow green") == shorter.decode(pieces[2:]).strip() != ""
 
@@ -197,9 +206,9 @@ def test_a_release_may_refuse_what_is_too_long(
 ) -> None:
     # What Triton's own Python brings; nothing of it is used here.
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("utils"))
-    monkeypatch.setitem(sys.modules, "sampling", sys.modules[Sampler.__module__])
+    monkeypatch.setitem(sys.modules, "triton_models.diffusion.sampling", sampling)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    backend = runpy.run_path(str(ROOT / "triton_models" / "diffusion" / "model.py"))
+    backend = runpy.run_module("triton_models.diffusion.model")
     model = backend["TritonPythonModel"]()
     model.sampler = sampler
     wanted = ask(**{"prompt": "cloth", name: "a long tale of indigo " * 20})

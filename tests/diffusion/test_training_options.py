@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from adire_assets.core import job_folder, worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.families.diffusion.architecture import Noise
 from adire_assets.families.diffusion.artifacts import link_weights
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
@@ -122,10 +123,9 @@ def test_min_snr_weighs_by_the_papers_formula() -> None:
     kept = schedule.alphas_cumprod[times]
     ratio = kept / (1 - kept)
     least = torch.minimum(ratio, torch.tensor(5.0))
-    assert torch.allclose(objectives.weights_of(schedule, times, 5.0), least / ratio)
+    assert torch.allclose(Noise(schedule.config).weights(times, 5.0), least / ratio)
     velocity = DDPMScheduler(prediction_type="v_prediction")
-    assert torch.allclose(objectives.weights_of(velocity, times, 5.0), least / (ratio + 1))
-    assert objectives.weights_of(schedule, times, None) is None
+    assert torch.allclose(Noise(velocity.config).weights(times, 5.0), least / (ratio + 1))
 
 
 def test_objectives_are_means_over_each_example() -> None:

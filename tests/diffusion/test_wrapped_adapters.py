@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.formats.adapters import import_
-from adire_assets.families.diffusion.sampling import load_pipeline
 from tests.diffusion.test_producers import RANK, Producer, Tensors, assert_equal, imported
 from tests.support import adapters
 
@@ -73,7 +73,7 @@ def test_what_a_trainer_wrapped_its_models_in_is_left_out(
 def test_a_folder_of_pefts_own_is_read_when_its_model_was_compiled(
     sd15: Producer, tmp_path: Path
 ) -> None:
-    unet = load_pipeline(sd15.base, None, torch.float32).unet
+    unet = architectures.load(sd15.base, None, torch.float32).pipe.unet
     torch.manual_seed(1)
     [layer] = [name for name, _ in unet.named_modules() if name.endswith("mid_block.attentions.0."
                "transformer_blocks.0.attn1.to_q")]  # fmt: skip

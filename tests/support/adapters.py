@@ -17,9 +17,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.formats.adapters import export
 from adire_assets.families.diffusion.formats.base_names import Format
-from adire_assets.families.diffusion.sampling import load_pipeline
 from tests.support import tiny
 
 PLAIN, CROSS = "{}Block2D", "CrossAttn{}Block2D"
@@ -119,7 +119,7 @@ def make_adapter(
     `settings` are those of peft's LoraConfig; an alpha that is not the rank is the default.
     """
     torch.manual_seed(seed)
-    pipe = load_pipeline(base, variant, torch.float32)
+    pipe = architectures.load(base, variant, torch.float32).pipe
     layers: dict[str, Any] = {}
     for component in ("unet", *ENCODERS):
         model = getattr(pipe, component, None)
@@ -148,7 +148,7 @@ def make_adapter(
 
 def load(base: Path, adapter: Path | None, variant: str | None = None) -> Any:
     """A pipeline with an adapter, by stock diffusers."""
-    pipe = load_pipeline(base, variant, torch.float32)
+    pipe = architectures.load(base, variant, torch.float32).pipe
     if adapter is not None:
         pipe.load_lora_weights(str(adapter))
     return pipe

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adire_assets.families.diffusion.sampling import load_pipeline
+from adire_assets.families.diffusion import architectures
 
 # The first text encoder of Stable Diffusion 1 and XL, and OpenCLIP's in 2 and XL.
 CLIP = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
@@ -59,7 +59,7 @@ def write_single_file(base: Path, file: Path, dtype: torch.dtype = torch.float32
     As published files do, it also holds positions, a noise schedule and CLIP's scale, which no
     pipeline takes.
     """
-    pipe = load_pipeline(base, None, torch.float32)
+    pipe = architectures.load(base, None, torch.float32).pipe
     architecture = architecture_of(pipe)
     tensors = {f"model.diffusion_model.{k}": v for k, v in _unet(pipe.unet)}
     tensors |= {f"first_stage_model.{k}": v for k, v in _vae(pipe.vae)}

@@ -36,8 +36,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adire_assets.core.lineage import file_digest
+from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.formats.adapter_file import save_adapter
-from adire_assets.families.diffusion.sampling import load_pipeline
 
 RESOLUTION = 64  # pixels
 WIDTH = 32
@@ -167,10 +167,10 @@ def make_random_base(
 
 def make_adapter(folder: Path, base: Path, seed: int = 0) -> Path:
     """A LoRA with random weights, saved as a training saves it; returns `folder`."""
-    pipe = load_pipeline(base, None, torch.float32)
-    add_random_lora(pipe, seed)
+    model = architectures.load(base, None, torch.float32)
+    add_random_lora(model.pipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    save_adapter(pipe, folder)
+    save_adapter(model, folder)
     return folder
 
 

@@ -1,8 +1,9 @@
 """The Triton Python backend of a diffusion release.
 
-A version directory holds, beside this file: sampling.py (how images are drawn), adapter/ (the
-LoRA), serving.json (the limits, and which base model), provenance.json (the release's number and
-what it was made from). The base model lies at ../../../base_models/<base_model>/ of the slot.
+A version directory holds, beside this file: sampling.py (how images are drawn) and the modules that
+it imports, adapter/ (the LoRA), serving.json (the limits, and which base model), provenance.json
+(the release's number and what it was made from). The base model lies at
+../../../base_models/<base_model>/ of the slot.
 
 Inputs, each of shape [1, 1]: prompt (BYTES, UTF-8); optional negative_prompt (BYTES), seed (INT64,
 0 to 2**31 - 1, drawn at random when absent), num_inference_steps (INT32), guidance_scale (FP32),
@@ -26,7 +27,7 @@ import secrets
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), *filter(None, [os.environ.get("ADIRE_SITE_PACKAGES")])]
+sys.path[:0] = filter(None, [os.environ.get("ADIRE_SITE_PACKAGES")])
 
 gc.disable()  # what libraries make when they are imported stays: nothing there is garbage
 
@@ -36,7 +37,8 @@ import peft  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 import triton_python_backend_utils as pb  # noqa: E402
-from sampling import Request, Sampler  # noqa: E402
+
+from .sampling import Request, Sampler  # noqa: E402, TID252 - Triton imports 3/model.py as 3.model
 
 gc.enable()
 gc.freeze()

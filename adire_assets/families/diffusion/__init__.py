@@ -1,5 +1,6 @@
-"""The diffusion family: latent diffusion models (Stable Diffusion 1, 2 and XL), whose LoRA is
-trained on captioned images. `FAMILY` is what the rest of the product knows of it.
+"""The diffusion family: latent diffusion models, whose LoRA is trained on captioned images.
+
+`FAMILY` is what the rest of the product knows of it.
 """
 
 from pathlib import Path
@@ -35,7 +36,7 @@ FAMILY = Family(
     generate=_step("steps.generate"),
     evaluate=_step("steps.evaluate"),
     samples=_step("evaluation.samples"),
-    release=_step("sampling"),
+    release=_step("sampling", "architectures", "architecture", "stable_diffusion"),
     golden=_step("evaluation.golden"),
     sabotages=_step("sabotages"),
     shows=_step("shows"),

@@ -17,16 +17,15 @@ from pathlib import Path
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content, suffix_of
 from adire_assets.core.lineage import digest, file_digest
+from adire_assets.families.diffusion.architectures import ARCHITECTURES, INDEX, NEVER_LOADED
 
-PIPELINE_MARKER = "model_index.json"
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # SD 1 and 2, SDXL
+PIPELINE_MARKER = INDEX
 SINGLE_FILE = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 NOT_CONTENT = (".cache", ".git", ".gitignore", ".gitattributes")  # what tools leave in folders
 TEXT_FILES = ("*.json", "*.txt", "*.model")
 CONFIG_FILES = ("*.json", "*.txt")
-NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
-WITHOUT_WEIGHTS = ("scheduler", "tokenizer", "tokenizer_2")
+WITHOUT_WEIGHTS = ("scheduler", "tokenizer")  # how their names begin
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,8 @@ def problem_with(folder: Path, variant: str | None, marker: str = PIPELINE_MARKE
     for name in _components(index):
         if not (folder / name).is_dir():
             return f"incomplete, the folder {name}/ that {marker} names is missing"
-        if name not in WITHOUT_WEIGHTS and (problem := _weights_problem(folder / name, variant)):
+        has_weights = not name.startswith(WITHOUT_WEIGHTS)
+        if has_weights and (problem := _weights_problem(folder / name, variant)):
             return f"{name}/ {problem}"
     return None
 
@@ -202,11 +202,9 @@ def _index(folder: Path, marker: str) -> tuple[dict, str | None]:
         return {}, f"not {kind}, because {marker} is missing"
     except ValueError as error:
         return {}, f"{marker} is not valid JSON ({error})"
-    if marker == PIPELINE_MARKER and index.get("_class_name") not in PIPELINES:
-        return {}, (
-            f"{marker} names a {index.get('_class_name')}; base models are those of "
-            f"{' and '.join(PIPELINES)} (Stable Diffusion 1, 2 and XL)"
-        )
+    if marker == PIPELINE_MARKER and index.get("_class_name") not in ARCHITECTURES:
+        known = ", ".join(f"{kind.name} ({pipe})" for pipe, kind in ARCHITECTURES.items())
+        return {}, f"{marker} names a {index.get('_class_name')}; base models are {known}"
     return index, None
 
 

@@ -21,7 +21,7 @@ On the CPU another batch or thread count sums in another order, which moves pixe
 255 at most: 42 dB, so it is within tolerance. Nothing here imports torch at module level.
 """
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -315,15 +315,15 @@ def _similarity(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 
 
 def _load(sampling: Path) -> ModuleType:
-    """The module in the file `sampling`, such as a release's own."""
-    name = f"sampling_{sha256(str(sampling).encode()).hexdigest()[:16]}"
-    found = importlib.util.spec_from_file_location(name, sampling)
-    if found is None or found.loader is None or not sampling.is_file():
+    """The module in the file `sampling`, such as a release's own, and those that it imports from
+    beside it: a package apart from all others."""
+    if not sampling.is_file():
         raise UserError(f"{sampling} is gone; materialize the release again")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    found.loader.exec_module(module)
-    return module
+    folder = str(sampling.parent)
+    package = ModuleType(f"release_{sha256(folder.encode()).hexdigest()[:16]}")
+    package.__path__ = [folder]
+    sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module(f"{package.__name__}.{sampling.stem}")
 
 
 def _phash(image: np.ndarray) -> imagehash.ImageHash:

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from adire_assets.core.file_names import suffix_of
+from adire_assets.families.diffusion.architectures import architecture_of
 from adire_assets.families.diffusion.safetensors_file import problem, some, stored
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -30,8 +31,8 @@ UP = {up for _, up in NAMES}
 def inspect_adapter(adapter_folder: Path, base_folder: Path) -> list[str]:
     """What is wrong with `pytorch_lora_weights.safetensors` in `adapter_folder`; empty means sound.
 
-    Every tensor must belong to a weight of the base's UNet or text encoder, with the shapes of a
-    LoRA on it (down: [rank, in, ...], up: [out, rank, ...]), in pairs, each perhaps with a DoRA's
+    Every tensor must belong to a weight of the base's denoiser or text encoders, with the shapes of
+    a LoRA on it (down: [rank, in, ...], up: [out, rank, ...]), in pairs, each perhaps with a DoRA's
     magnitudes; all numbers finite; and some layer with both matrices not zero: a LoRA starts with
     zeros in one, and changes nothing while it keeps them. The folder may hold no file that could be
     weights in another format.
@@ -61,7 +62,7 @@ def magnitude_name(module: str) -> str:
 
     Text encoders are loaded by transformers, which silently passes over the short one (5.23).
     """
-    return f"{module}.{MAGNITUDE}{'' if module.startswith('unet.') else '.weight'}"
+    return f"{module}.{MAGNITUDE}{'.weight' if module.startswith('text_encoder') else ''}"
 
 
 def magnitude_shape(weight: tuple[int, ...]) -> tuple[int, ...]:
@@ -143,7 +144,7 @@ def _rank(tensors: safe_open, key: str, up: bool) -> int:
 def _base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
     """{component.module: shape of its weight} from the headers of the base's safetensors files."""
     shapes = {}
-    for component in ("unet", "text_encoder", "text_encoder_2"):
+    for component in architecture_of(base).trainable():
         for name, tensor in stored(base / component).items():
             module, _, leaf = name.rpartition(".")
             if leaf == "weight" and len(tensor.shape) > 1:

@@ -2,29 +2,29 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from peft.utils import get_peft_model_state_dict
 
+from adire_assets.families.diffusion.architecture import Architecture
 from adire_assets.families.diffusion.formats.adapter import MAGNITUDE, magnitude_name
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 
 
-def save_adapter(pipe: Any, folder: Path) -> None:
+def save_adapter(model: Architecture, folder: Path) -> None:
     """Write `pytorch_lora_weights.safetensors`; equal weights give equal bytes.
 
     The file carries the LoRA's own config: without it an alpha other than the rank would be lost on
     loading.
     """
     layers, metadata = {}, {}
-    for component in ("unet", "text_encoder", "text_encoder_2"):
-        model = getattr(pipe, component, None)
-        config = getattr(model, "peft_config", {}).get("default")
+    for component in model.trainable():
+        part = model.component(component)
+        config = getattr(part, "peft_config", {}).get("default")
         if config is None:
             continue
         # In peft's names throughout: diffusers' own names cover attention alone, and its loader
         # drops the layers whose names are of another kind than the first.
-        tensors = get_peft_model_state_dict(model)
+        tensors = get_peft_model_state_dict(part)
         layers[f"{component}_lora_layers"] = {
             _stored_name(component, name): tensor.detach().float().cpu().contiguous()
             for name, tensor in tensors.items()
@@ -35,7 +35,7 @@ def save_adapter(pipe: Any, folder: Path) -> None:
             name: sorted(value) if isinstance(value, set | list) else value
             for name, value in facts.items()
         }
-    type(pipe).save_lora_weights(str(folder), **layers, **metadata)
+    type(model.pipe).save_lora_weights(str(folder), **layers, **metadata)
     _put_header_in_order(folder / ADAPTER_FILE)
 
 

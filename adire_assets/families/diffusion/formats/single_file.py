@@ -23,9 +23,8 @@ from torch import Tensor
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.base import NEVER_LOADED, PIPELINE_MARKER
+from adire_assets.families.diffusion.architectures import INDEX, NEVER_LOADED, be_quiet
 from adire_assets.families.diffusion.safetensors_file import problem
-from adire_assets.families.diffusion.sampling import be_quiet
 
 ARCHITECTURES = ("v1", "v2", "xl_base")  # as diffusers calls Stable Diffusion 1, 2 and XL
 TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -67,7 +66,7 @@ def convert(*, file: str, config: str, output: str, progress: Progress) -> dict[
     """
     be_quiet()
     folder = Path(config)
-    index = json.loads((folder / PIPELINE_MARKER).read_text(encoding="utf-8"))
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     progress(f"reading {file}")
     header = _header(Path(file))
     # Nothing may be missing either: diffusers would take it from weights that lie in `config`.

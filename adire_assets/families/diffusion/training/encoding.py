@@ -8,15 +8,14 @@ caches' keys are made of this code (`TensorCache`), the base and the settings be
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from adire_assets.core import lineage
+from adire_assets.families.diffusion import architectures
+from adire_assets.families.diffusion.architecture import Architecture
 from adire_assets.families.diffusion.base import content_hash
-from adire_assets.families.diffusion.conditioning import TEXT_ENCODERS, encode_texts
-from adire_assets.families.diffusion.sampling import load_pipeline
 from adire_assets.families.diffusion.training.cache import Facts, TensorCache
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.diffusion.training.views import View, pixels
@@ -24,9 +23,9 @@ from adire_assets.families.diffusion.training.views import View, pixels
 FROZEN_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load(base: Path, variant: str | None) -> Any:
-    """The base's pipeline on the CPU; its autoencoder stays in float32: it works once per image."""
-    return load_pipeline(base, variant, torch.float32)
+def load(base: Path, variant: str | None) -> Architecture:
+    """The base on the CPU; its autoencoder stays in float32: it works once per image."""
+    return architectures.load(base, variant, torch.float32)
 
 
 def is_deterministic(settings: TrainingConfig, device: str) -> bool:
@@ -46,34 +45,33 @@ def make_deterministic(settings: TrainingConfig, device: str) -> None:
 
 
 def text_type(settings: TrainingConfig, device: str) -> torch.dtype:
-    """What frozen UNets and text encoders compute in."""
+    """What frozen denoisers and text encoders compute in."""
     if device != "cuda":  # the CPU's layer norm takes no parameters of another type than its input
         return torch.float32
     return FROZEN_TYPES[settings.mixed_precision]
 
 
-def lower_precision(pipe: Any, settings: TrainingConfig, device: str) -> None:
-    """Give the frozen weights of UNet and text encoders the type that they compute in."""
-    for name in ("unet", *TEXT_ENCODERS):
-        for weight in getattr(pipe, name).parameters() if getattr(pipe, name, None) else ():
+def lower_precision(model: Architecture, settings: TrainingConfig, device: str) -> None:
+    """Give the frozen weights of denoiser and text encoders the type that they compute in."""
+    for part in filter(None, map(model.component, model.trainable())):
+        for weight in part.parameters():
             if not weight.requires_grad and weight.is_floating_point():
                 weight.data = weight.data.to(text_type(settings, device))
 
 
 @torch.no_grad()
 def encode_view(
-    pipe: Any, file: Path, view: View, augmentations: tuple[str, ...]
+    model: Architecture, file: Path, view: View, augmentations: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """mean and deviation, float32 [channels, h, w], of the latents of an image's view."""
-    seen = pixels(file, view, augmentations).to(pipe.vae.device, pipe.vae.dtype)
-    latents = pipe.vae.encode(seen).latent_dist
-    return {"mean": latents.mean[0].float(), "deviation": latents.std[0].float()}
+    mean, deviation = model.encode_pixels(pixels(file, view, augmentations))
+    return {"mean": mean[0].float(), "deviation": deviation[0].float()}
 
 
 @torch.no_grad()
-def encode_caption(pipe: Any, caption: str) -> dict[str, Tensor]:
-    """What the UNet is told of a caption, see `conditioning.encode_texts`."""
-    return {name: value[0] for name, value in encode_texts(pipe, [caption]).items()}
+def encode_caption(model: Architecture, caption: str) -> dict[str, Tensor]:
+    """What the denoiser is told of a caption, see `Architecture.encode`."""
+    return {name: value[0] for name, value in model.encode([caption]).items()}
 
 
 def facts_of(base: Path, variant: str | None, settings: TrainingConfig, device: str) -> Facts:
@@ -88,12 +86,12 @@ def facts_of(base: Path, variant: str | None, settings: TrainingConfig, device: 
     )
 
 
-def latents_cache(pipe: Any, folder: Path, facts: Facts) -> TensorCache:
-    return TensorCache(folder, partial(encode_view, pipe), facts)
+def latents_cache(model: Architecture, folder: Path, facts: Facts) -> TensorCache:
+    return TensorCache(folder, partial(encode_view, model), facts)
 
 
 def texts_cache(
-    pipe: Any, folder: Path, facts: Facts, settings: TrainingConfig, device: str
+    model: Architecture, folder: Path, facts: Facts, settings: TrainingConfig, device: str
 ) -> TensorCache:
     precision = str(text_type(settings, device))
-    return TensorCache(folder, partial(encode_caption, pipe), facts.of(precision=precision))
+    return TensorCache(folder, partial(encode_caption, model), facts.of(precision=precision))

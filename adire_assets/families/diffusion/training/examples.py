@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import digest, file_digest
+from adire_assets.families.diffusion.architecture import Latents, Noise
 from adire_assets.families.diffusion.training.augmentations import VERSIONS, names_of
 from adire_assets.families.diffusion.training.buckets import Order, Shape, nearest, shapes, stream
 from adire_assets.families.diffusion.training.cache import TensorCache
@@ -44,34 +45,19 @@ class Batch:
 
     clean: Tensor
     noise: Tensor
-    timesteps: Tensor  # int64 [B]
+    timesteps: Tensor  # [B]
     weights: Tensor
     captions: list[str]
     views: list[View]
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """What the base makes of an image: latents [channels, H / scale, W / scale].
-
-    The sides of an image must be multiples of `multiple` pixels. `scaling_factor` is the
-    autoencoder's, `timesteps` how many the schedule has.
-    """
-
-    resolution: int
-    multiple: int
-    scale: int
-    channels: int
-    scaling_factor: float
-    timesteps: int
-
-
 class Examples:
     """The training split of the dataset artifact at `folder`, for process `rank` of `processes`.
 
-    `latents` makes and keeps what `encoding.encode_view` gives, `texts` what `encode_caption` does;
-    no `texts` when the text encoder learns.
-    `class_images` are for prior preservation.
+    Images are seen in `resolution` pixels; `geometry` says what the base makes of them, `noise` how
+    they are noised. `latents` makes and keeps what `encoding.encode_view` gives, `texts` what
+    `encode_caption` does; no `texts` when the text encoder learns. `class_images` are for prior
+    preservation.
     """
 
     def __init__(
@@ -79,7 +65,9 @@ class Examples:
         folder: Path,
         settings: TrainingConfig,
         *,
-        geometry: Geometry,
+        resolution: int,
+        geometry: Latents,
+        noise: Noise,
         latents: TensorCache,
         texts: TensorCache | None,
         device: torch.device,
@@ -87,17 +75,17 @@ class Examples:
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self.settings, self.geometry = settings, geometry
+        self.settings, self.geometry, self.noise = settings, geometry, noise
         self.augmentations = names_of(settings)
         self.latents, self.texts, self.device = latents, texts, device
         self.rank, self.processes = rank, processes
         self.rows = read_rows(folder, "train")
         if not self.rows:
             raise UserError(f"{folder / 'train.jsonl'} names no images; materialize dataset again")
-        square = (geometry.resolution, geometry.resolution)
+        square = (resolution, resolution)
         self.shapes = [square]
         if settings.aspect_ratio_buckets:
-            self.shapes = shapes(geometry.resolution, geometry.multiple)
+            self.shapes = shapes(resolution, geometry.multiple)
         self.order = self._order(folder)
         trained = len(self.rows)
         self.validation_rows = read_rows(folder, "validation")[:VALIDATION_IMAGES]
@@ -222,7 +210,7 @@ class Examples:
         drawn, rng, options = self._drawn(step)
         settings = self.settings
         count = sum(len(examples) for batch in drawn for examples in batch)
-        times = torch.randint(0, self.geometry.timesteps, (count,), generator=rng)
+        times = self.noise.timesteps(count, rng)
         made, seen = [], 0
         for number, batch in enumerate(drawn):
             mine = number // settings.gradient_accumulation_steps == self.rank
@@ -231,7 +219,7 @@ class Examples:
                 timesteps = times[seen : seen + len(views)]
                 seen += len(views)
                 # Drawn example by example: how a step is cut into batches changes nothing.
-                shape = self._latent_shape(views[0])
+                shape = self.geometry.shape(*views[0].shape)
                 drawn_noise = [torch.randn((2, *shape), generator=rng) for _ in views]
                 offsets = [torch.randn((shape[0], 1, 1), generator=options) for _ in views]
                 if not mine:
@@ -243,7 +231,7 @@ class Examples:
                 weights = torch.full((len(views),), weight, device=self.device)
                 made.append(
                     Batch(
-                        (mean + deviation * spread) * self.geometry.scaling_factor,
+                        self.geometry.normalized(mean + deviation * spread),
                         noise,
                         timesteps.to(self.device),
                         weights / self.examples_per_step,
@@ -264,11 +252,11 @@ class Examples:
         """The same noised validation images whatever the run; their weights make the mean loss."""
         made = []
         for number, view, text in self._validation_views():
-            mean = self._moments([view])[0] * self.geometry.scaling_factor
+            mean = self.geometry.normalized(self._moments([view])[0])
             rng = torch.Generator().manual_seed(stream(0, VALIDATION_STREAM, number))
             for share in VALIDATION_TIMES:
                 noise = torch.randn(mean.shape, generator=rng).to(self.device)
-                time = torch.tensor([int(share * self.geometry.timesteps)], device=self.device)
+                time = self.noise.timestep(share).to(self.device)
                 count = len(self.validation_rows) * len(VALIDATION_TIMES)
                 weight = torch.full((1,), 1 / count, device=self.device)
                 made.append(Batch(mean, noise, time, weight, [text], [view]))
@@ -317,11 +305,6 @@ class Examples:
             torch.stack([one["mean"] for one in found]),
             torch.stack([one["deviation"] for one in found]),
         )
-
-    def _latent_shape(self, view: View) -> tuple[int, int, int]:
-        width, height = view.shape
-        scale = self.geometry.scale
-        return self.geometry.channels, height // scale, width // scale
 
     def _key(self, view: View) -> tuple:
         return key_of(self.rows[view.row], view, self.augmentations)

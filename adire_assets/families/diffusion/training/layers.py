@@ -12,24 +12,24 @@ from peft import LoraConfig
 from torch import nn
 
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.conditioning import TEXT_ENCODERS
+from adire_assets.families.diffusion.architecture import Architecture
 from adire_assets.families.diffusion.training.adapter_types import ADAPTER_TYPES
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 SHOWN = 3
 
 
-def add_lora(pipe: Any, settings: TrainingConfig) -> None:
+def add_lora(model: Architecture, settings: TrainingConfig) -> None:
     """Freeze the pipeline and put fresh layers (float32, B = 0) on what the config names."""
     torch.manual_seed(settings.seed)
-    for component in pipe.components.values():
+    for component in model.pipe.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
     unused = set(settings.rank_pattern)
-    for name, model in trained_models(pipe, settings).items():
-        key = "target_modules" if name == "unet" else "text_encoder_target_modules"
-        targets = getattr(settings, key)
-        layers = _targeted(model, name, f"training.{key}", targets)
+    for name, part in trained_parts(model, settings).items():
+        key = "target_modules" if name == model.denoiser else "text_encoder_target_modules"
+        targets = getattr(settings, key) or [*getattr(model, key)]
+        layers = _targeted(part, name, f"training.{key}", targets)
         ranks = {layer: _rank(layer, settings) for layer in layers}
         unused -= {ending for ending in unused if any(_ends(layer, ending) for layer in layers)}
         _refuse_high_ranks(name, layers, ranks)
@@ -46,10 +46,10 @@ def add_lora(pipe: Any, settings: TrainingConfig) -> None:
             **{"init_lora_weights": "gaussian"} | ADAPTER_TYPES[settings.adapter_type](),
         )
         try:
-            model.add_adapter(config)
+            part.add_adapter(config)
         except ValueError as error:
             raise UserError(f"training.{key}: {error}") from None
-        model.train()
+        part.train()
     if unused:
         raise UserError(
             f"training.rank_pattern: no layer that is trained has a name that ends in "
@@ -57,19 +57,19 @@ def add_lora(pipe: Any, settings: TrainingConfig) -> None:
         )
 
 
-def trained_models(pipe: Any, settings: TrainingConfig) -> dict[str, Any]:
+def trained_parts(model: Architecture, settings: TrainingConfig) -> dict[str, Any]:
     """Name of the component -> what gets an adapter, in a fixed order."""
-    names = ("unet", *(TEXT_ENCODERS if settings.train_text_encoder else ()))
-    return {name: model for name in names if (model := getattr(pipe, name, None)) is not None}
+    names = model.trainable() if settings.train_text_encoder else (model.denoiser,)
+    return {name: part for name in names if (part := model.component(name)) is not None}
 
 
-def trained_weights(pipe: Any) -> dict[str, nn.Parameter]:
+def trained_weights(model: Architecture) -> dict[str, nn.Parameter]:
     """{component.name: weight} of everything that learns, in a fixed order."""
     return {
         f"{component}.{name}": weight
-        for component in ("unet", *TEXT_ENCODERS)
-        if isinstance(model := getattr(pipe, component, None), nn.Module)
-        for name, weight in model.named_parameters()
+        for component in model.trainable()
+        if isinstance(part := model.component(component), nn.Module)
+        for name, weight in part.named_parameters()
         if weight.requires_grad
     }
 

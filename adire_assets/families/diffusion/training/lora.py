@@ -25,27 +25,25 @@ from typing import Any
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from diffusers import DDPMScheduler
 from PIL import Image
-from torch import nn
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.conditioning import TEXT_ENCODERS
+from adire_assets.families.diffusion.architecture import Architecture, Noise
 from adire_assets.families.diffusion.formats.adapter_file import save_adapter
-from adire_assets.families.diffusion.sampling import Request, Sampler, left_out, told_of_long
+from adire_assets.families.diffusion.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.training import encoding
 from adire_assets.families.diffusion.training.cache import Facts
 from adire_assets.families.diffusion.training.checkpoint import Checkpoints
 from adire_assets.families.diffusion.training.class_images import class_images
-from adire_assets.families.diffusion.training.examples import Examples, Geometry
+from adire_assets.families.diffusion.training.examples import Examples
 from adire_assets.families.diffusion.training.fused_lora import fuse
 from adire_assets.families.diffusion.training.launch import process_count
 from adire_assets.families.diffusion.training.layers import (
     add_lora,
-    trained_models,
+    trained_parts,
     trained_weights,
 )
 from adire_assets.families.diffusion.training.optimizers import needs_bitsandbytes
@@ -57,7 +55,6 @@ from adire_assets.families.diffusion.training.training_loop import (
     mean,
 )
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
 ENCODING_PATIENCE = timedelta(days=2)  # of processes that wait for one that encodes
 SHOWN_CAPTIONS = 3
 
@@ -105,39 +102,39 @@ def train(
     kept = Path(cache or f"{work}/cache")
     with accelerator.local_main_process_first():
         of_class = class_images(Path(base), variant, settings, kept / "class", facts, device, tell)
-    pipe = encoding.load(Path(base), variant)
-    schedule = _schedule(pipe, base)
+    model = encoding.load(Path(base), variant)
+    noise = _noise(model, base)
     if settings.quantization == "4bit":
-        pipe.unet = _quantized(Path(base), variant, settings)
-    add_lora(pipe, settings)
-    pipe.to(accelerator.device)
-    _speed(pipe, settings, device)
-    texts = encoding.texts_cache(pipe, kept / "texts", facts, settings, device)
+        _quantize(model, Path(base), variant, settings)
+    add_lora(model, settings)
+    model.pipe.to(accelerator.device)
+    _speed(model, settings, device)
+    texts = encoding.texts_cache(model, kept / "texts", facts, settings, device)
     examples = Examples(
         Path(dataset),
         settings,
-        geometry=_geometry(pipe, resolution, schedule),
-        latents=encoding.latents_cache(pipe, kept / "latents", facts),
+        resolution=resolution,
+        geometry=model.latents,
+        noise=noise,
+        latents=encoding.latents_cache(model, kept / "latents", facts),
         texts=None if settings.train_text_encoder else texts,
         device=accelerator.device,
         class_images=of_class,
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    _warn_of_long_texts(pipe, examples, settings, tell)
+    _warn_of_long_texts(model, examples, settings, tell)
     identity = identity_of(settings, examples.digest, facts, resolution)
     checkpoints = Checkpoints(Path(work), identity)
     started = time.monotonic()
-    loop = TrainingLoop(
-        pipe, schedule, examples, settings, accelerator, checkpoints, tell, should_prune
-    )
+    loop = TrainingLoop(model, examples, settings, accelerator, checkpoints, tell, should_prune)
     tell("encoding images and captions")
     local = accelerator.num_processes // settings.num_machines  # a machine has a disk of its own
     share = slice(accelerator.local_process_index, None, local)
     made = examples.prepare(loop.first, share)
     tell(f"encoded {made} images and captions, the others were there")
     accelerator.wait_for_everyone()
-    _let_encoders_go(pipe, settings)
+    _let_encoders_go(model, settings)
     folder, drawn = Path(output), Path(work) / "validation"  # a kill loses no picture
     Path(work).mkdir(parents=True, exist_ok=True)
 
@@ -147,7 +144,7 @@ def train(
             images = drawn / ("" if at_end else f"step-{step:06}")
             images.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=work) as adapter:
-                save_adapter(pipe, Path(adapter))
+                save_adapter(model, Path(adapter))
                 draw_validation(settings, Path(base), variant, Path(adapter), images, device)
             drew = f"step {step}: drew {settings.num_validation_images} validation images"
             tell(drew, shown=images, step=step)
@@ -156,10 +153,10 @@ def train(
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return {}
-    save_adapter(pipe, folder)
+    save_adapter(model, folder)
     if drawn.is_dir():
         shutil.copytree(drawn, folder / drawn.name)
-    report = _report(history, settings, pipe, device)
+    report = _report(history, settings, model, device)
     _write_history(folder, history, report)
     timings = {
         "seconds": round(time.monotonic() - started, 3),
@@ -176,23 +173,22 @@ def _refuse_impossible(settings: TrainingConfig, device: str) -> None:
         needs_bitsandbytes("training.quantization: 4bit", device, "none")
 
 
-def _schedule(pipe: Any, base: str) -> Any:
-    schedule: Any = DDPMScheduler.from_config(pipe.scheduler.config)
-    if schedule.config.prediction_type not in PREDICTION_TYPES:
-        raise UserError(
-            f"base_model: {base} has a schedule of prediction_type "
-            f"{schedule.config.prediction_type}; training knows {', '.join(PREDICTION_TYPES)}"
-        )
-    return schedule
+def _noise(model: Architecture, base: str) -> Noise:
+    try:
+        return model.noise()
+    except ValueError as error:
+        raise UserError(f"base_model: {base} {error}") from None
 
 
-def _quantized(base: Path, variant: str | None, settings: TrainingConfig) -> nn.Module:
-    """The UNet in NF4 (Dettmers et al. 2023, QLoRA)."""
-    from diffusers import BitsAndBytesConfig, UNet2DConditionModel
+def _quantize(
+    model: Architecture, base: Path, variant: str | None, settings: TrainingConfig
+) -> None:
+    """Load the denoiser in NF4 (Dettmers et al. 2023, QLoRA)."""
+    from diffusers import BitsAndBytesConfig
 
-    return UNet2DConditionModel.from_pretrained(
+    quantized = type(model.component(model.denoiser)).from_pretrained(
         base,
-        subfolder="unet",
+        subfolder=model.denoiser,
         variant=variant,
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
@@ -200,40 +196,30 @@ def _quantized(base: Path, variant: str | None, settings: TrainingConfig) -> nn.
             bnb_4bit_compute_dtype=encoding.FROZEN_TYPES[settings.mixed_precision],
         ),
     )
+    model.replace(model.denoiser, quantized)
 
 
-def _speed(pipe: Any, settings: TrainingConfig, device: str) -> None:
+def _speed(model: Architecture, settings: TrainingConfig, device: str) -> None:
+    parts = trained_parts(model, settings)
+    denoiser = parts[model.denoiser]
     if settings.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
-        for name in TEXT_ENCODERS if settings.train_text_encoder else ():
-            if (encoder := getattr(pipe, name, None)) is not None:
-                encoder.gradient_checkpointing_enable()
+        denoiser.enable_gradient_checkpointing()
+        for name in parts.keys() - {model.denoiser}:
+            parts[name].gradient_checkpointing_enable()
     if settings.channels_last:
-        pipe.unet.to(memory_format=torch.channels_last)
-        for weight in trained_weights(pipe).values():  # peft's DoRA takes them for matrices
+        denoiser.to(memory_format=torch.channels_last)
+        for weight in trained_weights(model).values():  # peft's DoRA takes them for matrices
             weight.data = weight.data.contiguous()
     if not settings.torch_compile:  # which fuses by itself
-        for model in trained_models(pipe, settings).values():
-            fuse(model)
-    encoding.lower_precision(pipe, settings, device)
+        for part in parts.values():
+            fuse(part)
+    encoding.lower_precision(model, settings, device)
 
 
-def _geometry(pipe: Any, resolution: int, schedule: Any) -> Geometry:
-    scale = pipe.vae_scale_factor
-    return Geometry(
-        resolution=resolution,
-        multiple=scale * 2 ** (len(pipe.unet.config.block_out_channels) - 1),
-        scale=scale,
-        channels=pipe.vae.config.latent_channels,
-        scaling_factor=pipe.vae.config.scaling_factor,
-        timesteps=schedule.config.num_train_timesteps,
-    )
-
-
-def _let_encoders_go(pipe: Any, settings: TrainingConfig) -> None:
-    for name in ("vae", *(() if settings.train_text_encoder else TEXT_ENCODERS)):
-        if getattr(pipe, name, None) is not None:
-            setattr(pipe, name, None)
+def _let_encoders_go(model: Architecture, settings: TrainingConfig) -> None:
+    frozen = () if settings.train_text_encoder else model.text_encoders
+    for name in (model.autoencoder, *frozen):
+        model.replace(name, None)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -255,13 +241,13 @@ def identity_of(
 
 
 def _warn_of_long_texts(
-    pipe: Any, examples: Examples, settings: TrainingConfig, tell: Progress
+    model: Architecture, examples: Examples, settings: TrainingConfig, tell: Progress
 ) -> None:
     """Once, with the files and what is cut; the tokenizer cuts without a word."""
     texts = {row.file.name: row.text for row in examples.rows}
     for name in ("validation_prompt", "class_prompt"):
         texts[f"training.{name}"] = getattr(settings, name) or ""
-    cut = {name: rest for name, text in texts.items() if (rest := left_out(pipe, text))}
+    cut = {name: rest for name, text in texts.items() if (rest := model.left_out(text))}
     if cut:
         tell(told_of_long(cut, SHOWN_CAPTIONS))
 
@@ -288,7 +274,7 @@ def draw_validation(
 
 
 def _report(
-    history: TrainingHistory, settings: TrainingConfig, pipe: Any, device: str
+    history: TrainingHistory, settings: TrainingConfig, model: Architecture, device: str
 ) -> dict[str, Any]:
     window = settings.checkpointing_steps
     return {
@@ -297,7 +283,7 @@ def _report(
         "final_loss": mean(history.losses[-window:]),
         "first_loss": mean(history.losses[:window]),
         "validation_loss": history.validation.get(history.kept_step),
-        "trained_parameters": sum(weight.numel() for weight in trained_weights(pipe).values()),
+        "trained_parameters": sum(weight.numel() for weight in trained_weights(model).values()),
         "threads": torch.get_num_threads(),
         "device": device,
     }

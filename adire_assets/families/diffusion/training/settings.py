@@ -78,11 +78,9 @@ class TrainingConfig(Strict):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Another rank for modules whose name ends so; their alpha keeps its ratio to the rank.
     rank_pattern: dict[str, Rank] = {}
-    target_modules: Endings = ["to_k", "to_q", "to_v", "to_out.0"]
+    target_modules: Endings | None = None  # None: those of the base's architecture
     train_text_encoder: bool = False
-    text_encoder_target_modules: Endings = [
-        "q_proj", "k_proj", "v_proj", "out_proj",
-    ]  # fmt: skip
+    text_encoder_target_modules: Endings | None = None
     # The optimizer
     optimizer: Annotated[str, AfterValidator(OPTIMIZERS.known)] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-4
@@ -126,7 +124,7 @@ class TrainingConfig(Strict):
     # How it is computed
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    quantization: Literal["none", "4bit"] = "none"  # of the frozen UNet, on a GPU (QLoRA)
+    quantization: Literal["none", "4bit"] = "none"  # of the frozen denoiser, on a GPU (QLoRA)
     gradient_checkpointing: bool = False
     channels_last: bool = False
     torch_compile: bool = False

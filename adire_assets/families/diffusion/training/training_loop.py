@@ -1,4 +1,4 @@
-"""The training loop: the UNet's forward and backward, the optimizer's step, and little else.
+"""The training loop: the denoiser's forward and backward, the optimizer's step, and little else.
 
 It is exact: a run that goes on from a checkpoint ends in the bits of an undisturbed one, because
 all that it keeps is in the checkpoint (`State`) and all that it draws is a function of the step.
@@ -9,7 +9,6 @@ exchange, and only the first one writes.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.conditioning import encode_texts, unet_arguments
+from adire_assets.families.diffusion.architecture import Architecture, Conditioning
 from adire_assets.families.diffusion.training.checkpoint import Checkpoints, State, split
 from adire_assets.families.diffusion.training.examples import STEP_STREAM, Batch, Examples, stream
-from adire_assets.families.diffusion.training.layers import trained_models, trained_weights
-from adire_assets.families.diffusion.training.objectives import OBJECTIVES, target_of, weights_of
+from adire_assets.families.diffusion.training.layers import trained_parts, trained_weights
+from adire_assets.families.diffusion.training.objectives import OBJECTIVES
 from adire_assets.families.diffusion.training.optimizers import OPTIMIZERS
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
@@ -63,20 +62,18 @@ class TrialPruned(Exception):
 class Denoiser(nn.Module):
     """What learns, in one module, so that FSDP can spread it."""
 
-    def __init__(self, pipe: Any, settings: TrainingConfig, scale: int) -> None:
+    def __init__(self, model: Architecture, settings: TrainingConfig, scale: int) -> None:
         super().__init__()
-        self.pipe, self.scale = pipe, scale
-        self.models = nn.ModuleList(trained_models(pipe, settings).values())
+        self.model, self.scale = model, scale
+        self.parts = nn.ModuleList(trained_parts(model, settings).values())
 
-    def forward(
-        self, noisy: Tensor, timesteps: Tensor, texts: dict[str, Tensor] | list[str]
-    ) -> Tensor:
-        """The UNet's prediction for encoded texts, or for captions that are encoded here."""
+    def forward(self, noisy: Tensor, timesteps: Tensor, texts: Conditioning | list[str]) -> Tensor:
+        """The prediction for encoded texts, or for captions that are encoded here."""
         if isinstance(texts, list):
-            texts = encode_texts(self.pipe, texts)
+            texts = self.model.encode(texts)
         height, width = (side * self.scale for side in noisy.shape[-2:])
-        arguments = unet_arguments(texts, (height, width))
-        return self.pipe.unet(noisy, timesteps, return_dict=False, **arguments)[0]
+        told = self.model.for_size(texts, width, height)
+        return self.model.denoise(noisy, timesteps, told)
 
 
 def shard(denoiser: Denoiser, trained: Sequence[nn.Parameter]) -> None:
@@ -84,7 +81,7 @@ def shard(denoiser: Denoiser, trained: Sequence[nn.Parameter]) -> None:
     from torch.distributed.fsdp import fully_shard
 
     ignored = set(trained)
-    lists = [part for model in denoiser.models.children() for part in model.children()]
+    lists = [part for model in denoiser.parts.children() for part in model.children()]
     for block in (one for part in lists if isinstance(part, nn.ModuleList) for one in part):
         fully_shard(block, ignored_params=ignored)
     fully_shard(denoiser, ignored_params=ignored)
@@ -107,8 +104,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        pipe: Any,
-        schedule: Any,  # a DDPMScheduler
+        model: Architecture,
         examples: Examples,
         settings: TrainingConfig,
         accelerator: Accelerator,
@@ -116,11 +112,11 @@ class TrainingLoop:
         progress: Progress,
         should_prune: ShouldPrune,
     ) -> None:
-        self.schedule, self.examples, self.settings = schedule, examples, settings
+        self.examples, self.noise, self.settings = examples, examples.noise, settings
         self.accelerator, self.checkpoints, self.progress = accelerator, checkpoints, progress
         self.should_prune = should_prune
         self.objective = OBJECTIVES[settings.objective]
-        self.weights = trained_weights(pipe)
+        self.weights = trained_weights(model)
         self.optimizer = OPTIMIZERS[settings.optimizer](list(self.weights.values()), settings)
         self.rates = get_scheduler(
             settings.lr_scheduler,
@@ -133,8 +129,8 @@ class TrainingLoop:
         self.history = TrainingHistory()
         self.first = self._restore()
         if settings.torch_compile:
-            pipe.unet.compile()
-        denoiser = Denoiser(pipe, settings, examples.geometry.scale)
+            model.component(model.denoiser).compile()
+        denoiser = Denoiser(model, settings, examples.geometry.scale)
         if settings.distribution == "fsdp" and self._several:
             shard(denoiser, self._trained)
         self.denoiser = denoiser
@@ -233,15 +229,14 @@ class TrainingLoop:
 
     def _loss(self, batch: Batch, weighted: bool) -> Tensor:
         """The weighted sum of the examples' losses; Min-SNR only for what is learned from."""
-        noisy = self.schedule.add_noise(batch.clean, batch.noise, batch.timesteps)
-        target = target_of(self.schedule, batch.clean, batch.noise, batch.timesteps)
+        noisy = self.noise.add(batch.clean, batch.noise, batch.timesteps)
+        target = self.noise.target(batch.clean, batch.noise, batch.timesteps)
         with self.accelerator.autocast():
             predicted = self.denoiser(noisy, batch.timesteps, self.examples.texts_of(batch))
         losses = self.objective(predicted.float(), target.float())
         weights = batch.weights
-        gamma = self.settings.snr_gamma if weighted else None
-        if (by_time := weights_of(self.schedule, batch.timesteps, gamma)) is not None:
-            weights = weights * by_time
+        if weighted and self.settings.snr_gamma is not None:
+            weights = weights * self.noise.weights(batch.timesteps, self.settings.snr_gamma)
         return (weights * losses).sum()
 
     # --- what is seen of it --------------------------------------------------------------------
