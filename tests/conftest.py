@@ -25,6 +25,7 @@ LONG = (
     "serving/test_rollout.py",
     "core/test_reproduce.py",
     "diffusion/test_training_options.py",
+    "diffusion/test_processes.py",
     "test_search.py",
     "test_tracking.py",
     "evaluation/test_evaluation_images.py",

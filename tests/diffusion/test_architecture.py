@@ -168,6 +168,14 @@ def test_a_transformer_in_the_unets_place_is_trained_and_drawn_as_stock_diffuser
     assert not np.array_equal(drawn, bare)
 
 
+def test_latents_are_shifted_and_scaled_and_come_back() -> None:
+    latents = Latents(channels=4, scale=8, multiple=16, scaling_factor=1.5, shift_factor=0.5)
+    found = torch.tensor([0.5, 2.5])
+    assert latents.normalized(found).tolist() == [0.0, 3.0]
+    assert latents.restored(latents.normalized(found)).tolist() == found.tolist()
+    assert latents.shape(width=64, height=32) == (4, 4, 8)
+
+
 def test_a_release_takes_all_along_that_draws() -> None:
     modules = FAMILY.release.modules
     assert set(lineage.sources(modules)) == set(modules)

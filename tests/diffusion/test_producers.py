@@ -282,7 +282,6 @@ def test_metadata_of_other_programs_does_no_harm(sd15: Producer, tmp_path: Path)
 
 
 MIDDLE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-ONE = torch.ones(1)
 
 
 @pytest.mark.parametrize(
@@ -344,9 +343,7 @@ def test_an_adapter_for_another_base_says_which(
     for number, tensors in enumerate((producer.lora, producer.kohya(), before_peft(producer))):
         file = tmp_path / f"{number}.safetensors"
         save_file(tensors, file)
-        with pytest.raises(
-            UserError, match=r"is for another base: its UNet takes text of width 64"
-        ):
+        with pytest.raises(UserError, match="is for another base: its UNet takes text of width 64"):
             import_(file, sd15.base, tmp_path / "out")
 
 
@@ -357,10 +354,7 @@ def test_an_adapter_for_another_base_says_which(
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "`git lfs pull`"),
         (b"\n<!DOCTYPE html><html>", "is a web page"),
         (b'{"error": "Unauthorized"}', "is JSON text, perhaps the answer of a server"),
-        (
-            b"PK\x03\x04 as torch.save writes",
-            "is a zip archive, such as torch.save writes; pickled",
-        ),
+        (b"PK\x03\x04 as torch.save writes", "a zip archive, such as torch.save writes; pickled"),
         (b"\x80\x02}q\x00. as pickle writes", "it is pickled; pickled weights"),
         (b"GGUF\x03\x00\x00\x00\x00\x00", "it is a GGUF file"),
         (b"\x00" * 40, "is not a safetensors file"),
@@ -402,6 +396,5 @@ def test_dora_by_diffusers_converter_is_read(sd15: Producer, tmp_path: Path) -> 
         tmp_path / "dora", sd15.base, unet=adapters.ATTENTION, text=[], use_dora=True, lora_alpha=3
     )
     given = load_file(folder / ADAPTER_FILE)
-    file = tmp_path / "kohya.safetensors"
-    save_file(convert_state_dict_to_kohya(given), file)
+    save_file(convert_state_dict_to_kohya(given), file := tmp_path / "kohya.safetensors")
     assert_equal(imported(sd15, file), adapters.merged_weights(sd15.base, folder))

@@ -1,5 +1,6 @@
 """Small trainings for tests."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,9 @@ def run(
     given = arguments(folder, base, dataset, **settings)
     lora.train(**given, progress=progress)
     return Path(given["output"])
+
+
+def curve(folder: Path, name: str = "loss") -> dict[int, float]:
+    """{step: loss} of a training's output."""
+    with (folder / f"{name}.csv").open() as file:
+        return {int(row["step"]): float(list(row.values())[1]) for row in csv.DictReader(file)}
