@@ -25,7 +25,7 @@ from adire_assets.core.store import KEY_DIGITS, Artifact, Store, read_json
 from adire_assets.serving import record
 
 TIMINGS = "timings.json"
-DIGITS = 4
+DIGITS = 6  # that count
 Timings = Mapping[str, Any]
 
 
@@ -88,7 +88,7 @@ def _together(name: str, values: Sequence[Any]) -> Any:
         case list():
             return [each for value in values for each in value]
         case float():
-            return round(statistics.median(values), DIGITS)
+            return float(f"{statistics.median(values):.{DIGITS}g}")
         case int() if name.endswith("_bytes"):
             return max(values)
     return values[-1]

@@ -19,6 +19,7 @@ from adire_assets.gates.report.document import (
     Shown,
     ab_sheet,
     html,
+    number,
     shuffle_of,
 )
 from tests.support.pages import Nesting, rated, sheet_data
@@ -213,6 +214,11 @@ def test_the_bar_shows_on_which_side_of_the_bound_the_value_is() -> None:
     assert value < bound
     bound, value, allowed = places(replace(FLOOR, comparison="<="))
     assert value > bound > allowed == 0
+
+
+def test_a_small_number_is_not_shown_as_nothing() -> None:
+    shown = {0.0: "0", 0.00012: "1.2e−04", 0.0009: "0.001", 1234.5678: "1,235", -0.5: "−0.5"}
+    assert {value: number(value) for value in shown} == shown
 
 
 def test_every_picture_of_the_view_is_shown_with_its_scores() -> None:

@@ -23,6 +23,11 @@ def measured(mean: float, memory: int = 100, loading: float = 1.0) -> dict[str, 
     }
 
 
+def test_a_short_time_keeps_its_digits() -> None:
+    found = together([measured(0.000123), measured(0.000125), measured(0.000321)])
+    assert found["seconds_per_image_mean"] == 0.000125
+
+
 def test_times_are_medians_and_memory_the_greatest() -> None:
     found = together([measured(9.0, 300, 5.0), measured(1.0, 100, 2.0), measured(2.0, 200, 1.0)])
     assert found["seconds_per_image_mean"] == 2 and found["cold_load_seconds"] == 2

@@ -230,7 +230,7 @@ def number(value: float | None) -> str:
     """A number for people: four digits that count, no exponent where it can be avoided."""
     if value is None:
         return "none"
-    if value and abs(value) < 1e-4:
+    if value and abs(value) < 5e-4:
         return f"{value:.1e}".replace("-", "−")
     digits = len(str(int(abs(value))))
     text = f"{value:,.{max(0, SHOWN_DIGITS - digits)}f}"
