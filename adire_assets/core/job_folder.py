@@ -3,6 +3,7 @@
     job.json        {"function": "package.module:name", "arguments": {...}, "threads": n,
                      "recorder": {"function": ..., "run_id": ...} or null}
     result.json     what the function returned, or
+    facts.json      `lineage.Facts` of the machine that computed, without versions
     error.txt       the sentence with which it refused
 
 A path among the arguments is {"place": "home" or "project", "path": the rest}, so that a job can be
@@ -20,6 +21,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json, write_json
 
 ERROR = "error.txt"
+FACTS = "facts.json"
 
 
 def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:

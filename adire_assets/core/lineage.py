@@ -17,8 +17,8 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec, resolve_name
@@ -64,12 +64,37 @@ NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's enviro
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a machine computes with. `version` tells that of a distribution, or ABSENT; `device` is
+    the class of the best device (cuda, cpu), `hardware` is in no recipe key."""
+
+    device: str
+    threads: int
+    machine: str
+    cuda: str | None
+    hardware: Mapping[str, Any]
+    version: Callable[[str], str]
+
+    def device_class(self, wanted: str = "auto") -> str:
+        """ "cuda" or "cpu"; `wanted` forces one."""
+        return self.device if wanted == "auto" else wanted
+
+    def environment(self, *packages: str, device: str | None = None) -> dict[str, str]:
+        """Versions of `packages`; with a `device` also what else can change the bits."""
+        found = {package: self.version(package) for package in packages}
+        if device == "cpu":
+            return {**found, "device": "cpu", "threads": str(self.threads), "machine": self.machine}
+        return found if device is None else {**found, "device": device, "cuda": self.cuda or ABSENT}
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What one artifact is made from; equal keys mean equal artifacts.
 
     `modules` are the dotted names of the project modules that do the work, `inputs` maps an input's
     name to its content hash, `config` is plain JSON, `environment` maps a name to a version, beside
-    the libraries that the modules import: these are always part of it.
+    the libraries that the modules import: these are always part of it. `facts` are those of the
+    machine that does the work; without, it is this process.
     """
 
     kind: str
@@ -78,6 +103,7 @@ class Recipe:
     inputs: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    facts: Facts | None = field(default=None, compare=False, repr=False)
 
     @property
     def code(self) -> str:
@@ -89,11 +115,16 @@ class Recipe:
         return digest({**self.as_dict(), "modules": None})
 
     def as_dict(self) -> dict[str, Any]:
+        version = self.facts.version if self.facts else installed
+        found = {name: version(name) for name in libraries(self.modules)}
         return {
-            **asdict(self),
+            "kind": self.kind,
+            "model": self.model,
             "modules": list(self.modules),
+            "inputs": dict(self.inputs),
+            "config": dict(self.config),
             "code": self.code,
-            "environment": {**environment(*libraries(self.modules)), **self.environment},
+            "environment": {**found, **self.environment},
         }
 
 
@@ -266,16 +297,15 @@ def clear_caches() -> None:
 
 
 def environment(*packages: str, device: str | None = None) -> dict[str, str]:
-    """Versions of `packages`; with a `device` (cpu, cuda) also what else can change the bits."""
-    facts = {package: installed(package) for package in packages}
-    if device is not None:
-        facts["device"] = device
-        if device == "cpu":
-            facts["threads"] = str(threads())
-            facts["machine"] = platform.machine()
-        else:
-            facts["cuda"] = cuda_version() or ABSENT
-    return facts
+    """Of this process, `Facts.environment`."""
+    return facts().environment(*packages, device=device)
+
+
+def facts() -> Facts:
+    """Those of this process, on this machine."""
+    return Facts(
+        device_class(), threads(), platform.machine(), cuda_version(), hardware(), installed
+    )
 
 
 @cache

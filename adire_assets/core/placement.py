@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -19,12 +20,16 @@ from adire_assets.core import job_folder, lineage
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.devices import exclusive_device
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json
 from adire_assets.core.folders import temporary_folder
+from adire_assets.core.lineage import Facts
 
 if TYPE_CHECKING:
     from adire_assets.core.project import Project
 
 STOP_SECONDS = 20.0  # what a cancelled child may take to end
+# The hardware that carried out the latest `run_step` of this context, for the artifact made of it.
+computed_on: ContextVar[Mapping[str, Any] | None] = ContextVar("computed_on", default=None)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,12 @@ class Job:
 @dataclass(frozen=True)
 class Outcome:
     """`done` with a result, `failed` for a reason that another attempt has as well, or `lost`: it
-    was ended from outside. `sentence` tells why it is not done."""
+    was ended from outside. `sentence` tells why it is not done, `hardware` what computed."""
 
     status: Literal["done", "failed", "lost"]
     result: dict[str, Any] | None = None
     sentence: str = ""
+    hardware: Mapping[str, Any] | None = None
 
     def returned(self) -> dict[str, Any]:
         """The result. UserError with the sentence when there is none."""
@@ -81,6 +87,10 @@ class StartedStep(Protocol):
 class Placement(Protocol):
     """Where jobs run. None outlives the block, or the process, that started it."""
 
+    def facts(self) -> Facts:
+        """Those of the machines that jobs run on; for recipe keys, before a job is started."""
+        ...
+
     def start(
         self, job: Job, environment: Mapping[str, str] | None = None
     ) -> AbstractContextManager[StartedStep]:
@@ -94,6 +104,9 @@ class LocalPlacement:
     """Jobs are children of this process."""
 
     project: "Project"
+
+    def facts(self) -> Facts:
+        return lineage.facts()
 
     @contextmanager
     def start(
@@ -168,9 +181,13 @@ class _Child:
                 "words stand in the terminal or the run's compute log above",
             )
         try:
-            return Outcome("done", job_folder.result_of(self.folder))
+            result = job_folder.result_of(self.folder)
         except UserError as error:
             return Outcome("failed", sentence=str(error))
+        told = self.folder / job_folder.FACTS  # which the code of an earlier version does not write
+        return Outcome(
+            "done", result, hardware=read_json(told)["hardware"] if told.is_file() else None
+        )
 
 
 def run_step(
@@ -194,4 +211,6 @@ def run_step(
     with project.placement.start(job, environment) as started:
         for line in started.events():
             progress(line)
-        return started.outcome().returned()
+        outcome = started.outcome()
+    computed_on.set(outcome.hardware)
+    return outcome.returned()

@@ -36,6 +36,7 @@ from adire_assets.core.files import write_bytes as write_bytes
 from adire_assets.core.files import write_json as write_json
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.locks import Lease
+from adire_assets.core.placement import computed_on
 from adire_assets.core.project import Project
 
 NOT_CONTENT = ("manifest.json", "timings.json", "recipe")
@@ -212,6 +213,7 @@ class Store:
                         unfinished.mkdir(parents=True)
                     started = time.monotonic()
                     self._keep_recipe(made_with, recipe)
+                    computed_on.set(None)
                     facts = make(folder) or {}
                     made_with.rename(folder / "recipe")
                     self._finish(folder, recipe, facts, time.monotonic() - started)
@@ -244,6 +246,7 @@ class Store:
 
     def _finish(self, folder: Path, recipe: Recipe, facts: dict, seconds: float) -> None:
         content, files = lineage.folder_digest(folder, NOT_CONTENT)
+        here = recipe.facts or lineage.facts()
         write_json(
             folder / "manifest.json",
             {
@@ -255,7 +258,7 @@ class Store:
                 "code": lineage.code_identity(self.project.root),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "seconds": round(seconds, 3),
-                "hardware": lineage.hardware(),
+                "hardware": computed_on.get() or here.hardware,
                 **facts,
             },
         )

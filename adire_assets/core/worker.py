@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from adire_assets.core import lineage
 from adire_assets.core.child_environment import PARENT
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json, write_bytes, write_json
-from adire_assets.core.job_folder import ERROR, is_portable, located
+from adire_assets.core.job_folder import ERROR, FACTS, is_portable, located
 from adire_assets.core.project import Project
 
 PR_SET_PDEATHSIG = 1
@@ -101,6 +102,7 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
             function = _named(job["function"])
         result = function(**_arguments(job["arguments"]), progress=progress)
         if _is_first():
+            write_json(folder / FACTS, {**vars(lineage.facts()), "version": None})
             write_json(folder / "result.json", result)
     except UserError as error:
         _refuse(folder, str(error))

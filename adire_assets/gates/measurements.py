@@ -31,7 +31,7 @@ Timings = Mapping[str, Any]
 
 def add(project: Project, model: str, drawing: Mapping[str, Any], timings: Timings) -> None:
     """Keep a measurement, the timings.json of a drawing with the recipe `drawing`."""
-    taken = {"at": record.now(), "cpu": lineage.hardware()["cpu"], **timings}
+    taken = {"at": record.now(), "cpu": project.placement.facts().hardware["cpu"], **timings}
     name = _name(project, model, drawing)
     project.records.change(name, lambda known: [*(known or []), taken])
 

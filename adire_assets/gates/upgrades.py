@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import CompatibilityConfig
 from adire_assets.config.model import load_model
-from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.lineage import Recipe
@@ -99,6 +98,7 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
             "base_model": base.content_hash,
         },
         environment={name: value or "absent" for name, value in now.items()},
+        facts=project.placement.facts(),
     )
 
     def make(folder: Path) -> dict[str, Any]:
@@ -153,8 +153,9 @@ def _conditions(
 ) -> tuple[dict[str, str | None], bool]:
     """(what decides the bits of an answer here, whether that is what the golden set records)."""
     settings: Mapping[str, Any] = kept.json("golden.json")
-    device = lineage.device_class(load_fleet(project).device)
+    facts = project.placement.facts()
+    device = facts.device_class(load_fleet(project).device)
     family = release.family_of_release(project, record)
-    environment = lineage.environment(*family.packages, device=device)
-    now = family.golden.functions.conditions(environment, lineage.hardware(), settings["threads"])
+    environment = facts.environment(*family.packages, device=device)
+    now = family.golden.functions.conditions(environment, facts.hardware, settings["threads"])
     return now, now == settings["conditions"]

@@ -26,5 +26,5 @@ def code_and_libraries(project: Project, family: Family) -> dict[str, Any]:
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
         "backend": release.backend_hash(project, family),
-        "libraries": lineage.environment(*sorted(libraries), "nvidia-pytriton"),
+        "libraries": project.placement.facts().environment(*sorted(libraries), "nvidia-pytriton"),
     }

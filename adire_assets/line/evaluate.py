@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.core import lineage
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -38,7 +37,8 @@ def evaluation_report(
     """
     settings = config.json("config.json")
     evaluation = settings["evaluation"]
-    device = lineage.device_class(load_fleet(project).device)
+    facts = project.placement.facts()
+    device = facts.device_class(load_fleet(project).device)
     plug = family(settings["family"])
     drawing = plug.drawing.functions.drawing_of(evaluation, dataset.path)
     drawn = {
@@ -58,7 +58,8 @@ def evaluation_report(
         modules=plug.evaluate.modules,
         inputs={name: artifact.content_hash for name, artifact in made_from.items()},
         config=evaluation,
-        environment=lineage.environment(*plug.packages, device=device),
+        environment=facts.environment(*plug.packages, device=device),
+        facts=facts,
     )
 
     shared = {name: recipe.inputs[name] for name in ("dataset", "judge", "base_images")}

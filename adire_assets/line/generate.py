@@ -13,7 +13,7 @@ from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
-from adire_assets.core.lineage import Recipe
+from adire_assets.core.lineage import Facts, Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.gates import measurements
@@ -32,7 +32,8 @@ def evaluation_images(
     run_worker: "RunWorker",
 ) -> Built:
     """The answers of `adapter` on the base, or of the bare base, made in a child process."""
-    device = lineage.device_class(load_fleet(project).device)
+    facts = project.placement.facts()
+    device = facts.device_class(load_fleet(project).device)
     made_from = {"base_model": base_weights, **({"lora_weights": adapter} if adapter else {})}
     recipe = Recipe(
         kind="evaluation_images",
@@ -40,7 +41,8 @@ def evaluation_images(
         modules=family.generate.modules,
         inputs={name: artifact.content_hash for name, artifact in made_from.items()},
         config=drawing,
-        environment=lineage.environment(*family.packages, device=device),
+        environment=facts.environment(*family.packages, device=device),
+        facts=facts,
     )
 
     def make(folder: Path) -> dict[str, Any]:
@@ -73,9 +75,10 @@ def measure_again(
         store.open(evaluation.manifest[name])
         for name in ("adapter_images", "lora_weights", "base_model")
     )
-    device = lineage.device_class(load_fleet(project).device)
+    facts = project.placement.facts()
+    device = facts.device_class(load_fleet(project).device)
     family = family_of(project, images.model)
-    _require_same_way(images, family, device)
+    _require_same_way(images, family, facts, device)
     drawing = images.manifest["recipe"]
     first = measurements.of_images(project, images)
     timings = run_worker(
@@ -93,11 +96,11 @@ def measure_again(
     return timings
 
 
-def _require_same_way(images: Artifact, family: Family, device: str) -> None:
+def _require_same_way(images: Artifact, family: Family, facts: Facts, device: str) -> None:
     """UserError when measuring now would time something else than what made `images`."""
     then = images.manifest["recipe"]
     libraries = {*family.packages, *lineage.libraries(family.generate.modules)}
-    now = lineage.environment(*sorted(libraries), device=device)
+    now = facts.environment(*sorted(libraries), device=device)
     names = {*then["environment"], *now}
     other = [
         f"{name} {then['environment'].get(name)}, now {now.get(name)}"

@@ -12,7 +12,6 @@ from typing import Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import ModelConfig, family_of, load_model
-from adire_assets.core import lineage
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -82,7 +81,7 @@ def _training_data_recipe(model: str, config: ModelConfig, tree: versions.Subtre
 
 
 def _training_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    device = lineage.device_class(load_fleet(project).device)
+    device = project.placement.facts().device_class(load_fleet(project).device)
     return Recipe(
         "training_config",
         model,

@@ -26,13 +26,15 @@ def lora_weights(
     """The trained adapter."""
     settings = config.json("config.json")
     plug = family(settings["family"])
+    facts = project.placement.facts()
     recipe = Recipe(
         kind="lora_weights",
         model=dataset.model,
         modules=plug.train.modules,
         inputs={"dataset": dataset.content_hash, "base_model": base_weights.content_hash},
         config=settings["training"],
-        environment=lineage.environment(*plug.packages, device=settings["device"]),
+        environment=facts.environment(*plug.packages, device=settings["device"]),
+        facts=facts,
     )
 
     work = project.home / "work" / recipe.key[:32]

@@ -13,7 +13,6 @@ changes; the work is done in <home>/work/reproduce-<model>-<release> and removed
 `UserError` with one sentence when the same bits cannot come out here or something is not to be had.
 """
 
-import platform
 import re
 import shutil
 import sys
@@ -64,7 +63,7 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
     progress(f"{name}: lora_weights {adapter.key[:12]}, made {manifest['created']}")
     _require_recorded(adapter)
     _require_served(store, record, adapter, weights)
-    _require_same_environment(name, manifest)
+    _require_same_environment(project, name, manifest)
     work = f"reproduce-{record.model}-{record.number}"
     with scratch_folder(project, work) as scratch:
         places = {"output": scratch / "output", "work": scratch / "checkpoints"}
@@ -133,18 +132,18 @@ def _require_served(
             )
 
 
-def _require_same_environment(name: str, manifest: Mapping[str, Any]) -> None:
+def _require_same_environment(project: Project, name: str, manifest: Mapping[str, Any]) -> None:
     """UserError when libraries, device or machine here are of another kind than then."""
-    then = manifest["recipe"]["environment"]
-    if then.get("device") == "cuda" and lineage.device_class() != "cuda":
+    then, facts = manifest["recipe"]["environment"], project.placement.facts()
+    if then.get("device") == "cuda" and facts.device != "cuda":
         raise UserError(
             f"{name} was made on a GPU and there is none here that this torch can use; a CPU gives "
             "other bits"
         )
     machine = manifest["hardware"]["machine"]
-    if machine != platform.machine():
+    if machine != facts.machine:
         raise UserError(
-            f"{name} was made on a machine of type {machine} and this one is {platform.machine()}, "
+            f"{name} was made on a machine of type {machine} and this one is {facts.machine}, "
             f"which gives other bits; run it on a {machine} machine"
         )
     libraries = {
@@ -152,9 +151,9 @@ def _require_same_environment(name: str, manifest: Mapping[str, Any]) -> None:
         for name, version in then.items()
         if name not in lineage.NOT_LIBRARIES and version != lineage.ABSENT  # it did without
     }
-    other = {name: v for name, v in libraries.items() if v != lineage.installed(name)}
+    other = {name: v for name, v in libraries.items() if v != facts.version(name)}
     if other:
-        listed = ", ".join(f"{n} {v} (here {lineage.installed(n)})" for n, v in other.items())
+        listed = ", ".join(f"{n} {v} (here {facts.version(n)})" for n, v in other.items())
         raise UserError(f"{name} was made with {listed}; `{_pip(other)}` mends it")
 
 
@@ -188,7 +187,7 @@ def _dataset(project: Project, recorded: Artifact, scratch: Path, progress: Prog
         return recorded.path
     _require_recorded(recorded)
     manifest = recorded.manifest
-    _require_same_environment(f"its dataset {recorded.key[:12]}", manifest)
+    _require_same_environment(project, f"its dataset {recorded.key[:12]}", manifest)
     places = {"source": scratch / "data", "output": scratch / "dataset"}
     places["source"].mkdir()
     progress("dataset: gone from the store; it is made again from the data that DVC holds")

@@ -26,7 +26,7 @@ from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family
 from adire_assets.core.folders import temporary_folder
-from adire_assets.core.lineage import Recipe
+from adire_assets.core.lineage import Facts, Recipe
 from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, lock, write_bytes
@@ -56,13 +56,14 @@ def search(
     plug, schema = family(config.family), type(config.training)
     if plug.trial is None:
         raise UserError(f"{model}: the family {plug.name} knows no search")
-    device = lineage.device_class(load_fleet(project).device)
+    facts = project.placement.facts()
+    device = facts.device_class(load_fleet(project).device)
     trials_of = plug.trial.functions
     dataset = build_dataset(project, sources.training_data(project, model).artifact).artifact
     if why := trials_of.refusal(dataset.path):
         raise UserError(f"{model}: {why}")
     base = _base(project, model)
-    recipe = recipe_of(config, dataset, base, device)
+    recipe = recipe_of(config, dataset, base, facts, device)
     name = f"{model}-{recipe.key[:12]}"
     folder = project.home / "search"
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,9 @@ def search(
     return best.params
 
 
-def recipe_of(config: ModelConfig, dataset: Artifact, base: Artifact, device: str) -> Recipe:
+def recipe_of(
+    config: ModelConfig, dataset: Artifact, base: Artifact, facts: Facts, device: str
+) -> Recipe:
     """What the trials of a study have in common: only then are they comparable."""
     plug = family(config.family)
     assert config.search and plug.trial
@@ -110,7 +113,8 @@ def recipe_of(config: ModelConfig, dataset: Artifact, base: Artifact, device: st
             **searched,
             "training": {n: v for n, v in training.items() if n not in searched["parameters"]},
         },
-        environment=lineage.environment(*plug.packages, device=device),
+        environment=facts.environment(*plug.packages, device=device),
+        facts=facts,
     )
 
 

@@ -244,7 +244,8 @@ class Line:
     def study(self) -> str:
         device = lineage.device_class(sources.load_fleet(self.project).device)
         config = load_model(self.project, MODEL)
-        return search.recipe_of(config, self.made("dataset"), self.made("base"), device).key
+        made_from = self.made("dataset"), self.made("base"), lineage.facts()
+        return search.recipe_of(config, *made_from, device).key
 
     def tiny_base(self) -> str:
         folder = self.project.home

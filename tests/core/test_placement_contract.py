@@ -9,9 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from adire_assets.core import devices
-from adire_assets.core.placement import Job, LocalPlacement, Outcome, Placement
+from adire_assets.core import devices, lineage
+from adire_assets.core.lineage import Facts, Recipe
+from adire_assets.core.placement import Job, LocalPlacement, Outcome, Placement, run_step
 from adire_assets.core.project import Project
+from adire_assets.core.store import Store
 
 IMPLEMENTATIONS: dict[str, Callable[[Project], Placement]] = {"local": LocalPlacement}
 
@@ -132,3 +134,51 @@ def test_what_takes_every_gpu_waits_for_all(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with devices.exclusive_device(project.locks, "cuda", every=True) as given:
         assert given == {} and all(map(project.locks.is_held, ("device-0", "device-1")))
+
+
+def test_an_outcome_tells_what_computed(placement: Placement) -> None:
+    outcome = ended(placement, job("echo", text="indigo"))[0]
+    assert outcome.hardware == placement.facts().hardware
+
+
+class Elsewhere(LocalPlacement):
+    """Jobs run on another machine, with other libraries and a GPU, than this process."""
+
+    def facts(self) -> Facts:
+        hardware = {"cpu": "of the worker"}
+        versions = {"torch": "9.9"}
+        return Facts("cuda", 64, "aarch64", "12.8", hardware, lambda n: versions.get(n, "absent"))
+
+
+def test_a_recipe_is_of_the_facts_of_the_worker(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe() -> Recipe:
+        facts = project.placement.facts()
+        device = facts.device_class()
+        environment = facts.environment("torch", device=device)
+        return Recipe("thing", "cloth", ("tests.support.jobs",), {}, {}, environment, facts)
+
+    here = recipe()
+    monkeypatch.setattr("adire_assets.core.project.LocalPlacement", Elsewhere)
+    there = recipe()
+    assert there.key != here.key
+    assert there.as_dict()["environment"] == {"torch": "9.9", "device": "cuda", "cuda": "12.8"}
+    made = Store(project).build(there, lambda folder: None).artifact.manifest
+    assert made["hardware"] == {"cpu": "of the worker"}
+
+
+def test_a_manifest_names_the_machine_that_computed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adire_assets.core.project.LocalPlacement", Elsewhere)
+
+    def make(folder: Path) -> None:
+        run_step(project, "tests.support.jobs:echo", {"text": "indigo"}, progress=print)
+
+    recipe = Recipe("thing", "cloth", facts=project.placement.facts())
+    made = Store(project).build(recipe, make).artifact.manifest
+    assert made["hardware"] == lineage.hardware()
+    without = Recipe("other", "cloth", facts=project.placement.facts())
+    made = Store(project).build(without, lambda folder: None).artifact.manifest
+    assert made["hardware"] == {"cpu": "of the worker"}
