@@ -133,11 +133,6 @@ def is_unordered(key: str) -> bool:
     return _rule(key) is _other
 
 
-def never_weaker(key: str) -> bool:
-    """Whether a key asks nothing of a release."""
-    return _rule(key) is _never
-
-
 def weakening_sentence(than: str, found: Iterable[Mapping[str, Any]]) -> str:
     """Such as "weaker than that of release 3: gates.clip_s_minimum 1.52 -> 0.5"."""
     weaker: list[str] = []

@@ -7,7 +7,7 @@ recomputed anywhere with today's policy, in milliseconds and without torch. Ever
 gate for each comparison. All gates must pass.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +47,18 @@ def rules(gates: type[GateConfig]) -> tuple[GateRule, ...]:
 
 def checks(gates: type[GateConfig]) -> dict[str, str]:
     """What each gate of a family's policy asks, for people; whatever thresholds there are."""
-    return {
-        SOUND: "The adapter is sound: neither its weights nor its answers show a problem.",
-        **{rule.name: rule.check for rule in rules(gates)},
-        **{
-            f"{CHAMPION}{metric}": f"By the lower bound of the paired difference, {metric} is not "
-            f"worse than the live release's by gates.champion.margins.{metric}, where one is set."
-            for metric in gates.METRICS
-        },
-    }
+    return {name: asks for name, asks, _ in _asked(gates)}
+
+
+def _asked(gates: type[GateConfig]) -> Iterator[tuple[str, str, str]]:
+    """Each gate, what it asks, and the key of the policy that it goes by."""
+    yield SOUND, "The adapter is sound: neither its weights nor its answers show a problem.", ""
+    for rule in rules(gates):
+        yield rule.name, rule.check, f"gates.{rule.key}"
+    for metric in gates.METRICS:
+        key = f"gates.champion.margins.{metric}"
+        asks = f"{metric} is not worse than the live release's by {key}, where one is set."
+        yield f"{CHAMPION}{metric}", f"By the lower bound of the paired difference, {asks}", key
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,10 @@ class Verdict:
             if self.comparisons
             else "no champion to compare with, or no margin asked for"
         )
-        keys = {rule.name: f"gates.{rule.key}" for rule in rules(gates)}
-        keys |= {f"{CHAMPION}{name}": f"gates.champion.margins.{name}" for name in gates.METRICS}
         found = []
-        for name in checks(gates):
+        for name, _, key in _asked(gates):
             gate = judged.get(name) or Gate(name, None, None, ">", None, True, DIFFERENCE, why)
-            weaker = [one for one in self.weakened if one["key"] == keys.get(name)]
+            weaker = [one for one in self.weakened if one["key"] == key]
             if told := policy_of.weakening_sentence(self.weaker_than, weaker):
                 gate = replace(gate, explanation=f"{gate.explanation}; {told}")
             found.append(gate)

@@ -158,8 +158,8 @@ def test_every_key_that_decides_has_a_rule() -> None:
     unordered = {key for key in [*gates, *steps] if policy.is_unordered(key)}
     # A new key belongs into policy.RULES; any change of these two is told.
     assert unordered == {"gates.champion.margins", "rollout.local.strategy"}
-    assert {key for key in steps if policy.never_weaker(key)} == UNORDERED
-    assert not [key for key in gates if policy.never_weaker(key)]
+    assert {key for key in steps if policy._rule(key) is policy._never} == UNORDERED
+    assert not [key for key in gates if policy._rule(key) is policy._never]
 
 
 def test_a_new_target_with_weaker_limits_than_those_before_is_named() -> None:
