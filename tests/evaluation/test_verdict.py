@@ -9,8 +9,11 @@ from dataclasses import replace
 import pytest
 
 from adire_assets.config import gates as config
+from adire_assets.core import lineage
 from adire_assets.core.gate import GateRule, latency
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.gates import METRICS, GateConfig
+from adire_assets.gates import promotion
 from adire_assets.gates.comparison import Comparison
 from adire_assets.gates.verdict import Verdict, checks, decide, rules
 
@@ -273,6 +276,13 @@ def test_the_gates_are_those_of_the_family() -> None:
     assert [gate.name for gate in verdict.gates] == names
     with pytest.raises(ValueError, match="no metric kid; the metrics are perplexity"):
         Words(champion=config.ChampionGates(margins={"kid": 0.1}))
+
+
+def test_the_table_of_the_gates_is_part_of_a_verdict_and_of_no_evaluation() -> None:
+    table = {"adire_assets.families.diffusion.gates", "adire_assets.core.gate"}
+    assert table <= {*lineage.sources(promotion.verdict_modules(GateConfig))}
+    for step in (FAMILY.train, FAMILY.generate, FAMILY.evaluate, FAMILY.drawing, FAMILY.dataset):
+        assert not table & {*lineage.sources(step.modules)}
 
 
 def test_the_verdict_needs_no_torch() -> None:
