@@ -56,7 +56,7 @@ MUTATIONS = (
     Mutation(
         "the thread count is in the key of what the CPU computes",
         LINEAGE,
-        '            facts["threads"] = str(threads())\n',
+        '"threads": str(self.threads), ',
         "",
         ("tests/core/test_lineage.py",),
     ),
@@ -357,9 +357,9 @@ MUTATIONS = (
     # --- keeping
     Mutation(
         "gc leaves what a reader holds",
-        "adire_assets/ops/gc.py",
-        "            if artifact.name in free:\n                withdrawn",
-        "            if artifact.name:\n                withdrawn",
+        "adire_assets/core/storage.py",
+        "for name in needless() if name in free]",
+        "for name in needless()]",
         ("tests/test_gc.py",),
     ),
     Mutation(

@@ -45,7 +45,7 @@ PLUMBING = {
             for name in (
                 *("child_environment", "devices", "disk", "errors", "family", "files", "folders"),
                 *("job_folder", "lineage", "locks", "placement", "project", "readers", "records"),
-                *("store", "worker"),
+                *("storage", "store", "worker"),
             )
         ),
     )

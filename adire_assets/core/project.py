@@ -1,5 +1,5 @@
 """Where a project lies: what users keep in git, what runs produce, and what stands behind the
-plugs (`Locks`, `Records`, `Placement`): the one place that chooses."""
+plugs (`Storage`, `Locks`, `Records`, `Placement`): the one place that chooses."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from adire_assets.core.file_names import spelled_as_on_disk
 from adire_assets.core.locks import FileLocks, Locks
 from adire_assets.core.placement import LocalPlacement, Placement
 from adire_assets.core.records import FileRecords, Records
+from adire_assets.core.storage import FileStorage, Storage
 
 NOT_IN_A_URL = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
@@ -61,6 +62,10 @@ class Project:
     @property
     def placement(self) -> Placement:
         return LocalPlacement(self)
+
+    @property
+    def storage(self) -> Storage:
+        return FileStorage(self)
 
     def model_file(self, name: str) -> Path:
         return self.root / "configs" / "models" / f"{name}.yaml"

@@ -18,8 +18,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adire_assets.core.project import Project
+if TYPE_CHECKING:
+    from adire_assets.core.project import Project
 
 FLOCK = "hhqqi0q"  # struct flock of Linux: l_type, l_whence, l_start, l_len, l_pid
 OFFSET_BYTES = 7  # an off_t is positive in 63 bits
@@ -28,7 +30,7 @@ OFFSET_BYTES = 7  # an off_t is positive in 63 bits
 class Reader:
     """One open file, and the names that are held through it."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: "Project") -> None:
         self.descriptor = _open(project.home / "locks" / "artifacts.lock")
         self.held: set[str] = set()
 
@@ -68,7 +70,7 @@ _of_process: dict[tuple[int, Path], Reader] = {}
 _of_block: ContextVar[dict[Path, Reader] | None] = ContextVar("reading", default=None)
 
 
-def hold(project: Project, name: str) -> None:
+def hold(project: "Project", name: str) -> None:
     """Keep an artifact (or one that is about to be made) from being deleted; see above for how
     long."""
     _reader(project).hold(name)
@@ -88,7 +90,7 @@ def reading() -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(project: Project, names: Iterable[str]) -> Iterator[set[str]]:
+def exclusive(project: "Project", names: Iterable[str]) -> Iterator[set[str]]:
     """Those of `names` that no other process reads; none begins to until the block ends.
 
     What this process itself has opened does not count.
@@ -103,7 +105,7 @@ def exclusive(project: Project, names: Iterable[str]) -> Iterator[set[str]]:
             reader.give_back(name)
 
 
-def _reader(project: Project) -> Reader:
+def _reader(project: "Project") -> Reader:
     inside = _of_block.get()
     if inside is not None:
         readers, key = inside, project.home

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from adire_assets.core import lineage, readers
+from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.files import hard_link_or_copy as hard_link_or_copy
@@ -38,6 +38,7 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.locks import Lease
 from adire_assets.core.placement import computed_on
 from adire_assets.core.project import Project
+from adire_assets.core.storage import WITHDRAWN
 
 NOT_CONTENT = ("manifest.json", "timings.json", "recipe")
 KEY_DIGITS = 32
@@ -59,8 +60,8 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """Its place in the store, <model>/<kind>/<key>; what `readers` hold."""
-        return f"{self.model}/{self.kind}/{self.key[:KEY_DIGITS]}"
+        """Its name in the storage."""
+        return name_of(self.model, self.kind, self.key)
 
     def json(self, name: str) -> Any:
         return read_json(self.path / name)
@@ -88,30 +89,30 @@ class Store:
         self.root = project.home / "store"
         self.memory = project.home / "manifests"
 
-    def folder(self, model: str, kind: str, key: str) -> Path:
-        return self.root / model / kind / key[:KEY_DIGITS]
-
     def find(self, recipe: Recipe) -> Artifact | None:
         """The artifact of this recipe, or None."""
-        return self._hold(self.folder(recipe.model, recipe.kind, recipe.key))
+        return self._found(name_of(recipe.model, recipe.kind, recipe.key))
 
     def open(self, reference: dict[str, str]) -> Artifact:
         """The artifact that a reference names. UserError when it is gone or is another one."""
-        folder = self.folder(reference["model"], reference["kind"], reference["key"])
-        artifact = self._hold(folder)
+        name = name_of(reference["model"], reference["kind"], reference["key"])
+        artifact = self._found(name)
         if artifact is None:
             raise UserError(
                 f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is no longer "
-                f"in the store ({folder}); materialize {reference['model']}/{reference['kind']}"
+                f"in the store ({self.root / name}); "
+                f"materialize {reference['model']}/{reference['kind']}"
             )
         if artifact.content_hash != reference["content_hash"]:
-            raise UserError(f"{folder} is not the content that was handed on; materialize it again")
+            raise UserError(
+                f"{artifact.path} is not the content that was handed on; materialize it again"
+            )
         return artifact
 
     def recall(self, reference: dict[str, str]) -> Artifact:
         """What a reference names, if need be its manifest and recipe/ alone (see `holds`)."""
-        folder = self.folder(reference["model"], reference["kind"], reference["key"])
-        for artifact in (self._hold(folder), self._read(self._memory_of(folder))):
+        name = name_of(reference["model"], reference["kind"], reference["key"])
+        for artifact in (self._found(name), self._read(self.memory / name)):
             if artifact and artifact.content_hash == reference["content_hash"]:
                 return artifact
         raise UserError(
@@ -122,19 +123,34 @@ class Store:
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the store has the content, not only the manifest."""
-        return artifact.path.is_relative_to(self.root)
+        return not artifact.path.is_relative_to(self.memory)
 
     def discard(self, artifact: Artifact) -> None:
         """Delete an artifact except for its manifest and recipe/, by which it can be made again.
 
-        The caller has it alone (`readers.exclusive`), or knows that nobody reads it.
+        Nothing happens while another process reads it.
         """
-        self.remember(artifact)
-        shutil.rmtree(self.withdraw(artifact))
+        for _ in self.delete_unheld(lambda: [artifact]):
+            pass
+
+    def delete_unheld(
+        self, needless: Callable[[], list[Artifact]], dry_run: bool = False
+    ) -> Iterator[tuple[Artifact, Path]]:
+        """`Storage.delete_unheld` of artifacts, whose manifests and recipe/ are kept."""
+        candidates = {artifact.name: artifact for artifact in needless()}
+        if not dry_run:
+            for artifact in candidates.values():
+                self.remember(artifact)
+
+        def still() -> list[str]:
+            return [artifact.name for artifact in needless()]
+
+        for name, folder in self.project.storage.delete_unheld(candidates, still, dry_run):
+            yield candidates[name], folder
 
     def remember(self, artifact: Artifact) -> None:
         """Keep manifest and recipe/ of an artifact that is about to be discarded."""
-        kept = self._memory_of(artifact.path)
+        kept = self.memory / artifact.name
         unfinished = kept.with_name(f".{kept.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         # Links need no space, and who deletes things may have none.
@@ -145,26 +161,19 @@ class Store:
         shutil.rmtree(kept, ignore_errors=True)
         unfinished.rename(kept)
 
-    def withdraw(self, artifact: Artifact) -> Path:
-        """Move an artifact out of sight, at once and whole; where it can be deleted at leisure."""
-        doomed = self.root / ".tmp" / f"gc-{artifact.key}"
-        doomed.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(doomed, ignore_errors=True)
-        artifact.path.rename(doomed)
-        return doomed
-
     def unfinished(self) -> Iterator[tuple[Path, str | None]]:
         """(folder, the lock of who makes it) of what is not complete; no lock: it is withdrawn."""
         for folder in sorted((self.root / ".tmp").glob("*")):
             if not folder.is_dir():
                 continue
-            withdrawn = folder.name.startswith("gc-")
+            withdrawn = folder.name.startswith(WITHDRAWN)
             yield folder, None if withdrawn else folder.name.removesuffix("-recipe")
 
     def artifacts(self, model: str | None = None, kind: str | None = None) -> list[Artifact]:
         """All complete artifacts, in the order of their names."""
-        pattern = f"{model or '*'}/{kind or '*'}/*/manifest.json"
-        found = (self._read(path.parent) for path in sorted(self.root.glob(pattern)))
+        names = self.project.storage.names()
+        wanted = [name for name in names if _is_of(name, model, kind)]
+        found = (self._read(self.root / name) for name in wanted)
         return [artifact for artifact in found if artifact is not None]
 
     def known(self, model: str, kind: str) -> list[Artifact]:
@@ -199,13 +208,13 @@ class Store:
         """
         if found := self.find(recipe):
             return Built(found, reused=True)
-        name = lock_name(recipe.model, recipe.kind, recipe.key)
+        place = name_of(recipe.model, recipe.kind, recipe.key)
+        name = place.replace("/", "-")
         with self.project.locks.acquire(name):
             if found := self.find(recipe):
                 return Built(found, reused=True)
             folder = self.root / ".tmp" / name
             made_with = self.root / ".tmp" / f"{name}-recipe"
-            final = self.folder(recipe.model, recipe.kind, recipe.key)
             try:
                 with writing(folder):
                     for unfinished in (folder, made_with):
@@ -217,16 +226,14 @@ class Store:
                     facts = make(folder) or {}
                     made_with.rename(folder / "recipe")
                     self._finish(folder, recipe, facts, time.monotonic() - started)
-                    final.parent.mkdir(parents=True, exist_ok=True)
-                    folder.rename(final)
-                    sync(final.parent)
+                    first = self.project.storage.put_if_absent(place, folder)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(made_with, ignore_errors=True)
-        artifact = self._read(final)
+        artifact = self._found(place)
         if artifact is None:
-            raise UserError(f"{final} vanished while it was written; materialize again")
-        return Built(artifact, reused=False)
+            raise UserError(f"{place} vanished while it was written; materialize again")
+        return Built(artifact, reused=not first)
 
     def _keep_recipe(self, folder: Path, recipe: Recipe) -> None:
         """Before the step runs, since a long one may outlast an edit of its sources."""
@@ -267,13 +274,10 @@ class Store:
                 path.chmod(0o444)
                 sync(path)
 
-    def _memory_of(self, folder: Path) -> Path:
-        return self.memory / folder.relative_to(self.root)
-
-    def _hold(self, folder: Path) -> Artifact | None:
-        """The artifact in `folder`, from now on kept from being deleted."""
-        readers.hold(self.project, folder.relative_to(self.root).as_posix())
-        return self._read(folder)
+    def _found(self, name: str) -> Artifact | None:
+        """The artifact of a name, from now on kept from being deleted."""
+        folder = self.project.storage.find(name)
+        return self._read(folder) if folder else None
 
     def _read(self, folder: Path) -> Artifact | None:
         try:
@@ -289,9 +293,14 @@ class Store:
         )
 
 
-def lock_name(model: str, kind: str, key: str) -> str:
-    """The lock under which an artifact is made."""
-    return f"{model}-{kind}-{key[:KEY_DIGITS]}"
+def name_of(model: str, kind: str, key: str) -> str:
+    """The name of an artifact in the storage."""
+    return f"{model}/{kind}/{key[:KEY_DIGITS]}"
+
+
+def _is_of(name: str, model: str | None, kind: str | None) -> bool:
+    of_model, of_kind, _ = name.split("/")
+    return model in (None, of_model) and kind in (None, of_kind)
 
 
 def lock(project: Project, name: str) -> AbstractContextManager[Lease]:

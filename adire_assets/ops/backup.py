@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adire_assets.core import lineage, readers
+from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content
@@ -138,7 +138,7 @@ class _Collection:
         """({path in the backup: {size, sha256}}, the secrets that stay out)."""
         store = Store(self.project)
         for artifact in store.artifacts():
-            readers.hold(self.project, artifact.name)
+            self.project.storage.hold(artifact.name)
         records = self._records()
         for name, content in records.items():
             self._write(name, content)

@@ -3,7 +3,7 @@
     collect_garbage(project, keep=3, dry_run=True)    one line for each thing, and how much it is
 
 Whatever is deleted is locked from the decision to the deletion: an artifact by
-`readers.exclusive`, what a training uses by the locks of the devices, a scratch folder by its own
+`Store.delete_unheld`, what a training uses by the locks of the devices, a scratch folder by its own
 lock, a base in a slot by the lock of installations. What is in use stays, and is reported.
 """
 
@@ -12,12 +12,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.home import load_home
-from adire_assets.core import devices, folders, readers
+from adire_assets.core import devices, folders
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import KEY_DIGITS, Artifact, Store
@@ -78,24 +79,13 @@ def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]
 
 def _artifacts(project: Project, keep: int, dry_run: bool) -> Iterator[Freed]:
     store = Store(project)
-    _, candidates = sorted_out(project, store, keep)
-    if dry_run:
-        with readers.exclusive(project, [artifact.name for artifact in candidates]) as free:
-            doomed = [artifact for artifact in candidates if artifact.name in free]
-        yield from (_freed(artifact.path, _told(artifact)) for artifact in doomed)
-        return
-    for artifact in candidates:
-        store.remember(artifact)
-    withdrawn = []
-    with readers.exclusive(project, [artifact.name for artifact in candidates]) as free:
-        # Again: what has become needed since then was read by whoever needs it.
-        for artifact in sorted_out(project, store, keep)[1]:
-            if artifact.name in free:
-                withdrawn.append((artifact, store.withdraw(artifact)))
-    for artifact, folder in withdrawn:
-        freed = _freed(folder, _told(artifact))
-        _delete(folder)
-        yield freed
+    needless = partial(_needless, project, store, keep)
+    for artifact, folder in store.delete_unheld(needless, dry_run):
+        yield _freed(folder, _told(artifact))
+
+
+def _needless(project: Project, store: Store, keep: int) -> list[Artifact]:
+    return sorted_out(project, store, keep)[1]
 
 
 def _told(artifact: Artifact) -> str:
