@@ -25,7 +25,7 @@ class SlotServer(ABC):
     `drain_seconds`: how long a server that stops lets running requests finish.
     `error_line` is a regular expression of the lines of its log that say what is wrong.
     `metric_labels` are Prometheus' relabellings of its metrics to `model` and `release`, and
-    `metric_rules` record stable names of them (see `serving.gateway.prometheus`).
+    `metric_rules` is a file of rules that record stable names of them (see docs/metrics.md).
     """
 
     protocols: tuple[str, ...]
@@ -34,7 +34,7 @@ class SlotServer(ABC):
     drain_seconds: int
     error_line: str
     metric_labels: Sequence[Mapping[str, Any]] = ()
-    metric_rules: Mapping[str, str] = {}
+    metric_rules: Path | None = None
 
     @abstractmethod
     def command(

@@ -24,8 +24,8 @@ from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet.triton import SERVER
 from adire_assets.serving.gateway import prometheus
-from adire_assets.serving.gateway.alerts import GO_BACK
 from adire_assets.serving.gateway.bootstrap import BUCKETS
+from adire_assets.serving.gateway.protocol import SERVER_FAULTS
 from tests.serving.test_gateway import MODEL, RunningGateway, running_gateway
 from tests.support.ports import free_port
 from tests.support.running_gateway import SOUND as BODY
@@ -35,6 +35,7 @@ PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 HINT = "is not installed; Debian's package `prometheus` has it"
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=f"promtool {HINT}")
 needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason=f"prometheus {HINT}")
+RULE_FILES = ["adire.limits.yml", "adire.rules.yml", "triton.rules.yml"]
 ENVOY, INFER = "envoy_cluster_", f"/v2/models/{MODEL}/infer"
 FIRING = 'count by (alertname,target,slot,model,release,quantile) (ALERTS{alertstate="firing"})'
 
@@ -62,7 +63,7 @@ def expect(folder: Path, series: dict[str, str], fleet: FleetConfig | None = Non
     prometheus.write(fleet or fleet_of("eu"), folder)
     given = [{"series": name, "values": values} for name, values in series.items()]
     content = {
-        "rule_files": [prometheus.RULES_FILE],
+        "rule_files": RULE_FILES,
         "evaluation_interval": "15s",
         "tests": [{"interval": "15s", "input_series": given, **tests}],
     }
@@ -206,10 +207,25 @@ def test_alerts_fire_when_a_rollout_would_go_back_and_not_else(tmp_path: Path, c
     expect(tmp_path, series, promql_expr_test=[result(FIRING, *alerts)])
 
 
+def rules() -> list[dict[str, Any]]:
+    """Those of the files of Prometheus."""
+    files = [prometheus.RULES, SERVER.metric_rules]
+    found = [YAML(typ="safe").load(path)["groups"] for path in files]
+    return [rule for groups in found for group in groups for rule in group["rules"]]
+
+
+def recorded() -> dict[str, str]:
+    return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+
+
+def test_the_server_faults_are_those_that_a_rollout_counts() -> None:
+    codes = "|".join(map(str, SERVER_FAULTS))
+    assert f"_({codes})" in recorded()["release:adire_request_failures_total:sum"]
+
+
 def test_every_alert_is_tried():
     tried = {one["alertname"] for _, fired in CASES.values() for one in fired}
-    groups = prometheus.rules(fleet_of("eu"))["groups"]
-    assert tried | {None} == {rule.get("alert") for group in groups for rule in group["rules"]}
+    assert tried == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
 def chance(share: float, limit: float, answers: int) -> float:
@@ -265,8 +281,9 @@ def test_each_target_has_its_own_limits(tmp_path: Path):
 @needs_promtool
 def test_an_alert_says_what_is_wrong_and_what_to_do(tmp_path: Path):
     summary = f"Release 2 of {MODEL} on eu fails 25% of its requests or leaves them to the other "
-    summary += "slot, more than the 5.0% that are allowed."
-    action = GO_BACK.replace("{{ $labels.model }}", MODEL)
+    summary += "slot, more than its `error_rate_maximum` allows."
+    action = f"`adire status` shows what is live and what a rollout found; `adire rollback {MODEL} "
+    action += '--reason "..."` goes back to the release before.'
     named = {"target": "eu", "model": MODEL, "release": "2", "severity": "critical"}
     fired = {"exp_labels": named, "exp_annotations": {"summary": summary, "action": action}}
     test = {"eval_time": "15m", "alertname": FAILS, "exp_alerts": [fired]}
@@ -296,9 +313,9 @@ def test_recorded_series_have_the_stable_labels(tmp_path: Path):
 @needs_promtool
 @pytest.mark.parametrize("fleet", [load(ROOT / "configs/fleet.yaml", FleetConfig), fleet_of("eu")])
 def test_promtool_accepts_what_is_written(tmp_path: Path, fleet: FleetConfig):
-    config, rules = prometheus.write(fleet, tmp_path / "made")
+    config, *files = prometheus.write(fleet, tmp_path / "made")
     promtool("check", "config", str(config))
-    promtool("check", "rules", str(rules))
+    promtool("check", "rules", *map(str, files))
 
 
 def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
@@ -307,8 +324,9 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
     green = {"http_port": 8010, "grpc_port": 8011, "metrics_port": 8012}
     here = {"slots": {"blue": {"host": "::1"}, "green": green}, "gateway": gateway}
     fleet = FleetConfig.model_validate({"targets": {**fleet_of("eu").targets, "here": here}})
-    config, rules = prometheus.write(fleet, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {config.name, rules.name}
+    config, *files = prometheus.write(fleet, tmp_path)
+    assert {path.name for path in files} == {*RULE_FILES}
+    assert {path.name for path in tmp_path.iterdir()} == {config.name, *RULE_FILES}
     with pytest.raises(UserError, match=r"below.*: Not a directory"):
         prometheus.write(fleet, config / "below")
     jobs = YAML(typ="safe").load(config)["scrape_configs"]
@@ -394,11 +412,13 @@ def test_the_rules_use_names_that_envoy_and_triton_expose(gate: RunningGateway, 
     use(gate)
     exposed = page(f"{gate.gateway.config.admin_port}/stats/prometheus") + page(f"{slot}/metrics")
     names = set(re.findall(r"^([a-zA-Z_:]\w*)[{ ]", exposed, re.MULTILINE))
-    expressions = " ".join(prometheus.RECORDED.values())
-    used = set(re.findall(r"\b((?:envoy|nv)_\w+)(?=[{\[)])", expressions))
-    [pattern] = re.findall(r'__name__=~"(envoy_[^"]+)"', expressions)
+    expressions = " ".join(recorded().values())
+    named = r'__name__=~"(envoy_[^"]+)"'
+    patterns = re.findall(named, expressions)
+    used = set(re.findall(r"\b((?:envoy|nv)_\w+)(?=[{\[)])", re.sub(named, "", expressions)))
     assert len(used) >= 12 and not used - names
-    assert any(re.fullmatch(pattern, name) for name in names)
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 
 @needs_prometheus
@@ -407,7 +427,7 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: RunningGat
     slots = {"blue": {"metrics_port": slot}, "green": down}
     target = {"slots": slots, "gateway": gate.gateway.config.model_dump()}
     fleet = FleetConfig.model_validate({"targets": {"eu": target}})
-    config, _ = prometheus.write(fleet, tmp_path, interval_seconds=1)
+    config, *_ = prometheus.write(fleet, tmp_path, interval_seconds=1)
     port = free_port()
     command = [str(PROMETHEUS), f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}"]
     command.append(f"--storage.tsdb.path={tmp_path / 'data'}")
@@ -443,15 +463,15 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: RunningGat
         assert wait_until(lambda: counted("request_failures") == failed, 30), failed
 
         # A rate needs two scrapes of a counter, with requests between them.
-        def recorded() -> set[str]:
+        def seen() -> set[str]:
             use(gate)
             query = f'{{__name__=~".+:adire_.+", model="{MODEL}", release="2"}}'
             return {name for (name,) in values(query, "__name__")}
 
         # The other release may be the running one, and nothing asks the slot itself.
         unseen = re.compile("release:adire_running.*|slot:.*_seconds:.*")
-        expected = {name for name in prometheus.RECORDED if not unseen.fullmatch(name)}
-        assert wait_until(lambda: expected <= recorded(), 60), expected - recorded()
+        expected = {name for name in recorded() if not unseen.fullmatch(name)}
+        assert wait_until(lambda: expected <= seen(), 60), expected - seen()
         executed = values("slot:adire_requests:rate5m", "target", "slot", "model", "release")
         assert executed.keys() == {("eu", "blue", MODEL, "2")}
         pinned = values('release:adire_requests_total:sum{release="2"}', "target", "pinned")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -104,6 +105,9 @@ def test_whose_fault_the_end_of_an_answer_was(chat: RunningGateway) -> None:
     chat.blue.status, chat.blue.cut = 200, 3
     assert streamed(chat) == ("1", 3, False)
     assert wait_until(lambda: counted() == (3, 2, 1), 10), counted()
+    metrics = f"http://127.0.0.1:{chat.gateway.config.admin_port}/stats/prometheus"
+    with urlopen(metrics) as page:  # what adire.rules.yml counts as a failure
+        assert b'envoy_adire_broken_answers{cluster="cloth-1-chat"} 1' in page.read()
 
 
 def test_the_timeout_of_a_stream_is_between_two_pieces(chat: RunningGateway) -> None:

@@ -129,6 +129,7 @@ class Triton(SlotServer):
         {"action": "labelmap", "regex": "version", "replacement": "release"},
         {"action": "labeldrop", "regex": "version"},
     )
+    metric_rules = Path(__file__).with_name("triton.rules.yml")
 
     def command(
         self, project: Project, folder: Path, slot: SlotConfig, models: Sequence[str]
