@@ -20,7 +20,6 @@ says. What `artifacts` lists is not: `open` what you choose of it.
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +34,6 @@ from adire_assets.core.files import sync
 from adire_assets.core.files import write_bytes as write_bytes
 from adire_assets.core.files import write_json as write_json
 from adire_assets.core.lineage import Recipe
-from adire_assets.core.locks import Lease
 from adire_assets.core.placement import computed_on
 from adire_assets.core.project import Project
 from adire_assets.core.storage import WITHDRAWN
@@ -301,7 +299,3 @@ def name_of(model: str, kind: str, key: str) -> str:
 def _is_of(name: str, model: str | None, kind: str | None) -> bool:
     of_model, of_kind, _ = name.split("/")
     return model in (None, of_model) and kind in (None, of_kind)
-
-
-def lock(project: Project, name: str) -> AbstractContextManager[Lease]:
-    return project.locks.acquire(name)

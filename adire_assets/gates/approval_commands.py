@@ -7,7 +7,6 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 from adire_assets.gates import approvals, promotion
 from adire_assets.gates.ratings import count_ratings, loss_sentence
 from adire_assets.serving import record, release
@@ -79,7 +78,7 @@ def reconcile_approval(project: Project, wanted: release.ReleaseRecord) -> None:
     if not approvals.history(project, wanted.model, wanted.number):
         return
     # Read inside the lock: whoever writes last has read the latest word on the release.
-    with lock(project, f"registry-{wanted.model}"):
+    with project.locks.acquire(f"registry-{wanted.model}"):
         found = approvals.approval(project, wanted)
         tags = {
             f"adire.approved_{name}": getattr(found.entry, name)[:TAG_CHARACTERS] if found else None

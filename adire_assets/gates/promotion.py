@@ -20,7 +20,7 @@ from adire_assets.core.devices import exclusive_device
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Built, Store, lock, read_json, write_json
+from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.gates import approvals, measurements, policy_comparison, upgrades
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
@@ -313,7 +313,7 @@ def provenance(adapter: Artifact, base_weights: Artifact, evaluation: Artifact) 
 def reconcile_aliases(project: Project, model: str) -> None:
     """Let MLflow's aliases say what the deployment records say."""
     # Read inside the lock: whoever sets an alias last has read the newest record.
-    with lock(project, f"registry-{model}"):
+    with project.locks.acquire(f"registry-{model}"):
         champion = deployment.champion(project, load_fleet(project), model)
         if champion is None:
             registry.delete_alias(project, model, "champion")
@@ -325,6 +325,6 @@ def reconcile_aliases(project: Project, model: str) -> None:
 
 def challenge(project: Project, model: str, number: int) -> None:
     """Let MLflow's alias `challenger` say that a release wants to go live, unless it is."""
-    with lock(project, f"registry-{model}"):
+    with project.locks.acquire(f"registry-{model}"):
         if number not in registry.aliases(project, model).values():
             registry.set_alias(project, model, "challenger", number)

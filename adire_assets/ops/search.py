@@ -29,7 +29,7 @@ from adire_assets.core.folders import temporary_folder
 from adire_assets.core.lineage import Facts, Recipe
 from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, lock, write_bytes
+from adire_assets.core.store import Artifact, write_bytes
 from adire_assets.core.worker import Progress
 from adire_assets.line import sources
 from adire_assets.line.dataset import build as build_dataset
@@ -67,7 +67,7 @@ def search(
     name = f"{model}-{recipe.key[:12]}"
     folder = project.home / "search"
     folder.mkdir(parents=True, exist_ok=True)
-    with lock(project, f"search-{name}"):
+    with project.locks.acquire(f"search-{name}"):
         study = _study(folder / f"{name}.db", name, trials_of)
         parent = _parent_run(project, model, study)
         wanted = trials or config.search.trials

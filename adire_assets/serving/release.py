@@ -35,7 +35,6 @@ from adire_assets.core.store import (
     Artifact,
     Store,
     hard_link_or_copy,
-    lock,
     read_json,
     write_json,
 )
@@ -199,7 +198,7 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
         write_json(folder / "provenance.json", provenance)
         (folder / NO_CACHE).touch()
 
-    with lock(project, INSTALL_LOCK):
+    with project.locks.acquire(INSTALL_LOCK):
         base_folder = slot / "base_models" / base.content_hash[:BASE_DIGITS]
         if not base_folder.is_dir():
             _place(base_folder, copy_base)

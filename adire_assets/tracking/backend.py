@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,7 +90,7 @@ def prepare(project: Project) -> None:
     elif path is not None:
         import mlflow  # noqa: F401  a second or two, not to be spent under the lock
 
-        with lock(project, LOCK):
+        with project.locks.acquire(LOCK):
             _prepare_sqlite(project, path, uri)
     elif urlsplit(uri).scheme in ("", "file"):
         raise UserError(
@@ -101,7 +100,7 @@ def prepare(project: Project) -> None:
     else:
         from mlflow import MlflowClient
 
-        with lock(project, LOCK), answers(project):
+        with project.locks.acquire(LOCK), answers(project):
             MlflowClient(uri, uri).search_experiments(max_results=1)
     _prepared.add(uri)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 from adire_assets.tracking import runs
 from adire_assets.tracking.backend import LOCK, client, is_server, own_database
 
@@ -36,7 +35,7 @@ def register_release(
     `source` is the release's folder. A database refers to it where it lies. A server refuses paths,
     so the files go below the run's artifacts there; without a run the version only names the place.
     """
-    with client(project) as mlflow, lock(project, LOCK):
+    with client(project) as mlflow, project.locks.acquire(LOCK):
         number = _numbers(mlflow, model).get(content_hash)
         if number is not None:
             return number

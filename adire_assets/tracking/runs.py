@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 from adire_assets.tracking.backend import LOCK, artifact_folder, client, is_server
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def training_run(
 
     Call it when training really starts, never for a reused adapter: a run is never empty.
     """
-    with client(project) as mlflow, lock(project, LOCK):
+    with client(project) as mlflow, project.locks.acquire(LOCK):
         if found := _find(mlflow, model, recipe_key):
             return found
         created = mlflow.create_run(
@@ -75,7 +74,7 @@ def plain_run(
 ) -> str:
     """A run of the model's experiment that is no adapter's, below `parent`; its id."""
     nested = {"mlflow.parentRunId": parent} if parent else {}
-    with client(project) as mlflow, lock(project, LOCK):
+    with client(project) as mlflow, project.locks.acquire(LOCK):
         created = mlflow.create_run(
             _experiment(project, mlflow, model),
             run_name=name,
@@ -138,7 +137,7 @@ def active(project: Project, run_id: str) -> Iterator[None]:
                 error.add_note(f"The run could not be marked {status} in MLflow: {trouble}")
             raise
         # Going from shared to exclusive lets go for a moment; nobody may look in it.
-        with client(project) as mlflow, lock(project, LOCK):
+        with client(project) as mlflow, project.locks.acquire(LOCK):
             _end_alone(mlflow, run_id, file.fileno(), "FINISHED")
 
 
@@ -148,7 +147,7 @@ def end_abandoned(project: Project, model: str) -> list[str]:
     The same recipe, started again, resumes its run.
     """
     ended = []
-    with client(project) as mlflow, lock(project, LOCK):
+    with client(project) as mlflow, project.locks.acquire(LOCK):
         experiment = mlflow.get_experiment_by_name(model)
         if experiment is None:
             return []

@@ -10,6 +10,7 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
+from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
 
 PLAIN = re.compile(r"[A-Za-z0-9_./+@=,-]+")
@@ -39,8 +40,6 @@ def plain(path: Path) -> Path:
         return path
     link = private_folder(path) / "link"
     if not link.is_symlink() or link.readlink() != path:
-        fresh = link.with_name(f"link-{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(path)
-        fresh.replace(link)
+        with written_whole(link) as fresh:
+            fresh.symlink_to(path)
     return link

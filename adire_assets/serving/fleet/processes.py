@@ -21,7 +21,7 @@ from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.disk import require_room
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock, write_bytes
+from adire_assets.core.store import write_bytes
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet import guard, logs, orphans, supervisor
 from adire_assets.serving.fleet.programs import Program, programs, slot_marks, slot_program
@@ -60,7 +60,7 @@ def up(
     every = programs(project, fleet)
     wanted = [item for item in every if only == "all" or item.serving]
     require_room(project.home)
-    with lock(project, "fleet"):
+    with project.locks.acquire("fleet"):
         dagster_home(project)
         supervisor.write_config(project, every)
         left: set[str] = set()
@@ -124,7 +124,7 @@ def down(
     project: Project, fleet: FleetConfig, *, progress: Progress = lambda message: None
 ) -> None:
     """Stop every process of the fleet, also what a killed supervisord left behind."""
-    with lock(project, "fleet"):
+    with project.locks.acquire("fleet"):
         if supervisor.is_running(project):
             progress("stopping the fleet")
             with supervisor.connection(project) as rpc:

@@ -9,7 +9,7 @@ from typing import Any
 from adire_assets.config.fleet import FleetConfig, SlotConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import Store, lock
+from adire_assets.core.store import Store
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving import release
 from adire_assets.serving.fleet import guard, slot
@@ -43,7 +43,7 @@ class SlotClient:
     @contextmanager
     def exclusive(self, model: str) -> Iterator[None]:
         """Nobody else changes what the slot holds of this model meanwhile."""
-        with lock(self.project, f"slot-{self.target}-{self.name}-{model}"):
+        with self.project.locks.acquire(f"slot-{self.target}-{self.name}-{model}"):
             yield
 
     def load(self, wanted: ReleaseRecord, require: Callable[[], None] = lambda: None) -> None:

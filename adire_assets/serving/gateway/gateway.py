@@ -20,7 +20,7 @@ from adire_assets.config.fleet import GatewayConfig, SlotConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock, read_json, write_bytes, write_json
+from adire_assets.core.store import read_json, write_bytes, write_json
 from adire_assets.serving.gateway import bootstrap, config, traffic
 from adire_assets.serving.gateway.config import TYPES, ServedModel, any_suffix, cluster_name
 from adire_assets.serving.gateway.traffic import Traffic
@@ -102,7 +102,7 @@ class Gateway:
             self.require_ours()
         wanted = config.clusters(self.config, self.slots, served)
         names = {one["name"] for one in wanted}
-        with lock(self.project, f"gateway-{self.target}"):
+        with self.project.locks.acquire(f"gateway-{self.target}"):
             before = {
                 path: path.read_bytes()
                 for path in (self._file("clusters"), self._file("routes"))

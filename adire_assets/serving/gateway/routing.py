@@ -6,7 +6,6 @@ from pathlib import Path
 
 from adire_assets.config.fleet import FleetConfig, TokenConfig
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 from adire_assets.serving import record
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.config import ServedModel
@@ -77,7 +76,7 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
     gateway = gateway_of(project, fleet, target)
     # Read inside, and again at the end: whoever publishes last has seen every change that was made
     # before, and who was held up in the middle brings the gateway to what was decided meanwhile.
-    with lock(project, f"routes-{target}"):
+    with project.locks.acquire(f"routes-{target}"):
         done = None
         while done != (wanted := _wanted(project, fleet, target)):
             gateway.publish(wanted)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import ECAlgorithm
 
+from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
 from adire_assets.core.folders import exclusive_folder
 from adire_assets.core.lineage import digest
@@ -38,15 +39,13 @@ def make_keys(folder: Path, *, drop_old: bool = False) -> str:
         public = _public(private)
         known = [] if drop_old or not _keys(folder).is_file() else _read(folder)
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        temporary = folder / f".private.{os.getpid()}.tmp"
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(pem)
-            os.fsync(stream.fileno())
-        # First the gateway can check the new key, then it signs.
-        write_json(_keys(folder), {"keys": [*known, public]})
-        temporary.replace(folder / "private.pem")
+        with written_whole(folder / "private.pem") as temporary:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(pem)
+                os.fsync(stream.fileno())
+            # First the gateway can check the new key, then it signs.
+            write_json(_keys(folder), {"keys": [*known, public]})
     return str(public["kid"])
 
 

@@ -6,9 +6,6 @@ alone with a slot, after a look whether the lease still holds. What is seen of t
 is `watch`'s, what to make of it `analysis`'s.
 """
 
-import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +15,7 @@ from typing import Any
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
+from adire_assets.core.locks import process_name
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet.slot_client import SlotClient
@@ -63,7 +61,7 @@ class RolloutController:
         self.mirrored_percent = fleet.targets[target].rollout.mirrored_percent
         self.progress, self.report, self.refusal = progress, report, refusal
         self.watch = Watch(project, fleet, target, model, open_judge)
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.holder = process_name()
         self.gateway_down: float | None = None
 
     def run(self, only: str | None = None) -> None:

@@ -19,7 +19,6 @@ from dataclasses import replace
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 from adire_assets.serving import record
 from adire_assets.serving.rollout import rollback
 from adire_assets.serving.rollout.controller import (
@@ -47,7 +46,7 @@ def begin(
     UserError when it is another's. `confirm` may raise to refuse it at the last moment.
     """
     # Taking an approval back holds this lock too, and looks whether a rollout has begun.
-    with lock(project, f"rollout-{model}"):
+    with project.locks.acquire(f"rollout-{model}"):
         record.refuse_quarantined(project, model, number)
         confirm()
         missing: list[str] = []

@@ -13,7 +13,6 @@ from pathlib import Path
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import same_form
 from adire_assets.core.project import Project
-from adire_assets.core.store import lock
 from adire_assets.core.worker import Progress
 from adire_assets.tracking.dvc.files import (
     Output,
@@ -53,7 +52,7 @@ def pull(
     base = Path(root).resolve()
     chosen = home or os.environ.get("ADIRE_HOME")
     project = Project(base, Path(chosen).resolve() if chosen else base / ".adire")
-    with lock(project, "dvc"):
+    with project.locks.acquire("dvc"):
         outputs = {target: outputs_of(project, target) for target in targets}
         wanted = [name for name, outs in outputs.items() if not complete(project, outs)]
         for target in targets:
