@@ -22,14 +22,24 @@ from adire_assets.core.files import read_json, write_json
 
 ERROR = "error.txt"
 FACTS = "facts.json"
+# Where the sources that were recorded with an artifact may have the worker, the newest first.
+WORKERS = ("adire_assets.core.worker", "adire_assets.worker")
 
 
-def command(folder: Path, *, launcher: tuple[str, ...] = ()) -> list[str]:
-    """The command line that carries out the job in `folder`, behind an optional launcher."""
-    if not launcher:
-        return [sys.executable, "-m", "adire_assets.core.worker", str(folder)]
-    guard = [sys.executable, "-m", "adire_assets.core.worker", "--exec"]
-    return [*guard, *launcher, "-m", "adire_assets.core.worker", str(folder)]
+def command(
+    folder: Path, *, launcher: tuple[str, ...] = (), sources: Path | None = None
+) -> list[str]:
+    """The command line that carries out the job in `folder`, behind an optional launcher.
+
+    `sources`: where the worker finds the code, when that is not here.
+    """
+
+    def has(worker: str) -> bool:
+        return not sources or (sources / worker.replace(".", "/")).with_suffix(".py").is_file()
+
+    start = ["-m", next(filter(has, WORKERS), WORKERS[0])]
+    guard = [*start, "--exec", *launcher] if launcher else []
+    return [sys.executable, *guard, *start, str(folder)]
 
 
 def portable(value: Any, places: Mapping[str, Path]) -> Any:
@@ -88,7 +98,9 @@ def write_job(
         return portable(value, places)
 
     job = {"function": function, "arguments": {k: plain(v) for k, v in arguments.items()}}
-    write_json(folder / "job.json", {**job, "threads": threads, "recorder": recorder})
+    # Sources that were recorded before there was a `recorder` read "mlflow_run_id" in its place.
+    last = {"threads": threads, "recorder": recorder, "mlflow_run_id": None}
+    write_json(folder / "job.json", {**job, **last})
 
 
 def result_of(folder: Path) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class LocalPlacement:
                 folder, job.function, job.arguments, job.threads, job.recorder, places
             )
             child = subprocess.Popen(
-                job_folder.command(folder, launcher=tuple(job.launcher)),
+                job_folder.command(folder, launcher=tuple(job.launcher), sources=job.sources),
                 cwd=project.root,
                 env=child_environment(
                     ADIRE_PROJECT=str(project.root),
