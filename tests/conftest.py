@@ -26,6 +26,7 @@ LONG = (
     "core/test_reproduce.py",
     "diffusion/test_training_options.py",
     "diffusion/test_processes.py",
+    "test_home_before.py",
     "test_search.py",
     "test_tracking.py",
     "evaluation/test_evaluation_images.py",
