@@ -125,13 +125,13 @@ class Family:
     evaluate: Step
     release: Step
     samples: Step
-    golden: Step
     shows: Step
     judge_process: Step
     engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols: tuple[str, ...] = ("kserve-grpc", "kserve-http")
     launch: Step | None = None  # without: a training is one process
     trial: Step | None = None  # without: `adire search` refuses
+    golden: Step | None = None  # without: nothing is made again after an upgrade
     sabotages: Step | None = None
     formats: Step | None = None  # without: `adire export` and `adire import` refuse
 

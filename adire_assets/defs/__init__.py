@@ -6,6 +6,7 @@ import sys
 import dagster as dg
 
 from adire_assets.config.model import models as configured
+from adire_assets.core.family import family
 from adire_assets.core.project import Project
 from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
@@ -60,7 +61,9 @@ def build_definitions(project: Project) -> dg.Definitions:
     root = str(project.root)
     return dg.Definitions(
         assets=[asset for model in models for asset in model_assets(project, model)],
-        asset_checks=[golden_check(project, model) for model in models],
+        asset_checks=[
+            golden_check(project, model) for model in models if family(sound[model].family).golden
+        ],
         jobs=[*jobs.values(), *rollouts.values(), *deployments.values()],
         sensors=[
             *(model_sensor(project, model, job.name) for model, job in jobs.items()),

@@ -12,7 +12,7 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import CompatibilityConfig
 from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
-from adire_assets.core.family import Family
+from adire_assets.core.family import Family, Step
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
@@ -56,20 +56,23 @@ def refusal(project: Project, record: ReleaseRecord, serving: rule.Software | No
     return f"release {record.number} of {record.model}: {found.sentence()}"
 
 
-def golden_set(project: Project, family: Family, evaluation: Artifact) -> Built:
-    """What the release of this evaluation answered when it was evaluated."""
+def golden_set(project: Project, family: Family, evaluation: Artifact) -> release.Reference | None:
+    """What the release of this evaluation answered when it was evaluated; None in a family that
+    keeps nothing of it."""
+    if (step := family.golden) is None:
+        return None
     recipe = Recipe(
         kind="golden_set",
         model=evaluation.model,
-        modules=family.golden.modules,
+        modules=step.modules,
         # Equal answers may have been made on other software: that is in the key alone.
         inputs={"evaluation": evaluation.content_hash, "evaluation_recipe": evaluation.key},
     )
 
     def make(folder: Path) -> None:
-        family.golden.functions.write_evaluated(evaluation, folder)
+        step.functions.write_evaluated(evaluation, folder)
 
-    return Store(project).build(recipe, make)
+    return Store(project).build(recipe, make).artifact.reference()
 
 
 def same_conditions(project: Project, record: ReleaseRecord) -> bool:
@@ -83,8 +86,7 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
     Once for each release, software and machine, by the release's own files and base.
     """
     store = Store(project)
-    step = release.family_of_release(project, record).golden
-    kept = _golden_set(project, record)
+    step, kept = _step(project, record), _golden_set(project, record)
     content, base = store.open(record.repository), store.open(record.base_model)
     store.verify(kept)
     now = _conditions(project, record, kept)[0]
@@ -135,11 +137,22 @@ def golden(project: Project, name: str, progress: Progress) -> tuple[str, Any]:
 
 def compared(project: Project, record: ReleaseRecord, report: Built) -> Any:
     """The content of a golden report, as the family's class `golden.Comparison`."""
-    golden = release.family_of_release(project, record).golden.functions
+    golden = _step(project, record).functions
     return golden.Comparison.from_dict(report.artifact.json("comparison.json"))
 
 
+def _step(project: Project, record: ReleaseRecord) -> Step:
+    plug = release.family_of_release(project, record)
+    if plug.golden is None:
+        raise UserError(
+            f"release {record.number} of {record.model} has no golden set: the family {plug.name} "
+            "keeps none"
+        )
+    return plug.golden
+
+
 def _golden_set(project: Project, record: ReleaseRecord) -> Artifact:
+    _step(project, record)
     if record.golden is None:
         raise UserError(
             f"release {record.number} of {record.model} was made before golden sets were kept; "
@@ -157,5 +170,6 @@ def _conditions(
     device = facts.device_class(load_fleet(project).device)
     family = release.family_of_release(project, record)
     environment = facts.environment(*family.packages, device=device)
-    now = family.golden.functions.conditions(environment, facts.hardware, settings["threads"])
+    conditions = _step(project, record).functions.conditions
+    now = conditions(environment, facts.hardware, settings["threads"])
     return now, now == settings["conditions"]

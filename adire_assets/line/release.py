@@ -71,7 +71,7 @@ def triton_repository(
                 **promotion.provenance(adapter, base_weights, evaluation),
                 "policy": promotion.policy_facts(project, verdict, number),
             },
-            golden=upgrades.golden_set(project, plug, evaluation).artifact.reference(),
+            golden=upgrades.golden_set(project, plug, evaluation),
             family=plug.name,
         ),
     )

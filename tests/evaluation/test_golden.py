@@ -256,7 +256,7 @@ def bring_out(project: Project) -> None:
                 verdict=evaluation.reference(),
                 mlflow_run_id=None,
                 provenance={},
-                golden=golden_set.artifact.reference() if golden_set else None,
+                golden=golden_set,
             ),
         )
 
