@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from adire_assets.config import held_weights
 from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family
@@ -99,8 +100,7 @@ class Subject:
 def subject_of(project: Project, model: str, dataset: Path) -> Subject:
     config = load_model(project, model)
     plug = family(config.family)
-    weights = plug.weights.functions
-    base, judge = weights.known_base_model(project, model), weights.known_judge(project, model)
+    base, judge = (held_weights.known(project, model, kind) for kind in ("base_model", "judge"))
     if base is None or judge is None:
         raise UserError(f"the store lacks base or judge; run `adire materialize {model}` first")
     settings = config.evaluation.settings(project)

@@ -8,11 +8,11 @@ import optuna
 import pytest
 from ruamel.yaml import YAML
 
+from adire_assets.config import held_weights
 from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
-from adire_assets.families.diffusion import weights
 from adire_assets.ops import search
 from adire_assets.tracking import backend
 from tests.support import tiny
@@ -67,7 +67,7 @@ def project(settings: Project) -> Project:
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    weights.base_model(settings, MODEL, never)
+    held_weights.held(settings, MODEL, "base_model", never)
     return settings
 
 

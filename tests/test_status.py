@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from adire_assets.config import held_weights
 from adire_assets.config.model import load_model
 from adire_assets.core.lineage import Recipe, code_hash
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store
-from adire_assets.families.diffusion import weights
 from adire_assets.ops import operations
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
@@ -111,8 +111,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     )
     monkeypatch.setattr(deployment, "champion", lambda *_: 1)
     monkeypatch.setattr(versions, "subtree", lambda *_: versions.Subtree("d", "d.dir", {}))
-    monkeypatch.setattr(weights, "known_base_model", lambda *_: base)
-    monkeypatch.setattr(weights, "known_judge", lambda *_: judge)
+    held = {"base_model": base, "judge": judge}
+    monkeypatch.setattr(held_weights, "known", lambda project, model, kind: held[kind])
     return project
 
 
@@ -146,7 +146,10 @@ def test_what_would_be_made_again_is_stale_and_nothing_else(
 def test_another_judge_and_other_code_of_the_dataset_are_stale(
     made: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "known_judge", lambda *_: None)
+    known = held_weights.known
+    monkeypatch.setattr(
+        held_weights, "known", lambda *of: None if of[-1] == "judge" else known(*of)
+    )
     changed = ("adire_assets.core.file_names",)
     monkeypatch.setattr(
         operations, "code_hash", lambda names: "x" if names == changed else code_hash(names)

@@ -59,7 +59,7 @@ class Family:
 
     Worker functions, which run in a child process (see `core.worker`), by step:
 
-        dataset   rebuild(source, output, config, progress)
+        dataset   build(source, output, config), of all files in the folder `source`
         train     train(dataset, base_model, output, training, work, cache, device)
         trial     run(storage, study, number, and what train is given); storage: an SQLite file
         generate  draw(base_model, adapter, drawing, output, device)
@@ -70,10 +70,12 @@ class Family:
 
     Functions that are called in the process of the asset:
 
-        weights   base_model, base_recipe, known_base_model; judge, judge_recipe, known_judge;
+        weights   recipe(project, model, config, kind) and make(project, config, recipe, folder,
+                  run_worker), which gives the manifest's "source" and "revision": base and judge,
+                  see `config.held_weights`;
                   find_again(project, base_model, folder): the base model that a manifest names,
                   once more from its source
-        dataset   build(source, output, config, files)
+        dataset   build(source, output, config, files), of these files
         shows     of_dataset(folder), of_adapter(folder), of_evaluation(folder): lists of
                   `core.shown.Shown`
         drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
-from adire_assets.core.family import family
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store
 from adire_assets.gates import clean_commit, policy
@@ -57,7 +57,7 @@ def compare_now(project: Project, model: str) -> PolicyComparison:
     """What the project's files say now, against the policy before."""
     config = load_model(project, model)
     settings = config.evaluation.settings(project)
-    judge = family(config.family).weights.functions.known_judge(project, model)
+    judge = held_weights.known(project, model, "judge")
     found = judge.content_hash if judge else None
     return _compared(project, model, config.evaluation.gates, settings, found, None)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
 from adire_assets.config.model import family_of, load_model
@@ -219,8 +220,7 @@ def require_passable(
     )
     today = load_model(project, record.model).evaluation
     # A threshold means something for one judge and one set of prompts only.
-    weights = family_of(project, record.model).weights.functions
-    same_judge = weights.judge(project, record.model).artifact.content_hash
+    same_judge = held_weights.held(project, record.model, "judge").artifact.content_hash
     settings = today.settings(project)
     made = evaluation.manifest["recipe"]
     if (made["config"], made["inputs"]["judge"]) != (settings, same_judge):

@@ -29,13 +29,13 @@ def build(project: Project, data: Artifact) -> Built:
         # Before and after: files that change while they are read would make a dataset of neither.
         versions.verify_working_tree(project, config["dvc_file"], config["path"], tree)
         places = {"source": project.inside(config["path"], "data.path"), "output": folder}
-        step.functions.build(places["source"], folder, config, tree.files)
-        versions.verify_working_tree(project, config["dvc_file"], config["path"], tree)
         arguments = {**places, "config": config}
+        step.functions.build(**arguments, files=tree.files)
+        versions.verify_working_tree(project, config["dvc_file"], config["path"], tree)
         return {
             "dvc_hash": tree.dvc_hash,
             "data_hash": tree.hash,
-            "job": recorded_job(step.job("rebuild"), arguments, places),
+            "job": recorded_job(step.job("build"), arguments, places),
         }
 
     return Store(project).build(recipe, make)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
@@ -87,7 +88,7 @@ def watch_rollout(
 def open_judge(project: Project, model: str) -> Any:
     """The model's judge in a process of its own, a `judge_process.JudgeProcess`."""
     family = family_of(project, model)
-    folder = family.weights.functions.judge(project, model).artifact.path / "pipeline"
+    folder = held_weights.held(project, model, "judge").artifact.path / "pipeline"
     device = lineage.device_class(load_fleet(project).device)
     return family.judge_process.functions.JudgeProcess(folder, device)
 

@@ -4,15 +4,15 @@ Every artifact downstream is made from these, so editing a file during a run cha
 them. A deployment uses the gates of its own moment. `source_keys` gives the keys that the sources
 would have now, without making them.
 
-The weights of base and judge are the family's.
+The weights of base and judge are the family's (`config.held_weights`).
 """
 
 from pathlib import Path
 from typing import Any
 
+from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.model import ModelConfig, family_of, load_model
-from adire_assets.core.family import family
+from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Built, Store, write_json
@@ -45,14 +45,14 @@ def training_config(project: Project, model: str) -> Built:
 
 def base_model(project: Project, model: str, run_worker: RunWorker) -> Built:
     """The weights that an adapter is trained on, held in the store."""
-    return family_of(project, model).weights.functions.base_model(project, model, run_worker)
+    return held_weights.held(project, model, "base_model", run_worker)
 
 
 def evaluation_config(project: Project, model: str) -> Built:
     """How the model is evaluated, gated and served; the judge's weights come into the store."""
     config = load_model(project, model)
     recipe = _evaluation_config_recipe(project, model, config)
-    judge = family(config.family).weights.functions.judge(project, model).artifact
+    judge = held_weights.held(project, model, "judge").artifact
     return _config_root(project, recipe, judge=judge.reference())
 
 
@@ -94,11 +94,11 @@ def _training_config_recipe(project: Project, model: str, config: ModelConfig) -
 
 
 def _base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    return family(config.family).weights.functions.base_recipe(project, model, config)
+    return held_weights.recipe(project, model, config, "base_model")
 
 
 def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    judge = family(config.family).weights.functions.judge_recipe(project, model, config)
+    judge = held_weights.recipe(project, model, config, "judge")
     return Recipe(
         "evaluation_config",
         model,

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from adire_assets.config import held_weights
 from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
 from adire_assets.config.model import family_of, load_model, misnamed, model_names
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
-from adire_assets.core.family import family
 from adire_assets.core.lineage import NOT_LIBRARIES, code_hash, environment
 from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
@@ -153,8 +153,7 @@ def stale(project: Project, model: str) -> list[str]:
     made = adapter.manifest["recipe"]
     config = load_model(project, model)
     now = versions.subtree(project, config.data.dvc_file, config.data.path)
-    weights = family(config.family).weights.functions
-    base, judge = weights.known_base_model(project, model), weights.known_judge(project, model)
+    base, judge = (held_weights.known(project, model, kind) for kind in ("base_model", "judge"))
     libraries = environment(*(name for name in made["environment"] if name not in NOT_LIBRARIES))
     served = store.recall(found.repository).manifest["recipe"]["config"]
     then_and_now = {

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
+from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
-from adire_assets.config.model import ModelConfig, family_of, load_model
+from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.config.search import SearchConfig
 from adire_assets.config.yaml_file import Strict, idle, without_idle
 from adire_assets.core import lineage
@@ -126,8 +127,7 @@ def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
 
 
 def _base(project: Project, model: str) -> Artifact:
-    weights = family_of(project, model).weights.functions
-    found = weights.known_base_model(project, model)
+    found = held_weights.known(project, model, "base_model")
     if found is None:
         raise UserError(
             f"the base of {model} is not in the store yet; run "

@@ -9,12 +9,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from adire_assets.config import held_weights
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.defs import sensors
-from adire_assets.families.diffusion import weights
 from adire_assets.gates import clean_commit, policy_comparison
 from adire_assets.tracking.dvc.files import md5_of_bytes
 
@@ -209,7 +209,7 @@ def tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> dg.RunRequest | s
     """What the sensor says about a state that was never materialized."""
     monkeypatch.setattr(sensors, "source_keys", lambda *_: {"training_config": "new"})
     monkeypatch.setattr(sensors, "code_and_libraries", lambda *_: {})
-    monkeypatch.setattr(weights, "known_judge", lambda *_: None)
+    monkeypatch.setattr(held_weights, "known", lambda *_: None)
     sensor = sensors.model_sensor(project, MODEL, "cloth_line")
     with (
         dg.DagsterInstance.ephemeral() as instance,

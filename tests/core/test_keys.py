@@ -18,6 +18,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
+from adire_assets.config import held_weights
 from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.lineage import Recipe
@@ -138,7 +139,7 @@ class Line:
             return sources.source_key(self.project, MODEL, name)
 
     def judge(self) -> str:
-        return self.asks("judge", lambda: weights.judge(self.project, MODEL))
+        return self.asks("judge", lambda: held_weights.held(self.project, MODEL, "judge"))
 
     def single_file(self) -> str:
         self.weights("config")

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from adire_assets.config import held_weights
 from adire_assets.core import lineage, readers
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
@@ -23,7 +24,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
-from adire_assets.families.diffusion import FAMILY, weights
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.families.diffusion.training.launch import launcher
 from adire_assets.gates import promotion
@@ -112,7 +113,7 @@ def bring_out(project: Project) -> None:
     """Release 1: trained as the line does it, with an evaluation that nobody made."""
     images = build_dataset(project, sources.training_data(project, MODEL).artifact).artifact
     worker = in_child(project)
-    base = weights.base_model(project, MODEL, worker).artifact
+    base = held_weights.held(project, MODEL, "base_model", worker).artifact
     settings = sources.training_config(project, MODEL).artifact
     adapter = make_lora_weights(project, images, base, settings, worker, untracked).artifact
 

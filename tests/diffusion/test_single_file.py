@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from adire_assets.config import held_weights
 from adire_assets.core import job_folder, worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import file_digest, folder_digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json
-from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.formats.single_file import convert
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from tests.support import tiny
@@ -199,8 +199,8 @@ def never(function: str, **arguments: Any) -> dict[str, Any]:
 
 
 def test_the_base_model_of_a_file_is_converted_once_in_a_child(project: Project) -> None:
-    assert weights.known_base_model(project, "cloth") is None
-    built = weights.base_model(project, "cloth", run_worker)
+    assert held_weights.known(project, "cloth", "base_model") is None
+    built = held_weights.held(project, "cloth", "base_model", run_worker)
     assert not built.reused
     assert built.artifact.json("base.json") == {"variant": None}
     facts = built.artifact.manifest
@@ -211,9 +211,9 @@ def test_the_base_model_of_a_file_is_converted_once_in_a_child(project: Project)
     assert {"diffusers", "transformers"} <= facts["recipe"]["environment"].keys()
     sampler = Sampler(built.artifact.path / "pipeline", device="cpu")
     assert sampler.generate(ASKED[:1])[0].std() > 0
-    again = weights.base_model(project, "cloth", never)
+    again = held_weights.held(project, "cloth", "base_model", never)
     assert again.reused and again.artifact.key == built.artifact.key
-    assert weights.known_base_model(project, "cloth") == built.artifact
+    assert held_weights.known(project, "cloth", "base_model") == built.artifact
 
 
 @pytest.mark.parametrize("part", ["models/some.safetensors", "config/scheduler"])
@@ -222,15 +222,15 @@ def test_another_file_or_config_is_another_base_model(project: Project, part: st
         Path(arguments["output"]).mkdir()
         return {"left_out": {}}
 
-    weights.base_model(project, "cloth", converted)
-    assert weights.known_base_model(project, "cloth") is not None
+    held_weights.held(project, "cloth", "base_model", converted)
+    assert held_weights.known(project, "cloth", "base_model") is not None
     path = project.root / part
     if path.is_dir():
         config = path / "scheduler_config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "beta_end": 0.011}))
     else:
         path.open("ab").write(b" ")
-    assert weights.known_base_model(project, "cloth") is None
+    assert held_weights.known(project, "cloth", "base_model") is None
 
 
 def test_what_changes_while_it_is_converted_is_not_kept(project: Project) -> None:
@@ -240,16 +240,16 @@ def test_what_changes_while_it_is_converted_is_not_kept(project: Project) -> Non
         return {"left_out": {}}
 
     with pytest.raises(UserError, match=r"changed while it was converted; materialize cloth/base"):
-        weights.base_model(project, "cloth", swapped)
-    assert weights.known_base_model(project, "cloth") is None
+        held_weights.held(project, "cloth", "base_model", swapped)
+    assert held_weights.known(project, "cloth", "base_model") is None
 
 
 def test_a_child_that_refuses_leaves_nothing(project: Project) -> None:
     file = project.root / "models" / "some.safetensors"
     changed(file, file, add("stranger"))
     with pytest.raises(UserError, match="no part of a StableDiffusionXLPipeline takes: stranger"):
-        weights.base_model(project, "cloth", run_worker)
-    assert weights.known_base_model(project, "cloth") is None
+        held_weights.held(project, "cloth", "base_model", run_worker)
+    assert held_weights.known(project, "cloth", "base_model") is None
 
 
 @pytest.mark.parametrize(
@@ -280,5 +280,5 @@ def test_mistakes_in_the_config_are_answered_before_anything_is_converted(
 ) -> None:
     describe(project, base)
     with pytest.raises(UserError, match=says) as caught:
-        weights.base_model(project, "cloth", never)
+        held_weights.held(project, "cloth", "base_model", never)
     assert "\n" not in str(caught.value)

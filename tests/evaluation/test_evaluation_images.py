@@ -12,13 +12,13 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from adire_assets.config import held_weights
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.statistic import load_statistics
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
-from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.steps import evaluate, generate
 from adire_assets.gates import promotion
@@ -74,7 +74,7 @@ class Line:
         return make_evaluation_report(
             self.project,
             self._made("dataset", tiny.make_dataset),
-            weights.base_model(self.project, MODEL, self.worker).artifact,
+            held_weights.held(self.project, MODEL, "base_model", self.worker).artifact,
             adapter,
             sources.evaluation_config(self.project, MODEL).artifact,
             self.worker,
@@ -97,7 +97,7 @@ class Line:
             YAML().dump(tree, file)
 
     def release(self, number: int, adapter: Artifact, evaluation: Artifact) -> None:
-        base = weights.base_model(self.project, MODEL, self.worker).artifact
+        base = held_weights.held(self.project, MODEL, "base_model", self.worker).artifact
         references = dict.fromkeys(("repository", "verdict", "evaluation"), evaluation.reference())
         record = ReleaseRecord(
             model=MODEL,

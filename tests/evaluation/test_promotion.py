@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
@@ -18,7 +19,6 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.statistic import Statistic, save_statistics
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
-from adire_assets.families.diffusion import weights
 from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.families.diffusion.gates import ChampionGates, GateConfig
 from adire_assets.gates import policy_comparison, promotion, upgrades
@@ -188,7 +188,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setattr("adire_assets.line.verdict.evaluation_report", evaluate)
     monkeypatch.setattr(EvaluationConfig, "settings", lambda *arguments: SETTINGS)
     judge = SimpleNamespace(artifact=SimpleNamespace(content_hash="judge"))
-    monkeypatch.setattr(weights, "judge", lambda *arguments: judge)
+    monkeypatch.setattr(held_weights, "held", lambda *arguments: judge)
     facts = {"passed": True, "software": {}}
     parity = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: facts))
     monkeypatch.setattr(promotion, "parity_report", lambda *arguments: parity)
@@ -524,7 +524,7 @@ def test_status_names_the_policy_that_decided_and_the_one_of_now(
     shop.configure("nsfw_probability_maximum: 0.9")
     monkeypatch.setattr("adire_assets.tracking.registry.aliases", lambda *_: {"champion": 1})
     monkeypatch.setattr("adire_assets.ops.operations.stale", lambda *_: [])
-    monkeypatch.setattr(weights, "known_judge", lambda *_: None)
+    monkeypatch.setattr(held_weights, "known", lambda *_: None)
     live = deployment.TargetStatus(record.read(shop.project, "local", MODEL), {}, [])
     monkeypatch.setattr(deployment, "target_statuses", lambda *_: [live])
     monkeypatch.setenv("ADIRE_FLEET", str(shop.project.root / "configs" / "fleet.yaml"))

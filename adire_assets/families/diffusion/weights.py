@@ -6,14 +6,13 @@ process; every other is copied or linked.
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Built, Store, hard_link_or_copy, write_json
+from adire_assets.core.store import Artifact, hard_link_or_copy, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.families.diffusion import base
 from adire_assets.families.diffusion.artifacts import PIPELINE, link_weights
@@ -26,39 +25,46 @@ WEIGHTS = {  # kind -> the file that tells such a folder, and the config key tha
 }
 
 
-def base_model(project: Project, model: str, run_worker: RunWorker) -> Built:
-    """The base's weights, held in the store under their content hash.
+def recipe(project: Project, model: str, config: DiffusionConfig, kind: str) -> Recipe:
+    """What a base model or judge is made from, as the config says now."""
+    source = _source(config, kind)
+    if _is_file(source):
+        return _conversion_recipe(project, model, source)[0]
+    found = _resolve(project, kind, source)
+    return Recipe(
+        kind, model, inputs={"weights": found.content_hash}, config={"variant": source.variant}
+    )
 
-    `run_worker` is called for a single file that the store does not hold yet.
+
+def make(
+    project: Project,
+    config: DiffusionConfig,
+    recipe: Recipe,
+    folder: Path,
+    run_worker: RunWorker | None,
+) -> dict[str, Any]:
+    """Fill the folder of a base model or judge; what its manifest says of the source.
+
+    `run_worker` is called for a single file.
     """
-    source = _config(project, model).base_model
-    if source.is_file:
-        return _converted(project, model, source, run_worker)
-    return _weights(project, model, "base_model", source)
+    source = _source(config, recipe.kind)
+    if _is_file(source):
+        assert run_worker is not None  # a judge is no single file
+        return _convert(project, source, recipe, folder, run_worker)
+    found = _resolve(project, recipe.kind, source)
+    # The hub's cache is immutable and large, so it is linked; a folder may be edited: copied.
+    copy = hard_link_or_copy if source.is_hub else shutil.copyfile
+    shutil.copytree(found.path, folder / PIPELINE, copy_function=copy)
+    write_json(folder / "base.json", {"variant": source.variant})
+    return {"source": source.source, "revision": source.revision}
 
 
-def _config(project: Project, model: str) -> DiffusionConfig:
-    return _own(load_model(project, model))
+def _source(config: DiffusionConfig, kind: str) -> ModelSource:
+    return config.base_model if kind == "base_model" else config.evaluation.judge
 
 
-def _own(config: ModelConfig) -> DiffusionConfig:
-    assert isinstance(config, DiffusionConfig)  # it is of this family
-    return config
-
-
-def known_base_model(project: Project, model: str) -> Artifact | None:
-    """What `base_model` would give, when the store holds it already."""
-    return Store(project).find(base_recipe(project, model, _config(project, model)))
-
-
-def judge(project: Project, model: str) -> Built:
-    """The weights of the CLIP or SigLIP that scores this model's images."""
-    return _weights(project, model, "judge", _config(project, model).evaluation.judge)
-
-
-def known_judge(project: Project, model: str) -> Artifact | None:
-    """What `judge` would give, when the store holds it already."""
-    return Store(project).find(judge_recipe(project, model, _config(project, model)))
+def _is_file(source: ModelSource) -> TypeGuard[BaseModelSource]:
+    return isinstance(source, BaseModelSource) and source.is_file
 
 
 def _resolve(project: Project, kind: str, source: ModelSource) -> base.ResolvedBase:
@@ -97,40 +103,6 @@ def find_again(project: Project, recorded: Artifact, folder: Path) -> str:
     return found.identity
 
 
-def base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    """What the base model is made from, as the config says now."""
-    source = _own(config).base_model
-    if source.is_file:
-        return _conversion_recipe(project, model, source)[0]
-    return _weights_recipe(project, model, "base_model", source)
-
-
-def judge_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    """What the judge is made from, as the config says now."""
-    return _weights_recipe(project, model, "judge", _own(config).evaluation.judge)
-
-
-def _weights_recipe(project: Project, model: str, kind: str, source: ModelSource) -> Recipe:
-    found = _resolve(project, kind, source)
-    return Recipe(
-        kind, model, inputs={"weights": found.content_hash}, config={"variant": source.variant}
-    )
-
-
-def _weights(project: Project, model: str, kind: str, source: ModelSource) -> Built:
-    recipe = _weights_recipe(project, model, kind, source)
-
-    def make(folder: Path) -> dict[str, Any]:
-        found = _resolve(project, kind, source)
-        # The hub's cache is immutable and large, so it is linked; a folder may be edited: copied.
-        copy = hard_link_or_copy if source.is_hub else shutil.copyfile
-        shutil.copytree(found.path, folder / PIPELINE, copy_function=copy)
-        write_json(folder / "base.json", {"variant": source.variant})
-        return {"source": source.source, "revision": source.revision}
-
-    return Store(project).build(recipe, make)
-
-
 def _conversion_recipe(
     project: Project, model: str, source: BaseModelSource
 ) -> tuple[Recipe, base.ResolvedBase, base.ResolvedBase]:
@@ -148,26 +120,25 @@ def _conversion_recipe(
     return recipe, file, config
 
 
-def _converted(
-    project: Project, model: str, source: BaseModelSource, run_worker: RunWorker
-) -> Built:
-    recipe, file, config = _conversion_recipe(project, model, source)
-
-    def make(folder: Path) -> dict[str, Any]:
-        result = run_worker(
-            "adire_assets.families.diffusion.formats.single_file:convert",
-            file=file.path,
-            config=config.path,
-            output=folder / PIPELINE,
+def _convert(
+    project: Project,
+    source: BaseModelSource,
+    recipe: Recipe,
+    folder: Path,
+    run_worker: RunWorker,
+) -> dict[str, Any]:
+    _, file, config = _conversion_recipe(project, recipe.model, source)
+    result = run_worker(
+        "adire_assets.families.diffusion.formats.single_file:convert",
+        file=file.path,
+        config=config.path,
+        output=folder / PIPELINE,
+    )
+    # Read again if its size or time is another: the key must be that of what was converted.
+    if _conversion_recipe(project, recipe.model, source)[0].inputs != recipe.inputs:
+        raise UserError(
+            f"base_model: {file.path} or its config changed while it was converted; "
+            f"materialize {recipe.model}/base_model again"
         )
-        # Read again if its size or time is another: the key must be that of what was converted.
-        if _conversion_recipe(project, model, source)[0].inputs != recipe.inputs:
-            raise UserError(
-                f"base_model: {file.path} or its config changed while it was converted; "
-                f"materialize {model}/base_model again"
-            )
-        write_json(folder / "base.json", {"variant": None})
-        facts = {"config": config.identity, **result}
-        return {"source": source.source, "revision": None, **facts}
-
-    return Store(project).build(recipe, make)
+    write_json(folder / "base.json", {"variant": None})
+    return {"source": source.source, "revision": None, "config": config.identity, **result}

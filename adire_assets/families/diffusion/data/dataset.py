@@ -122,15 +122,17 @@ def build_dataset(
     return summary
 
 
-def build(source: Path, output: Path, config: Mapping[str, Any], files: Iterable[str]) -> None:
-    """`build_dataset`, as the line calls it."""
-    build_dataset(source, output, DataConfig.model_validate(config), files)
-
-
-def rebuild(*, source: str, output: str, config: dict, progress: Progress) -> dict:
-    """`build_dataset` of all files of `source`, as a worker function."""
+def build(
+    *,
+    source: str | Path,
+    output: str | Path,
+    config: Mapping[str, Any],
+    files: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`build_dataset` with plain values, as the line and a worker call it."""
     settings = DataConfig.model_validate(config)
-    return asdict(build_dataset(Path(source), Path(output), settings, progress=progress))
+    return asdict(build_dataset(Path(source), Path(output), settings, files, progress))
 
 
 def _build(
