@@ -4,7 +4,6 @@ The registered model carries the model's name. A version is found by its tag `ad
 looked up and created under the lock of the runs, so that racing processes get the same one.
 """
 
-import socket
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -33,7 +32,7 @@ def register_release(
     """The version number of a release content: found again by its hash, or the next one.
 
     `source` is the release's folder. A database refers to it where it lies. A server refuses paths,
-    so the files go below the run's artifacts there; without a run the version only names the place.
+    so the files go below the run's artifacts there; without a run it names home and content.
     """
     with client(project) as mlflow, project.locks.acquire(LOCK):
         number = _numbers(mlflow, model).get(content_hash)
@@ -42,7 +41,7 @@ def register_release(
         if not is_server(project):
             place = source.as_uri()
         elif run_id is None:
-            place = f"adire://{socket.gethostname()}{source.as_posix()}"
+            place = f"adire://{project.identity}/{model}/{content_hash}"
         else:
             folder = f"releases/{content_hash[:12]}"
             runs.log_folder(project, run_id, source, folder)

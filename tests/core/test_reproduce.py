@@ -241,6 +241,12 @@ def test_the_recorded_sources_train_again_whatever_the_code_of_today_is(
     assert not list((project.home / "work").iterdir())
 
 
+def test_no_path_of_this_machine_stands_in_a_record_or_manifest(template: Project) -> None:
+    files = [*template.home.rglob("*.json")]
+    assert {"1.json", "manifest.json"} <= {file.name for file in files}
+    assert not [file for file in files if str(template.root) in file.read_text()]
+
+
 def test_an_image_leads_to_its_release_when_only_manifests_and_dvc_are_left(
     project: Project, tmp_path: Path
 ) -> None:
