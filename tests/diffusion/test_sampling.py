@@ -5,7 +5,9 @@ import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from diffusers import (
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     StableDiffusionPipeline,
+    UNet2DConditionModel,
 )
 
 from adire_assets.families.diffusion import sampling
@@ -110,6 +113,49 @@ def test_it_draws_what_the_stock_pipeline_draws(
     assert np.array_equal((image * 255).round().astype(np.uint8), drawn[0])
     [bare] = ours.generate([ask("circles", guidance_scale=4.0, seed=11)], with_adapter=False)
     assert largest_difference(drawn, bare) > 20
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "PNDMScheduler",
+        "DPMSolverMultistepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "TCDScheduler",
+    ],
+)
+def test_it_steps_any_scheduler_as_the_stock_pipeline_does(
+    tmp_path: Path, random_base: Path, scheduler: str
+) -> None:
+    stock = StableDiffusionPipeline.from_pretrained(random_base)
+    stock.scheduler = getattr(diffusers, scheduler).from_config(stock.scheduler.config)
+    assert_stock_draws(stock, tmp_path)
+
+
+def test_a_distilled_unet_is_told_its_guidance(tmp_path: Path, random_base: Path) -> None:
+    stock = StableDiffusionPipeline.from_pretrained(random_base)
+    torch.manual_seed(0)
+    stock.unet = UNet2DConditionModel.from_config({**stock.unet.config, "time_cond_proj_dim": 8})
+    weak, strong = (assert_stock_draws(stock, tmp_path, scale) for scale in (2.0, 9.0))
+    assert not np.array_equal(weak, strong)
+
+
+def assert_stock_draws(stock: StableDiffusionPipeline, folder: Path, scale: float = 4.0) -> Any:
+    """The sampler draws what the pipeline `stock` draws; returns the image."""
+    stock.set_progress_bar_config(disable=True)
+    stock.save_pretrained(folder)
+    asked = Request("circles", guidance_scale=scale, seed=11, num_inference_steps=4)
+    image = stock(
+        asked.prompt,
+        guidance_scale=scale,
+        num_inference_steps=asked.num_inference_steps,
+        generator=[torch.Generator().manual_seed(asked.seed)],
+        output_type="np",
+    ).images
+    [drawn] = Sampler(folder, device="cpu").generate([asked])
+    assert np.array_equal((image * 255).round().astype(np.uint8), drawn)
+    return drawn
 
 
 def test_images_of_sdxl_with_and_without_a_negative_prompt_share_a_batch(

@@ -26,7 +26,7 @@ def shapes(resolution: int, multiple: int) -> list[Shape]:
     """The buckets of a resolution: no larger in area than its square.
 
     Sides are multiples of resolution / 8, which is made a multiple of `multiple` (what the
-    autoencoder and the UNet divide by).
+    autoencoder and the denoiser divide by).
     """
     step = max(round(resolution / SIDES / multiple), 1) * multiple
     found = set()
