@@ -158,7 +158,7 @@ def main() -> None:
             done = run_job(folder, pipes.log.info)
     else:
         done = run_job(folder)
-    if not done and "TORCHELASTIC_RUN_ID" in os.environ:
+    if not done and "RANK" in os.environ:
         # One of several may refuse alone while the others wait for it. All of them die with their
         # launcher, which for an exit status would tell of a crash; error.txt says enough.
         os.kill(os.getppid(), signal.SIGKILL)

@@ -137,7 +137,7 @@ def _require_same_environment(project: Project, name: str, manifest: Mapping[str
     then, facts = manifest["recipe"]["environment"], project.placement.facts()
     if then.get("device") == "cuda" and facts.device != "cuda":
         raise UserError(
-            f"{name} was made on a GPU and there is none here that this torch can use; a CPU gives "
+            f"{name} was made on a GPU and there is none here that can be used; a CPU gives "
             "other bits"
         )
     machine = manifest["hardware"]["machine"]
