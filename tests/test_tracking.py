@@ -422,3 +422,15 @@ def wait_for(url: str, server: subprocess.Popen) -> None:
         except (requests.ConnectionError, requests.Timeout):
             time.sleep(0.1)
     raise AssertionError(f"no MLflow server at {url}; exit status {server.poll()}")
+
+
+def test_what_a_training_shows_is_logged_whatever_it_is(mlflow_project, tmp_path):
+    run_id = new_run(mlflow_project)
+    shown = tmp_path / "shown"
+    (shown / "inside").mkdir(parents=True)
+    for name in ("text.txt", "picture.png"):
+        (shown / name).write_text("cloth")
+    runs.record_progress(mlflow_project, run_id, {"loss": 0.5}, shown, 7)
+    logged = client(mlflow_project).list_artifacts(run_id, "validation/step-000007")
+    assert [Path(one.path).name for one in logged] == ["picture.png", "text.txt"]
+    assert client(mlflow_project).get_metric_history(run_id, "loss")[0].step == 7

@@ -37,5 +37,10 @@ def inline(picture: Path) -> str:
 
 def table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
     """A table in Markdown; "none" without rows."""
-    lines = [columns, tuple("---" for _ in columns), *(tuple(r[c] for c in columns) for r in rows)]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) if rows else "none"
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else "none"
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import GROUP, family, family_names
 from adire_assets.core.project import Project
+from adire_assets.ops import exchange
 
 PLUG = """
 from dataclasses import fields
@@ -128,3 +130,11 @@ def test_the_plug_of_every_family_that_ships_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_family_needs_no_launcher_and_no_other_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = replace(family("diffusion"), launch=None, formats=None)
+    assert plain.launched({"rank": 4}, "cuda", Path("base")) == ((), {"rank": 4})
+    monkeypatch.setattr(exchange, "family_of", lambda *_: plain)
+    with pytest.raises(UserError, match="of the family diffusion, which has no other formats"):
+        exchange.import_(Project(Path(), Path()), Path("a.safetensors"), "cloth", Path("out"))
