@@ -8,10 +8,15 @@ copies that into the header `x-adire-model`, which every route to a slot matches
 the slot holds that it came from.
 """
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from adire_assets.config.fleet import GatewayConfig, SlotConfig
 from adire_assets.serving.gateway.protocol import (
@@ -29,6 +34,20 @@ NO_MODEL = "-"  # in that header: the request has been read and is about a serve
 GRPC = "application/grpc"
 ROUTES = "routes"
 STAMP = "adire"  # the metadata of an endpoint that say which release it holds
+
+
+CIRCUITS = ("max_requests", "max_pending_requests", "max_connections", "max_retries")
+CONSTANT = Path(__file__).with_name("envoy.yml")
+
+
+@cache
+def _parts() -> dict[str, Any]:
+    return dict(YAML(typ="safe").load(CONSTANT))
+
+
+def part(name: str) -> dict[str, Any]:
+    """A part of Envoy's configuration from envoy.yml, which the caller may change."""
+    return copy.deepcopy(_parts()[name])
 
 
 @dataclass(frozen=True)
@@ -125,46 +144,15 @@ def _cluster(
             endpoint["metadata"] = {"filter_metadata": {STAMP: {"release": stamps[priority]}}}
         endpoints.append({"priority": priority, "lb_endpoints": [endpoint]})
     limit = gateway.maximum_concurrent_requests
+    health = server_of(slots[0]).health_path(model)
     return {
+        **part("cluster"),
         "name": name,
         "type": "STRICT_DNS" if any(_is_name(slot.host) for slot in slots) else "STATIC",
-        "connect_timeout": "1s",
         "load_assignment": {"cluster_name": name, "endpoints": endpoints},
         "typed_extension_protocol_options": http_options(grpc=protocol.grpc),
-        "health_checks": [
-            {
-                "timeout": "1s",
-                "interval": "1s",
-                "no_traffic_interval": "1s",
-                "unhealthy_threshold": 2,
-                "healthy_threshold": 1,
-                "reuse_connection": False,  # else a killed server counts as healthy for a while
-                "http_health_check": {"path": server_of(slots[0]).health_path(model)},
-            }
-        ],
-        "outlier_detection": {
-            "interval": "0.5s",
-            "base_ejection_time": "2s",
-            "max_ejection_time": "10s",
-            "max_ejection_percent": 100,
-            "split_external_local_origin_errors": True,
-            "consecutive_local_origin_failure": 2,
-            "consecutive_gateway_failure": 3,
-            "enforcing_consecutive_gateway_failure": 100,
-            "consecutive_5xx": 5,
-            # A server whose stub has died is ready by its own word.
-            "successful_active_health_check_uneject_host": False,
-        },
-        "circuit_breakers": {
-            "thresholds": [
-                {
-                    "max_requests": limit,
-                    "max_pending_requests": limit,
-                    "max_connections": limit,
-                    "max_retries": limit,
-                }
-            ]
-        },
+        "health_checks": [{**part("health_check"), "http_health_check": {"path": health}}],
+        "circuit_breakers": {"thresholds": [dict.fromkeys(CIRCUITS, limit)]},
     }
 
 
@@ -280,25 +268,11 @@ def _matching(
 
 
 def _retry(protocol: InferenceProtocol) -> dict[str, Any]:
-    """Once more where nothing was answered, and then by the other slot."""
-    return {
-        # CANCELLED: a server that stops tells so the requests that it drops.
-        "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled,retriable-headers",
-        "retriable_headers": [
-            {"name": name, "string_match": {"exact": value}}
-            for name, value in protocol.retriable.items()
-        ],
-        "num_retries": 3,
-        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-        "retry_priority": {
-            "name": "envoy.retry_priorities.previous_priorities",
-            "typed_config": {
-                "@type": TYPES
-                + "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-                "update_frequency": 1,
-            },
-        },
-    }
+    headers = [
+        {"name": name, "string_match": {"exact": value}}
+        for name, value in protocol.retriable.items()
+    ]
+    return {**part("retry"), "retriable_headers": headers}
 
 
 def _refusal(
