@@ -165,8 +165,7 @@ Evaluation = Annotated[
     ),
 ]
 Release = Annotated[
-    str,
-    typer.Argument(help="indigo is what is live, indigo@3 release 3.", callback=known_release),
+    str, typer.Argument(help="indigo is what is live, indigo@3 release 3.", callback=known_release)
 ]
 Number = Annotated[int, typer.Argument(min=1, max=LARGEST_NUMBER, help="A release's number.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the record.", callback=not_blank)]

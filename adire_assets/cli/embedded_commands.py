@@ -20,11 +20,7 @@ embedded_app.add_typer(base_model_app, name="base-model")
 @base_model_app.command("train")
 def base_model_train(
     output: Annotated[
-        Path,
-        typer.Option(
-            help="Where the pipeline and the judge go.",
-            callback=folder_to_write,
-        ),
+        Path, typer.Option(help="Where the pipeline and the judge go.", callback=folder_to_write)
     ] = Path("base_models/tiny"),
     work: Annotated[
         Path | None,
@@ -59,13 +55,7 @@ def base_model_golden(
 
 @base_model_app.command("corpus")
 def base_model_corpus(
-    sheet: Annotated[
-        Path,
-        typer.Option(
-            help="The PNG to write.",
-            callback=file_to_write,
-        ),
-    ],
+    sheet: Annotated[Path, typer.Option(help="The PNG to write.", callback=file_to_write)],
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
 ) -> None:
     """Show what the base model learns from: a sheet of drawn patterns, and their captions."""
@@ -78,11 +68,7 @@ def base_model_corpus(
 @embedded_app.command("sample-data")
 def sample_data(
     folder: Annotated[
-        Path,
-        typer.Argument(
-            help="An empty or new folder.",
-            callback=folder_to_write,
-        ),
+        Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
     ],
     count: Annotated[int, typer.Option(min=1, max=100_000)] = 108,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,

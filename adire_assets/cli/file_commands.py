@@ -42,25 +42,12 @@ def export_adapter(
 def import_adapter(
     file: Annotated[
         Path,
-        typer.Argument(
-            help="A LoRA, in a format of the model's family.",
-            callback=file_to_read,
-        ),
+        typer.Argument(help="A LoRA, in a format of the model's family.", callback=file_to_read),
     ],
     model: Annotated[
-        str,
-        typer.Argument(
-            help="The model whose base it is for.",
-            callback=known_model,
-        ),
+        str, typer.Argument(help="The model whose base it is for.", callback=known_model)
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="The folder to make.",
-            callback=folder_to_make,
-        ),
-    ],
+    out: Annotated[Path, typer.Option(help="The folder to make.", callback=folder_to_make)],
 ) -> None:
     """Check a LoRA file against a model's base, and write it as a folder of its family."""
     from adire_assets.ops import exchange
@@ -86,10 +73,7 @@ def reproduce(
 def prometheus(
     folder: Annotated[
         Path,
-        typer.Argument(
-            help="Where prometheus.yml and its rules go.",
-            callback=folder_to_write,
-        ),
+        typer.Argument(help="Where prometheus.yml and its rules go.", callback=folder_to_write),
     ],
 ) -> None:
     """Write what a Prometheus needs to watch this fleet: scrape config, names, alerts."""

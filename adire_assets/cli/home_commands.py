@@ -28,8 +28,7 @@ def init(
 @home_app.command()
 def gc(
     keep: Annotated[
-        int,
-        typer.Option(min=1, max=LARGEST_NUMBER, help="Latest artifacts of each kind to keep."),
+        int, typer.Option(min=1, max=LARGEST_NUMBER, help="Latest artifacts of each kind to keep.")
     ] = 3,
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
 ) -> None:

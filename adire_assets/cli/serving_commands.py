@@ -51,8 +51,7 @@ def auth_keys(
 def auth_token(
     subject: Annotated[str, typer.Argument(help="Who will bring it.", callback=not_blank)],
     days: Annotated[
-        float,
-        typer.Option(min=0.001, max=3650, help="How long it is good.", callback=finite),
+        float, typer.Option(min=0.001, max=3650, help="How long it is good.", callback=finite)
     ] = 30.0,
     issuer: Annotated[str, typer.Option(callback=not_blank)] = "adire",
     audience: Annotated[str, typer.Option(callback=not_blank)] = "adire",

@@ -30,10 +30,7 @@ def held(sentence: str) -> Iterator[dg.AssetCheckResult]:
     """Warnings, which stop nothing. Dagster wants a result for each check of the asset."""
     for name in (APPROVAL_CHECK, ROLLOUT_CHECK, STEP_CHECK):
         yield dg.AssetCheckResult(
-            check_name=name,
-            passed=False,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=sentence,
+            check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, description=sentence
         )
 
 

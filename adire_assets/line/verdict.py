@@ -50,8 +50,6 @@ def promotion_verdict(
     if not pages.page_path(project, built.artifact).is_file():
         with tracked(evaluation.manifest["lora_weights"]["key"]) as run:
             pages.write_page(
-                project,
-                built.artifact,
-                lambda page: run.log_artifact(str(page), "evaluation"),
+                project, built.artifact, lambda page: run.log_artifact(str(page), "evaluation")
             )
     return built

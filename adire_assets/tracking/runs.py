@@ -251,11 +251,7 @@ def recorder(run_id: str) -> dict[str, str]:
 
 
 def record_progress(
-    project: Project,
-    run_id: str,
-    numbers: Mapping[str, float],
-    shown: Path | None,
-    step: int,
+    project: Project, run_id: str, numbers: Mapping[str, float], shown: Path | None, step: int
 ) -> None:
     """Log a worker's numbers at `step`, and the files in the folder `shown` below validation/."""
     if numbers:

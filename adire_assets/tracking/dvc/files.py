@@ -75,22 +75,13 @@ def outputs_of(project: Project, dvc_file: str) -> list[Output]:
         tree = yaml.safe_load(text)
         folder, entries = path.parent / tree.get("wdir", "."), tree["outs"]
         outputs = [
-            Output(
-                dvc_file,
-                (folder / entry["path"]).resolve(),
-                entry["md5"],
-                entry.get("remote"),
-            )
+            Output(dvc_file, (folder / entry["path"]).resolve(), entry["md5"], entry.get("remote"))
             for entry in entries
         ]
         hashes = [entry["hash"] for entry in entries]
     except (
         *(yaml.YAMLError, AttributeError, KeyError, TypeError),
-        *(
-            ValueError,
-            OSError,
-            RuntimeError,
-        ),  # no path that can be followed
+        *(ValueError, OSError, RuntimeError),  # no path that can be followed
     ) as error:
         reason = " ".join(str(error).split())
         raise UserError(
