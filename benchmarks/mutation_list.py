@@ -314,7 +314,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a release must draw what was evaluated",
-        "adire_assets/serving/fleet/parity.py",
+        "adire_assets/families/diffusion/serve.py",
         "LARGEST_DIFFERENCE = 2 ",
         "LARGEST_DIFFERENCE = 255 ",
         ("tests/serving/test_release.py", "-k", "two_levels"),
@@ -335,7 +335,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a served picture carries its provenance",
-        "adire_assets/serving/client.py",
+        "adire_assets/families/diffusion/answers.py",
         "    chunks.add_itxt(PROVENANCE_KEY, json.dumps(own, ensure_ascii=False))\n",
         "",
         ("tests/serving/test_requests.py", "-k", "saved_picture"),

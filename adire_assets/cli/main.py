@@ -21,20 +21,16 @@ from adire_assets.cli.arguments import (
     Reason,
     Release,
     file_to_read,
-    file_to_write,
     file_to_write_as,
     files_to_read,
-    finite,
-    known_model,
-    not_blank,
     one_release,
     require_text,
 )
 from adire_assets.cli.file_commands import file_app
+from adire_assets.cli.generate_command import generate
 from adire_assets.cli.home_commands import home_app
 from adire_assets.cli.serving_commands import auth_app, rollout_app
-from adire_assets.config.fleet import FleetConfig, load_fleet
-from adire_assets.config.model import models
+from adire_assets.config.fleet import load_fleet
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
@@ -122,63 +118,7 @@ def search(
     core.search(Project.find(), model, trials, out, say)
 
 
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.", callback=not_blank)],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Default: the one enabled model.",
-            callback=known_model,
-        ),
-    ] = "",
-    out: Annotated[Path, typer.Option(help="The PNG to write; -1, -2 ... for more images.")] = Path(
-        "out.png"
-    ),
-    negative_prompt: str = "",
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, max=LARGEST_NUMBER, help="Default: a random one, which is told."),
-    ] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0, max=100, callback=finite)] = None,
-    num_images: Annotated[int, typer.Option(min=1, max=64)] = 1,
-    release: Annotated[
-        int | None,
-        typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the live release."),
-    ] = None,
-    target: Annotated[str, typer.Option(help="Default: the fleet's first.")] = "",
-) -> None:
-    """Ask the served model for images over gRPC; each PNG carries its provenance."""
-    from adire_assets.serving import client
-    from adire_assets.serving.gateway import routing
-
-    project = Project.find()
-    fleet = load_fleet(project)
-    files = [
-        out if num_images == 1 else out.with_stem(f"{out.stem}-{index + 1}")
-        for index in range(num_images if file_to_write_as(".png")(out) else 0)
-    ]
-    for path in files:
-        file_to_write(path)
-    answer = client.generate(
-        routing.endpoint_of(project, fleet, _target(fleet, target)),
-        model or _only_model(project),
-        prompt,
-        negative_prompt=negative_prompt,
-        seed=seed,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        num_images=num_images,
-        release=release,
-    )
-    for name, rest in answer.provenance.get("left_out", {}).items():
-        say(f"{name} is longer than the text encoder reads; not drawn: {rest!r}")
-    for index, (path, image) in enumerate(zip(files, answer.images, strict=True)):
-        client.save_png(image, path, answer.provenance, index)
-        # Image i of a request is drawn from the noise of seed + i.
-        drawn_from = answer.provenance["request"]["seed"] + index
-        say(f"{path}: release {answer.release}, seed {drawn_from}")
+app.command()(generate)
 
 
 @app.command()
@@ -192,18 +132,18 @@ def status() -> None:
 
 @app.command()
 def trace(
-    image: Annotated[
+    file: Annotated[
         Path,
         typer.Argument(
-            help="A PNG that `adire generate` wrote.",
+            help="A file that `adire generate` wrote.",
             callback=file_to_read,
         ),
     ],
 ) -> None:
-    """From an image to its release, commit, data, hyperparameters, MLflow run and scores."""
+    """From an answer to its release, commit, data, hyperparameters, MLflow run and scores."""
     from adire_assets.ops import operations
 
-    for line in operations.trace(Project.find(), image):
+    for line in operations.trace(Project.find(), file):
         say(line)
 
 
@@ -344,7 +284,7 @@ def down() -> None:
 
 @app.command()
 def demo() -> None:
-    """Run the whole line on the embedded defaults, and ask the live model for a picture."""
+    """Run the whole line on the embedded defaults, and ask the live model."""
     from adire_assets.defs.run import materialize as bring_live
     from adire_assets.ops import operations
 
@@ -353,23 +293,6 @@ def demo() -> None:
 
 def say(message: str, shown: Path | None = None, **numbers: float) -> None:
     print(message, flush=True)
-
-
-def _target(fleet: FleetConfig, name: str) -> str:
-    if name and name not in fleet.targets:
-        raise UserError(f"there is no target {name}; targets: {', '.join(fleet.targets)}")
-    return name or next(iter(fleet.targets))
-
-
-def _only_model(project: Project) -> str:
-    sound, broken = models(project)
-    enabled = [name for name, config in sound.items() if config.enabled]
-    if len(enabled) != 1:
-        wrong = "".join(f"; {sentence}" for sentence in broken.values())
-        raise UserError(
-            f"say which model with --model; enabled: {', '.join(enabled) or 'none'}{wrong}"
-        )
-    return enabled[0]
 
 
 if __name__ == "__main__":

@@ -152,9 +152,9 @@ class RolloutConfig(Strict):
     promotion_quantiles: Annotated[
         list[Quantile], Field(min_length=1), AfterValidator(distinct)
     ] = ["p50", "p95"]
-    # Of the answers to the rollout's own requests, how many images are judged at most, and how far
-    # their mean CLIP-S may fall below the evaluation's.
-    judged_images: Annotated[int, Field(ge=1, le=64)] = 64
+    # Of the answers to the rollout's own requests, how many are judged at most, and how far their
+    # mean score may fall below the evaluation's.
+    judged_answers: Annotated[int, Field(ge=1, le=64)] = 64
     quality_drop_maximum: Annotated[float, Field(gt=0, le=1)] = 0.1
     # What thin traffic lacks is asked by the rollout itself, at most so many requests per step.
     replays_maximum: Annotated[int, Field(ge=0, le=10_000)] = 300
@@ -190,12 +190,12 @@ class RolloutConfig(Strict):
                 f"and replays_maximum is {self.replays_maximum}; raise it to {needed[name]} or "
                 "more, or ask for less"
             )
-        images = values_needed(self.quality_drop_maximum)
-        if images > self.judged_images:
+        answers = values_needed(self.quality_drop_maximum)
+        if answers > self.judged_answers:
             raise ValueError(
                 f"a quality_drop_maximum of {self.quality_drop_maximum:g} takes at least "
-                f"{images:,} judged images before a step can go on, and judged_images is "
-                f"{self.judged_images} (at most 64); raise one of them"
+                f"{answers:,} judged answers before a step can go on, and judged_answers is "
+                f"{self.judged_answers} (at most 64); raise one of them"
             )
         return self
 

@@ -144,6 +144,18 @@ def model_names(project: Project) -> list[str]:
     return sorted(path.stem for path in found if not path.name.startswith("."))
 
 
+def only_model(project: Project) -> str:
+    """The one enabled model. UserError when there are none or several."""
+    sound, broken = models(project)
+    enabled = [name for name, config in sound.items() if config.enabled]
+    if len(enabled) != 1:
+        wrong = "".join(f"; {sentence}" for sentence in broken.values())
+        raise UserError(
+            f"say which model with --model; enabled: {', '.join(enabled) or 'none'}{wrong}"
+        )
+    return enabled[0]
+
+
 def models(project: Project) -> tuple[dict[str, ModelConfig], dict[str, str]]:
     """({model: its config}, {model: what is wrong with its YAML}); one harms no other."""
     sound: dict[str, ModelConfig] = {}

@@ -20,6 +20,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from adire_assets.core.answer import Served
 from adire_assets.core.errors import UserError
 
 GROUP = "adire_assets.families"
@@ -84,7 +85,6 @@ class Family:
         launch    launched(training, device, base_model), see the method of this name
         golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),
                   Comparison: from_dict(comparison.json), changed, sentence(), sentences()
-        judge_process    JudgeProcess(folder, device), that judges answers while a release goes live
         formats   export(adapter, base_model, format, file, facts), import_(file, base_model,
                   folder); each gives the format's name
         trial     METRIC and DIRECTION ("minimize" or "maximize") that trials are compared by, a key
@@ -97,6 +97,20 @@ class Family:
     modules `release.modules`, which import nothing of the project; and of the `adapter_files`.
     `protocols` are those that a release is asked by (`serving.gateway.protocol`): it comes into
     slots whose server speaks them all.
+    `served` tells how answers are asked for, kept and judged:
+
+        serve    requests(evaluation): what its answers were asked for by, as JSON, each with its
+                 `prompt`; expected(evaluation): the score of each; repeated(serving): how many of
+                 them a release must repeat; probe(request): the cheapest of its kind;
+                 again(request, random): one that was not evaluated; inputs(request): {name: array}
+                 of the backend, whose outputs are `release`, `provenance` (JSON; `device`,
+                 `software` and `request` of it are told) and what content(outputs) makes an
+                 answer's content of; parity(evaluation, answers, on_cpu): {passed, explanation}
+                 and what was measured
+        answers  files(out, request): the files of an answer; save(answer, files): a line for each;
+                 read_provenance(file); position(provenance): which part of its answer a file is
+        judge_process   open_judge(judge, device): a context with the function (prompts, contents)
+                 -> scores, which judges while a release goes live
 
     What `score` writes is read by gates, report and comparison, for the answer "image":
 
@@ -119,6 +133,7 @@ class Family:
     plumbing: tuple[str, ...]
     backend: Path
     adapter_files: tuple[str, ...]
+    served: Served
     weights: Step
     dataset: Step
     train: Step
@@ -126,6 +141,8 @@ class Family:
     generate: Step
     evaluate: Step
     release: Step
+    serve: Step
+    answers: Step
     samples: Step
     shows: Step
     judge_process: Step

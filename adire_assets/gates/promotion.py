@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import GateConfig
-from adire_assets.config.model import family_of, load_model
+from adire_assets.config.model import load_model
 from adire_assets.core import lineage
 from adire_assets.core.devices import exclusive_device
 from adire_assets.core.errors import UserError
@@ -25,7 +25,7 @@ from adire_assets.core.store import Artifact, Built, Store, read_json, write_jso
 from adire_assets.gates import approvals, measurements, policy_comparison, upgrades
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
-from adire_assets.serving import release
+from adire_assets.serving import release, slot_server
 from adire_assets.serving.rollout import deployment
 from adire_assets.tracking import registry
 
@@ -164,7 +164,7 @@ def require_evaluation_of(evaluation: Artifact, adapter: str, base_weights: str)
 def parity_report(
     project: Project, model: str, number: int, progress: Callable[[str], None]
 ) -> Built:
-    """Whether a scratch Triton answers the evaluated prompts with the evaluated images."""
+    """Whether a scratch Triton answers the evaluated requests as the release was evaluated."""
     from adire_assets.serving.fleet import parity
 
     record = release.read_record(project, model, number)
@@ -172,17 +172,22 @@ def parity_report(
     repository, base_weights = store.open(record.repository), store.open(record.base_model)
     evaluation = store.open(record.evaluation)
     device = lineage.device_class(load_fleet(project).device)
-    packages = family_of(project, model).packages
+    plug = release.family_of_release(project, record)
+    server = slot_server.server_named(slot_server.kind_speaking(plug.protocols))
     recipe = Recipe(
         kind="parity_report",
         model=model,
-        modules=("adire_assets.serving.fleet.parity",),
+        modules=(
+            "adire_assets.serving.fleet.parity",
+            type(server).__module__,
+            *plug.serve.modules,
+        ),
         inputs={
             "triton_repository": repository.content_hash,
             "base_model": base_weights.content_hash,
             "evaluation": evaluation.content_hash,
         },
-        environment=lineage.environment(*packages, "nvidia-pytriton", device=device),
+        environment=lineage.environment(*plug.packages, *server.packages, device=device),
     )
 
     def make(folder: Path) -> None:

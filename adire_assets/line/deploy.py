@@ -86,11 +86,11 @@ def watch_rollout(
 
 
 def open_judge(project: Project, model: str) -> Any:
-    """The model's judge in a process of its own, a `judge_process.JudgeProcess`."""
+    """The model's judge in a process of its own."""
     family = family_of(project, model)
-    folder = held_weights.held(project, model, "judge").artifact.path / "pipeline"
+    judge = held_weights.held(project, model, "judge").artifact
     device = lineage.device_class(load_fleet(project).device)
-    return family.judge_process.functions.JudgeProcess(folder, device)
+    return family.judge_process.functions.open_judge(judge.path, device)
 
 
 def roll_back(

@@ -7,13 +7,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
+from statistics import mean
 from typing import Any
 
 from adire_assets.config import held_weights
 from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
-from adire_assets.config.model import family_of, load_model, misnamed, model_names
+from adire_assets.config.model import family_of, load_model, misnamed, model_names, only_model
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
 from adire_assets.core.lineage import NOT_LIBRARIES, code_hash, environment
 from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
@@ -32,9 +35,6 @@ from adire_assets.serving.rollout import deployment
 from adire_assets.tracking import registry, runs
 from adire_assets.tracking.dvc import pull as dvc_pull
 from adire_assets.tracking.dvc import versions
-
-DEMO_MODEL = "indigo"
-DEMO_PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
 
 
 def status(project: Project) -> Iterator[str]:
@@ -187,22 +187,22 @@ def _same_code(recipe: dict[str, Any]) -> bool:
     return code_hash(tuple(recipe["modules"])) == str(recipe["code"])
 
 
-def trace(project: Project, image: Path) -> Iterator[str]:
-    """Image -> release -> code, data, hyperparameters, MLflow run, scores."""
-    facts = client.read_provenance(image)
+def trace(project: Project, file: Path) -> Iterator[str]:
+    """A kept answer -> release -> code, data, hyperparameters, MLflow run, scores."""
+    facts, plug = client.read_provenance(file)
     try:
-        yield from list(_traced(project, image, facts))
+        yield from list(_traced(project, file, facts, plug))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{image}: its provenance is not one that `adire generate` wrote ({error!r})"
+            f"{file}: its provenance is not one that `adire generate` wrote ({error!r})"
         ) from None
 
 
-def _traced(project: Project, image: Path, facts: dict[str, Any]) -> Iterator[str]:
+def _traced(project: Project, file: Path, facts: dict[str, Any], plug: Family) -> Iterator[str]:
     request = facts["request"]
-    yield f"{image}: release {facts['release']} of {facts['model']}"
+    yield f"{file}: release {facts['release']} of {facts['model']}"
     yield f"  request: {', '.join(f'{name}={value!r}' for name, value in request.items())}"
-    yield f"  image {facts['image_index']} of the request, seed {facts['image_seed']}"
+    yield f"  {plug.answers.functions.position(facts)}"
     yield f"  code: {_code(facts['code'])}"
     yield f"  data: DVC {facts['dvc_hash']}, of which this model's part {facts['data_hash']}"
     base = facts["base_model"]
@@ -270,7 +270,7 @@ def pull(project: Project, progress: Progress) -> None:
 
 
 def demo(project: Project, bring_live: Callable[[Project, str], None], progress: Progress) -> None:
-    """The whole line on the embedded defaults, then a picture from the live model.
+    """The whole line of the one enabled model, then an answer of the live release.
 
     `bring_live(project, model)` materializes the model's graph.
     """
@@ -281,16 +281,26 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
         processes.up(project, settings, only="serving", progress=progress)
     except served_releases.NotServed as error:  # what is made live next mends it, or says why not
         progress(str(error))
-    bring_live(project, DEMO_MODEL)
+    model = only_model(project)
+    bring_live(project, model)
     endpoint = routing.endpoint_of(project, settings, next(iter(settings.targets)))
-    answer = client.generate(endpoint, DEMO_MODEL, DEMO_PROMPT, seed=42)
-    picture = project.home / "demo.png"
-    client.save_png(answer.images[0], picture, answer.provenance)
-    found = release.read_record(project, DEMO_MODEL, answer.release)
-    sheet = Store(project).open(found.evaluation).path / "contact_sheet.png"
-    progress(f"before | after | held-out real images: {sheet}")
+    found = deployment.resolve_release(project, settings, model)
+    plug, evaluation = (
+        release.family_of_release(project, found),
+        Store(project).open(found.evaluation),
+    )
+    served, answers = plug.serve.functions, plug.answers.functions
+    request = served.again(served.requests(evaluation.path)[0], Random(42))
+    [file] = answers.files(project.home / f"demo{plug.served.suffix}", request)
+    for line in answers.save(client.ask(endpoint, plug, model, request), [file]):
+        progress(line)
+    for shown in plug.shows.functions.of_evaluation(evaluation.path):
+        if isinstance(shown.content, Path):
+            progress(f"{shown.name}: {shown.content}")
     progress(
         f"took {time.monotonic() - started:.0f} s; `make up` starts the UI, `make down` stops all"
     )
-    score = found.provenance["evaluation"]["clip_s_mean"]
-    progress(f"demo: OK release={answer.release} image={picture} clip_s={score:.3f}")
+    score = mean(served.expected(evaluation.path))
+    progress(
+        f"demo: OK release={found.number} {plug.answer}={file} {plug.served.quality}={score:.3f}"
+    )

@@ -82,8 +82,8 @@ def _release_of(project: Project, what: str) -> ReleaseRecord:
     if found := RELEASE.fullmatch(what):
         return release.read_record(project, found[1], int(found[2]))
     if not Path(what).is_file():
-        raise UserError(f"{what} is neither a release, such as indigo@3, nor an image's file")
-    facts = client.read_provenance(Path(what))
+        raise UserError(f"{what} is neither a release, such as indigo@3, nor the file of an answer")
+    facts, _ = client.read_provenance(Path(what))
     try:
         record = release.read_record(project, facts["model"], facts["release"])
         same = facts["adapter_hash"] == record.adapter["content_hash"]
@@ -91,7 +91,7 @@ def _release_of(project: Project, what: str) -> ReleaseRecord:
         raise UserError(f"{what}: its provenance lacks {error}, so it names no release") from None
     if not same:
         raise UserError(
-            f"{what} was drawn by another release {record.number} of {record.model} than the one "
+            f"{what} is of another release {record.number} of {record.model} than the one "
             "of this project; run this in the project whose release drew it"
         )
     return record

@@ -37,7 +37,7 @@ class Rollout:
     reference: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, dict[str, float]] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
-    judged: list[tuple[float, float]] = field(default_factory=list)  # CLIP-S served, evaluated
+    judged: list[tuple[float, float]] = field(default_factory=list)  # scores served, evaluated
     quality: list[float] | None = None  # in records of earlier versions; not read
     held: bool = False  # no decision within maximum_seconds: told, and waiting for a person
     approved: bool = False  # that person has said to go on

@@ -401,7 +401,7 @@ KEPT: dict[str, Kept] = {
     ),
     "parity_report": Kept(
         lambda line: line.of_release("parity_report"),
-        ("serving/fleet/parity.py", "serving/fleet/triton.py"),
+        ("serving/fleet/parity.py", "families/diffusion/serve.py", "serving/fleet/triton.py"),
         ("torchmetrics", "nvidia-pytriton", "diffusers"),
         True,
         ("repository", "base_model", "evaluation"),
@@ -628,7 +628,7 @@ def test_libraries_are_those_that_the_code_imports_and_are_installed() -> None:
         FAMILY.golden.modules,
         weights.CONVERSION_MODULES,
         ("adire_assets.families.diffusion.data.dataset",),
-        ("adire_assets.serving.fleet.parity",),
+        ("adire_assets.serving.fleet.parity", *FAMILY.serve.modules),
     )
     named = {name for modules in steps for name in lineage.libraries(modules)}
     unknown = {name for name in named if lineage.installed(name) == "absent"} - optional

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from adire_assets.config import held_weights
 from adire_assets.core import lineage, readers
@@ -25,6 +26,7 @@ from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
 from adire_assets.families.diffusion import FAMILY
+from adire_assets.families.diffusion.answers import save_png
 from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.families.diffusion.training.launch import launcher
 from adire_assets.gates import promotion
@@ -33,7 +35,7 @@ from adire_assets.line.dataset import build as build_dataset
 from adire_assets.line.train import lora_weights as make_lora_weights
 from adire_assets.ops.gc import collect_garbage
 from adire_assets.ops.reproduce import Reproduction, reproduce
-from adire_assets.serving import client, release
+from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
 from tests.support import tiny
 from tests.support.training import silent
@@ -253,7 +255,7 @@ def test_an_image_leads_to_its_release_when_only_manifests_and_dvc_are_left(
     image = tmp_path / "out.png"
     record = release.read_record(project, MODEL, 1)
     facts = {**record.provenance, "release": 1, "request": {"prompt": "cloth", "seed": 1}}
-    client.save_png(np.zeros((64, 64, 3), np.uint8), image, facts)
+    save_png(np.zeros((64, 64, 3), np.uint8), image, facts)
     supersede(project)
     list(collect_garbage(project, keep=1, dry_run=False))
     assert not Store(project).holds(adapter_of(project))
@@ -404,10 +406,10 @@ def test_what_names_no_release_of_this_project_is_refused(
     project: Project, tmp_path: Path, what: str, told: str
 ) -> None:
     image = np.zeros((8, 8, 3), np.uint8)
-    client.Image.fromarray(image).save(tmp_path / "bare.png")
+    Image.fromarray(image).save(tmp_path / "bare.png")
     facts: dict[str, Any] = {"model": MODEL, "release": 1}
-    client.save_png(image, tmp_path / "half.png", facts)
-    client.save_png(image, tmp_path / "other.png", {**facts, "adapter_hash": "0" * 64})
+    save_png(image, tmp_path / "half.png", facts)
+    save_png(image, tmp_path / "other.png", {**facts, "adapter_hash": "0" * 64})
     with pytest.raises(UserError, match=told):
         made(project, str(tmp_path / what) if what.endswith(".png") else what)
 

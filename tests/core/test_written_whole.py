@@ -18,10 +18,10 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.folders import exclusive_folder
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
+from adire_assets.families.diffusion.answers import read_provenance, save_png
 from adire_assets.families.diffusion.training import class_images as drawn
 from adire_assets.families.diffusion.training.cache import Facts, TensorCache
 from adire_assets.families.diffusion.training.settings import TrainingConfig
-from adire_assets.serving.client import read_provenance, save_png
 from adire_assets.serving.gateway.tokens import make_keys
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)

@@ -24,7 +24,7 @@ STRICT: dict[str, Any] = {
 UNORDERED = {  # keys that ask nothing of a release by themselves
     "rollout.local.mirrored_percent",
     "rollout.local.maximum_seconds",
-    "rollout.local.judged_images",
+    "rollout.local.judged_answers",
     "rollout.local.replays_maximum",
 }
 

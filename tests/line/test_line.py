@@ -19,9 +19,11 @@ from PIL import Image
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import Store
-from adire_assets.serving import client, record
+from adire_assets.families.diffusion.answers import read_provenance
+from adire_assets.serving import record
 from adire_assets.serving.fleet.plain_paths import plain
 from adire_assets.tracking import backend, registry, runs
+from tests.support.asking import generate
 from tests.support.line import answers, descendants, made, outcome, wait_for
 from tests.support.ports import free_ports
 
@@ -71,7 +73,7 @@ def test_a_picture_comes_back_over_grpc_and_can_be_traced(line, first, tmp_path:
     with Image.open(out) as image:
         assert image.size == (128, 128)
         assert np.asarray(image).std() > 5
-    facts = client.read_provenance(out)
+    facts = read_provenance(out)
     adapter = Store(line.project).artifacts("indigo", "lora_weights")[0]
     assert facts["release"] == 1
     assert facts["adapter_hash"] == adapter.content_hash
@@ -374,7 +376,7 @@ def test_triton_killed_comes_back_with_the_live_release(line) -> None:
 
     def served() -> bool:
         try:
-            answer = client.generate(line.address, "indigo", PROMPT, seed=1)
+            answer = generate(line.address, "indigo", PROMPT, seed=1)
         except UserError:
             return False
         return answer.release == live

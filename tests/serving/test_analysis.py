@@ -12,12 +12,14 @@ from pydantic import ValidationError
 
 from adire_assets.config.fleet import TAILS, RolloutConfig
 from adire_assets.core.evidence import RATE, answers_needed, mean_above, mean_below, threshold
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving.gateway.bootstrap import BUCKETS
 from adire_assets.serving.gateway.traffic import Traffic
 from adire_assets.serving.record import Rollout
 from adire_assets.serving.rollout import analysis
 from adire_assets.serving.rollout.analysis import (
     Analysis,
+    Quality,
     Tally,
     analyse,
     count_slower,
@@ -64,6 +66,7 @@ def decide(
         tallies = {**tallies, "errors": tallies["errors"].plus(1, bad, bad)}
         tallies = analysis.count_latencies(tallies, limits, {"users": traffic([milliseconds])})
     given: dict[str, Any] = {"seconds": 60.0, "ejected": 0, "quality": SOUND} | more
+    given["quality"] = Quality(FAMILY, given["quality"])
     return analyse(config, tallies, limits, **given)
 
 
@@ -86,7 +89,7 @@ def test_what_was_not_seen_is_evidence_for_nothing():
         ({"errors": tally}, {}),
         ({f"latency_{name}": tally for name in TAILS}, {"users": latency_limits(CONFIG, None)}),
     ):
-        found = analyse(CONFIG, tallies, limits, 1000.0, 0, SOUND)
+        found = analyse(CONFIG, tallies, limits, 1000.0, 0, Quality(FAMILY, SOUND))
         assert found.decision == "hold" and found.sentence()
 
 
@@ -142,8 +145,8 @@ def replace_config(**values: Any) -> RolloutConfig:
         ({"promotion_quantiles": ["p50", "p99"]}, r"p99 in promotion_quantiles takes 449 answers"),
         ({"error_rate_maximum": 0.01}, r"error_rate_maximum 0.01 takes 449 answers"),
         ({"replays_maximum": 80}, r"takes 88 answers .* replays_maximum is 80; raise it to 88"),
-        ({"judged_images": 8}, r"takes at least 34 judged images .* judged_images is 8"),
-        ({"quality_drop_maximum": 0.02}, r"takes at least \d+ judged images"),
+        ({"judged_answers": 8}, r"takes at least 34 judged answers .* judged_answers is 8"),
+        ({"quality_drop_maximum": 0.02}, r"takes at least \d+ judged answers"),
     ],
 )
 def test_a_rollout_that_could_never_go_on_is_refused(values: dict[str, Any], sentence: str):

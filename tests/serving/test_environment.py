@@ -11,9 +11,9 @@ import pytest
 
 from adire_assets.core.child_environment import PARENT, child_environment
 from adire_assets.core.project import Project
-from adire_assets.serving import client
 from adire_assets.serving.fleet import triton
 from adire_assets.serving.fleet.scratch import scratch_server
+from tests.support.asking import generate
 
 ROOT = Path(__file__).parents[2]
 LEAKS = {
@@ -106,7 +106,7 @@ def test_triton_runs_the_python_of_this_environment_whatever_is_activated(
     monkeypatch.setattr(site, "getsitepackages", lambda: [str(installed)])
     project = Project(root, root / "home")
     with scratch_server(project, "triton", "cpu", fill, 60) as address:
-        found = client.generate(address, "cloth", "circles").provenance
+        found = generate(address, "cloth", "circles").provenance
     assert found["python"] == sys.version
     assert found["prefix"] == sys.base_prefix
     assert not (LEAKS.keys() - {"LD_LIBRARY_PATH", "PYTHONHOME"}) & found["environment"].keys()

@@ -10,10 +10,10 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.client import generate
 from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.protocols.kserve import HEALTH
 from tests.support import malformed
+from tests.support.asking import generate
 from tests.support.running_gateway import MODEL, PROMPT, SOUND, RunningGateway, before
 from tests.support.small_triton import small_triton
 

@@ -13,10 +13,11 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Step
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.store import Store, read_json
-from adire_assets.families.diffusion import FAMILY
+from adire_assets.families.diffusion import FAMILY, serve
 from adire_assets.serving import release
 from adire_assets.serving.fleet import parity
 from tests.serving.conftest import MODEL, different
+from tests.support.asking import generate
 from tests.support.diffusion import add_diffusion, make_base
 from tests.support.house import House
 
@@ -25,9 +26,10 @@ def test_the_live_release_draws_what_was_evaluated(served: House) -> None:
     served.ensure_live(1)
     evaluation = Store(served.project).open(served.releases[1].evaluation)
     for entry in evaluation.json("images.json"):
-        answer = parity.ask(served.address, MODEL, entry, None)
+        request = {name: entry[name] for name in serve.EVALUATED}
+        answer = generate(served.address, MODEL, **request)
         evaluated = np.asarray(Image.open(evaluation.path / entry["file"]))
-        assert different(answer.images[0], evaluated) <= parity.LARGEST_DIFFERENCE
+        assert different(answer.content[0], evaluated) <= serve.LARGEST_DIFFERENCE
 
 
 def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
@@ -39,7 +41,7 @@ def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
     expected = {**here, "cuda": None, "driver": None}
     del expected["machine"]
     assert facts["software"] == expected
-    assert facts["largest_difference"] > parity.LARGEST_DIFFERENCE
+    assert facts["largest_difference"] > serve.LARGEST_DIFFERENCE
     assert "allowed are 2" in facts["explanation"]
     assert not list((house.project.home / "fleet" / "scratch").iterdir())
 
@@ -154,6 +156,6 @@ def test_parity_allows_two_levels_on_the_cpu_and_little_structure_lost_elsewhere
         (noise, False, False),
         (image[:32], True, False),
     ]:
-        facts = parity.judge([(image, image), (served, image)], on_cpu=on_cpu)
+        facts = serve.compare([(image, image), (served, image)], on_cpu=on_cpu)
         assert facts["passed"] is passes, facts
-    assert not parity.judge([], on_cpu=True)["passed"]
+    assert not serve.compare([], on_cpu=True)["passed"]

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
 from adire_assets.core.waiting import wait_until
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.gateway.traffic import Traffic
@@ -22,15 +24,19 @@ from adire_assets.serving.rollout.watch import Watch
 from tests.support.light import MODEL, add_light, light_house
 
 ENTRIES = [
-    {
-        "prompt": f"cloth {number}",
-        "negative_prompt": "",
-        "seed": number,
-        "num_inference_steps": 4,
-        "guidance_scale": 2.0,
-    }
+    (
+        {
+            "prompt": f"cloth {number}",
+            "negative_prompt": "",
+            "seed": number,
+            "num_inference_steps": 4,
+            "guidance_scale": 2.0,
+        },
+        1.0 + number,
+    )
     for number in range(3)
 ]
+EXPECTED = {request["prompt"]: score for request, score in ENTRIES}
 
 
 class Served:
@@ -41,31 +47,33 @@ class Served:
         self.refuses: set[int] = set()
         self.judged: list[tuple[str, int]] = []
 
-    def generate(self, endpoint: Endpoint, model: str, prompt: str, **request: Any) -> Any:
-        self.asked.append({"prompt": prompt, **request})
-        if request["release"] in self.refuses:
+    def ask(
+        self, endpoint: Endpoint, plug: Family, model: str, request: dict[str, Any], **more: Any
+    ) -> Answer:
+        self.asked.append({**request, **more})
+        release = more["release"]
+        if release in self.refuses:
             raise UserError("busy")
-        image = np.full((2, 2, 3), request["release"] or 0, np.uint8)
-        return SimpleNamespace(images=image[None])
+        return Answer(release, {}, np.full((1, 2, 2, 3), release or 0, np.uint8))
 
     def judge(self, prompts: Any, images: Any) -> list[float]:
         self.judged += [
-            (text, int(one[0, 0, 0])) for text, one in zip(prompts, images, strict=True)
+            (text, int(one[0, 0, 0, 0])) for text, one in zip(prompts, images, strict=True)
         ]
-        return [float(one[0, 0, 0]) for one in images]
+        return [float(one[0, 0, 0, 0]) for one in images]
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Served:
     made = Served()
-    monkeypatch.setattr(replay, "generate", made.generate)
+    monkeypatch.setattr(replay, "ask", made.ask)
     monkeypatch.setattr(replay, "PAUSE_SECONDS", 0.0)
     return made
 
 
 @pytest.fixture
 def asking(served: Served) -> Iterator[Replay]:
-    made = Replay(Endpoint("127.0.0.1:1"), "cloth", ENTRIES, served.judge, 20.0)
+    made = Replay(Endpoint("127.0.0.1:1"), FAMILY, "cloth", ENTRIES, served.judge, 20.0)
     made.start()
     yield made
     made.close()
@@ -93,8 +101,8 @@ def test_each_request_names_its_release_and_no_evaluated_image(
     for number in (2, 1, 2, 2):
         ask(asking, number, judged=False)
     assert [one["release"] for one in served.asked] == [2, 1, 2, 2]
-    assert not {one["seed"] for one in served.asked} & {entry["seed"] for entry in ENTRIES}
-    assert {one["prompt"] for one in served.asked} <= {entry["prompt"] for entry in ENTRIES}
+    assert not {one["seed"] for one in served.asked} & {entry["seed"] for entry, _ in ENTRIES}
+    assert {one["prompt"] for one in served.asked} <= {entry["prompt"] for entry, _ in ENTRIES}
 
 
 def test_what_is_judged_is_what_the_asked_release_drew_for_that_prompt(
@@ -105,7 +113,7 @@ def test_what_is_judged_is_what_the_asked_release_drew_for_that_prompt(
     wanted = [(one["prompt"], 2) for one in served.asked if one["release"] == 2]
     collected(asking)
     assert served.judged == wanted
-    assert asking.scores == [(prompt, 2.0) for prompt, _ in wanted]
+    assert asking.scores == [(2.0, EXPECTED[prompt]) for prompt, _ in wanted]
 
 
 def test_what_was_not_answered_is_not_judged(asking: Replay, served: Served) -> None:

@@ -10,8 +10,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from adire_assets.core.errors import UserError
-from adire_assets.serving.client import generate, read_provenance, save_png
+from adire_assets.families.diffusion.answers import read_provenance, save_png
 from tests.serving.conftest import MODEL, different
+from tests.support.asking import generate
 from tests.support.house import House
 from tests.support.ports import free_port
 
@@ -82,7 +83,7 @@ def test_a_seed_gives_the_same_image_whatever_shares_its_batch(address: str) -> 
     def ask(seed: int, count: int = 1, steps: int = 6) -> np.ndarray:
         return generate(
             address, MODEL, "rings", seed=seed, num_images=count, num_inference_steps=steps
-        ).images
+        ).content
 
     alone = ask(5)[0]
     before = _counts(address)
@@ -112,21 +113,21 @@ def _counts(address: str) -> tuple[int, int]:
 
 def test_an_answer_says_how_to_repeat_it_and_a_png_keeps_that(address: str, tmp_path: Path) -> None:
     answer = generate(address, MODEL, "àdìrẹ eleko", negative_prompt="red", num_images=2)
-    assert (answer.images.dtype, answer.images.shape) == (np.uint8, (2, 64, 64, 3))
+    assert (answer.content.dtype, answer.content.shape) == (np.uint8, (2, 64, 64, 3))
     assert answer.release == answer.provenance["release"] == 1
     assert answer.provenance["dvc_hash"] == "d.dir"
     assert answer.provenance["mlflow_run_id"] == "run-1"
     request = answer.provenance["request"]
     again = generate(address, MODEL, **request)
     assert request["num_inference_steps"] == 4
-    assert different(again.images, answer.images) <= 2
+    assert different(again.content, answer.content) <= 2
 
-    save_png(answer.images[1], tmp_path / "out.png", answer.provenance, index=1)
+    save_png(answer.content[1], tmp_path / "out.png", answer.provenance, index=1)
     kept = read_provenance(tmp_path / "out.png")
     assert kept["request"] == request
     assert kept["image_seed"] == request["seed"] + 1
     one = generate(address, MODEL, **{**request, "seed": kept["image_seed"], "num_images": 1})
-    assert different(one.images[0], answer.images[1]) <= 2
+    assert different(one.content[0], answer.content[1]) <= 2
 
 
 def test_requests_without_a_seed_get_different_ones(address: str) -> None:
@@ -178,5 +179,5 @@ def test_the_end_of_a_long_prompt_that_is_not_seen_is_told(address: str) -> None
     assert one.provenance["left_out"]["prompt"].endswith("x")
     assert other.provenance["left_out"]["prompt"].endswith("y")
     assert set(one.provenance["left_out"]) == {"prompt", "negative_prompt"}
-    assert different(one.images[0], other.images[0]) == 0
+    assert different(one.content[0], other.content[0]) == 0
     assert generate(address, MODEL, "circles").provenance["left_out"] == {}

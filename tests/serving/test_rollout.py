@@ -15,12 +15,12 @@ import pytest
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
 from adire_assets.serving import record
-from adire_assets.serving.client import generate
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import controller, deployment, rollback, rollout
 from adire_assets.serving.slot_server import is_live
+from tests.support.asking import generate
 from tests.support.house import TARGET, House, awaited
 from tests.support.light import MODEL, Behaviour, add_light
 

@@ -9,13 +9,13 @@ import pytest
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.serving import record
-from adire_assets.serving.client import generate
 from adire_assets.serving.fleet import processes
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.rollout import deployment
 from adire_assets.serving.rollout.replay import Judge
 from tests.serving.conftest import QUICK
+from tests.support.asking import generate
 from tests.support.fleets import make_fleet
 from tests.support.house import House
 from tests.support.light import MODEL, add_light, light_house

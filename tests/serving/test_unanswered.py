@@ -12,17 +12,18 @@ import pytest
 from adire_assets.config.fleet import RolloutConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.waiting import wait_until
+from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.bootstrap import BUCKETS
 from adire_assets.serving.gateway.traffic import Histogram, Traffic
-from adire_assets.serving.rollout.analysis import Analysis, Tally, analyse, latency_limits
+from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse, latency_limits
 from adire_assets.serving.rollout.replay import Replay
 from adire_assets.serving.rollout.watch import StepEvidence
 from adire_assets.serving.state import Rollout
 from tests.support.backend import Backend
 
 CONFIG = RolloutConfig()
-SOUND_IMAGES = [(1.0, 1.0)] * 64
+SOUND = Quality(FAMILY, [(1.0, 1.0)] * 64)
 NAMES = ("canary", "canary_asked", "running", "running_asked")
 
 
@@ -50,7 +51,7 @@ class Canary:
         return self.now(60.0)
 
     def now(self, seconds: float) -> Analysis:
-        found = self.step.tallies, self.step.limits, seconds, self.step.ejected, SOUND_IMAGES
+        found = self.step.tallies, self.step.limits, seconds, self.step.ejected, SOUND
         return analyse(CONFIG, *found, self.step.waiting)
 
     def answers(self, count: int) -> Analysis:
@@ -140,7 +141,10 @@ def test_an_image_without_a_score_counts_as_none():
     limits = {"users": latency_limits(CONFIG, None)}
     for scores in ([float("nan")] * 10, [1.0] * 3 + [float("nan")] * 20):
         images = [(score, 1.0) for score in scores]
-        assert analyse(CONFIG, tallies, limits, 60.0, 0, images).decision == "rollback"
+        assert (
+            analyse(CONFIG, tallies, limits, 60.0, 0, Quality(FAMILY, images)).decision
+            == "rollback"
+        )
 
 
 # --- what the rollout asks for itself ----------------------------------------------------------
@@ -150,7 +154,7 @@ ENTRY = {"prompt": "a", "negative_prompt": "", "num_inference_steps": 1, "guidan
 
 def collected(address: str, seconds: float = 20.0) -> Counter[int]:
     """What three requests to release 2 have lost."""
-    replay = Replay(Endpoint(address), "cloth", [ENTRY], lambda *_: [], seconds)
+    replay = Replay(Endpoint(address), FAMILY, "cloth", [(ENTRY, 1.0)], lambda *_: [], seconds)
     replay.start()
     lost: Counter[int] = Counter()
     try:
@@ -218,7 +222,14 @@ def test_who_is_not_let_in_is_told_and_no_release_is_blamed(
 
 
 def test_a_mistake_of_our_own_ends_in_an_error_instead_of_a_standstill(backend: Backend):
-    replay = Replay(Endpoint(f"127.0.0.1:{backend.grpc_port}"), "cloth", [{}], lambda *_: [], 5.0)
+    replay = Replay(
+        Endpoint(f"127.0.0.1:{backend.grpc_port}"),
+        FAMILY,
+        "cloth",
+        [({"hue": 1}, 1.0)],
+        lambda *_: [],
+        5.0,
+    )
     replay.start()
     replay.ask(2, judged=False)
     assert wait_until(lambda: replay.idle, 20, pause=0.01)

@@ -17,7 +17,6 @@ from adire_assets.core.store import Artifact
 from adire_assets.core.waiting import wait_until
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving import record, release
-from adire_assets.serving.client import generate
 from adire_assets.serving.fleet import guard, processes
 from adire_assets.serving.fleet.programs import slot_marks
 from adire_assets.serving.fleet.slot_client import SlotClient
@@ -27,6 +26,7 @@ from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment, rollback
 from adire_assets.serving.rollout.replay import Judge
+from tests.support.asking import generate
 
 TARGET = "local"
 

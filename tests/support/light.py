@@ -183,4 +183,4 @@ def _scores(
     house: House, prompts: Sequence[str], images: Sequence[np.ndarray]
 ) -> list[dict[str, float]]:
     with house.open_judge() as judge:
-        return [{"clip_s": score} for score in judge(prompts, images)]
+        return [{"clip_s": score} for score in judge(prompts, [image[None] for image in images])]

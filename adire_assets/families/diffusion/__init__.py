@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+from adire_assets.core.answer import RequestOption, Served
 from adire_assets.core.family import Family, Step
 
 
@@ -26,6 +27,17 @@ FAMILY = Family(
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
     backend=Path("triton_models/diffusion"),
     adapter_files=("pytorch_lora_weights.safetensors",),
+    served=Served(
+        suffix=".png",
+        quality="CLIP-S",
+        options=(
+            RequestOption("negative_prompt", str),
+            RequestOption("seed", int, "Default: a random one, which is told.", 0, 2**31 - 1),
+            RequestOption("num_inference_steps", int, lowest=1, highest=1000),
+            RequestOption("guidance_scale", float, lowest=0, highest=100),
+            RequestOption("num_images", int, "Files -1, -2 ... for more than one.", 1, 64),
+        ),
+    ),
     weights=_step("weights"),
     dataset=_step("data.dataset"),
     # launch: the per-process batch split is part of what is trained.
@@ -37,6 +49,8 @@ FAMILY = Family(
     evaluate=_step("steps.evaluate"),
     samples=_step("evaluation.samples"),
     release=_step("sampling", "architectures", "architecture", "stable_diffusion"),
+    serve=_step("serve"),
+    answers=_step("answers"),
     golden=_step("evaluation.golden"),
     sabotages=_step("sabotages"),
     shows=_step("shows"),

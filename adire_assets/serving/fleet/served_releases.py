@@ -6,7 +6,7 @@ from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import logs
 from adire_assets.serving.fleet.programs import slot_program
-from adire_assets.serving.fleet.slot_client import SlotClient, evaluated_requests
+from adire_assets.serving.fleet.slot_client import SlotClient, ask_for_sign
 from adire_assets.serving.fleet.supervisor import log
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.slot_server import server_of
@@ -17,7 +17,7 @@ class NotServed(UserError):
 
 
 def unserved_releases(project: Project, fleet: FleetConfig, target: str, name: str) -> list[str]:
-    """A sentence for each release that a slot should hold, and does not draw with."""
+    """A sentence for each release that a slot should hold, and does not answer with."""
     slot_client = SlotClient(project, fleet, target, name)
     found: list[str] = []
     for state in record.read_all(project, target, lambda model, error: found.append(str(error))):
@@ -50,22 +50,12 @@ def log_explanation(
 
 def require_live_answers(project: Project, fleet: FleetConfig, target: str) -> None:
     """UserError unless the gateway of a target answers with the live release of each model."""
-    from adire_assets.serving.client import generate  # numpy: not in every Dagster process
-
     endpoint = routing.endpoint_of(project, fleet, target)
     for state in record.read_all(project, target):
         if state.live is None:
             continue
         wanted = release.read_record(project, state.model, state.live)
-        asked = evaluated_requests(project, wanted)[0]
-        answer = generate(
-            endpoint,
-            state.model,
-            asked["prompt"],
-            seed=asked["seed"],
-            num_inference_steps=1,
-            release=state.live,
-        )
+        answer = ask_for_sign(project, endpoint, wanted)
         if answer.provenance["release_hash"] != wanted.repository["content_hash"]:
             raise NotServed(
                 f"the gateway of {target} at {endpoint.address} answers for release {state.live} "

@@ -4,18 +4,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from adire_assets.config.fleet import FleetConfig, SlotConfig, fleet_file_name
+from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving import release
+from adire_assets.serving.client import ask
+from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.fleet import guard, slot
 from adire_assets.serving.fleet.programs import slot_program
 from adire_assets.serving.fleet.supervisor import is_supervised
-from adire_assets.serving.release import ReleaseRecord
+from adire_assets.serving.release import ReleaseRecord, family_of_release
 from adire_assets.serving.slot_server import address, is_live, server_of
 
 
@@ -106,15 +108,8 @@ class SlotClient:
             )
 
     def require_answer(self, wanted: ReleaseRecord) -> None:
-        """UserError unless the slot draws with the wanted release."""
-        from adire_assets.serving.fleet.parity import ask  # numpy: not in every Dagster process
-
-        answer = ask(
-            self.address,
-            wanted.model,
-            {**evaluated_requests(self.project, wanted)[0], "num_inference_steps": 1},
-            wanted.number,
-        )
+        """UserError unless the slot answers with the wanted release."""
+        answer = ask_for_sign(self.project, self.address, wanted)
         found = (answer.release, answer.provenance["release_hash"])
         if found != (wanted.number, wanted.repository["content_hash"]):
             raise UserError(
@@ -145,6 +140,9 @@ class SlotClient:
             )
 
 
-def evaluated_requests(project: Project, wanted: ReleaseRecord) -> list[dict[str, Any]]:
-    """What the release was asked in its evaluation, an entry for each image."""
-    return list(Store(project).open(wanted.evaluation).json("images.json"))
+def ask_for_sign(project: Project, endpoint: Endpoint | str, wanted: ReleaseRecord) -> Answer:
+    """A release's answer to the cheapest request of the kind that it was evaluated with."""
+    plug, evaluation = family_of_release(project, wanted), Store(project).open(wanted.evaluation)
+    served = plug.serve.functions
+    request = served.probe(served.requests(evaluation.path)[0])
+    return ask(endpoint, plug, wanted.model, request, wanted.number)

@@ -17,12 +17,11 @@ from typing import Any, Literal
 from adire_assets.config.fleet import TAILS, RolloutConfig
 from adire_assets.core import evidence
 from adire_assets.core.evidence import RATE
+from adire_assets.core.family import Family
 from adire_assets.serving.gateway.traffic import Histogram, Traffic, histogram_total
 
 Outcome = Literal["good", "bad", "open"]
 Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> milliseconds
-# Parts of what was evaluated for the same prompt. A better image than this counts as this.
-QUALITY_RANGE = (0.0, 1.5)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Analysis:
 
 
 def signals(config: RolloutConfig) -> dict[str, Signal]:
-    """What a release's answers are held to, by name; its images see `quality_signal`."""
+    """What a release's answers are held to, by name; how good they are see `quality_signal`."""
     found = [Signal("errors", "share", config.error_rate_maximum, "at most")]
     for name, tail in TAILS.items():
         wanted = name in config.promotion_quantiles
@@ -123,10 +122,18 @@ def signals(config: RolloutConfig) -> dict[str, Signal]:
     return {one.name: one for one in found}
 
 
-def quality_signal(config: RolloutConfig) -> Signal:
-    """The CLIP-S of a served image as a part of what was evaluated for the same prompt."""
+@dataclass(frozen=True)
+class Quality:
+    """(the score of a served answer, the mean of those evaluated for the same prompt, above 0)."""
+
+    plug: Family  # whose answers and scores they are
+    judged: Sequence[tuple[float, float]]
+
+
+def quality_signal(config: RolloutConfig, plug: Family) -> Signal:
+    """The score of a served answer as a part of what was evaluated for the same prompt."""
     limit = 1 - config.quality_drop_maximum
-    return Signal("quality", "bounded mean", limit, "at least", QUALITY_RANGE)
+    return Signal("quality", "bounded mean", limit, "at least", plug.served.quality_range)
 
 
 def share_evidence(signal: Signal, tally: Tally) -> tuple[Any, Any]:
@@ -151,14 +158,13 @@ def analyse(
     limits: Limits,
     seconds: float,
     ejected: int,
-    quality: Sequence[tuple[float, float]],
+    quality: Quality,
     waiting: int = 0,
 ) -> Analysis:
     """What to do after `seconds` of a step.
 
     `tallies` by the names of `signals`; `limits`: those of `latency_limits`;
-    `ejected`: how often the gateway took the release's slot out; `quality`: the CLIP-S of each
-    served image, and the mean of those that were evaluated for the same prompt, above 0;
+    `ejected`: how often the gateway took the release's slot out;
     `waiting`: how many requests have been waiting for an answer for longer than a good one takes.
     They may come to nothing, so they speak against going on; only what has come to nothing speaks
     for going back.
@@ -294,31 +300,31 @@ def _ejections(ejected: int) -> Finding:
     return Finding("ejections", _outcome(not ejected, bool(ejected)), ejected, 0, text)
 
 
-def _quality(
-    config: RolloutConfig, quality: Sequence[tuple[float, float]], on: float, back: float
-) -> Finding:
-    """The CLIP-S of served images against that of the evaluated ones.
+def _quality(config: RolloutConfig, quality: Quality, on: float, back: float) -> Finding:
+    """The scores of served answers against those of the evaluated ones.
 
-    Once it was shown to be good it stays so: no further image is looked at for it.
+    Once it was shown to be good it stays so: no further answer is looked at for it.
     """
     import numpy as np
 
-    signal = quality_signal(config)
-    count = f"{len(quality)} of at most {config.judged_images} images are judged"
+    plug, judged = quality.plug, quality.judged
+    signal = quality_signal(config, plug)
+    count = f"{len(judged)} of at most {config.judged_answers} {plug.answer}s are judged"
     if signal.limit <= 0:
         return Finding("quality", "good", None, signal.limit, "any quality is allowed")
-    if not quality:
+    if not judged:
         return Finding("quality", "open", None, signal.limit, count)
-    served, evaluated = np.asarray(quality, dtype=float).T
+    served, evaluated = np.asarray(judged, dtype=float).T
     low, high = signal.range
-    served = np.nan_to_num(served, nan=0.0)  # an image that no score can be given to is none
+    served = np.nan_to_num(served, nan=0.0)  # an answer that no score can be given to is none
     values = (np.clip(served / evaluated, low, high) - low) / (high - low)
     limit = (signal.limit - low) / (high - low)
     good = bool((evidence.mean_above(limit, values) >= on).any())
     bad = bool((evidence.mean_below(limit, values) >= back).any())
     text = (
-        f"{len(values)} served images score a CLIP-S of {served.mean():.3f}, those evaluated for "
-        f"the same prompts {evaluated.mean():.3f}, of which at most "
+        f"{len(values)} served {plug.answer}s score a {plug.served.quality} of "
+        f"{served.mean():.3f}, those evaluated for the same prompts "
+        f"{evaluated.mean():.3f}, of which at most "
         f"{config.quality_drop_maximum:.0%} may be lost"
     )
     outcome = _outcome(good, bad)

@@ -1,10 +1,10 @@
 """Requests that a rollout makes itself: where traffic is thin, and to judge what is served.
 
-A `Replay` asks a release (or, to compare, the running one) prompts of its evaluation, drawn at
-random, with seeds that the evaluation did not use. It asks one request at a time, through the
-gateway and by the header that names a release, so that users' requests are not touched. It keeps
-the images that are to be judged and nothing of users. The judge is any function of prompts and
-images; `judging` has the one that scores CLIP-S in a child process.
+A `Replay` asks a release (or, to compare, the running one) what it was asked in its evaluation,
+chosen at random and changed so that no evaluated answer is one to it (with another seed). It asks
+one request at a time, through the gateway and by the header that names a release, so that users'
+requests are not touched. It keeps the answers that are to be judged and nothing of users. The judge
+is any function of prompts and the contents of answers; a family has one in a child process.
 
 The gateway counts what a release answers. It knows nothing of a request that was given up here
 after `seconds`, takes a refusal for the client's mistake, and any message for an answer: of an
@@ -20,16 +20,14 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
-
 from adire_assets.core.errors import UserError
-from adire_assets.serving.client import generate
+from adire_assets.core.family import Family
+from adire_assets.serving.client import ask
 from adire_assets.serving.connection import Endpoint, Unanswered
 from adire_assets.serving.gateway.protocol import SERVER_FAULTS
 
-# CLIP-S of each image, uint8 [H, W, 3], against its prompt.
-Judge = Callable[[Sequence[str], Sequence[np.ndarray]], list[float]]
-FIRST_SEED = 1_000_000  # far from the small seeds that evaluations use
+# The score of each answer's content for its prompt.
+Judge = Callable[[Sequence[str], Sequence[Any]], list[float]]
 PAUSE_SECONDS = 0.5  # after a request that was not answered
 NOT_LET_IN = ("UNAUTHENTICATED", "PERMISSION_DENIED")  # by the gateway, whatever is served
 # By the gateway; DEADLINE_EXCEEDED is told by the client, whose request has gone then.
@@ -39,11 +37,11 @@ TOO_MANY = "RESOURCE_EXHAUSTED"  # likewise
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one request: its image, or whether it is a failure that no gateway counts."""
+    """Of one request: its answer, or whether it is a failure that no gateway counts."""
 
     release: int
     judged: bool
-    image: tuple[str, np.ndarray] | None = None  # prompt, uint8 [H, W, 3]
+    answer: tuple[str, float, Any] | None = None  # prompt, the score to expect, content
     lost: bool = False
 
 
@@ -52,16 +50,18 @@ class Replay:
     """Asks in a thread of its own from `start` to `close`, what `ask` tells it."""
 
     endpoint: Endpoint
+    plug: Family
     model: str
-    entries: Sequence[dict[str, Any]]  # of the evaluation's images.json
+    entries: Sequence[tuple[dict[str, Any], float]]  # evaluated request, its score
     judge: Judge
     seconds: float  # after which a request is given up
-    scores: list[tuple[str, float]] = field(default_factory=list)  # prompt, CLIP-S; as judged
-    unjudged: int = 0  # images that are asked for, drawn or being judged
+    # (as served, as evaluated for the same prompt) of each answer, as it was judged
+    scores: list[tuple[float, float]] = field(default_factory=list)
+    unjudged: int = 0  # answers that are asked for, or wait for the judge
     _wanted: tuple[int, bool] | None = None
     _outcomes: "SimpleQueue[Outcome | Exception]" = field(default_factory=SimpleQueue)
-    _drawn: list[tuple[str, np.ndarray]] = field(default_factory=list)
-    _judging: "tuple[Sequence[str], Future[list[float]]] | None" = None
+    _fresh: list[tuple[str, float, Any]] = field(default_factory=list)
+    _judging: "tuple[Sequence[float], Future[list[float]]] | None" = None
     _over: threading.Event = field(default_factory=threading.Event)
     _more: threading.Event = field(default_factory=threading.Event)
     _answered: threading.Event = field(default_factory=threading.Event)
@@ -83,7 +83,7 @@ class Replay:
         return self._wanted is None
 
     def ask(self, number: int, judged: bool) -> None:
-        """Let it send a request to release `number`, whose image is to be judged or not."""
+        """Let it send a request to release `number`, whose answer is to be judged or not."""
         assert self.idle
         self.unjudged += judged
         self._wanted = number, judged
@@ -96,7 +96,7 @@ class Replay:
 
     def collect(self) -> Counter[int]:
         """How many requests each release has lost since the last call; adds to `scores` what was
-        judged meanwhile, and has the judge look at what was drawn.
+        judged meanwhile, and has the judge look at what was answered.
 
         UserError when the judge has died, or when the gateway lets this project not in.
         """
@@ -106,19 +106,19 @@ class Replay:
             if isinstance(outcome, Exception):
                 raise outcome
             lost[outcome.release] += outcome.lost
-            if outcome.judged and outcome.image:
-                self._drawn.append(outcome.image)
+            if outcome.judged and outcome.answer:
+                self._fresh.append(outcome.answer)
             elif outcome.judged:
                 self.unjudged -= 1
         if self._judging and self._judging[1].done():
-            prompts, judging = self._judging
+            expected, judging = self._judging
             self._judging = None
-            self.scores += zip(prompts, judging.result(), strict=True)
-            self.unjudged -= len(prompts)
-        if self._drawn and not self._judging:
-            prompts, pictures = zip(*self._drawn, strict=True)
-            self._drawn = []
-            self._judging = prompts, self._pool.submit(self.judge, prompts, pictures)
+            self.scores += zip(judging.result(), expected, strict=True)
+            self.unjudged -= len(expected)
+        if self._fresh and not self._judging:
+            prompts, expected, contents = zip(*self._fresh, strict=True)
+            self._fresh = []
+            self._judging = expected, self._pool.submit(self.judge, prompts, contents)
         return lost
 
     def _run(self) -> None:
@@ -134,16 +134,14 @@ class Replay:
                 self._answered.set()
 
     def _request(self, number: int, judged: bool) -> Outcome:
-        entry = self._random.choice(self.entries)
+        evaluated, expected = self._random.choice(self.entries)
+        request = self.plug.serve.functions.again(evaluated, self._random)
         try:
-            answer = generate(
+            answer = ask(
                 self.endpoint,
+                self.plug,
                 self.model,
-                entry["prompt"],
-                negative_prompt=entry["negative_prompt"],
-                seed=FIRST_SEED + self._random.randrange(FIRST_SEED),
-                num_inference_steps=entry["num_inference_steps"],
-                guidance_scale=entry["guidance_scale"],
+                request,
                 release=number,
                 timeout=self.seconds,
             )
@@ -151,7 +149,7 @@ class Replay:
             lost = self._uncounted(error)
             self._over.wait(PAUSE_SECONDS)
             return Outcome(number, judged, lost=lost)
-        return Outcome(number, judged, (entry["prompt"], answer.images[0]))
+        return Outcome(number, judged, (request["prompt"], expected, answer.content))
 
     def _uncounted(self, error: UserError) -> bool:
         """Whether a failure is the release's, and the gateway does not say so."""

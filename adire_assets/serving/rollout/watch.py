@@ -1,4 +1,4 @@
-"""What is known about a release in one step of its rollout: counters, replays, judged images.
+"""What is known about a release in one step of its rollout: counters, replays, judged answers.
 
 A look reads the gateway's counters and adds what came since the one before to the step's tallies
 (see `analysis`). They are kept in the record every few seconds, so that another holder of the lease
@@ -23,15 +23,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from functools import reduce
-from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adire_assets.config.fleet import FleetConfig, RolloutConfig
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.serving import release
-from adire_assets.serving.fleet.slot_client import evaluated_requests
 from adire_assets.serving.gateway import bootstrap, routing
 from adire_assets.serving.gateway.traffic import (
     Traffic,
@@ -41,10 +40,8 @@ from adire_assets.serving.gateway.traffic import (
 )
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
 from adire_assets.serving.rollout import analysis
-from adire_assets.serving.rollout.analysis import Analysis, Tally, analyse
-
-if TYPE_CHECKING:
-    from adire_assets.serving.rollout.replay import Judge, Replay
+from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse
+from adire_assets.serving.rollout.replay import Judge, Replay
 
 THIN_PER_SECOND = 10  # fewer answers of the canary are thin traffic
 LOOK_SECONDS = 0.1  # from one look to the next, or until an answer to an own request
@@ -57,7 +54,7 @@ KEEP_SECONDS = LEASE_SECONDS / 4
 GIVEN_UP_AFTER, GIVEN_UP_SECONDS = 5, 2.0
 NONE = Traffic()
 
-OpenJudge = Callable[[], "AbstractContextManager[Judge]"]
+OpenJudge = Callable[[], AbstractContextManager[Judge]]
 
 
 class Watch:
@@ -75,7 +72,6 @@ class Watch:
         self.replay: Replay | None = None
         self.step: StepEvidence | None = None
         self.earlier: list[tuple[float, float]] = []  # what a former holder has had judged
-        self.expected: dict[str, float] = {}  # evaluated prompt -> the mean CLIP-S of its images
         self.kept = self.asked = 0.0  # when the record was last told, and a request last sent
 
     def prepare(self) -> None:
@@ -111,7 +107,13 @@ class Watch:
         seconds = time.time() - rollout.since
         quality = self._judged()
         found = analyse(
-            self.config, step.tallies, step.limits, seconds, step.ejected, quality, step.waiting
+            self.config,
+            step.tallies,
+            step.limits,
+            seconds,
+            step.ejected,
+            Quality(replay.plug, quality),
+            step.waiting,
         )
         thin = step.users < THIN_PER_SECOND * seconds
         self._ask(rollout, replay, step, thin, found, len(quality))
@@ -131,25 +133,24 @@ class Watch:
             time.sleep(seconds)
 
     def _judged(self) -> list[tuple[float, float]]:
-        """(CLIP-S as served, as evaluated for the same prompt) of each image so far."""
-        scores = self.replay.scores if self.replay else ()
-        return [*self.earlier, *((score, self.expected[prompt]) for prompt, score in scores)]
+        """(the score as served, as evaluated for the same prompt) of each answer so far."""
+        return [*self.earlier, *(self.replay.scores if self.replay else ())]
 
     def _ask(
         self,
         rollout: Rollout,
-        replay: "Replay",
+        replay: Replay,
         step: "StepEvidence",
         thin: bool,
         found: Analysis,
         judged: int,
     ) -> None:
-        """Have the next request sent, one a look: to judge its image, or where traffic is thin."""
+        """Have the next request sent, one a look: to judge its answer, or where traffic is thin."""
         if not replay.idle or time.monotonic() - self.asked < APART_SECONDS:
             return
         self.asked = time.monotonic()
         quality = next(one for one in found.findings if one.name == "quality")
-        room = judged + replay.unjudged < self.config.judged_images
+        room = judged + replay.unjudged < self.config.judged_answers
         judging = quality.outcome == "open" and room
         thin = thin and step.own < self.config.replays_maximum
         # Mostly the running one, until there is enough of it: a slow canary is not waited for.
@@ -175,20 +176,18 @@ class Watch:
             self.step = StepEvidence(self.config, rollout)
         return self.step
 
-    def _replaying(self, rollout: Rollout) -> "Replay":
-        from adire_assets.serving.rollout.replay import (
-            Replay,  # numpy: not in every Dagster process
-        )
-
+    def _replaying(self, rollout: Rollout) -> Replay:
         if self.replay is None:
             self.prepare()
             assert self.judge
             self.earlier = [(served, expected) for served, expected in rollout.judged]
-            entries, self.expected = self._evaluated(rollout)
+            wanted = self._release(rollout)
+            plug = release.family_of_release(self.project, wanted)
             self.replay = Replay(
                 routing.endpoint_of(self.project, self.fleet, self.target),
+                plug,
                 self.model,
-                entries,
+                self._evaluated(wanted, plug),
                 self.judge,
                 max(GIVEN_UP_SECONDS, GIVEN_UP_AFTER * self.config.latency_maximum_seconds),
             )
@@ -196,22 +195,20 @@ class Watch:
             self.stack.callback(self.replay.close)
         return self.replay
 
-    def _evaluated(self, rollout: Rollout) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """(what to ask, the mean CLIP-S of each prompt); UserError when none can be compared."""
-        wanted = self._release(rollout)
-        entries = evaluated_requests(self.project, wanted)
-        images = Store(self.project).open(wanted.evaluation).json("report.json")["per_image"]
-        scores: dict[str, list[float]] = {}
-        for entry, image in zip(entries, images, strict=True):
-            scores.setdefault(entry["prompt"], []).append(image["clip_s"] or 0.0)
-        expected = {prompt: mean(each) for prompt, each in scores.items() if mean(each) > 0}
-        if not expected:
+    def _evaluated(
+        self, wanted: release.ReleaseRecord, plug: Family
+    ) -> list[tuple[dict[str, Any], float]]:
+        """(what to ask, the score to expect); UserError when no answer can be compared."""
+        evaluation, served = Store(self.project).open(wanted.evaluation).path, plug.serve.functions
+        scored = zip(served.requests(evaluation), served.expected(evaluation), strict=True)
+        found = [(request, score) for request, score in scored if score > 0]
+        if not found:
             raise UserError(
-                f"no evaluated image of release {wanted.number} of {wanted.model} has a CLIP-S "
-                "above 0, so that what is served has nothing to be compared with; look at its "
-                f"evaluation with `adire report {wanted.model}@{wanted.number}`"
+                f"no evaluated {plug.answer} of release {wanted.number} of {wanted.model} has a "
+                f"{plug.served.quality} above 0, so that what is served has nothing to be compared "
+                f"with; look at its evaluation with `adire report {wanted.model}@{wanted.number}`"
             )
-        return [entry for entry in entries if entry["prompt"] in expected], expected
+        return found
 
     def _release(self, rollout: Rollout) -> release.ReleaseRecord:
         return release.read_record(self.project, self.model, rollout.number)

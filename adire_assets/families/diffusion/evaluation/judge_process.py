@@ -1,7 +1,7 @@
 """The judge as a child process, which answers until its parent closes it.
 
-    with JudgeProcess(folder, device) as judge:
-        judge(prompts, images)    # CLIP-S of each pair
+    with open_judge(judge, device) as judge:
+        judge(prompts, contents)    # CLIP-S of each pair
 
 The parent imports neither torch nor transformers, and a crash of the child is an error there.
 
@@ -22,6 +22,11 @@ import numpy as np
 
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
+
+
+def open_judge(judge: Path, device: str) -> "JudgeProcess":
+    """By the artifact of a judge; `device` is "cpu" or "cuda"."""
+    return JudgeProcess(judge / "pipeline", device)
 
 
 class JudgeProcess:
@@ -52,12 +57,13 @@ class JudgeProcess:
         self.process.kill()
         self.process.communicate()
 
-    def __call__(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> list[float]:
-        """CLIP-S of each uint8 [H, W, 3] image against its prompt. UserError when it fails."""
+    def __call__(self, prompts: Sequence[str], contents: Sequence[np.ndarray]) -> list[float]:
+        """CLIP-S of the first image of each uint8 [n, H, W, 3] against its prompt. UserError when
+        it fails."""
         assert self.process.stdin and self.process.stdout and self.process.stderr
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "images.npz"
-            np.savez(path, *images)
+            np.savez(path, *(images[0] for images in contents))
             try:
                 line = json.dumps({"prompts": list(prompts), "images": str(path)})
                 self.process.stdin.write(line + "\n")

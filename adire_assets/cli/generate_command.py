@@ -1,0 +1,111 @@
+"""`adire generate`: a request to a served model, whose options are those of its family."""
+
+from functools import wraps
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from adire_assets.cli.arguments import (
+    LARGEST_NUMBER,
+    file_to_write,
+    file_to_write_as,
+    known_model,
+    not_blank,
+)
+from adire_assets.config.fleet import FleetConfig, load_fleet
+from adire_assets.config.model import family_of, only_model
+from adire_assets.core.answer import RequestOption
+from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family, family, family_names
+from adire_assets.core.project import Project
+
+
+def _options() -> dict[str, RequestOption]:
+    """Those of all families that can be loaded, by name."""
+    found: dict[str, RequestOption] = {}
+    for name in family_names():
+        try:
+            options = family(name).served.options
+        except UserError:
+            continue  # who asks one of its models is told
+        found = {option.name: option for option in options} | found
+    return found
+
+
+def _with_options(command: Any) -> Any:
+    """A command whose last parameter, `request`, is made of the families' options."""
+    options = _options()
+
+    @wraps(command)
+    def asked(**given: Any) -> None:
+        request = {name: given.pop(name) for name in options}
+        command(**given, request={k: value for k, value in request.items() if value is not None})
+
+    own = list(signature(command).parameters.values())[:-1]
+    kinds = {
+        option.name: Annotated[Optional[option.kind], typer.Option(help=option.help)]  # noqa: UP045
+        for option in options.values()
+    }
+    asked.__annotations__ = {one.name: one.annotation for one in own} | kinds
+    added = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in kinds.items()
+    ]
+    asked.__signature__ = signature(command).replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    return asked
+
+
+@_with_options
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to ask for.", callback=not_blank)],
+    model: Annotated[
+        str, typer.Option(help="Default: the one enabled model.", callback=known_model)
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default: out, with its ending.")
+    ] = None,
+    release: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the live release.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Default: the fleet's first.")] = "",
+    request: Any = None,
+) -> None:
+    """Ask a served model over gRPC; what it answers is written with its provenance."""
+    from adire_assets.serving.client import ask
+    from adire_assets.serving.gateway import routing
+
+    project = Project.find()
+    fleet = load_fleet(project)
+    model = model or only_model(project)
+    plug = family_of(project, model)
+    _require_known(plug, request)
+    out = file_to_write_as(plug.served.suffix)(out or Path(f"out{plug.served.suffix}"))
+    answers = plug.answers.functions
+    files = answers.files(out, request)
+    for path in files:
+        file_to_write(path)
+    endpoint = routing.endpoint_of(project, fleet, _target(fleet, target))
+    answer = ask(endpoint, plug, model, {"prompt": prompt, **request}, release)
+    for line in answers.save(answer, files):
+        typer.echo(line)
+
+
+def _require_known(plug: Family, request: dict[str, Any]) -> None:
+    """UserError for an option that is not the family's, or out of its limits."""
+    known = {option.name: option for option in plug.served.options}
+    for name, value in request.items():
+        word = f"--{name.replace('_', '-')}"
+        if name not in known:
+            raise UserError(f"{word} is no option of models of the family {plug.name}")
+        low, high = known[name].lowest, known[name].highest
+        if (low is not None and not low <= value) or (high is not None and not value <= high):
+            told = " to ".join(f"{end:.12g}" for end in (low, high) if end is not None)
+            raise UserError(f"{word} is {value}, allowed is {told}")
+
+
+def _target(fleet: FleetConfig, name: str) -> str:
+    if name and name not in fleet.targets:
+        raise UserError(f"there is no target {name}; targets: {', '.join(fleet.targets)}")
+    return name or next(iter(fleet.targets))

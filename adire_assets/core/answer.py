@@ -1,0 +1,42 @@
+"""What a served model is asked and what it answers: types that several rooms share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a release answered. `content` is the family's, and opaque to all others."""
+
+    release: int
+    provenance: dict[str, Any]
+    content: Any
+
+
+@dataclass(frozen=True)
+class RequestOption:
+    """A key of a request beside `prompt`, as `adire generate` takes it (num_images: --num-images).
+
+    `kind` is int, float or str; a number lies within `lowest` and `highest`.
+    """
+
+    name: str
+    kind: type
+    help: str = ""
+    lowest: float | None = None
+    highest: float | None = None
+
+
+@dataclass(frozen=True)
+class Served:
+    """How the answers of a family are asked for, kept and judged.
+
+    `suffix` ends the names of their files, such as ".png". `quality` is what the judge scores, such
+    as "CLIP-S": more is better, and none is below 0. A rollout looks at a score as a part of what
+    was evaluated for the same request; beyond `quality_range` a part counts as its end.
+    """
+
+    suffix: str
+    quality: str
+    quality_range: tuple[float, float] = (0.0, 1.5)
+    options: tuple[RequestOption, ...] = ()

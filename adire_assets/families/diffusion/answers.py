@@ -1,0 +1,79 @@
+"""The files of answers: PNGs, each with its provenance inside.
+
+An image's own seed is the request's seed plus the image's position; its file takes it down.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from adire_assets.core.answer import Answer
+from adire_assets.core.disk import written_whole
+from adire_assets.core.errors import UserError
+
+PROVENANCE_KEY = "adire"  # the PNG text chunk
+
+
+def files(out: Path, request: Mapping[str, Any]) -> list[Path]:
+    """The files of the answer to a request: -1, -2 ... for more images than one."""
+    count = request.get("num_images") or 1
+    numbers = range(1, count + 1)
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in numbers]
+
+
+def save(answer: Answer, paths: Sequence[Path]) -> Iterator[str]:
+    """Write an answer's images into its `files`; a sentence for each, and for what was left out."""
+    for name, rest in answer.provenance.get("left_out", {}).items():
+        yield f"{name} is longer than the text encoder reads; not drawn: {rest!r}"
+    for index, (path, image) in enumerate(zip(paths, answer.content, strict=True)):
+        save_png(image, path, answer.provenance, index)
+        drawn_from = answer.provenance["request"]["seed"] + index
+        yield f"{path}: release {answer.release}, seed {drawn_from}"
+
+
+def save_png(image: np.ndarray, path: Path, provenance: dict[str, Any], index: int = 0) -> None:
+    """Write one uint8 [H, W, 3] image, the `index`-th of its request, with its provenance inside.
+
+    The chunk `adire` holds the provenance as JSON, with the image's own seed as `image_seed`.
+    """
+    request = provenance.get("request", {})
+    own = {**provenance, "image_index": index}
+    if "seed" in request:
+        own["image_seed"] = request["seed"] + index
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("Title", request.get("prompt", ""))
+    chunks.add_text("Software", f"Adire Assets, {own.get('model')} release {own.get('release')}")
+    chunks.add_itxt(PROVENANCE_KEY, json.dumps(own, ensure_ascii=False))
+    with written_whole(path) as temporary:
+        Image.fromarray(image, "RGB").save(temporary, format="PNG", pnginfo=chunks)
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance inside a PNG file. UserError when there is none."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(PROVENANCE_KEY)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not an image that can be read: {error}") from None
+    try:
+        found = json.loads(text) if text else None
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} carries no provenance: it was not drawn by a served model of this project, or "
+            "a program that edited it took the text chunks out"
+        )
+    return found
+
+
+def position(provenance: Mapping[str, Any]) -> str:
+    """Which of the answer's files the one with this provenance is."""
+    return f"image {provenance['image_index']} of the request, seed {provenance['image_seed']}"
