@@ -20,7 +20,8 @@ from PIL import Image
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
-from adire_assets.serving import client, release
+from adire_assets.families.diffusion.answers import read_provenance
+from adire_assets.serving import release
 from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +112,7 @@ def test_what_is_live_stays_live_and_status_says_what_is_made_again(owner: Owner
 
 def test_an_image_of_then_is_traced(owner: Owner) -> None:
     image = owner.project.root / "served.png"
-    facts = client.read_provenance(image)
+    facts = read_provenance(image)
     said = owner.adire("trace", str(image))
     assert ": release 2 of indigo\n" in said
     for fact in ("dvc_hash", "adapter_hash", "adapter_recipe_key", "mlflow_run_id"):
@@ -144,7 +145,7 @@ def test_what_is_live_answers_as_it_did(owner: Owner, tmp_path: Path) -> None:
     owner.adire("up", "--only", "serving")
     assert "differs: " not in owner.adire("status")
     then, now = owner.project.root / "served.png", tmp_path / "now.png"
-    asked = client.read_provenance(then)["request"]
+    asked = read_provenance(then)["request"]
     seed = str(asked["seed"])
     said = owner.adire("generate", asked["prompt"], "--seed", seed, "--out", str(now))
     assert said == f"{now}: release 2, seed {seed}\n"
