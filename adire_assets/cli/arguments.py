@@ -39,7 +39,7 @@ def known_model(name: str | None) -> str | None:
             f"model name {name!r}: use lower-case letters, digits and _, a letter first"
         )
     project = Project.find()
-    made = (project.home / "releases" / name).is_dir()
+    made = project.records.list(f"releases/{name}")
     if not project.model_file(name).is_file() and not made:
         raise UserError(no_model(project, name))
     return name

@@ -38,19 +38,15 @@ class Locks(Protocol):
 
     def acquire(self, name: str) -> AbstractContextManager[Lease]:
         """Hold a lock for the block; waits for it."""
-        ...
 
     def try_acquire(self, name: str) -> AbstractContextManager[Lease | None]:
         """Hold a lock for the block, or None at once when another has it."""
-        ...
 
     def is_held(self, name: str) -> bool:
         """Whether a living process holds a lock."""
-        ...
 
     def is_current(self, lease: Lease) -> bool:
         """Whether nobody has had the lock since; also after its block, until somebody has."""
-        ...
 
 
 def process_name() -> str:

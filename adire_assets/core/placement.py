@@ -73,15 +73,12 @@ class StartedStep(Protocol):
 
     def events(self) -> Iterator[str]:
         """The lines that it prints, until it has ended."""
-        ...
 
     def cancel(self) -> None:
         """End it and all that it started; nothing to do when it has ended."""
-        ...
 
     def outcome(self) -> Outcome:
         """How it ended; waits for that. The events were read before."""
-        ...
 
 
 class Placement(Protocol):
@@ -89,14 +86,12 @@ class Placement(Protocol):
 
     def facts(self) -> Facts:
         """Those of the machines that jobs run on; for recipe keys, before a job is started."""
-        ...
 
     def start(
         self, job: Job, environment: Mapping[str, str] | None = None
     ) -> AbstractContextManager[StartedStep]:
         """Carry out a job, cancelled when the block ends before it. `environment` adds to what a
         child is given (`core.child_environment`). Waits for the job's device."""
-        ...
 
 
 @dataclass(frozen=True)

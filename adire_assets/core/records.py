@@ -49,7 +49,6 @@ class Records(Protocol):
 
     def read(self, name: str) -> Record:
         """A record as it is now. UserError for one that cannot be read."""
-        ...
 
     def change(
         self,
@@ -65,11 +64,9 @@ class Records(Protocol):
         What `function` raises leaves the record as it is. Conflict when the record has another
         `revision`, or `lease` is over. `function` changes no record itself.
         """
-        ...
 
     def list(self, folder: str) -> list[str]:
         """The names of all records below a folder, at whatever depth, sorted."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -26,21 +26,17 @@ class Storage(Protocol):
 
     def find(self, name: str) -> Path | None:
         """A folder, to be read here, or None. It is held (`hold`) before it is looked for."""
-        ...
 
     def put_if_absent(self, name: str, folder: Path) -> bool:
         """Move a finished folder in, whole at once; False when there is one, which stays. What is
         put is never seen in part."""
-        ...
 
     def names(self) -> list[str]:
         """The names of all folders, sorted."""
-        ...
 
     def hold(self, name: str) -> None:
         """Keep a folder, also one that is still to be put, from being deleted until this process
         ends, or the block of `readers.reading` around it. Waits for who is deleting it."""
-        ...
 
     def delete_unheld(
         self, names: Iterable[str], needless: Callable[[], Iterable[str]], dry_run: bool = False
@@ -51,7 +47,6 @@ class Storage(Protocol):
         was held by who needs it. All of them are out of sight at once; then each is given, (name,
         folder), while it can be measured, and deleted when the next one is asked for.
         """
-        ...
 
 
 @dataclass(frozen=True)

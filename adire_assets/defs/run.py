@@ -12,7 +12,6 @@ from adire_assets.config.model import load_model
 from adire_assets.core.disk import require_room
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import read_json
 from adire_assets.defs.selection import selected
 from adire_assets.defs.sensors import MODEL_TAG
 from adire_assets.line import sources
@@ -53,14 +52,14 @@ def left_behind(
     wanted: Sequence[dg.AssetKey],
 ) -> Iterator[str]:
     """A sentence for each root right above `wanted` that is not what the working tree says now."""
-    latest = project.home / "references" / "latest" / model
     for name in sources.SOURCES:
-        root, made = dg.AssetKey([model, name]), latest / f"{name}.json"
+        root = dg.AssetKey([model, name])
+        made = project.records.read(f"references/latest/{model}/{name}").value
         below = any(root in graph.get(one).parent_keys for one in wanted)
-        if not below or root in wanted or not made.is_file():
+        if not below or root in wanted or made is None:
             continue
         try:
-            changed = read_json(made)["key"] != sources.source_key(project, model, name)
+            changed = made["key"] != sources.source_key(project, model, name)
         except UserError as error:  # what was selected needs the root of then only
             yield f"{model}: cannot tell whether {name} has changed since then: {error}"
             continue

@@ -196,9 +196,10 @@ def hold(project: Project, wanted: ReleaseRecord, asked: str | None = None) -> N
 
     `asked`: when it was asked for, by default now. What went live since then has overtaken it.
     """
-    with kept(project, wanted):
+    with kept(project, wanted) as lease:
         if wanted.number not in {one.number for one in asked_for(project, wanted.model)}:
-            add(project, wanted, Entry("held", asked or record.now(), content_of(wanted)))
+            entry = Entry("held", asked or record.now(), content_of(wanted))
+            add(project, wanted, entry, lease)
 
 
 def approve(
@@ -210,12 +211,12 @@ def approve(
 ) -> Entry:
     """Let a release go live as it is. UserError without a reason, or when it is approved."""
     _require_reason(reason, "an approval")
-    with kept(project, wanted):
+    with kept(project, wanted) as lease:
         refuse_approved(project, wanted)
         counted = dict(rating) if rating else None
         who = by or ", ".join((counted or {}).get("raters", [])) or _user()
         entry = Entry("approved", record.now(), content_of(wanted), who, reason, counted)
-        add(project, wanted, entry)
+        add(project, wanted, entry, lease)
     return entry
 
 
@@ -234,7 +235,7 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
     _require_reason(reason, "taking an approval back")
     model, number = wanted.model, wanted.number
     # A rollout begins under this lock, and asks for the approval again in it.
-    with project.locks.acquire(f"rollout-{model}"), kept(project, wanted):
+    with project.locks.acquire(f"rollout-{model}"), kept(project, wanted) as lease:
         if approval(project, wanted) is None:
             raise UserError(f"release {number} of {model} is not approved")
         for state in _states(project, model):
@@ -245,7 +246,7 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
                     f'{state.target}; `adire rollback {model} --reason "..."` takes it away'
                 )
         entry = Entry("revoked", record.now(), content_of(wanted), by or _user(), reason)
-        add(project, wanted, entry)
+        add(project, wanted, entry, lease)
     return entry
 
 
@@ -254,8 +255,9 @@ def note_sheet(
 ) -> None:
     """Keep that a blind sheet was made, and which prompt and seed each of its pairs is."""
     about = {"nonce": nonce, "champion": champion, "pairs": dict(pairs)}
-    with kept(project, wanted):
-        add(project, wanted, Entry("sheet", record.now(), content_of(wanted), rating=about))
+    with kept(project, wanted) as lease:
+        entry = Entry("sheet", record.now(), content_of(wanted), rating=about)
+        add(project, wanted, entry, lease)
 
 
 def rating_secret(project: Project) -> bytes:
@@ -304,13 +306,13 @@ def kept(project: Project, wanted: ReleaseRecord) -> AbstractContextManager[Leas
     return project.locks.acquire(f"approvals-{wanted.model}-{wanted.number}")
 
 
-def add(project: Project, wanted: ReleaseRecord, entry: Entry) -> None:
-    """Write an entry; the caller holds the record by `kept`."""
+def add(project: Project, wanted: ReleaseRecord, entry: Entry, lease: Lease) -> None:
+    """Write an entry under the lease that `kept` gives."""
 
     def added(value: Any) -> dict[str, Any]:
         return {"entries": [*(value or {"entries": []})["entries"], asdict(entry)]}
 
-    project.records.change(_name(wanted.model, wanted.number), added)
+    project.records.change(_name(wanted.model, wanted.number), added, lease=lease)
 
 
 def _name(model: str, number: int) -> str:

@@ -124,12 +124,12 @@ def count_ratings(
     untold; or when the challenger does not win by more than chance, which is kept as `rejected`.
     """
     name = f"release {wanted.number} of {wanted.model}"
-    with approvals.kept(project, wanted):
+    with approvals.kept(project, wanted) as lease:
         entries = [_entry(project, wanted, champion, path) for path in paths]
         if len({_who(one) for one in entries}) < len(entries):
             raise UserError("two of the files are the same rater's answers to the same sheet")
         for entry in entries:
-            approvals.add(project, wanted, entry)
+            approvals.add(project, wanted, entry, lease)
         assert champion is not None
         all_of_it = _of_comparison(project, wanted, champion)
         look = _looks(all_of_it) + 1
@@ -153,7 +153,7 @@ def count_ratings(
         )
         raters = ", ".join(result["raters"])
         entry = Entry("rejected", record.now(), content_of(wanted), raters, reason, result)
-        approvals.add(project, wanted, entry)
+        approvals.add(project, wanted, entry, lease)
         raise UserError(f"{name} is not approved: {reason}; its ratings are kept with the release")
 
 

@@ -236,11 +236,9 @@ class _Collection:
 
 def _live(project: Project) -> Iterator[DeploymentRecord]:
     """The deployment records with a live release."""
-    for folder in sorted((project.home / "deployments").glob("*")):
-        if folder.is_dir():
-            yield from (
-                one for one in record.read_all(project, folder.name) if one.live is not None
-            )
+    places = (name.split("/") for name in project.records.list("deployments"))
+    for target in sorted({place[1] for place in places if len(place) == 3}):  # others are plans
+        yield from (one for one in record.read_all(project, target) if one.live is not None)
 
 
 # --- what a backup is ----------------------------------------------------------------------------
