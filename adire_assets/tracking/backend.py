@@ -34,8 +34,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
-    # A server's eight processes for jobs on traces, which nothing here makes.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 PROBE_SECONDS = 5.0
 SQLITE = "sqlite:///"
@@ -57,15 +55,6 @@ def artifact_folder(project: Project) -> Path:
 def is_server(project: Project) -> bool:
     """Whether an MLflow server, and not this process, writes to the database."""
     return urlsplit(tracking_uri(project)).scheme in ("http", "https")
-
-
-def server_command(project: Project, port: int) -> list[str]:
-    """MLflow's web page on loopback; call `prepare` first, start it with ENVIRONMENT added."""
-    return [
-        *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", tracking_uri(project)),
-        *("--artifacts-destination", str(artifact_folder(project))),
-    ]
 
 
 def own_database(project: Project) -> Path | None:
