@@ -1,6 +1,8 @@
 """A copy of the package without the diffusion family and the embedded base: what is left runs."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "adire_assets"
 GONE = ("families/diffusion", "embedded")
+WORDS = re.compile(r"diffusi|Stable|clip_s|CLIP|KID|UNet|guidance|num_inference|png|PNG|pixel")
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import adire_assets
@@ -18,7 +21,7 @@ def fail(name): raise
 for found in pkgutil.walk_packages(adire_assets.__path__, "adire_assets.", onerror=fail):
     if not found.name.endswith("__main__"):
         importlib.import_module(found.name)
-heavy = [name for name in ("torch", "diffusers", "transformers") if name in sys.modules]
+heavy = [name for name in ("torch", "diffusers", "transformers", "PIL") if name in sys.modules]
 print(heavy)
 """
 
@@ -51,3 +54,18 @@ def test_the_command_line_has_no_command_of_what_is_gone(copy: Path) -> None:
     assert "materialize" in told
     for word in ("base-model", "sample-data", "diffusion", "Stable"):
         assert word not in told
+
+
+def test_no_text_of_what_is_left_is_about_diffusion(copy: Path) -> None:
+    """Keys, names of metrics and messages; not docstrings, which may have an example."""
+    found = []
+    for file in sorted((copy / PACKAGE.name).rglob("*.py")):
+        if file.name == "embedded_commands.py":  # not there for who has no embedded base
+            continue
+        tree = ast.parse(file.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and id(node) not in docstrings and WORDS.search(text):
+                found.append(f"{file.name}:{node.lineno}: {text}")
+    assert not found
