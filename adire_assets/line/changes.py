@@ -7,7 +7,7 @@ from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.gates import promotion
 from adire_assets.line.release import RELEASE_MODULES
-from adire_assets.serving import release
+from adire_assets.serving import release, slot_server
 
 
 def code_and_libraries(project: Project, family: Family) -> dict[str, Any]:
@@ -23,8 +23,9 @@ def code_and_libraries(project: Project, family: Family) -> dict[str, Any]:
         (*RELEASE_MODULES, *family.release.modules),
     )
     libraries = {name for modules in steps for name in lineage.libraries(modules)}
+    server = slot_server.server_named(slot_server.kind_speaking(family.protocols))
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
         "backend": release.backend_hash(project, family),
-        "libraries": project.placement.facts().environment(*sorted(libraries), "nvidia-pytriton"),
+        "libraries": project.placement.facts().environment(*sorted(libraries), *server.packages),
     }

@@ -61,11 +61,15 @@ def run(command: Sequence[str], *, mark: str, env: Mapping[str, str], stop_secon
             server.terminate()
             signal.alarm(stop_seconds)
 
-    def kill(number: int, frame: object) -> None:
+    def give_up(number: int, frame: object) -> None:
         if server is not None:
             server.kill()
 
-    for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGALRM, kill)):
+    for number, handler in (
+        (signal.SIGTERM, stop),
+        (signal.SIGINT, stop),
+        (signal.SIGALRM, give_up),
+    ):
         signal.signal(number, handler)
     server = subprocess.Popen(
         command,
@@ -83,35 +87,39 @@ def run(command: Sequence[str], *, mark: str, env: Mapping[str, str], stop_secon
             server.returncode = status
             break
     signal.alarm(0)
-    _kill(psutil.Process().children(recursive=True))
+    kill(psutil.Process().children(recursive=True))
     remove_remains(mark)
     return 0 if stopping else (status or 1)
 
 
 def remove_remains(mark: str) -> None:
     """Kill the servers of this mark and remove their shared memory."""
-    _kill(_marked(mark))
+    kill(with_variable(MARK, mark))
     for path in SHARED_MEMORY.glob(f"{mark}*"):
         path.unlink(missing_ok=True)
 
 
 def is_running(mark: str) -> bool:
     """Whether a server of this mark runs."""
-    return bool(_marked(mark))
+    return bool(with_variable(MARK, mark))
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark:
-                found.append(process)
-    return found
+def with_variable(name: str, value: str) -> list[psutil.Process]:
+    """The processes that were started with this value of an environment variable."""
+    return [process for process in psutil.process_iter() if variable(process, name) == value]
 
 
-def _kill(processes: list[psutil.Process]) -> None:
+def variable(process: psutil.Process, name: str) -> str | None:
+    try:
+        return process.environ().get(name)
+    except (psutil.Error, OSError):
+        return None
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Kill them, and wait until they are gone."""
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(processes, timeout=10)
 

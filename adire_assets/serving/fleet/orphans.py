@@ -4,15 +4,16 @@ Every process of a fleet carries its home in the environment, and is known by th
 """
 
 import os
-import signal
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 
 import psutil
 
 from adire_assets.config.fleet import fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.serving.fleet import guard
 
 MARK = "ADIRE_FLEET_HOME"  # in the environment of every process of a fleet: whose it is
 PROGRAM = "ADIRE_PROGRAM"  # which of its programs it belongs to
@@ -46,7 +47,7 @@ def _owner(port: int) -> str:
 
 def running_programs(project: Project) -> set[str]:
     """The names of the fleet's programs that run on this machine."""
-    return {name for process in _ours(project) if (name := _variable(process, PROGRAM))}
+    return {name for process in _ours(project) if (name := guard.variable(process, PROGRAM))}
 
 
 def terminate(project: Project, program: str | None = None) -> None:
@@ -54,33 +55,21 @@ def terminate(project: Project, program: str | None = None) -> None:
     ours = {
         process.pid: process
         for process in _ours(project)
-        if program in (None, _variable(process, PROGRAM))
+        if program in (None, guard.variable(process, PROGRAM))
     }
     # Only the outermost are asked; each stops what it has started.
     outermost = [process for process in ours.values() if _parent(process) not in ours]
     for process in outermost:
-        _signal(process, signal.SIGTERM)
+        with suppress(psutil.Error):
+            process.terminate()
     _, alive = psutil.wait_procs(outermost, timeout=STOP_SECONDS)
-    for process in alive:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=10)
+    guard.kill(alive)
 
 
 def _ours(project: Project) -> list[psutil.Process]:
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    home = str(project.home)
-    return [
-        process
-        for process in psutil.process_iter()
-        if process.pid not in own and _variable(process, MARK) == home
-    ]
-
-
-def _variable(process: psutil.Process, name: str) -> str | None:
-    try:
-        return process.environ().get(name)
-    except (psutil.Error, OSError):
-        return None
+    ours = guard.with_variable(MARK, str(project.home))
+    return [process for process in ours if process.pid not in own]
 
 
 def _parent(process: psutil.Process) -> int | None:
@@ -88,10 +77,3 @@ def _parent(process: psutil.Process) -> int | None:
         return process.ppid()
     except psutil.Error:
         return None
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.Error:
-        return
