@@ -173,6 +173,8 @@ def test_golden_images_of_then_are_drawn_again(owner: Owner) -> None:
 @pytest.mark.full
 def test_the_next_materialization_makes_a_release_anew(owner: Owner) -> None:
     owner.adire("up", "--only", "serving")
+    path = owner.project.model_file("indigo")
+    path.write_text(path.read_text().replace("seed: 2", "seed: 3"))  # another adapter than those
     said = owner.adire("materialize", "indigo")
     made = dict(re.findall(r"indigo/(\w+): (made|reused)", said))
     assert {made[name] for name in ("dataset", "lora_weights", "evaluation_report")} == {"made"}
