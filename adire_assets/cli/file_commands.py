@@ -57,7 +57,9 @@ def import_adapter(
 
 @file_app.command()
 def reproduce(
-    what: Annotated[str, typer.Argument(help="A release, such as indigo@3, or an image it drew.")],
+    what: Annotated[
+        str, typer.Argument(help="A release, such as indigo@3, or the file of an answer.")
+    ],
 ) -> None:
     """Make a release's adapter again from its manifest; exit status 1 when other bits come out."""
     from adire_assets.core.worker import print_progress

@@ -42,7 +42,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # mistakes as plain lines
-    help="From DVC-versioned images to a live, traceable Triton model.",
+    help="From DVC-versioned data to a live, traceable model.",
 )
 app.add_typer(file_app)  # commands beside those below
 app.add_typer(home_app)
@@ -161,7 +161,7 @@ def report(
         bool, typer.Option(help="Instead a blind A/B sheet against the champion, to be rated.")
     ] = False,
 ) -> None:
-    """Write an evaluation as one HTML file: verdict, gates, pictures, speed, lineage."""
+    """Write an evaluation as one HTML file: verdict, gates, samples, speed, lineage."""
     from adire_assets.gates.report import pages
 
     if blind:
@@ -173,7 +173,7 @@ def report(
 
 @app.command()
 def measure(name: Evaluation) -> None:
-    """Time an evaluation's drawing once more; the median of all measurements decides."""
+    """Time an evaluation's answers once more; the median of all measurements decides."""
     from adire_assets.ops import operations
 
     say(operations.measure(Project.find(), name, say))

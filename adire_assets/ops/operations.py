@@ -1,4 +1,4 @@
-"""What an operator asks: what is live and why, where an image comes from, what can be deleted.
+"""What an operator asks: what is live and why, where an answer comes from, what can be deleted.
 
 Each function gives plain lines of text; the command line prints them.
 """

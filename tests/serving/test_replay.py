@@ -12,8 +12,9 @@ import pytest
 from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
+from adire_assets.core.store import write_json
 from adire_assets.core.waiting import wait_until
-from adire_assets.families.diffusion import FAMILY
+from adire_assets.families.diffusion import FAMILY, serve
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.gateway.traffic import Traffic
@@ -145,3 +146,35 @@ def test_the_next_holder_goes_on_with_the_images_that_were_judged(
         watch.close()
     [quality] = [one for one in found.findings if one.name == "quality"]
     assert quality.sentence.startswith("3 served images score a CLIP-S of 0.983")
+
+
+def test_an_evaluation_that_nothing_can_be_compared_with_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = light_house(tmp_path / "project")
+    add_light(house)
+    monkeypatch.setattr(Gateway, "_traffic", lambda *_: Traffic())
+    monkeypatch.setattr(Gateway, "require_ours", lambda gateway: None)
+    monkeypatch.setattr(
+        serve, "expected", lambda evaluation: [0.0] * len(serve.requests(evaluation))
+    )
+    watch = Watch(house.project, house.fleet, "local", MODEL, lambda: nullcontext(lambda *_: []))
+    begun = Rollout(1, None, "blue", "canary", [100], stage="serving")
+    try:
+        with pytest.raises(
+            UserError,
+            match=r"no evaluated image of release 1 of light has a CLIP-S above 0, .*adire report",
+        ):
+            watch.look(replace(begun, **watch.begin_step(begun)))
+    finally:
+        watch.close()
+
+
+def test_what_is_expected_of_an_image_is_the_mean_of_its_prompt(tmp_path: Path) -> None:
+    asked = dict.fromkeys(serve.EVALUATED, 1)
+    prompts = ("rings", "waves", "rings")
+    write_json(tmp_path / "images.json", [{**asked, "prompt": one, "file": ""} for one in prompts])
+    scores = [{"clip_s": 1.0}, {"clip_s": None}, {"clip_s": 2.0}]
+    write_json(tmp_path / "report.json", {"per_image": scores})
+    assert serve.expected(tmp_path) == [1.5, 0.0, 1.5]
+    assert serve.requests(tmp_path)[1] == {**asked, "prompt": "waves"}

@@ -171,7 +171,7 @@ class RolloutController:
         self._set(stage="checking", since=time.time())
 
     def _check(self, state: DeploymentRecord, rollout: Rollout) -> None:
-        """Asks the slot itself for the evaluated images; no user's request comes to it yet."""
+        """Asks the slot itself what was evaluated; no user's request comes to it yet."""
         from adire_assets.serving.fleet import parity
 
         slot_client = self._slot_client(rollout)
@@ -200,7 +200,7 @@ class RolloutController:
             analysis, fields = self.watch.look(rollout)
         except GatewayDown:
             return
-        except UserError as error:  # nothing can be said about the images
+        except UserError as error:  # nothing can be said about the answers
             self._end(rollout, "failed", str(error))
             return
         if fields:

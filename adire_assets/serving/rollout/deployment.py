@@ -147,7 +147,7 @@ def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Targ
             try:
                 slot_client.require_answer(release.read_record(project, model, wanted))
             except UserError as error:
-                found.append(f"release {wanted} of {model} is live and does not draw: {error}")
+                found.append(f"release {wanted} of {model} is live and does not answer: {error}")
     if state.revision:
         try:
             if not routing.is_published(project, fleet, target, model):
@@ -180,7 +180,7 @@ def _mend(
     try:
         slot_client.require_answer(wanted)
     except UserError as error:
-        progress(f"release {wanted.number} of {wanted.model} does not draw: {error}")
+        progress(f"release {wanted.number} of {wanted.model} does not answer: {error}")
         progress(f"loading it again into slot {state.active} of {state.target}")
 
         def require() -> None:
