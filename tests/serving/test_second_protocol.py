@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from urllib.request import urlopen
 
 import pytest
@@ -13,9 +15,10 @@ import pytest
 from adire_assets.config import fleet
 from adire_assets.config.fleet import SLOT_PORTS, FleetConfig, SlotConfig, TargetConfig
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving import release
+from adire_assets.serving import client, release
 from adire_assets.serving.fleet import guard
 from adire_assets.serving.fleet.scratch import scratch_server
 from adire_assets.serving.gateway import config, protocol
@@ -83,6 +86,17 @@ def test_a_chat_reaches_the_release_that_its_body_names(chat: RunningGateway) ->
     # These slots speak nothing else.
     assert chat.http(f"/v2/models/{MODEL}/infer", SOUND)[0] == 404
     assert chat.raw(b"") == "UNIMPLEMENTED"
+
+
+def test_a_family_is_asked_by_its_first_protocol(chat: RunningGateway) -> None:
+    publish(chat, {1: 100})
+    functions = SimpleNamespace(inputs=dict, content=lambda answer: answer["release"])
+    plug = cast(
+        Family, SimpleNamespace(protocols=("chat",), serve=SimpleNamespace(functions=functions))
+    )
+    for release_asked, answers in ((None, 1), (2, 2)):
+        answer = client.ask(chat.gateway.address, plug, MODEL, {"content": "hi"}, release_asked)
+        assert (answer.release, answer.content) == (answers, answers)
 
 
 def test_whose_fault_the_end_of_an_answer_was(chat: RunningGateway) -> None:

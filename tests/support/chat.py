@@ -15,9 +15,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from adire_assets.config.fleet import SlotConfig
+from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import release
+from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.protocol import HTTP_OUTCOMES, InferenceProtocol
 from adire_assets.serving.slot_server import SlotServer, address
 from tests.support.ports import free_port
@@ -33,7 +35,18 @@ CHAT = InferenceProtocol(
     scripts=(Path(__file__).with_name("chat.lua"),),
     outcomes=HTTP_OUTCOMES,
     streams=True,
+    client=f"{__name__}:asked",
 )
+
+
+def asked(
+    endpoint: Endpoint, model: str, request: dict[str, str], number: int | None, timeout: float
+) -> Answer:
+    name = f"{model}@{number}" if number else model
+    body = json.dumps({"model": name, "messages": [request]}).encode()
+    with urlopen(f"http://{endpoint.address}/v1/chat/completions", body, timeout) as answer:
+        found = int(answer.headers["x-adire-release"])
+        return Answer(found, {"release_hash": "abc"}, json.load(answer))
 
 
 class _Server(SlotServer):

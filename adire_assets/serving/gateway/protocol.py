@@ -79,6 +79,9 @@ class InferenceProtocol:
     been passed on; so is one whose answer begins with one of the headers `retriable`.
     With `streams`, the timeout of a request is between two pieces of its answer.
     `methods` are (service, methods) of gRPC whose statuses are counted.
+    `client` is "module:function" of (endpoint, model, request, release, timeout) -> Answer, which
+    raises `connection.Unanswered`. This project asks by the client of a family's first protocol, so
+    what `serve.inputs` of the family gives and its `serve.content` takes is in that one's form.
     """
 
     name: str
@@ -92,6 +95,7 @@ class InferenceProtocol:
     retriable: Mapping[str, str] = field(default_factory=dict)
     streams: bool = False
     methods: tuple[str, tuple[str, ...]] | None = None
+    client: str = ""
 
     def port_of(self, slot: SlotConfig) -> int:
         return int(getattr(slot, self.port))

@@ -182,7 +182,7 @@ class RolloutController:
         except UserError as error:
             self._end(rollout, "failed", str(error))
             return
-        # A remote Triton may have other libraries than the scratch server of this machine.
+        # A remote server may have other libraries than the scratch server of this machine.
         if why := self.refusal(self._release(rollout), facts["software"]):
             self._end(rollout, "failed", why)  # no fault of the release, so no quarantine
             return

@@ -27,6 +27,7 @@ GRPC = InferenceProtocol(
     # A Triton that is just starting knows no model yet. What no slot has loaded never gets here.
     retriable={"grpc-status": str(NOT_FOUND)},
     methods=(SERVICE, ("ModelInfer",)),
+    client="adire_assets.serving.gateway.protocols.kserve_client:ask",
 )
 HTTP = InferenceProtocol(
     "kserve-http",
