@@ -354,6 +354,24 @@ MUTATIONS = (
         "rules = []",
         ("tests/serving/test_gateway.py", "-k", "good_token"),
     ),
+    Mutation(
+        "an answer that breaks off in the middle is the server's failure",
+        "adire_assets/serving/gateway/traffic.py",
+        """        if one["name"].startswith(f"{LOG_SCOPE}.{BROKEN}."):
+            failed += value
+""",
+        """        if one["name"].startswith(f"{LOG_SCOPE}.{BROKEN}."):
+            failed += 0
+""",
+        ("tests/serving/test_second_protocol.py", "-k", "whose_fault"),
+    ),
+    Mutation(
+        "a release comes into slots whose server speaks its protocols",
+        "adire_assets/serving/slot_server.py",
+        "return [name for name, slot in slots.items() if speaks(slot.server, protocols)]",
+        "return list(slots)",
+        ("tests/serving/test_second_protocol.py", "-k", "comes_into"),
+    ),
     # --- keeping
     Mutation(
         "gc leaves what a reader holds",

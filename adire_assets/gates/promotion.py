@@ -26,6 +26,7 @@ from adire_assets.gates import approvals, measurements, policy_comparison, upgra
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
 from adire_assets.serving import release, slot_server
+from adire_assets.serving.gateway.protocol import protocol
 from adire_assets.serving.rollout import deployment
 from adire_assets.tracking import registry
 
@@ -180,6 +181,7 @@ def parity_report(
         modules=(
             "adire_assets.serving.fleet.parity",
             type(server).__module__,
+            protocol(plug.protocols[0]).client.partition(":")[0],
             *plug.serve.modules,
         ),
         inputs={
