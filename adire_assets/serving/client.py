@@ -33,11 +33,11 @@ def ask(
     answers; UserError when the answer is not one of a release.
     """
     functions = plug.serve.functions
-    given = {name: value for name, value in request.items() if value is not None}
+    given = functions.inputs({name: one for name, one in request.items() if one is not None})
     endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
     client = resolve_name(protocol(plug.protocols[0]).client)
     try:
-        answer = client(endpoint, model, functions.inputs(given), release, timeout)
+        answer = client(endpoint, model, given, release, timeout)
         return replace(answer, content=functions.content(answer.content))
     except KeyError as error:
         wrong = f"it lacks {error}"
