@@ -64,6 +64,7 @@ REST = {one.name: Step((__name__,)) for one in fields(Family)}
 FAMILY = Family(**REST | {
     "name": "words", "config": f"{__name__}:Config", "packages": (), "plumbing": (),
     "gates": "adire_assets.config.gates:GateConfig", "answer": "text",
+    "protocols": ("kserve-grpc",),
     "served": Served(".words", "likelihood", options=(
         RequestOption("order", int, "How many letters it knows.", 1, 9),
         RequestOption("seed", int),
