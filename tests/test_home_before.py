@@ -21,6 +21,7 @@ from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.families.diffusion.answers import read_provenance
+from adire_assets.ops import operations
 from adire_assets.serving import release
 from tests.support.ports import free_ports
 
@@ -152,6 +153,23 @@ def test_what_is_live_answers_as_it_did(owner: Owner, tmp_path: Path) -> None:
     assert pixels(then).std() > 5
     assert np.abs(pixels(now) - pixels(then)).max() <= TOLERANCE
     assert owner.adire("trace", str(now)).endswith("record of the release agrees\n")
+
+
+def test_the_demo_ends_with_an_answer_of_what_is_live(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the sample data and the trainings before it, which other tests have."""
+    for name, value in owner.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(operations, "pull", lambda *_: None)
+    asked: list[str] = []
+    said: list[str] = []
+    operations.demo(owner.project, lambda _, model: asked.append(model), said.append)
+    assert asked == ["indigo"]
+    file = owner.project.home / "demo.png"
+    assert re.fullmatch(rf"demo: OK release=2 image={file} CLIP-S=\d\.\d+", said[-1])
+    assert any(line.endswith("contact_sheet.png") for line in said)
+    assert read_provenance(file)["release"] == 2
 
 
 def test_a_rollback_goes_to_the_release_before(owner: Owner, tmp_path: Path) -> None:
