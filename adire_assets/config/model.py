@@ -42,7 +42,7 @@ class EvaluationConfig(Strict):
 
     def settings(self, project: Project) -> dict[str, Any]:
         """What an evaluation is made with: everything but the thresholds."""
-        return self.model_dump(exclude={"gates"})
+        return self.model_dump(mode="json", exclude={"gates"})
 
     def files(self) -> list[str]:
         """The files of the project, as its YAML names them, that an evaluation is made with."""
