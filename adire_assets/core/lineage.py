@@ -5,7 +5,6 @@ config that matters to it and the environment that can change its bits. Code is 
 tree without docstrings, so a comment retrains nothing, and only the project modules that the step
 imports count; the libraries whose versions count are those that this code imports. `Recipe` makes
 the key of everything that is kept to be found again: artifacts, caches, checkpoints and studies.
-Nothing here imports torch: it runs in every Dagster process.
 """
 
 import ast
