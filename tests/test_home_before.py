@@ -135,6 +135,7 @@ def test_releases_of_then_are_verified_reported_exported_and_kept(
     assert owner.adire("gc", "--dry-run").endswith("0.0 MB would be freed\n")
 
 
+@pytest.mark.full
 def test_a_release_is_made_again_from_its_recorded_sources(owner: Owner) -> None:
     then = Store(owner.project).recall(release.read_record(owner.project, "indigo", 1).adapter)
     if then.manifest["hardware"]["cpu_features"] != lineage.hardware()["cpu_features"]:

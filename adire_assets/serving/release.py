@@ -279,7 +279,7 @@ def _backend(project: Project, plug: Family) -> dict[str, Path]:
     if CONFIG not in found:
         raise UserError(
             f"{folder} has no {CONFIG}: the Triton backend of family {plug.name} lies there; take "
-            "it from the repository, or from what `adire init` writes"
+            "it from the repository, or from what `adire init DIRECTORY` writes"
         )
     return found
 

@@ -85,7 +85,7 @@ def test_code_without_a_history_is_named_by_all_of_its_sources(package: Path) ->
     edit("families/diffusion/training/training_loop.py", "import", "# a comment\nimport")
     assert named() == names[0]
     for file in ("config/model.py", "serving/fleet/parity.py"):
-        edit(file, "\nimport", "\nREACHED = 1\nimport")
+        edit(file, "\nfrom", "\nREACHED = 1\nfrom")
         names.append(named())
     (package / "another.py").write_text("")
     names.append(named())

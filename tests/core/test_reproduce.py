@@ -399,7 +399,7 @@ def test_data_that_dvc_no_longer_has_is_told(project: Project) -> None:
         (f"{MODEL}@7", "there is no release 7 of cloth; releases here: 1"),
         ("bare.png", "carries no provenance"),
         ("half.png", "its provenance lacks 'adapter_hash'"),
-        ("other.png", "was drawn by another release 1"),
+        ("other.png", "is of another release 1"),
     ],
 )
 def test_what_names_no_release_of_this_project_is_refused(

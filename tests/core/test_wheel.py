@@ -69,6 +69,7 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.full
 def test_a_project_begins_from_the_wheel_alone(
     python: Path, tmp_path: Path, clean_environment: dict[str, str]
 ) -> None:

@@ -1,7 +1,7 @@
 """A family from outside the package goes the whole way: texts instead of images, and no torch.
 
-In `make test` the package lacks the folders of the diffusion family and of the embedded base: what
-is left knows nothing of either. The tests share one project and follow its life in order.
+Once with the whole package, and once without the folders of the diffusion family and of the embedded
+base: what is left knows nothing of either. The tests share one project and follow its life in order.
 """
 
 import json
@@ -14,6 +14,7 @@ import pytest
 from adire_assets.core.store import Store
 from tests.line.toy import MODEL, TEXTS, Toy, toy_project
 
+pytestmark = pytest.mark.full
 PARTS = ("families/diffusion", "embedded")
 # Keys, metrics and words of diffusion, none of which may be told to who has texts.
 FOREIGN = (
@@ -21,13 +22,7 @@ FOREIGN = (
 )
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param((), id="whole", marks=pytest.mark.full),
-        pytest.param(PARTS, id="without_diffusion"),
-    ],
-)
+@pytest.fixture(scope="module", params=[(), PARTS], ids=["whole", "without_diffusion"])
 def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
     with toy_project(tmp_path_factory.mktemp("toy") / "project", without=request.param) as toy:
         yield toy

@@ -27,6 +27,14 @@ from tests.support.ports import free_port
 from tests.support.running_gateway import INFER, MODEL, SOUND, RunningGateway, running_gateway
 
 
+CLOTH = """\
+family: diffusion
+data: {path: data/cloth, instance_prompt: cloth}
+base_model: {source: base}
+evaluation: {judge: {source: judge}}
+"""
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     with running_gateway(tmp_path_factory.mktemp("gateway"), sticky_header="x-session") as made:
@@ -362,7 +370,7 @@ def test_a_project_does_not_take_anothers_gateway_for_its_own(
     opened.publish({1: 100})
     assert opened.gateway.live()
     (tmp_path / "configs" / "models").mkdir(parents=True)
-    (tmp_path / "configs" / "models" / "cloth.yaml").write_text("enabled: true\n")
+    (tmp_path / "configs" / "models" / "cloth.yaml").write_text(CLOTH)
     fleet = same_ports(opened)
     other = replace(opened.gateway, project=Project(tmp_path, tmp_path / ".adire"))
     other.prepare()
