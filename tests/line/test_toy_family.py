@@ -1,7 +1,8 @@
 """A family from outside the package goes the whole way: texts instead of images, and no torch.
 
-Once with the whole package, and once without the folders of the diffusion family and of the embedded
-base: what is left knows nothing of either. The tests share one project and follow its life in order.
+Once with the whole package, and once without the folders of the diffusion family and of the
+embedded base: what is left knows nothing of either. The tests share one project and follow its life
+in order.
 """
 
 import json

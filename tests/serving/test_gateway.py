@@ -26,7 +26,6 @@ from adire_assets.serving.gateway.traffic import Traffic
 from tests.support.ports import free_port
 from tests.support.running_gateway import INFER, MODEL, SOUND, RunningGateway, running_gateway
 
-
 CLOTH = """\
 family: diffusion
 data: {path: data/cloth, instance_prompt: cloth}
