@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import peft  # noqa: F401 - with transformers, which must not take the stand-in for torchvision
 from accelerate import Accelerator
 
 from adire_assets.core.store import write_json
