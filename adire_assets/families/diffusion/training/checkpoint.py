@@ -10,7 +10,6 @@ The content may nest dicts, lists and tuples to any depth, with tensors anywhere
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, strided
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.store import read_json, write_json
+from adire_assets.core.files import read_json, sync, write_json
 
 TENSORS = "tensors.safetensors"
 PLAIN = (bool, int, float, str, type(None))
@@ -73,7 +72,7 @@ class Checkpoints:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         save_file(tensors, temporary / TENSORS)
-        _sync(temporary / TENSORS)
+        sync(temporary / TENSORS)
         write_json(
             temporary / "state.json",
             {"identity": self.identity, "step": state.step, "content": content},
@@ -81,7 +80,7 @@ class Checkpoints:
         final = self.work / f"step-{state.step:08}"
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        _sync(self.work)
+        sync(self.work)
         self._remove_all_but(final)
 
     def _remove_all_but(self, kept: Path) -> None:
@@ -148,11 +147,3 @@ def _join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
