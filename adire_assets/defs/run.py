@@ -96,4 +96,4 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
         text = metadata.description if metadata and metadata.description else None
         step = str(event.step_key).replace("__", "/")
         sentences.append(f"{step}: {text or (error and error.message)}")
-    return sentences
+    return list(dict.fromkeys(sentences))  # two checks may say the same
