@@ -248,7 +248,7 @@ def rollback(
     from adire_assets.line import deploy
 
     for state in deploy.roll_back(Project.find(), model, to, reason, say):
-        say(f"{model}: release {state.live} is live on {state.target}")
+        say(f"{model}: {state.live_text} is live on {state.target}")
 
 
 @app.command("lift-quarantine")

@@ -23,7 +23,7 @@ def rollout_watch(model: Model) -> None:
     from adire_assets.line import deploy
 
     for state in deploy.watch_rollout(Project.find(), model, typer.echo):
-        typer.echo(f"{model}: release {state.live} is live on {state.target}")
+        typer.echo(f"{model}: {state.live_text} is live on {state.target}")
 
 
 @rollout_app.command("promote")

@@ -76,10 +76,9 @@ def outcome(number: int, records: Sequence[DeploymentRecord]) -> tuple[bool, str
         last = sent_back[-1].last_rollout or {}
         # What was live and has gone back since has its reason in the history.
         why = last.get("reason") or next((e["reason"] for e in sent_back[-1].history[-1:]), None)
-        live = sent_back[-1].live
         sentence = (
             f"release {number} was sent back on {sent_back[-1].target}: {why}; "
-            f"{f'release {live}' if live else 'nothing'} is live there"
+            f"{sent_back[-1].live_text} is live there"
         )
     else:
         where = ", ".join(state.target for state in records)

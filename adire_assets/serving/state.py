@@ -87,6 +87,11 @@ class DeploymentRecord:
     quarantine: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def live_text(self) -> str:
+        """What is live, for a sentence: "release 3", or "nothing"."""
+        return "nothing" if self.live is None else f"release {self.live}"
+
+    @property
     def weights(self) -> dict[int, int]:
         """Release -> its percentage of the requests that name none."""
         canary = self.rollout
