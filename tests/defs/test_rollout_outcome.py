@@ -10,6 +10,13 @@ from adire_assets.defs.rollouts import outcome
 from adire_assets.line import deploy
 from adire_assets.serving.record import DeploymentRecord
 
+INDIGO = """\
+family: diffusion
+data: {path: data/indigo, instance_prompt: cloth}
+base_model: {source: base}
+evaluation: {judge: {source: judge}}
+"""
+
 
 @pytest.mark.parametrize(("live", "told"), [(None, "nothing"), (2, "release 2")])
 def test_a_release_that_was_sent_back_leaves_what_was_live_before(
@@ -26,6 +33,7 @@ def test_a_rollback_of_the_first_release_says_that_nothing_is_live(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "configs" / "models").mkdir(parents=True)
+    (tmp_path / "configs" / "models" / "indigo.yaml").write_text(INDIGO)
     monkeypatch.setenv("ADIRE_PROJECT", str(tmp_path))
     state = DeploymentRecord(target="local", model="indigo")
     monkeypatch.setattr(deploy, "roll_back", lambda *_: [state])
