@@ -104,7 +104,7 @@ def test_what_is_live_stays_live_and_status_says_what_is_made_again(owner: Owner
     code = {"the code that makes datasets", "the training code", "the evaluation code"}
     assert stale >= {f"{what} changed" for what in code}
     told = (ROOT / "docs" / "upgrading.md").read_text()
-    assert "the next materialization makes dataset, adapter and evaluation anew" in told
+    assert "the next materialization makes dataset, adapter and evaluation again" in told
     for line in stale:  # keys whose defaults are others now
         assert all(
             f"`{key}`" in told for key in line.partition("settings changed: ")[2].split(", ") if key
