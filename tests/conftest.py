@@ -21,17 +21,17 @@ AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank 
 
 # What takes long, longest first: files or folders below tests/.
 LONG = (
-    "line/",
-    "serving/test_rollout.py",
-    "core/test_reproduce.py",
-    "diffusion/test_training_options.py",
-    "diffusion/test_processes.py",
-    "test_home_before.py",
-    "test_search.py",
-    "test_tracking.py",
-    "evaluation/test_evaluation_images.py",
-    "diffusion/test_formats.py",
-    "evaluation/test_golden.py",
+    "line/test_line.py",
+    "serving/rollout/test_rollout.py",
+    "ops/test_reproduce.py",
+    "families/diffusion/training/test_training_options.py",
+    "families/diffusion/training/test_processes.py",
+    "ops/test_home_before.py",
+    "ops/test_search.py",
+    "tracking/test_tracking.py",
+    "line/test_evaluation_images.py",
+    "families/diffusion/formats/test_formats.py",
+    "families/diffusion/evaluation/test_golden.py",
     "serving/",
 )
 

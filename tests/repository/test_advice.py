@@ -20,7 +20,7 @@ from adire_assets.serving.slot_server import server_of
 from tests.support.fleets import make_fleet
 from tests.support.ports import free_port
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IN_A_MESSAGE = re.compile(r"`(adire [^`]+)`")
 ADVICE = re.compile(r"(?<!that )(?<!by )`(adire [^`]+)`")  # "that `adire backup` has made" is none

@@ -10,7 +10,7 @@ from adire_assets.core.store import read_json
 from adire_assets.families.diffusion.data.captions import read_captions
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.data.dataset_summary import summary_sentence
-from tests.data.test_dataset import config, fill, picture, refused, save, texts
+from tests.families.diffusion.data.test_dataset import config, fill, picture, refused, save, texts
 
 COMPOSED = "ọ̀nà-é.png"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)

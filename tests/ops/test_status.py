@@ -18,7 +18,7 @@ from adire_assets.serving.rollout import deployment
 from adire_assets.tracking import registry, runs
 from adire_assets.tracking.dvc import versions
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAVY = (
     "torch",
     "diffusers",

@@ -12,7 +12,13 @@ from safetensors.torch import load_file, save_file
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.formats.adapters import import_
-from tests.diffusion.test_producers import RANK, Producer, Tensors, assert_equal, imported
+from tests.families.diffusion.formats.test_producers import (
+    RANK,
+    Producer,
+    Tensors,
+    assert_equal,
+    imported,
+)
 from tests.support import adapters
 
 

@@ -22,7 +22,7 @@ from adire_assets.families.diffusion import sampling
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from tests.support import tiny
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEPS = 3
 
 

@@ -32,7 +32,7 @@ from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
 from tests.support import tiny
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 COMMITTED = ROOT / "base_models" / "tiny" / "golden"
 MODEL = "cloth"
 CONFIG = """\

@@ -26,11 +26,11 @@ from adire_assets.serving.fleet.triton import SERVER
 from adire_assets.serving.gateway import prometheus
 from adire_assets.serving.gateway.bootstrap import BUCKETS
 from adire_assets.serving.gateway.protocol import SERVER_FAULTS
-from tests.serving.test_gateway import MODEL, RunningGateway, running_gateway
+from tests.serving.gateway.test_gateway import MODEL, RunningGateway, running_gateway
 from tests.support.ports import free_port
 from tests.support.running_gateway import SOUND as BODY
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 HINT = "is not installed; Debian's package `prometheus` has it"
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=f"promtool {HINT}")

@@ -15,7 +15,7 @@ from adire_assets.serving.fleet import triton
 from adire_assets.serving.fleet.scratch import scratch_server
 from tests.support.asking import generate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LEAKS = {
     "VIRTUAL_ENV": "/elsewhere",
     "PYTHONSTARTUP": "/elsewhere.py",

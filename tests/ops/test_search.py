@@ -17,7 +17,7 @@ from adire_assets.ops import search
 from adire_assets.tracking import backend
 from tests.support import tiny
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
 CONFIG = """
 # The house's cloth.

@@ -25,7 +25,7 @@ from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import record, release
 from adire_assets.tracking import registry
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = "indigo"
 
 

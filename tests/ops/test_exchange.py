@@ -20,7 +20,7 @@ from tests.support import diffusion
 from tests.support.fleets import make_fleet
 from tests.support.house import TARGET, House
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
 CONFIG = """
 data: {path: data, instance_prompt: cloth}

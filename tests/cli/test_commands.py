@@ -12,7 +12,7 @@ from adire_assets.cli import main
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import write_bytes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HUGE = str(10**30)
 BYTES = "\udcff"  # what Python makes of a byte of a command line that is not UTF-8
 # Words after `adire`; {folder} is a folder, {file} a file of text, {under} a path below that file,

@@ -7,7 +7,7 @@ import pytest
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion.evaluation.prompts import choose_prompts, load_prompt_set
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 GOOD = """\
 attributes:
   motif: {circles: round things, grid: square things}

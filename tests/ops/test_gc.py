@@ -23,7 +23,7 @@ from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.state import DeploymentRecord, Rollout
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
 DESCRIPTORS = Path("/proc/self/fd")
 DIGITS = "0123456789abcdef" * 2

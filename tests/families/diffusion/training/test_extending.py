@@ -14,7 +14,7 @@ from adire_assets.families.diffusion.training import (
 )
 from tests.support import training
 
-PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+PAGE = (Path(__file__).parents[4] / "docs" / "extending.md").read_text()
 MODULES = {
     "random_grey": (augmentations, augmentations.AUGMENTATIONS),
     "sgd": (optimizers, optimizers.OPTIMIZERS),

@@ -25,7 +25,7 @@ from adire_assets.ops import operations
 from adire_assets.serving import release
 from tests.support.ports import free_ports
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOME = ROOT / "tests" / "homes" / "before_rooms.tar.xz"
 TOLERANCE = 2  # levels of 255, between two machines
 

@@ -24,7 +24,7 @@ from adire_assets.serving import record, release
 from adire_assets.serving.fleet import slot
 from adire_assets.tracking import registry, runs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
 TARGET = "local"
 
