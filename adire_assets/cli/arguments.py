@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def require_text(words: list[str]) -> None:
             raise UserError(f"{word!r} is not UTF-8 text; type it anew")
 
 
-def known_model(name: str | None) -> str | None:
+def known_model(name: str) -> str:
     """A model with a YAML, or one that was deployed here before its YAML went."""
     if not name:
         return name
@@ -75,73 +75,67 @@ def finite(number: float | None) -> float | None:
     return number
 
 
-def file_to_read(path: Path | None) -> Path | None:
-    if path is not None:
-        try:
-            if path.is_dir():
-                raise UserError(f"{path} is a folder; name a file")
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    return path
+def _path_check(refused: str) -> Callable[[Callable[[Path], None]], Callable[[Any], Any]]:
+    """A check of a path, of each of several, or of none; an OSError says that it is `refused`."""
+
+    def decorate(check: Callable[[Path], None]) -> Callable[[Any], Any]:
+        def look(given: Any) -> Any:
+            for path in given if isinstance(given, list) else [given] if given else []:
+                try:
+                    check(path)
+                except OSError as error:
+                    raise UserError(f"{path} {refused}: {error.strerror}") from None
+            return given
+
+        return look
+
+    return decorate
 
 
-def files_to_read(paths: list[Path] | None) -> list[Path] | None:
-    for path in paths or []:
-        file_to_read(path)
-    return paths
+@_path_check("cannot be read")
+def file_to_read(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    path.open("rb").close()
 
 
-def file_to_write(path: Path | None) -> Path | None:
-    if path is not None:
-        try:
-            if path.is_dir():
-                raise UserError(f"{path} is a folder; name a file to write")
-            if path.exists() and not path.is_file():
-                raise UserError(f"{path} is not a regular file; name a file to write")
-            _try_to_write(path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    return path
+@_path_check("cannot be written")
+def file_to_write(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file; name a file to write")
+    _try_to_write(path)
 
 
-def file_to_write_as(*endings: str) -> Callable[[Path | None], Path | None]:
+def file_to_write_as(*endings: str) -> Callable[[Any], Any]:
     """A check for a file whose content is of one kind, which programs tell by its name."""
 
-    def look(path: Path | None) -> Path | None:
+    @_path_check("cannot be written")
+    def look(path: Path) -> None:
         file_to_write(path)
-        if path is not None and suffix_of(path.name) not in endings:
+        if suffix_of(path.name) not in endings:
             raise UserError(
                 f"{path}: name a file that ends in {endings[0]}, which is what is written"
             )
-        return path
 
     return look
 
 
-def folder_to_write(path: Path | None) -> Path | None:
+@_path_check("cannot be written to")
+def folder_to_write(path: Path) -> None:
     """A folder that there is, or that can be made."""
-    if path is None:
-        return None
-    try:
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; name a folder")
-        _try_to_write(path / "file")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written to: {error.strerror}") from None
-    return path
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; name a folder")
+    _try_to_write(path / "file")
 
 
-def folder_to_make(path: Path) -> Path:
+@_path_check("cannot be made")
+def folder_to_make(path: Path) -> None:
     """A folder that there is not yet."""
-    try:
-        if path.exists() or path.is_symlink():
-            raise UserError(f"{path} exists already; name a new folder")
-    except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror}") from None
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already; name a new folder")
     folder_to_write(path)
-    return path
 
 
 def _try_to_write(path: Path) -> None:
@@ -167,7 +161,11 @@ Evaluation = Annotated[
 Release = Annotated[
     str, typer.Argument(help="indigo is what is live, indigo@3 release 3.", callback=known_release)
 ]
+OneRelease = Annotated[
+    str, typer.Argument(help="A release, such as indigo@3.", callback=one_release)
+]
 Number = Annotated[int, typer.Argument(min=1, max=LARGEST_NUMBER, help="A release's number.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the record.", callback=not_blank)]
 By = Annotated[
     str | None,

@@ -4,12 +4,13 @@
 `adire sample-data` draws sample images.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adire_assets.cli.arguments import LARGEST_NUMBER, file_to_write, folder_to_write
+from adire_assets.cli.arguments import Seed, file_to_write, folder_to_write
 from adire_assets.core.project import Project
 
 embedded_app = typer.Typer()
@@ -29,7 +30,7 @@ def base_model_train(
             callback=folder_to_write,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train the embedded base model and its judge from scratch (3.4 CPU hours)."""
     from adire_assets.embedded.base.train import train
@@ -45,24 +46,23 @@ def base_model_golden(
             help="The golden set to write, in place of the one there.", callback=folder_to_write
         ),
     ] = Path("base_models/tiny/golden"),
-) -> None:
+) -> str:
     """Draw the embedded base's golden images, after a change that is meant to change them."""
     from adire_assets.embedded.base.golden import write_golden
 
     write_golden(Path("base_models/tiny/pipeline"), folder)
-    typer.echo(f"{folder}: written; look at the images before you commit them")
+    return f"{folder}: written; look at the images before you commit them"
 
 
 @base_model_app.command("corpus")
 def base_model_corpus(
     sheet: Annotated[Path, typer.Option(help="The PNG to write.", callback=file_to_write)],
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
-) -> None:
+    seed: Seed = 0,
+) -> Iterable[str]:
     """Show what the base model learns from: a sheet of drawn patterns, and their captions."""
     from adire_assets.embedded.base.corpus import save_sheet
 
-    for caption in save_sheet(sheet, seed):
-        typer.echo(caption)
+    return save_sheet(sheet, seed)
 
 
 @embedded_app.command("sample-data")
@@ -71,7 +71,7 @@ def sample_data(
         Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
     ],
     count: Annotated[int, typer.Option(min=1, max=100_000)] = 108,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)] = 0,
+    seed: Seed = 0,
     resolution: Annotated[int, typer.Option(min=32, max=4096)] = 128,
 ) -> None:
     """Draw sample images of adire, with their metadata.csv."""

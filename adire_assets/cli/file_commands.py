@@ -1,22 +1,72 @@
-"""Commands of `adire` that write files for others, or make again what a file came from."""
+"""Commands of `adire` about a project as a whole, and those that write files for others."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from adire_assets.cli.arguments import (
+    LARGEST_NUMBER,
+    Model,
     Release,
     file_to_read,
     file_to_write,
     folder_to_make,
     folder_to_write,
-    known_model,
 )
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.project import Project
+from adire_assets.core.worker import print_progress
 
 file_app = typer.Typer()
+
+
+@file_app.command()
+def init(
+    directory: Annotated[
+        Path, typer.Argument(help="A new or an empty folder.", callback=folder_to_write)
+    ],
+) -> Iterable[str]:
+    """Write a new project: configs, dagster_defs.py, the Triton backend, DVC's files."""
+    from adire_assets.ops.new_project import begin
+
+    return begin(directory)
+
+
+@file_app.command()
+def gc(
+    keep: Annotated[
+        int, typer.Option(min=1, max=LARGEST_NUMBER, help="Latest artifacts of each kind to keep.")
+    ] = 3,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+) -> Iterable[str]:
+    """Delete what nothing needs: old artifacts but their manifests, caches beyond a limit."""
+    from adire_assets.ops.gc import collect_garbage
+
+    return collect_garbage(Project.find(), keep, dry_run)
+
+
+@file_app.command()
+def backup(
+    destination: Annotated[
+        Path, typer.Argument(help="A new folder, on another disk.", callback=folder_to_make)
+    ],
+) -> None:
+    """Copy what cannot be made again: records, databases, what is live; also while it serves."""
+    from adire_assets.ops.backup import backup
+
+    backup(Project.find(), destination, print_progress)
+
+
+@file_app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A folder that `adire backup` has made.")],
+) -> None:
+    """Make the project's home again from a backup; the home must be new or empty."""
+    from adire_assets.ops.backup import restore
+
+    restore(Project.find(), source, print_progress)
 
 
 @file_app.command("export")
@@ -31,11 +81,11 @@ def export_adapter(
             help="For which programs, by the names of the model's family; default: its own."
         ),
     ] = None,
-) -> None:
+) -> str:
     """Write a release's LoRA to a file for another program, with where it comes from."""
     from adire_assets.ops import exchange
 
-    typer.echo(f"{out}: {exchange.export(Project.find(), release, format, out)}")
+    return f"{out}: {exchange.export(Project.find(), release, format, out)}"
 
 
 @file_app.command("import")
@@ -44,15 +94,13 @@ def import_adapter(
         Path,
         typer.Argument(help="A LoRA, in a format of the model's family.", callback=file_to_read),
     ],
-    model: Annotated[
-        str, typer.Argument(help="The model whose base it is for.", callback=known_model)
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option(help="The folder to make.", callback=folder_to_make)],
-) -> None:
+) -> str:
     """Check a LoRA file against a model's base, and write it as a folder of its family."""
     from adire_assets.ops import exchange
 
-    typer.echo(f"{out}: from the format {exchange.import_(Project.find(), file, model, out)}")
+    return f"{out}: from the format {exchange.import_(Project.find(), file, model, out)}"
 
 
 @file_app.command()
@@ -62,13 +110,11 @@ def reproduce(
     ],
 ) -> None:
     """Make a release's adapter again from its manifest; exit status 1 when other bits come out."""
-    from adire_assets.core.worker import print_progress
     from adire_assets.ops.reproduce import reproduce
 
     made = reproduce(Project.find(), what, print_progress)
-    typer.echo(made.sentence())
-    if made.difference:
-        raise typer.Exit(1)
+    print_progress(made.sentence())
+    raise typer.Exit(int(made.difference is not None))
 
 
 @file_app.command()
@@ -77,9 +123,8 @@ def prometheus(
         Path,
         typer.Argument(help="Where prometheus.yml and its rules go.", callback=folder_to_write),
     ],
-) -> None:
+) -> Iterable[Path]:
     """Write what a Prometheus needs to watch this fleet: scrape config, names, alerts."""
     from adire_assets.serving.gateway import prometheus
 
-    for path in prometheus.write(load_fleet(Project.find()), folder):
-        typer.echo(str(path))
+    return prometheus.write(load_fleet(Project.find()), folder)

@@ -1,5 +1,7 @@
 """`adire generate`: a request to a served model, whose options are those of its family."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -14,7 +16,7 @@ from adire_assets.cli.arguments import (
     known_model,
     not_blank,
 )
-from adire_assets.config.fleet import FleetConfig, load_fleet
+from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import family_of, only_model
 from adire_assets.core.answer import RequestOption
 from adire_assets.core.errors import UserError
@@ -26,11 +28,8 @@ def _options() -> dict[str, RequestOption]:
     """Those of all families that can be loaded, by name."""
     found: dict[str, RequestOption] = {}
     for name in family_names():
-        try:
-            options = family(name).served.options
-        except UserError:
-            continue  # who asks one of its models is told
-        found = {option.name: option for option in options} | found
+        with suppress(UserError):  # who asks one of its models is told
+            found = {option.name: option for option in family(name).served.options} | found
     return found
 
 
@@ -39,20 +38,17 @@ def _with_options(command: Any) -> Any:
     options = _options()
 
     @wraps(command)
-    def asked(**given: Any) -> None:
+    def asked(**given: Any) -> Iterable[str]:
         request = {name: given.pop(name) for name in options}
-        command(**given, request={k: value for k, value in request.items() if value is not None})
+        return command(**given, request={k: v for k, v in request.items() if v is not None})
 
-    own = list(signature(command).parameters.values())[:-1]
     kinds = {
-        option.name: Annotated[Optional[option.kind], typer.Option(help=option.help)]  # noqa: UP045
-        for option in options.values()
+        name: Annotated[Optional[option.kind], typer.Option(help=option.help)]  # noqa: UP045
+        for name, option in options.items()
     }
-    asked.__annotations__ = {one.name: one.annotation for one in own} | kinds
-    added = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in kinds.items()
-    ]
+    asked.__annotations__ = command.__annotations__ | kinds
+    own = list(signature(command).parameters.values())[:-1]
+    added = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in kinds]
     asked.__signature__ = signature(command).replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     return asked
 
@@ -71,7 +67,7 @@ def generate(
     ] = None,
     target: Annotated[str, typer.Option(help="Default: the fleet's first.")] = "",
     request: Any = None,
-) -> None:
+) -> Iterable[str]:
     """Ask a served model over gRPC; what it answers is written with its provenance."""
     from adire_assets.serving.client import ask
     from adire_assets.serving.gateway import routing
@@ -81,15 +77,15 @@ def generate(
     model = model or only_model(project)
     plug = family_of(project, model)
     _require_known(plug, request)
-    out = file_to_write_as(plug.served.suffix)(out or Path(f"out{plug.served.suffix}"))
+    out = out or Path(f"out{plug.served.suffix}")
+    file_to_write_as(plug.served.suffix)(out)
     answers = plug.answers.functions
     files = answers.files(out, request)
-    for path in files:
-        file_to_write(path)
-    endpoint = routing.endpoint_of(project, fleet, _target(fleet, target))
-    answer = ask(endpoint, plug, model, {"prompt": prompt, **request}, release)
-    for line in answers.save(answer, files):
-        typer.echo(line)
+    file_to_write(files)
+    if target and target not in fleet.targets:
+        raise UserError(f"there is no target {target}; targets: {', '.join(fleet.targets)}")
+    endpoint = routing.endpoint_of(project, fleet, target or next(iter(fleet.targets)))
+    return answers.save(ask(endpoint, plug, model, {"prompt": prompt, **request}, release), files)
 
 
 def _require_known(plug: Family, request: dict[str, Any]) -> None:
@@ -103,9 +99,3 @@ def _require_known(plug: Family, request: dict[str, Any]) -> None:
         if (low is not None and not low <= value) or (high is not None and not value <= high):
             told = " to ".join(f"{end:.12g}" for end in (low, high) if end is not None)
             raise UserError(f"{word} is {value}, allowed is {told}")
-
-
-def _target(fleet: FleetConfig, name: str) -> str:
-    if name and name not in fleet.targets:
-        raise UserError(f"there is no target {name}; targets: {', '.join(fleet.targets)}")
-    return name or next(iter(fleet.targets))

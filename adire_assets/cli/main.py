@@ -1,14 +1,16 @@
 """`adire`: the line, the fleet and the releases from the terminal.
 
-Every command is a few lines around the core. A user's mistake is one sentence on standard error and
-exit status 1. Heavy libraries are imported by the commands that need them.
+Every command is a few lines around the core; the lines that it returns are printed. A user's
+mistake is one sentence on standard error and exit status 1. Heavy libraries are imported by the
+commands that need them.
 """
 
 import gc
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,24 +20,30 @@ from adire_assets.cli.arguments import (
     Evaluation,
     Model,
     Number,
+    OneRelease,
     Reason,
     Release,
     file_to_read,
     file_to_write_as,
-    files_to_read,
-    one_release,
     require_text,
 )
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.generate_command import generate
-from adire_assets.cli.home_commands import home_app
 from adire_assets.cli.serving_commands import auth_app, rollout_app
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.core.worker import print_progress as say
 
 FEW_COLLECTIONS = 50_000  # objects that are new since the last one
+
+
+def say_all(lines: Iterable[Any] | None, **_: Any) -> None:
+    """Print what a command returned."""
+    for line in [lines] if isinstance(lines, str) else lines or ():
+        say(str(line))
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,9 +51,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # mistakes as plain lines
     help="From DVC-versioned data to a live, traceable model.",
+    result_callback=say_all,
 )
 app.add_typer(file_app)  # commands beside those below
-app.add_typer(home_app)
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(auth_app, name="auth")
 if find_spec("adire_assets.embedded"):  # a package without it has none of its commands
@@ -61,16 +69,12 @@ def main() -> None:
     try:
         require_text(sys.argv[1:])
         app()
-    except UserError as error:
-        print(f"adire: {error}", file=sys.stderr)
     except Exception as error:
-        sentence = refusal(error)
+        sentence = str(error) if isinstance(error, UserError) else refusal(error)
         if sentence is None:
             raise
         print(f"adire: {sentence}", file=sys.stderr)
-    else:
-        return
-    sys.exit(1)
+        sys.exit(1)
 
 
 @app.command()
@@ -93,9 +97,9 @@ def materialize(
     ] = None,
 ) -> None:
     """Bring a model from its data to live, or make only the selected assets."""
-    from adire_assets.defs.run import materialize as run
+    from adire_assets.defs.run import materialize
 
-    run(Project.find(), model, select)
+    materialize(Project.find(), model, select)
 
 
 @app.command()
@@ -113,38 +117,33 @@ def search(
     ] = None,
 ) -> None:
     """Look for training settings in the ranges of the section `search`; goes on if killed."""
-    from adire_assets.ops import search as core
+    from adire_assets.ops.search import search
 
-    core.search(Project.find(), model, trials, out, say)
+    search(Project.find(), model, trials, out, say)
 
 
 app.command()(generate)
 
 
 @app.command()
-def status() -> None:
+def status() -> Iterable[str]:
     """What is live and why, what is stale, and how the processes are."""
     from adire_assets.ops import operations
 
-    for line in operations.status(Project.find()):
-        say(line)
+    return operations.status(Project.find())
 
 
 @app.command()
 def trace(
     file: Annotated[
         Path,
-        typer.Argument(
-            help="A file that `adire generate` wrote.",
-            callback=file_to_read,
-        ),
+        typer.Argument(help="A file that `adire generate` wrote.", callback=file_to_read),
     ],
-) -> None:
+) -> Iterable[str]:
     """From an answer to its release, commit, data, hyperparameters, MLflow run and scores."""
     from adire_assets.ops import operations
 
-    for line in operations.trace(Project.find(), file):
-        say(line)
+    return operations.trace(Project.find(), file)
 
 
 @app.command()
@@ -160,66 +159,48 @@ def report(
     blind: Annotated[
         bool, typer.Option(help="Instead a blind A/B sheet against the champion, to be rated.")
     ] = False,
-) -> None:
+) -> str:
     """Write an evaluation as one HTML file: verdict, gates, samples, speed, lineage."""
     from adire_assets.gates.report import pages
 
     if blind:
-        path, rule = pages.blind_sheet(Project.find(), name, output)
-        say(f"{path}: {rule}")
-    else:
-        say(str(pages.report(Project.find(), name, output)))
+        return "{}: {}".format(*pages.blind_sheet(Project.find(), name, output))
+    return str(pages.report(Project.find(), name, output))
 
 
 @app.command()
-def measure(name: Evaluation) -> None:
+def measure(name: Evaluation) -> str:
     """Time an evaluation's answers once more; the median of all measurements decides."""
     from adire_assets.ops import operations
 
-    say(operations.measure(Project.find(), name, say))
+    return operations.measure(Project.find(), name, say)
 
 
 @app.command()
 def approve(
-    release: Annotated[
-        str,
-        typer.Argument(
-            help="A release that waits, such as indigo@3.",
-            callback=one_release,
-        ),
-    ],
+    release: OneRelease,
     reason: Reason,
     by: By = None,
     ratings: Annotated[
         list[Path] | None,
         typer.Option(
             help="A rating saved from the report's blind A/B sheet; once for each of several.",
-            callback=files_to_read,
+            callback=file_to_read,
         ),
     ] = None,
-) -> None:
-    """Let a release go live whose model asks for a person (human_approval: required)."""
+) -> str:
+    """Let a release go live that waits for a person (human_approval: required)."""
     from adire_assets.gates import approval_commands
 
-    say(approval_commands.approve(Project.find(), release, reason, by, ratings or [], say))
+    return approval_commands.approve(Project.find(), release, reason, by, ratings or [], say)
 
 
 @app.command()
-def revoke(
-    release: Annotated[
-        str,
-        typer.Argument(
-            help="An approved release that is not live yet.",
-            callback=one_release,
-        ),
-    ],
-    reason: Reason,
-    by: By = None,
-) -> None:
-    """Take an approval back."""
+def revoke(release: OneRelease, reason: Reason, by: By = None) -> str:
+    """Take back the approval of a release that is not live yet."""
     from adire_assets.gates import approval_commands
 
-    say(approval_commands.revoke(Project.find(), release, reason, by, say))
+    return approval_commands.revoke(Project.find(), release, reason, by, say)
 
 
 @app.command()
@@ -228,11 +209,8 @@ def golden(release: Release) -> None:
     from adire_assets.gates import upgrades
 
     sentence, comparison = upgrades.golden(Project.find(), release, say)
-    for line in comparison.sentences():
-        say(f"  {line}")
-    say(sentence)
-    if comparison.changed:
-        raise typer.Exit(1)
+    say_all([*(f"  {line}" for line in comparison.sentences()), sentence])
+    raise typer.Exit(int(comparison.changed))
 
 
 @app.command()
@@ -243,21 +221,21 @@ def rollback(
         int | None,
         typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the release before."),
     ] = None,
-) -> None:
+) -> Iterable[str]:
     """End a rollout, or go back to an earlier release; the one that is left is quarantined."""
     from adire_assets.line import deploy
 
     for state in deploy.roll_back(Project.find(), model, to, reason, say):
-        say(f"{model}: {state.live_text} is live on {state.target}")
+        yield f"{model}: {state.live_text} is live on {state.target}"
 
 
 @app.command("lift-quarantine")
-def lift_quarantine(model: Model, release: Number, reason: Reason) -> None:
+def lift_quarantine(model: Model, release: Number, reason: Reason) -> str:
     """Let a release that was rolled back be deployed again."""
     from adire_assets.serving import record
 
     record.lift_quarantine(Project.find(), model, release, reason)
-    say(f"{model}: release {release} may be deployed again")
+    return f"{model}: release {release} may be deployed again"
 
 
 @app.command()
@@ -285,14 +263,10 @@ def down() -> None:
 @app.command()
 def demo() -> None:
     """Run the whole line on the embedded defaults, and ask the live model."""
-    from adire_assets.defs.run import materialize as bring_live
+    from adire_assets.defs.run import materialize
     from adire_assets.ops import operations
 
-    operations.demo(Project.find(), bring_live, say)
-
-
-def say(message: str, shown: Path | None = None, **numbers: float) -> None:
-    print(message, flush=True)
+    operations.demo(Project.find(), materialize, say)
 
 
 if __name__ == "__main__":
