@@ -353,9 +353,9 @@ MUTATIONS = (
     ),
     Mutation(
         "where tokens are asked for, nobody is let in without one",
-        "adire_assets/serving/gateway/bootstrap.py",
-        'rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "tokens"}}]',
-        "rules = []",
+        "adire_assets/serving/gateway/envoy.yml",
+        "rules: [{match: {prefix: /}, requires: {provider_name: tokens}}]",
+        "rules: []",
         ("tests/serving/gateway/test_gateway.py", "-k", "good_token"),
     ),
     Mutation(

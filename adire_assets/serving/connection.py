@@ -31,6 +31,10 @@ class Endpoint:
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
 
+def host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Unanswered(UserError):
     """A server that did not do what it was asked; `status` is gRPC's name, such as "INTERNAL"."""
 

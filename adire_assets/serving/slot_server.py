@@ -15,6 +15,7 @@ from typing import Any
 from adire_assets.config.fleet import SERVERS, SlotConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.serving.connection import host_and_port
 
 
 class SlotServer(ABC):
@@ -103,8 +104,7 @@ def kind_speaking(protocols: Iterable[str]) -> str:
 
 def address(slot: SlotConfig) -> str:
     """host:port where the slot is asked by this project."""
-    host = f"[{slot.host}]" if ":" in slot.host else slot.host
-    return f"{host}:{getattr(slot, server_of(slot).port)}"
+    return host_and_port(slot.host, getattr(slot, server_of(slot).port))
 
 
 def is_live(slot: SlotConfig) -> bool:

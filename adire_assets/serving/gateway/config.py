@@ -8,7 +8,6 @@ copies that into the header `x-adire-model`, which every route to a slot matches
 the slot holds that it came from.
 """
 
-import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,34 +19,38 @@ from ruamel.yaml import YAML
 
 from adire_assets.config.fleet import GatewayConfig, SlotConfig
 from adire_assets.serving.gateway.protocol import (
-    NOT_FOUND,
     InferenceProtocol,
     all_protocols,
     protocols_named,
 )
 from adire_assets.serving.slot_server import server_of
 
-TYPES = "type.googleapis.com/envoy."
-RELEASE_HEADER, STAMP_HEADER = "x-model-release", "x-adire-release"
-MODEL_HEADER = "x-adire-model"
+RELEASE_HEADER, MODEL_HEADER = "x-model-release", "x-adire-model"
 NO_MODEL = "-"  # in that header: the request has been read and is about a server
-GRPC = "application/grpc"
-ROUTES = "routes"
-STAMP = "adire"  # the metadata of an endpoint that say which release it holds
-
-
-CIRCUITS = ("max_requests", "max_pending_requests", "max_connections", "max_retries")
-CONSTANT = Path(__file__).with_name("envoy.yml")
+PARTS = Path(__file__).with_name("envoy.yml")
 
 
 @cache
 def _parts() -> dict[str, Any]:
-    return dict(YAML(typ="safe").load(CONSTANT))
+    return dict(YAML(typ="safe").load(PARTS))
 
 
-def part(name: str) -> dict[str, Any]:
-    """A part of Envoy's configuration from envoy.yml, which the caller may change."""
-    return copy.deepcopy(_parts()[name])
+def part(name: str, /, **values: Any) -> dict[str, Any]:
+    """A part of Envoy's configuration from envoy.yml, with these values in place of each $name.
+
+    What has no value, or None, is left out, with the mappings that hold nothing else.
+    """
+
+    def filled(node: Any) -> Any:
+        if isinstance(node, dict):
+            found = {key: filled(value) for key, value in node.items()}
+            kept = {key: value for key, value in found.items() if value is not None}
+            return kept if kept or not node else None
+        if isinstance(node, list):
+            return [filled(one) for one in node]
+        return values.get(node[1:]) if isinstance(node, str) and node[:1] == "$" else node
+
+    return dict(filled(_parts()[name]))
 
 
 @dataclass(frozen=True)
@@ -102,74 +105,66 @@ def clusters(
     """Every cluster of the routes, and for each protocol one that reaches whatever slot is up."""
     found = []
     for protocol in protocols_of(slots.values()):
-        speaking = [slot for slot in slots.values() if protocol in protocols_of([slot])]
-        found.append(_cluster(gateway, f"slots{protocol.suffix}", speaking, protocol, None, []))
+        speaking = [(slot, None) for slot in slots.values() if protocol in protocols_of([slot])]
+        found.append(_cluster(gateway, f"slots{protocol.suffix}", speaking, protocol, None))
     for one in served:
         held = {name: number for number, name in one.loaded.items()}
         for number, name in one.loaded.items():
             # The slot of the release first, then what may answer in its place.
             names = [name, *(other for other in slots if other != name)]
-            names = [other for other in names if slots[other].server == slots[name].server]
+            places = [
+                (slots[other], held.get(other))
+                for other in names
+                if slots[other].server == slots[name].server
+            ]
             for protocol in protocols_of([slots[name]]):
                 for pinned in (False, True):
-                    behind = names[:1] if pinned else names
                     kind = cluster_name(one.model, number, protocol.suffix, pinned=pinned)
-                    places = [slots[other] for other in behind]
-                    stamps = [held.get(other) for other in behind]
-                    found.append(_cluster(gateway, kind, places, protocol, one.model, stamps))
+                    behind = places[:1] if pinned else places
+                    found.append(_cluster(gateway, kind, behind, protocol, one.model))
     return found
 
 
 def _cluster(
     gateway: GatewayConfig,
     name: str,
-    slots: Sequence[SlotConfig],
+    places: Sequence[tuple[SlotConfig, int | None]],
     protocol: InferenceProtocol,
     model: str | None,
-    stamps: Sequence[int | None],
 ) -> dict[str, Any]:
     """One cluster: the first slot, and the others only when that one does not answer.
 
-    `stamps` are the releases of `model` that the slots hold.
+    `places`: each slot with the release of `model` that it holds.
     """
-    endpoints = []
-    for priority, slot in enumerate(slots):
-        endpoint: dict[str, Any] = {
-            "endpoint": {
-                "address": address(slot.host, protocol.port_of(slot)),
-                "health_check_config": {"port_value": slot.http_port},
-            }
-        }
-        if model and stamps[priority] is not None:
-            endpoint["metadata"] = {"filter_metadata": {STAMP: {"release": stamps[priority]}}}
-        endpoints.append({"priority": priority, "lb_endpoints": [endpoint]})
-    limit = gateway.maximum_concurrent_requests
-    health = server_of(slots[0]).health_path(model)
-    return {
-        **part("cluster"),
-        "name": name,
-        "type": "STRICT_DNS" if any(_is_name(slot.host) for slot in slots) else "STATIC",
-        "load_assignment": {"cluster_name": name, "endpoints": endpoints},
-        "typed_extension_protocol_options": http_options(grpc=protocol.grpc),
-        "health_checks": [{**part("health_check"), "http_health_check": {"path": health}}],
-        "circuit_breakers": {"thresholds": [dict.fromkeys(CIRCUITS, limit)]},
-    }
+    endpoints = [
+        part(
+            "endpoint",
+            priority=priority,
+            host=slot.host,
+            port=protocol.port_of(slot),
+            http_port=slot.http_port,
+            release=release,
+        )
+        for priority, (slot, release) in enumerate(places)
+    ]
+    return part(
+        "cluster",
+        name=name,
+        type="STRICT_DNS" if any(_is_name(slot.host) for slot, _ in places) else "STATIC",
+        endpoints=endpoints,
+        http_options=http_options(protocol),
+        health_path=server_of(places[0][0]).health_path(model),
+        limit=gateway.maximum_concurrent_requests,
+    )
 
 
-def http_options(*, grpc: bool) -> dict[str, Any]:
+def http_options(protocol: InferenceProtocol) -> dict[str, Any]:
     """That a cluster speaks HTTP/2, as gRPC does, or HTTP/1.1."""
-    protocol: dict[str, Any] = {"http2_protocol_options" if grpc else "http_protocol_options": {}}
-    kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    return {kind: {"@type": TYPES + kind.removeprefix("envoy."), "explicit_http_config": protocol}}
+    return part("http_options", **{"http2" if protocol.grpc else "http1": {}})
 
 
 def _is_name(host: str) -> bool:
     return not all(part.isdecimal() for part in host.split(".")) and ":" not in host
-
-
-def address(host: str, port: int) -> dict[str, Any]:
-    """A socket address."""
-    return {"socket_address": {"address": host, "port_value": port}}
 
 
 # --- routes ------------------------------------------------------------------------------------
@@ -181,23 +176,22 @@ def routes(
     """The route table: pinned releases, then shares, then what concerns no model, then refusals."""
     found = [route for one in served for route in model_routes(gateway, slots, one)]
     protocols = protocols_of(slots.values())
-    for protocol in protocols:
-        route = {"cluster": f"slots{protocol.suffix}", "retry_policy": _retry(protocol)}
-        found += [
-            {"match": _matching({"path": path}, NO_MODEL), "route": {**route, "timeout": "5s"}}
-            for path in protocol.server_paths
-        ]
+    found += [
+        part(
+            "route",
+            match=_matching({"path": path}, NO_MODEL),
+            cluster=f"slots{protocol.suffix}",
+            timeout="5s",
+            retry=_retry(protocol),
+        )
+        for protocol in protocols
+        for path in protocol.server_paths
+    ]
     for protocol in protocols:
         found.append(_refusal(protocol, _paths(protocol), "no such model is served here"))
-    found.append(_refusal(None, {"prefix": "/"}, "the gateway does not serve this method"))
-    return {
-        "name": ROUTES,
-        "validate_clusters": True,
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": found}],
-        "response_headers_to_add": [
-            set_header(STAMP_HEADER, f"%UPSTREAM_METADATA({STAMP}:release)%")
-        ],
-    }
+    nothing = "the gateway does not serve this method"
+    found.append(part("refusal", match={"prefix": "/"}, sentence=nothing))
+    return part("routes", routes=found)
 
 
 def model_routes(
@@ -205,52 +199,44 @@ def model_routes(
 ) -> list[dict[str, Any]]:
     """The part of the table that is about one model."""
     holding = [slots[name] for name in one.loaded.values()]
+    loaded = ", ".join(str(number) for number in sorted(one.loaded)) or "none"
+    sticky, limit = gateway.sticky_header, f"{gateway.request_timeout_seconds}s"
     found = []
     for protocol in protocols_of(holding or slots.values()):
         match, suffix = _paths(protocol), protocol.suffix
-        limit = f"{gateway.request_timeout_seconds}s"
         time = {"timeout": "0s", "idle_timeout": limit} if protocol.streams else {"timeout": limit}
         for number in one.loaded:
             pinned = _matching(match, one.model, {"string_match": {"exact": str(number)}})
-            target = cluster_name(one.model, number, suffix, pinned=True)
-            found.append({"match": pinned, "route": {"cluster": target, **time}})
-        loaded = ", ".join(str(number) for number in sorted(one.loaded)) or "none"
-        found.append(
-            _refusal(
-                protocol,
-                _matching(match, one.model, {"present_match": True}),
-                f"the release of {one.model} that was asked for is not loaded; loaded: {loaded}",
-            )
-        )
+            cluster = cluster_name(one.model, number, suffix, pinned=True)
+            found.append(part("route", match=pinned, cluster=cluster, **time))
+        other = _matching(match, one.model, {"present_match": True})
+        lacking = f"the release of {one.model} that was asked for is not loaded; loaded: {loaded}"
+        found.append(_refusal(protocol, other, lacking))
+        match = _matching(match, one.model)
         if not one.weights:
-            nothing = f"no release of {one.model} is live"
-            found.append(_refusal(protocol, _matching(match, one.model), nothing))
+            found.append(_refusal(protocol, match, f"no release of {one.model} is live"))
             continue
         shares = [
             {"name": cluster_name(one.model, number, suffix), "weight": weight}
             for number, weight in one.weights.items()
             if weight
         ]
-        route: dict[str, Any] = {
-            "weighted_clusters": {"clusters": shares},
-            **time,
-            "retry_policy": _retry(protocol),
-        }
-        if gateway.sticky_header:
-            route["weighted_clusters"]["use_hash_policy"] = True
-            route["hash_policy"] = [{"header": {"header_name": gateway.sticky_header}}]
-        if one.mirrored:
-            number, percent = one.mirrored
-            route["request_mirror_policies"] = [
-                {
-                    "cluster": mirror_name(suffix),
-                    "request_headers_mutations": [{"append": set_header(RELEASE_HEADER, number)}],
-                    "runtime_fraction": {
-                        "default_value": {"numerator": percent, "denominator": "HUNDRED"}
-                    },
-                }
-            ]
-        found.append({"match": _matching(match, one.model), "route": route})
+        mirrors = [
+            part("copies", cluster=mirror_name(suffix), release=str(number), percent=percent)
+            for number, percent in filter(None, [one.mirrored])
+        ]
+        found.append(
+            part(
+                "route",
+                match=match,
+                shares=shares,
+                retry=_retry(protocol),
+                by_hash=bool(sticky) or None,
+                hash_policy=[{"header": {"header_name": sticky}}] if sticky else None,
+                mirrors=mirrors or None,
+                **time,
+            )
+        )
     return found
 
 
@@ -268,29 +254,11 @@ def _matching(
 
 
 def _retry(protocol: InferenceProtocol) -> dict[str, Any]:
-    headers = [
-        {"name": name, "string_match": {"exact": value}}
-        for name, value in protocol.retriable.items()
-    ]
-    return {**part("retry"), "retriable_headers": headers}
+    headers = protocol.retriable.items()
+    named = [{"name": name, "string_match": {"exact": value}} for name, value in headers]
+    return part("retry", retriable=named)
 
 
-def _refusal(
-    protocol: InferenceProtocol | None, match: dict[str, Any], sentence: str
-) -> dict[str, Any]:
+def _refusal(protocol: InferenceProtocol, match: dict[str, Any], sentence: str) -> dict[str, Any]:
     """A route that is answered with this sentence, by NOT_FOUND or 404."""
-    if protocol is None or not protocol.grpc:
-        answer: dict[str, Any] = {"status": 404, "body": {"inline_string": sentence}}
-        return {"match": match, "direct_response": answer}
-    status = {"content-type": GRPC, "grpc-status": NOT_FOUND, "grpc-message": sentence}
-    return {
-        "match": match,
-        "direct_response": {"status": 200},
-        "response_headers_to_add": [set_header(name, value) for name, value in status.items()],
-    }
-
-
-def set_header(name: str, value: object) -> dict[str, Any]:
-    """That a header gets this value, whatever it had."""
-    action = "OVERWRITE_IF_EXISTS_OR_ADD"
-    return {"header": {"key": name, "value": str(value)}, "append_action": action}
+    return part("grpc_refusal" if protocol.grpc else "refusal", match=match, sentence=sentence)

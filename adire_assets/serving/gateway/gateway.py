@@ -21,21 +21,19 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json, write_bytes, write_json
+from adire_assets.serving.connection import host_and_port
 from adire_assets.serving.gateway import bootstrap, config, traffic
-from adire_assets.serving.gateway.config import TYPES, ServedModel, any_suffix, cluster_name
+from adire_assets.serving.gateway.config import ServedModel, any_suffix, cluster_name
 from adire_assets.serving.gateway.traffic import Traffic
 
 ADMIN_SECONDS = 2.0  # the admin port answers from memory
 TAKEN_SECONDS = 10.0  # Envoy takes a new file in some 10 ms, a new cluster after its first check
 # The files that Envoy watches: what is in them, and where it tells how it took them.
 RESOURCES = {
-    "clusters": TYPES + "config.cluster.v3.Cluster",
-    "routes": TYPES + "config.route.v3.RouteConfiguration",
+    "clusters": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    "routes": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
 }
-SUBSCRIPTIONS = {
-    "clusters": "cluster_manager.cds",
-    "routes": f"http.{bootstrap.LISTENER}.rds.{config.ROUTES}",
-}
+SUBSCRIPTIONS = {"clusters": "cluster_manager.cds", "routes": "http.door.rds.routes"}
 
 
 class GatewayDown(UserError):
@@ -60,7 +58,7 @@ class Gateway:
     def address(self) -> str:
         """host:port that clients talk to."""
         host = self.config.host if self.config.host != "0.0.0.0" else "127.0.0.1"
-        return f"[{host}]:{self.config.port}" if ":" in host else f"{host}:{self.config.port}"
+        return host_and_port(host, self.config.port)
 
     def command(self) -> list[str]:
         """The command line that starts it; another configuration is another command line."""

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from adire_assets.config.fleet import FleetConfig, GatewayConfig, TargetConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import write_bytes
+from adire_assets.serving.connection import host_and_port
 from adire_assets.serving.gateway.bootstrap import BUCKETS
 from adire_assets.serving.gateway.config import any_suffix
 from adire_assets.serving.gateway.protocol import all_protocols
@@ -28,22 +29,17 @@ SCRAPE_SECONDS = 15
 
 def scrape_config(fleet: FleetConfig, interval_seconds: int = SCRAPE_SECONDS) -> dict[str, Any]:
     """prometheus.yml: every gateway and every slot of every target, asked each so many seconds."""
+    interval = f"{interval_seconds}s"
     gateways = [
         {"targets": [_admin(target.gateway)], "labels": {"target": name}}
         for name, target in fleet.targets.items()
     ]
-    jobs: list[dict[str, Any]] = [
-        {
-            "job_name": "adire-gateway",
-            "metrics_path": "/stats/prometheus",
-            "static_configs": gateways,
-            "metric_relabel_configs": _gateway_labels(),
-        }
-    ]
+    door = {"job_name": "adire-gateway", "metrics_path": "/stats/prometheus"}
+    jobs = [{**door, "static_configs": gateways, "metric_relabel_configs": _gateway_labels()}]
     for kind, server in _servers(fleet).items():
         slots = [
             {
-                "targets": [_join(slot.host, slot.metrics_port)],
+                "targets": [host_and_port(slot.host, slot.metrics_port)],
                 # One name of the job for all kinds: what alerts ask does not depend on these.
                 "labels": {"job": "adire-slot", "target": name, "slot": slot_name},
             }
@@ -51,10 +47,8 @@ def scrape_config(fleet: FleetConfig, interval_seconds: int = SCRAPE_SECONDS) ->
             for slot_name, slot in target.slots.items()
             if slot.server == kind
         ]
-        labels = [dict(one) for one in server.metric_labels]
         job = {"job_name": f"adire-slot-{kind}", "static_configs": slots}
-        jobs.append({**job, "metric_relabel_configs": labels})
-    interval = f"{interval_seconds}s"
+        jobs.append({**job, "metric_relabel_configs": [dict(one) for one in server.metric_labels]})
     return {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [LIMITS_FILE, *(path.name for path in _rules(fleet))],
@@ -74,47 +68,36 @@ def limits(fleet: FleetConfig) -> dict[str, Any]:
 
 def _limits(name: str, target: TargetConfig) -> list[tuple[str, float, dict[str, str]]]:
     rollout, labels = target.rollout, {"target": name}
-    milliseconds = rollout.latency_maximum_seconds * 1000
-    bound = next(one for one in BUCKETS if one >= milliseconds)
-    found = [
+    slowest, increase = rollout.latency_maximum_seconds, rollout.latency_increase_maximum
+    bound = next(one for one in BUCKETS if one >= slowest * 1000)
+    return [
         ("error_rate_maximum", rollout.error_rate_maximum, labels),
-        ("latency_maximum_seconds", rollout.latency_maximum_seconds, labels),
+        ("latency_maximum_seconds", slowest, labels),
         ("latency_maximum_bucket", 1.0, {**labels, "le": f"{bound:g}"}),
+        *([("latency_increase_maximum", increase, labels)] if increase is not None else []),
     ]
-    if rollout.latency_increase_maximum is not None:
-        found.append(("latency_increase_maximum", rollout.latency_increase_maximum, labels))
-    return found
 
 
 def _gateway_labels() -> list[dict[str, Any]]:
     """Envoy's clusters are named <model>-<release>[-pinned]<protocol>; its own tags have the first
     two, but for what the access log counts by `cluster`. A later line wins."""
-    named = {"pinned": [("false", ".+"), ("true", f".+-pinned{any_suffix()}")], "protocol": []}
-    for protocol in sorted(all_protocols(), key=lambda one: len(one.suffix)):
-        named["protocol"].append(("grpc" if protocol.grpc else "http", f".+{protocol.suffix}"))
+    served, logged = ["release", "envoy_cluster_name"], ["cluster"]
     of_the_log = f"([a-z][a-z0-9_]*)-([0-9]+)(-pinned)?{any_suffix()}"
+    rules = [
+        (served, ".+;.+", "pinned", "false"),
+        (served, f".+;.+-pinned{any_suffix()}", "pinned", "true"),
+        *(
+            (served, f".+;.+{protocol.suffix}", "protocol", "grpc" if protocol.grpc else "http")
+            for protocol in sorted(all_protocols(), key=lambda one: len(one.suffix))
+        ),
+        (logged, of_the_log, "model", "$1"),
+        (logged, of_the_log, "release", "$2"),
+    ]
+    keys = ("source_labels", "regex", "target_label", "replacement")
     return [
         {"action": "labelmap", "regex": "adire_(model|release)"},
         {"action": "labeldrop", "regex": "adire_(model|release)"},
-        *(
-            {
-                "source_labels": ["release", "envoy_cluster_name"],
-                "regex": f".+;{clusters}",
-                "target_label": label,
-                "replacement": value,
-            }
-            for label, values in named.items()
-            for value, clusters in values
-        ),
-        *(
-            {
-                "source_labels": ["cluster"],
-                "regex": of_the_log,
-                "target_label": label,
-                "replacement": replacement,
-            }
-            for label, replacement in (("model", "$1"), ("release", "$2"))
-        ),
+        *(dict(zip(keys, rule, strict=True)) for rule in rules),
     ]
 
 
@@ -157,8 +140,4 @@ def _yaml(content: dict[str, Any]) -> bytes:
 def _admin(gateway: GatewayConfig) -> str:
     """Envoy's admin port: on loopback, wherever a local gateway listens for its clients."""
     host = gateway.host if gateway.launch == "remote" else "127.0.0.1"
-    return _join(host, gateway.admin_port)
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_and_port(host, gateway.admin_port)
