@@ -361,12 +361,8 @@ MUTATIONS = (
     Mutation(
         "an answer that breaks off in the middle is the server's failure",
         "adire_assets/serving/gateway/traffic.py",
-        """        if one["name"].startswith(f"{LOG_SCOPE}.{BROKEN}."):
-            failed += value
-""",
-        """        if one["name"].startswith(f"{LOG_SCOPE}.{BROKEN}."):
-            failed += 0
-""",
+        'return {"failed": 1, "answered": int(grpc)}',
+        'return {"answered": int(grpc)}',
         ("tests/serving/gateway/test_second_protocol.py", "-k", "whose_fault"),
     ),
     Mutation(

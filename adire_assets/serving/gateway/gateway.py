@@ -182,12 +182,6 @@ class Gateway:
         """What those got who asked for this very release, and the copies of others' requests."""
         return self._traffic(f"{cluster_name(model, number)}-pinned{any_suffix()}")
 
-    def active(self, model: str, number: int) -> int:
-        """How many requests a release is answering now."""
-        clusters = rf"cluster\.{cluster_name(model, number)}(-pinned)?{any_suffix()}"
-        pattern = rf"^{clusters}\.upstream_rq_active$"
-        return sum(one["value"] for one in self._stats(pattern) if "value" in one)
-
     # --- Envoy's admin port --------------------------------------------------------------------
 
     def _traffic(self, clusters: str) -> Traffic:

@@ -14,18 +14,33 @@ While a slot does not answer the gateway's health checks (`out`), others answer 
 counted then is not its own, and the checks that failed (`unhealthy`) are what it was asked.
 """
 
+import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from re import fullmatch
 from typing import Any
 
 from adire_assets.serving.gateway.config import parse_cluster_name
 from adire_assets.serving.gateway.protocol import all_protocols
 
-EJECTIONS = "outlier_detection.ejections_enforced_total"
 # What the access log counts by cluster (see `bootstrap`): how long was waited for requests that
 # their client or the gateway gave up, and answers that broke off in the middle.
 LOG_SCOPE, UNANSWERED, BROKEN = "adire", "unanswered_time", "broken_answers"
+# Envoy's statistics of a cluster, and what they count; of those of its slot only a pinned cluster's
+# are looked at, which has one slot.
+COUNTERS = {
+    "outlier_detection.ejections_enforced_total": "ejected",
+    "upstream_rq_active": "active",
+    "upstream_rq_retry": "failed",
+}
+OF_THE_SLOT = {
+    "health_check.failure": "unhealthy",
+    "membership_healthy": "healthy",
+    "membership_total": "members",
+}
+COUNTS = ("answered", "failed", "ejected", "refused", "unhealthy")  # what only rises in `Traffic`
+HISTOGRAMS = ("latency", "unanswered")
 Histogram = tuple[tuple[float, int], ...]  # (upper bound in ms, how many up to it), rising
 
 
@@ -35,13 +50,7 @@ def statistics_pattern(clusters: str) -> str:
     '.' in the names stands for any character, which does no harm here.
     """
     outcomes = {outcome.statistic for one in all_protocols() for outcome in one.outcomes}
-    names = "|".join(
-        [
-            *sorted(outcomes),
-            f"upstream_rq_(retry|time|active)|{EJECTIONS}",
-            "health_check.failure|membership_(healthy|total)",
-        ]
-    )
+    names = "|".join([*sorted(outcomes), *COUNTERS, *OF_THE_SLOT, "upstream_rq_time"])
     logged = rf"{LOG_SCOPE}\.({UNANSWERED}|{BROKEN})\.cluster"
     return rf"^(cluster\.{clusters}\.({names})|{logged}\.{clusters})$"
 
@@ -67,53 +76,21 @@ class Traffic:
 
     def since(self, before: "Traffic") -> "Traffic":
         """What came after `before`; everything, when the gateway was started in between."""
-        after = Traffic(
-            self.answered - before.answered,
-            # Made of several counters, which are not read at one moment.
-            max(0, self.failed - before.failed),
-            self.ejected - before.ejected,
-            _less(self.latency, before.latency),
-            self.refused - before.refused,
-            _less(self.unanswered, before.unanswered),
-            self.active,
-            self.unhealthy - before.unhealthy,
-            self.out,
-        )
-        counts = (
-            *(after.answered, after.ejected, after.refused, after.unhealthy),
-            *(count for _, count in after.latency + after.unanswered),
-        )
-        return self if min(counts) < 0 else after
+        counts: Any = {name: getattr(self, name) - getattr(before, name) for name in COUNTS}
+        # Made of several counters, which are not read at one moment.
+        counts["failed"] = max(0, counts["failed"])
+        later: Any = {
+            name: _less(getattr(self, name), getattr(before, name)) for name in HISTOGRAMS
+        }
+        timed = (count for one in later.values() for _, count in one)
+        return self if min(*counts.values(), *timed) < 0 else replace(self, **counts, **later)
 
     def plus(self, other: "Traffic") -> "Traffic":
         """Both together."""
-        return Traffic(
-            self.answered + other.answered,
-            self.failed + other.failed,
-            self.ejected + other.ejected,
-            _together(self.latency, other.latency),
-            self.refused + other.refused,
-            _together(self.unanswered, other.unanswered),
-            self.active + other.active,
-            self.unhealthy + other.unhealthy,
-            self.out or other.out,
-        )
-
-    def quantile(self, share: float) -> float | None:
-        """The latency in ms that `share` of the answers stayed within; None without answers.
-
-        Linear between the bounds of the histogram.
-        """
-        total = histogram_total(self.latency)
-        if not total:
-            return None
-        wanted, bound, below = share * total, 0.0, 0
-        for upper, count in self.latency:
-            if count >= wanted:
-                inside = (wanted - below) / (count - below) if count > below else 1.0
-                return bound + (upper - bound) * inside
-            bound, below = upper, count
-        return bound
+        found: dict[str, Any] = {"out": self.out or other.out}
+        for names, add in (((*COUNTS, "active"), operator.add), (HISTOGRAMS, _together)):
+            found |= {name: add(getattr(self, name), getattr(other, name)) for name in names}
+        return Traffic(**found)
 
 
 def histogram_total(histogram: Histogram) -> int:
@@ -128,61 +105,44 @@ def without_fastest(histogram: Histogram, count: int) -> Histogram:
 
 def from_record(values: Mapping[str, Any]) -> Traffic:
     """From JSON, where a histogram is a list of lists; an earlier version may lack some."""
-    found = dict(values)
-    for name in ("latency", "unanswered"):
-        found[name] = tuple((bound, count) for bound, count in values.get(name, ()))
-    return Traffic(**found)
+    histograms = {name: tuple(map(tuple, values.get(name, ()))) for name in HISTOGRAMS}
+    return Traffic(**{**values, **histograms})
 
 
 def read_traffic(statistics: Iterable[Mapping[str, Any]]) -> Traffic:
     """From Envoy's statistics of a release's clusters, with cumulative buckets."""
-    answered = failed = ejected = refused = active = unhealthy = healthy = members = 0
-    histograms: dict[str, dict[float, int]] = {"latency": {}, "unanswered": {}}
+    found: Counter[str] = Counter()
+    histograms: dict[str, Counter[float]] = {name: Counter() for name in HISTOGRAMS}
     for one in statistics:
         for histogram in one.get("histograms", ()):
             kind = "unanswered" if UNANSWERED in histogram["name"] else "latency"
             for bucket in histogram["buckets"]:
-                bound, count = float(bucket["upper_bound"]), bucket["cumulative"]
-                histograms[kind][bound] = histograms[kind].get(bound, 0) + count
-        if "value" not in one:
-            continue
-        value = one["value"]
-        if one["name"].startswith(f"{LOG_SCOPE}.{BROKEN}."):
-            failed += value
-            # Where it began with a status, it is counted as an answer already.
-            grpc = parse_cluster_name(one["name"].rpartition(".")[2])[1].grpc
-            answered += value if grpc else 0
-            continue
-        cluster, _, rest = one["name"].removeprefix("cluster.").partition(".")
-        pinned, protocol = parse_cluster_name(cluster)
-        if rest == EJECTIONS:
-            ejected += value
-        elif rest.startswith(("health_check.", "membership_")):
-            # Every protocol of a slot is looked at; only a pinned cluster has one slot.
-            unhealthy += value if pinned and rest.endswith(".failure") else 0
-            members += value if pinned and rest.endswith("_total") else 0
-            healthy += value if pinned and rest.endswith("_healthy") else 0
-        elif rest == "upstream_rq_active":
-            active += value
-        elif rest == "upstream_rq_retry":
-            failed += value
-        else:
-            fits = (found for found in protocol.outcomes if fullmatch(found.statistic, rest))
-            if outcome := next(fits, None):
-                answered += value * outcome.answered
-                failed += value * outcome.failed
-                refused += value * outcome.refused
-    return Traffic(
-        max(0, answered),
-        max(0, failed),
-        ejected,
-        tuple(sorted(histograms["latency"].items())),
-        refused,
-        tuple(sorted(histograms["unanswered"].items())),
-        active,
-        unhealthy,
-        members > 0 and healthy == 0,
-    )
+                histograms[kind][float(bucket["upper_bound"])] += bucket["cumulative"]
+        if "value" in one:
+            for name, times in _meaning(one["name"]).items():
+                found[name] += times * one["value"]
+    counts: Any = {name: max(0, found[name]) for name in (*COUNTS, "active")}
+    sorted_histograms: Any = {name: tuple(sorted(one.items())) for name, one in histograms.items()}
+    out = found["members"] > 0 and found["healthy"] == 0
+    return Traffic(**counts, **sorted_histograms, out=out)
+
+
+def _meaning(statistic: str) -> dict[str, int]:
+    """How often each count of a statistic counts, and as what."""
+    if statistic.startswith(f"{LOG_SCOPE}.{BROKEN}."):
+        # Where it began with a status, it is counted as an answer already.
+        grpc = parse_cluster_name(statistic.rpartition(".")[2])[1].grpc
+        return {"failed": 1, "answered": int(grpc)}
+    cluster, _, rest = statistic.removeprefix("cluster.").partition(".")
+    pinned, protocol = parse_cluster_name(cluster)
+    if rest in COUNTERS:
+        return {COUNTERS[rest]: 1}
+    if rest in OF_THE_SLOT:
+        return {OF_THE_SLOT[rest]: int(pinned)}
+    for one in protocol.outcomes:
+        if fullmatch(one.statistic, rest):
+            return {"answered": one.answered, "failed": one.failed, "refused": one.refused}
+    return {}
 
 
 def _less(histogram: Histogram, before: Histogram) -> Histogram:
@@ -191,7 +151,6 @@ def _less(histogram: Histogram, before: Histogram) -> Histogram:
 
 
 def _together(one: Histogram, other: Histogram) -> Histogram:
-    found = dict(one)
-    for bound, count in other:
-        found[bound] = found.get(bound, 0) + count
+    found = Counter(dict(one))
+    found.update(dict(other))
     return tuple(sorted(found.items()))

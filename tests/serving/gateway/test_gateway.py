@@ -166,7 +166,8 @@ def test_what_a_release_answered_is_counted(opened: RunningGateway):
     found = gateway.traffic(MODEL, 1).since(before)
     # What the client got wrong is no answer, though the histogram has it.
     assert (found.answered, found.failed, found.refused) == (9, 3, 1)
-    assert 90 <= found.quantile(0.9) <= 200 and found.quantile(0.2) < 50
+    within = dict(found.latency)
+    assert within[50] >= 2 and within[90] < 9 <= within[200]
     assert gateway.pinned_traffic(MODEL, 1).since(pinned).answered == 1
 
 
@@ -187,7 +188,8 @@ def test_a_mirrored_release_fails_unseen_by_users_but_not_uncounted(opened: Runn
     opened.green.seconds = 0.0
     found = gateway.pinned_traffic(MODEL, 2).since(before)
     assert (found.answered, found.failed, found.ejected) == (7, 3, 0)
-    assert 40 <= found.quantile(0.5) <= 120
+    within = dict(found.latency)
+    assert within[40] < 4 <= within[130]
     assert gateway.traffic(MODEL, 2).since(users).answered == 0
 
 
@@ -216,7 +218,7 @@ def test_too_many_at_once_are_refused_at_once_and_blamed_on_nobody(tmp_path: Pat
         assert max(seconds for _, seconds in refused) < 0.5
         made.blue.seconds = made.green.seconds = 0.0
         for number in (1, 2):
-            assert wait_until(lambda one=number: made.gateway.active(MODEL, one) == 0, 10)
+            assert wait_until(lambda one=number: made.counted(one).active == 0, 10)
             found = made.counted(number)
             assert found.answered >= 8 and (found.failed, found.ejected) == (0, 0), found
         assert {made.ask() for _ in range(5)} == {1}
@@ -241,7 +243,7 @@ def test_clients_that_give_up_early_are_not_the_releases_failure(opened: Running
         assert opened.raw(sound, metadata=impatient) == "OK"
         assert b"grpc-status:0" in _grpc_web(opened, grpc_timeout="1m")  # a millisecond
     opened.blue.seconds = 0.0
-    assert wait_until(lambda: opened.gateway.active(MODEL, 1) == 0, 10)
+    assert wait_until(lambda: opened.counted(1).active == 0, 10)
     found = opened.counted(1).since(before)
     assert (found.failed, found.ejected) == (0, 0), found
     # How long they have waited is known.
