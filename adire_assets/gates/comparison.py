@@ -70,7 +70,8 @@ difference is within the margin was too small and says so; it does not pass.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -110,51 +111,10 @@ class _Design:
     prompts: int
     seeds: int
     weights: np.ndarray  # float64 [resamples, prompts * seeds]
+    confidence: float
 
     def __str__(self) -> str:
         return f"{self.prompts} prompts x {self.seeds} seeds"
-
-
-@dataclass(frozen=True)
-class _Observed:
-    """A metric on both sides, its difference, and how the resamples differ from each other."""
-
-    metric: str
-    champion: float
-    challenger: float
-    difference: float
-    margin: float
-    confidence: float
-    design: _Design
-
-    def answer(
-        self,
-        explanation: str,
-        lower_bound: float | None = None,
-        smallest_effect: float | None = None,
-        *,
-        passed: bool = False,
-        decidable: bool = False,
-    ) -> Comparison:
-        return Comparison(
-            self.metric,
-            _finite(self.champion),
-            _finite(self.challenger),
-            _finite(self.difference),
-            lower_bound,
-            self.margin,
-            smallest_effect,
-            passed,
-            decidable,
-            f"{self.metric} {explanation}",
-        )
-
-    @property
-    def values(self) -> str:
-        return (
-            f"{self.challenger:.4g} against the champion's {self.champion:.4g} "
-            f"(difference {self.difference:+.3g}, positive is better)"
-        )
 
 
 def compare(
@@ -179,115 +139,118 @@ def compare(
     `same_answers`: both sides are the same bytes, so that nothing can be worse. Equal values do
     not show that: a fault that either side has seldom is in neither.
     """
-    designs: dict[int, _Design] = {}
     found = []
     for metric, margin in margins.items():
+        unknown = Comparison(metric, None, None, None, None, margin, None, False, False, "")
         if metric not in challenger or metric not in champion:
             side = "champion" if metric in challenger else "challenger"
-            found.append(_without(metric, margin, f"cannot be compared: the {side} has no value"))
+            why = f"{metric} cannot be compared: the {side} has no value"
+            found.append(replace(unknown, explanation=why))
             continue
         sides = (challenger[metric], champion[metric])
-        if any(_size(side) not in (None, prompts * seeds) for side in sides):
+        if any(side.answers not in (0, prompts * seeds) for side in sides):
             raise ValueError(f"{metric}: not {prompts} prompts x {seeds} seeds on both sides")
         counting = _counting_prompts(sides, prompts, seeds)
-        count = int(counting.sum())
-        if not count:
-            why = "is asked for by no prompt, so there is nothing to compare"
-            found.append(_without(metric, margin, why, passed=True))
+        if not counting.any():
+            why = f"{metric} is asked for by no prompt, so there is nothing to compare"
+            found.append(replace(unknown, passed=True, decidable=True, explanation=why))
             continue
-        if count not in designs:
-            designs[count] = _design(count, seeds, resamples, seed)
         chosen = np.repeat(counting, seeds)
-        found.append(
-            _compared(
-                metric,
-                _only(challenger[metric], chosen),
-                _only(champion[metric], chosen),
-                designs[count],
-                sign=1.0 if better[metric] == "higher" else -1.0,
-                margin=margin,
-                confidence=confidence,
-                same_answers=same_answers,
-            )
-        )
+        design = _design(int(counting.sum()), seeds, resamples, seed, confidence)
+        sign = 1 if better[metric] == "higher" else -1
+        ours, rival = (_only(side, chosen) for side in sides)
+        found.append(_compared(unknown, ours, rival, design, sign, same_answers))
     return tuple(found)
 
 
 def _compared(
-    metric: str,
+    unknown: Comparison,
     challenger: Statistic,
     champion: Statistic,
     design: _Design,
-    *,
-    sign: float,
-    margin: float,
-    confidence: float,
+    sign: int,
     same_answers: bool,
 ) -> Comparison:
     ones = np.ones(design.prompts * design.seeds)
-    values = float(challenger.value(ones)), float(champion.value(ones))
-    difference = sign * (values[0] - values[1])
-    seen = _Observed(metric, values[1], values[0], difference, margin, confidence, design)
+    new, old = float(challenger.value(ones)), float(champion.value(ones))
+    difference, metric = sign * (new - old), unknown.metric
+    known = [value if np.isfinite(value) else None for value in (old, new, difference)]
+    seen = replace(unknown, champion=known[0], challenger=known[1], difference=known[2])
     if same_answers:
-        explanation = f"{values[0]:.4g} is the champion's: the answers are the same"
-        return seen.answer(explanation, 0.0, 0.0, passed=True, decidable=True)
+        why = f"{metric} {new:.4g} is the champion's: the answers are the same"
+        sure = replace(seen, lower_bound=0.0, smallest_effect=0.0, explanation=why)
+        return replace(sure, passed=True, decidable=True)
     if not np.isfinite(difference):
-        return seen.answer("is not a finite number on both sides, so it cannot pass")
+        why = f"{metric} is not a finite number on both sides, so it cannot pass"
+        return replace(seen, explanation=why)
+    values = (
+        f"{metric} is {new:.4g} against the champion's {old:.4g} (difference {difference:+.3g}, "
+        "positive is better)"
+    )
     changes = _changes(challenger, champion, design)
     if changes is not None and not changes.any():
-        return _judged(seen, *_of_shares(seen, np.zeros(design.prompts), _range(challenger)))
+        bounds = _of_shares(difference, changes, _range(challenger), design)
+        return _judged(seen, values, difference, bounds, design)
     if design.prompts < MINIMUM_PROMPTS:
-        return seen.answer(
-            f"is {seen.values}, too small to decide: {design} are fewer than the "
-            f"{MINIMUM_PROMPTS} prompts that a comparison needs"
-        )
+        why = f"{design} are fewer than the {MINIMUM_PROMPTS} prompts that a comparison needs"
+        return replace(seen, explanation=f"{values}, too small to decide: {why}")
     drawn = sign * (challenger.value(design.weights) - champion.value(design.weights))
-    spread = _spread(drawn, difference, design, confidence)
+    spread = _spread(drawn, difference, design)
     if spread is None:
-        return seen.answer(
-            f"is {seen.values}, too small to decide: resampling {design} shows no spread or no "
-            "finite one; use more prompts"
+        why = f"resampling {design} shows no spread or no finite one; use more prompts"
+        return replace(seen, explanation=f"{values}, too small to decide: {why}")
+    bounds = (difference - spread[0], spread[1])
+    if changes is not None:
+        sizes = np.sort(np.abs(changes))
+        if sizes[(len(sizes) - 1) // 2] <= SMALL * sizes[-1]:  # few prompts carry the difference
+            of_shares = _of_shares(difference, sign * changes, float(sizes[-1]), design)
+            bounds = (min(bounds[0], of_shares[0]), max(bounds[1], of_shares[1]))
+    return _judged(seen, values, difference, bounds, design)
+
+
+def _judged(
+    seen: Comparison, values: str, difference: float, bounds: tuple[float, float], design: _Design
+) -> Comparison:
+    lower, smallest = bounds
+    known = f"with {design.confidence:.0%} confidence the true one is above {lower:+.3g}"
+    sees = f"{design} can see a difference of {smallest:.2g}"
+    passed = lower > -seen.margin
+    worse = not passed and difference <= -seen.margin and difference < 0
+    if passed:
+        why = f"{values}: {known}, and the margin is {seen.margin:g}; {sees}"
+    elif worse:
+        why = f"{values}, which is worse by the margin of {seen.margin:g} or more: {known}; {sees}"
+    else:
+        why = (
+            f"{values}, too small to decide: {known} only, and the margin is {seen.margin:g}; "
+            f"{sees}: use more prompts, or a wider margin"
         )
-    lower, smallest = difference - spread[0], spread[1]
-    if changes is not None and _few_carry(changes):
-        of_shares = _of_shares(seen, sign * changes, float(np.abs(changes).max()))
-        lower, smallest = min(lower, of_shares[0]), max(smallest, of_shares[1])
-    return _judged(seen, lower, smallest)
-
-
-def _judged(seen: _Observed, lower: float, smallest: float) -> Comparison:
-    known = f"with {seen.confidence:.0%} confidence the true one is above {lower:+.3g}"
-    sees = f"{seen.design} can see a difference of {smallest:.2g}"
-    if lower > -seen.margin:
-        explanation = f"is {seen.values}: {known}, and the margin is {seen.margin:g}; {sees}"
-        return seen.answer(explanation, lower, smallest, passed=True, decidable=True)
-    if seen.difference <= -seen.margin and seen.difference < 0:
-        explanation = f"is {seen.values}, which is worse by the margin of {seen.margin:g} or more"
-        return seen.answer(f"{explanation}: {known}; {sees}", lower, smallest, decidable=True)
-    return seen.answer(
-        f"is {seen.values}, too small to decide: {known} only, and the margin is {seen.margin:g}; "
-        f"{sees}: use more prompts, or a wider margin",
-        lower,
-        smallest,
+    return replace(
+        seen,
+        lower_bound=lower,
+        smallest_effect=smallest,
+        passed=passed,
+        decidable=passed or worse,
+        explanation=why,
     )
 
 
-def _of_shares(seen: _Observed, changes: np.ndarray, unit: float) -> tuple[float, float]:
+def _of_shares(
+    difference: float, changes: np.ndarray, unit: float, design: _Design
+) -> tuple[float, float]:
     """(lower bound, smallest effect) from the shares of prompts that lose and that gain `unit`.
 
     `changes` [prompts], positive is better.
     """
-    prompts, confidence = len(changes), seen.confidence
+    prompts, confidence = design.prompts, design.confidence
     lost, gained = (np.maximum(side, 0).sum() / unit for side in (-changes, changes))
     most = 1.0 if lost >= prompts else betaincinv(lost + 1, prompts - lost, confidence)
     least = 0.0 if gained <= 0 else betaincinv(gained, prompts - gained + 1, 1 - confidence)
     below = unit * float(np.hypot(most - lost / prompts, gained / prompts - least))
-    return seen.difference - below, below
+    return difference - below, below
 
 
-def _spread(
-    drawn: np.ndarray, difference: float, design: _Design, confidence: float
-) -> tuple[float, float] | None:
+def _spread(drawn: np.ndarray, difference: float, design: _Design) -> tuple[float, float] | None:
     """(how far the bound lies below the difference, the smallest effect); None without a spread.
 
     `drawn` [resamples]: the differences of the resamples, as `_Design.weights` has them.
@@ -299,7 +262,7 @@ def _spread(
     if variance <= (1e-12 * max(1.0, abs(difference))) ** 2:
         return None
     error = np.sqrt(variance)
-    critical = stdtrit(freedom, confidence)
+    critical = stdtrit(freedom, design.confidence)
     # The noncentrality at which a t with these degrees of freedom is above `critical` with POWER.
     visible = nctdtrinc(freedom, 1.0 - POWER, critical)
     # A standard error from few degrees of freedom is too small on average, by this factor.
@@ -307,12 +270,13 @@ def _spread(
     return float(critical * error), float(visible * error)
 
 
-def _design(prompts: int, seeds: int, resamples: int, seed: int) -> _Design:
+@lru_cache(maxsize=4)
+def _design(prompts: int, seeds: int, resamples: int, seed: int, confidence: float) -> _Design:
     random = np.random.default_rng(seed)
     drawn = random.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
     weights = np.repeat(drawn, seeds, axis=1).astype(np.float64)
     # The rare resample of one answer alone has no pairs.
-    return _Design(prompts, seeds, weights[(weights > 0).sum(axis=1) > 1])
+    return _Design(prompts, seeds, weights[(weights > 0).sum(axis=1) > 1], confidence)
 
 
 def _counting_prompts(sides: tuple[Statistic, ...], prompts: int, seeds: int) -> np.ndarray:
@@ -325,56 +289,35 @@ def _counting_prompts(sides: tuple[Statistic, ...], prompts: int, seeds: int) ->
 
 
 def _only(statistic: Statistic, chosen: np.ndarray) -> Statistic:
-    if chosen.all():
+    if chosen.all() or statistic.each is None:
         return statistic
-    each = None if statistic.each is None else statistic.each[chosen]
-    return Statistic(each, None, statistic.constant)
-
-
-def _equal(one: Statistic, other: Statistic) -> bool:
-    """Whether each answer and each pair has the same value on both sides."""
-    constants = np.array(one.constant), np.array(other.constant)
-    return _same(one.each, other.each) and _pairs_equal(one, other) and _same(*constants)
-
-
-def _pairs_equal(one: Statistic, other: Statistic) -> bool:
-    return _same(_off_diagonal(one.pairs), _off_diagonal(other.pairs))
-
-
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one, other, equal_nan=True)
-
-
-def _off_diagonal(pairs: np.ndarray | None) -> np.ndarray | None:
-    return None if pairs is None else pairs[~np.eye(len(pairs), dtype=bool)]
-
-
-def _size(statistic: Statistic) -> int | None:
-    parts = (statistic.each, statistic.pairs)
-    return next((len(part) for part in parts if part is not None), None)
+    return Statistic(statistic.each[chosen], None, statistic.constant)
 
 
 def _changes(one: Statistic, other: Statistic, design: _Design) -> np.ndarray | None:
     """How much each prompt's mean differs, float64 [prompts]; one whose answers differ, but not
     their mean, counts as the smallest gain. None for a metric of pairs that are not all equal."""
-    if _equal(one, other):
-        return np.zeros(design.prompts)
-    if one.each is None or other.each is None or not _pairs_equal(one, other):
+    if not _pairs_equal(one, other):
         return None
-    tables = [each.reshape(design.prompts, design.seeds) for each in (one.each, other.each)]
-    differ = ~((tables[0] == tables[1]) | (np.isnan(tables[0]) & np.isnan(tables[1])))
-    sums = [np.nansum(table, axis=1) for table in tables]
-    counts = [np.maximum((~np.isnan(table)).sum(axis=1), 1) for table in tables]
-    means = sums[0] / counts[0] - sums[1] / counts[1]
-    return np.where(differ.any(axis=1) & (means == 0), np.finfo(float).tiny, means)
+    if one.each is None or other.each is None:
+        same = one.each is other.each and one.constant == other.constant
+        return np.zeros(design.prompts) if same else None
+    own, rival = (each.reshape(design.prompts, design.seeds) for each in (one.each, other.each))
+    differ = ~np.isclose(own, rival, rtol=0, atol=0, equal_nan=True)
+    changes = _row_means(own) - _row_means(rival)
+    return np.where(differ.any(axis=1) & (changes == 0), np.finfo(float).tiny, changes)
 
 
-def _few_carry(changes: np.ndarray) -> bool:
-    """Whether half of the prompts change by less than `SMALL` of the largest change."""
-    sizes = np.sort(np.abs(changes))
-    return bool(sizes[(len(sizes) - 1) // 2] <= SMALL * sizes[-1])
+def _row_means(table: np.ndarray) -> np.ndarray:
+    """Of what is a number; 0 for a row without any."""
+    return np.nansum(table, axis=1) / np.maximum((~np.isnan(table)).sum(axis=1), 1)
+
+
+def _pairs_equal(one: Statistic, other: Statistic) -> bool:
+    if one.pairs is None or other.pairs is None:
+        return one.pairs is other.pairs
+    beside = ~np.eye(len(one.pairs), dtype=bool)  # the diagonal is never read
+    return np.array_equal(one.pairs[beside], other.pairs[beside], equal_nan=True)
 
 
 def _range(statistic: Statistic) -> float:
@@ -382,13 +325,3 @@ def _range(statistic: Statistic) -> float:
     if statistic.each is None:
         return 1.0
     return max(1.0, float(np.nanmax(statistic.each) - np.nanmin(statistic.each)))
-
-
-def _without(metric: str, margin: float, why: str, *, passed: bool = False) -> Comparison:
-    return Comparison(
-        metric, None, None, None, None, margin, None, passed, passed, f"{metric} {why}"
-    )
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -12,7 +12,7 @@ well, since the same threshold means something else then.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -102,20 +102,16 @@ def weakenings(before: Policy, now: Policy) -> list[dict[str, Any]]:
     What `before` knows nothing of cannot be compared, and is left out; but the limits of a new
     target are held against the strictest of the targets before.
     """
-    new = _flat(now)
-    old = _with_new_targets(_flat(before), new)
     return [
-        {"key": key, "before": value, "now": None if new.get(key, ABSENT) == ABSENT else new[key]}
-        for key, value in old.items()
-        if _rule(key)(value, new.get(key, ABSENT))
+        {"key": key, "before": was, "now": None if value == ABSENT else value}
+        for key, was, value in _compared(before, now)
+        if _rule(key)(was, value)
     ]
 
 
 def same(before: Policy, now: Policy) -> bool:
     """Whether all that `before` knows of is as it was."""
-    new = _flat(now)
-    old = _with_new_targets(_flat(before), new)
-    return all(new.get(key, ABSENT) == value for key, value in old.items())
+    return all(was == value for _, was, value in _compared(before, now))
 
 
 def strictest(policies: Iterable[Policy]) -> dict[str, Any]:
@@ -123,26 +119,18 @@ def strictest(policies: Iterable[Policy]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for policy in policies:
         for key, value in _flat(policy).items():
-            if key not in found or _rule(key) is _other or not _rule(key)(found[key], value):
-                found[key] = value
+            found[key] = _stricter(key, found.get(key, value), value)
     return found
-
-
-def is_unordered(key: str) -> bool:
-    """Whether any change of a key counts, since no value is stricter than another."""
-    return _rule(key) is _other
 
 
 def weakening_sentence(than: str, found: Iterable[Mapping[str, Any]]) -> str:
     """Such as "weaker than that of release 3: gates.clip_s_minimum 1.52 -> 0.5"."""
-    weaker: list[str] = []
-    otherwise: list[str] = []
-    for one in found:
-        (otherwise if one["key"].startswith("evaluation.") else weaker).append(change_text(one))
-    parts = [f"weaker than that of {than}: {', '.join(weaker)}"] if weaker else []
-    if otherwise:
-        parts.append(f"evaluated in another way than {than}: {', '.join(otherwise)}")
-    return "; ".join(parts)
+    known = [(one["key"].startswith("evaluation."), change_text(one)) for one in found]
+    parts = (
+        (f"weaker than that of {than}", [text for other_way, text in known if not other_way]),
+        (f"evaluated in another way than {than}", [text for other_way, text in known if other_way]),
+    )
+    return "; ".join(f"{what}: {', '.join(texts)}" for what, texts in parts if texts)
 
 
 def change_text(weakening: Mapping[str, Any]) -> str:
@@ -156,30 +144,22 @@ def _rule(key: str) -> Rule:
 
 
 def _stricter(key: str, one: Any, other: Any) -> Any:
-    return one if _rule(key)(one, other) else other
+    """The stricter of two values, the latter where none is."""
+    return one if _rule(key) is not _other and _rule(key)(one, other) else other
 
 
-def _with_new_targets(old: Mapping[str, Any], new: Iterable[str]) -> dict[str, Any]:
-    """Flat `old`, and for each target that only `new` has the strictest limits of the others."""
-    limits: dict[str, list[Any]] = {}
-    targets: set[str] = set()
+def _compared(before: Policy, now: Policy) -> Iterator[tuple[str, Any, Any]]:
+    """(key, its value before, its value now or ABSENT) of all that can be compared."""
+    old, new = _flat(before), _flat(now)
+    limits = [(*found.groups(), old[key]) for key in old if (found := TARGET_KEY.fullmatch(key))]
+    targets = {target for target, *_ in limits}
+    for key in new:
+        found = TARGET_KEY.fullmatch(key)
+        values = [value for _, limit, value in limits if found and limit == found[2]]
+        if found and values and found[1] not in targets and _rule(key) is not _other:
+            old[key] = reduce(partial(_stricter, key), values)
     for key, value in old.items():
-        if found := TARGET_KEY.fullmatch(key):
-            targets.add(found[1])
-            limits.setdefault(found[2], []).append(value)
-    added = {
-        key: limits[found[2]]
-        for key in new
-        if (found := TARGET_KEY.fullmatch(key)) and found[1] not in targets and found[2] in limits
-    }
-    return {
-        **old,
-        **{
-            key: reduce(partial(_stricter, key), values)
-            for key, values in added.items()
-            if not is_unordered(key)
-        },
-    }
+        yield key, value, new.get(key, ABSENT)
 
 
 def _flat(policy: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

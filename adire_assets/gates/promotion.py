@@ -8,7 +8,7 @@ of today: no order of materializations and no other Dagster instance leads past 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ def verdict_of(
             comparisons(evaluation.path, champion.path, policy, same_answers) if champion else (),
         )
         verdict = replace(verdict, weakened=tuple(compared.weakened), weaker_than=compared.than)
-        write_json(folder / "verdict.json", verdict.as_dict())
+        write_json(folder / "verdict.json", asdict(verdict))
         uncommitted = policy_comparison.uncommitted(project, evaluation.model)
         facts = {
             "evaluation": evaluation.reference(),

@@ -9,7 +9,9 @@ gate for each comparison. All gates must pass.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from adire_assets.config.gates import GateConfig
 from adire_assets.core.gate import Facts, Gate, GateRule, judged, number, signed
@@ -76,17 +78,10 @@ class Verdict:
     weakened: tuple[Facts, ...] = ()
     weaker_than: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        facts = asdict(self)
-        lists = ("gates", "comparisons", "weakened")
-        return {**facts, **{name: list(facts[name]) for name in lists}}
-
     @staticmethod
     def from_dict(value: Facts) -> "Verdict":
-        gates = tuple(Gate(**gate) for gate in value["gates"])
-        comparisons, weakened = (tuple(value.get(n, ())) for n in ("comparisons", "weakened"))
-        than = value.get("weaker_than", "")
-        return Verdict(value["passed"], gates, comparisons, weakened, than)
+        """What `asdict` made, also by a version that knew fewer fields."""
+        return TypeAdapter(Verdict).validate_python(value)
 
     def checks(self, gates: type[GateConfig]) -> tuple[Gate, ...]:
         """One gate for each of `checks(gates)`; one that did not apply passes and says so. One that
@@ -115,36 +110,26 @@ class Verdict:
 
     def sentence(self) -> str:
         """One line for people, such as "refused: clip_s 0.61 is below 0.75 (margin -0.14)"."""
-        if self.passed:
-            asked = [gate for gate in self.gates if gate.threshold is not None]
-            values = ", ".join(
-                f"{gate.name} {number(gate.value)}"
-                for gate in asked
-                if not gate.name.startswith(CHAMPION)
-            )
-            passed = f"passed all {len(asked)} gates: {values}{self._against_champion()}"
-            return f"{passed}{self._weakness()}"
-        undecided = {
-            f"{CHAMPION}{facts['metric']}": facts["explanation"]
-            for facts in self.comparisons
-            if not facts["decidable"]
-        }
-        failed = (
-            undecided.get(gate.name) or gate.short() for gate in self.gates if not gate.passed
+        policy = f"; by a policy {told}" if (told := self.weakness()) else ""
+        if not self.passed:
+            undecided = {
+                f"{CHAMPION}{facts['metric']}": facts["explanation"]
+                for facts in self.comparisons
+                if not facts["decidable"]
+            }
+            failed = (gate for gate in self.gates if not gate.passed)
+            why = "; ".join(undecided.get(gate.name) or gate.short() for gate in failed)
+            return f"refused: {why}{policy}"
+        asked = [gate for gate in self.gates if gate.threshold is not None]
+        own = [gate for gate in asked if not gate.name.startswith(CHAMPION)]
+        values = ", ".join(f"{gate.name} {number(gate.value)}" for gate in own)
+        differences = ", ".join(
+            f"{one['metric']} {signed(one['difference'])} (above {signed(one['lower_bound'])})"
+            for one in self.comparisons
+            if one["difference"] is not None
         )
-        return f"refused: {'; '.join(failed)}{self._weakness()}"
-
-    def _weakness(self) -> str:
-        return f"; by a policy {told}" if (told := self.weakness()) else ""
-
-    def _against_champion(self) -> str:
-        known = [facts for facts in self.comparisons if facts["difference"] is not None]
-        values = ", ".join(
-            f"{facts['metric']} {signed(facts['difference'])} (above "
-            f"{signed(facts['lower_bound'])})"
-            for facts in known
-        )
-        return f"; against the champion {values}" if known else ""
+        champion = f"; against the champion {differences}" if differences else ""
+        return f"passed all {len(asked)} gates: {values}{champion}{policy}"
 
 
 def decide(
@@ -152,21 +137,22 @@ def decide(
 ) -> Verdict:
     """The verdict on an evaluation's report.json and timings.json, and against the champion."""
     evaluation, found = {**report, "timings": timings}, tuple(comparisons)
+    problems = report.get("adapter_problems")
+    known = problems if isinstance(problems, list) else []
     gates = (
-        _adapter_sound(report),
+        judged(
+            SOUND,
+            len(known) if known is problems else None,
+            "==",
+            0.0,
+            "problems found in the adapter",
+            "; ".join(known[:3]),
+        ),
         *(rule.judge(evaluation, policy) for rule in rules(type(policy))),
         *(_against_champion(comparison) for comparison in found),
     )
     passed = all(gate.passed for gate in gates)
     return Verdict(passed, gates, tuple(asdict(comparison) for comparison in found))
-
-
-def _adapter_sound(report: Facts) -> Gate:
-    problems = report.get("adapter_problems")
-    unit = "problems found in the adapter"
-    if not isinstance(problems, list):
-        return judged(SOUND, None, "==", 0.0, unit)
-    return judged(SOUND, len(problems), "==", 0.0, unit, "; ".join(problems[:3]))
 
 
 def _against_champion(comparison: "Comparison") -> Gate:

@@ -7,16 +7,14 @@ from typing import Any
 import pytest
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.sample import Picture
+from adire_assets.core.sample import Answer, Picture
 from adire_assets.gates.blind import Rating, Shuffle, rating_outcomes
 from adire_assets.gates.report.document import (
     BatchSpeed,
     Distribution,
     GateView,
     Pair,
-    PromptView,
     ReportView,
-    Shown,
     ab_sheet,
     html,
     number,
@@ -50,22 +48,19 @@ BASE, CHAMPION, CHALLENGER, REAL = (
 )
 FLOOR = GateView("clip_s", 1.6, 1.5, ">=", 0.1, True, "CLIP-S", "clip_s is at or above 1.5")
 WORSE = GateView(
-    "style", -0.04, -0.02, ">", -0.02, False, "", "style may be worse", True, -0.01, 0.05
+    "style", -0.04, -0.02, ">", -0.02, False, "", "style may be worse", True, -0.01, 0.05, "failed"
 )
-UNSURE = replace(WORSE, name="diversity", special="undecided", explanation="too small to decide")
+UNSURE = replace(WORSE, name="diversity", outcome="undecided", explanation="too small to decide")
 
 
-def prompt_view(prompt: str) -> PromptView:
-    return PromptView(
-        prompt,
-        7,
-        (
-            Shown("base", BASE, {"clip_s": 1.2}),
-            Shown("champion", CHAMPION, {"clip_s": 1.31}),
-            Shown("challenger", CHALLENGER, {"clip_s": 1.42}),
-            Shown("real", REAL, note="the same caption"),
-        ),
-    )
+def answers_to(prompt: str) -> dict[tuple[str, int], dict[Any, Answer]]:
+    answers = {
+        "base": Answer(lambda: BASE, {"clip_s": 1.2}),
+        "champion": Answer(lambda: CHAMPION, {"clip_s": 1.31}),
+        "challenger": Answer(lambda: CHALLENGER, {"clip_s": 1.42}),
+        "real": Answer(lambda: REAL, note="the same caption"),
+    }
+    return {(prompt, 7): answers}
 
 
 def manifest(text: str) -> dict[str, Any]:
@@ -101,8 +96,8 @@ def full_view(text: str = "tied circles") -> ReportView:
         gates=(FLOOR, replace(FLOOR, name="nothing", value=None, margin=None), WORSE, UNSURE),
         ranked_by="clip_s",
         names={"clip_s": "CLIP-S"},
-        worst=(prompt_view(text),),
-        best=(prompt_view(f"best {text}"),),
+        worst=answers_to(text),
+        best=answers_to(f"best {text}"),
         distributions=(
             Distribution(
                 text, {"base": (1.0, 1.2), "challenger": (1.5, 1.5)}, (text, "b"), marks={text: 2.0}
@@ -242,9 +237,10 @@ def test_every_value_is_a_dot_and_every_batch_size_a_point() -> None:
 
 
 def test_answers_of_text_are_shown_as_text_and_run_nothing() -> None:
-    shown = (Shown("champion", f"then {EVIL}"), Shown("challenger", EVIL, {"perplexity": 3.5}))
+    champion, challenger = Answer(lambda: f"then {EVIL}"), Answer(lambda: EVIL, {"perplexity": 3.5})
+    shown = {"champion": champion, "challenger": challenger}
     pairs = tuple(Pair(f"{n}", EVIL, n, EVIL, f"then {EVIL}") for n in range(24))
-    view = replace(full_view(), answer="text", worst=(PromptView("a b", 7, shown),), pairs=pairs)
+    view = replace(full_view(), answer="text", worst={("a b", 7): shown}, pairs=pairs)
     page = html(view)
     assert page.count('<p class="answer">then &lt;script&gt;') == 1
     assert "Perplexity 3.5<" in page and "<h2>Texts</h2>" in page and "Seconds per text" in page

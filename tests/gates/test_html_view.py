@@ -3,7 +3,7 @@
 import json
 import shutil
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
 from adire_assets.gates.comparison import Comparison
 from adire_assets.gates.report import pages
-from adire_assets.gates.report.contents import MAXIMUM_PAIRS, view_of
-from adire_assets.gates.report.document import html
+from adire_assets.gates.report.document import MAXIMUM_PAIRS, html, view_of
 from adire_assets.gates.verdict import decide
 from adire_assets.serving import record, release
 from tests.support.pages import Nesting, rated, sheet_data
@@ -230,7 +229,7 @@ def test_a_place_that_cannot_be_written_is_said(project: Project) -> None:
 
 def test_comparisons_of_a_verdict_become_gates_against_the_champion(project: Project) -> None:
     found = Comparison("style", 1.0, 1.01, 0.01, -0.03, 0.02, 0.06, False, False, "small")
-    verdict = decide({}, {}, GateConfig(), (found,)).as_dict()
+    verdict = asdict(decide({}, {}, GateConfig(), (found,)))
     evaluation = Store(project).open(release.read_record(project, "cloth", 1).evaluation)
     judged = Store(project).build(
         Recipe("promotion_verdict", "cloth"),

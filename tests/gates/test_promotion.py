@@ -308,10 +308,10 @@ def test_a_page_is_drawn_again_when_its_templates_or_its_code_are_others(
     assert shop.logged.keys() == {first.name, second.name}
     (changed / "report.html.j2").write_text("another page")
     found = {first, second, pages.page_path(shop.project, judged)}
-    code = {"adire_assets.gates.report.contents": "1"}
+    code = {"adire_assets.gates.report.document": "1"}
     monkeypatch.setattr(lineage, "code_hash", lambda modules: str([code.get(m) for m in modules]))
     found.add(pages.page_path(shop.project, judged))
-    code["adire_assets.gates.report.contents"] = "2"
+    code["adire_assets.gates.report.document"] = "2"
     found.add(pages.page_path(shop.project, judged))
     assert len(found) == 5
 

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -122,7 +122,7 @@ def test_a_value_that_is_no_number_never_passes(name: str, value: object) -> Non
     assert failed(verdict) == [name]
     assert verdict.gate(name).value is None
     assert "no value" in verdict.sentence()
-    json.dumps(verdict.as_dict(), allow_nan=False)
+    json.dumps(asdict(verdict), allow_nan=False)
 
 
 @pytest.mark.parametrize("value", [0.5, 0.25, 0.75, None, math.nan, True])
@@ -196,7 +196,7 @@ def test_kid_is_shown_but_not_required_when_switched_off() -> None:
 
 def test_a_verdict_survives_json() -> None:
     verdict = decide_with(BAD["clip_s"])
-    assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
+    assert Verdict.from_dict(json.loads(json.dumps(asdict(verdict)))) == verdict
 
 
 BETTER = Comparison("clip_s", 1.0, 1.02, 0.02, -0.03, 0.1, 0.07, True, True, "clip_s is as good.")
@@ -221,7 +221,7 @@ def test_each_comparison_is_a_gate_after_the_absolute_ones() -> None:
     assert (gate.value, gate.threshold, gate.explanation) == (-0.03, -0.1, "clip_s is as good.")
     assert gate.margin == pytest.approx(0.07)
     assert verdict.sentence().endswith("; against the champion clip_s +0.02 (above -0.03)")
-    assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
+    assert Verdict.from_dict(json.loads(json.dumps(asdict(verdict)))) == verdict
 
 
 def test_a_worse_or_undecided_comparison_refuses_and_says_which() -> None:

@@ -421,7 +421,7 @@ KEPT: dict[str, Kept] = {
     ),
     "report_page": Kept(
         Line.page,
-        ("gates/report/document.py", "gates/report/contents.py", "gates/report/charts.py"),
+        ("gates/report/document.py", "gates/report/charts.py"),
         ("jinja2",),
         inputs=("verdict",),
     ),

@@ -1,42 +1,57 @@
 """The evaluation as one HTML file: verdict, gates, samples, distributions, speed, lineage.
 
-    html(view)                a page that runs no script
-    ab_sheet(view, shuffle, rule)    challenger against champion, blind; ends in a ratings.json
+    view_of(project, evaluation, ...)    a ReportView, read from artifacts
+    html(view)                           a page that runs no script
+    ab_sheet(view, shuffle, rule)        challenger against champion, blind; ends in a ratings.json
 
-Contract: pure functions of a `ReportView`, whose parts are plain values; equal input gives equal
-pages, but for the salt of a sheet. A page is one file that asks nothing of the network, and its
-own content policy forbids it to. Every text of a view is escaped, so a prompt may hold anything.
-Where the numbers come from is no matter of this module: `contents` fills a view from artifacts,
-templates/ holds the pages with their style and charts.
+Contract: `view_of` is the only place that knows what the files of artifacts call things, and
+changes nothing. What was asked and answered, the family reads (`samples`). An evaluation made by an
+older version lacks some files or keys; what is not there is left out of the view, never made up.
+
+The pages are pure functions of a `ReportView`, whose parts are plain values; equal input gives
+equal pages, but for the salt of a sheet. A page is one file that asks nothing of the network, and
+its own content policy forbids it to. Every text of a view is escaped, so a prompt may hold
+anything. templates/ holds the pages with their style and charts.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import mean, quantiles
 from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
 
+from adire_assets.config.model import family_of
 from adire_assets.core.errors import UserError
 from adire_assets.core.gate import Gate
-from adire_assets.core.sample import Content
+from adire_assets.core.project import Project
+from adire_assets.core.sample import Answer, Content, Sample
+from adire_assets.core.store import Artifact, Store, read_json
 from adire_assets.gates.blind import Shuffle
 from adire_assets.gates.policy import shortened
 from adire_assets.gates.report import charts
+from adire_assets.gates.verdict import CHAMPION, Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
 SHOWN_DIGITS = 4
+UNJUDGED = "no verdict yet: materialize promotion_verdict to have this evaluation judged"
+PROMPTS_SHOWN = 4  # worst, and as many best
+MAXIMUM_PAIRS = 40  # of the blind sheet: what one person rates in some ten minutes
 
 Json = Mapping[str, Any]
+Key = tuple[str, int]  # prompt and seed: what pairs the answers of all variants
+Samples = Mapping[Key, Sample]
 Variant = Literal["base", "champion", "challenger", "real"]
+Answers = Mapping[Key, Mapping[Variant, Answer]]  # of each variant that answered, as they are shown
 Outcome = Literal["passed", "failed", "undecided", "not required"]
 
 
@@ -52,30 +67,7 @@ class GateView(Gate):
     against_champion: bool = False
     difference: float | None = None
     smallest_effect: float | None = None
-    special: Literal["", "undecided", "not required"] = ""  # why it is not simply passed or failed
-
-    @property
-    def outcome(self) -> Outcome:
-        return self.special or ("passed" if self.passed else "failed")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The answer of one variant with its score by metric."""
-
-    variant: Variant
-    content: Content
-    scores: Mapping[str, float | None] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class PromptView:
-    """One prompt and seed, answered by each variant, in the order in which they are shown."""
-
-    prompt: str
-    seed: int
-    shown: tuple[Shown, ...]
+    outcome: Outcome = "passed"
 
 
 @dataclass(frozen=True)
@@ -139,8 +131,8 @@ class ReportView:
     champion_release: int | None = None
     gates: tuple[GateView, ...] = ()
     ranked_by: str = ""  # the metric by which prompts are worst and best
-    worst: tuple[PromptView, ...] = ()
-    best: tuple[PromptView, ...] = ()
+    worst: Answers = field(default_factory=dict)
+    best: Answers = field(default_factory=dict)
     distributions: tuple[Distribution, ...] = ()
     speed: Mapping[Variant, tuple[BatchSpeed, ...]] = field(default_factory=dict)
     pairs: tuple[Pair, ...] = ()  # for `ab_sheet` only
@@ -152,6 +144,160 @@ class ReportView:
             name = re.sub(rf"(?<![a-z]){word}(?![a-z])", written, name)
         text = name.replace("_", " ")
         return text[:1].upper() + text[1:]
+
+
+def view_of(
+    project: Project,
+    evaluation: Artifact,
+    release: int | None,
+    verdict: Artifact | None,
+    champion: Artifact | None,
+    champion_release: int | None,
+    *,
+    pairs: bool = False,
+) -> ReportView:
+    """The view of an evaluation, of release `release` if there is one, beside that of the champion;
+    with `pairs` also the answers of the blind sheet."""
+    made_from = {
+        kind: Store(project).recall(evaluation.manifest[kind])
+        for kind in ("dataset", "lora_weights", "base_model")
+    }
+    report, timings = evaluation.json("report.json"), evaluation.json("timings.json")
+    kept = champion.path / "timings.json" if champion else None  # gone where only its manifest is
+    other = read_json(kept) if kept and kept.is_file() else {}
+    decided = verdict.json("verdict.json") if verdict else {}
+    family = family_of(project, evaluation.model)
+    answer, gates = family.answer, family.gate_config()
+
+    def samples(of: Artifact | None) -> Samples:
+        found = family.samples.functions.samples(of.path, made_from["dataset"].path) if of else []
+        return {sample.key: sample for sample in found}
+
+    own, rival = samples(evaluation), samples(champion)
+    answers = {key: _answers(sample, rival.get(key)) for key, sample in own.items()}
+    sides: dict[Variant, Json] = {"challenger": timings, "champion": other}
+    metric = gates.METRICS[0]
+    sign = -1 if report.get("metrics", {}).get(metric, {}).get("better") == "lower" else 1
+    scores = {
+        key: sign * sample.adapter.scores[metric]
+        for key, sample in own.items()
+        if metric in sample.adapter.scores
+    }
+    ranked = sorted(scores, key=scores.__getitem__)
+    shown = min(PROMPTS_SHOWN, len(ranked) // 2)
+    weakest = _one_a_prompt(ranked)[:shown]
+    strongest = [key for key in _one_a_prompt(ranked[::-1]) if key not in weakest][:shown]
+    adapter = made_from["lora_weights"]
+    return ReportView(
+        model=evaluation.model,
+        answer=answer,
+        name=f"release {release}" if release else f"adapter {adapter.key[:12]}",
+        release=release,
+        champion_release=champion_release,
+        sentence=Verdict.from_dict(decided).sentence() if decided else UNJUDGED,
+        report=report,
+        timings=timings,
+        champion_timings=other,
+        verdict=decided,
+        decided=verdict.manifest if verdict else {},
+        evaluation=evaluation.manifest,
+        adapter=adapter.manifest,
+        base_model=made_from["base_model"].manifest,
+        gates=tuple(_gates(decided)),
+        ranked_by=metric,
+        worst={key: answers[key] for key in weakest},
+        best={key: answers[key] for key in strongest},
+        distributions=tuple(_distributions(report, answers, answer)),
+        speed={
+            variant: points
+            for variant, measured in sides.items()
+            if (points := _speed(measured, answer))
+        },
+        pairs=tuple(_pairs(own, rival)) if pairs else (),
+        names=gates.NAMES,
+    )
+
+
+def _answers(own: Sample, champion: Sample | None) -> dict[Variant, Answer]:
+    found: dict[Variant, Answer | None] = {
+        "base": own.base,
+        "champion": champion.adapter if champion else None,
+        "challenger": own.adapter,
+        "real": own.real,
+    }
+    return {variant: answer for variant, answer in found.items() if answer}
+
+
+def _one_a_prompt(keys: Iterable[Key]) -> list[Key]:
+    """The first key of each prompt: one prompt that failed must not fill the page."""
+    return list({prompt: (prompt, seed) for prompt, seed in reversed(list(keys))}.values())[::-1]
+
+
+def _pairs(own: Samples, champion: Samples) -> Iterable[Pair]:
+    """What both have answered, spread evenly over prompts when it is too much for one person."""
+    common = [key for key in own if key in champion]
+    if len(common) > MAXIMUM_PAIRS:
+        step = (len(common) - 1) / (MAXIMUM_PAIRS - 1)
+        common = [common[round(place * step)] for place in range(MAXIMUM_PAIRS)]
+    for key in common:
+        challenger, other = own[key].adapter.show(), champion[key].adapter.show()
+        yield Pair(own[key].name, *key, challenger, other)
+
+
+def _gates(verdict: Json) -> Iterable[GateView]:
+    compared = {f"{CHAMPION}{one['metric']}": one for one in verdict.get("comparisons", ())}
+    for gate in verdict.get("gates", ()):
+        found = compared.get(gate["name"], {})
+        outcome: Outcome = "passed" if gate["passed"] else "failed"
+        if not gate["passed"] and not found.get("decidable", True):
+            outcome = "undecided"
+        elif gate["explanation"].startswith("not required"):
+            outcome = "not required"
+        yield GateView(
+            **{**gate, "name": gate["name"].removeprefix(CHAMPION)},
+            against_champion=gate["name"].startswith(CHAMPION),
+            difference=found.get("difference"),
+            smallest_effect=found.get("smallest_effect"),
+            outcome=outcome,
+        )
+
+
+def _distributions(report: Json, answers: Answers, answer: str) -> Iterable[Distribution]:
+    variants: tuple[Variant, ...] = ("base", "champion", "challenger")
+    scores = {
+        variant: [one[variant].scores for one in answers.values() if variant in one]
+        for variant in variants
+    }
+    for metric in dict.fromkeys(name for known in scores["challenger"] for name in known):
+        values = {
+            variant: tuple(one[metric] for one in known if metric in one)
+            for variant, known in scores.items()
+        }
+        known = report.get("metrics", {}).get(metric, {})
+        held_out = report.get(f"{metric}_held_out_mean")
+        # Dots are labelled by their place.
+        complete = all(len(found) in (0, len(answers)) for found in values.values())
+        yield Distribution(
+            metric,
+            {variant: found for variant, found in values.items() if found},
+            tuple(f"{prompt}, seed {seed}" for prompt, seed in answers) if complete else (),
+            unit=known.get("unit", ""),
+            better=known.get("better", ""),
+            marks={} if held_out is None else {f"mean of the held-out real {answer}s": held_out},
+        )
+
+
+def _speed(timings: Json, answer: str) -> tuple[BatchSpeed, ...]:
+    """By batch size where that was measured, else single answers alone."""
+    seconds = f"seconds_per_{answer}"
+    if by_size := timings.get("by_batch_size"):
+        names = ("batch_size", f"{answer}s_per_second", f"{seconds}_p50", f"{seconds}_p95")
+        return tuple(BatchSpeed(*(entry[name] for name in names)) for entry in by_size)
+    singles = timings.get(seconds) or ()
+    if len(singles) < 2:
+        return ()
+    twentieths = quantiles(singles, n=20, method="inclusive")
+    return (BatchSpeed(1, 1 / mean(singles), twentieths[9], twentieths[18]),)
 
 
 def html(view: ReportView) -> str:

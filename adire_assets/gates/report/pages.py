@@ -11,11 +11,11 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_bytes
 from adire_assets.gates import approvals, ratings
-from adire_assets.gates.report import contents, document
+from adire_assets.gates.report import document
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
 
-PAGE_MODULES = ("adire_assets.gates.report.contents",)
+PAGE_MODULES = ("adire_assets.gates.report.document",)
 TEMPLATES = Path(__file__).with_name("templates")
 ANOTHER = "; name another file with --output"
 
@@ -168,6 +168,6 @@ def _view(
         other = next((one for one in known if one.number == live and one != found), None)
         rival = store.recall(other.evaluation) if other else None
     numbers = [one.number if one else None for one in (found, other)]
-    return contents.view_of(
+    return document.view_of(
         project, evaluation, numbers[0], verdict, rival, numbers[1], pairs=blind
     )
