@@ -27,11 +27,9 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-def quartiles(values: tuple[float, ...]) -> tuple[float, float, float]:
+def quartiles(values: tuple[float, ...]) -> list[float]:
     """The first quartile, the median and the third."""
-    known = values if len(values) > 1 else values * 2
-    low, middle, high = statistics.quantiles(known, n=4, method="inclusive")
-    return low, middle, high
+    return statistics.quantiles(values * 2 if len(values) == 1 else values, method="inclusive")
 
 
 def plot_of(speed: Mapping[str, Sequence[Any]], names: Sequence[str]) -> dict[str, Any]:

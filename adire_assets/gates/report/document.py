@@ -328,17 +328,14 @@ def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuf
 def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
     """The pairs of `view` as `shuffle_of` drew them; `rule` says what they must bring, and how it
     is counted."""
-    about = {"model": view.model, "answer": view.answer}
-    releases = {"challenger": view.release, "champion": view.champion_release}
     pairs = {pair.name: pair for pair in view.pairs}
     shown = []
     for name in shuffle.order(pairs):
-        left, right = pairs[name].challenger, pairs[name].champion
-        if not shuffle.challenger_is_left(name):
-            left, right = right, left
-        told = {"name": name, "prompt": pairs[name].prompt}
-        shown += [told | {"left": _side(left), "right": _side(right)}]
-    sheet = {**about, **releases, "nonce": shuffle.nonce, "pairs": shown}
+        sides = [_side(content) for content in (pairs[name].challenger, pairs[name].champion)]
+        left, right = sides if shuffle.challenger_is_left(name) else reversed(sides)
+        shown += [{"name": name, "prompt": pairs[name].prompt, "left": left, "right": right}]
+    about = {"model": view.model, "answer": view.answer, "nonce": shuffle.nonce, "pairs": shown}
+    sheet = about | {"challenger": view.release, "champion": view.champion_release}
     script = (TEMPLATES / "ab_sheet.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _templates().get_template("ab_sheet.html.j2")
@@ -366,8 +363,8 @@ def _templates() -> "Environment":
         **{f.__name__: f for f in (charts.scale, charts.ticks, charts.quartiles, charts.plot_of)},
         "inline": lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8")),
     }
-    environment.filters |= {"number": number, "signed": signed, "first": first}
-    environment.filters |= {"shortened": shortened, "plain": plain, "percent": "{:.2f}%".format}
+    environment.filters |= {f.__name__: f for f in (number, signed, plain, shortened)}
+    environment.filters["percent"] = "{:.2f}%".format
     environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
@@ -396,9 +393,3 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def first(text: str) -> tuple[str, str]:
-    """A sentence as (what stands before its first colon, the rest), with a capital letter."""
-    head, _, rest = text.partition(": ")
-    return head[:1].upper() + head[1:], rest
