@@ -35,11 +35,9 @@ def approve(
     record.refuse_quarantined(project, model, number)
     approvals.refuse_approved(project, wanted)
     promotion.require_passable(project, wanted, progress)
-    rating = None
     champion = deployment.champion(project, load_fleet(project), model)
-    if ratings:
-        rating = count_ratings(project, wanted, champion, ratings, policy)
-    elif against := loss_sentence(project, wanted, champion):
+    rating = count_ratings(project, wanted, champion, ratings, policy) if ratings else None
+    if not ratings and (against := loss_sentence(project, wanted, champion)):
         reason = f"{reason} (although its ratings were not enough: {against})"
     entry = approvals.approve(project, wanted, reason, by, rating)
     _tell_approval(project, wanted, progress)

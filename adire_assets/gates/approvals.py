@@ -16,22 +16,23 @@ about a release of other content. This module reads the project's files only.
 """
 
 import getpass
-import os
 import secrets
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from adire_assets.config.fleet import load_fleet
+from adire_assets.core.disk import writing, written_whole
 from adire_assets.core.errors import UserError
-from adire_assets.core.locks import Lease
+from adire_assets.core.files import sync
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 
 SECRET_BYTES = 32
+Action = Literal["held", "sheet", "rated", "approved", "revoked", "rejected"]
 SENT_BACK = ("rolled_back", "cancelled")  # how a rollout ends that is not to be tried again
 
 
@@ -48,7 +49,7 @@ class Entry:
     "pairs" (the same), "raters", "sheets", "look", "champion"; see `ratings`.
     """
 
-    action: Literal["held", "sheet", "rated", "approved", "revoked", "rejected"]
+    action: Action
     at: str
     content: dict[str, str]
     by: str | None = None
@@ -72,12 +73,8 @@ class Approval:
 
 def content_of(record: ReleaseRecord) -> dict[str, str]:
     """What an approval is about, by content hash."""
-    parts = {
-        "repository": record.repository,
-        "adapter": record.adapter,
-        "evaluation": record.evaluation,
-    }
-    return {name: reference["content_hash"] for name, reference in parts.items()}
+    parts = ("repository", "adapter", "evaluation")
+    return {name: getattr(record, name)["content_hash"] for name in parts}
 
 
 def history(project: Project, model: str, number: int) -> list[Entry]:
@@ -90,13 +87,9 @@ def approval(project: Project, record: ReleaseRecord) -> Approval | None:
     """The approval of exactly this content, unless it was revoked."""
     found = None
     for place, entry in enumerate(history(project, record.model, record.number)):
-        if entry.content != content_of(record):
-            continue
-        if entry.action == "approved":
+        if entry.content == content_of(record) and entry.action in ("approved", "revoked"):
             key = f"{record.model}@{record.number}#{place}-{entry.at}"
-            found = Approval(record, entry, key)
-        elif entry.action == "revoked":
-            found = None
+            found = Approval(record, entry, key) if entry.action == "approved" else None
     return found
 
 
@@ -151,19 +144,16 @@ def asked_for(project: Project, model: str) -> list[ReleaseRecord]:
     """
     states = _states(project, model)
     since = _asked_at(project, states[-1])
+    ends = [end for state in states if (end := state.last_rollout) and end["outcome"] in SENT_BACK]
     found = []
     for one in release.records(project, model):
         held = _held(project, one)
         if held is None or held < since or is_live(project, one):
             continue
-        ends = [last for state in states if (last := state.last_rollout)]
-        sent_back = any(
-            end["number"] == one.number and end["outcome"] in SENT_BACK and end["at"] >= held
-            for end in ends
-        )
+        sent_back = any(end["number"] == one.number and end["at"] >= held for end in ends)
         if not sent_back and record.quarantine_reason(project, model, one.number) is None:
-            found.append((held, one.number, one))
-    return [one for *_, one in sorted(found, key=lambda item: item[:2])]
+            found.append((held, one))
+    return [one for _, one in sorted(found, key=lambda item: item[0])]
 
 
 def _states(project: Project, model: str) -> list[DeploymentRecord]:
@@ -196,10 +186,9 @@ def hold(project: Project, wanted: ReleaseRecord, asked: str | None = None) -> N
 
     `asked`: when it was asked for, by default now. What went live since then has overtaken it.
     """
-    with kept(project, wanted) as lease:
+    with adding(project, wanted) as add:
         if wanted.number not in {one.number for one in asked_for(project, wanted.model)}:
-            entry = Entry("held", asked or record.now(), content_of(wanted))
-            add(project, wanted, entry, lease)
+            add("held", at=asked)
 
 
 def approve(
@@ -211,13 +200,10 @@ def approve(
 ) -> Entry:
     """Let a release go live as it is. UserError without a reason, or when it is approved."""
     _require_reason(reason, "an approval")
-    with kept(project, wanted) as lease:
+    with adding(project, wanted) as add:
         refuse_approved(project, wanted)
-        counted = dict(rating) if rating else None
-        who = by or ", ".join((counted or {}).get("raters", [])) or _user()
-        entry = Entry("approved", record.now(), content_of(wanted), who, reason, counted)
-        add(project, wanted, entry, lease)
-    return entry
+        who = by or ", ".join((rating or {}).get("raters", [])) or _user()
+        return add("approved", who, reason, rating)
 
 
 def refuse_approved(project: Project, wanted: ReleaseRecord) -> None:
@@ -235,7 +221,7 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
     _require_reason(reason, "taking an approval back")
     model, number = wanted.model, wanted.number
     # A rollout begins under this lock, and asks for the approval again in it.
-    with project.locks.acquire(f"rollout-{model}"), kept(project, wanted) as lease:
+    with project.locks.acquire(f"rollout-{model}"), adding(project, wanted) as add:
         if approval(project, wanted) is None:
             raise UserError(f"release {number} of {model} is not approved")
         for state in _states(project, model):
@@ -245,19 +231,15 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
                     f"release {number} of {model} is {'on its way' if on_its_way else 'live'} on "
                     f'{state.target}; `adire rollback {model} --reason "..."` takes it away'
                 )
-        entry = Entry("revoked", record.now(), content_of(wanted), by or _user(), reason)
-        add(project, wanted, entry, lease)
-    return entry
+        return add("revoked", by or _user(), reason)
 
 
 def note_sheet(
     project: Project, wanted: ReleaseRecord, champion: int, nonce: str, pairs: Mapping[str, Any]
 ) -> None:
     """Keep that a blind sheet was made, and which prompt and seed each of its pairs is."""
-    about = {"nonce": nonce, "champion": champion, "pairs": dict(pairs)}
-    with kept(project, wanted) as lease:
-        entry = Entry("sheet", record.now(), content_of(wanted), rating=about)
-        add(project, wanted, entry, lease)
+    with adding(project, wanted) as add:
+        add("sheet", rating={"nonce": nonce, "champion": champion, "pairs": dict(pairs)})
 
 
 def rating_secret(project: Project) -> bytes:
@@ -265,23 +247,22 @@ def rating_secret(project: Project) -> bytes:
     path = project.home / "rating_secret"
     with project.locks.acquire("rating-secret"):
         if not path.is_file():
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(SECRET_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
+            with writing(path), written_whole(path) as temporary:
+                temporary.touch(0o600, exist_ok=False)
+                temporary.write_bytes(secrets.token_bytes(SECRET_BYTES))
+                sync(temporary)
         return path.read_bytes()
 
 
 def figures(rating: Mapping[str, Any]) -> str:
     """Such as "12 of 15 decided prompts won (0.80), 1 ties; 28 of 36 decided pairs, 2 raters, 1 of
     1 sheets"."""
-    pairs = rating.get("pairs")
-    told = _share(rating, "prompts" if pairs else "pairs")  # pairs alone were counted once
-    if not pairs:
+    pairs, wins = rating.get("pairs"), rating["wins"]
+    decided = wins + rating["losses"]
+    told = f"{wins} of {decided} decided {'prompts' if pairs else 'pairs'} won"
+    told += f" ({wins / decided:.2f})" if decided else ""
+    told += f", {rating['ties']} ties" if rating["ties"] else ""
+    if not pairs:  # pairs alone were counted once
         return told
     raters, sheets = len(rating["raters"]), rating["sheets"]
     return (
@@ -291,28 +272,31 @@ def figures(rating: Mapping[str, Any]) -> str:
     )
 
 
-def _share(counted: Mapping[str, Any], of_what: str) -> str:
-    decided = counted["wins"] + counted["losses"]
-    ties = f", {counted['ties']} ties" if counted["ties"] else ""
-    rate = f" ({counted['wins'] / decided:.2f})" if decided else ""
-    return f"{counted['wins']} of {decided} decided {of_what} won{rate}{ties}"
-
-
 # --- the record --------------------------------------------------------------------------------
 
 
-def kept(project: Project, wanted: ReleaseRecord) -> AbstractContextManager[Lease]:
-    """Alone with the record of a release."""
-    return project.locks.acquire(f"approvals-{wanted.model}-{wanted.number}")
+@contextmanager
+def adding(project: Project, wanted: ReleaseRecord) -> Iterator[Callable[..., Entry]]:
+    """Alone with the record of a release, whose content the entries are about that are added."""
 
+    def add(
+        action: Action,
+        by: str | None = None,
+        reason: str | None = None,
+        rating: Mapping[str, Any] | None = None,
+        at: str | None = None,
+    ) -> Entry:
+        known = dict(rating) if rating else None
+        entry = Entry(action, at or record.now(), content_of(wanted), by, reason, known)
 
-def add(project: Project, wanted: ReleaseRecord, entry: Entry, lease: Lease) -> None:
-    """Write an entry under the lease that `kept` gives."""
+        def added(value: Any) -> dict[str, Any]:
+            return {"entries": [*(value or {"entries": []})["entries"], asdict(entry)]}
 
-    def added(value: Any) -> dict[str, Any]:
-        return {"entries": [*(value or {"entries": []})["entries"], asdict(entry)]}
+        project.records.change(_name(wanted.model, wanted.number), added, lease=lease)
+        return entry
 
-    project.records.change(_name(wanted.model, wanted.number), added, lease=lease)
+    with project.locks.acquire(f"approvals-{wanted.model}-{wanted.number}") as lease:
+        yield add
 
 
 def _name(model: str, number: int) -> str:

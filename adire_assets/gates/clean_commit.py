@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from adire_assets.config.fleet import fleet_file
-from adire_assets.config.model import load_model
+from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
@@ -47,33 +47,35 @@ def uncommitted(project: Project, model: str) -> list[str]:
 
     UserError when git is there and does not answer.
     """
-    top = _top(project.root)
-    if top is None:
+    if (top := _top(project.root)) is None:
         return []
-    wanted = sorted({os.path.relpath(path, top) for path in _deciding(project, model)})
-    inside = [name for name in wanted if not name.startswith("..")]
+    try:
+        config = load_model(project, model)
+    except UserError:  # its file is among those that decide, and nothing is read from it
+        config = None
+    deciding = {os.path.relpath(path, top) for path in _deciding(project, model, config)}
+    found = {name: "outside the repository" for name in deciding if name.startswith("..")}
+    inside = sorted(deciding - found.keys())
     folders = [os.path.relpath(project.root / name, top) for name in CODE]
-    committed = _tree(top, [*inside, *folders])
+    committed = {
+        name: blob
+        for name, blob in _tree(top, [*inside, *folders]).items()
+        if name in inside or _is_code(project, top / name)
+    }
     present = [name for name in inside if (top / name).is_file()]
     now = dict(zip(present, _hashes(top, present), strict=True))
-    found = {name: "outside the repository" for name in wanted if name not in inside}
     for name in {*inside, *committed}:
         if name not in committed:
             found[name] = "not in the commit"
-        elif name not in now:
-            if _counts(project, top / name, inside, top):
-                found[name] = "deleted"
-        elif now[name] != committed[name]:
-            found[name] = "changed"
-    return [
-        f"{name} ({how})" for name, how in sorted((found | _other_weights(project, model)).items())
-    ]
+        elif now.get(name) != committed[name]:
+            found[name] = "changed" if name in now else "deleted"
+    found |= _other_weights(project, config) if config else {}
+    return [f"{name} ({how})" for name, how in sorted(found.items())]
 
 
 def is_required(project: Project, model: str) -> bool:
     """Whether the sensors of `model` may go live from a clean commit only; what HEAD says."""
-    top = _top(project.root)
-    if top is None:
+    if (top := _top(project.root)) is None:
         return False
     name = os.path.relpath(project.model_file(model), top)
     done = _git(top, "show", f"HEAD:{Path(name).as_posix()}", check=False)
@@ -101,58 +103,40 @@ def file_list(files: list[str]) -> str:
     return ", ".join(files[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _deciding(project: Project, model: str) -> Iterator[Path]:
+def _deciding(project: Project, model: str, config: ModelConfig | None) -> Iterator[Path]:
     """The files that decide about `model`, as they are in the working tree."""
-    yield project.model_file(model)
-    yield fleet_file(project)
-    yield project.root / TOP
-    try:
-        config = load_model(project, model)
-    except UserError:  # its own file is named above, and nothing is read from it
-        config = None
+    yield from (project.model_file(model), fleet_file(project), project.root / TOP)
     if config:
+        yield from (project.root / name for name in config.evaluation.files())
         yield project.root / config.data.dvc_file
-        for name in config.evaluation.files():
-            yield project.root / name
-    for name, endings in CODE.items():
-        for path in (project.root / name).rglob("*"):
-            if path.suffix in endings and path.is_file():
-                yield path
+    for name in CODE:
+        below = (project.root / name).rglob("*")
+        yield from (path for path in below if _is_code(project, path) and path.is_file())
 
 
-def _other_weights(project: Project, model: str) -> dict[str, str]:
+def _is_code(project: Project, path: Path) -> bool:
+    return any(
+        path.is_relative_to(project.root / name) and path.suffix in endings
+        for name, endings in CODE.items()
+    )
+
+
+def _other_weights(project: Project, config: ModelConfig) -> dict[str, str]:
     """Weights in the project that are not those of their .dvc file: the commit pins others."""
-    try:
-        config = load_model(project, model)
-    except UserError:  # told by its own file
-        return {}
     found = {}
     for source in config.weights().values():
         path = (project.root / source.source).resolve()
         pinned = source.is_hub or source.sha256
         if pinned or not path.exists() or not path.is_relative_to(project.root):
             continue
-        for place in (path, *path.parents):
-            file = place.with_name(f"{place.name}.dvc")
-            if not file.is_relative_to(project.root):
-                break
-            if file.is_file():
-                name = files.relative(project, file)
-                for output in files.outputs_of(project, name):
-                    if path.is_relative_to(output.path) and differences(project, output):
-                        found[source.source] = f"not what {name} says"
-                break
+        places = [place for place in (path, *path.parents) if project.root in place.parents]
+        tracking = (place.with_name(f"{place.name}.dvc") for place in places)
+        if file := next((file for file in tracking if file.is_file()), None):
+            name = files.relative(project, file)
+            outputs = files.outputs_of(project, name)
+            if any(path.is_relative_to(one.path) and differences(project, one) for one in outputs):
+                found[source.source] = f"not what {name} says"
     return found
-
-
-def _counts(project: Project, path: Path, inside: list[str], top: Path) -> bool:
-    """Whether a file that is in the commit alone would decide."""
-    if os.path.relpath(path, top) in inside:
-        return True
-    return any(
-        path.is_relative_to(project.root / name) and path.suffix in endings
-        for name, endings in CODE.items()
-    )
 
 
 def _top(root: Path) -> Path | None:
@@ -183,7 +167,6 @@ def _hashes(top: Path, names: list[str]) -> list[str]:
 def _git(folder: Path, *arguments: str, given: str | None = None, check: bool = True) -> str:
     # Pathspecs are names, whatever characters they hold.
     command = ["git", "-C", str(folder), "--literal-pathspecs", *arguments]
-    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     try:
         done = subprocess.run(
             command,
@@ -192,7 +175,7 @@ def _git(folder: Path, *arguments: str, given: str | None = None, check: bool = 
             text=True,
             encoding="utf-8",
             errors="surrogateescape",
-            env=environment,
+            env={name: value for name, value in os.environ.items() if name not in ELSEWHERE},
             timeout=30,
         )
     except FileNotFoundError:

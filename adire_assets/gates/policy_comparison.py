@@ -72,15 +72,14 @@ def current_sentence(project: Project, model: str) -> str:
 
 def count_refused_adapters(project: Project, evaluation: Artifact) -> int:
     """How many other adapters a verdict refused since what is live went live: each was a chance."""
-    own = adapter_of(evaluation)
     state = record.read(project, list(load_fleet(project).targets)[-1], evaluation.model)
-    verdicts = [one.manifest for one in Store(project).known(evaluation.model, VERDICT)]
     refused = {
         facts["adapter"]
-        for facts in verdicts
-        if facts.get("passed") is False and facts["created"] >= (state.since or "")
+        for one in Store(project).known(evaluation.model, VERDICT)
+        if (facts := one.manifest).get("passed") is False
+        and facts["created"] >= (state.since or "")
     }
-    return len(refused - {own})
+    return len(refused - {adapter_of(evaluation)})
 
 
 def adapter_of(evaluation: Artifact) -> str:

@@ -56,12 +56,12 @@ def rival_of(
     own = live.is_of(evaluation.manifest)
     if own:
         before = store.recall(live.verdict).manifest.get("champion")
-        found = [one for one in (store.recall(before),) if store.holds(one)] if before else []
+        found = [store.recall(before)] if before else []
     else:
         made = store.artifacts(evaluation.model, evaluation.kind)
         found = [one for one in made if live.is_of(one.manifest)]
-    rivals = (store.open(one.reference()) for one in found if evaluation_protocol(one) == wanted)
-    return None if own else live, next(rivals, None)
+    found = [one for one in found if store.holds(one) and evaluation_protocol(one) == wanted]
+    return None if own else live, store.open(found[0].reference()) if found else None
 
 
 def verdict_of(
@@ -88,24 +88,19 @@ def verdict_of(
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        verdict = decide(
-            evaluation.json("report.json"),
-            timings,
-            policy,
-            comparisons(evaluation.path, champion.path, policy, same_answers) if champion else (),
-        )
+        rivals = champion and comparisons(evaluation.path, champion.path, policy, same_answers)
+        verdict = decide(evaluation.json("report.json"), timings, policy, rivals or ())
         verdict = replace(verdict, weakened=tuple(compared.weakened), weaker_than=compared.than)
         write_json(folder / "verdict.json", asdict(verdict))
-        uncommitted = policy_comparison.uncommitted(project, evaluation.model)
-        facts = {
+        return {
             "evaluation": evaluation.reference(),
             "adapter": policy_comparison.adapter_of(evaluation),
             "passed": verdict.passed,
-            "uncommitted": uncommitted,
+            "uncommitted": policy_comparison.uncommitted(project, evaluation.model),
             "refused_before": policy_comparison.count_refused_adapters(project, evaluation),
+            **compared.facts(),
+            **({"champion": champion.reference()} if champion else {}),
         }
-        rival = {"champion": champion.reference()} if champion else {}
-        return facts | compared.facts() | rival
 
     return Store(project).build(recipe, make)
 
@@ -227,10 +222,9 @@ def require_passable(
     )
     today = load_model(project, record.model).evaluation
     # A threshold means something for one judge and one set of prompts only.
-    same_judge = held_weights.held(project, record.model, "judge").artifact.content_hash
-    settings = today.settings(project)
+    judge = held_weights.held(project, record.model, "judge").artifact.content_hash
     made = evaluation.manifest["recipe"]
-    if (made["config"], made["inputs"]["judge"]) != (settings, same_judge):
+    if (made["config"], made["inputs"]["judge"]) != (today.settings(project), judge):
         raise UserError(
             f"release {record.number} of {record.model} was evaluated in another way than "
             f"{project.model_file(record.model)} asks for now; materialize {record.model}/"
@@ -247,9 +241,8 @@ def require_passable(
     decided = verdict_of(project, evaluation, today.gates, rival).artifact
     require_passed(decided)
     _keep_verdict(project, record, decided, progress)
-    facts = parity_report(project, record.model, record.number, progress).artifact.json(
-        "parity.json"
-    )
+    parity = parity_report(project, record.model, record.number, progress).artifact
+    facts = parity.json("parity.json")
     if not facts["passed"]:
         raise UserError(f"release {record.number} of {record.model}: {facts['explanation']}")
     if why := upgrades.refusal(project, record, facts["software"]):
@@ -263,9 +256,9 @@ def _keep_verdict(
     progress: Callable[[str], None],
 ) -> None:
     """The release's record names the verdict of now: it is what lets the release go live."""
-    asked = policy_facts(project, decided)
     if approvals.is_live(project, record):  # what brought it live stays on record
         return
+    asked = policy_facts(project, decided)
     name = f"release {record.number} of {record.model}"
     if told := Verdict.from_dict(decided.json("verdict.json")).weakness():
         progress(f"{name} goes by a policy {told}")
@@ -299,13 +292,10 @@ def provenance(adapter: Artifact, base_weights: Artifact, evaluation: Artifact) 
     report = evaluation.json("report.json")
     return {
         "model": adapter.model,
-        "code": manifest["code"],
-        "dvc_hash": manifest["dvc_hash"],
-        "data_hash": manifest["data_hash"],
+        **{name: manifest[name] for name in ("code", "dvc_hash", "data_hash")},
         "dataset_hash": manifest["dataset"]["content_hash"],
         "base_model": {
-            "source": base_weights.manifest["source"],
-            "revision": base_weights.manifest["revision"],
+            **{name: base_weights.manifest[name] for name in ("source", "revision")},
             "hash": base_weights.content_hash,
         },
         "hyperparameters": dict(manifest["recipe"]["config"]),

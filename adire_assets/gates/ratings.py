@@ -18,6 +18,7 @@ their sum stays below it). Ratings that are handed in together are one look.
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +27,29 @@ from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.gates import approvals
-from adire_assets.gates.approvals import Entry, content_of, figures
+from adire_assets.gates.approvals import Entry, figures
 from adire_assets.gates.blind import rating_outcomes, read_rating
-from adire_assets.serving import record
 from adire_assets.serving.release import ReleaseRecord
 
 FIRST_SHARE = 0.8  # of the error that is left, spent at each look
+LOOKS = ("rejected", "approved")  # each is a look at all ratings until then
 SIGN = {"won": 1, "lost": -1, "tie": 0}
 
 
 # --- what it takes ---------------------------------------------------------------------------
 
 
-def p_value(wins: int, losses: int, policy: GateConfig) -> float:
-    """The chance of as many wins where each prompt is won with probability `human_win_rate`."""
+def passes(wins: int, losses: int, policy: GateConfig, look: int) -> bool:
+    """Whether so many prompts won and lost are more than chance, at look number `look`, from 1.
+
+    That is: where each prompt is won with probability `human_win_rate`, the chance of as many wins
+    is at most the error that this look may spend.
+    """
     from scipy.stats import binomtest  # not in every Dagster process
 
-    if not wins:
-        return 1.0
-    rate = policy.human_win_rate
-    return float(binomtest(wins, wins + losses, rate, alternative="greater").pvalue)
-
-
-def allowed_error(policy: GateConfig, look: int) -> float:
-    """What look number `look`, from 1, may err with."""
-    left = (1 - FIRST_SHARE) ** (look - 1)
-    return (1 - policy.human_confidence) * FIRST_SHARE * left
-
-
-def passes(wins: int, losses: int, policy: GateConfig, look: int) -> bool:
-    """Whether so many prompts won and lost are more than chance."""
-    return p_value(wins, losses, policy) <= allowed_error(policy, look)
+    error = (1 - policy.human_confidence) * FIRST_SHARE * (1 - FIRST_SHARE) ** (look - 1)
+    test = binomtest(wins, max(1, wins + losses), policy.human_win_rate, alternative="greater")
+    return wins > 0 and bool(test.pvalue <= error)
 
 
 def wins_needed(prompts: int, policy: GateConfig, look: int) -> int | None:
@@ -75,7 +68,8 @@ def rule(
     """
     policy = load_model(project, wanted.model).evaluation.gates
     entries = _of_comparison(project, wanted, champion)
-    known = {(vote["prompt"], vote["seed"]) for one in entries for vote in _votes(one)}
+    rated = _rated(entries)
+    known = {(vote["prompt"], vote["seed"]) for rating in rated for vote in rating["votes"]}
     look = _looks(entries) + 1
     prompts = len({*pairs.values(), *(prompt for prompt, _ in known)})
     minimum = policy.human_minimum_pairs
@@ -89,8 +83,7 @@ def rule(
             f"{policy.human_confidence:g}, human_win_rate {policy.human_win_rate:g}, "
             "human_minimum_pairs); evaluate with more prompts, or approve without a rating"
         )
-    before = sum(one.action == "rated" for one in entries)
-    together = f", together with the {before} ratings before" if before else ""
+    together = f", together with the {len(rated)} ratings before" if rated else ""
     return (
         f"release {wanted.number} must win {needed} of {prompts} prompts{together}",
         f"a prompt goes to the release that is chosen more often in its pairs, of which there are "
@@ -101,10 +94,7 @@ def rule(
 
 def _all_of(policy: GateConfig, look: int) -> int:
     """The fewest decided prompts that pass when all are won."""
-    count = 1
-    while not passes(count, 0, policy, look):
-        count += 1
-    return count
+    return next(wins for wins in count(1) if passes(wins, 0, policy, look))
 
 
 # --- counting --------------------------------------------------------------------------------
@@ -124,12 +114,12 @@ def count_ratings(
     untold; or when the challenger does not win by more than chance, which is kept as `rejected`.
     """
     name = f"release {wanted.number} of {wanted.model}"
-    with approvals.kept(project, wanted) as lease:
-        entries = [_entry(project, wanted, champion, path) for path in paths]
-        if len({_who(one) for one in entries}) < len(entries):
+    with approvals.adding(project, wanted) as add:
+        rated = [_rating(project, wanted, champion, path) for path in paths]
+        if len({_rater(one) for one in rated}) < len(rated):
             raise UserError("two of the files are the same rater's answers to the same sheet")
-        for entry in entries:
-            approvals.add(project, wanted, entry, lease)
+        for rating in rated:
+            add("rated", rating["rater"], rating=rating)
         assert champion is not None
         all_of_it = _of_comparison(project, wanted, champion)
         look = _looks(all_of_it) + 1
@@ -151,24 +141,23 @@ def count_ratings(
             f"(human_win_rate {policy.human_win_rate:g}, human_confidence "
             f"{policy.human_confidence:g}, look {look})"
         )
-        raters = ", ".join(result["raters"])
-        entry = Entry("rejected", record.now(), content_of(wanted), raters, reason, result)
-        approvals.add(project, wanted, entry, lease)
+        add("rejected", ", ".join(result["raters"]), reason, result)
         raise UserError(f"{name} is not approved: {reason}; its ratings are kept with the release")
 
 
 def loss_sentence(project: Project, wanted: ReleaseRecord, champion: int | None) -> str | None:
     """What its ratings against `champion` said last, when that was not enough."""
     entries = _of_comparison(project, wanted, champion) if champion else []
-    decided = [one for one in entries if one.action in ("rejected", "approved")]
-    last = decided[-1] if decided else None
+    last = next((one for one in reversed(entries) if one.action in LOOKS), None)
     return last.reason if last and last.action == "rejected" else None
 
 
-def _entry(project: Project, wanted: ReleaseRecord, champion: int | None, path: Path) -> Entry:
+def _rating(
+    project: Project, wanted: ReleaseRecord, champion: int | None, path: Path
+) -> dict[str, Any]:
     """The rating in `path` as it is kept. UserError when it is not about this comparison."""
     rating, name = read_rating(path), f"release {wanted.number} of {wanted.model}"
-    if rating.model != wanted.model or rating.challenger != wanted.number:
+    if (rating.model, rating.challenger) != (wanted.model, wanted.number):
         raise UserError(f"{path} rates {rating.challenger} of {rating.model}, not {name}")
     if champion is None or rating.champion != champion:
         live = f"release {champion}" if champion else "nothing"
@@ -176,27 +165,28 @@ def _entry(project: Project, wanted: ReleaseRecord, champion: int | None, path: 
             f"{path} rates {name} against release {rating.champion}, but {live} is live now; rate "
             "a new sheet, or approve without a rating"
         )
-    found = rating_outcomes(rating, approvals.rating_secret(project))
-    entries = approvals.history(project, wanted.model, wanted.number)
-    sheets = [one for one in entries if one.action == "sheet" and _nonce(one) == rating.nonce]
-    if not sheets:
+    outcomes = rating_outcomes(rating, approvals.rating_secret(project))
+    known = [
+        (one, one.rating)
+        for one in approvals.history(project, wanted.model, wanted.number)
+        if one.rating and one.rating.get("nonce") == rating.nonce
+    ]
+    pairs = next((about["pairs"] for one, about in known if one.action == "sheet"), None)
+    if pairs is None:
         raise UserError(
             f"{path}: this project keeps no blind sheet with its nonce; rate a new one: `adire "
             f"report {wanted.model}@{wanted.number} --blind`"
         )
-    pairs = (sheets[0].rating or {})["pairs"]
-    votes = [
-        {"prompt": pairs[pair][0], "seed": pairs[pair][1], "outcome": outcome}
-        for pair, outcome in sorted(found.items())
-    ]
-    kept = {"nonce": rating.nonce, "champion": champion, "rater": rating.rater, "votes": votes}
-    entry = Entry("rated", record.now(), content_of(wanted), rating.rater, None, kept)
-    for one in entries:
-        if one.action == "rated" and _who(one) == _who(entry):
+    for one, about in known:
+        if one.action == "rated" and _same(about["rater"]) == _same(rating.rater):
             raise UserError(
                 f"{path}: {rating.rater}'s rating of this sheet was counted at {one.at}"
             )
-    return entry
+    votes = [
+        {"prompt": pairs[pair][0], "seed": pairs[pair][1], "outcome": outcome}
+        for pair, outcome in sorted(outcomes.items())
+    ]
+    return {"nonce": rating.nonce, "champion": champion, "rater": rating.rater, "votes": votes}
 
 
 def _of_comparison(project: Project, wanted: ReleaseRecord, champion: int) -> list[Entry]:
@@ -212,25 +202,24 @@ def _of_comparison(project: Project, wanted: ReleaseRecord, champion: int) -> li
 def _pooled(entries: Sequence[Entry]) -> dict[str, Any]:
     """{"wins", "losses", "ties"} of prompts; the same of "pairs", and how many of them anybody
     "decided"; "raters"; how many "sheets" were "made" and "rated"."""
-    votes: dict[tuple[str, str, int], str] = {}  # a rater's first answer to a pair
+    votes: dict[tuple[str, str, int], int] = {}  # a rater's first answer to a pair
     raters: dict[str, str] = {}
-    for entry in entries:
-        who = _same(entry.by or "")
-        if _votes(entry):
-            raters.setdefault(who, entry.by or "")
-        for vote in _votes(entry):
-            votes.setdefault((who, vote["prompt"], vote["seed"]), vote["outcome"])
+    for rating in _rated(entries):
+        who = _same(rating["rater"])
+        raters.setdefault(who, rating["rater"])
+        for vote in rating["votes"]:
+            votes.setdefault((who, vote["prompt"], vote["seed"]), SIGN[vote["outcome"]])
     prompts: Counter[str] = Counter()
     pairs: Counter[tuple[str, int]] = Counter()
-    for (_, prompt, seed), outcome in votes.items():
-        prompts[prompt] += SIGN[outcome]
-        pairs[prompt, seed] += SIGN[outcome]
+    for (_, prompt, seed), sign in votes.items():
+        prompts[prompt] += sign
+        pairs[prompt, seed] += sign
     sheets = {
-        name: len({_nonce(one) for one in entries if one.action == action})
+        name: len({one.rating["nonce"] for one in entries if one.rating and one.action == action})
         for name, action in (("made", "sheet"), ("rated", "rated"))
     }
-    decided = {(prompt, seed) for (_, prompt, seed), outcome in votes.items() if SIGN[outcome]}
-    of_pairs = {**_tally(pairs.values()), "decided": len(decided)}
+    decided = len({pair[1:] for pair, sign in votes.items() if sign})
+    of_pairs = {**_tally(pairs.values()), "decided": decided}
     found = {"pairs": of_pairs, "raters": [*raters.values()], "sheets": sheets}
     return {**_tally(prompts.values()), **found}
 
@@ -240,21 +229,17 @@ def _tally(balances: Any) -> dict[str, int]:
     return {"wins": signs[1], "losses": signs[-1], "ties": signs[0]}
 
 
-def _votes(entry: Entry) -> list[dict[str, Any]]:
-    return (entry.rating or {}).get("votes", []) if entry.action == "rated" else []
+def _rated(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    return [one.rating for one in entries if one.action == "rated" and one.rating]
 
 
 def _looks(entries: Sequence[Entry]) -> int:
     """How often the ratings were looked at."""
-    return sum(one.action in ("rejected", "approved") for one in entries)
+    return sum(one.action in LOOKS for one in entries)
 
 
-def _nonce(entry: Entry) -> str:
-    return str((entry.rating or {}).get("nonce"))
-
-
-def _who(entry: Entry) -> tuple[str, str]:
-    return _nonce(entry), _same(entry.by or "")
+def _rater(rating: Mapping[str, Any]) -> tuple[str, str]:
+    return rating["nonce"], _same(rating["rater"])
 
 
 def _same(rater: str) -> str:
