@@ -58,6 +58,7 @@ from pathlib import Path
 from adire_assets.core.project import Project
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.serving import record; from adire_assets.serving.rollout import rollout
+from adire_assets.serving.rollout.controller import Callbacks
 from tests.support.house import TARGET, House
 from tests.support.light import MODEL
 
@@ -67,9 +68,8 @@ light = House(Project(Path(house[0]), Path(house[1])), fleet, "light")
 while True:
     now = record.read(light.project, TARGET, MODEL).rollout
     if now and now.abandoned():
-        rollout.carry_out(
-            light.project, light.fleet, MODEL, open_judge=light.open_judge, progress=print
-        )
+        callbacks = Callbacks(light.open_judge, print)
+        rollout.carry_out(light.project, light.fleet, MODEL, callbacks)
     time.sleep(1)
 """
 

@@ -284,8 +284,8 @@ MUTATIONS = (
     Mutation(
         "what a rollback leaves is quarantined",
         "adire_assets/serving/state.py",
-        "    return after if was is None else with_quarantine(after, was, reason, at)\n",
-        "    return after\n",
+        "return after if self.live is None else after.with_quarantine(self.live, reason, at)",
+        "return after",
         ("tests/serving/rollout/test_fencing.py", "-k", "quarantined_though"),
     ),
     Mutation(

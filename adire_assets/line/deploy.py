@@ -19,7 +19,8 @@ from adire_assets.gates import approval_commands, approvals, promotion, upgrades
 from adire_assets.serving import record, release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import deployment, rollback, rollout
+from adire_assets.serving.rollout import deployment, rollout
+from adire_assets.serving.rollout.controller import Callbacks
 
 
 def deployed_model(
@@ -48,11 +49,7 @@ def deployed_model(
             wanted.model,
             wanted.number,
             verify=lambda candidate: promotion.require_release(project, candidate, progress),
-            open_judge=lambda: open_judge(project, wanted.model),
-            progress=progress,
-            report=report,
-            refusal=partial(upgrades.refusal, project),
-            follow=lambda: promotion.reconcile_aliases(project, wanted.model),
+            callbacks=_callbacks(project, wanted.model, progress, report),
         )
     except approvals.Waiting:
         approvals.hold(project, wanted, asked)
@@ -71,18 +68,24 @@ def watch_rollout(
     """Carry out the rollout that is under way, or follow who does, and finish what was left of a
     rollback; a record for each target."""
     fleet = load_fleet(project)
-    rollout.carry_out(
-        project,
-        fleet,
-        model,
+    rollout.carry_out(project, fleet, model, _callbacks(project, model, progress, report))
+    promotion.reconcile_aliases(project, model)
+    return [record.read(project, target, model) for target in fleet.targets]
+
+
+def _callbacks(
+    project: Project,
+    model: str,
+    progress: Callable[[str], None],
+    report: Callable[[str, Mapping[str, Any]], None],
+) -> Callbacks:
+    return Callbacks(
         open_judge=lambda: open_judge(project, model),
         progress=progress,
         report=report,
         refusal=partial(upgrades.refusal, project),
         follow=lambda: promotion.reconcile_aliases(project, model),
     )
-    promotion.reconcile_aliases(project, model)
-    return [record.read(project, target, model) for target in fleet.targets]
 
 
 def open_judge(project: Project, model: str) -> Any:
@@ -97,7 +100,7 @@ def roll_back(
     project: Project, model: str, to: int | None, reason: str, progress: Callable[[str], None]
 ) -> list[DeploymentRecord]:
     """End a rollout, or go back to an earlier release; the alias follows."""
-    return rollback.rollback(
+    return rollout.rollback(
         project,
         load_fleet(project),
         model,

@@ -28,11 +28,6 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.locks import Lease
 from adire_assets.core.project import Project
 from adire_assets.serving.state import DeploymentRecord, Plan, Rollout, Step, now
-from adire_assets.serving.state import after_rollback as after_rollback
-from adire_assets.serving.state import rollout_summary as rollout_summary
-from adire_assets.serving.state import with_live_release as with_live_release
-from adire_assets.serving.state import with_rollout as with_rollout
-from adire_assets.serving.state import without_rollout as without_rollout
 
 LEASE_SECONDS = 10.0
 ROLLBACK = "rollback"  # the strategy of a rollout that leads back

@@ -4,7 +4,7 @@ Nothing here reads or writes a file; that is `record`'s.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -53,9 +53,26 @@ class Rollout:
     def loaded(self) -> bool:
         return self.stage not in ("waiting", "loading")
 
+    @property
+    def where(self) -> str:
+        """The stage, or the share of the requests in it."""
+        return f"{self.percent} %" if self.stage == "serving" else self.stage
+
     def abandoned(self) -> bool:
         """Whether nobody carries it out."""
         return bool(self.lease["until"] < time.time())
+
+    def summary(
+        self,
+        outcome: str,
+        reason: str | None,
+        at: str | None = None,
+        decision: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What stays of it as `last_rollout`; `decision` comes last."""
+        decisions = [*self.decisions, *([dict(decision)] if decision else [])]
+        ended = {"number": self.number, "outcome": outcome, "reason": reason, "at": at or now()}
+        return {**ended, "decisions": decisions}
 
 
 @dataclass(frozen=True)
@@ -108,9 +125,54 @@ class DeploymentRecord:
         found = {number: slot for slot, number in self.slots.items() if slot != coming}
         return found if self.live is None or not self.active else {**found, self.live: self.active}
 
-    def slot_of(self, number: int) -> str | None:
-        """The slot that answers for a release, None when none does."""
-        return self.loaded.get(number)
+    def outcome_of(self, number: int | None) -> str | None:
+        """How the latest rollout of this release ended, unless it is live."""
+        last = self.last_rollout
+        return last["outcome"] if last and last["number"] == number != self.live else None
+
+    def with_rollout(self, rollout: Rollout) -> "DeploymentRecord":
+        """With this rollout, unless one is under way."""
+        if self.rollout is not None:
+            return self
+        coming = {} if rollout.stage == "waiting" else {rollout.slot: rollout.number}
+        return replace(self, rollout=rollout, slots={**self.slots, **coming})
+
+    def with_live_release(
+        self, number: int | None, action: str, reason: str | None, at: str | None = None
+    ) -> "DeploymentRecord":
+        """With another live release, from the slot that holds it, and its history."""
+        at = at or now()
+        entry = {"number": number, "at": at, "action": action, "reason": reason, "from": self.live}
+        active = None if number is None else self.loaded.get(number)
+        return replace(self, live=number, active=active, since=at, history=[*self.history, entry])
+
+    def after_rollback(
+        self, to: int | None, verdict: dict[str, str] | None, reason: str | None, at: str
+    ) -> "DeploymentRecord":
+        """After going back: what was live is quarantined, and in no slot."""
+        slots = {name: number for name, number in self.slots.items() if number != self.live}
+        after = self.with_live_release(to, "rollback", reason, at)
+        after = replace(after, verdict=verdict, slots=slots)
+        return after if self.live is None else after.with_quarantine(self.live, reason, at)
+
+    def without_rollout(
+        self,
+        outcome: str,
+        reason: str | None,
+        at: str | None = None,
+        decision: Mapping[str, Any] | None = None,
+    ) -> "DeploymentRecord":
+        """After a rollout that did not get there."""
+        assert self.rollout
+        gone = None if self.rollout.stage == "waiting" else self.rollout.slot
+        slots = {name: number for name, number in self.slots.items() if name != gone}
+        summary = self.rollout.summary(outcome, reason, at, decision)
+        return replace(self, slots=slots, rollout=None, last_rollout=summary)
+
+    def with_quarantine(self, number: int, reason: str | None, at: str) -> "DeploymentRecord":
+        """What sends a release back. `revision` and `at` tell its decisions apart."""
+        entry = {"reason": reason, "at": at, "revision": self.revision}
+        return replace(self, quarantine={**self.quarantine, str(number): entry})
 
 
 @dataclass(frozen=True)
@@ -149,95 +211,11 @@ class Plan:
             return state
         after = replace(state, token=self.token, revision=state.revision + 1)
         if step.leave is not None and after.rollout and after.rollout.number == step.leave:
-            after = with_quarantine(after, step.leave, step.reason, self.at)
-            decisions = [step.decision] if step.decision else []
-            after = without_rollout(after, "rolled_back", step.reason, self.at, decisions)
+            after = after.with_quarantine(step.leave, step.reason, self.at)
+            after = after.without_rollout("rolled_back", step.reason, self.at, step.decision)
         elif step.leave is not None and step.begin is None:
-            after = after_rollback(after, step.to, step.verdict, step.reason, self.at)
-        return with_rollout(step.begin, after) if step.begin else after
-
-
-def with_rollout(rollout: Rollout, state: DeploymentRecord) -> DeploymentRecord:
-    """The record with this rollout, unless one is under way."""
-    if state.rollout is not None:
-        return state
-    if rollout.stage == "waiting":
-        return replace(state, rollout=rollout)
-    return replace(state, rollout=rollout, slots={**state.slots, rollout.slot: rollout.number})
-
-
-def with_live_release(
-    record: DeploymentRecord,
-    number: int | None,
-    action: str,
-    reason: str | None,
-    at: str | None = None,
-) -> DeploymentRecord:
-    """The record with another live release, from the slot that holds it, and its history."""
-    at = at or now()
-    entry = {"number": number, "at": at, "action": action, "reason": reason, "from": record.live}
-    active = None if number is None else record.slot_of(number)
-    history = [*record.history, entry]
-    return replace(record, live=number, active=active, since=at, history=history)
-
-
-def after_rollback(
-    state: DeploymentRecord,
-    to: int | None,
-    verdict: dict[str, str] | None,
-    reason: str | None,
-    at: str,
-) -> DeploymentRecord:
-    """The record after going back: what was live is quarantined, and in no slot."""
-    was = state.live
-    after = replace(with_live_release(state, to, "rollback", reason, at), verdict=verdict)
-    slots = {name: number for name, number in after.slots.items() if number != was}
-    after = replace(after, slots=slots)
-    return after if was is None else with_quarantine(after, was, reason, at)
-
-
-def without_rollout(
-    state: DeploymentRecord,
-    outcome: str,
-    reason: str | None,
-    at: str | None = None,
-    decisions: Iterable[Mapping[str, Any]] = (),
-) -> DeploymentRecord:
-    """The record after a rollout that did not get there."""
-    assert state.rollout
-    over = state.rollout
-    slots = {name: n for name, n in state.slots.items() if name != over.slot}
-    return replace(
-        state,
-        slots=state.slots if over.stage == "waiting" else slots,
-        rollout=None,
-        last_rollout=rollout_summary(over, outcome, reason, at, decisions),
-    )
-
-
-def rollout_summary(
-    rollout: Rollout,
-    outcome: str,
-    reason: str | None,
-    at: str | None = None,
-    decisions: Iterable[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """What stays of a rollout as `last_rollout`; `decisions` come last."""
-    return {
-        "number": rollout.number,
-        "outcome": outcome,
-        "reason": reason,
-        "at": at or now(),
-        "decisions": [*rollout.decisions, *map(dict, decisions)],
-    }
-
-
-def with_quarantine(
-    state: DeploymentRecord, number: int, reason: str | None, at: str
-) -> DeploymentRecord:
-    """The record that sends a release back. `revision` and `at` tell its decisions apart."""
-    entry = {"reason": reason, "at": at, "revision": state.revision}
-    return replace(state, quarantine={**state.quarantine, str(number): entry})
+            after = after.after_rollback(step.to, step.verdict, step.reason, self.at)
+        return after.with_rollout(step.begin) if step.begin else after
 
 
 def now() -> str:

@@ -128,7 +128,7 @@ WRITERS: dict[str, tuple[Callable[[Project], object], str]] = {
             project,
             "local",
             MODEL,
-            lambda state: record.with_live_release(state, None, "rollback", "x"),
+            lambda state: state.with_live_release(None, "rollback", "x"),
         ),
         "home/deployments/local/indigo.json",
     ),

@@ -32,6 +32,7 @@ from adire_assets.serving import record, release
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.rollout import rollout
+from adire_assets.serving.rollout.controller import Callbacks
 from adire_assets.serving.rollout.deployment import deploy
 from tests.support.fleets import make_fleet
 from tests.support.house import TARGET, House
@@ -73,7 +74,7 @@ def house(made: House, monkeypatch: pytest.MonkeyPatch) -> House:
 
 def go_live(house: House, number: int, action: str = "deploy", at: str | None = None) -> None:
     def moved(state: DeploymentRecord) -> DeploymentRecord:
-        after = record.with_live_release(state, number, action, "a test")
+        after = state.with_live_release(number, action, "a test")
         return replace(after, since=at or after.since)
 
     record.change(house.project, TARGET, MODEL, moved)
@@ -159,8 +160,7 @@ def test_an_approval_taken_back_at_the_last_moment_stops_the_rollout(
             MODEL,
             2,
             verify=lambda one: promotion.require_release(house.project, one, print),
-            open_judge=house.open_judge,
-            progress=print,
+            callbacks=Callbacks(house.open_judge, print),
         )
     assert house.record.rollout is None
 

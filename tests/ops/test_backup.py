@@ -68,7 +68,7 @@ def make_release(project: Project) -> release.ReleaseRecord:
 def make_live(project: Project, number: int) -> None:
     def live(state: record.DeploymentRecord) -> record.DeploymentRecord:
         held = {"blue": number}
-        return record.with_live_release(replace(state, slots=held), number, "deploy", None)
+        return replace(state, slots=held).with_live_release(number, "deploy", None)
 
     record.change(project, TARGET, MODEL, live)
 

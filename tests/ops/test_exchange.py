@@ -119,7 +119,7 @@ def test_the_live_release_goes_out_when_none_is_named(house: House, adire, tmp_p
         house.project,
         TARGET,
         MODEL,
-        lambda state: record.with_live_release(state, 1, "deploy", None),
+        lambda state: state.with_live_release(1, "deploy", None),
     )
     assert (
         adire("export", MODEL, "--out", file)[1] == f"{file}: release 1 in the format diffusers\n"

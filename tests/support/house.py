@@ -24,7 +24,8 @@ from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import deployment, rollback
+from adire_assets.serving.rollout import deployment, rollout
+from adire_assets.serving.rollout.controller import Callbacks
 from adire_assets.serving.rollout.replay import Judge
 from tests.support.asking import generate
 
@@ -85,8 +86,7 @@ class House:
             self.model,
             number,
             verify=lambda candidate: None,
-            open_judge=self.open_judge,
-            progress=print,
+            callbacks=Callbacks(self.open_judge, print),
         )
         return state
 
@@ -96,7 +96,7 @@ class House:
         return self.fleet.model_copy(update={"targets": {TARGET: changed}})
 
     def roll_back(self, to: int | None = None, reason: str = "too pale") -> DeploymentRecord:
-        [state] = rollback.rollback(self.project, self.fleet, self.model, to, reason, print)
+        [state] = rollout.rollback(self.project, self.fleet, self.model, to, reason, print)
         return state
 
     def differences(self) -> list[str]:

@@ -27,8 +27,9 @@ from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.record import DeploymentRecord
-from adire_assets.serving.rollout import deployment, rollback, rollout
+from adire_assets.serving.rollout import deployment, rollout
 from adire_assets.serving.rollout.analysis import Analysis, Finding
+from adire_assets.serving.rollout.controller import Callbacks
 from adire_assets.serving.rollout.replay import Judge
 from adire_assets.serving.rollout.watch import Watch
 from tests.support.fleets import make_fleet
@@ -85,9 +86,11 @@ class Fleet:
             self.house.project,
             self.fleet,
             MODEL,
-            open_judge=no_judge,
-            progress=self.tell,
-            report=lambda target, decision: self.tell(f"reported: {decision['decision']}"),
+            callbacks=Callbacks(
+                no_judge,
+                self.tell,
+                report=lambda target, decision: self.tell(f"reported: {decision['decision']}"),
+            ),
         )
 
     def deploy(self, number: int) -> list[int | None]:
@@ -97,17 +100,16 @@ class Fleet:
             MODEL,
             number,
             verify=lambda candidate: None,
-            open_judge=no_judge,
-            progress=self.tell,
+            callbacks=Callbacks(no_judge, self.tell),
         )
         return self.live()
 
     def roll_back(self, to: int | None = None, reason: str = "too pale") -> list[int | None]:
-        rollback.rollback(self.house.project, self.fleet, MODEL, to, reason, self.tell)
+        rollout.rollback(self.house.project, self.fleet, MODEL, to, reason, self.tell)
         return self.live()
 
     def finish(self) -> None:
-        rollback.finish(self.house.project, self.fleet, MODEL, self.tell)
+        rollout.finish(self.house.project, self.fleet, MODEL, self.tell)
 
     def expire(self, target: str = "eu") -> None:
         """The time of the lease runs out."""

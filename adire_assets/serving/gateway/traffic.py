@@ -74,6 +74,16 @@ class Traffic:
     unhealthy: int = 0
     out: bool = False
 
+    @property
+    def timed(self) -> int:
+        """How many answers have a latency."""
+        return histogram_total(self.latency)
+
+    @property
+    def given_up(self) -> int:
+        """How many requests were given up."""
+        return histogram_total(self.unanswered)
+
     def since(self, before: "Traffic") -> "Traffic":
         """What came after `before`; everything, when the gateway was started in between."""
         counts: Any = {name: getattr(self, name) - getattr(before, name) for name in COUNTS}

@@ -36,7 +36,6 @@ class Signal:
     name: str
     kind: Literal["share", "quantile", "bounded mean"]
     limit: float
-    direction: Literal["at most", "at least"]
     range: tuple[float, float] = (0.0, 1.0)
     wanted: bool = True
 
@@ -76,14 +75,9 @@ class Tally:
         """With so many answers more that may come to be bad, spread evenly over the looks."""
         if not more:
             return self
-        part = more / (self.answers + more)
-        possible = self.possible_shares + part * (self.looks - self.possible_shares)
-        return replace(
-            self,
-            answers=self.answers + more,
-            possibly=self.possibly + more,
-            possible_shares=possible,
-        )
+        answers, possibly = self.answers + more, self.possibly + more
+        possible = self.possible_shares + more / answers * (self.looks - self.possible_shares)
+        return replace(self, answers=answers, possibly=possibly, possible_shares=possible)
 
 
 @dataclass(frozen=True)
@@ -105,6 +99,14 @@ class Analysis:
     decision: Literal["promote", "rollback", "wait", "hold"]
     findings: tuple[Finding, ...]
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What it rests on: finding -> {outcome, value, limit}."""
+        return {
+            one.name: {"outcome": one.outcome, "value": one.value, "limit": one.limit}
+            for one in self.findings
+        }
+
     def sentence(self) -> str:
         """Why."""
         outcome = {"promote": "good", "rollback": "bad"}.get(self.decision, "open")
@@ -115,10 +117,10 @@ class Analysis:
 
 def signals(config: RolloutConfig) -> dict[str, Signal]:
     """What a release's answers are held to, by name; how good they are see `quality_signal`."""
-    found = [Signal("errors", "share", config.error_rate_maximum, "at most")]
+    found = [Signal("errors", "share", config.error_rate_maximum)]
     for name, tail in TAILS.items():
         wanted = name in config.promotion_quantiles
-        found.append(Signal(f"latency_{name}", "quantile", tail, "at most", wanted=wanted))
+        found.append(Signal(f"latency_{name}", "quantile", tail, wanted=wanted))
     return {one.name: one for one in found}
 
 
@@ -133,7 +135,7 @@ class Quality:
 def quality_signal(config: RolloutConfig, plug: Family) -> Signal:
     """The score of a served answer as a part of what was evaluated for the same prompt."""
     limit = 1 - config.quality_drop_maximum
-    return Signal("quality", "bounded mean", limit, "at least", plug.served.quality_range)
+    return Signal("quality", "bounded mean", limit, plug.served.quality_range)
 
 
 def share_evidence(signal: Signal, tally: Tally) -> tuple[Any, Any]:
@@ -171,14 +173,13 @@ def analyse(
     """
     known = signals(config)
     on, back = thresholds(len(known) + 1)  # and the quality
-    findings = (
-        *(
-            _share(one, tallies.get(one.name, Tally()), waiting, limits, on, back)
-            for one in known.values()
-        ),
-        _ejections(ejected),
-        _quality(config, quality, on, back),
-    )
+    shares = [
+        _share(one, tallies.get(name, Tally()), waiting, limits, on, back)
+        for name, one in known.items()
+    ]
+    text = f"the gateway took the release's slot out {ejected} times"
+    ejections = Finding("ejections", "bad" if ejected else "good", ejected, 0, text)
+    findings = (*shares, ejections, _quality(config, quality, on, back))
     if any(one.outcome == "bad" for one in findings):
         return Analysis("rollback", findings)
     good = all(one.outcome == "good" for one in findings if one.wanted)
@@ -203,11 +204,6 @@ def count_slower(histogram: Histogram, milliseconds: float) -> tuple[int, int]:
     return total - (within[-1] if within else 0), total - (beyond[0] if beyond else total)
 
 
-def count_timed(traffic: Traffic) -> int:
-    """How many answers have a latency."""
-    return histogram_total(traffic.latency)
-
-
 def upper_quantile(traffic: Traffic, share: float) -> float | None:
     """A latency in ms that a quantile is below with 95 % confidence, None with too few answers.
 
@@ -216,7 +212,7 @@ def upper_quantile(traffic: Traffic, share: float) -> float | None:
     """
     from scipy.stats import binom
 
-    rank = int(binom.ppf(1 - RATE, count_timed(traffic), share)) + 1
+    rank = int(binom.ppf(1 - RATE, traffic.timed, share)) + 1
     return next((bound for bound, count in traffic.latency if count >= rank), None)
 
 
@@ -228,13 +224,11 @@ def latency_limits(config: RolloutConfig, running: Traffic | None) -> dict[str, 
     """
     absolute = config.latency_maximum_seconds * 1000
     found: dict[str, float] = dict.fromkeys(TAILS, absolute)
-    if running is None or config.latency_increase_maximum is None:
-        return found
+    increase, slack = config.latency_increase_maximum, config.latency_slack_seconds * 1000
     for name, tail in TAILS.items():
-        highest = upper_quantile(running, 1 - tail)
-        if highest is not None:
-            relative = highest * (1 + config.latency_increase_maximum)
-            found[name] = min(found[name], relative + config.latency_slack_seconds * 1000)
+        highest = upper_quantile(running, 1 - tail) if running else None
+        if highest is not None and increase is not None:
+            found[name] = min(absolute, highest * (1 + increase) + slack)
     return found
 
 
@@ -248,7 +242,7 @@ def count_latencies(
     nothing.
     """
     found = dict(tallies)
-    if not any(count_timed(seen) or histogram_total(seen.unanswered) for seen in traffic.values()):
+    if not any(seen.timed or seen.given_up for seen in traffic.values()):
         return found
     for quantile in TAILS:
         answers = possibly = surely = 0
@@ -256,7 +250,7 @@ def count_latencies(
             limit = limits[kind][quantile]
             more, certain = count_slower(seen.latency, limit)
             given_up, certainly = count_slower(seen.unanswered, limit)
-            answers += count_timed(seen) + given_up
+            answers += seen.timed + given_up
             possibly, surely = possibly + more + given_up, surely + certain + certainly
         name = f"latency_{quantile}"
         found[name] = found.get(name, Tally()).plus(answers, possibly, surely)
@@ -295,11 +289,6 @@ def _share(
     return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
 
 
-def _ejections(ejected: int) -> Finding:
-    text = f"the gateway took the release's slot out {ejected} times"
-    return Finding("ejections", _outcome(not ejected, bool(ejected)), ejected, 0, text)
-
-
 def _quality(config: RolloutConfig, quality: Quality, on: float, back: float) -> Finding:
     """The scores of served answers against those of the evaluated ones.
 
@@ -322,9 +311,8 @@ def _quality(config: RolloutConfig, quality: Quality, on: float, back: float) ->
     good = bool((evidence.mean_above(limit, values) >= on).any())
     bad = bool((evidence.mean_below(limit, values) >= back).any())
     text = (
-        f"{len(values)} served {plug.answer}s score a {plug.served.quality} of "
-        f"{served.mean():.3f}, those evaluated for the same prompts "
-        f"{evaluated.mean():.3f}, of which at most "
+        f"{len(values)} served {plug.answer}s score a {plug.served.quality} of {served.mean():.3f},"
+        f" those evaluated for the same prompts {evaluated.mean():.3f}, of which at most "
         f"{config.quality_drop_maximum:.0%} may be lost"
     )
     outcome = _outcome(good, bad)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adire_assets.config.fleet import FleetConfig
@@ -23,20 +23,32 @@ from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import LEASE_SECONDS
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import standby
+from adire_assets.serving.rollout import steps
 from adire_assets.serving.rollout.analysis import Analysis
-from adire_assets.serving.rollout.steps import new_rollout, previous_release, rollback_step
 from adire_assets.serving.rollout.watch import OpenJudge, Watch
 from adire_assets.serving.state import DeploymentRecord, Rollout, Step
 
 TICK_SECONDS = 0.5
 GATEWAY_SECONDS = 60.0  # a supervised gateway is back long before
 
-Progress = Callable[[str], None]
-# Told of each decision: target, and what stands in the record (see `RolloutController._decision`).
-Report = Callable[[str, Mapping[str, Any]], None]
-# Why a release must not serve with the software that its answers tell of, None when it may.
-Refusal = Callable[[ReleaseRecord, Mapping[str, str | None] | None], str | None]
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What whoever has a rollout carried out is asked, and told.
+
+    `progress` is told in sentences what happens, `report` of each decision: the target, and what
+    stands in the record (see `RolloutController._decision`). `refusal` says why a release must not
+    serve with the software that its answers tell of, None when it may. `follow` is called when all
+    records and routes are as decided.
+    """
+
+    open_judge: OpenJudge
+    progress: Callable[[str], None]
+    report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None
+    refusal: Callable[[ReleaseRecord, Mapping[str, str | None] | None], str | None] = (
+        lambda release, software: None
+    )
+    follow: Callable[[], None] = lambda: None
 
 
 class LeaseLost(Exception):
@@ -47,20 +59,11 @@ class RolloutController:
     """One process that carries out, or follows, the rollout of a model on a target."""
 
     def __init__(
-        self,
-        project: Project,
-        fleet: FleetConfig,
-        target: str,
-        model: str,
-        open_judge: OpenJudge,
-        progress: Progress,
-        report: Report,
-        refusal: Refusal = lambda release, software: None,
+        self, project: Project, fleet: FleetConfig, target: str, model: str, callbacks: Callbacks
     ) -> None:
         self.project, self.fleet, self.target, self.model = project, fleet, target, model
-        self.mirrored_percent = fleet.targets[target].rollout.mirrored_percent
-        self.progress, self.report, self.refusal = progress, report, refusal
-        self.watch = Watch(project, fleet, target, model, open_judge)
+        self.callbacks = callbacks
+        self.watch = Watch(project, fleet, target, model, callbacks.open_judge)
         self.holder = process_name()
         self.gateway_down: float | None = None
 
@@ -99,7 +102,7 @@ class RolloutController:
             if only not in (None, state.rollout.strategy):
                 return state
             if state.rollout.lease["holder"]:
-                self.progress(f"{self._name(state.rollout)}: taken over, {state.rollout.stage}")
+                self._tell(state.rollout, f": taken over, {state.rollout.stage}")
             return replace(state, rollout=self._leased(state.rollout))
 
         return record.change(self.project, self.target, self.model, take)
@@ -145,9 +148,9 @@ class RolloutController:
         if before.rollout and before.rollout.number == rollout.number:
             time.sleep(TICK_SECONDS)
         elif before.live == rollout.number:
-            fresh = new_rollout(self.project, self.fleet, self.target, state, rollout.number, [])
+            fresh = steps.new_rollout(self.project, self.fleet, state, rollout.number, [])
             fresh = replace(fresh, after=rollout.after, lease=rollout.lease)
-            self._change(lambda now, _: record.with_rollout(fresh, replace(now, rollout=None)))
+            self._change(lambda now, _: replace(now, rollout=None).with_rollout(fresh))
         else:
             self._end(rollout, "cancelled", f"{before.target} did not get it")
 
@@ -157,41 +160,38 @@ class RolloutController:
             if not self._routed(rollout):
                 return
             self.watch.prepare()
-        self.progress(f"{self._name(rollout)}: loading into slot {rollout.slot}")
+        self._tell(rollout, f": loading into slot {rollout.slot}")
         slot_client = self._slot_client(rollout)
         try:
             with slot_client.exclusive(self.model):
                 slot_client.load(self._release(rollout), lambda: self._require(rollout))
         except UserError as error:
             self._end(rollout, "failed", str(error))
-            return
-        if back:
-            self._finish(rollout)
-            return
-        self._set(stage="checking", since=time.time())
+        else:
+            if back:
+                self._finish(rollout)
+            else:
+                self._set(stage="checking", since=time.time())
 
     def _check(self, state: DeploymentRecord, rollout: Rollout) -> None:
         """Asks the slot itself what was evaluated; no user's request comes to it yet."""
         from adire_assets.serving.fleet import parity
 
-        slot_client = self._slot_client(rollout)
+        address, told = self._slot_client(rollout).address, self.callbacks.progress
         try:
-            facts = parity.compare_at(
-                self.project, self._release(rollout), slot_client.address, self.progress
-            )
+            facts = parity.compare_at(self.project, self._release(rollout), address, told)
         except UserError as error:
             self._end(rollout, "failed", str(error))
             return
         # A remote server may have other libraries than the scratch server of this machine.
-        if why := self.refusal(self._release(rollout), facts["software"]):
+        if why := self.callbacks.refusal(self._release(rollout), facts["software"]):
             self._end(rollout, "failed", why)  # no fault of the release, so no quarantine
-            return
-        if not facts["passed"]:
+        elif not facts["passed"]:
             self._send_back(rollout, facts["explanation"], {"parity": facts})
-            return
-        self._decide(rollout, "promote", facts["explanation"], {"parity": facts})
-        mirror = rollout.strategy == "shadow" and rollout.origin is not None
-        self._enter(rollout, stage="mirroring" if mirror else "serving", step=0)
+        else:
+            self._decide(rollout, "promote", facts["explanation"], {"parity": facts})
+            mirror = rollout.strategy == "shadow" and rollout.origin is not None
+            self._enter(rollout, stage="mirroring" if mirror else "serving", step=0)
 
     def _watch(self, state: DeploymentRecord, rollout: Rollout) -> None:
         if not self._routed(rollout):
@@ -206,11 +206,11 @@ class RolloutController:
         if fields:
             self._set(**fields)
         if analysis.decision == "rollback":
-            self._send_back(rollout, analysis.sentence(), _numbers(analysis))
+            self._send_back(rollout, analysis.sentence(), analysis.numbers)
         elif analysis.decision == "promote" or rollout.approved:
             self._go_on(rollout, analysis)
         elif analysis.decision == "hold" and not rollout.held:
-            self._decide(rollout, "hold", analysis.sentence(), _numbers(analysis), held=True)
+            self._decide(rollout, "hold", analysis.sentence(), analysis.numbers, held=True)
         else:
             self.watch.wait(rollout)
 
@@ -222,7 +222,7 @@ class RolloutController:
             sentence = f"a person said to go on ({rollout.reason}): {sentence}"
         if own := self.watch.own_requests():
             sentence += f"; {own} of the answers the rollout has asked for itself"
-        self._decide(rollout, "promote", sentence, _numbers(analysis))
+        self._decide(rollout, "promote", sentence, analysis.numbers)
         if rollout.stage == "mirroring":
             self._enter(rollout, stage="serving", step=0)
         elif rollout.step + 1 < len(rollout.steps):
@@ -239,12 +239,10 @@ class RolloutController:
         begun |= {"since": time.time(), "held": False, "approved": False, "reason": None}
         self._set(**begun, **fields)
         self._publish()
-        entered = replace(rollout, **fields)
-        share = f"{self.mirrored_percent} % mirrored"
-        self.progress(
-            f"{self._name(rollout)}: "
-            f"{f'{entered.percent} % of the requests' if entered.percent else share}"
-        )
+        percent = replace(rollout, **fields).percent
+        mirrored = self.fleet.targets[self.target].rollout.mirrored_percent
+        share = f"{percent} % of the requests" if percent else f"{mirrored} % mirrored"
+        self._tell(rollout, f": {share}")
 
     def _finish(self, rollout: Rollout) -> None:
         verdict = self._release(rollout).verdict
@@ -252,16 +250,16 @@ class RolloutController:
         def live(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
             before = replace(state, rollout=None)
             if now.strategy == record.ROLLBACK:
-                return record.after_rollback(before, now.number, verdict, now.reason, record.now())
-            after = record.with_live_release(before, now.number, "deploy", None)
-            return replace(
-                after, verdict=verdict, last_rollout=record.rollout_summary(now, "live", None)
-            )
+                return before.after_rollback(now.number, verdict, now.reason, record.now())
+            after = before.with_live_release(now.number, "deploy", None)
+            return replace(after, verdict=verdict, last_rollout=now.summary("live", None))
 
         self._change(live)
         self._publish()
         self.watch.close()
-        self.progress(f"release {rollout.number} of {self.model} is live on {self.target}")
+        self.callbacks.progress(
+            f"release {rollout.number} of {self.model} is live on {self.target}"
+        )
         self._restock()
 
     def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
@@ -272,41 +270,39 @@ class RolloutController:
             own = states[self.target].rollout
             if own is None or own.lease["holder"] != self.holder or own.number != rollout.number:
                 raise LeaseLost
-            steps = {self.target: Step(leave=own.number, reason=reason, decision=decision)}
             why = f"{self.target} sent it back: {reason}"
-            for name in before:
-                if states[name].live == own.number:
-                    to = previous_release(self.project, states[name])
-                    steps[name] = rollback_step(self.project, self.fleet, states[name], to, why)
-            return steps
+            return {
+                self.target: Step(leave=own.number, reason=reason, decision=decision),
+                **{
+                    name: steps.back_to_previous(self.project, self.fleet, states[name], why)
+                    for name in before
+                    if states[name].live == own.number
+                },
+            }
 
-        before = [name for name in rollout.after if name in self.fleet.targets]
-        before = before if self.fleet.on_failure == "rollback" else []
-        plan = record.commit(
-            self.project,
-            self.model,
-            [self.target, *before],
-            decide,
-            pending=f"release {rollout.number} of {self.model} goes back: {reason}",
-        )
+        before = rollout.after if self.fleet.on_failure == "rollback" else []
+        before = [name for name in before if name in self.fleet.targets]
+        pending = f"release {rollout.number} of {self.model} goes back: {reason}"
+        plan = record.commit(self.project, self.model, [self.target, *before], decide, pending)
         assert plan
         for name in plan.steps:
             with suppress(GatewayDown):
                 routing.publish(self.project, self.fleet, name)
         record.sync_quarantine(self.project, self.model, rollout.number)
-        self.report(self.target, decision)
-        self.progress(f"{self._name(rollout)}: sent back: {reason}")
+        self.callbacks.report(self.target, decision)
+        self._tell(rollout, f": sent back: {reason}")
         self.watch.close()
 
     def _end(self, rollout: Rollout, outcome: str, reason: str) -> None:
-        self._change(lambda state, now: record.without_rollout(state, outcome, reason))
+        self._change(lambda state, now: state.without_rollout(outcome, reason))
         self._publish()
         self.watch.close()
-        self.progress(f"{self._name(rollout)}: {outcome.replace('_', ' ')}: {reason}")
+        self._tell(rollout, f": {outcome}: {reason}")
         self._restock()
 
     def _restock(self) -> None:
-        standby.restore_standby(self.project, self.fleet, self.target, self.model, self.progress)
+        told = self.callbacks.progress
+        steps.restore_standby(self.project, self.fleet, self.target, self.model, told)
 
     def _decide(
         self,
@@ -318,8 +314,8 @@ class RolloutController:
     ) -> None:
         made = self._decision(rollout, decision, sentence, numbers)
         self._set(decisions=[*rollout.decisions, made], **fields)
-        self.report(self.target, made)
-        self.progress(f"{self._name(rollout)}, {where(rollout)}: {decision}: {sentence}")
+        self.callbacks.report(self.target, made)
+        self._tell(rollout, f", {rollout.where}: {decision}: {sentence}")
 
     def _decision(
         self, rollout: Rollout, decision: str, sentence: str, numbers: Mapping[str, Any]
@@ -362,18 +358,6 @@ class RolloutController:
     def _release(self, rollout: Rollout) -> release.ReleaseRecord:
         return release.read_record(self.project, self.model, rollout.number)
 
-    def _name(self, rollout: Rollout) -> str:
-        return f"release {rollout.number} of {self.model} on {self.target}"
-
-
-def where(rollout: Rollout) -> str:
-    """The stage, or the share of the requests in it."""
-    return f"{rollout.percent} %" if rollout.stage == "serving" else rollout.stage
-
-
-def _numbers(analysis: Analysis) -> dict[str, Any]:
-    """What a decision rests on: finding -> {outcome, value, limit}."""
-    return {
-        one.name: {"outcome": one.outcome, "value": one.value, "limit": one.limit}
-        for one in analysis.findings
-    }
+    def _tell(self, rollout: Rollout, what: str) -> None:
+        name = f"release {rollout.number} of {self.model} on {self.target}"
+        self.callbacks.progress(f"{name}{what}")

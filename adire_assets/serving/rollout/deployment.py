@@ -1,9 +1,8 @@
 """Bringing a release live on every target, and how what is served differs from the records."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from adire_assets.config.fleet import FleetConfig, fleet_file_name
 from adire_assets.core.errors import UserError
@@ -17,9 +16,8 @@ from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import rollback, rollout, standby
-from adire_assets.serving.rollout.controller import Refusal
-from adire_assets.serving.rollout.watch import OpenJudge
+from adire_assets.serving.rollout import rollout, steps
+from adire_assets.serving.rollout.controller import Callbacks
 
 GATEWAY_SECONDS = 30.0
 Progress = Callable[[str], None]
@@ -42,21 +40,17 @@ def deploy(
     number: int,
     *,
     verify: Callable[[ReleaseRecord], None],
-    open_judge: OpenJudge,
-    progress: Progress,
-    report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
-    refusal: Refusal = lambda release, software: None,
-    follow: Callable[[], None] = lambda: None,
+    callbacks: Callbacks,
 ) -> list[DeploymentRecord]:
     """Roll release `number` out on every target; the records at the end, in the fleet's order.
 
     They tell whether it is live or was sent back. `verify(record)` raises UserError to refuse it;
-    `refusal` says whether it may serve with the software that a target has.
     UserError also when it is quarantined, does not load, or a gateway does not answer; what was
     live before then goes on serving. Where it is live already, what differs is mended. A plan that
-    was left unfinished is finished first, which `follow` is told of (see `rollback.finish`).
+    was left unfinished is finished first (see `rollout.finish`).
     """
-    rollback.finish(project, fleet, model, progress, follow)
+    progress = callbacks.progress
+    rollout.finish(project, fleet, model, progress, callbacks.follow)
     wanted = release.read_record(project, model, number)
     record.refuse_quarantined(project, model, number)
     verify(wanted)
@@ -69,18 +63,9 @@ def deploy(
     if not rollout.begin(project, fleet, model, number, confirm=lambda: verify(wanted)):
         for target in fleet.targets:
             progress(f"release {number} of {model} is already live on {target}")
-    rollout.carry_out(
-        project,
-        fleet,
-        model,
-        open_judge=open_judge,
-        progress=progress,
-        report=report,
-        refusal=refusal,
-        follow=follow,
-    )
+    rollout.carry_out(project, fleet, model, callbacks)
     states = [record.read(project, target, model) for target in fleet.targets]
-    failed = [state for state in states if last_outcome(state, number) == "failed"]
+    failed = [state for state in states if state.outcome_of(number) == "failed"]
     if failed:
         raise UserError(
             f"release {number} of {model} is not deployed on {failed[0].target}: "
@@ -98,12 +83,6 @@ def resolve_release(project: Project, fleet: FleetConfig, name: str) -> ReleaseR
     if wanted is None:
         raise UserError(f"nothing of {model} is live; name a release, for example {model}@1")
     return release.read_record(project, model, wanted)
-
-
-def last_outcome(state: DeploymentRecord, number: int) -> str | None:
-    """How the latest rollout of this release ended on a target, unless it is live there."""
-    last = state.last_rollout
-    return last["outcome"] if last and last["number"] == number != state.live else None
 
 
 def target_statuses(project: Project, fleet: FleetConfig, model: str) -> list[TargetStatus]:
@@ -193,7 +172,7 @@ def _mend(
 
         with slot_client.exclusive(state.model):
             slot_client.reload(wanted, require)
-    standby.restore_standby(project, fleet, state.target, state.model, progress)
+    steps.restore_standby(project, fleet, state.target, state.model, progress)
     routing.publish(project, fleet, state.target)
 
 

@@ -1,32 +1,34 @@
-"""Rollouts and ways back as the fleet's description and a target's record have them."""
+"""What slots are to hold: a release on its way, the one before, or a second copy of the live one.
+
+A slot that is killed costs no request as long as the other one has something to answer with.
+"""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
-from adire_assets.config.fleet import FleetConfig
+from adire_assets.config.fleet import FleetConfig, fleet_file_name
+from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.rollout import standby
+from adire_assets.serving.fleet.slot_client import SlotClient
+from adire_assets.serving.slot_server import slots_speaking
 from adire_assets.serving.state import DeploymentRecord, Rollout, Step
 
 ALL_REQUESTS = [100]
 
 
 def new_rollout(
-    project: Project,
-    fleet: FleetConfig,
-    target: str,
-    state: DeploymentRecord,
-    number: int,
-    after: list[str],
+    project: Project, fleet: FleetConfig, state: DeploymentRecord, number: int, after: list[str]
 ) -> Rollout:
     """A rollout as the fleet's description has it; `after`: the targets that come first."""
-    config = fleet.targets[target].rollout
+    config = fleet.targets[state.target].rollout
     # There is nothing to share the requests with before the first release.
     steps = config.steps if config.strategy == "canary" and state.live is not None else ALL_REQUESTS
     return Rollout(
         number=number,
         origin=state.live,
-        slot=standby.idle_slot(project, fleet, state, number),
+        slot=idle_slot(project, fleet, state, number),
         strategy=config.strategy,
         steps=list(steps),
         stage="waiting" if after else "loading",
@@ -36,28 +38,94 @@ def new_rollout(
 
 
 def rollback_step(
-    project: Project,
-    fleet: FleetConfig,
-    state: DeploymentRecord,
-    to: int | None,
-    reason: str,
+    project: Project, fleet: FleetConfig, state: DeploymentRecord, to: int | None, reason: str
 ) -> Step:
     """Leaves what is live for `to` (None: for nothing), which is loaded first where it is not."""
     if to is None:
         return Step(leave=state.live, reason=reason)
-    if state.slot_of(to) is not None:
+    if to in state.loaded:
         verdict = release.read_record(project, state.model, to).verdict
         return Step(leave=state.live, to=to, verdict=verdict, reason=reason)
-    slot = standby.idle_slot(project, fleet, state, to)
-    begin = Rollout(
-        to, state.live, slot, record.ROLLBACK, list(ALL_REQUESTS), since=time.time(), reason=reason
-    )
+    slot = idle_slot(project, fleet, state, to)
+    begin = Rollout(to, state.live, slot, record.ROLLBACK, list(ALL_REQUESTS), reason=reason)
+    begin = replace(begin, since=time.time())
     return Step(leave=state.live, to=to, reason=reason, begin=begin)
 
 
-def previous_release(project: Project, state: DeploymentRecord) -> int | None:
-    """What was live before the latest deployment, None when that may not be any more."""
+def back_to_previous(
+    project: Project, fleet: FleetConfig, state: DeploymentRecord, reason: str
+) -> Step:
+    """To what was live before the latest deployment; to nothing when that may not be any more."""
     before = state.history[-1]["from"] if state.history else None
-    if before is None or record.quarantine_reason(project, state.model, before):
-        return None
-    return int(before)
+    if before is not None and record.quarantine_reason(project, state.model, before):
+        before = None
+    return rollback_step(project, fleet, state, before, reason)
+
+
+def idle_slot(project: Project, fleet: FleetConfig, state: DeploymentRecord, number: int) -> str:
+    """The slot of the record's target that does not serve, of those that can serve this release;
+    the first before anything is live. UserError when there are none."""
+    wanted = release.read_record(project, state.model, number)
+    target = fleet.targets[state.target]
+    names = list(target.slots)
+    # What a release of an earlier version is asked by, the one kind of server that there is speaks.
+    if wanted.family or len({slot.server for slot in target.slots.values()}) > 1:
+        protocols = release.family_of_release(project, wanted).protocols
+        names = slots_speaking(target.slots, protocols)
+        if not names:
+            raise UserError(
+                f"release {number} of {state.model} is asked by {', '.join(protocols)}, which no "
+                f"slot of {state.target} speaks; give it two slots of another `server` in "
+                f"{fleet_file_name()}"
+            )
+    return next(name for name in names if name != state.active)
+
+
+def restore_standby(
+    project: Project, fleet: FleetConfig, target: str, model: str, progress: Callable[[str], None]
+) -> None:
+    """Bring the slots to what is recorded, with a copy of the live release where nothing is.
+
+    A rollout that is under way has its slot for itself. What fails here is told, and costs nothing
+    but the copy.
+    """
+
+    def stocked(state: DeploymentRecord) -> DeploymentRecord:
+        if state.live is None or state.rollout:
+            return state
+        idle = idle_slot(project, fleet, state, state.live)
+        if idle in state.slots:
+            return state
+        return replace(state, slots={**state.slots, idle: state.live})
+
+    state = record.change(project, target, model, stocked)
+    if state.rollout:
+        return
+    for name in fleet.targets[target].slots:
+        slot_client = SlotClient(project, fleet, target, name)
+        try:
+            with slot_client.exclusive(model):
+                _bring(slot_client, model)
+        except UserError as error:
+            progress(f"slot {name} of {target} is not as recorded: {error}")
+
+
+def _bring(slot_client: SlotClient, model: str) -> None:
+    # Read again: while this waited for the slot, another release may have begun to come.
+    state = record.read(slot_client.project, slot_client.target, model)
+    if state.rollout:
+        return
+    number = state.slots.get(slot_client.name)
+
+    def require() -> None:
+        now = record.read(slot_client.project, slot_client.target, model)
+        if now.rollout or now.slots.get(slot_client.name) != number:
+            raise UserError("what it should hold has changed meanwhile")
+
+    ready = slot_client.ready(model)
+    if number is None:
+        for left in ready:
+            require()
+            slot_client.unload(model, left)
+    elif ready != {number}:
+        slot_client.load(release.read_record(slot_client.project, model, number), require)

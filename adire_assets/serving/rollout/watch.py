@@ -32,12 +32,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.serving import release
 from adire_assets.serving.gateway import bootstrap, routing
-from adire_assets.serving.gateway.traffic import (
-    Traffic,
-    from_record,
-    histogram_total,
-    without_fastest,
-)
+from adire_assets.serving.gateway.traffic import Traffic, from_record, without_fastest
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
 from adire_assets.serving.rollout import analysis
 from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse
@@ -106,23 +101,23 @@ class Watch:
         fixed = step.look(ever, lost)
         seconds = time.time() - rollout.since
         quality = self._judged()
+        judged = Quality(replay.plug, quality)
         found = analyse(
-            self.config,
-            step.tallies,
-            step.limits,
-            seconds,
-            step.ejected,
-            Quality(replay.plug, quality),
-            step.waiting,
+            self.config, step.tallies, step.limits, seconds, step.ejected, judged, step.waiting
         )
-        thin = step.users < THIN_PER_SECOND * seconds
-        self._ask(rollout, replay, step, thin, found, len(quality))
-        fields: dict[str, Any] = {}
-        if fixed or time.monotonic() - self.kept > KEEP_SECONDS:
-            self.kept = time.monotonic()
-            kept = {"limits": step.limits, "evidence": step.evidence()}
-            fields = {**kept, "judged": quality}
-        return found, fields
+        # One request a look.
+        if replay.idle and time.monotonic() - self.asked >= APART_SECONDS:
+            self.asked = time.monotonic()
+            undecided = any(
+                one.name == "quality" and one.outcome == "open" for one in found.findings
+            )
+            room = len(quality) + replay.unjudged < self.config.judged_answers
+            thin = step.users < THIN_PER_SECOND * seconds and step.own < self.config.replays_maximum
+            step.ask(rollout, replay, thin=thin, judged=undecided and room)
+        if not fixed and time.monotonic() - self.kept <= KEEP_SECONDS:
+            return found, {}
+        self.kept = time.monotonic()
+        return found, {"limits": step.limits, "evidence": step.evidence(), "judged": quality}
 
     def wait(self, rollout: Rollout) -> None:
         """Until it is time for the next look."""
@@ -135,32 +130,6 @@ class Watch:
     def _judged(self) -> list[tuple[float, float]]:
         """(the score as served, as evaluated for the same prompt) of each answer so far."""
         return [*self.earlier, *(self.replay.scores if self.replay else ())]
-
-    def _ask(
-        self,
-        rollout: Rollout,
-        replay: Replay,
-        step: "StepEvidence",
-        thin: bool,
-        found: Analysis,
-        judged: int,
-    ) -> None:
-        """Have the next request sent, one a look: to judge its answer, or where traffic is thin."""
-        if not replay.idle or time.monotonic() - self.asked < APART_SECONDS:
-            return
-        self.asked = time.monotonic()
-        quality = next(one for one in found.findings if one.name == "quality")
-        room = judged + replay.unjudged < self.config.judged_answers
-        judging = quality.outcome == "open" and room
-        thin = thin and step.own < self.config.replays_maximum
-        # Mostly the running one, until there is enough of it: a slow canary is not waited for.
-        if thin and step.wants_reference and step.asked_running <= RUNNING_FIRST * step.own:
-            assert rollout.origin is not None
-            step.asked_running += 1
-            replay.ask(rollout.origin, judged=False)
-        elif thin or judging:
-            step.own += 1
-            replay.ask(rollout.number, judged=judging)
 
     def _counters(self, rollout: Rollout) -> dict[str, Traffic]:
         """What both releases have answered so far, to users and to who asked for them."""
@@ -181,7 +150,7 @@ class Watch:
             self.prepare()
             assert self.judge
             self.earlier = [(served, expected) for served, expected in rollout.judged]
-            wanted = self._release(rollout)
+            wanted = release.read_record(self.project, self.model, rollout.number)
             plug = release.family_of_release(self.project, wanted)
             self.replay = Replay(
                 routing.endpoint_of(self.project, self.fleet, self.target),
@@ -209,9 +178,6 @@ class Watch:
                 f"with; look at its evaluation with `adire report {wanted.model}@{wanted.number}`"
             )
         return found
-
-    def _release(self, rollout: Rollout) -> release.ReleaseRecord:
-        return release.read_record(self.project, self.model, rollout.number)
 
 
 class StepEvidence:
@@ -243,6 +209,17 @@ class StepEvidence:
     def kinds(self) -> tuple[str, ...]:
         """Of requests. Mirrored ones are copies of users', which a gateway counts as asked for."""
         return ("all",) if self.mirroring else ("users", "own")
+
+    def ask(self, rollout: Rollout, replay: Replay, thin: bool, judged: bool) -> None:
+        """Have the next request sent: to judge its answer, or because traffic is thin."""
+        # Mostly the running one, until there is enough of it: a slow canary is not waited for.
+        if thin and self.wants_reference and self.asked_running <= RUNNING_FIRST * self.own:
+            assert rollout.origin is not None
+            self.asked_running += 1
+            replay.ask(rollout.origin, judged=False)
+        elif thin or judged:
+            self.own += 1
+            replay.ask(rollout.number, judged=judged)
 
     def look(self, ever: Mapping[str, Traffic], lost: int = 0) -> bool:
         """Count what came since the look before; whether a limit was fixed by it.
@@ -293,7 +270,7 @@ class StepEvidence:
         found = {}
         for kind, seen in look.items():
             self.uncounted[kind] += seen.refused
-            taken = min(self.uncounted[kind], analysis.count_timed(seen))
+            taken = min(self.uncounted[kind], seen.timed)
             self.uncounted[kind] -= taken
             found[kind] = replace(seen, latency=without_fastest(seen.latency, taken))
         return found
@@ -312,10 +289,7 @@ class StepEvidence:
             known = {kind: traffic for kind, traffic in look.items() if kind in self.limits}
             self.tallies = analysis.count_latencies(self.tallies, self.limits, known)
             rest = {kind: one for kind, one in look.items() if kind not in known}
-            if any(
-                analysis.count_timed(one) or histogram_total(one.unanswered)
-                for one in rest.values()
-            ):
+            if any(one.timed or one.given_up for one in rest.values()):
                 left.append(rest)
         self.unlimited = left
 
@@ -329,7 +303,7 @@ class StepEvidence:
                 continue
             if self.alone or self.config.latency_increase_maximum is None:
                 self.limits[kind] = analysis.latency_limits(self.config, None)
-            elif analysis.count_timed(recent[kind]) >= analysis.REFERENCE_ANSWERS:
+            elif recent[kind].timed >= analysis.REFERENCE_ANSWERS:
                 self.limits[kind] = analysis.latency_limits(self.config, recent[kind])
             elif kind == "users" and self.everything:
                 self.limits[kind] = analysis.latency_limits(self.config, always[kind])

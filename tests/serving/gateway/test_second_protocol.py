@@ -25,7 +25,7 @@ from adire_assets.serving.gateway import config, protocol
 from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import standby
+from adire_assets.serving.rollout import steps
 from adire_assets.serving.slot_server import is_live, server_of
 from tests.support.chat import PIECES, ChatServer
 from tests.support.ports import free_ports
@@ -182,12 +182,12 @@ def test_a_release_comes_into_slots_whose_server_speaks_its_protocols(
         ReleaseRecord("cloth", 1, **facts, mlflow_run_id=None, provenance={}, family="diffusion"),
     )
     state = DeploymentRecord("cloth", "eu")
-    assert standby.idle_slot(project, both, state, 1) == "a"
-    assert standby.idle_slot(project, both, replace(state, active="a"), 1) == "b"
+    assert steps.idle_slot(project, both, state, 1) == "a"
+    assert steps.idle_slot(project, both, replace(state, active="a"), 1) == "b"
     texts = {name: slot for name, slot in slots.items() if slot["server"] == "chat"}
     other = FleetConfig.model_validate({"targets": {"eu": {"slots": texts, "gateway": gateway}}})
     with pytest.raises(UserError, match="asked by kserve-grpc, kserve-http, which no slot of eu"):
-        standby.idle_slot(project, other, state, 1)
+        steps.idle_slot(project, other, state, 1)
     with pytest.raises(ValueError, match="1 with server: chat; a target has two of each kind"):
         TargetConfig.model_validate({"slots": {n: slots[n] for n in ("a", "b", "c")}})
 

@@ -157,7 +157,7 @@ def test_a_rollout_that_could_never_go_on_is_refused(values: dict[str, Any], sen
 def test_the_number_of_answers_that_is_asked_for_is_the_number_that_it_takes():
     for limit, count in ((0.05, 88), (0.5, 7), (0.01, 449), (0.2, 20)):
         assert answers_needed(limit) == count
-        signal = analysis.Signal("errors", "share", limit, "at most")
+        signal = analysis.Signal("errors", "share", limit)
         for answers, enough in ((count - 1, False), (count, True)):
             below, _ = analysis.share_evidence(signal, Tally(looks=answers))
             assert (below >= threshold(RATE)) == enough

@@ -22,7 +22,7 @@ from adire_assets.serving import record, release
 from adire_assets.serving.fleet import slot
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
-from adire_assets.serving.rollout import deployment, rollback, rollout
+from adire_assets.serving.rollout import deployment, rollout
 from adire_assets.tracking import registry
 from tests.support.house import House
 from tests.support.light import MODEL
@@ -213,7 +213,7 @@ def test_routes_are_those_of_the_newest_record_however_late_they_are_written(two
         two.house.project,
         "eu",
         MODEL,
-        lambda state: record.with_live_release(state, 1, "rollback", "a drill"),
+        lambda state: state.with_live_release(1, "rollback", "a drill"),
     )
     assert not two.routed()
     assert resumed(two, late) == 0
@@ -458,9 +458,7 @@ def test_an_earlier_release_that_does_not_load_on_one_target_leaves_that_as_it_w
 
 def test_a_rollback_of_what_is_on_its_way_leaves_the_other_targets_alone(two: Fleet) -> None:
     two.begin(3)
-    record.change(
-        two.house.project, "us", MODEL, lambda now: record.without_rollout(now, "cancelled", "")
-    )
+    record.change(two.house.project, "us", MODEL, lambda now: now.without_rollout("cancelled", ""))
     assert two.roll_back() == [2, 2]
     assert two.quarantined(2) is None and two.quarantined(3)
 
@@ -496,10 +494,10 @@ def test_who_follows_is_told_before_a_plan_counts_as_finished(two: Fleet) -> Non
         raise UserError("MLflow does not answer")
 
     with pytest.raises(UserError, match="MLflow"):
-        rollback.rollback(two.house.project, two.fleet, MODEL, None, "pale", print, unreachable)
+        rollout.rollback(two.house.project, two.fleet, MODEL, None, "pale", print, unreachable)
     assert two.live() == [1, 1] and record.read_plan(two.house.project, MODEL).pending
     told: list[DeploymentRecord] = []
-    rollback.finish(two.house.project, two.fleet, MODEL, print, lambda: told.append(two.state()))
+    rollout.finish(two.house.project, two.fleet, MODEL, print, lambda: told.append(two.state()))
     assert [state.live for state in told] == [1] and two.settled()
 
 

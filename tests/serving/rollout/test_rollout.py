@@ -18,7 +18,8 @@ from adire_assets.serving import record
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import controller, deployment, rollback, rollout
+from adire_assets.serving.rollout import controller, deployment, rollout
+from adire_assets.serving.rollout.controller import Callbacks
 from adire_assets.serving.slot_server import is_live
 from tests.support.asking import generate
 from tests.support.house import TARGET, House, awaited
@@ -35,8 +36,7 @@ def begun(lit: House, number: int, fleet: FleetConfig | None = None) -> threadin
     rollout.begin(lit.project, fleet or lit.fleet, MODEL, number)
     thread = threading.Thread(
         target=rollout.carry_out,
-        args=(lit.project, fleet or lit.fleet, MODEL),
-        kwargs={"open_judge": lit.open_judge, "progress": print},
+        args=(lit.project, fleet or lit.fleet, MODEL, Callbacks(lit.open_judge, print)),
     )
     thread.start()
     return thread
@@ -192,9 +192,7 @@ def test_a_target_with_other_software_gets_no_user_and_leaves_no_quarantine(lit:
             MODEL,
             2,
             verify=lambda candidate: None,
-            open_judge=lit.open_judge,
-            progress=print,
-            refusal=refusal,
+            callbacks=Callbacks(lit.open_judge, print, refusal=refusal),
         )
     assert asked == [(2, None)]
     assert (lit.record.live, lit.serving()) == (1, 1)
@@ -248,7 +246,7 @@ controller.LEASE_SECONDS = 3.0  # it is what the test waits for
 project = Project(Path(sys.argv[1]), Path(sys.argv[2]))
 fleet = FleetConfig.model_validate_json(sys.argv[3])
 judge = nullcontext(lambda prompts, images: [1.0 + 0.01 * place for place in range(len(images))])
-rollout.carry_out(project, fleet, "light", open_judge=lambda: judge, progress=print)
+rollout.carry_out(project, fleet, "light", controller.Callbacks(lambda: judge, print))
 """
 
 
@@ -286,7 +284,7 @@ def test_who_has_lost_the_lease_changes_nothing(lit: House) -> None:
 
     revision = record.change(lit.project, TARGET, MODEL, taken).revision
     late = controller.RolloutController(
-        lit.project, slow, TARGET, MODEL, lit.open_judge, print, lambda *_: None
+        lit.project, slow, TARGET, MODEL, Callbacks(lit.open_judge, print)
     )
     with pytest.raises(controller.LeaseLost):
         late._finish(lit.record.rollout)
@@ -326,7 +324,7 @@ def test_a_record_that_the_gateway_was_not_told_of_is_seen_and_mended(lit: House
         lit.project,
         TARGET,
         MODEL,
-        lambda state: record.with_live_release(state, other, "rollback", "a drill"),
+        lambda state: state.with_live_release(other, "rollback", "a drill"),
     )
     assert lit.differences() == ["the gateway of local does not route light as recorded"]
     routing.publish(lit.project, lit.fleet, TARGET)
@@ -353,7 +351,7 @@ def test_a_rollback_that_leads_nowhere_says_why(
         lit.project, target, MODEL, lambda state: replace(state, live=last, history=entries)
     )
     with pytest.raises(UserError, match=sentence):
-        rollback.rollback(lit.project, fleet, MODEL, to, "a reason", print)
+        rollout.rollback(lit.project, fleet, MODEL, to, "a reason", print)
     assert record.read(lit.project, target, MODEL) == written
     assert record.quarantine_reason(lit.project, MODEL, 1) is None
 
@@ -367,7 +365,7 @@ def test_a_quarantine_is_lifted_with_a_reason_only(lit: House) -> None:
     with pytest.raises(UserError, match="not quarantined"):
         record.lift_quarantine(lit.project, MODEL, number, "twice")
     with pytest.raises(UserError, match="needs a reason"):
-        rollback.rollback(lit.project, lit.fleet, MODEL, None, " ", print)
+        rollout.rollback(lit.project, lit.fleet, MODEL, None, " ", print)
 
 
 def test_a_gateway_that_is_down_is_named(lit: House) -> None:
@@ -381,6 +379,5 @@ def test_a_gateway_that_is_down_is_named(lit: House) -> None:
             MODEL,
             1,
             verify=lambda candidate: None,
-            open_judge=lit.open_judge,
-            progress=print,
+            callbacks=Callbacks(lit.open_judge, print),
         )

@@ -13,6 +13,7 @@ from adire_assets.serving.fleet import processes
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.rollout import deployment
+from adire_assets.serving.rollout.controller import Callbacks
 from adire_assets.serving.rollout.replay import Judge
 from tests.serving.conftest import QUICK
 from tests.support.asking import generate
@@ -60,8 +61,7 @@ class Targets:
             MODEL,
             number,
             verify=lambda candidate: None,
-            open_judge=self.open_judge,
-            progress=print,
+            callbacks=Callbacks(self.open_judge, print),
         )
         return self.live()
 
