@@ -11,9 +11,9 @@ recipe key. That is why `core.lineage` leaves this module out of a step's code h
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adire_assets.config.gates import GateConfig
 from adire_assets.config.search import SearchConfig
@@ -23,6 +23,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family, told
 from adire_assets.core.file_names import is_content, suffix_of
 from adire_assets.core.project import Project
+from adire_assets.core.splits import LARGEST_SHARE_NOT_TRAINED
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -33,6 +34,24 @@ class DataConfig(Strict):
 
     path: FilePath  # folder below the project, tracked by dvc_file
     dvc_file: FilePath = "data.dvc"
+
+
+class SplitDataConfig(DataConfig):
+    """Data that is split in three by content, see `core.splits`."""
+
+    # What gates judge by, and what checkpoints and `adire search` are chosen by.
+    held_out_fraction: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        used = self.held_out_fraction + self.validation_fraction
+        if used > LARGEST_SHARE_NOT_TRAINED:
+            raise ValueError(
+                f"held_out_fraction and validation_fraction are {used:g} together, at most "
+                f"{LARGEST_SHARE_NOT_TRAINED:g}: the rest is what is trained on"
+            )
+        return self
 
 
 class EvaluationConfig(Strict):

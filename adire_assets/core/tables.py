@@ -1,10 +1,9 @@
-"""Tables as spreadsheets and scripts write them: text in UTF-8 or UTF-16, CSV in its dialects.
+"""Tables as spreadsheets and scripts write them: CSV in its dialects.
 
 Read are commas, semicolons and tabs between the fields, blanks after them and at a line's end, and
 double quotes around a field. What is wrong is noted with file and line, as it was found.
 """
 
-import codecs
 import csv
 import io
 import re
@@ -13,20 +12,6 @@ from typing import Any
 
 DELIMITERS = (",", ";", "\t")
 SHOWN_HEADER = 60  # characters
-
-
-def decode_text(content: bytes) -> str:
-    """A file's text: UTF-8, or UTF-16 with its mark. ValueError, a clause, when it is neither."""
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        kind = "UTF-16, as its first bytes say" if utf16 else f"UTF-8 text (line {line})"
-        raise ValueError(f"not {kind} (byte {error.start}); save it as UTF-8") from None
-    if "\0" in text:
-        raise ValueError("holds zero bytes, so it is not UTF-8 text; save it as UTF-8")
-    return text
 
 
 def csv_rows(

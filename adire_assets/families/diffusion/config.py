@@ -23,7 +23,6 @@ from adire_assets.families.diffusion.evaluation.prompts import (
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.training.settings import NOT_SEARCHED, TrainingConfig
 
-LARGEST_SHARE_NOT_TRAINED = 0.8
 SD15_CONFIG = (
     "stable-diffusion-v1-5/stable-diffusion-v1-5 at 451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 )
@@ -61,14 +60,11 @@ class BaseModelSource(ModelSource):
         return self
 
 
-class DataConfig(model.DataConfig):
+class DataConfig(model.SplitDataConfig):
     """Which images, and how they become a dataset; `path` holds them and their captions."""
 
     resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] = 512  # pixels, square
     instance_prompt: Annotated[str, Field(min_length=1, max_length=1000)]  # for images sans caption
-    # By content: what gates judge by, and what checkpoints and `adire search` are chosen by.
-    held_out_fraction: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
-    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     minimum_images: Annotated[int, Field(ge=2, le=1_000_000)] = 10
     near_duplicate_distance: Annotated[int, Field(ge=0, le=16)] = (
         4  # bits of a 64-bit perceptual hash
@@ -76,13 +72,7 @@ class DataConfig(model.DataConfig):
     maximum_pixels: Annotated[int, Field(ge=4096, le=1_000_000_000)] = 100_000_000
 
     @model_validator(mode="after")
-    def _something_to_train_on(self) -> "DataConfig":
-        used = self.held_out_fraction + self.validation_fraction
-        if used > LARGEST_SHARE_NOT_TRAINED:
-            raise ValueError(
-                f"held_out_fraction and validation_fraction are {used:g} together, at most "
-                f"{LARGEST_SHARE_NOT_TRAINED:g}: the rest is what is trained on"
-            )
+    def _some_images_are_taken(self) -> Self:
         if self.maximum_pixels < self.resolution**2:
             raise MisplacedKey(
                 f"maximum_pixels is {self.maximum_pixels}, and an image of resolution "

@@ -14,9 +14,10 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
+from adire_assets.core.data_files import decode_text, each_key_once, mistakes
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content, same_form, suffix_of
-from adire_assets.core.tables import csv_rows, decode_text
+from adire_assets.core.tables import csv_rows
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 SIDECARS = (".txt", ".caption")
@@ -27,7 +28,6 @@ NEAR_MISSES = (
     *(".ods", ".parquet", ".xml", ".yaml", ".yml", ".text"),
 )
 READ = "captions are read from metadata.csv or metadata.jsonl, <image>.txt and <image>.caption"
-SHOWN_PROBLEMS = 100
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_captions(source: Path, files: Mapping[str, Path]) -> Captions:
         elif found:
             texts[image] = found.pop()
     if problems:
-        raise UserError(_listed(source, problems))
+        raise UserError(mistakes(f"the captions in {source} have", problems))
     for name in files.keys() - used - unused.keys():
         if suffix_of(name) in SIDECARS:
             unused[name] = f"no image has its name; {READ}"
@@ -178,7 +178,7 @@ def _json_rows(
             continue
         rows += 1
         try:
-            row = json.loads(content, object_pairs_hook=_each_key_once)
+            row = json.loads(content, object_pairs_hook=each_key_once)
             json.dumps(row, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             problems.append(f"{name}:{line}: not a line of valid JSON: {error}")
@@ -189,19 +189,3 @@ def _json_rows(
         yield line, row
     if not rows:
         problems.append(f"{name}: is empty; a line holds an object with {' and '.join(required)}")
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in row if names.count(name) > 1)
-        raise ValueError(f"{twice} stands there twice; keep one")
-    return row
-
-
-def _listed(source: Path, problems: list[str]) -> str:
-    more = len(problems) - SHOWN_PROBLEMS
-    lines = problems[:SHOWN_PROBLEMS] + ([f"... and {more} more"] if more > 0 else [])
-    count = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    return "\n".join([f"the captions in {source} have {count}:", *lines])

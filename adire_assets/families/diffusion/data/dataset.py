@@ -33,8 +33,9 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from adire_assets.core.data_files import content_files, new_folder
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import is_content, same_form, suffix_of
+from adire_assets.core.file_names import suffix_of
 from adire_assets.core.lineage import file_digest
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
@@ -96,7 +97,7 @@ def build_dataset(
     (`file_names.is_content`) is left out. UserError: no files, wrong caption files, two images of
     one name, too few images in all (`config.minimum_images`), held out or to train on.
     """
-    found = _counted(source, files)
+    found = content_files(source, files)
     if not found:
         raise UserError(
             f"{source} has no images: put them there (and a metadata.csv with file_name,text), "
@@ -105,20 +106,11 @@ def build_dataset(
     captions = read_captions(source, found)
     for name in captions.used:
         found.pop(name)
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty; name a new folder for the dataset")
-    existed = output.exists()
-    staging = output / STAGING
-    staging.mkdir(parents=True)
-    try:
+    with new_folder(output):
+        (output / STAGING).mkdir()
         with own_pixel_limit():
             summary = _build(source, output, config, found, captions, progress)
-    except BaseException:
-        shutil.rmtree(output)
-        if existed:
-            output.mkdir()
-        raise
-    shutil.rmtree(staging)
+        shutil.rmtree(output / STAGING)
     return summary
 
 
@@ -190,27 +182,6 @@ def _build(
         output / "dataset_sheet.png",
     )
     return summary
-
-
-def _counted(source: Path, files: Iterable[str] | None) -> dict[str, Path]:
-    """{relative path in composed form: file} of the files that count, sorted."""
-    found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(source):
-        for entry in (*names, *(name for name in folders if Path(parent, name).is_symlink())):
-            path = Path(parent, entry)
-            name = same_form(path.relative_to(source).as_posix())
-            if not is_content(name):
-                continue
-            if name in found:
-                raise UserError(
-                    f"{source}: two files are named {name}, with accents that are coded in two "
-                    "ways; rename one"
-                )
-            found[name] = path
-    if files is not None:
-        wanted = {same_form(name) for name in files if is_content(name)}
-        found = {name: found.get(name, source / name) for name in wanted}
-    return dict(sorted(found.items()))
 
 
 def _normalised(

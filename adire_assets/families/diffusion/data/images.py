@@ -5,7 +5,6 @@ clause that stands after the file's name. The content decides the format, not th
 decoded before its header has been found acceptable.
 """
 
-import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from adire_assets.core.data_files import regular_file
 from adire_assets.families.diffusion.data import colour
 from adire_assets.families.diffusion.data.exif import is_truncated
 
@@ -56,7 +56,11 @@ def load(path: Path, folder: Path, maximum_pixels: int) -> Picture:
     Pillow's own limit must be off (`own_pixel_limit`).
     """
     try:
-        with Image.open(_regular(path, folder), formats=FORMATS) as image:
+        file = regular_file(path, folder)
+    except ValueError as clause:
+        raise Rejected(str(clause)) from None
+    try:
+        with Image.open(file, formats=FORMATS) as image:
             _check_header(image, maximum_pixels)
             image.load()
             if is_truncated(image.info.get("exif") or b""):
@@ -106,24 +110,6 @@ def own_pixel_limit() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
-
-
-def _regular(path: Path, folder: Path) -> Path:
-    try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(folder.resolve()):
-            raise Rejected(
-                "a link that leads out of the folder; put the file itself there (under DVC: `dvc "
-                "config cache.type reflink,copy`, then `dvc checkout --relink`)"
-            )
-        if not stat.S_ISREG(real.stat().st_mode):
-            raise Rejected("not a regular file")
-        with real.open("rb"):
-            return real
-    except (FileNotFoundError, RuntimeError):
-        raise Rejected("a link that leads nowhere") from None
-    except OSError as error:
-        raise Rejected(f"cannot be read ({error.strerror})") from None
 
 
 def _check_header(image: Image.Image, maximum_pixels: int) -> None:

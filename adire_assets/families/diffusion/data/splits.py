@@ -7,12 +7,12 @@ An image's own pixels say where it falls. One too close to an image of a split t
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from pydantic import ValidationError
 
+from adire_assets.core import splits
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import suffix_of
 from adire_assets.families.diffusion.config import DataConfig
@@ -23,7 +23,6 @@ MINIMUM_HELD_OUT = 4  # KID's unbiased estimate over fewer is noise
 MINIMUM_TRAIN = 4
 SHOWN_REASONS = 5
 FRACTIONS_TRIED = 20  # with near duplicates, before the advice is to add images alone
-SPLIT_NAMES = {"train": "training", "validation": "validation", "held_out": "held-out"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Accepted:
     @property
     def score(self) -> float:
         """Where its content falls in [0, 1): held out, validation, train, in this order."""
-        return int(self.pixels[:13], 16) / 16**13
+        return splits.score(self.pixels)
 
     @property
     def name(self) -> str:
@@ -69,16 +68,11 @@ def split_images(
     images: Sequence[Accepted], config: DataConfig
 ) -> tuple[dict[str, list[Accepted]], list[Rejection]]:
     """({split: its images}, those rejected as near duplicates across splits)."""
-    first, second = config.held_out_fraction, config.held_out_fraction + config.validation_fraction
     kept: dict[str, list[Accepted]] = {"train": [], "validation": [], "held_out": []}
     rejected: list[Rejection] = []
-    for name, low, high in (
-        ("held_out", 0.0, first),
-        ("validation", first, second),
-        ("train", second, 1.0),
-    ):
+    for name in splits.SPLITS:
         before = [(other, image) for other, split in kept.items() for image in split]
-        candidates = [image for image in images if low <= image.score < high]
+        candidates = [image for image in images if _split_of(image, config) == name]
         kept[name] = candidates
         if not before or not candidates:
             continue
@@ -89,9 +83,13 @@ def split_images(
                 kept[name].append(image)
                 continue
             other, twin = before[place]
-            reason = f"a near duplicate ({bits} bits) of the {SPLIT_NAMES[other]} {twin.source}"
+            reason = f"a near duplicate ({bits} bits) of the {splits.SPLITS[other]} {twin.source}"
             rejected.append(Rejection(image.source, reason))
     return kept, rejected
+
+
+def _split_of(image: Accepted, config: DataConfig) -> str:
+    return splits.split_of(image.score, config.held_out_fraction, config.validation_fraction)
 
 
 def near_duplicates(split: Sequence[Accepted], config: DataConfig) -> list[NearDuplicate]:
@@ -115,21 +113,21 @@ def refuse_too_few(
     source: Path,
     config: DataConfig,
     images: Sequence[Accepted],
-    splits: Mapping[str, Sequence[Accepted]],
+    by_split: Mapping[str, Sequence[Accepted]],
     rejected: Sequence[Rejection],
 ) -> None:
-    there = sum(map(len, splits.values()))
+    there = sum(map(len, by_split.values()))
     if there < config.minimum_images:
         problem = (
             f"{source}: {config.minimum_images} images are needed (data.minimum_images), "
             f"{there} are usable; add images"
         )
-    elif (held_out := len(splits["held_out"])) < MINIMUM_HELD_OUT:
+    elif (held_out := len(by_split["held_out"])) < MINIMUM_HELD_OUT:
         problem = (
             f"{source}: {MINIMUM_HELD_OUT} held-out images are needed to evaluate, "
             f"{held_out} of {there} fall there; {_advice(images, config)}"
         )
-    elif (train := len(splits["train"])) < MINIMUM_TRAIN:
+    elif (train := len(by_split["train"])) < MINIMUM_TRAIN:
         problem = (
             f"{source}: {MINIMUM_TRAIN} images are needed to train on, {train} of {there} "
             f"fall there; {_advice(images, config)}"
@@ -145,32 +143,13 @@ def refuse_too_few(
 
 def _advice(images: Sequence[Accepted], config: DataConfig) -> str:
     """What to do about a split that is too small: the nearest fractions that work, if any do."""
-    scores = np.sort([image.score for image in images])
-    now = config.held_out_fraction, config.validation_fraction
-    hundredths = [share / 100 for share in range(51)]
-    shares = product({now[0], *hundredths[5:]}, {now[1], *hundredths})
-    nearest_first = sorted(shares, key=lambda s: (abs(s[0] - now[0]) + abs(s[1] - now[1]), s))
-    tried = 0
-    for held_out, validation in nearest_first:
-        first, second = np.searchsorted(scores, (held_out, held_out + validation))
+    now = {key: getattr(config, key) for key in ("held_out_fraction", "validation_fraction")}
+    scores = [image.score for image in images]
+    enough = splits.fractions_that_give(scores, now, MINIMUM_HELD_OUT, MINIMUM_TRAIN)
+    for fractions in islice(enough, FRACTIONS_TRIED):
         # Near duplicates of another split can only take from what is trained on.
-        if validation > now[1] or first < MINIMUM_HELD_OUT or len(scores) - second < MINIMUM_TRAIN:
-            continue
-        values = {"held_out_fraction": held_out, "validation_fraction": validation}
-        try:
-            changed = DataConfig.model_validate({**config.model_dump(), **values})
-        except ValidationError:  # more than may be left out of the training
-            continue
-        splits, _ = split_images(images, changed)
-        enough = sum(map(len, splits.values())) >= config.minimum_images
-        if enough and len(splits["train"]) >= MINIMUM_TRAIN:
-            told = [
-                f"data.{name} to {value:.2f}"
-                for (name, value), before in zip(values.items(), now, strict=True)
-                if value != before
-            ]
-            return f"add images, or set {' and '.join(told)}"
-        tried += 1
-        if tried == FRACTIONS_TRIED:
-            break
+        tried, _ = split_images(images, config.model_copy(update=fractions))
+        usable = sum(map(len, tried.values())) >= config.minimum_images
+        if usable and len(tried["train"]) >= MINIMUM_TRAIN:
+            return f"add images, or set {splits.told(fractions, now)}"
     return "add images"
