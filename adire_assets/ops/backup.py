@@ -18,15 +18,14 @@ place in.
 """
 
 import errno
-import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,8 +33,11 @@ from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content
+from adire_assets.core.files import sync
+from adire_assets.core.folders import exclusive_folder
 from adire_assets.core.project import Project
 from adire_assets.core.store import NOT_CONTENT, Artifact, Store, write_json
+from adire_assets.gates.clean_commit import file_list
 from adire_assets.ops.databases import BESIDE, copy_database, is_database, replace_texts
 from adire_assets.ops.gc import sorted_out
 from adire_assets.serving import record
@@ -57,8 +59,6 @@ SECRETS = ("rating_secret", "private.pem")
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 READINGS = 200
 HOME, HOME_URI = "@ADIRE_HOME@", "@ADIRE_HOME_URI@"
-CHUNK = 2**20
-NAMED = 3
 
 
 def backup(project: Project, destination: Path, progress: Progress) -> None:
@@ -107,8 +107,8 @@ def restore(project: Project, source: Path, progress: Progress) -> None:
         damaged = [name for name, path in places.items() if not _same(source, name, path, listed)]
         if damaged:
             raise UserError(
-                f"{source} is damaged or incomplete: {_some(damaged)} is not what was backed up; "
-                "restore another backup"
+                f"{source} is damaged or incomplete: {file_list(damaged)} is not what was backed "
+                "up; restore another backup"
             )
         for path in places.values():
             if is_database(path):
@@ -141,7 +141,7 @@ class _Collection:
             self.project.storage.hold(artifact.name)
         records = self._records()
         for name, content in records.items():
-            self._write(name, content)
+            self._keep(name, lambda path, content=content: path.write_bytes(content))
         needed, others = sorted_out(self.project, store, KEEP)
         self._tell_what_lacks(records, needed)
         self.progress(f"{len(self.files)} records; copying {len(needed)} artifacts")
@@ -190,31 +190,24 @@ class _Collection:
                         "what is restored from this backup cannot serve it"
                     )
 
-    def _write(self, name: str, content: bytes) -> None:
-        path = self.target / name
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        self.files[f"home/{name}"] = {"size": len(content), "sha256": digest}
+    def _keep(self, name: str, write: Callable[[Path], Any]) -> str:
+        """Put a file of the home into the backup; its SHA-256."""
+        facts = self.files[f"home/{name}"] = _written(self.target / name, write)
+        return facts["sha256"]
 
     def _add(self, source: Path, name: str) -> None:
         if _is_secret(source):
             self.left_out.append(name)
             return
-        path = self.target / name
+        copy = self._database if is_database(source) else shutil.copyfile
         try:
-            if is_database(source):
-                with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                copy_database(source, path)
-                replace_texts(path, {self.home.as_uri(): HOME_URI, str(self.home): HOME})
-                size, digest = path.stat().st_size, lineage.file_digest(path)
-                self.files[f"home/{name}"] = {"size": size, "sha256": digest}
-            else:
-                self.files[f"home/{name}"] = _copy(source, path)
+            self._keep(name, partial(copy, source))
         except FileNotFoundError:  # a file of the moment
-            path.unlink(missing_ok=True)
+            (self.target / name).unlink(missing_ok=True)
+
+    def _database(self, source: Path, target: Path) -> None:
+        copy_database(source, target)
+        replace_texts(target, {self.home.as_uri(): HOME_URI, str(self.home): HOME})
 
     def _artifact(self, artifact: Artifact) -> None:
         """UserError when it is not what its manifest says."""
@@ -223,14 +216,14 @@ class _Collection:
             inside = path.relative_to(artifact.path).as_posix()
             if not is_content(inside) and inside not in then:  # left by a desktop or editor
                 continue
-            facts = _copy(path, self.target / "store" / artifact.name / inside)
-            self.files[f"home/store/{artifact.name}/{inside}"] = facts
+            copied = self._keep(f"store/{artifact.name}/{inside}", partial(shutil.copyfile, path))
             if PurePosixPath(inside).parts[0] not in NOT_CONTENT:
-                content[inside] = facts["sha256"]
+                content[inside] = copied
         if changed := sorted(n for n in {*then, *content} if then.get(n) != content.get(n)):
             raise UserError(
-                f"{artifact.path} was changed after it was made ({_some(changed)}), and is no use "
-                f"in a backup; delete the folder and materialize {artifact.model}/{artifact.kind}"
+                f"{artifact.path} was changed after it was made ({file_list(changed)}), and is no "
+                f"use in a backup; delete the folder and materialize {artifact.model}/"
+                f"{artifact.kind}"
             )
 
 
@@ -275,7 +268,7 @@ def _same(source: Path, name: str, target: Path, listed: Files) -> bool:
     path = source / name
     if not path.is_file() or path.resolve() != source.resolve() / name:  # gone, or a link
         return False
-    return _copy(path, target) == listed[name]
+    return _written(target, partial(shutil.copyfile, path)) == listed[name]
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -285,24 +278,15 @@ def _same(source: Path, name: str, target: Path, listed: Files) -> bool:
 def _made_whole(final: Path) -> Iterator[Path]:
     """A folder to fill, which is called `final` in the end; when that fails, nothing is left."""
     unfinished = final.with_name(f".{final.name}.unfinished")
-    busy = UserError(f"another process is making {final} just now")
-    with ExitStack() as held:
-        with writing(unfinished):
-            unfinished.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(unfinished, os.O_RDONLY | os.O_DIRECTORY)
-        held.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        if not unfinished.is_dir() or unfinished.stat().st_ino != os.fstat(descriptor).st_ino:
-            raise busy  # it was finished before it could be locked
+    busy = f"another process is making {final} just now"
+    with writing(unfinished), exclusive_folder(unfinished, busy):
+        if not unfinished.is_dir():
+            raise UserError(busy)  # it was finished before it could be locked
         try:
             for left in unfinished.iterdir():  # by one that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield unfinished
-            with writing(final):
-                unfinished.rename(final)
+            unfinished.rename(final)
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -316,37 +300,23 @@ def _walk(folder: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
         if Path(parent) == folder:
             folders[:] = [name for name in folders if name not in leave_out]
         folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            temporary = name.startswith(".") and name.endswith((".tmp", ".new"))
-            if (
-                not (temporary or name.endswith(BESIDE))
-                and path.is_file()
-                and not path.is_symlink()
-            ):
+        for path in (Path(parent, name) for name in sorted(names)):
+            temporary = path.name.startswith(".") and path.suffix in (".tmp", ".new")
+            passing = temporary or path.name.endswith(BESIDE)
+            if not passing and path.is_file() and not path.is_symlink():
                 yield path
 
 
-def _copy(source: Path, target: Path) -> dict[str, Any]:
-    """Copy a file onto the disk itself; its size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as old, target.open("wb") as new:
-            while chunk := old.read(CHUNK):
-                digest.update(chunk)
-                size += new.write(chunk)
-            new.flush()
-            os.fsync(new.fileno())
-    return {"size": size, "sha256": digest.hexdigest()}
+def _written(path: Path, write: Callable[[Path], Any]) -> dict[str, Any]:
+    """Write a file onto the disk itself; its size and SHA-256."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+        sync(path)
+    return {"size": path.stat().st_size, "sha256": lineage.file_digest(path)}
 
 
 def _is_secret(path: Path) -> bool:
     if path.name in SECRETS:
         return True
     return path.suffix in (".pem", ".key") and bool(PRIVATE_KEY.search(path.read_bytes()))
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

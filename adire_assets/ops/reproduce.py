@@ -64,13 +64,17 @@ def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
     _require_recorded(adapter)
     _require_served(store, record, adapter, weights)
     _require_same_environment(project, name, manifest)
-    work = f"reproduce-{record.model}-{record.number}"
-    with scratch_folder(project, work) as scratch:
+    with scratch_folder(project, f"reproduce-{record.model}-{record.number}") as scratch:
         places = {"output": scratch / "output", "work": scratch / "checkpoints"}
         places["output"].mkdir()
-        for kind, provide in (("base_model", _base_model), ("dataset", _dataset)):
-            made_from = store.recall(manifest[kind])
-            places[kind] = provide(project, made_from, scratch, progress)
+        for kind, make in (("base_model", _base_model), ("dataset", _dataset)):
+            made_from, word = store.recall(manifest[kind]), kind.replace("_", " ")
+            if store.holds(made_from):
+                store.verify(made_from)
+                progress(f"{word}: {made_from.content_hash[:12]} is in the store")
+                places[kind] = made_from.path
+            else:
+                places[kind] = make(project, made_from, scratch, progress)
         sources = _lay_out(adapter, scratch / "training")
         progress(f"training: the recorded sources, on {manifest['job']['threads']} threads")
         _run(project, manifest["job"], places, sources, progress)
@@ -146,12 +150,8 @@ def _require_same_environment(project: Project, name: str, manifest: Mapping[str
             f"{name} was made on a machine of type {machine} and this one is {facts.machine}, "
             f"which gives other bits; run it on a {machine} machine"
         )
-    libraries = {
-        name: version
-        for name, version in then.items()
-        if name not in lineage.NOT_LIBRARIES and version != lineage.ABSENT  # it did without
-    }
-    other = {name: v for name, v in libraries.items() if v != facts.version(name)}
+    without = (*lineage.NOT_LIBRARIES, *(n for n, v in then.items() if v == lineage.ABSENT))
+    other = {n: v for n, v in then.items() if n not in without and v != facts.version(n)}
     if other:
         listed = ", ".join(f"{n} {v} (here {facts.version(n)})" for n, v in other.items())
         raise UserError(f"{name} was made with {listed}; `{_pip(other)}` mends it")
@@ -166,12 +166,7 @@ def _pip(versions: Mapping[str, str]) -> str:
 
 
 def _base_model(project: Project, recorded: Artifact, scratch: Path, progress: Progress) -> Path:
-    """A folder with the recorded base model's files."""
-    store = Store(project)
-    if store.holds(recorded):
-        store.verify(recorded)
-        progress(f"base model: {recorded.content_hash[:12]} is in the store")
-        return recorded.path
+    """A folder with the recorded base model's files, found again."""
     folder, weights = scratch / "base_model", family_of(project, recorded.model).weights
     found = weights.functions.find_again(project, recorded, folder)
     progress(f"base model: {found} is still the one of then")
@@ -179,35 +174,26 @@ def _base_model(project: Project, recorded: Artifact, scratch: Path, progress: P
 
 
 def _dataset(project: Project, recorded: Artifact, scratch: Path, progress: Progress) -> Path:
-    """A folder with the recorded dataset's files."""
-    store = Store(project)
-    if store.holds(recorded):
-        store.verify(recorded)
-        progress(f"dataset: {recorded.content_hash[:12]} is in the store")
-        return recorded.path
+    """A folder with the recorded dataset's files, made again."""
     _require_recorded(recorded)
     manifest = recorded.manifest
     _require_same_environment(project, f"its dataset {recorded.key[:12]}", manifest)
     places = {"source": scratch / "data", "output": scratch / "dataset"}
     places["source"].mkdir()
     progress("dataset: gone from the store; it is made again from the data that DVC holds")
+    job = manifest["job"]
     export = {
-        "function": "adire_assets.tracking.dvc.versions:export",
-        "arguments": {
-            "root": project.root,
-            "home": project.home,
-            "dvc_hash": manifest["dvc_hash"],
-            "data_hash": manifest["data_hash"],
-            "path": manifest["job"]["arguments"]["config"]["path"],
-            "output": places["source"],
-        },
-        "launcher": [],
-        "threads": manifest["job"]["threads"],
+        "root": project.root,
+        "home": project.home,
+        "dvc_hash": manifest["dvc_hash"],
+        "data_hash": manifest["data_hash"],
+        "path": job["arguments"]["config"]["path"],
+        "output": places["source"],
     }
-    today = Path(__file__).parents[2]
-    _run(project, export, {}, today, progress)
-    sources = _lay_out(recorded, scratch / "preparation")
-    _run(project, manifest["job"], places, sources, progress)
+    function = "adire_assets.tracking.dvc.versions:export"
+    by_today = {"function": function, "arguments": export, "launcher": []}
+    _run(project, job | by_today, {}, Path(__file__).parents[2], progress)
+    _run(project, job, places, _lay_out(recorded, scratch / "preparation"), progress)
     difference = _difference(manifest, lineage.folder_digest(places["output"], NOT_CONTENT)[1])
     if difference:
         raise UserError(f"the dataset comes out otherwise than the one of then: {difference}")
