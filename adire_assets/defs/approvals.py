@@ -5,43 +5,20 @@ its checks warn with the command that lets it go on. The sensor `<model>_approva
 and starts the job `<model>_deployment` for that release, which may be older than the latest one.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from adire_assets.core.project import Project
 from adire_assets.defs import ticks
-from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK
 from adire_assets.defs.sensors import APPROVAL_TAG, MODEL_TAG
 from adire_assets.gates import approvals, policy_comparison
-from adire_assets.serving.release import ReleaseRecord
-
-APPROVAL_CHECK = "human_approval"
 
 
 class Deployment(dg.Config):
     """Which release to deploy; by default the one that `triton_repository` has made."""
 
     release: int | None = None
-
-
-def held(sentence: str) -> Iterator[dg.AssetCheckResult]:
-    """Warnings, which stop nothing. Dagster wants a result for each check of the asset."""
-    for name in (APPROVAL_CHECK, ROLLOUT_CHECK, STEP_CHECK):
-        yield dg.AssetCheckResult(
-            check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, description=sentence
-        )
-
-
-def approved(project: Project, record: ReleaseRecord) -> dg.AssetCheckResult:
-    """The check of a release that nothing held."""
-    found = approvals.approval(project, record)
-    return dg.AssetCheckResult(
-        check_name=APPROVAL_CHECK,
-        passed=True,
-        description=f"approved {found.entry.told()}" if found else "no approval was needed",
-    )
 
 
 def deployment_job(model: str) -> Any:
@@ -62,22 +39,20 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
         job_name,
         f"Deploys a release of {model} when a person has approved it.",
     )
-    def approval(context: dg.SensorEvaluationContext) -> dg.RunRequest | str:
+    def approval(context: ticks.Context) -> dg.RunRequest | str:
         found = approvals.resumable(project, model)
         if found is None:
             waiting = [approvals.sentence(one) for one in approvals.waiting(project, model)]
             return "; ".join(waiting) or "no release waits for an approval"
         runs = ticks.runs_of(context, MODEL_TAG, model, limit=1)
-        if runs and not runs[0].dagster_run.is_finished:
+        if ticks.under_way(runs):
             return f"{ticks.short(runs[0])} is under way"
         release = f"release {found.record.number}"
         tried = ticks.runs_of(context, APPROVAL_TAG, found.key)
         if tried and tried[0].dagster_run.is_success:
             return f"{release} was approved, and {ticks.short(tried[0])} has done its part"
-        if tried and (left := ticks.seconds_until_retry(tried)) > 0:
-            return (
-                f"{release} is approved: {len(tried)} failed run(s), next attempt in {left:.0f} s"
-            )
+        if pause := ticks.pause(tried):
+            return f"{release} is approved: {pause}"
         if hindrance := ticks.hindrance(project, model):
             return f"{release} is approved; {hindrance}"
         tags = {APPROVAL_TAG: found.key, "adire/why": f"{release} is approved"}

@@ -10,10 +10,10 @@ from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.shown import Shown
 from adire_assets.core.store import Artifact, Built
+from adire_assets.core.worker import RunWorker
 from adire_assets.defs import checks
-from adire_assets.defs.approvals import Deployment, held
-from adire_assets.defs.mlflow_resource import MlflowTracking
-from adire_assets.defs.resources import ChildProcesses, answered
+from adire_assets.defs.approvals import Deployment
+from adire_assets.defs.resources import answered
 from adire_assets.defs.rollouts import reporter
 from adire_assets.defs.sensors import require_committed
 from adire_assets.gates import approvals, policy, policy_comparison, promotion
@@ -23,12 +23,15 @@ from adire_assets.gates.verdict import Verdict
 from adire_assets.gates.verdict import checks as gate_checks
 from adire_assets.line import dataset as datasets
 from adire_assets.line import deploy, evaluate, release, sources, train, verdict
+from adire_assets.tracking.runs import Tracked
+
+Context = dg.AssetExecutionContext
 
 
 def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
     """The assets `<model>/...` in the order of the graph."""
     family = family_of(project, model)
-    gate_config = family.gate_config()
+    shows, gate_config = family.shows, family.gate_config()
     made: list[dg.AssetsDefinition] = []
 
     def asset(*modules: str, specs: Mapping[str, str] | None = None, **keywords: Any) -> Any:
@@ -47,6 +50,7 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
                     for name, description in (specs or {}).items()
                 ],
                 io_manager_key="references",
+                required_resource_keys={"children", "mlflow"},
                 **keywords,
             )(answered()(function))
             made.append(definition)
@@ -54,74 +58,62 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         return decorate
 
     @asset(kinds={"dvc"})
-    def training_data(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def training_data(context: Context) -> dg.MaterializeResult:
         """The files that data.dvc names for this model."""
         built = sources.training_data(project, model)
         files = len(built.artifact.json("files.json"))
         return _result(context, built, dvc_hash=built.artifact.manifest["dvc_hash"], files=files)
 
     @asset(kinds={"yaml"})
-    def training_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def training_config(context: Context) -> dg.MaterializeResult:
         """The resolved hyperparameters of configs/models."""
         built = sources.training_config(project, model)
         return _result(context, built, config=built.artifact.json("config.json"))
 
     @asset()
-    def base_model(
-        context: dg.AssetExecutionContext, children: ChildProcesses
-    ) -> dg.MaterializeResult:
+    def base_model(context: Context) -> dg.MaterializeResult:
         """The weights that the adapter is trained on."""
-        built = sources.base_model(project, model, children.runner(context))
+        built = sources.base_model(project, model, _tools(context)[0])
         facts = built.artifact.manifest
         pinned = facts["recipe"]["inputs"]["weights"]
         left_out = facts.get("left_out")
         return _result(context, built, source=facts["source"], weights=pinned, left_out=left_out)
 
     @asset(kinds={"yaml"})
-    def evaluation_config(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def evaluation_config(context: Context) -> dg.MaterializeResult:
         """How adapters are evaluated, gated and served, and the judge's weights."""
         built = sources.evaluation_config(project, model)
         return _result(context, built, config=built.artifact.json("config.json"))
 
     @asset(*family.dataset.modules)
-    def dataset(context: dg.AssetExecutionContext, training_data: Artifact) -> dg.MaterializeResult:
+    def dataset(context: Context, training_data: Artifact) -> dg.MaterializeResult:
         """The data, validated and split into train, validation and held-out."""
         built = datasets.build(project, training_data)
-        return _result(context, built, family.shows.functions.of_dataset(built.artifact.path))
+        return _result(context, built, shows.functions.of_dataset(built.artifact.path))
 
     @asset(*family.train.modules, kinds={"mlflow"}, pool="device")
     def lora_weights(
-        context: dg.AssetExecutionContext,
-        dataset: Artifact,
-        base_model: Artifact,
-        training_config: Artifact,
-        children: ChildProcesses,
-        mlflow: MlflowTracking,
+        context: Context, dataset: Artifact, base_model: Artifact, training_config: Artifact
     ) -> dg.MaterializeResult:
         """The adapter, trained in a child process."""
-        tools = children.runner(context), mlflow.runner(context, model)
-        built = train.lora_weights(project, dataset, base_model, training_config, *tools)
-        shown = family.shows.functions.of_adapter(built.artifact.path)
+        made_from = dataset, base_model, training_config
+        built = train.lora_weights(project, *made_from, *_tools(context))
+        shown = shows.functions.of_adapter(built.artifact.path)
         return _result(context, built, shown, mlflow_run=built.artifact.manifest["mlflow_run_id"])
 
     @asset(*family.generate.modules, *family.evaluate.modules, kinds={"mlflow"}, pool="device")
     def evaluation_report(
-        context: dg.AssetExecutionContext,
+        context: Context,
         dataset: Artifact,
         base_model: Artifact,
         lora_weights: Artifact,
         evaluation_config: Artifact,
-        children: ChildProcesses,
-        mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:
         """Answers, scores and latency of the adapter, beside those of the bare base."""
-        tools = children.runner(context), mlflow.runner(context, model)
-        built = evaluate.evaluation_report(
-            project, dataset, base_model, lora_weights, evaluation_config, *tools
-        )
-        path = built.artifact.path
-        shown = family.shows.functions.of_evaluation(path)
-        return _result(context, built, shown, scores=evaluate.numbers(path))
+        made_from = dataset, base_model, lora_weights, evaluation_config
+        built = evaluate.evaluation_report(project, *made_from, *_tools(context))
+        shown = shows.functions.of_evaluation(built.artifact.path)
+        return _result(context, built, shown, scores=evaluate.numbers(built.artifact.path))
 
     @asset(
         *promotion.verdict_modules(gate_config),
@@ -130,15 +122,11 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         pool="device",
     )
     def promotion_verdict(
-        context: dg.AssetExecutionContext,
-        evaluation_report: Artifact,
-        evaluation_config: Artifact,
-        children: ChildProcesses,
-        mlflow: MlflowTracking,
+        context: Context, evaluation_report: Artifact, evaluation_config: Artifact
     ) -> dg.MaterializeResult:
         """The decision of the quality gates; each is a blocking check."""
-        tools = children.runner(context), mlflow.runner(context, model)
-        built = verdict.promotion_verdict(project, evaluation_report, evaluation_config, *tools)
+        made_from = evaluation_report, evaluation_config
+        built = verdict.promotion_verdict(project, *made_from, *_tools(context))
         decision = Verdict.from_dict(built.artifact.json("verdict.json"))
         context.log.info(f"{model}: {decision.sentence()}")
         if uncommitted := policy_comparison.uncommitted(project, model):
@@ -160,16 +148,15 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         kinds={"mlflow"},
     )
     def triton_repository(
-        context: dg.AssetExecutionContext,
+        context: Context,
         lora_weights: Artifact,
         base_model: Artifact,
         promotion_verdict: Artifact,
         evaluation_config: Artifact,
     ) -> dg.MaterializeResult:
         """Release N: the Triton version directory, checked on a scratch server."""
-        built, number = release.triton_repository(
-            project, lora_weights, base_model, promotion_verdict, evaluation_config
-        )
+        made_from = lora_weights, base_model, promotion_verdict, evaluation_config
+        built, number = release.triton_repository(project, *made_from)
         gates = gate_config(**evaluation_config.json("config.json")["gates"])
         found = checks.of_release(project, model, number, gates, context.log.info)
         return _result(context, built, checks=found, release=number)
@@ -181,27 +168,31 @@ def model_assets(project: Project, model: str) -> list[dg.AssetsDefinition]:
         output_required=False,  # what waits for an approval is not materialized, and nothing failed
     )
     def deployed_model(
-        context: dg.AssetExecutionContext, config: Deployment, triton_repository: Artifact
+        context: Context, config: Deployment, triton_repository: Artifact
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         """The release that is live, by the deployment records, after its rollout."""
-        tell, report = context.log.info, reporter(context, model)
+        told = context.log.info, reporter(context, model)
         with answered():
             require_committed(project, model, context.run)
             try:
-                wanted, records = deploy.deployed_model(
-                    project, triton_repository, tell, report, config.release
-                )
+                ended = deploy.deployed_model(project, triton_repository, *told, config.release)
             except approvals.Waiting as waits:
-                tell(str(waits))
-                yield from held(str(waits))
+                context.log.info(str(waits))
+                yield from checks.held(str(waits))
                 return
-        yield checks.deployed(project, wanted, records)
+        yield checks.deployed(project, *ended)
 
     return made
 
 
+def _tools(context: Context) -> tuple[RunWorker, Tracked]:
+    """What runs a step in a child process, and what tells MLflow of it."""
+    resources, model = context.resources, context.asset_key.path[0]
+    return resources.children.runner(context), resources.mlflow.runner(context, model)
+
+
 def _result(
-    context: dg.AssetExecutionContext,
+    context: Context,
     built: Built,
     shown: Sequence[Shown] = (),
     *,

@@ -1,23 +1,22 @@
 """What the blocking checks of a model's assets show: gates, a release, its deployment."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
 from adire_assets.core.gate import Gate
 from adire_assets.core.project import Project
-from adire_assets.defs.approvals import APPROVAL_CHECK, approved
 from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome
-from adire_assets.gates import promotion, upgrades
+from adire_assets.gates import approvals, promotion, upgrades
 from adire_assets.serving import release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 
 GATE_FACTS = ("value", "threshold", "margin", "comparison", "unit")
-PARITY_CHECK = "serves_what_was_evaluated"
-TOLD_ELSEWHERE = {"passed", "explanation", "software"}  # of the facts that it rests on
-COMPATIBILITY_CHECK = "compatibility"
+TOLD_ELSEWHERE = {"passed", "explanation", "software"}  # of the facts that parity rests on
+PARITY_CHECK, COMPATIBILITY_CHECK = "serves_what_was_evaluated", "compatibility"
+APPROVAL_CHECK = "human_approval"
 RELEASE_CHECKS = {
     PARITY_CHECK: "A scratch server answers as it was evaluated.",
     COMPATIBILITY_CHECK: "The libraries that trained, evaluated and serve it go together.",
@@ -29,18 +28,18 @@ DEPLOYMENT_CHECKS = {
 }
 
 
+def _check(name: str, passed: bool, said: str, **more: Any) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=name, passed=passed, description=said, **more)
+
+
 def of_gates(gates: Iterable[Gate]) -> list[dg.AssetCheckResult]:
     """A check for each gate of a verdict."""
+
+    def facts(gate: Gate) -> dict[str, Any]:
+        return {name: one for name in GATE_FACTS if (one := getattr(gate, name)) is not None}
+
     return [
-        dg.AssetCheckResult(
-            check_name=gate.name,
-            passed=gate.passed,
-            description=gate.explanation,
-            metadata={
-                name: value for name in GATE_FACTS if (value := getattr(gate, name)) is not None
-            },
-        )
-        for gate in gates
+        _check(gate.name, gate.passed, gate.explanation, metadata=facts(gate)) for gate in gates
     ]
 
 
@@ -53,20 +52,20 @@ def of_release(
     facts = parity.json("parity.json")
     record = release.read_record(project, model, number)
     software = upgrades.compatibility(project, record, facts["software"], gates.compatibility)
+    told = {name: facts[name] for name in facts.keys() - TOLD_ELSEWHERE}
     return [
-        dg.AssetCheckResult(
-            check_name=PARITY_CHECK,
-            passed=facts["passed"],
-            description=facts["explanation"],
-            metadata={name: facts[name] for name in facts.keys() - TOLD_ELSEWHERE},
-        ),
-        dg.AssetCheckResult(
-            check_name=COMPATIBILITY_CHECK,
-            passed=software.compatible,
-            description=software.sentence(),
+        _check(PARITY_CHECK, facts["passed"], facts["explanation"], metadata=told),
+        _check(
+            *(COMPATIBILITY_CHECK, software.compatible, software.sentence()),
             metadata={"versions": software.versions},
         ),
     ]
+
+
+def held(sentence: str) -> Iterator[dg.AssetCheckResult]:
+    """Warnings, which stop nothing. Dagster wants a result for each check of the asset."""
+    for name in DEPLOYMENT_CHECKS:
+        yield _check(name, False, sentence, severity=dg.AssetCheckSeverity.WARN)
 
 
 def deployed(
@@ -74,15 +73,14 @@ def deployed(
 ) -> dg.MaterializeResult:
     """How a release's rollout ended; sent back, the asset is new and its checks fail."""
     live, sentence, metadata = outcome(wanted.number, records)
+    found = approvals.approval(project, wanted)
+    approved = f"approved {found.entry.told()}" if found else "no approval was needed"
     return dg.MaterializeResult(
         value=wanted.repository,
         data_version=dg.DataVersion(wanted.repository["content_hash"] if live else sentence),
         check_results=[
-            approved(project, wanted),
-            *(
-                dg.AssetCheckResult(check_name=check, passed=live, description=sentence)
-                for check in (ROLLOUT_CHECK, STEP_CHECK)
-            ),
+            _check(APPROVAL_CHECK, True, approved),
+            *(_check(name, live, sentence) for name in (ROLLOUT_CHECK, STEP_CHECK)),
         ],
         metadata={"release": wanted.number, **metadata},
     )

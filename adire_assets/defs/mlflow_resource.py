@@ -16,7 +16,7 @@ exit changes a status.
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,33 +48,27 @@ class MlflowTracking(dg.ConfigurableResource):
         self, context: dg.AssetExecutionContext, model: str
     ) -> Callable[[str], AbstractContextManager["MlFlow"]]:
         """`run` for the asset that `context` belongs to, to be called with a recipe key."""
-        return lambda recipe_key: self.run(context, model=model, recipe_key=recipe_key)
+        return partial(self.run, context, model)
 
     @contextmanager
     def run(
-        self,
-        context: dg.AssetExecutionContext,
-        *,
-        model: str,
-        recipe_key: str,
-        tags: Mapping[str, str] | None = None,
+        self, context: dg.AssetExecutionContext, model: str, recipe_key: str
     ) -> "Iterator[MlFlow]":
         """The run of `recipe_key`, active inside the block. UserError when MLflow is unusable."""
         project = Project.find(Path(self.project_root))
         runs.end_abandoned(project, model)
-        found = runs.training_run(project, model, recipe_key, tags)
-        with (
-            runs.active(project, found.run_id),
-            backend.answers(project),
-            _fluent(project, self._context, model, recipe_key, found.run_id) as mlflow,
-        ):
-            context.log.info(f"MLflow: run {found.run_id} of experiment {model}")
-            yield mlflow
+        run_id = runs.training_run(project, model, recipe_key).run_id
+        with runs.active(project, run_id), backend.answers(project):
+            context.log.info(f"MLflow: run {run_id} of experiment {model}")
+            with _fluent(project, self._context, model, run_id) as mlflow:
+                # dagster-mlflow gave it its job's name.
+                runs.rename(project, run_id, runs.run_name(model, recipe_key))
+                yield mlflow
 
 
 @contextmanager
 def _fluent(
-    project: Project, context: dg.InitResourceContext, model: str, recipe_key: str, run_id: str
+    project: Project, context: dg.InitResourceContext, model: str, run_id: str
 ) -> "Iterator[MlFlow]":
     """`MlFlow` with `run_id` as this thread's active run; all traces are removed afterwards."""
     import mlflow
@@ -82,17 +76,13 @@ def _fluent(
     if active := mlflow.active_run():
         raise RuntimeError(f"MLflow run {active.info.run_id} is active already in this thread")
     before = {name: os.environ.get(name) for name in INHERITED}
+    uri = backend.tracking_uri(project)
+    settings = {"experiment_name": model, "mlflow_tracking_uri": uri, "mlflow_run_id": run_id}
     try:
-        settings = {
-            "experiment_name": model,
-            "mlflow_tracking_uri": backend.tracking_uri(project),
-            "mlflow_run_id": run_id,
-        }
         with warnings.catch_warnings():
             for category in (dg.BetaWarning, DeprecationWarning):  # held by the pin and the tests
                 warnings.simplefilter("ignore", category)
             bound = _bound(project, run_id)(context.replace_config(settings))
-        runs.rename(project, run_id, runs.run_name(model, recipe_key))  # it has its job's name now
         yield bound
     finally:
         # `tracking.active` decides the status; this only takes the run off the thread's stack.

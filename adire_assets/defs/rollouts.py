@@ -5,7 +5,6 @@ lease in the deployment record runs out, and the sensor `<model>_rollout` starts
 name, which goes on from where the rollout stands.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 import dagster as dg
 
 from adire_assets.config.fleet import load_fleet
-from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.shown import table
 from adire_assets.defs import ticks
+from adire_assets.defs.resources import answered
 from adire_assets.gates import policy_comparison
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.line import deploy
@@ -47,14 +46,11 @@ def reporter(
                 asset_key=dg.AssetKey([model, "deployed_model"]),
                 check_name=STEP_CHECK,
                 passed=what == "promote",
-                severity=dg.AssetCheckSeverity.WARN
-                if what == "hold"
-                else dg.AssetCheckSeverity.ERROR,
+                severity=dg.AssetCheckSeverity("WARN" if what == "hold" else "ERROR"),
                 description=f"{target}, {where}: {what}: {decision['sentence']}",
                 metadata={
                     "target": target,
-                    "release": decision["release"],
-                    "percent": decision["percent"],
+                    **{name: decision[name] for name in ("release", "percent")},
                     "numbers": dict(decision["numbers"]),
                 },
             )
@@ -65,31 +61,31 @@ def reporter(
 
 def outcome(number: int, records: Sequence[DeploymentRecord]) -> tuple[bool, str, dict[str, Any]]:
     """(live on every target, why not in a sentence, metadata) of release `number`."""
-    sent_back = [state for state in records if state.live != number]
+    sent_back = next((state for state in reversed(records) if state.live != number), None)
+    if sent_back:
+        # What was live and has gone back since has its reason in the history.
+        ends = [sent_back.last_rollout or {}, *sent_back.history[-1:]]
+        why = next((end["reason"] for end in ends if end.get("reason")), None)
+        sentence = (
+            f"release {number} was sent back on {sent_back.target}: {why}; "
+            f"{sent_back.live_text} is live there"
+        )
+    else:
+        where = ", ".join(state.target for state in records)
+        sentence = f"release {number} is live on {where}"
+    metadata: dict[str, Any] = {
+        name: {state.target: getattr(state, name) for state in records}
+        for name in ("live", "since")
+    }
     decisions = [
         {"target": state.target, **{name: one[name] for name in COLUMNS}}
         for state in records
         if state.last_rollout and state.last_rollout["number"] == number
         for one in state.last_rollout["decisions"]
     ]
-    if sent_back:
-        last = sent_back[-1].last_rollout or {}
-        # What was live and has gone back since has its reason in the history.
-        why = last.get("reason") or next((e["reason"] for e in sent_back[-1].history[-1:]), None)
-        sentence = (
-            f"release {number} was sent back on {sent_back[-1].target}: {why}; "
-            f"{sent_back[-1].live_text} is live there"
-        )
-    else:
-        where = ", ".join(state.target for state in records)
-        sentence = f"release {number} is live on {where}"
-    metadata: dict[str, Any] = {
-        "live": {state.target: state.live for state in records},
-        "since": {state.target: state.since for state in records},
-    }
     if decisions:
         metadata["decisions"] = dg.MetadataValue.md(table(("target", *COLUMNS), decisions))
-    return not sent_back, sentence, metadata
+    return sent_back is None, sentence, metadata
 
 
 COLUMNS = ("at", "percent", "decision", "sentence")
@@ -97,15 +93,13 @@ COLUMNS = ("at", "percent", "decision", "sentence")
 
 def rollout_job(project: Project, model: str) -> dg.JobDefinition:
     """Carries out the rollout of a model that nobody carries out."""
+    key = dg.AssetKey([model, "deployed_model"])
 
     @dg.op(name=f"{model}_watch_rollout")
     def watch(context: dg.OpExecutionContext) -> None:
-        try:
-            records = deploy.watch_rollout(
-                project, model, context.log.info, reporter(context, model)
-            )
-        except UserError as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
+        with answered():
+            told = context.log.info, reporter(context, model)
+            records = deploy.watch_rollout(project, model, *told)
         number = next((one["number"] for state in records if (one := state.last_rollout)), None)
         if number is None:
             return
@@ -113,19 +107,11 @@ def rollout_job(project: Project, model: str) -> dg.JobDefinition:
         context.log.info(sentence)
         context.instance.report_runless_asset_event(
             dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey([model, "deployed_model"]),
-                check_name=ROLLOUT_CHECK,
-                passed=live,
-                description=sentence,
+                asset_key=key, check_name=ROLLOUT_CHECK, passed=live, description=sentence
             )
         )
-        context.log_event(
-            dg.AssetMaterialization(
-                dg.AssetKey([model, "deployed_model"]),
-                description=sentence,
-                metadata={"release": number, **metadata},
-            )
-        )
+        facts = {"release": number, **metadata}
+        context.log_event(dg.AssetMaterialization(key, description=sentence, metadata=facts))
 
     @dg.job(
         name=f"{model}_rollout",
@@ -138,28 +124,6 @@ def rollout_job(project: Project, model: str) -> dg.JobDefinition:
     return rollout
 
 
-def _age(at: str) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
-
-
-def _finishing(context: dg.SensorEvaluationContext, model: str, plan: Plan) -> dg.RunRequest | str:
-    """A run that does what a plan lacks outside the records; later again when that has failed."""
-    key = f"{model}-{plan.token}-{plan.at}"
-    tried = ticks.runs_of(context, PLAN_TAG, key)
-    if tried and not tried[0].dagster_run.is_finished and _young(tried[0], LONGEST_FINISH_SECONDS):
-        return f"{ticks.short(tried[0])} finishes: {plan.pending}"
-    if tried and (wait := ticks.seconds_until_retry(tried)) > 0:
-        return (
-            f"unfinished: {plan.pending}: {len(tried)} run(s) have tried, next attempt in "
-            f"{wait:.0f} s"
-        )
-    return dg.RunRequest(tags={PLAN_TAG: key, "adire/why": f"unfinished: {plan.pending}"})
-
-
-def _young(run: dg.RunRecord, seconds: float) -> bool:
-    return time.time() - run.create_timestamp.timestamp() < seconds
-
-
 def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.SensorDefinition:
     """The sensor `<model>_rollout`."""
 
@@ -168,23 +132,19 @@ def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.Se
         job.name,
         f"Goes on with a rollout or rollback of {model} whose process has died.",
     )
-    def left(context: dg.SensorEvaluationContext) -> dg.RunRequest | str:
+    def left(context: ticks.Context) -> dg.RunRequest | str:
         states = [record.read(project, target, model) for target in load_fleet(project).targets]
-        plan = record.read_plan(project, model)
-        under_way = [state for state in states if state.rollout]
-        late = plan and plan.pending and _age(plan.at) > FINISHED_WITHIN_SECONDS
-        if plan and late and not under_way:
-            return _finishing(context, model, plan)
         # The targets that wait are carried out by who has the first of them.
-        first = under_way[0] if under_way else None
+        first = next((state for state in states if state.rollout), None)
+        plan = record.read_plan(project, model)
+        if plan and plan.pending and not first:
+            age = datetime.now(UTC) - datetime.fromisoformat(plan.at)
+            if age.total_seconds() > FINISHED_WITHIN_SECONDS:
+                return _finishing(context, model, plan)
         if first is None or first.rollout is None or not first.rollout.abandoned():
             return "no rollout was left"
         runs = ticks.runs_of(context, ROLLOUT_TAG, model, limit=1)
-        if (
-            runs
-            and not runs[0].dagster_run.is_finished
-            and _young(runs[0], TAKES_LEASE_WITHIN_SECONDS)
-        ):
+        if ticks.under_way(runs, TAKES_LEASE_WITHIN_SECONDS):
             return f"{ticks.short(runs[0])} takes it over"
         # A release that serves is watched, whatever is committed; whose limits watch it is told.
         files = policy_comparison.uncommitted(project, model)
@@ -192,3 +152,14 @@ def rollout_sensor(project: Project, model: str, job: dg.JobDefinition) -> dg.Se
         return dg.RunRequest(tags={"adire/target": first.target, **told})
 
     return left
+
+
+def _finishing(context: ticks.Context, model: str, plan: Plan) -> dg.RunRequest | str:
+    """A run that does what a plan lacks outside the records; later again when that has failed."""
+    key = f"{model}-{plan.token}-{plan.at}"
+    tried = ticks.runs_of(context, PLAN_TAG, key)
+    if ticks.under_way(tried, LONGEST_FINISH_SECONDS):
+        return f"{ticks.short(tried[0])} finishes: {plan.pending}"
+    if pause := ticks.pause(tried, "run(s) have tried"):
+        return f"unfinished: {plan.pending}: {pause}"
+    return dg.RunRequest(tags={PLAN_TAG: key, "adire/why": f"unfinished: {plan.pending}"})

@@ -51,16 +51,16 @@ def left_behind(
     graph: Any,  # an AssetGraph, whose class is not public
     wanted: Sequence[dg.AssetKey],
 ) -> Iterator[str]:
-    """A sentence for each root right above `wanted` that is not what the working tree says now."""
+    """A sentence for each source right above `wanted` that is not what the working tree says
+    now."""
+    above = {parent for one in wanted for parent in graph.get(one).parent_keys}.difference(wanted)
     for name in sources.SOURCES:
-        root = dg.AssetKey([model, name])
         made = project.records.read(f"references/latest/{model}/{name}").value
-        below = any(root in graph.get(one).parent_keys for one in wanted)
-        if not below or root in wanted or made is None:
+        if made is None or dg.AssetKey([model, name]) not in above:
             continue
         try:
             changed = made["key"] != sources.source_key(project, model, name)
-        except UserError as error:  # what was selected needs the root of then only
+        except UserError as error:  # what was selected needs the source of then only
             yield f"{model}: cannot tell whether {name} has changed since then: {error}"
             continue
         if changed:
@@ -79,21 +79,22 @@ def _instance() -> dg.DagsterInstance:
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """One sentence for each failed step: the cause, without Dagster's wrapping."""
-    sentences = []
-    for event in result.all_events:
-        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            check = event.asset_check_evaluation_data
-            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-                asset = check.asset_key.to_user_string()
-                sentences.append(f"{asset}: refused by the gate {check.description}")
-        if not event.is_step_failure or sentences:
-            continue
-        error = event.step_failure_data.error
-        while error and error.cause:
-            error = error.cause
-        metadata = event.step_failure_data.user_failure_data
-        text = metadata.description if metadata and metadata.description else None
-        step = str(event.step_key).replace("__", "/")
-        sentences.append(f"{step}: {text or (error and error.message)}")
-    return list(dict.fromkeys(sentences))  # two checks may say the same
+    """One sentence for each check that refused and each failed step: the cause, without Dagster's
+    wrapping."""
+    refused = (
+        f"{check.asset_key.to_user_string()}: refused by the gate {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    )
+    causes = map(_cause, result.get_step_failure_events())
+    return list(dict.fromkeys([*refused, *filter(None, causes)]))  # two checks may say the same
+
+
+def _cause(event: dg.DagsterEvent) -> str | None:
+    error, facts = event.step_failure_data.error, event.step_failure_data.user_failure_data
+    if error and error.cls_name == "DagsterAssetCheckFailedError":  # the check itself says why
+        return None
+    while error and error.cause:
+        error = error.cause
+    text = (facts and facts.description) or (error and error.message)
+    return f"{str(event.step_key).replace('__', '/')}: {text}"

@@ -18,9 +18,12 @@ import dagster as dg
 from adire_assets.core.errors import UserError
 
 CLAUSE = re.compile(r"([*+]*)([\w/]+)([*+]*)")
-# A quoted text, `field:`, a function's name, a word, or any other character.
-WORDS = re.compile(r'"[^"]*"|\w+:|\w+\s*\(|[\w/]+|.', re.DOTALL)
-OPERATORS = ("and", "or", "not", "AND", "OR", "NOT")
+# A key or a name, in quotes or not; or what is neither: another field with its text, a function, an
+# operator, a count, a text.
+WORDS = re.compile(
+    r'key:(?P<a>"?)(?P<key>[\w/]+)(?P=a)|\w+:("[^"]*"|[\w/]*)|\w+\s*\(|\b(and|or|not|AND|OR|NOT)\b'
+    r'|\b\d+\b|(?P<b>"?)(?P<name>[\w/]+)(?P=b)|"[^"]*"'
+)
 
 
 def selected(model: str, text: str, graph: Any) -> list[dg.AssetKey]:
@@ -43,15 +46,24 @@ def selected(model: str, text: str, graph: Any) -> list[dg.AssetKey]:
 
 def _one(model: str, part: str, names: list[str], graph: Any) -> set[dg.AssetKey]:
     """What a part between commas selects."""
+    has = f"has: {', '.join(names)}"
     if not part:
-        raise UserError(
-            f"--select: there is no name where one is expected; {model} has: {', '.join(names)}"
-        )
-    clause = CLAUSE.fullmatch(part)
-    if clause:
-        full = f"{clause[1]}{model}/{_own(model, clause[2], names)}{clause[3]}"
+        raise UserError(f"--select: there is no name where one is expected; {model} {has}")
+
+    def own(name: str) -> str:
+        if name.removeprefix(f"{model}/") not in names:
+            raise UserError(f"{model} has no asset {name}; it {has}")
+        return f"{model}/{name.removeprefix(f'{model}/')}"
+
+    def keyed(word: re.Match[str]) -> str:
+        if word["key"] and word["key"].removeprefix(f"{model}/") in names:
+            return f'key:"{own(word["key"])}"'
+        return f'key:"{own(word["name"])}"' if word["name"] else word[0]
+
+    if clause := CLAUSE.fullmatch(part):
+        full = f"{clause[1]}{own(clause[2])}{clause[3]}"
     else:
-        full = _in_dagsters_language(model, part, names)
+        full = WORDS.sub(keyed, part)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster's own, about itself
@@ -62,26 +74,3 @@ def _one(model: str, part: str, names: list[str], graph: Any) -> set[dg.AssetKey
             "with + or * for what is above and below, or Dagster's language, for example "
             "'key:lora_weights+ and not key:deployed_model'"
         ) from None
-
-
-def _in_dagsters_language(model: str, part: str, names: list[str]) -> str:
-    """The part with each of the model's names as a key of its own."""
-    found, field = [], ""
-    for word in WORDS.findall(part):
-        plain = word.strip('"')
-        name = bool(re.fullmatch(r"[\w/]+", plain)) and not plain.isdecimal()
-        if field == "key:" and name and plain.removeprefix(f"{model}/") in names:
-            found.append(f'"{model}/{plain.removeprefix(f"{model}/")}"')
-        elif field or not name or word in OPERATORS:
-            found.append(word)
-        else:
-            found.append(f'key:"{model}/{_own(model, plain, names)}"')
-        field = word if word.endswith(":") else ""
-    return "".join(found)
-
-
-def _own(model: str, name: str, names: list[str]) -> str:
-    own = name.removeprefix(f"{model}/")
-    if own not in names:
-        raise UserError(f"{model} has no asset {name}; it has: {', '.join(names)}")
-    return own

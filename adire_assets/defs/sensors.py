@@ -12,6 +12,7 @@ committed (`adire_assets.gates.clean_commit`); a run of theirs asks that again b
 import time
 from collections.abc import Mapping
 from itertools import takewhile
+from typing import Any
 
 import dagster as dg
 
@@ -27,6 +28,7 @@ from adire_assets.line.changes import code_and_libraries
 from adire_assets.line.sources import source_keys
 
 STATE_TAG, MODEL_TAG, APPROVAL_TAG = "adire/state", "adire/model", "adire/approval"
+LAST = ("triton_repository", "deployed_model")
 LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
 
 
@@ -39,7 +41,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         f"Starts the line of {model} when its data, config, base or code change.",
         seconds=30,
     )
-    def changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | str:
+    def changes(context: ticks.Context) -> dg.RunRequest | str:
         if not load_model(project, model).enabled:
             return f"{model} is disabled in {project.model_file(model)}"
         sources = source_keys(project, model)
@@ -56,7 +58,7 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
 
 
 def _wanted(
-    context: dg.SensorEvaluationContext,
+    context: ticks.Context,
     project: Project,
     model: str,
     sources: dict[str, str],
@@ -67,7 +69,7 @@ def _wanted(
     latest release waits."""
     instance = context.instance
     runs = ticks.runs_of(context, MODEL_TAG, model, limit=20)
-    if runs and not runs[0].dagster_run.is_finished:
+    if ticks.under_way(runs):
         run = runs[0].dagster_run
         young = time.time() - (runs[0].start_time or time.time()) < LOCKED_WITHIN_SECONDS
         started = run.status == dg.DagsterRunStatus.STARTED
@@ -77,13 +79,16 @@ def _wanted(
         return f"{ticks.short(runs[0])} was killed; marked as failed"
     same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
     failed = bool(same) and not same[0].dagster_run.is_success
-    changed = _changed_sources(instance, model, sources)
+    made = {name: _materialized(instance, model, name) for name in (*sources, *LAST)}
+    changed = [name for name, key in sources.items() if made[name][0] != key]
     if not changed and not failed:
-        if held and _made_after_sources(instance, model, sources, "triton_repository"):
+        sources_made = max(made[name][1] for name in sources)
+        released, deployed = (made[name][1] >= sources_made for name in LAST)
+        if held and released:
             return held
         if same:
             return f"{ticks.short(same[0])} brought it live"
-        if _made_after_sources(instance, model, sources, "deployed_model"):
+        if deployed:
             return "what is materialized is what the project says"
     if failed:
         if refused := _refused_gates(instance, same[0].dagster_run.run_id):
@@ -91,15 +96,16 @@ def _wanted(
                 f"refused by {', '.join(refused)} in {ticks.short(same[0])}; change the data or "
                 "the config"
             )
-        if (left := ticks.seconds_until_retry(same)) > 0:
-            return f"{len(same)} failed run(s), next attempt in {left:.0f} s"
+        if pause := ticks.pause(same):
+            return pause
     why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
     if hindrance := ticks.hindrance(project, model):
         return f"{why}; {hindrance}"
+    tags = {STATE_TAG: state, MODEL_TAG: model, "adire/why": why}
     if weaker := policy_comparison.current_sentence(project, model):
         context.log.warning(f"{model}: the policy is {weaker}")
-    told = {"adire/policy": weaker} if weaker else {}
-    return dg.RunRequest(tags={STATE_TAG: state, MODEL_TAG: model, "adire/why": why, **told})
+        tags["adire/policy"] = weaker
+    return dg.RunRequest(tags=tags)
 
 
 def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
@@ -110,44 +116,22 @@ def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
 
 def broken_models(wrong: Mapping[str, str]) -> dg.SensorDefinition:
     """A sensor that starts nothing; its ticks say what is wrong with the YAML of which model."""
-
-    @ticks.sensor(
+    return ticks.sensor(
         "broken_models",
         None,
         f"Not shown, because their YAML is no good: {', '.join(wrong)}.",
         seconds=300,
         metadata={name: dg.MetadataValue.text(sentence) for name, sentence in wrong.items()},
-    )
-    def broken(context: dg.SensorEvaluationContext) -> str:
-        return f"{'; '.join(wrong.values())}; mend that, then reload the code location"
-
-    return broken
+    )(lambda _: f"{'; '.join(wrong.values())}; mend that, then reload the code location")
 
 
-def _materialized(
-    instance: dg.DagsterInstance, model: str, asset: str
-) -> tuple[str | None, float] | None:
-    """(recipe key, time) of the latest materialization of an asset, or None."""
+def _materialized(instance: dg.DagsterInstance, model: str, asset: str) -> tuple[Any, float]:
+    """(recipe key, time) of the latest materialization of an asset; (None, 0) without one."""
     event = instance.get_latest_materialization_event(dg.AssetKey([model, asset]))
     if event is None or event.asset_materialization is None:
-        return None
+        return None, 0.0
     key = event.asset_materialization.metadata.get("recipe_key")
-    return (str(key.value) if key else None, event.timestamp)
-
-
-def _changed_sources(
-    instance: dg.DagsterInstance, model: str, sources: dict[str, str]
-) -> list[str]:
-    latest = {name: _materialized(instance, model, name) for name in sources}
-    return [name for name, key in sources.items() if (latest[name] or (None,))[0] != key]
-
-
-def _made_after_sources(
-    instance: dg.DagsterInstance, model: str, sources: dict[str, str], asset: str
-) -> bool:
-    made = _materialized(instance, model, asset)
-    times = [found[1] for name in sources if (found := _materialized(instance, model, name))]
-    return made is not None and made[1] >= max(times, default=0.0)
+    return key and key.value, event.timestamp
 
 
 def _refused_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
@@ -155,15 +139,11 @@ def _refused_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     records = instance.get_records_for_run(
         run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
     ).records
-    checks = [
-        record.event_log_entry.dagster_event.event_specific_data
-        for record in records
-        if record.event_log_entry.dagster_event
-    ]
+    events = [one.event_log_entry.dagster_event for one in records]
+    checks = [event.asset_check_evaluation_data for event in events if event]
     return [
         check.check_name
         for check in checks
-        if isinstance(check, dg.AssetCheckEvaluation)
-        and not check.passed
+        if not check.passed
         and (check.asset_key.path[-1] == VERDICT or check.check_name == ROLLOUT_CHECK)
     ]

@@ -11,7 +11,8 @@ from adire_assets.core.project import Project
 from adire_assets.gates import clean_commit
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60, 3600
-Tick = Callable[[dg.SensorEvaluationContext], dg.RunRequest | str]
+Context = dg.SensorEvaluationContext
+Tick = Callable[[Context], dg.RunRequest | str]
 
 
 def sensor(
@@ -29,7 +30,7 @@ def sensor(
             description=description,
             **more,
         )
-        def look(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        def look(context: Context) -> dg.RunRequest | dg.SkipReason:
             try:
                 found = tick(context)
             except UserError as error:
@@ -42,11 +43,18 @@ def sensor(
 
 
 def runs_of(
-    context: dg.SensorEvaluationContext, tag: str, value: str, limit: int | None = None
+    context: Context, tag: str, value: str, limit: int | None = None
 ) -> Sequence[dg.RunRecord]:
     """The runs with this tag, the latest first."""
     wanted = dg.RunsFilter(tags={tag: value})
     return context.instance.get_run_records(wanted, limit=limit, ascending=False)
+
+
+def under_way(runs: Sequence[dg.RunRecord], seconds: float = float("inf")) -> bool:
+    """Whether the latest of these runs has not ended, and was made within the last `seconds`."""
+    if not runs or runs[0].dagster_run.is_finished:
+        return False
+    return time.time() - runs[0].create_timestamp.timestamp() < seconds
 
 
 def short(record: dg.RunRecord) -> str:
@@ -54,10 +62,13 @@ def short(record: dg.RunRecord) -> str:
     return f"run {record.dagster_run.run_id[:8]}"
 
 
-def seconds_until_retry(failed: Sequence[dg.RunRecord]) -> float:
-    """How long to wait after these failed runs, the latest first; negative when it is time."""
-    pause = min(FIRST_RETRY_SECONDS * 2 ** (len(failed) - 1), LONGEST_RETRY_SECONDS)
-    return (failed[0].end_time or time.time()) + pause - time.time()
+def pause(tried: Sequence[dg.RunRecord], what: str = "failed run(s)") -> str:
+    """How long to wait after these runs, the latest first, in a clause; empty when it is time."""
+    if not tried:
+        return ""
+    whole = min(FIRST_RETRY_SECONDS * 2 ** (len(tried) - 1), LONGEST_RETRY_SECONDS)
+    left = (tried[0].end_time or time.time()) + whole - time.time()
+    return f"{len(tried)} {what}, next attempt in {left:.0f} s" if left > 0 else ""
 
 
 def hindrance(project: Project, model: str) -> str | None:

@@ -23,11 +23,9 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.worker import Progress
 from adire_assets.gates import approvals, clean_commit, measurements, policy, policy_comparison
-from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.report import pages
 from adire_assets.gates.verdict import Verdict
-from adire_assets.line.evaluate import numbers
-from adire_assets.line.generate import measure_again
+from adire_assets.line import evaluate, generate
 from adire_assets.serving import client, record, release
 from adire_assets.serving.fleet import logs, processes, served_releases
 from adire_assets.serving.gateway import routing
@@ -95,10 +93,9 @@ def _policy(project: Project, model: str) -> Iterator[str]:
         yield f"  policy now: {weaker}"
     try:
         if files := clean_commit.uncommitted(project, model):
-            sensors = (
-                ", so the sensors start nothing" if clean_commit.is_required(project, model) else ""
-            )
-            yield f"  not committed: {file_list(files)}{sensors}"
+            required = clean_commit.is_required(project, model)
+            sensors = ", so the sensors start nothing" if required else ""
+            yield f"  not committed: {clean_commit.file_list(files)}{sensors}"
     except UserError as error:
         yield f"  not committed: cannot tell: {error}"
 
@@ -118,7 +115,7 @@ def _live_on(project: Project, live: deployment.TargetStatus) -> Iterator[str]:
         yield f"  from: {_code(facts['code'])}, data {facts['dvc_hash'][:12]}"
         asked = facts.get("policy", {})
         if files := asked.get("uncommitted"):
-            yield f"  decided by files that were not committed: {file_list(files)}"
+            yield f"  decided by files that were not committed: {clean_commit.file_list(files)}"
         if refused := asked.get("refused_before"):
             yield f"  other adapters that were refused before it: {refused}"
     held = ", ".join(
@@ -148,38 +145,40 @@ def stale(project: Project, model: str) -> list[str]:
         return []
     store = Store(project)
     found = release.read_record(project, model, champion)
-    adapter, evaluation = store.open(found.adapter), store.open(found.evaluation)
-    dataset = store.recall(adapter.manifest["dataset"]).manifest
-    made = adapter.manifest["recipe"]
+    evaluation = store.open(found.evaluation).manifest
+    adapter = store.open(found.adapter).manifest
+    dataset = store.recall(adapter["dataset"]).manifest
+    made = adapter["recipe"]
     config = load_model(project, model)
     now = versions.subtree(project, config.data.dvc_file, config.data.path)
-    base, judge = (held_weights.known(project, model, kind) for kind in ("base_model", "judge"))
     libraries = environment(*(name for name in made["environment"] if name not in NOT_LIBRARIES))
     served = store.recall(found.repository).manifest["recipe"]["config"]
+
+    def same(kind: str, then: dict[str, str]) -> bool:
+        known = held_weights.known(project, model, kind)
+        return known is not None and known.content_hash == then["content_hash"]
+
+    is_so = {
+        f"{config.data.dvc_file} names other data": now.hash == adapter["data_hash"],
+        "the base model is another": same("base_model", found.base_model),
+        "the judge is another": same("judge", evaluation["judge"]),
+        "the code that makes datasets changed": _same_code(dataset["recipe"]),
+        "the training code changed": _same_code(made),
+        "the evaluation code changed": _same_code(evaluation["recipe"]),
+        "the evaluation settings changed": config.evaluation.settings(project)
+        == evaluation["recipe"]["config"],
+    }
     then_and_now = {
         "data settings": (dataset["job"]["arguments"]["config"], config.data.model_dump()),
         "training settings": (made["config"], config.training.model_dump()),
         "serving settings": (served, config.serving.model_dump()),
         "libraries": (made["environment"], libraries),
     }
-    lists = {
-        what: [name for name, value in today.items() if then.get(name) != value]
-        for what, (then, today) in then_and_now.items()
-    }
-    facts = {
-        f"{config.data.dvc_file} names other data": now.hash == adapter.manifest["data_hash"],
-        "the base model is another": base is not None
-        and base.content_hash == found.base_model["content_hash"],
-        "the judge is another": judge is not None
-        and judge.content_hash == evaluation.manifest["judge"]["content_hash"],
-        "the code that makes datasets changed": _same_code(dataset["recipe"]),
-        "the training code changed": _same_code(made),
-        "the evaluation code changed": _same_code(evaluation.manifest["recipe"]),
-        "the evaluation settings changed": config.evaluation.settings(project)
-        == evaluation.manifest["recipe"]["config"],
-    }
-    changed = [f"{what} changed: {', '.join(names)}" for what, names in lists.items() if names]
-    return [*(sentence for sentence, same in facts.items() if not same), *changed]
+    told = [sentence for sentence, still in is_so.items() if not still]
+    for what, (then, today) in then_and_now.items():
+        if names := [name for name, value in today.items() if then.get(name) != value]:
+            told.append(f"{what} changed: {', '.join(names)}")
+    return told
 
 
 def _same_code(recipe: dict[str, Any]) -> bool:
@@ -225,18 +224,15 @@ def _traced(project: Project, file: Path, facts: dict[str, Any], plug: Family) -
 
 
 def _code(identity: dict[str, Any]) -> str:
-    told = []
-    if "commit" in identity:
-        told = [f"commit {identity['commit']}{' with local changes' if identity['dirty'] else ''}"]
-    if "build" in identity:
-        told.append(f"build {identity['build']}")
-    return ", ".join(told)
+    changed = " with local changes" if identity.get("dirty") else ""
+    told = [f"commit {identity['commit']}{changed}"] if "commit" in identity else []
+    return ", ".join([*told, *([f"build {identity['build']}"] if "build" in identity else [])])
 
 
 def measure(project: Project, name: str, progress: Progress) -> str:
     """Time the answers of an evaluation again, `model@N` or the newest of `model`; a sentence."""
     evaluation, _ = pages.evaluation_of(project, name)
-    answer = family_of(project, evaluation.model).answer
+    model, answer = evaluation.model, family_of(project, evaluation.model).answer
     mean = f"seconds_per_{answer}_mean"
     before = measurements.timings_of(project, evaluation).get(mean)
     if before is None:
@@ -245,28 +241,23 @@ def measure(project: Project, name: str, progress: Progress) -> str:
     def run(function: str, **arguments: Any) -> dict[str, Any]:
         return run_step(project, function, arguments, progress=progress)
 
-    timings = measure_again(project, evaluation, run)
-    if run_id := runs.find_run(
-        project, evaluation.model, evaluation.manifest["lora_weights"]["key"]
-    ):
-        runs.log_metrics(project, run_id, numbers(evaluation.path))
+    timings = generate.measure_again(project, evaluation, run)
+    if run_id := runs.find_run(project, model, evaluation.manifest["lora_weights"]["key"]):
+        runs.log_metrics(project, run_id, evaluate.numbers(evaluation.path))
     now = measurements.timings_of(project, evaluation)
     return (
         f"{name}: {timings[mean]:.3g} s per {answer} (before {before:.3g}); "
-        f"`adire materialize {evaluation.model}` judges by {now[mean]:.3g}, "
-        f"the median of all {now['measurements']} measurements"
+        f"`adire materialize {model}` judges by {now[mean]:.3g}, the median of all "
+        f"{now['measurements']} measurements"
     )
 
 
-def pull_targets(project: Project) -> list[str]:
-    """The .dvc files of the project, relative to its root."""
-    found = [*project.root.glob("*.dvc"), *(project.root / "base_models").rglob("*.dvc")]
-    return sorted(str(path.relative_to(project.root)) for path in found if path.is_file())
-
-
 def pull(project: Project, progress: Progress) -> None:
-    """Fetch what the .dvc files name: data and base models."""
-    dvc_pull.pull(root=str(project.root), targets=pull_targets(project), progress=progress)
+    """Fetch what the .dvc files of the project name: data and base models."""
+    root = project.root
+    found = [*root.glob("*.dvc"), *(root / "base_models").rglob("*.dvc")]
+    targets = sorted(str(path.relative_to(root)) for path in found if path.is_file())
+    dvc_pull.pull(root=str(root), targets=targets, progress=progress)
 
 
 def demo(project: Project, bring_live: Callable[[Project, str], None], progress: Progress) -> None:
@@ -285,22 +276,20 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
     bring_live(project, model)
     endpoint = routing.endpoint_of(project, settings, next(iter(settings.targets)))
     found = deployment.resolve_release(project, settings, model)
-    plug, evaluation = (
-        release.family_of_release(project, found),
-        Store(project).open(found.evaluation),
-    )
+    plug = release.family_of_release(project, found)
+    evaluation = Store(project).open(found.evaluation).path
     served, answers = plug.serve.functions, plug.answers.functions
-    request = served.again(served.requests(evaluation.path)[0], Random(42))
+    request = served.again(served.requests(evaluation)[0], Random(42))
     [file] = answers.files(project.home / f"demo{plug.served.suffix}", request)
     for line in answers.save(client.ask(endpoint, plug, model, request), [file]):
         progress(line)
-    for shown in plug.shows.functions.of_evaluation(evaluation.path):
+    for shown in plug.shows.functions.of_evaluation(evaluation):
         if isinstance(shown.content, Path):
             progress(f"{shown.name}: {shown.content}")
     progress(
         f"took {time.monotonic() - started:.0f} s; `make up` starts the UI, `make down` stops all"
     )
-    score = mean(served.expected(evaluation.path))
+    score = mean(served.expected(evaluation))
     progress(
         f"demo: OK release={found.number} {plug.answer}={file} {plug.served.quality}={score:.3f}"
     )

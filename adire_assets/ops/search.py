@@ -14,14 +14,16 @@ model's YAML, comments kept.
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
+from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
 from adire_assets.config import held_weights
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import ModelConfig, load_model
-from adire_assets.config.search import SearchConfig
+from adire_assets.config.search import SearchConfig, SearchRange
 from adire_assets.config.yaml_file import Strict, idle, without_idle
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
@@ -35,9 +37,6 @@ from adire_assets.core.worker import Progress
 from adire_assets.line import sources
 from adire_assets.line.dataset import build as build_dataset
 from adire_assets.tracking import runs
-
-if TYPE_CHECKING:
-    import optuna
 
 
 def search(
@@ -59,38 +58,52 @@ def search(
         raise UserError(f"{model}: the family {plug.name} knows no search")
     facts = project.placement.facts()
     device = facts.device_class(load_fleet(project).device)
-    trials_of = plug.trial.functions
     dataset = build_dataset(project, sources.training_data(project, model).artifact).artifact
-    if why := trials_of.refusal(dataset.path):
+    if why := plug.trial.functions.refusal(dataset.path):
         raise UserError(f"{model}: {why}")
-    base = _base(project, model)
+    base = held_weights.known(project, model, "base_model")
+    if base is None:
+        raise UserError(
+            f"the base of {model} is not in the store yet; run "
+            f"`adire materialize {model} --select base_model` first"
+        )
     recipe = recipe_of(config, dataset, base, facts, device)
     name = f"{model}-{recipe.key[:12]}"
     folder = project.home / "search"
     folder.mkdir(parents=True, exist_ok=True)
+    given: dict[str, Any] = {
+        "storage": folder / f"{name}.db",
+        "study": name,
+        "dataset": dataset.path,
+        "base_model": base.path,
+        "cache": project.home / "cache",
+        "device": device,
+    }
     with project.locks.acquire(f"search-{name}"):
-        study = _study(folder / f"{name}.db", name, trials_of)
-        parent = _parent_run(project, model, study)
+        study = _study(given["storage"], name, plug.trial.functions)
+        tags = {"adire.search": name}
+        parent = study.user_attrs.get("mlflow_run_id")
+        if parent is None:
+            parent = runs.plain_run(project, model, f"search {name}", tags)
+            study.set_user_attr("mlflow_run_id", parent)
         wanted = trials or config.search.trials
-        common = recipe.config["training"]
-        while len(_ended(study)) < wanted:
-            study.sampler = _sampler(config.search, len(_ended(study)))
+        while (ended := _ended(study)) < wanted:
+            # Draws what a search that was never interrupted draws after as many trials.
+            seed = int(lineage.digest([config.search.seed, ended])[:8], 16)
+            study.sampler = optuna.samplers.TPESampler(seed=seed)
             trial = study.ask()
             chosen = _chosen(trial, config.search, schema)
-            progress(f"trial {len(_ended(study)) + 1} of {wanted}: {_words(chosen)}")
-            jobs = project.home / "jobs"
-            with temporary_folder(project, jobs) as scratch:
-                _carry_out(
-                    project, plug, study, trial, without_idle(schema, common | chosen), dataset,
-                    base, device, parent, scratch, progress,
-                )  # fmt: skip
-    if not any(one.state.name == "COMPLETE" for one in study.trials):
+            progress(f"trial {ended + 1} of {wanted}: {_words(chosen)}")
+            training = without_idle(schema, recipe.config["training"] | chosen)
+            run = runs.plain_run(project, model, f"trial {trial.number}", tags, parent)
+            _carry_out(project, plug, study, trial, run, given, training, progress)
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(f"no trial of {name} came to its end; narrow the ranges of search")
     best = study.best_trial
     path = out or folder / f"{model}.yaml"
     _write(project.model_file(model), path, best.params, schema)
     progress(
-        f"search: {model} trial={best.number} {trials_of.METRIC}={best.value:.4f} "
+        f"search: {model} trial={best.number} {plug.trial.functions.METRIC}={best.value:.4f} "
         f"{_words(best.params)} yaml={path}"
     )
     return best.params
@@ -103,42 +116,20 @@ def recipe_of(
     plug = family(config.family)
     assert config.search and plug.trial
     searched = config.search.model_dump(include={"parameters", "seed", "validation_steps"})
-    training = config.training.model_dump()
-    training["validation_steps"] = config.search.validation_steps
+    training = {**config.training.model_dump(), "validation_steps": searched["validation_steps"]}
+    common = {n: v for n, v in training.items() if n not in searched["parameters"]}
     return Recipe(
         "search",
         dataset.model,
         modules=plug.trial.modules,
         inputs={"dataset": dataset.content_hash, "base_model": base.content_hash},
-        config={
-            **searched,
-            "training": {n: v for n, v in training.items() if n not in searched["parameters"]},
-        },
+        config={**searched, "training": common},
         environment=facts.environment(*plug.packages, device=device),
         facts=facts,
     )
 
 
-def _sampler(config: SearchConfig, ended: int) -> "optuna.samplers.BaseSampler":
-    """Draws what a search that was never interrupted draws after as many trials."""
-    import optuna
-
-    return optuna.samplers.TPESampler(seed=int(lineage.digest([config.seed, ended])[:8], 16))
-
-
-def _base(project: Project, model: str) -> Artifact:
-    found = held_weights.known(project, model, "base_model")
-    if found is None:
-        raise UserError(
-            f"the base of {model} is not in the store yet; run "
-            f"`adire materialize {model} --select base_model` first"
-        )
-    return found
-
-
-def _study(path: Path, name: str, trials_of: Any) -> "optuna.Study":
-    import optuna
-
+def _study(path: Path, name: str, trials_of: Any) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=f"sqlite:///{path}",
@@ -149,100 +140,70 @@ def _study(path: Path, name: str, trials_of: Any) -> "optuna.Study":
     )
     for trial in study.trials:
         if not trial.state.is_finished():  # its process was killed
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.tell(trial.number, state=TrialState.FAIL)
     return study
 
 
-def _ended(study: "optuna.Study") -> list[Any]:
-    """Trials that say something: also that their settings diverge."""
-    return [t for t in study.trials if t.state.is_finished() and not _killed(t)]
+def _ended(study: optuna.Study) -> int:
+    """How many trials say something: also that their settings diverge. A killed one does not."""
+    killed = [
+        t for t in study.trials if t.state == TrialState.FAIL and "refused" not in t.user_attrs
+    ]
+    return sum(trial.state.is_finished() for trial in study.trials) - len(killed)
 
 
-def _killed(trial: Any) -> bool:
-    return trial.state.name == "FAIL" and "refused" not in trial.user_attrs
-
-
-def _chosen(trial: "optuna.Trial", config: SearchConfig, schema: type[Strict]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    for name, tried in config.parameters.items():
+def _chosen(trial: optuna.Trial, config: SearchConfig, schema: type[Strict]) -> dict[str, Any]:
+    def drawn(name: str, tried: SearchRange) -> Any:
         if tried.choices is not None:
-            chosen[name] = trial.suggest_categorical(name, tried.choices)
-            continue
+            return trial.suggest_categorical(name, tried.choices)
         low, high = tried.low or 0.0, tried.high or 0.0
         if schema.model_fields[name].annotation is int:
-            chosen[name] = trial.suggest_int(name, int(low), int(high), log=tried.log)
-        else:
-            chosen[name] = trial.suggest_float(name, low, high, log=tried.log)
-    return chosen
+            return trial.suggest_int(name, int(low), int(high), log=tried.log)
+        return trial.suggest_float(name, low, high, log=tried.log)
+
+    return {name: drawn(name, tried) for name, tried in config.parameters.items()}
 
 
 def _carry_out(
     project: Project,
     plug: Family,
-    study: "optuna.Study",
-    trial: "optuna.Trial",
+    study: optuna.Study,
+    trial: optuna.Trial,
+    run: str,
+    given: Mapping[str, Any],
     training: Mapping[str, Any],
-    dataset: Artifact,
-    base: Artifact,
-    device: str,
-    parent: str,
-    scratch: Path,
     progress: Progress,
 ) -> None:
-    """One training in a child; how it ended goes into the study and into MLflow."""
-    import optuna
-
+    """One training in a child; how it ended goes into the study and into its MLflow run."""
     assert plug.trial
-    run = runs.plain_run(
-        project, dataset.model, f"trial {trial.number}", {"adire.search": study.study_name}, parent
-    )
     runs.log_parameters(project, run, training)
-    (scratch / "output").mkdir()
-    launcher, settings = plug.launched(training, device, base.path)
+    launcher, settings = plug.launched(training, given["device"], given["base_model"])
     try:
-        result = run_step(
-            project,
-            plug.trial.job("run"),
-            {
-                "storage": project.home / "search" / f"{study.study_name}.db",
-                "study": study.study_name,
-                "number": trial.number,
-                "dataset": dataset.path,
-                "base_model": base.path,
-                "output": scratch / "output",
-                "training": settings,
-                "work": scratch / "work",
-                "cache": project.home / "cache",
-                "device": device,
-            },
-            launcher=launcher,
-            recorder=runs.recorder(run),
-            progress=lambda line: progress(f"  {line}"),
-        )
+        with temporary_folder(project, project.home / "jobs") as scratch:
+            (scratch / "output").mkdir()
+            places = {"output": scratch / "output", "work": scratch / "work"}
+            result = run_step(
+                project,
+                plug.trial.job("run"),
+                {**given, **places, "number": trial.number, "training": settings},
+                launcher=launcher,
+                recorder=runs.recorder(run),
+                progress=lambda line: progress(f"  {line}"),
+            )
     except UserError as refused:
         progress(f"  refused: {refused}")
         trial.set_user_attr("refused", str(refused))
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        study.tell(trial, state=TrialState.FAIL)
         runs.finish(project, run, "FAILED")
         return
     if result["given_up_at"]:
         progress(f"  given up at step {result['given_up_at']}: worse than most others")
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        study.tell(trial, state=TrialState.PRUNED)
     else:
         metric = plug.trial.functions.METRIC
         study.tell(trial, result[metric])
         progress(f"  {metric.replace('_', ' ')} {result[metric]:.4f}")
     runs.finish(project, run, "FINISHED")
-
-
-def _parent_run(project: Project, model: str, study: "optuna.Study") -> str:
-    known = study.user_attrs.get("mlflow_run_id")
-    if known is None:
-        known = runs.plain_run(
-            project, model, f"search {study.study_name}", {"adire.search": study.study_name}
-        )
-        study.set_user_attr("mlflow_run_id", known)
-    return known
 
 
 def _write(source: Path, path: Path, chosen: Mapping[str, Any], schema: type[Strict]) -> None:
