@@ -25,11 +25,13 @@ from adire_assets.cli.arguments import (
     Release,
     file_to_read,
     file_to_write_as,
+    finite,
+    folder_to_write,
+    not_blank,
     require_text,
 )
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.generate_command import generate
-from adire_assets.cli.serving_commands import auth_app, rollout_app
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
@@ -37,6 +39,10 @@ from adire_assets.core.project import Project
 from adire_assets.core.worker import print_progress as say
 
 FEW_COLLECTIONS = 50_000  # objects that are new since the last one
+AUTH_FOLDER = Path("auth")
+AuthFolder = Annotated[
+    Path, typer.Option(help="Where private.pem and keys.json lie.", callback=folder_to_write)
+]
 
 
 def say_all(lines: Iterable[Any] | None, **_: Any) -> None:
@@ -53,6 +59,8 @@ app = typer.Typer(
     help="From DVC-versioned data to a live, traceable model.",
     result_callback=say_all,
 )
+rollout_app = typer.Typer(no_args_is_help=True, help="A release on its way to its users.")
+auth_app = typer.Typer(no_args_is_help=True, help="Who may come in at the gateway.")
 app.add_typer(file_app)  # commands beside those below
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(auth_app, name="auth")
@@ -267,6 +275,51 @@ def demo() -> None:
     from adire_assets.ops import operations
 
     operations.demo(Project.find(), materialize, say)
+
+
+@rollout_app.command("watch")
+def rollout_watch(model: Model) -> Iterable[str]:
+    """Carry out the rollout that is under way, or follow the process that does."""
+    from adire_assets.line import deploy
+
+    for state in deploy.watch_rollout(Project.find(), model, say):
+        yield f"{model}: {state.live_text} is live on {state.target}"
+
+
+@rollout_app.command("promote")
+def rollout_promote(model: Model, reason: Reason) -> Iterable[str]:
+    """Let a rollout that holds (or waits) go on to its next step."""
+    from adire_assets.serving.rollout import rollout
+
+    project = Project.find()
+    return rollout.approve(project, load_fleet(project), model, reason)
+
+
+@auth_app.command("keys")
+def auth_keys(
+    drop_old: Annotated[bool, typer.Option(help="Tokens of earlier keys become void.")] = False,
+    folder: AuthFolder = AUTH_FOLDER,
+) -> str:
+    """Make a key that signs tokens, and add its public part to the gateway's keys.json."""
+    from adire_assets.serving.gateway import tokens
+
+    return f"{folder}/keys.json: added key {tokens.make_keys(folder, drop_old=drop_old)}"
+
+
+@auth_app.command("token")
+def auth_token(
+    subject: Annotated[str, typer.Argument(help="Who will bring it.", callback=not_blank)],
+    days: Annotated[
+        float, typer.Option(min=0.001, max=3650, help="How long it is good.", callback=finite)
+    ] = 30.0,
+    issuer: Annotated[str, typer.Option(callback=not_blank)] = "adire",
+    audience: Annotated[str, typer.Option(callback=not_blank)] = "adire",
+    folder: AuthFolder = AUTH_FOLDER,
+) -> str:
+    """Sign a token; it is printed, and nowhere kept."""
+    from adire_assets.serving.gateway import tokens
+
+    return tokens.issue(folder, subject, issuer=issuer, audience=audience, days=days)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ from adire_assets.core.shown import Shown
 from adire_assets.core.store import Artifact, Built
 from adire_assets.core.worker import RunWorker
 from adire_assets.defs import checks
-from adire_assets.defs.approvals import Deployment
 from adire_assets.defs.resources import answered
 from adire_assets.defs.rollouts import reporter
-from adire_assets.defs.sensors import require_committed
+from adire_assets.defs.sensors import Deployment, require_committed
 from adire_assets.gates import approvals, policy, policy_comparison, promotion
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.report import pages

@@ -1,12 +1,19 @@
-"""The sensor of one model: new data, config, base, code or libraries start the line by themselves.
+"""The sensors of one model: new data, config, base, code or libraries start the line by themselves,
+and an approval a deployment.
 
-It keeps no cursor. Each tick compares the state of the working tree (the keys of the sources,
-the steps' code and the library versions) with the runs that it started and with what was last
-materialized, so going back to an earlier state is a change like any other. A state whose run failed
-is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused is not
-tried again, because the same recipe gives the same adapter. A release that waits for an approval is
-left to the sensor `<model>_approval`. Neither starts anything while a file that decides is not
-committed (`adire_assets.gates.clean_commit`); a run of theirs asks that again before it deploys.
+`<model>_changes` keeps no cursor. Each tick compares the state of the working tree (the keys of the
+sources, the steps' code and the library versions) with the runs that it started and with what was
+last materialized, so going back to an earlier state is a change like any other. A state whose run
+failed is tried again after 1, 2, 4, ... minutes, at most an hour apart; one that the gates refused
+is not tried again, because the same recipe gives the same adapter.
+
+A release that waits for an approval is left to `<model>_approval`. Its deployment ended in success:
+nothing failed, `deployed_model` is not materialized, and its checks warn with the command that lets
+it go on. Once it is approved, the job `<model>_deployment` deploys that release, which may be older
+than the latest one.
+
+Neither starts anything while a file that decides is not committed
+(`adire_assets.gates.clean_commit`); a run of theirs asks that again before it deploys.
 """
 
 import time
@@ -112,6 +119,60 @@ def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
     """UserError when a sensor started `run`, and files that decide are not committed (any more)."""
     if {STATE_TAG, APPROVAL_TAG} & {*run.tags} and (why := clean_commit.refusal(project, model)):
         raise UserError(f"{model}: this run was started by a sensor; {why}")
+
+
+class Deployment(dg.Config):
+    """Which release to deploy; by default the one that `triton_repository` has made."""
+
+    release: int | None = None
+
+
+def deployment_job(model: str) -> Any:
+    """Deploys a release; nothing is trained or built."""
+    return dg.define_asset_job(
+        f"{model}_deployment",
+        selection=dg.AssetSelection.assets([model, "deployed_model"]),
+        tags={MODEL_TAG: model},
+        description=f"Brings a release of {model} live, by default the latest.",
+    )
+
+
+def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefinition:
+    """The sensor `<model>_approval`."""
+
+    @ticks.sensor(
+        f"{model}_approval",
+        job_name,
+        f"Deploys a release of {model} when a person has approved it.",
+    )
+    def approval(context: ticks.Context) -> dg.RunRequest | str:
+        found = approvals.resumable(project, model)
+        if found is None:
+            waiting = [approvals.sentence(one) for one in approvals.waiting(project, model)]
+            return "; ".join(waiting) or "no release waits for an approval"
+        runs = ticks.runs_of(context, MODEL_TAG, model, limit=1)
+        if ticks.under_way(runs):
+            return f"{ticks.short(runs[0])} is under way"
+        release = f"release {found.record.number}"
+        tried = ticks.runs_of(context, APPROVAL_TAG, found.key)
+        if tried and tried[0].dagster_run.is_success:
+            return f"{release} was approved, and {ticks.short(tried[0])} has done its part"
+        if pause := ticks.pause(tried):
+            return f"{release} is approved: {pause}"
+        if hindrance := ticks.hindrance(project, model):
+            return f"{release} is approved; {hindrance}"
+        tags = {APPROVAL_TAG: found.key, "adire/why": f"{release} is approved"}
+        if told := policy_comparison.current_sentence(project, model):
+            tags["adire/policy"] = told
+        config = {"config": {"release": found.record.number}}
+        return dg.RunRequest(
+            # Each approval and each attempt has its own: one that was seen is never seen again.
+            run_key=f"{found.key}-{len(tried)}",
+            run_config={"ops": {f"{model}__deployed_model": config}},
+            tags=tags,
+        )
+
+    return approval
 
 
 def broken_models(wrong: Mapping[str, str]) -> dg.SensorDefinition:

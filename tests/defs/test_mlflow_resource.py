@@ -12,7 +12,7 @@ from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.defs.mlflow_resource import INHERITED, MlflowTracking
+from adire_assets.defs.resources import INHERITED, MlflowTracking
 from adire_assets.tracking import backend, runs
 
 KEY = "a" * 64
@@ -56,7 +56,7 @@ def assert_no_trace() -> None:
 
 def test_definitions_load_without_mlflow(clean_environment):
     code = (
-        "import sys, adire_assets.defs.mlflow_resource as r; r.MlflowTracking(project_root='.');"
+        "import sys, adire_assets.defs.resources as r; r.MlflowTracking(project_root='.');"
         "print([m for m in ('mlflow', 'dagster_mlflow') if m in sys.modules])"
     )
     done = subprocess.run(

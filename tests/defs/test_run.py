@@ -11,10 +11,8 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_json
 from adire_assets.defs.assets import model_assets
-from adire_assets.defs.mlflow_resource import MlflowTracking
-from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
-from adire_assets.defs.run import left_behind
-from adire_assets.defs.selection import selected
+from adire_assets.defs.resources import ChildProcesses, MlflowTracking, ReferenceIOManager
+from adire_assets.defs.run import left_behind, selected
 from adire_assets.line import sources
 
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,9 @@ import pytest
 from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import Store
-from adire_assets.defs.approvals import approval_sensor, deployment_job
 from adire_assets.defs.assets import model_assets
-from adire_assets.defs.mlflow_resource import MlflowTracking
-from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
+from adire_assets.defs.resources import ChildProcesses, MlflowTracking, ReferenceIOManager
+from adire_assets.defs.sensors import approval_sensor, deployment_job
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import approval_commands, approvals, promotion, ratings
 from adire_assets.gates.approvals import Waiting

@@ -19,7 +19,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, read_json, write_json
-from adire_assets.defs.golden import GOLDEN_CHECK, golden_check
+from adire_assets.defs.checks import GOLDEN_CHECK, golden_check
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager
 from adire_assets.embedded.base import golden as embedded
 from adire_assets.families.diffusion import FAMILY
