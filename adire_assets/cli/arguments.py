@@ -122,6 +122,9 @@ def file_to_write_as(*endings: str) -> Callable[[Any], Any]:
     return look
 
 
+yaml_to_write, html_to_write = file_to_write_as(".yaml"), file_to_write_as(".html", ".htm")
+
+
 @_path_check("cannot be written to")
 def folder_to_write(path: Path) -> None:
     """A folder that there is, or that can be made."""

@@ -77,9 +77,7 @@ def export_adapter(
     ],
     format: Annotated[
         str | None,
-        typer.Option(
-            help="For which programs, by the names of the model's family; default: its own."
-        ),
+        typer.Option(help="Whose format, by the family's names; default: the family's own."),
     ] = None,
 ) -> str:
     """Write a release's LoRA to a file for another program, with where it comes from."""

@@ -24,11 +24,12 @@ from adire_assets.cli.arguments import (
     Reason,
     Release,
     file_to_read,
-    file_to_write_as,
     finite,
     folder_to_write,
+    html_to_write,
     not_blank,
     require_text,
+    yaml_to_write,
 )
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.generate_command import generate
@@ -117,11 +118,7 @@ def search(
         int | None, typer.Option(min=1, max=100_000, help="In all; default: the YAML's.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The YAML with the best; default: in the project's home.",
-            callback=file_to_write_as(".yaml"),
-        ),
+        Path | None, typer.Option(help="The YAML; default: in the home.", callback=yaml_to_write)
     ] = None,
 ) -> None:
     """Look for training settings in the ranges of the section `search`; goes on if killed."""
@@ -144,8 +141,7 @@ def status() -> Iterable[str]:
 @app.command()
 def trace(
     file: Annotated[
-        Path,
-        typer.Argument(help="A file that `adire generate` wrote.", callback=file_to_read),
+        Path, typer.Argument(help="A file that `adire generate` wrote.", callback=file_to_read)
     ],
 ) -> Iterable[str]:
     """From an answer to its release, commit, data, hyperparameters, MLflow run and scores."""
@@ -158,11 +154,7 @@ def trace(
 def report(
     name: Evaluation,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="The HTML to write; default: in the project's home.",
-            callback=file_to_write_as(".html", ".htm"),
-        ),
+        Path | None, typer.Option(help="The HTML; default: in the home.", callback=html_to_write)
     ] = None,
     blind: Annotated[
         bool, typer.Option(help="Instead a blind A/B sheet against the champion, to be rated.")
@@ -191,10 +183,7 @@ def approve(
     by: By = None,
     ratings: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="A rating saved from the report's blind A/B sheet; once for each of several.",
-            callback=file_to_read,
-        ),
+        typer.Option(help="A rating from the blind sheet; once for each.", callback=file_to_read),
     ] = None,
 ) -> str:
     """Let a release go live that waits for a person (human_approval: required)."""
@@ -226,8 +215,7 @@ def rollback(
     model: Model,
     reason: Reason,
     to: Annotated[
-        int | None,
-        typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the release before."),
+        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the release before.")
     ] = None,
 ) -> Iterable[str]:
     """End a rollout, or go back to an earlier release; the one that is left is quarantined."""

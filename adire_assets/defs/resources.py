@@ -25,6 +25,7 @@ from adire_assets.tracking import backend, runs
 if TYPE_CHECKING:
     from dagster_mlflow.resources import MlFlow
 
+StepContext = dg.AssetExecutionContext | dg.OpExecutionContext
 # What MLflow sets for its child processes, for as long as the run is active here.
 INHERITED = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
 
@@ -93,13 +94,13 @@ class ChildProcesses(dg.ConfigurableResource):
 
     project_root: str
 
-    def runner(self, context: dg.AssetExecutionContext | dg.OpExecutionContext) -> RunWorker:
+    def runner(self, context: StepContext) -> RunWorker:
         """`run` for the asset or the check that `context` belongs to."""
         return partial(self.run, context)
 
     def run(
         self,
-        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        context: StepContext,
         function: str,
         *,
         launcher: tuple[str, ...] = (),

@@ -15,7 +15,7 @@ from adire_assets.config.fleet import load_fleet
 from adire_assets.core.project import Project
 from adire_assets.core.shown import table
 from adire_assets.defs import ticks
-from adire_assets.defs.resources import answered
+from adire_assets.defs.resources import StepContext, answered
 from adire_assets.gates import policy_comparison
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.line import deploy
@@ -33,9 +33,7 @@ FINISHED_WITHIN_SECONDS = 60  # by who has made the plan
 LONGEST_FINISH_SECONDS = 600  # a run that takes longer has been killed
 
 
-def reporter(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext, model: str
-) -> Callable[[str, Mapping[str, Any]], None]:
+def reporter(context: StepContext, model: str) -> Callable[[str, Mapping[str, Any]], None]:
     """Makes each decision an evaluation of the check `rollout_steps`, the moment it is taken."""
 
     def report(target: str, decision: Mapping[str, Any]) -> None:

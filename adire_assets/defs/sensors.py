@@ -52,10 +52,9 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
         if not load_model(project, model).enabled:
             return f"{model} is disabled in {project.model_file(model)}"
         sources = source_keys(project, model)
-        held = approvals.on_hold(project, model)
         others = code_and_libraries(project, family_of(project, model))
         state = lineage.digest({**sources, **others})[:32]
-        found = _wanted(context, project, model, sources, state, held)
+        found = _wanted(context, project, model, sources, state)
         if isinstance(found, str):
             return f"state {state[:12]}: {found}"
         context.log.info(f"state {state[:12]}: {found.tags['adire/why']}; starting a run")
@@ -65,15 +64,9 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
 
 
 def _wanted(
-    context: ticks.Context,
-    project: Project,
-    model: str,
-    sources: dict[str, str],
-    state: str,
-    held: str | None,
+    context: ticks.Context, project: Project, model: str, sources: dict[str, str], state: str
 ) -> dg.RunRequest | str:
-    """A run for this state of the working tree, or why there is none to start; `held` is why the
-    latest release waits."""
+    """A run for this state of the working tree, or why there is none to start."""
     instance = context.instance
     runs = ticks.runs_of(context, MODEL_TAG, model, limit=20)
     if ticks.under_way(runs):
@@ -91,8 +84,8 @@ def _wanted(
     if not changed and not failed:
         sources_made = max(made[name][1] for name in sources)
         released, deployed = (made[name][1] >= sources_made for name in LAST)
-        if held and released:
-            return held
+        if released and (waits := approvals.on_hold(project, model)):
+            return waits
         if same:
             return f"{ticks.short(same[0])} brought it live"
         if deployed:

@@ -4,10 +4,8 @@ What is written there are the repository's own files, which the wheel carries. p
 them, in the table from which the wheel is built; a checkout reads the same table.
 """
 
-import shutil
 import tempfile
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 
 from adire_assets.core.disk import writing
@@ -17,10 +15,10 @@ PACKAGE = Path(__file__).parents[1]
 CARRIED = "project_files"  # of the installed package
 # A new project often lies in a clone of an empty repository, or has its environment already.
 BESIDE = (".git", ".venv")
-EXAMPLE = "indigo"  # that the repository's dvc.yaml shows
+EXAMPLE = b"indigo"  # that the repository's dvc.yaml shows
 DVC = {
-    ".dvc/config": "[core]\n    analytics = false\n",
-    ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    ".dvc/config": b"[core]\n    analytics = false\n",
+    ".dvc/.gitignore": b"/config.local\n/tmp\n/cache\n",
 }
 
 
@@ -29,23 +27,30 @@ def begin(directory: Path) -> list[str]:
 
     UserError when something lies there already. The folder gets all files or none.
     """
-    place = directory.absolute()
+    place, files = directory.absolute(), project_files()
+    # The first of the example models that a project begins with.
+    first = min(Path(name).stem for name in files if name.startswith("configs/models/"))
+    contents = {name: source.read_bytes() for name, source in files.items()} | DVC
+    contents["dvc.yaml"] = contents["dvc.yaml"].replace(EXAMPLE, first.encode())
     with writing(place):
-        _require_empty(place)
         new = not place.exists()
+        if not new and (held := sorted({path.name for path in place.iterdir()}.difference(BESIDE))):
+            raise UserError(
+                f"{place} is not empty (it holds {held[0]}); a project begins in a new or an empty "
+                "folder, so that nothing of yours is overwritten"
+            )
         beside = place.parent if new else place
         beside.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=beside, prefix=".adire-init-") as scratch:
             made = Path(scratch) / "project"
-            _write(made)
-            if new:
-                made.rename(place)
-            else:
-                for path in sorted(made.iterdir()):
-                    path.rename(place / path.name)
+            for name, content in contents.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(content)
+            for path in [made] if new else sorted(made.iterdir()):
+                path.rename(place if new else place / path.name)
     return [
         f"{directory} is a project; what comes next there:",
-        f"copy configs/models/{_first()}.yaml to <name>.yaml, and name your data and base in it",
+        f"copy configs/models/{first}.yaml to <name>.yaml, and name your data and base in it",
         "put files into data/<name>/, then `git init` (DVC needs git), `dvc add data`, and commit",
         "`adire up` starts the servers, `adire materialize <name>` goes from the data to them",
     ]
@@ -55,42 +60,16 @@ def project_files() -> dict[str, Path]:
     """{path in a project: the file to copy}."""
     carried = PACKAGE / CARRIED
     if carried.is_dir():
-        files = (path for path in carried.rglob("*") if path.is_file())
         return {
             path.relative_to(carried).as_posix(): path
-            for path in files
-            if "__pycache__" not in path.parts  # pip compiles what it installs
+            for path in carried.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts  # pip compiles what it installs
         }
     checkout = PACKAGE.parent
     text = (checkout / "pyproject.toml").read_text(encoding="utf-8")
     wheel = tomllib.loads(text)["tool"]["hatch"]["build"]["targets"]["wheel"]
-    listed: Mapping[str, str] = wheel["force-include"]
     start = f"{PACKAGE.name}/{CARRIED}/"
-    return {target.removeprefix(start): checkout / source for source, target in listed.items()}
-
-
-def _first() -> str:
-    """The first of the example models that a project begins with."""
-    return min(Path(name).stem for name in project_files() if name.startswith("configs/models/"))
-
-
-def _write(folder: Path) -> None:
-    for name, source in project_files().items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / name)
-    for name, text in DVC.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    stages = folder / "dvc.yaml"
-    text = stages.read_text(encoding="utf-8").replace(EXAMPLE, _first())
-    stages.write_text(text, encoding="utf-8")
-
-
-def _require_empty(place: Path) -> None:
-    if not place.exists():
-        return
-    if held := sorted({path.name for path in place.iterdir()}.difference(BESIDE)):
-        raise UserError(
-            f"{place} is not empty (it holds {held[0]}); a project begins in a new or an empty "
-            "folder, so that nothing of yours is overwritten"
-        )
+    return {
+        target.removeprefix(start): checkout / source
+        for source, target in wheel["force-include"].items()
+    }
