@@ -141,7 +141,7 @@ class _Collection:
             self.project.storage.hold(artifact.name)
         records = self._records()
         for name, content in records.items():
-            self._keep(name, lambda path, content=content: path.write_bytes(content))
+            self._keep(name, partial(Path.write_bytes, data=content))
         needed, others = sorted_out(self.project, store, KEEP)
         self._tell_what_lacks(records, needed)
         self.progress(f"{len(self.files)} records; copying {len(needed)} artifacts")
