@@ -2,8 +2,9 @@
 # `make test-all` adds the tests that are marked full: long simulations and trainings.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2
-# Each process takes whole files of tests, the longest first (tests/conftest.py).
+# One process more than there are cores: tests wait for servers a third of the time. Each takes whole
+# files of tests, the longest first (tests/conftest.py).
+WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 INSTALLED := .venv/.installed
 define RIGHT_PYTHON

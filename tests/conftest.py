@@ -1,6 +1,7 @@
 """What tests of several areas share: a project with its own MLflow database; and their order.
 
-`make test` runs two processes. Tests of one file stay together, and what takes longest comes first.
+`make test` runs several processes. Tests of one file stay together, and what takes longest comes
+first.
 """
 
 import os
@@ -23,13 +24,13 @@ AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank 
 LONG = (
     "line/test_line.py",
     "serving/rollout/test_rollout.py",
+    "serving/fleet/",
     "ops/test_reproduce.py",
     "families/diffusion/training/test_training_options.py",
     "families/diffusion/training/test_processes.py",
     "ops/test_home_before.py",
     "ops/test_search.py",
     "tracking/test_tracking.py",
-    "line/test_evaluation_images.py",
     "families/diffusion/formats/test_formats.py",
     "families/diffusion/evaluation/test_golden.py",
     "serving/",

@@ -162,7 +162,9 @@ def side_by_side() -> dg.JobDefinition:
 
     assets = [step("left", "right"), step("right", "left"), fails]
     mlflow = MlflowTracking(project_root=os.environ["ADIRE_PROJECT"])
-    executor = dg.multiprocess_executor.configured({"max_concurrent": 3})
+    # One process imports these, and the steps are its children.
+    start = {"forkserver": {"preload_modules": ["mlflow", "dagster"]}}
+    executor = dg.multiprocess_executor.configured({"max_concurrent": 3, "start_method": start})
     return dg.Definitions(
         assets=assets,
         jobs=[dg.define_asset_job("job", executor_def=executor)],

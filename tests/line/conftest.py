@@ -134,15 +134,15 @@ class Line:
         return int(found.group(1)) if found else None
 
 
-@pytest.fixture(scope="session")
-def monkeypatch_session() -> Iterator[pytest.MonkeyPatch]:
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         yield patch
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def line(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch_session: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch_module: pytest.MonkeyPatch
 ) -> Iterator[Line]:
     """The copied project with its data pulled and its Triton up."""
     root = tmp_path_factory.mktemp("project") / AWKWARD
@@ -163,7 +163,7 @@ def line(
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=ignore)
     strangers = [name for name in os.environ if name.startswith(("ADIRE_", "DAGSTER_", "MLFLOW_"))]
     for name in strangers:  # what is asked in this process must not lead to another project either
-        monkeypatch_session.delenv(name)
+        monkeypatch_module.delenv(name)
     environment = {
         **os.environ,
         "PYTHONPATH": str(root),
@@ -194,7 +194,7 @@ def line(
         line.adire("down", check=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first(line):
     """The first materialization of the whole graph."""
     return line.adire("materialize", "indigo")

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,17 +61,22 @@ class Line:
     calls: list[str] = field(default_factory=list)  # what the workers were asked for
 
     def worker(self, function: str, **arguments: Any) -> dict[str, Any]:
-        done: dict[str, Callable] = {"draw": generate.draw, "score": evaluate.score}
+        steps: tuple[Callable, ...] = (generate.draw, generate.measure, evaluate.score)
+        done = {step.__name__: step for step in steps}
         name = function.rpartition(":")[2]
         lora = Path(arguments.get("adapter") or "base").name
         self.calls.append(f"draw {lora}" if name == "draw" else name)
         plain = {n: str(v) if isinstance(v, Path) else v for n, v in arguments.items()}
         return done[name](**plain, progress=lambda message, **numbers: None)
 
+    def run_step(
+        self, project: Project, function: str, arguments: dict[str, Any], **_: Any
+    ) -> dict[str, Any]:
+        return self.worker(function, **arguments)
+
     def evaluate(self, adapter: Artifact) -> Artifact:
         """The report about an adapter; `calls` are those that this took."""
         self.calls.clear()
-        lineage.clear_caches()
         return make_evaluation_report(
             self.project,
             self._made("dataset", tiny.make_dataset),
@@ -140,32 +146,61 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def line(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    root = tmp_path / "project"
-    shutil.copytree(template, root)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Line(Project(root, root / ".adire"))
+    yield
     torch.set_num_threads(threads)
-    lineage.clear_caches()
 
 
-def change_code(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+@pytest.fixture
+def fresh(template: Path, tmp_path: Path) -> Line:
+    """Nothing is evaluated yet."""
+    return copied(template, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def evaluated(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    line = copied(template, tmp_path_factory.mktemp("evaluated"))
+    line.evaluate(line.adapter(0))
+    return line.project.root
+
+
+@pytest.fixture
+def line(evaluated: Path, tmp_path: Path) -> Line:
+    """Adapter 0 is evaluated."""
+    return copied(evaluated, tmp_path)
+
+
+def copied(template: Path, folder: Path) -> Line:
+    root = shutil.copytree(template, folder / "project")
+    return Line(Project(root, root / ".adire"))
+
+
+@contextmanager
+def changed_code(module: str) -> Iterator[None]:
     """As if somebody had edited the module called so."""
-    original = lineage._parsed.__wrapped__
+    original = lineage._parsed
 
+    @cache
     def parsed(path: Path) -> tuple[str, tuple[str, ...]]:
         digest, imports = original(path)
         changed = path.stem.rpartition(".")[2] == module
         return ("edited" if changed else digest), imports
 
-    parsed.__wrapped__ = parsed  # type: ignore[attr-defined]
-    parsed.cache_clear = lambda: None  # type: ignore[attr-defined]
-    monkeypatch.setattr(lineage, "_parsed", parsed)
+    caches = (lineage.code_hash, lineage.sources, lineage.all_sources)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lineage, "_parsed", parsed)
+        for cached in caches:
+            cached.cache_clear()
+        yield
+    for cached in caches:
+        cached.cache_clear()
 
 
-def test_base_and_adapter_are_drawn_and_then_scored(line: Line) -> None:
+def test_base_and_adapter_are_drawn_and_then_scored(fresh: Line) -> None:
+    line = fresh
     adapter = line.adapter(0)
     report = line.evaluate(adapter)
     assert line.calls == ["draw base", f"draw {adapter.path.name}", "score"]
@@ -181,22 +216,18 @@ def test_base_and_adapter_are_drawn_and_then_scored(line: Line) -> None:
     assert line.calls == []
 
 
-def test_changed_metric_code_scores_again_and_draws_nothing(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_metric_code_scores_again_and_draws_nothing(line: Line) -> None:
     before = line.evaluate(line.adapter(0))
-    change_code(monkeypatch, "safety")
-    after = line.evaluate(line.adapter(0))
+    assert line.calls == []
+    with changed_code("safety"):
+        after = line.evaluate(line.adapter(0))
     assert line.calls == ["score"]
     assert after.key != before.key and after.content_hash == before.content_hash
 
 
-def test_changed_drawing_code_draws_everything_again(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line.evaluate(line.adapter(0))
-    change_code(monkeypatch, "sampling")
-    line.evaluate(line.adapter(0))
+def test_changed_drawing_code_draws_everything_again(line: Line) -> None:
+    with changed_code("sampling"):
+        line.evaluate(line.adapter(0))
     # The images come out as they were, so what they are worth is known.
     assert [call.partition(" ")[0] for call in line.calls] == ["draw", "draw"]
 
@@ -211,7 +242,6 @@ def test_another_adapter_has_the_base_drawn_by_the_first(line: Line) -> None:
 
 
 def test_what_the_judge_is_asked_draws_nothing_again(line: Line) -> None:
-    line.evaluate(line.adapter(0))
     prompts = line.project.root / "configs" / "prompts" / f"{MODEL}.yaml"
     other = PROMPTS.replace("square things", "a chessboard").replace("id: rows", "id: lines")
     prompts.write_text(other)
@@ -220,7 +250,6 @@ def test_what_the_judge_is_asked_draws_nothing_again(line: Line) -> None:
 
 
 def test_another_prompt_or_seed_is_drawn(line: Line) -> None:
-    line.evaluate(line.adapter(0))
     prompts = line.project.root / "configs" / "prompts" / f"{MODEL}.yaml"
     prompts.write_text(PROMPTS.replace("a grid", "a large grid"))
     line.evaluate(line.adapter(0))
@@ -248,7 +277,9 @@ def gate_of(line: Line, report: Artifact, maximum: float) -> Any:
     return verdict.gate("seconds_per_image")
 
 
-def test_every_measurement_is_kept_and_all_decide_together(line: Line) -> None:
+def test_every_measurement_is_kept_and_all_decide_together(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = line.evaluate(line.adapter(0))
     spoil(line, 99.0)
     assert not gate_of(line, report, 30).passed
@@ -257,6 +288,7 @@ def test_every_measurement_is_kept_and_all_decide_together(line: Line) -> None:
     # One of two does not outvote the other.
     refused = gate_of(line, report, 30)
     assert not refused.passed and "the median of 2 measurements: 99, " in refused.explanation
+    monkeypatch.setattr(operations, "run_step", line.run_step)  # without another child process
     measure(line)
     assert gate_of(line, report, 30).passed
     timings = report.json("timings.json")

@@ -5,9 +5,7 @@ adapter, kills. Each asks only what a user can see.
 """
 
 import json
-import os
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -17,14 +15,11 @@ import pytest
 from dagster_graphql import DagsterGraphQLClient
 from PIL import Image
 
-from adire_assets.core.errors import UserError
 from adire_assets.core.store import Store
 from adire_assets.families.diffusion.answers import read_provenance
 from adire_assets.serving import record
-from adire_assets.serving.fleet.plain_paths import plain
 from adire_assets.tracking import backend, registry, runs
-from tests.support.asking import generate
-from tests.support.line import answers, descendants, made, outcome, wait_for
+from tests.support.line import answers, made, outcome, wait_for
 from tests.support.ports import free_ports
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
@@ -244,10 +239,9 @@ class TestRuinousAdapter:
         assert line.live() == 2
 
     @pytest.mark.parametrize(
-        "selection",
-        ["key:indigo/triton_repository+", "key:indigo/promotion_verdict+"],
+        ("selection", "home"),
+        [("key:indigo/triton_repository+", "other"), ("key:indigo/promotion_verdict+", "none")],
     )
-    @pytest.mark.parametrize("home", ["other", "none"])
     def test_no_partial_selection_in_any_instance_gets_it_live(
         self, line, selection: str, home: str, tmp_path: Path
     ) -> None:
@@ -360,32 +354,6 @@ def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
     again = outcome(line.adire("materialize", "indigo").stdout)
     assert again["lora_weights"] == again["evaluation_report"] == "reused"
     assert list((line.project.home / "manifests" / "indigo" / "promotion_verdict").iterdir())
-    line.adire("rollback", "indigo", "--reason", "the one before is still there")
-    assert line.live() != before
-    line.adire("lift-quarantine", "indigo", str(before), "--reason", "only a drill")
-    line.adire("materialize", "indigo")
-    assert line.live() == before
-
-
-def test_triton_killed_comes_back_with_the_live_release(line) -> None:
-    live = line.live()
-    servers = descendants(None, "tritonserver", str(plain(line.project.home)))
-    assert len(servers) == 2
-    for server in servers:
-        os.kill(server, signal.SIGKILL)
-
-    def served() -> bool:
-        try:
-            answer = generate(line.address, "indigo", PROMPT, seed=1)
-        except UserError:
-            return False
-        return answer.release == live
-
-    wait_for(served, 120)
-    done = line.adire("materialize", "indigo")
-    assert outcome(done.stdout)["lora_weights"] == "reused"
-    assert "is already live" in done.stdout
-    assert line.live() == live
 
 
 # --- helpers -----------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def served(house: House) -> Iterator[House]:
         yield house
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """Light releases 1 and 2 on a fleet of their own."""
     made = light_house(tmp_path_factory.mktemp("light") / "project", QUICK)

@@ -153,6 +153,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
         assert np.allclose(values, adapters[1][name], atol=1e-4), name
 
 
+@pytest.mark.full
 def test_a_trial_in_two_processes_is_given_up_by_both(
     tmp_path: Path, random_base: Path, dataset: Path
 ) -> None:
