@@ -2,7 +2,7 @@
 
     python -m benchmarks.mutations [--only WORD] [--workers 2] [--check]
 
-Each of `mutation_list.MUTATIONS` breaks one promise in a copy of the project and runs the tests
+Each of MUTATIONS breaks one promise in a copy of the project and runs the tests
 that should notice. The same tests have to pass in the unbroken copy first. `--check` only sees that
 what is to be replaced stands in its file exactly once. The last line is
 
@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from benchmarks.mutation_list import MUTATIONS, Mutation
+from benchmarks.mutation_list import LINE, Mutation
+from benchmarks.serving_mutations import SERVING
 
 ROOT = Path(__file__).parents[1]
+MUTATIONS = (*LINE, *SERVING)
 SECONDS = 600.0  # of one run of tests
 FAILED = 1  # pytest's exit status when tests ran and one failed
 
@@ -32,6 +34,9 @@ def misplaced(mutation: Mutation) -> str | None:
     path = ROOT / mutation.file
     if not path.is_file():
         return f"{mutation.file} does not exist"
+    for test in mutation.tests:
+        if test.startswith("tests/") and not (ROOT / test).is_file():
+            return f"{test} does not exist"
     count = path.read_text(encoding="utf-8").count(mutation.before)
     return None if count == 1 else f"{mutation.before!r} stands {count} times in {mutation.file}"
 

@@ -1,7 +1,6 @@
 """The list of promises that `benchmarks.mutations` breaks goes with today's code."""
 
-from benchmarks.mutation_list import MUTATIONS
-from benchmarks.mutations import misplaced
+from benchmarks.mutations import MUTATIONS, misplaced
 
 
 def test_what_is_to_be_broken_stands_where_the_list_says() -> None:

@@ -1,0 +1,122 @@
+"""What the real Envoy refuses or gives up: too many or too large requests, and what hangs."""
+
+import time
+from collections import Counter
+from concurrent import futures
+from pathlib import Path
+
+from tritonclient.grpc import service_pb2
+
+from adire_assets.core.waiting import wait_until
+from adire_assets.serving.gateway.traffic import Traffic
+from tests.support.grpc_web import grpc_web
+from tests.support.running_gateway import MODEL, SOUND, RunningGateway, running_gateway
+
+
+def test_too_many_at_once_are_refused_at_once_and_blamed_on_nobody(tmp_path: Path):
+    with running_gateway(tmp_path, maximum_concurrent_requests=4) as made:
+        made.publish({1: 100}, mirrored=(2, 100))
+        made.blue.seconds, made.green.seconds = 1.0, 1.0
+        sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
+
+        def over_grpc(_: int) -> tuple[str | int, float]:
+            start = time.monotonic()
+            return made.raw(sound), time.monotonic() - start
+
+        def over_http(_: int) -> tuple[str | int, float]:
+            start = time.monotonic()
+            return made.http(f"/v2/models/{MODEL}/infer", SOUND)[0], time.monotonic() - start
+
+        with futures.ThreadPoolExecutor(12) as clients:
+            asked = list(clients.map(over_grpc, range(12)))
+            asked_http = list(clients.map(over_http, range(12)))
+        assert Counter(code for code, _ in asked) == {"OK": 4, "RESOURCE_EXHAUSTED": 8}
+        codes = Counter(code for code, _ in asked_http)
+        # Over HTTP/1.1, up to as many again wait for a connection.
+        assert set(codes) == {200, 429} and 4 <= codes[200] <= 8
+        refused = [one for one in asked + asked_http if one[0] in ("RESOURCE_EXHAUSTED", 429)]
+        assert max(seconds for _, seconds in refused) < 0.5
+        made.blue.seconds = made.green.seconds = 0.0
+        for number in (1, 2):
+            assert wait_until(lambda one=number: made.counted(one).active == 0, 10)
+            found = made.counted(number)
+            assert found.answered >= 8 and (found.failed, found.ejected) == (0, 0), found
+        assert {made.ask() for _ in range(5)} == {1}
+
+
+def test_counts_go_on_after_the_gateway_was_restarted():
+    before = Traffic(10, 2, 0, ((5.0, 8), (10.0, 10)))
+    assert Traffic(12, 2, 0, ((5.0, 9), (10.0, 12))).since(before) == Traffic(
+        2, 0, 0, ((5.0, 1), (10.0, 2))
+    )
+    assert Traffic(3, 0, 0, ((5.0, 3),)).since(before).answered == 3
+
+
+def test_clients_that_give_up_early_are_not_the_releases_failure(opened: RunningGateway):
+    opened.publish({1: 100})
+    before = opened.counted(1)
+    opened.blue.seconds = 0.3
+    sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
+    impatient = (("x-envoy-upstream-rq-timeout-ms", "1"), ("x-envoy-max-retries", "9"))
+    for _ in range(6):
+        assert opened.raw(sound, timeout=0.05) == "DEADLINE_EXCEEDED"
+        assert opened.raw(sound, metadata=impatient) == "OK"
+        assert b"grpc-status:0" in grpc_web(opened, grpc_timeout="1m")  # a millisecond
+    opened.blue.seconds = 0.0
+    assert wait_until(lambda: opened.counted(1).active == 0, 10)
+    found = opened.counted(1).since(before)
+    assert (found.failed, found.ejected) == (0, 0), found
+    # How long they have waited is known.
+    given_up = dict(found.unanswered)
+    assert given_up[300] == 6 and given_up[40] == 0
+
+
+def test_what_hangs_is_waited_for_and_given_up_once(tmp_path: Path):
+    with running_gateway(tmp_path, request_timeout_seconds=0.6) as made:
+        made.publish({1: 100})
+        sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
+        made.blue.seconds = made.green.seconds = 1.5
+        with futures.ThreadPoolExecutor(1) as client:
+            asked = client.submit(made.raw, sound)
+            assert wait_until(lambda: made.counted(1).active == 1, 10, pause=0.01)
+            assert made.counted(1).answered == 0
+            assert asked.result() == "UNAVAILABLE"  # by the gateway
+        assert made.http(f"/v2/models/{MODEL}/infer", SOUND, x_model_release="1")[0] == 504
+        pinned = (("x-model-release", "2"),)
+        assert made.raw(sound, metadata=pinned, timeout=0.3) == "DEADLINE_EXCEEDED"
+        assert wait_until(lambda: (made.counted(2).unanswered or [(0, 0)])[-1][1] == 1, 10)
+        one, two = made.counted(1), made.counted(2)
+        assert (one.answered, one.failed, one.active) == (2, 2, 0)
+        assert one.unanswered[-1][1] == 2 and dict(one.unanswered)[520] == 0
+        assert (two.answered, two.failed, two.active) == (0, 0, 0)
+        assert one.latency[-1][1] == 0 if one.latency else True
+
+
+def test_a_slot_that_does_not_answer_health_checks_is_out(tmp_path: Path):
+    with running_gateway(tmp_path) as made:
+        made.publish({2: 100})
+        assert not made.gateway.pinned_traffic(MODEL, 2).out
+        made.green.healthy = False
+        assert wait_until(lambda: made.gateway.pinned_traffic(MODEL, 2).out, 10)
+        # Each cluster has health checks of its own: the other slot answers in its place soon.
+        assert wait_until(lambda: made.ask() == 1, 10)
+        before = made.gateway.pinned_traffic(MODEL, 2)
+        assert before.unhealthy >= 1
+        assert wait_until(
+            lambda: made.gateway.pinned_traffic(MODEL, 2).unhealthy > before.unhealthy, 10
+        )
+        made.green.healthy = True
+        assert wait_until(lambda: not made.gateway.pinned_traffic(MODEL, 2).out, 10)
+
+
+def test_too_large_and_too_many_are_refused(tmp_path: Path):
+    limits = {"maximum_request_bytes": 4096, "requests_per_minute": 30}
+    with running_gateway(tmp_path, **limits) as made:
+        made.publish({1: 100})
+        assert made.refusal(raw_input_contents=[b"x" * 100_000])[0] == "RESOURCE_EXHAUSTED"
+        assert made.http(f"/v2/models/{MODEL}/infer", b"x" * 100_000)[0] == 413
+        answers: Counter = Counter()
+        for _ in range(40):
+            request = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
+            answers[made.raw(request)] += 1
+        assert set(answers) == {"OK", "RESOURCE_EXHAUSTED"} and 20 <= answers["OK"] <= 30
