@@ -110,14 +110,14 @@ LINE = (
         SPLITS,
         "        return int(self.pixels[:13], 16) / 16**13\n",
         "        return sum(self.source.encode()) * 0.618 % 1\n",
-        ("tests/families/diffusion/data/test_dataset.py", "-k", "side_depends_on_pixels"),
+        ("tests/families/diffusion/data/test_splits.py", "-k", "side_depends_on_pixels"),
     ),
     Mutation(
         "near duplicates do not straddle the splits",
         SPLITS,
         "            if bits > config.near_duplicate_distance:\n                kept",
         "            if bits >= 0:\n                kept",
-        ("tests/families/diffusion/data/test_dataset.py",),
+        ("tests/families/diffusion/data/test_splits.py",),
     ),
     Mutation(
         "what gates judge by is not what checkpoints are chosen by",

@@ -11,7 +11,7 @@ import yaml
 
 from adire_assets.core.project import Project
 from adire_assets.defs import build_definitions
-from tests.families.diffusion.data.test_dataset import fill
+from tests.support.picture_folders import fill
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adire_assets.core.project import Project
-from tests.tracking.test_dvc import FILES, write
+from tests.support.dvc_project import FILES, write
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from adire_assets.families.diffusion.data.images import Rejected, load
 from adire_assets.tracking.dvc.files import object_file
 from adire_assets.tracking.dvc.session import require_dvc
 from adire_assets.tracking.dvc.versions import subtree, verify_working_tree
-from tests.tracking.test_dvc import (
+from tests.support.dvc_project import (
     REPOSITORY,
     contents,
     indigo,

@@ -10,7 +10,16 @@ from adire_assets.core.store import read_json
 from adire_assets.families.diffusion.data.captions import read_captions
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.data.dataset_summary import summary_sentence
-from tests.families.diffusion.data.test_dataset import config, fill, picture, refused, save, texts
+from tests.support.picture_folders import (
+    config,
+    fill,
+    picture,
+    reasons,
+    refused,
+    save,
+    texts,
+    unused,
+)
 
 COMPOSED = "ọ̀nà-é.png"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
@@ -203,3 +212,90 @@ def test_of_two_captions_in_one_row_none_is_chosen(tmp_path, name, content, sent
 def test_a_column_that_is_not_read_may_be_there_twice(tmp_path):
     found = captions(tmp_path, {"metadata.csv": "file_name,text,note,note\na.png,one,x,y\n"})
     assert found.texts == {"a.png": "one"}
+
+
+def test_captions_come_from_metadata_then_sidecar_then_instance_prompt(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    save(source, "sub/a.png", picture(800))
+    (source / "sub" / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "text": "deep", "n": 1}\n'
+    )
+    (source / "metadata.csv").write_text("license,file_name,text\nCC0,p000.png,from the table\n")
+    (source / "p000.txt").write_text("from the side-car")
+    (source / "p001.txt").write_text("from  the\nside-car\n")
+    (source / "orphan.txt").write_text("of no image")
+    summary = build_dataset(source, tmp_path / "out", config())
+    got = texts(tmp_path / "out")
+    assert got["images/p000.png"] == "from the table"
+    assert got["images/p001.png"] == "from the side-car"
+    assert got["images/p002.png"] == "a photo"
+    assert got["images/sub/a.png"] == "deep"
+    assert summary.own_captions == 3
+    assert reasons(summary) == {}
+    assert {name: reason.split(";")[0] for name, reason in unused(summary).items()} == {
+        "orphan.txt": "no image has its name",
+        "p000.txt": "metadata.csv:2 has the caption of p000.png",
+    }
+
+
+def test_all_mistakes_of_caption_files_are_listed_and_nothing_is_written(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    (source / "metadata.csv").write_text(
+        "file_name,text\n"
+        "p000.png,good\n"
+        "missing.png,x\n"
+        "../p001.png,x\n"
+        "/etc/passwd,x\n"
+        "p000.png,again\n"
+        "./p002.png,\n"
+        "p003.png,a,b\n"
+        ",nameless\n"
+    )
+    save(source, "sub/a.png", picture(800))
+    (source / "sub" / "metadata.jsonl").write_text(
+        '{"file_name": "a.png"}\nnot json\n[1]\n{"file_name": "a.png", "text": "\\ud800"}\n'
+    )
+    save(source, "bare/a.png", picture(801))
+    (source / "bare" / "metadata.csv").write_text("name;text\na.png;x\n")
+    save(source, "open/a.png", picture(802))
+    (source / "open" / "metadata.csv").write_text('file_name,text\na.png,"never closed\n')
+    save(source, "latin/a.png", picture(803))
+    (source / "latin" / "metadata.csv").write_bytes(
+        "file_name,text\na.png,ádìrẹ\n".encode("utf-16")[:-1]
+    )
+    (source / "p004.txt").write_text(" \n")
+    (source / "p005.txt").write_bytes("first\nádìrẹ".encode("cp1258", "replace"))
+    message = refused(source, tmp_path / "out")
+    for part in (
+        "metadata.csv:3: names missing.png, which is not there",
+        "metadata.csv:4: ../p001.png is outside the folder",
+        "metadata.csv:5: /etc/passwd is outside the folder",
+        "metadata.csv:6: p000.png has a caption already (metadata.csv:2)",
+        "metadata.csv:7: the caption of ./p002.png is empty",
+        "metadata.csv:8: 3 fields where the first line has 2",
+        "metadata.csv:9: file_name is empty",
+        "sub/metadata.jsonl:1: text is missing",
+        "sub/metadata.jsonl:2: not a line of valid JSON",
+        "sub/metadata.jsonl:3: an object with file_name and text is expected",
+        "sub/metadata.jsonl:4: not a line of valid JSON",
+        "bare/metadata.csv:1: no column file_name and no column text",
+        "open/metadata.csv:2: not valid CSV",
+        "latin/metadata.csv: not UTF-16, as its first bytes say",
+        "p004.txt: the caption is empty",
+        "p005.txt: not UTF-8 text (line 2) (byte 6)",
+        "have 16 mistakes",
+    ):
+        assert part in message
+
+
+def test_two_caption_files_in_one_folder_are_refused(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    (source / "metadata.csv").write_text("file_name,text\np000.png,x\n")
+    (source / "metadata.jsonl").write_text('{"file_name": "p001.png", "text": "y"}\n')
+    assert "metadata.jsonl: metadata.csv stands beside it" in refused(source, tmp_path / "out")
+
+
+def test_images_that_differ_in_their_ending_only_are_refused(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    save(source, "p000.jpg", picture(820))
+    assert "p000.jpg and p000.png" in refused(source, tmp_path / "out")

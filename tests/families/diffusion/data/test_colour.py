@@ -19,7 +19,7 @@ from adire_assets.families.diffusion.data.colour import (
 )
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.data.images import Rejected, load
-from tests.families.diffusion.data.test_dataset import config, fill, reasons, save
+from tests.support.picture_folders import config, fill, reasons, save
 
 ADOBE = matrix_profile(ADOBE_PRIMARIES, D65, ADOBE_GAMMA)
 P3_PRIMARIES = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))  # SMPTE EG 432-1
