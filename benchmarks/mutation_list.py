@@ -197,14 +197,14 @@ LINE = (
         "        verdict = replace(verdict, weakened=tuple(compared.weakened), "
         "weaker_than=compared.than)\n",
         "",
-        ("tests/gates/test_promotion.py", "-k", "lower_threshold"),
+        ("tests/gates/test_weaker_policy.py", "-k", "lower_threshold"),
     ),
     Mutation(
         "no release is made of a verdict that refused",
         PROMOTION,
         "    if not verdict.passed:\n",
         "    if verdict is None:\n",
-        ("tests/gates/test_promotion.py",),
+        ("tests/gates/test_promotion.py", "tests/gates/test_weaker_policy.py"),
     ),
     Mutation(
         "a verdict speaks for its own adapter only",
@@ -218,7 +218,7 @@ LINE = (
         PROMOTION,
         "    require_passed(decided)\n",
         "",
-        ("tests/gates/test_promotion.py",),
+        ("tests/gates/test_promotion.py", "tests/gates/test_weaker_policy.py"),
     ),
     Mutation(
         "the checks of a gate block what is downstream",

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from adire_assets.serving.rollout.analysis import Analysis, Finding
 from adire_assets.serving.rollout.controller import Callbacks
 from adire_assets.serving.rollout.replay import Judge
 from adire_assets.serving.rollout.watch import Watch
+from adire_assets.tracking import registry
 from tests.support.fleets import make_fleet
 from tests.support.house import House
 from tests.support.light import MODEL, add_light, light_house
@@ -294,3 +296,45 @@ def killed(work: Callable[[], object], writes: int) -> bool:
     status = ended(forked(child))
     assert status in (0, -signal.SIGKILL), status
     return status != 0
+
+
+class Registry:
+    """What MLflow is told last; the first to tell it something is held up until `go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.aliases: dict[str, int] = {}
+        self.tags: dict[str, str | None] = {}
+        self.came, self.go = threading.Event(), threading.Event()
+        monkeypatch.setattr(registry, "set_alias", self.set_alias)
+        monkeypatch.setattr(registry, "delete_alias", lambda project, model, alias: None)
+        monkeypatch.setattr(registry, "aliases", lambda project, model: dict(self.aliases))
+        monkeypatch.setattr(registry, "tag_release", self.tag_release)
+
+    def wait(self) -> None:
+        if not self.came.is_set():
+            self.came.set()
+            self.go.wait(30)
+
+    def set_alias(self, project: object, model: str, alias: str, number: int) -> None:
+        self.wait()
+        self.aliases[alias] = number
+
+    def tag_release(self, project: object, model: str, number: int, tags: dict) -> None:
+        self.wait()
+        self.tags.update(tags)
+
+    def race(self, first: Callable[[], None], meanwhile: Callable[[], None]) -> None:
+        """`first` is held up on its way to MLflow; then come `meanwhile` and `first` again."""
+
+        def second() -> None:
+            meanwhile()
+            first()
+
+        threads = [threading.Thread(target=one) for one in (first, second)]
+        threads[0].start()
+        assert self.came.wait(30)
+        threads[1].start()
+        threads[1].join(0.3)  # where nothing holds it up it is through by now
+        self.go.set()
+        for thread in threads:
+            thread.join(30)
