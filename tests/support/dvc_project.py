@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adire_assets.core.project import Project
 from adire_assets.tracking.dvc.pull import pull
-from adire_assets.tracking.dvc.versions import subtree, verify_working_tree
+from adire_assets.tracking.dvc.versions import export, subtree, verify_working_tree
 
 FILES = {
     "data/indigo/a.png": "first",
@@ -64,3 +64,29 @@ def lose(project: Project, name: str) -> None:
     """Remove one file's content from the embedded remote."""
     md5 = indigo(project).files[name]
     (project.root / ".dvc" / "embedded" / "files" / "md5" / md5[:2] / md5[2:]).unlink()
+
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run_export(project: Project, version, output: Path) -> dict[str, str]:
+    export(
+        root=str(project.root),
+        home=str(project.home),
+        dvc_hash=version.dvc_hash,
+        data_hash=version.hash,
+        path="data/indigo",
+        output=str(output),
+        progress=lambda *_, **__: None,
+    )
+    found = (path for path in output.rglob("*") if path.is_file())
+    return {path.relative_to(output).as_posix(): path.read_text() for path in found}
+
+
+def later_version(project: Project) -> None:
+    (project.root / "data" / "indigo" / "a.png").write_text("later")
+    add(project)
+
+
+def objects(project: Project) -> list[Path]:
+    return sorted((project.root / ".dvc" / "cache").rglob("*"))

@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.project import Project
 from adire_assets.tracking.dvc import working_tree
-from adire_assets.tracking.dvc.versions import export, subtree, write_metrics
-from tests.support.dvc_project import add, contents, dvc, indigo, run_pull, verify, write
-
-REPOSITORY = Path(__file__).parents[2]
-
+from adire_assets.tracking.dvc.versions import subtree, write_metrics
+from tests.support.dvc_project import (
+    REPOSITORY,
+    add,
+    contents,
+    dvc,
+    indigo,
+    later_version,
+    objects,
+    run_export,
+    run_pull,
+    verify,
+    write,
+)
 
 # --- look-ups ---
 
@@ -211,29 +219,6 @@ def test_dvc_shows_and_compares_the_metrics_and_plots_that_runs_write(tmp_path, 
 
 
 # --- another version ---
-
-
-def run_export(project: Project, version, output: Path) -> dict[str, str]:
-    export(
-        root=str(project.root),
-        home=str(project.home),
-        dvc_hash=version.dvc_hash,
-        data_hash=version.hash,
-        path="data/indigo",
-        output=str(output),
-        progress=lambda *_, **__: None,
-    )
-    found = (path for path in output.rglob("*") if path.is_file())
-    return {path.relative_to(output).as_posix(): path.read_text() for path in found}
-
-
-def later_version(project: Project) -> None:
-    (project.root / "data" / "indigo" / "a.png").write_text("later")
-    add(project)
-
-
-def objects(project: Project) -> list[Path]:
-    return sorted((project.root / ".dvc" / "cache").rglob("*"))
 
 
 def test_an_earlier_version_comes_out_of_the_remote_and_nothing_else_changes(project, tmp_path):

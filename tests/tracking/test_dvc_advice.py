@@ -1,16 +1,10 @@
 """What messages about data advise is carried out here, command by command, in real git and DVC."""
 
-import contextlib
 import os
-import re
-import shlex
 import shutil
-import subprocess
 import unicodedata
-from pathlib import Path
 
 import pytest
-from dvc.cli import main as dvc_main
 from PIL import Image
 
 from adire_assets.core.errors import UserError
@@ -20,6 +14,7 @@ from adire_assets.families.diffusion.data.images import Rejected, load
 from adire_assets.tracking.dvc.files import object_file
 from adire_assets.tracking.dvc.session import require_dvc
 from adire_assets.tracking.dvc.versions import subtree, verify_working_tree
+from tests.support.advised import advised, change, clone, commit, damage, shell
 from tests.support.dvc_project import (
     REPOSITORY,
     contents,
@@ -32,35 +27,9 @@ from tests.support.dvc_project import (
     write,
 )
 
-WHO = {"NAME": "t", "EMAIL": "t@example.org"}
-GIT_NAMES = {f"GIT_{role}_{k}": v for role in ("AUTHOR", "COMMITTER") for k, v in WHO.items()}
 IGNORED = "/data\n/my data\n/weights\n/.adire\n"
 LEFT = ["indigo/.DS_Store", "indigo/metadata.csv~", "indigo/Thumbs.db", "indigo/sub/desktop.ini",
         "indigo/sub/.#a.png", "indigo/#metadata.csv#", "__MACOSX/indigo/._a.png"]  # fmt: skip
-
-
-def shell(root: Path, command: str) -> None:
-    """Run commands, joined by &&, as a user types them in the project's root."""
-    if command == "adire pull":
-        run_pull(Project(root, root / ".adire"), "data.dvc", "weights.dvc")
-        return
-    for one in command.split(" && "):
-        if one.startswith("dvc "):  # in this process, which has imported it already
-            with contextlib.chdir(root):
-                assert dvc_main(shlex.split(one)[1:]) == 0, one
-            continue
-        done = subprocess.run(
-            ["bash", "-c", one],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            env={**os.environ, **GIT_NAMES},
-        )
-        assert done.returncode == 0, f"{one}: {done.stdout}{done.stderr}"
-
-
-def advised(message: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", message)
 
 
 def refused(call, *arguments) -> str:
@@ -80,21 +49,6 @@ def repository(project: Project) -> Project:
     run_pull(project, "data.dvc", "weights.dvc")
     commit(project)
     return project
-
-
-def commit(project: Project) -> None:
-    shell(project.root, "git add -A && git commit -qm x")
-
-
-def change(project: Project, content: str) -> None:
-    write(project.root, {"data/indigo/a.png": content})
-    shell(project.root, "dvc add data")
-    commit(project)
-
-
-def clone(project: Project, folder: Path, settings: str = "") -> Project:
-    shell(project.root, f"git {settings} clone -q . {folder}")
-    return Project(folder, folder / ".adire")
 
 
 # --- .dvc files ---
@@ -282,12 +236,6 @@ def test_a_clone_with_windows_line_ends_gets_the_pinned_bytes(repository, tmp_pa
     run_pull(untouched)
     verify(untouched)
     shell(untouched.root, 'test -z "$(git status --porcelain)"')
-
-
-def damage(place: Path, content: str) -> None:
-    place.chmod(0o644)
-    place.write_text(content)
-    place.chmod(0o444)
 
 
 def test_damage_in_the_cache_is_told_and_pulled_again(repository):
