@@ -1,109 +1,20 @@
 """What `adire gc` deletes and what it leaves."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from adire_assets.cli import main
-from adire_assets.core import folders, readers
-from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import Recipe
+from adire_assets.core import readers
 from adire_assets.core.project import Project
 from adire_assets.core.storage import FileStorage
 from adire_assets.core.store import Artifact, Store, write_json
-from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.state import DeploymentRecord, Rollout
+from tests.support.garbage import HOW_IT_READS, MODEL, gc, make, reader
 
-ROOT = Path(__file__).parents[2]
-MODEL = "cloth"
 DESCRIPTORS = Path("/proc/self/fd")
-DIGITS = "0123456789abcdef" * 2
-
-# Each says "ready" when it has what it reads or has begun, and ends when it is told to.
-READER = """
-import json, sys
-from pathlib import Path
-from adire_assets.core import readers
-from adire_assets.core.project import Project
-from adire_assets.core.lineage import Recipe
-from adire_assets.core.store import Store
-
-store = Store(Project(Path(sys.argv[1]), Path(sys.argv[2])))
-reference = json.loads(sys.argv[3])
-
-def wait():
-    print("ready", flush=True)
-    sys.stdin.readline()
-
-def look(folder):
-    print(artifact.path.joinpath("a.txt").is_file(), flush=True)
-"""
-HOW_IT_READS = {
-    "opened": "artifact = store.open(reference); wait(); look(artifact)",
-    "recalled": "artifact = store.recall(reference); wait(); look(artifact)",
-    "reused": (
-        "artifact = store.build(Recipe('thing', 'cloth', inputs={'n': '0'}), None).artifact;"
-        "wait(); look(artifact)"
-    ),
-    "while another is made of it": (
-        "artifact = store.open(reference);"
-        "store.build(Recipe('other', 'cloth'), lambda folder: (wait(), look(artifact))[1])"
-    ),
-}
-
-
-@pytest.fixture
-def project(mlflow_project: Project) -> Project:
-    shutil.copy(ROOT / "configs" / "fleet.yaml", mlflow_project.root / "configs")
-    return mlflow_project
-
-
-def make(project: Project, count: int = 3, kind: str = "thing") -> list[Artifact]:
-    """So many artifacts of a kind, the oldest first."""
-
-    def write(folder: Path) -> None:
-        (folder / "a.txt").write_text("a" * 1000)
-
-    store = Store(project)
-    made = []
-    for number in range(count):
-        recipe = Recipe(kind, MODEL, inputs={"n": str(number)})
-        made.append(store.build(recipe, write).artifact)
-        time.sleep(0.002)  # `created` is told in milliseconds
-    return made
-
-
-def gc(project: Project, *, dry_run: bool = False) -> list[str]:
-    return list(collect_garbage(project, keep=1, dry_run=dry_run))
-
-
-def limit(project: Project, **gigabytes: float) -> None:
-    text = "".join(f"{name}: {value}\n" for name, value in gigabytes.items())
-    (project.root / "configs" / "home.yaml").write_text(text)
-
-
-def reader(project: Project, artifact: Artifact, how: str) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-c", READER + HOW_IT_READS[how]),
-            *(str(project.root), str(project.home), json.dumps(artifact.reference())),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
 
 
 # --- artifacts -----------------------------------------------------------------------------------
@@ -254,119 +165,6 @@ def test_what_was_withdrawn_by_a_killed_gc_goes(project: Project) -> None:
     assert any(".tmp/gc-" in line for line in gc(project))
     assert not withdrawn.exists()
     assert store.recall(made[0].reference()).key == made[0].key
-
-
-# --- what the dead have left -----------------------------------------------------------------
-
-
-def held_folders(project: Project) -> dict[str, tuple[Path, Callable]]:
-    """Places where processes work, and how one holds its folder."""
-    building = Store(project).root / ".tmp" / f"{MODEL}-thing-{DIGITS}"
-    scratch = project.home / "work" / "golden-cloth-3"
-    return {
-        "an artifact that is made": (building, lambda: project.locks.acquire(building.name)),
-        "the scratch folder of a command": (scratch, lambda: project.locks.acquire(scratch.name)),
-        "checkpoints": (project.home / "work" / DIGITS, lambda: project.locks.acquire("device")),
-    }
-
-
-@pytest.mark.parametrize(
-    "which", ["an artifact that is made", "the scratch folder of a command", "checkpoints"]
-)
-def test_a_folder_goes_when_its_holder_is_dead(project: Project, which: str) -> None:
-    limit(project, maximum_checkpoints_gigabytes=0)
-    folder, hold = held_folders(project)[which]
-    folder.mkdir(parents=True)
-    (folder / "half.bin").write_bytes(bytes(1000))
-    with hold():
-        gc(project)
-        assert folder.exists()
-    assert any(folder.name in line for line in gc(project, dry_run=True)) and folder.exists()
-    assert any(folder.name in line for line in gc(project)) and not folder.exists()
-
-
-@pytest.mark.parametrize("parent", ["jobs", "fleet/scratch"])
-def test_a_temporary_folder_goes_when_its_process_was_killed(project: Project, parent: str) -> None:
-    place = project.home / parent
-    with folders.temporary_folder(project, place) as folder:
-        gc(project)
-        assert folder.is_dir()
-    assert not folder.exists()
-    left = place / "left"
-    left.mkdir()
-    assert f"{parent}/left (0.0 MB)" in gc(project) and not left.exists()
-    left.mkdir()
-    with folders.temporary_folder(project, place):  # the next one tidies up as well
-        assert not left.exists()
-
-
-# --- what only saves time --------------------------------------------------------------------
-
-
-def fill_cache(project: Project) -> list[Path]:
-    """Three files of a megabyte; the first was made last, the second read last."""
-    made = []
-    for number, (read, written) in enumerate(((10, 30), (40, 10), (20, 20))):
-        path = project.home / "cache" / "latents" / f"{number:02}" / f"{number}.safetensors"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(bytes(10**6))
-        os.utime(path, (1_000_000 + read, 1_000_000 + written))
-        made.append(path)
-    return made
-
-
-def test_a_cache_within_its_limit_stays(project: Project) -> None:
-    made = fill_cache(project)
-    assert gc(project) == ["0.0 MB were freed"]
-    assert all(path.is_file() for path in made)
-
-
-def test_what_of_a_cache_was_used_least_recently_goes_first(project: Project) -> None:
-    made = fill_cache(project)
-    limit(project, maximum_cache_gigabytes=0.002)
-    assert gc(project, dry_run=True) == ["cache: 1 of 3 files (1.0 MB)", "1.0 MB would be freed"]
-    assert gc(project) == ["cache: 1 of 3 files (1.0 MB)", "1.0 MB were freed"]
-    assert [path.is_file() for path in made] == [True, True, False]
-    limit(project, maximum_cache_gigabytes=0)
-    gc(project)
-    assert not any(path.is_file() for path in made)
-
-
-def test_a_cache_in_use_is_left_and_that_is_told(project: Project) -> None:
-    made = fill_cache(project)
-    limit(project, maximum_cache_gigabytes=0)
-    with project.locks.acquire("device"):
-        assert gc(project)[0].startswith("cache and checkpoints: left as they are, since a train")
-    assert all(path.is_file() for path in made)
-
-
-def test_of_killed_trainings_the_one_of_longest_ago_goes_first(project: Project) -> None:
-    old, young = (project.home / "work" / (digit * 32) for digit in "ab")
-    for folder, when in ((old, 1_000), (young, 2_000)):
-        folder.mkdir(parents=True)
-        (folder / "checkpoint.safetensors").write_bytes(bytes(10**6))
-        os.utime(folder / "checkpoint.safetensors", (when, when))
-    limit(project, maximum_checkpoints_gigabytes=0.001)
-    assert gc(project)[0] == f"work/{old.name} (1.0 MB)"
-    assert young.is_dir() and not old.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("maximum_cache_gigabyte: 3\n", r"home.yaml:1: maximum_cache_gigabyte: unknown key; did"),
-        ("maximum_cache_gigabytes: -1\n", r"home.yaml:1: maximum_cache_gigabytes: .* found -1"),
-        ("maximum_cache_gigabytes: .inf\n", r"home.yaml:1: maximum_cache_gigabytes: .* found inf"),
-    ],
-)
-def test_a_mistake_in_the_limits_is_told_and_nothing_goes(
-    project: Project, text: str, said: str
-) -> None:
-    made = make(project)
-    (project.root / "configs" / "home.yaml").write_text(text)
-    with pytest.raises(UserError, match=said):
-        gc(project)
-    assert all(artifact.path.exists() for artifact in made)
 
 
 # --- slots ---------------------------------------------------------------------------------------

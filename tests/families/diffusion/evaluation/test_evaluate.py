@@ -2,26 +2,20 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
-from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import folder_digest
 from adire_assets.core.statistic import Statistic, load_statistics
-from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.families.diffusion.evaluation import evaluate as module
-from adire_assets.families.diffusion.evaluation.drawing import drawing_of
 from adire_assets.families.diffusion.evaluation.image_files import read_real
-from adire_assets.families.diffusion.evaluation.images import batch_sizes, draw
+from adire_assets.families.diffusion.evaluation.images import batch_sizes
 from adire_assets.families.diffusion.evaluation.judge import Judge
 from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.diffusion.evaluation.metrics import Metric, clip_s
@@ -30,17 +24,9 @@ from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.sampling import Request, Sampler
 from adire_assets.gates.verdict import decide
 from tests.support import tiny
+from tests.support.evaluations import run, score, settings, unbiased_mmd, write_adapter
 
 LENIENT = GateConfig(clip_s_minimum=0.0, kid_below_base=False, nsfw_probability_maximum=1.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from more, and lose much beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -61,89 +47,6 @@ def evaluated(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     output = tmp_path_factory.mktemp("evaluated")
     run(parts, "sound", output)
     return output
-
-
-def write_adapter(folder: Path, base: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    """A rank-2 LoRA on the base's attention queries whose B matrices went through `change`."""
-    rng = np.random.default_rng(5)
-    tensors = {}
-    with safe_open(base / "unet" / "diffusion_pytorch_model.safetensors", "numpy") as weights:
-        for key in weights.keys():  # noqa: SIM118
-            if key.endswith(("to_q.weight", "to_v.weight")):
-                out, width = weights.get_slice(key).get_shape()
-                name = f"unet.{key.removesuffix('.weight')}"
-                a, b = rng.standard_normal((2, width)), rng.standard_normal((out, 2))
-                tensors[f"{name}.lora_A.weight"] = a.astype(np.float32)
-                tensors[f"{name}.lora_B.weight"] = change(b.astype(np.float32))
-    folder.mkdir()
-    save_file(tensors, folder / "pytorch_lora_weights.safetensors")
-    return folder
-
-
-def settings(**changes: Any) -> dict[str, Any]:
-    config = EvaluationConfig(
-        judge=ModelSource(source="base_models/tiny/judge"),
-        num_inference_steps=2,
-        guidance_scale=3.0,
-        latency_images=3,
-    )
-    return {**config.model_dump(mode="json", exclude={"gates"}), **changes}
-
-
-def run(parts: dict[str, Path], adapter: str, output: Path, **changes: Any) -> dict[str, Any]:
-    """Draw with the LoRA and without beside `output`, and score."""
-    evaluation = settings(**changes)
-    drawing = drawing_of(evaluation, parts["dataset"])
-    drawn = {}
-    for name, lora in (("adapter_images", str(parts[adapter])), ("base_images", None)):
-        drawn[name] = output.with_name(f"{output.name}-{name}")
-        drawn[name].mkdir()
-        draw(
-            base=str(parts["base"]),
-            variant=None,
-            adapter=lora,
-            drawing=drawing,
-            output=str(drawn[name]),
-            device="cpu",
-            progress=quiet,
-        )
-    output.mkdir(exist_ok=True)
-    return score(parts, drawn, output, evaluation)
-
-
-def score(
-    parts: dict[str, Path],
-    drawn: dict[str, Path],
-    output: Path,
-    evaluation: dict[str, Any],
-    **more: Any,
-) -> dict[str, Any]:
-    return module.score(
-        dataset=str(parts["dataset"]),
-        adapter_images=str(drawn["adapter_images"]),
-        base_images=str(drawn["base_images"]),
-        judge=str(parts["judge"]),
-        evaluation=evaluation,
-        output=str(output),
-        device="cpu",
-        progress=quiet,
-        **more,
-    )
-
-
-def unbiased_mmd(real: np.ndarray, drawn: np.ndarray) -> float:
-    """Equation 4 of Binkowski et al. 2018, sum by sum."""
-
-    def mean(one: np.ndarray, other: np.ndarray, distinct: bool) -> float:
-        pairs = [(i, j) for i in range(len(one)) for j in range(len(other)) if i != j or distinct]
-        kernel = [(float(one[i].astype(float) @ other[j].astype(float)) + 1) ** 3 for i, j in pairs]
-        return sum(kernel) / len(kernel)
-
-    return mean(real, real, False) + mean(drawn, drawn, False) - 2 * mean(real, drawn, True)
-
-
-def quiet(message: str, **numbers: float) -> None:
-    pass
 
 
 def read(folder: Path, name: str) -> Any:
@@ -246,8 +149,8 @@ def test_the_base_is_measured_once_for_all_its_adapters(
         name: evaluated.with_name(f"{evaluated.name}-{name}")
         for name in ("adapter_images", "base_images")
     }
-    for run in ("first", "second"):
-        output = tmp_path / run
+    for turn in ("first", "second"):
+        output = tmp_path / turn
         output.mkdir()
         score(parts, drawn, output, settings(), base_statistics=str(tmp_path / "kept"))
         for path in (file for file in evaluated.rglob("*") if file.is_file()):
