@@ -108,7 +108,7 @@ LINE = (
     Mutation(
         "the split goes by an image's pixels",
         SPLITS,
-        "        return int(self.pixels[:13], 16) / 16**13\n",
+        "        return splits.score(self.pixels)\n",
         "        return sum(self.source.encode()) * 0.618 % 1\n",
         ("tests/families/diffusion/data/test_splits.py", "-k", "side_depends_on_pixels"),
     ),
@@ -237,22 +237,22 @@ LINE = (
     Mutation(
         "an approval is of one content only",
         "adire_assets/gates/approvals.py",
-        "        if entry.content != content_of(record):\n            continue\n        if entry",
-        "        if entry",
+        "if entry.content == content_of(record) and entry.action in",
+        "if entry.action in",
         ("tests/gates/test_approvals.py",),
     ),
     Mutation(
         "a rating must win by more than a coin would",
         "adire_assets/gates/ratings.py",
-        "    return p_value(wins, losses, policy) <= allowed_error(policy, look)",
+        "    return wins > 0 and bool(test.pvalue <= error)",
         "    return wins > losses",
         ("tests/gates/test_approvals.py",),
     ),
     Mutation(
         "ratings handed in again and again err no more than one",
         "adire_assets/gates/ratings.py",
-        "    left = (1 - FIRST_SHARE) ** (look - 1)",
-        "    left = 1.0",
+        " * FIRST_SHARE * (1 - FIRST_SHARE) ** (look - 1)",
+        " * FIRST_SHARE",
         ("tests/gates/test_approvals.py",),
     ),
 )

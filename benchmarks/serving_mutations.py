@@ -64,8 +64,8 @@ SERVING = (
     Mutation(
         "where most prompts are equal, their number bounds what may be lost",
         "adire_assets/gates/comparison.py",
-        "np.zeros(design.prompts), _range(challenger)",
-        "np.zeros(design.prompts * design.seeds), _range(challenger)",
+        "prompts, confidence = design.prompts, design.confidence\n    lost",
+        "prompts, confidence = design.prompts * design.seeds, design.confidence\n    lost",
         ("tests/gates/test_comparison.py", "-k", "end_counts"),
     ),
     Mutation(
@@ -142,8 +142,8 @@ SERVING = (
     Mutation(
         "a damaged backup is refused",
         "adire_assets/ops/backup.py",
-        "    return _copy(path, target) == listed[name]\n",
-        "    return bool(_copy(path, target))\n",
+        "    return _written(target, partial(shutil.copyfile, path)) == listed[name]\n",
+        "    return bool(_written(target, partial(shutil.copyfile, path)))\n",
         ("tests/ops/test_backup.py", "-k", "damaged_backup"),
     ),
     Mutation(
