@@ -79,7 +79,7 @@ LINE = (
     Mutation(
         "hyperparameters are in the key of training_config",
         SOURCES,
-        '            "training": config.training.model_dump(),\n',
+        '"training": training, ',
         "",
         ("tests/line/test_keys.py", "-k", "training_config"),
     ),
@@ -93,7 +93,7 @@ LINE = (
     Mutation(
         "the gates are in the key of evaluation_config",
         SOURCES,
-        '            "gates": config.evaluation.gates.model_dump(),\n',
+        '        "gates": config.evaluation.gates.model_dump(),\n',
         "",
         ("tests/line/test_keys.py", "-k", "evaluation_config"),
     ),

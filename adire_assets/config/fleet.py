@@ -179,15 +179,15 @@ class RolloutConfig(Strict):
     @model_validator(mode="after")
     def _evidence_can_be_had(self) -> "RolloutConfig":
         """Without it a sound release would hold at every step."""
-        limits = {name: TAILS[name] for name in self.promotion_quantiles}
-        named = {f"{name} in promotion_quantiles": tail for name, tail in limits.items()}
-        named[f"error_rate_maximum {self.error_rate_maximum:g}"] = self.error_rate_maximum
-        needed = {name: answers_needed(limit) for name, limit in named.items()}
-        name = max(needed, key=needed.__getitem__)
-        if needed[name] > self.replays_maximum:
+        limits = {
+            f"{name} in promotion_quantiles": TAILS[name] for name in self.promotion_quantiles
+        }
+        limits[f"error_rate_maximum {self.error_rate_maximum:g}"] = self.error_rate_maximum
+        needed, name = max((answers_needed(limit), name) for name, limit in limits.items())
+        if needed > self.replays_maximum:
             raise ValueError(
-                f"{name} takes {needed[name]:,} answers without a fault before a step can go on, "
-                f"and replays_maximum is {self.replays_maximum}; raise it to {needed[name]} or "
+                f"{name} takes {needed:,} answers without a fault before a step can go on, "
+                f"and replays_maximum is {self.replays_maximum}; raise it to {needed} or "
                 "more, or ask for less"
             )
         answers = values_needed(self.quality_drop_maximum)
@@ -246,60 +246,38 @@ class FleetConfig(Strict):
     load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
 
     @model_validator(mode="after")
-    def _every_port_once(self) -> "FleetConfig":
-        seen: dict[int, str] = {}
-        for port, key in self.local_ports():
-            if port in seen:
-                raise ValueError(f"{key} and {seen[port]} are both {port}; every port only once")
-            seen[port] = key
+    def _every_port_and_server_once(self) -> "FleetConfig":
+        """The ports that this machine must have free; and of servers that run already, two slots
+        of one Triton, or of one folder, are one slot."""
+        seen: dict[tuple[str, ...], str] = {}
+        for launch, what in (("local", "port"), ("remote", "server")):
+            for place, key in self._places(launch):
+                if place in seen:
+                    same = place[-1] if launch == "local" else ":".join(place)
+                    raise ValueError(
+                        f"{key} and {seen[place]} are both {same}; every {what} only once"
+                    )
+                seen[place] = key
         return self
 
-    @model_validator(mode="after")
-    def _every_server_once(self) -> "FleetConfig":
-        """Servers that run already: two slots of one Triton, or of one folder, are one slot."""
-        seen: dict[tuple[str, ...], str] = {
-            ("port", LOOPBACK[0], str(port)): key for port, key in self.local_ports()
-        }
-        for place, key in self._remote_places():
-            if place in seen:
-                same = ":".join(place[1:])
-                raise ValueError(f"{key} and {seen[place]} are both {same}; every server only once")
-            seen[place] = key
-        return self
-
-    def _remote_places(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """(what tells a server from others, the key that says it), of those that run already."""
+    def _places(self, launch: str) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(what tells a server of this launch from others, the key that says it)."""
+        if launch == "local":
+            yield (LOOPBACK[0], str(self.dagster.port)), "dagster.port"
         for name, target in self.targets.items():
-            for slot_name, slot in target.slots.items():
-                if slot.launch == "remote":
-                    key = f"targets.{name}.slots.{slot_name}"
-                    yield from _addresses(slot, SLOT_PORTS, key)
-                    yield ("folder", str(slot.folder)), f"{key}.folder"
-            if target.gateway.launch == "remote":
-                yield from _addresses(target.gateway, GATEWAY_PORTS, f"targets.{name}.gateway")
-
-    def local_ports(self) -> list[tuple[int, str]]:
-        """Every port that this machine must have free, with the key that sets it."""
-        found = [(self.dagster.port, "dagster.port")]
-        for name, target in self.targets.items():
-            for slot_name, slot in target.slots.items():
-                if slot.launch == "local":
-                    key = f"targets.{name}.slots.{slot_name}"
-                    found += [(getattr(slot, port), f"{key}.{port}") for port in SLOT_PORTS]
-            if target.gateway.launch == "local":
-                key = f"targets.{name}.gateway"
-                found += [
-                    (getattr(target.gateway, port), f"{key}.{port}") for port in GATEWAY_PORTS
-                ]
-        return found
-
-
-def _addresses(
-    server: SlotConfig | GatewayConfig, ports: tuple[str, ...], key: str
-) -> Iterator[tuple[tuple[str, ...], str]]:
-    host = LOOPBACK[0] if server.host in LOOPBACK else server.host
-    for port in ports:
-        yield ("port", host, str(getattr(server, port))), f"{key}.{port}"
+            servers: dict[str, SlotConfig | GatewayConfig] = {}
+            servers |= {f"slots.{slot_name}": slot for slot_name, slot in target.slots.items()}
+            servers["gateway"] = target.gateway
+            for inner, server in servers.items():
+                if server.launch != launch:
+                    continue
+                key = f"targets.{name}.{inner}"
+                local = launch == "local" or server.host in LOOPBACK
+                for port in SLOT_PORTS if isinstance(server, SlotConfig) else GATEWAY_PORTS:
+                    host = LOOPBACK[0] if local else server.host
+                    yield (host, str(getattr(server, port))), f"{key}.{port}"
+                if launch == "remote" and isinstance(server, SlotConfig):
+                    yield (str(server.folder),), f"{key}.folder"
 
 
 def fleet_file(project: Project) -> Path:
@@ -315,3 +293,8 @@ def fleet_file_name() -> str:
 def load_fleet(project: Project) -> FleetConfig:
     """`fleet_file`, validated."""
     return load(fleet_file(project), FleetConfig)
+
+
+def device_class(project: Project) -> str:
+    """ "cpu" or "cuda": what jobs compute on, by the fleet's `device`."""
+    return project.placement.facts().device_class(load_fleet(project).device)

@@ -151,7 +151,8 @@ def _understood(path: Path, text: str, schema: type[T] | ChosenBy[T]) -> T:
     if tree is None:
         raise UserError(f"{path}:1: is empty; the project's README shows what it holds")
     if not isinstance(tree, dict):
-        raise UserError(f"{path}:1: expected keys and values, found {_word(tree)}")
+        found = "a list" if isinstance(tree, list) else "a single value"
+        raise UserError(f"{path}:1: expected keys and values, found {found}")
     if isinstance(schema, ChosenBy):
         schema = _chosen(path, tree, schema)
     try:
@@ -208,23 +209,24 @@ def _with_sections(value: Any, kind: Any) -> Any:
     So it means its defaults, and a key that it must have is missing; `tls:` without a line below
     it does not turn TLS off.
     """
-    schema = next((one for one in _kinds(kind) if hasattr(one, "model_fields")), None)
+    schema = _section(kind)
     if value is EMPTY:
-        value = {} if schema is not None else None
+        value = {} if schema else None
+    # What lies in a list or a mapping is the last that its type names: list[it], dict[key, it].
+    inner = [get_args(one)[-1] for one in _kinds(kind) if get_origin(one) is type(value)]
+    element = inner[0] if inner else None
     if isinstance(value, dict):
-        fields = (
-            {name: field.annotation for name, field in schema.model_fields.items()}
-            if schema
-            else {}
-        )
-        inner = [one for one in _kinds(kind) if get_origin(one) is dict]
-        others = get_args(inner[0])[1] if inner else None
-        return {name: _with_sections(one, fields.get(name, others)) for name, one in value.items()}
+        fields = schema.model_fields if schema else {}
+        kinds = {name: fields[name].annotation if name in fields else element for name in value}
+        return {name: _with_sections(one, kinds[name]) for name, one in value.items()}
     if isinstance(value, list):
-        lists = [one for one in _kinds(kind) if get_origin(one) is list]
-        element = get_args(lists[0])[0] if lists else None
         return [_with_sections(one, element) for one in value]
     return value
+
+
+def _section(annotation: Any) -> Any:
+    """The schema among the types of a union, or None."""
+    return next((one for one in _kinds(annotation) if hasattr(one, "model_fields")), None)
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -260,10 +262,6 @@ def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> s
     return f"{where}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
 
 
-def _word(value: Any) -> str:
-    return "a list" if isinstance(value, list) else "a single value"
-
-
 def _line(tree: Any, location: list) -> int:
     """The 1-based line of a key, or of the nearest enclosing one that stands in the file."""
     line, node = 0, tree
@@ -277,9 +275,7 @@ def _line(tree: Any, location: list) -> int:
 
 def _fields(schema: Any, location: list) -> list[str]:
     for part in location:
-        field = schema.model_fields.get(part) if hasattr(schema, "model_fields") else None
-        if field is None:
-            break
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        schema = next((kind for kind in inner if hasattr(kind, "model_fields")), schema)
+        if field := schema.model_fields.get(part):
+            inner = [field.annotation, *get_args(field.annotation)]
+            schema = next((found for kind in inner if (found := _section(kind))), schema)
     return sorted(schema.model_fields)

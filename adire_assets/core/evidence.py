@@ -20,6 +20,7 @@ scipy loads on use: configs/fleet.yaml is read by every command.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -108,17 +109,12 @@ def values_needed(drop: float, rate: float = RATE) -> int:
 
     def shown(count: int) -> bool:
         won = [count * math.log1p(stake * gain) for stake in STAKES]
-        return max(won) + math.log(
-            math.fsum(math.exp(one - max(won)) for one in won) / len(STAKES)
-        ) >= threshold(rate)
+        mean = math.fsum(math.exp(one - max(won)) for one in won) / len(STAKES)
+        return max(won) + math.log(mean) >= threshold(rate)
 
     return _first(shown)
 
 
 def _first(shown: Callable[[int], bool]) -> int:
     """The smallest count from which `shown` holds, by bisection; `COUNTED_AT_MOST` for more."""
-    low, high = 0, COUNTED_AT_MOST
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if shown(middle) else (middle, high)
-    return high
+    return 1 + bisect_left(range(1, COUNTED_AT_MOST), True, key=shown)

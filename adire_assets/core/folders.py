@@ -3,7 +3,6 @@
 The process holds a lock on the folder itself, which dies with it.
 """
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.locks import lock_at_once
 
 if TYPE_CHECKING:
     from adire_assets.core.project import Project
@@ -52,8 +52,7 @@ def scratch_folder(project: "Project", name: str) -> Iterator[Path]:
 def abandoned_folders(project: "Project", parent: Path) -> Iterator[list[Path]]:
     """The folders below `parent` that no living process owns; the caller owns them meanwhile."""
     with ExitStack() as held, project.locks.acquire(LOCK):
-        folders = sorted(path for path in parent.glob("*") if path.is_dir())
-        yield [folder for folder in folders if _held(held, folder)]
+        yield [folder for folder in sorted(parent.glob("*/")) if _held(held, folder)]
 
 
 @contextmanager
@@ -74,8 +73,4 @@ def _held(held: ExitStack, folder: Path) -> bool:
     except FileNotFoundError:  # its holder has just tidied up
         return False
     held.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return lock_at_once(descriptor)

@@ -32,22 +32,16 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content
 
 PACKAGE = "adire_assets"
-CONFIG = ("fleet", "gates", "model", "search", "weights", "yaml_file")
 # Modules that hand values over and decide none: what they contribute reaches the key as values.
 # Those of a family are in its plug.
 PLUMBING = {
-    f"{PACKAGE}.{name}"
-    for name in (
-        *(f"config.{name}" for name in CONFIG),
-        *(
-            f"core.{name}"
-            for name in (
-                *("child_environment", "devices", "disk", "errors", "family", "files", "folders"),
-                *("job_folder", "lineage", "locks", "placement", "project", "readers", "records"),
-                *("storage", "store", "worker"),
-            )
-        ),
-    )
+    f"{PACKAGE}.{room}.{name}"
+    for room, names in {
+        "config": "fleet gates model search weights yaml_file",
+        "core": "child_environment devices disk errors family files folders job_folder lineage "
+        "locks placement project readers records storage store worker",
+    }.items()
+    for name in names.split()
 }
 WORKER = f"{PACKAGE}.core.worker"
 # Libraries that hand files, questions and values over and compute nothing that is kept.
@@ -58,6 +52,7 @@ SPIN_COUNT = "20000"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 # Instruction sets that libraries choose their kernels by, as the kernel names them (x86, ARM).
 VECTORS = ("avx", "amx", "fma", "sse", "ssse", "asimd", "sve")
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
 ABSENT = "absent"  # the version of what is not installed
 NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's environment
 
@@ -140,24 +135,19 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(
-    folder: Path, leave_out: Iterable[str] = (), recorded: Container[str] = ()
+    folder: Path, leave_out: Container[str] = (), recorded: Container[str] = ()
 ) -> tuple[str, dict[str, str]]:
     """(content hash, {relative path: SHA-256}) of the files below `folder`.
 
     `leave_out` names top-level files or folders that do not count. Leftovers of desktops and
     editors (`file_names.is_content`) do not either, unless they are `recorded`.
     """
-    skip = set(leave_out)
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).parts[0] not in skip
-    }
-    files = {
-        name: file_digest(path)
-        for name, path in found.items()
-        if is_content(name) or name in recorded
-    }
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        counts = name.partition("/")[0] not in leave_out and (is_content(name) or name in recorded)
+        if counts and path.is_file():
+            files[name] = file_digest(path)
     return digest(files), files
 
 
@@ -187,21 +177,16 @@ def all_sources(modules: tuple[str, ...]) -> dict[str, Path]:
 @cache
 def libraries(modules: tuple[str, ...]) -> tuple[str, ...]:
     """The distributions that the sources of `modules` import, and what those compute with."""
-    found = sources(modules)
-    imported = {
-        one.partition(".")[0] for name, path in found.items() for one in _imports(name, path)
-    }
-    others = imported - CARRIERS - _packages(modules) - sys.stdlib_module_names
-    known = _distributions()
+    found, known = sources(modules), _distributions()
+    imported = (one for name, path in found.items() for one in _imports(name, path))
+    packages = {one.partition(".")[0] for one in imported}
+    others = packages - CARRIERS - _packages(modules) - sys.stdlib_module_names
     named = {canonicalize_name(name) for one in others for name in known.get(one, (one,))}
     engines = family.engines(found)
     return tuple(sorted(named.union(*(engines.get(name, ()) for name in named))))
 
 
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    """Package -> the distributions that hold it."""
-    return packages_distributions()
+_distributions = cache(packages_distributions)  # package -> the distributions that hold it
 
 
 def _packages(modules: Iterable[str]) -> set[str]:
@@ -215,20 +200,16 @@ def _reached(modules: tuple[str, ...], whole: bool) -> dict[str, Path]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        passed_over = not whole and name not in modules and _is_plumbing(name)
-        if name in found or passed_over or name.partition(".")[0] not in packages:
+        if name in found or name.partition(".")[0] not in packages:
             continue
-        path = _source(name)
-        if path is not None:
+        if not (whole or name in modules) and (name in PLUMBING or family.is_plumbing(name)):
+            continue
+        if path := _source(name):
             found[name] = path
             waiting += _imports(name, path)
             if whole:
                 waiting.append(name.rpartition(".")[0])
     return dict(sorted(found.items()))
-
-
-def _is_plumbing(name: str) -> bool:
-    return name in PLUMBING or family.is_plumbing(name)
 
 
 def _source(name: str) -> Path | None:
@@ -270,13 +251,8 @@ def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
             module = "." * node.level + (node.module or "")
             dot = "." if node.module else ""
             imports += [module, *(f"{module}{dot}{alias.name}" for alias in node.names)]
-        match node:
-            case (
-                ast.Module(body=[ast.Expr(value=ast.Constant(value=str())), *_])
-                | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
-                | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
-            ):
-                node.body[0].value.value = ""  # type: ignore[attr-defined]
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body[0].value.value = ""  # type: ignore[attr-defined]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports)
 
 
@@ -319,10 +295,7 @@ def cuda_version() -> str | None:
 
 def driver_version() -> str | None:
     """The version of NVIDIA's kernel driver, None where there is none."""
-    try:
-        text = NVIDIA_DRIVER.read_text(encoding="utf-8")
-    except OSError:
-        return None
+    text = NVIDIA_DRIVER.read_text(encoding="utf-8") if NVIDIA_DRIVER.is_file() else ""
     found = re.search(r"\d+\.\d+(\.\d+)?", text)
     return found[0] if found else None
 

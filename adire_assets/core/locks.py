@@ -73,14 +73,14 @@ class FileLocks:
     @contextmanager
     def try_acquire(self, name: str) -> Iterator[Lease | None]:
         with self._open(name) as file:
-            yield self._lease(name, file) if _flock(file) else None
+            yield self._lease(name, file) if lock_at_once(file) else None
 
     def is_held(self, name: str) -> bool:
         path = self._path(name)
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return not _flock(file)
+            return not lock_at_once(file)
 
     def is_current(self, lease: Lease) -> bool:
         return self._path(lease.name).stat().st_mtime_ns <= lease.fence
@@ -106,8 +106,8 @@ class FileLocks:
         return Lease(name, process_name(), fence)
 
 
-def _flock(file: IO) -> bool:
-    """Whether the file could be locked at once."""
+def lock_at_once(file: IO | int) -> bool:
+    """Whether an open file could be locked at once, for this process alone."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

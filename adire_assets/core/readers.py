@@ -43,10 +43,8 @@ class Reader:
         """Have an artifact alone; False when somebody else reads it."""
         try:
             self._set(fcntl.F_WRLCK, name, fcntl.F_OFD_SETLK)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the file system
+            return False
         return True
 
     def give_back(self, name: str) -> None:
@@ -66,8 +64,9 @@ class Reader:
         fcntl.fcntl(self.descriptor, command, request)
 
 
-_of_process: dict[tuple[int, Path], Reader] = {}
-_of_block: ContextVar[dict[Path, Reader] | None] = ContextVar("reading", default=None)
+Readers = dict[tuple[int, Path], Reader]
+_of_process: Readers = {}
+_readers: ContextVar[Readers] = ContextVar("reading", default=_of_process)
 
 
 def hold(project: "Project", name: str) -> None:
@@ -79,12 +78,12 @@ def hold(project: "Project", name: str) -> None:
 @contextmanager
 def reading() -> Iterator[None]:
     """What is opened inside is held until the block ends, not until the process does."""
-    inside: dict[Path, Reader] = {}
-    token = _of_block.set(inside)
+    inside: Readers = {}
+    token = _readers.set(inside)
     try:
         yield
     finally:
-        _of_block.reset(token)
+        _readers.reset(token)
         for reader in inside.values():
             reader.close()
 
@@ -106,17 +105,11 @@ def exclusive(project: "Project", names: Iterable[str]) -> Iterator[set[str]]:
 
 
 def _reader(project: "Project") -> Reader:
-    inside = _of_block.get()
-    if inside is not None:
-        readers, key = inside, project.home
-        if key not in readers:
-            readers[key] = Reader(project)
-        return readers[key]
     # A forked child has its parent's locks in common with it, and must not take them for its own.
-    place = (os.getpid(), project.home)
-    if place not in _of_process:
-        _of_process[place] = Reader(project)
-    return _of_process[place]
+    readers, place = _readers.get(), (os.getpid(), project.home)
+    if place not in readers:
+        readers[place] = Reader(project)
+    return readers[place]
 
 
 def _open(path: Path) -> int | None:

@@ -4,8 +4,6 @@ What is live, releases, approvals, quarantines, ratings and measurements are rec
 name such as deployments/local/indigo.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.files import write_json
+from adire_assets.core.files import read_json, write_json
+from adire_assets.core.lineage import digest
 from adire_assets.core.locks import Lease, Locks
 
 T = TypeVar("T")
@@ -79,14 +78,10 @@ class FileRecords:
     def read(self, name: str) -> Record:
         path = self._path(name)
         try:
-            content = path.read_bytes()
+            value = read_json(path)
         except FileNotFoundError:
             return Record(str(path))
-        try:
-            value = json.loads(content)
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}); take it from a backup") from None
-        return Record(str(path), value, hashlib.sha256(content).hexdigest())
+        return Record(str(path), value, digest(value))
 
     def change(
         self,

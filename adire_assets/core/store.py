@@ -17,6 +17,7 @@ What `find`, `open`, `recall` and `build` give is kept from being deleted for as
 says. What `artifacts` lists is not: `open` what you choose of it.
 """
 
+import fnmatch
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -65,12 +66,7 @@ class Artifact:
         return read_json(self.path / name)
 
     def reference(self) -> dict[str, str]:
-        return {
-            "model": self.model,
-            "kind": self.kind,
-            "key": self.key,
-            "content_hash": self.content_hash,
-        }
+        return {name: value for name, value in vars(self).items() if name != "path"}
 
 
 @dataclass(frozen=True)
@@ -161,29 +157,21 @@ class Store:
 
     def unfinished(self) -> Iterator[tuple[Path, str | None]]:
         """(folder, the lock of who makes it) of what is not complete; no lock: it is withdrawn."""
-        for folder in sorted((self.root / ".tmp").glob("*")):
-            if not folder.is_dir():
-                continue
+        for folder in sorted((self.root / ".tmp").glob("*/")):
             withdrawn = folder.name.startswith(WITHDRAWN)
             yield folder, None if withdrawn else folder.name.removesuffix("-recipe")
 
     def artifacts(self, model: str | None = None, kind: str | None = None) -> list[Artifact]:
         """All complete artifacts, in the order of their names."""
-        names = self.project.storage.names()
-        wanted = [name for name in names if _is_of(name, model, kind)]
-        found = (self._read(self.root / name) for name in wanted)
-        return [artifact for artifact in found if artifact is not None]
+        names = fnmatch.filter(self.project.storage.names(), f"{model or '*'}/{kind or '*'}/*")
+        return [artifact for name in names if (artifact := self._read(self.root / name))]
 
     def known(self, model: str, kind: str) -> list[Artifact]:
         """Those of a kind, and those whose manifest and recipe/ alone are left."""
-        pattern = f"{model}/{kind}/*/manifest.json"
-        paths = {
-            path.parent.name: path.parent
-            for root in (self.memory, self.root)
-            for path in sorted(root.glob(pattern))
-        }
-        found = (self._read(path) for path in paths.values())
-        return [artifact for artifact in found if artifact is not None]
+        roots = (self.memory, self.root)
+        paths = (path for root in roots for path in sorted((root / model / kind).glob("*/")))
+        found = {path.name: artifact for path in paths if (artifact := self._read(path))}
+        return list(found.values())
 
     def verify(self, artifact: Artifact) -> None:
         """Read every byte again. UserError when the content is not what its manifest says."""
@@ -282,20 +270,10 @@ class Store:
             manifest = read_json(folder / "manifest.json")
         except FileNotFoundError:
             return None
-        return Artifact(
-            manifest["recipe"]["model"],
-            manifest["recipe"]["kind"],
-            manifest["key"],
-            manifest["content_hash"],
-            folder,
-        )
+        model, kind = (manifest["recipe"][name] for name in ("model", "kind"))
+        return Artifact(model, kind, manifest["key"], manifest["content_hash"], folder)
 
 
 def name_of(model: str, kind: str, key: str) -> str:
     """The name of an artifact in the storage."""
     return f"{model}/{kind}/{key[:KEY_DIGITS]}"
-
-
-def _is_of(name: str, model: str | None, kind: str | None) -> bool:
-    of_model, of_kind, _ = name.split("/")
-    return model in (None, of_model) and kind in (None, of_kind)

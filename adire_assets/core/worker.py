@@ -104,11 +104,8 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
         if _is_first():
             write_json(folder / FACTS, {**vars(lineage.facts()), "version": None})
             write_json(folder / "result.json", result)
-    except UserError as error:
-        _refuse(folder, str(error))
-        return False
     except Exception as error:
-        sentence = refusal(error, folder)
+        sentence = str(error) if isinstance(error, UserError) else refusal(error, folder)
         if sentence is None:
             raise
         _refuse(folder, sentence)

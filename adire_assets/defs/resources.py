@@ -160,7 +160,7 @@ class MlflowTracking(dg.ConfigurableResource):
         """The run of `recipe_key`, active inside the block. UserError when MLflow is unusable."""
         project = Project.find(Path(self.project_root))
         runs.end_abandoned(project, model)
-        run_id = runs.training_run(project, model, recipe_key).run_id
+        run_id = runs.training_run(project, model, recipe_key)
         with runs.active(project, run_id), backend.answers(project):
             context.log.info(f"MLflow: run {run_id} of experiment {model}")
             with _fluent(project, self._context, model, run_id) as mlflow:

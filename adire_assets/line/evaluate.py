@@ -4,15 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config.fleet import load_fleet
+from adire_assets.config.fleet import device_class
 from adire_assets.core.family import family
-from adire_assets.core.lineage import Recipe
+from adire_assets.core.gate import number_at
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
 from adire_assets.line.generate import evaluation_images
+from adire_assets.line.job_recipe import job_recipe, references
 from adire_assets.tracking.dvc import versions
 from adire_assets.tracking.runs import Tracked
 
@@ -37,9 +38,7 @@ def evaluation_report(
     """
     settings = config.json("config.json")
     evaluation = settings["evaluation"]
-    facts = project.placement.facts()
-    device = facts.device_class(load_fleet(project).device)
-    plug = family(settings["family"])
+    plug, device = family(settings["family"]), device_class(project)
     drawing = plug.drawing.functions.drawing_of(evaluation, dataset.path)
     drawn = {
         name: evaluation_images(project, plug, base_weights, lora, drawing, run_worker).artifact
@@ -52,16 +51,9 @@ def evaluation_report(
         "judge": Store(project).open(settings["judge"]),
         **drawn,
     }
-    recipe = Recipe(
-        kind="evaluation_report",
-        model=dataset.model,
-        modules=plug.evaluate.modules,
-        inputs={name: artifact.content_hash for name, artifact in made_from.items()},
-        config=evaluation,
-        environment=facts.environment(*plug.packages, device=device),
-        facts=facts,
+    recipe = job_recipe(
+        project, plug, plug.evaluate, "evaluation_report", made_from, evaluation, device
     )
-
     shared = {name: recipe.inputs[name] for name in ("dataset", "judge", "base_images")}
     of_base = replace(recipe, kind="base_statistics", inputs=shared)
 
@@ -84,7 +76,7 @@ def evaluation_report(
             files = [path for path in shown if isinstance(path, Path)]
             for path in (folder / REPORT, folder / TIMINGS, *files):
                 run.log_artifact(str(path), "evaluation")
-        return {name: artifact.reference() for name, artifact in made_from.items()}
+        return references(made_from)
 
     built = Store(project).build(recipe, make)
     # Another evaluation of this adapter may have had it measured since.
@@ -103,14 +95,6 @@ def evaluation_report(
 def numbers(folder: Path) -> dict[str, float]:
     """The finite scores and timings of an evaluation, by name; `<metric>_base` is the base's."""
     report = read_json(folder / REPORT)
-    merged = {
-        **report["scores"],
-        **{f"{name}_base": value for name, value in report["base_scores"].items()},
-        **report,
-        **read_json(folder / TIMINGS),
-    }
-    return {
-        name: float(value)
-        for name, value in merged.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    of_base = {f"{name}_base": value for name, value in report["base_scores"].items()}
+    told = {**report["scores"], **of_base, **report, **read_json(folder / TIMINGS)}
+    return {name: value for name in told if (value := number_at(told, name)) is not None}

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adire_assets.config.fleet import load_fleet
+from adire_assets.config.fleet import device_class
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
-from adire_assets.core.lineage import Facts, Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
 from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
+from adire_assets.line.job_recipe import job_recipe, references
 
 if TYPE_CHECKING:
     from adire_assets.core.worker import RunWorker
@@ -32,17 +32,10 @@ def evaluation_images(
     run_worker: "RunWorker",
 ) -> Built:
     """The answers of `adapter` on the base, or of the bare base, made in a child process."""
-    facts = project.placement.facts()
-    device = facts.device_class(load_fleet(project).device)
+    device = device_class(project)
     made_from = {"base_model": base_weights, **({"lora_weights": adapter} if adapter else {})}
-    recipe = Recipe(
-        kind="evaluation_images",
-        model=base_weights.model,
-        modules=family.generate.modules,
-        inputs={name: artifact.content_hash for name, artifact in made_from.items()},
-        config=drawing,
-        environment=facts.environment(*family.packages, device=device),
-        facts=facts,
+    recipe = job_recipe(
+        project, family, family.generate, "evaluation_images", made_from, drawing, device
     )
 
     def make(folder: Path) -> dict[str, Any]:
@@ -56,7 +49,7 @@ def evaluation_images(
         )
         if adapter and (timings := read_json(folder / TIMINGS)):
             measurements.add(project, recipe.model, recipe.as_dict(), timings)
-        return {name: artifact.reference() for name, artifact in made_from.items()}
+        return references(made_from)
 
     return Store(project).build(recipe, make)
 
@@ -75,10 +68,8 @@ def measure_again(
         store.open(evaluation.manifest[name])
         for name in ("adapter_images", "lora_weights", "base_model")
     )
-    facts = project.placement.facts()
-    device = facts.device_class(load_fleet(project).device)
-    family = family_of(project, images.model)
-    _require_same_way(images, family, facts, device)
+    family, device = family_of(project, images.model), device_class(project)
+    _require_same_way(project, images, family, device)
     drawing = images.manifest["recipe"]
     first = measurements.of_images(project, images)
     timings = run_worker(
@@ -96,18 +87,18 @@ def measure_again(
     return timings
 
 
-def _require_same_way(images: Artifact, family: Family, facts: Facts, device: str) -> None:
+def _require_same_way(project: Project, images: Artifact, family: Family, device: str) -> None:
     """UserError when measuring now would time something else than what made `images`."""
-    then = images.manifest["recipe"]
+    recipe = images.manifest["recipe"]
     libraries = {*family.packages, *lineage.libraries(family.generate.modules)}
-    now = facts.environment(*sorted(libraries), device=device)
-    names = {*then["environment"], *now}
+    now = project.placement.facts().environment(*sorted(libraries), device=device)
+    then = recipe["environment"]
     other = [
-        f"{name} {then['environment'].get(name)}, now {now.get(name)}"
-        for name in sorted(names)
-        if then["environment"].get(name) != now.get(name)
+        f"{name} {then.get(name)}, now {now.get(name)}"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
     ]
-    if lineage.code_hash(family.generate.modules) != then["code"]:
+    if lineage.code_hash(family.generate.modules) != recipe["code"]:
         other.append(f"other code of {family.generate.modules[0]}")
     if other:
         raise UserError(

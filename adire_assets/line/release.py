@@ -17,21 +17,19 @@ def triton_repository(
     project: Project, adapter: Artifact, base_weights: Artifact, verdict: Artifact, config: Artifact
 ) -> tuple[Built, int]:
     """Release N of this adapter: (its Triton version directory, N). Refuses what did not pass."""
-    evaluation = Store(project).open(verdict.manifest["evaluation"])
+    store = Store(project)
+    evaluation = store.open(verdict.manifest["evaluation"])
     promotion.require_passed(verdict)
     promotion.require_evaluation_of(evaluation, adapter.content_hash, base_weights.content_hash)
-    Store(project).verify(adapter)
+    store.verify(adapter)
     settings = config.json("config.json")
     plug, serving = family(settings["family"]), settings["serving"]
+    made_from = {"lora_weights": adapter.content_hash, "base_model": base_weights.content_hash}
     recipe = Recipe(
         kind="triton_repository",
         model=adapter.model,
         modules=(*RELEASE_MODULES, *plug.release.modules),
-        inputs={
-            "lora_weights": adapter.content_hash,
-            "base_model": base_weights.content_hash,
-            "backend": release.backend_hash(project, plug),
-        },
+        inputs=made_from | {"backend": release.backend_hash(project, plug)},
         config=serving,
     )
 
@@ -46,7 +44,7 @@ def triton_repository(
             serving=serving,
         )
 
-    built = Store(project).build(recipe, make)
+    built = store.build(recipe, make)
     run_id = runs.find_run(project, adapter.model, adapter.key)
     number = registry.register_release(
         project,

@@ -7,11 +7,13 @@ would have now, without making them.
 The weights of base and judge are the family's (`config.held_weights`).
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adire_assets.config import held_weights
-from adire_assets.config.fleet import load_fleet
+from adire_assets.config.fleet import device_class
 from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -38,9 +40,8 @@ def training_data(project: Project, model: str) -> Built:
 
 def training_config(project: Project, model: str) -> Built:
     """The resolved hyperparameters, and the device they are meant for."""
-    return _config_root(
-        project, _training_config_recipe(project, model, load_model(project, model))
-    )
+    recipe = _training_config_recipe(project, model, load_model(project, model))
+    return _config_root(project, recipe)
 
 
 def base_model(project: Project, model: str, run_worker: RunWorker) -> Built:
@@ -72,44 +73,26 @@ def _training_data_now(project: Project, model: str, config: ModelConfig) -> Rec
 
 
 def _training_data_recipe(model: str, config: ModelConfig, tree: versions.Subtree) -> Recipe:
-    return Recipe(
-        "training_data",
-        model,
-        inputs={"files": tree.hash},
-        config={"family": config.family, "data": config.data.model_dump()},
-    )
+    settings = {"family": config.family, "data": config.data.model_dump()}
+    return Recipe("training_data", model, inputs={"files": tree.hash}, config=settings)
 
 
 def _training_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    device = project.placement.facts().device_class(load_fleet(project).device)
-    return Recipe(
-        "training_config",
-        model,
-        config={
-            "family": config.family,
-            "training": config.training.model_dump(),
-            "device": device,
-        },
-    )
-
-
-def _base_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
-    return held_weights.recipe(project, model, config, "base_model")
+    training, device = config.training.model_dump(), device_class(project)
+    settings = {"family": config.family, "training": training, "device": device}
+    return Recipe("training_config", model, config=settings)
 
 
 def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig) -> Recipe:
     judge = held_weights.recipe(project, model, config, "judge")
-    return Recipe(
-        "evaluation_config",
-        model,
-        inputs={"judge": judge.inputs["weights"]},
-        config={
-            "family": config.family,
-            "evaluation": config.evaluation.settings(project),
-            "gates": config.evaluation.gates.model_dump(),
-            "serving": config.serving.model_dump(),
-        },
-    )
+    settings = {
+        "family": config.family,
+        "evaluation": config.evaluation.settings(project),
+        "gates": config.evaluation.gates.model_dump(),
+        "serving": config.serving.model_dump(),
+    }
+    inputs = {"judge": judge.inputs["weights"]}
+    return Recipe("evaluation_config", model, inputs=inputs, config=settings)
 
 
 def _config_root(project: Project, recipe: Recipe, **references: dict[str, str]) -> Built:
@@ -120,9 +103,9 @@ def _config_root(project: Project, recipe: Recipe, **references: dict[str, str])
     return Store(project).build(recipe, make)
 
 
-SOURCES = {
+SOURCES: dict[str, Callable[[Project, str, ModelConfig], Recipe]] = {
     "training_data": _training_data_now,
     "training_config": _training_config_recipe,
-    "base_model": _base_recipe,
+    "base_model": partial(held_weights.recipe, kind="base_model"),
     "evaluation_config": _evaluation_config_recipe,
 }

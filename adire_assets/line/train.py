@@ -11,6 +11,7 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import RunWorker
+from adire_assets.line.job_recipe import job_recipe, references
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
 
@@ -25,32 +26,20 @@ def lora_weights(
 ) -> Built:
     """The trained adapter."""
     settings = config.json("config.json")
-    plug = family(settings["family"])
-    facts = project.placement.facts()
-    recipe = Recipe(
-        kind="lora_weights",
-        model=dataset.model,
-        modules=plug.train.modules,
-        inputs={"dataset": dataset.content_hash, "base_model": base_weights.content_hash},
-        config=settings["training"],
-        environment=facts.environment(*plug.packages, device=settings["device"]),
-        facts=facts,
+    plug, device = family(settings["family"]), settings["device"]
+    made_from = {"dataset": dataset, "base_model": base_weights}
+    recipe = job_recipe(
+        project, plug, plug.train, "lora_weights", made_from, settings["training"], device
     )
-
     work = project.home / "work" / recipe.key[:32]
 
     def make(folder: Path) -> dict[str, Any]:
         with tracked(recipe.key) as run:
             run.set_tags(_training_tags(project, recipe, dataset, base_weights))
             run.log_params(settings["training"])
-            device = settings["device"]
             launcher, training = plug.launched(settings["training"], device, base_weights.path)
-            places = {
-                "dataset": dataset.path,
-                "base_model": base_weights.path,
-                "output": folder,
-                "work": work,
-            }
+            read = {name: artifact.path for name, artifact in made_from.items()}
+            places = {**read, "output": folder, "work": work}
             arguments: dict[str, Any] = {**places, "training": training, "device": device}
             job = recorded_job(plug.train.job("train"), arguments, places, launcher)
             result = run_worker(
@@ -63,10 +52,8 @@ def lora_weights(
             )
             run.log_artifacts(str(folder), "adapter")
         return {
-            "dataset": dataset.reference(),
-            "base_model": base_weights.reference(),
-            "dvc_hash": dataset.manifest["dvc_hash"],
-            "data_hash": dataset.manifest["data_hash"],
+            **references(made_from),
+            **{name: dataset.manifest[name] for name in ("dvc_hash", "data_hash")},
             "seed": settings["training"]["seed"],
             "mlflow_run_id": run.mlflow_run_id,
             "training": result,

@@ -35,9 +35,9 @@ def register_release(
     so the files go below the run's artifacts there; without a run it names home and content.
     """
     with client(project) as mlflow, project.locks.acquire(LOCK):
-        number = _numbers(mlflow, model).get(content_hash)
-        if number is not None:
-            return number
+        same = f"name = '{model}' AND tags.`{CONTENT_HASH}` = '{content_hash}'"
+        if found := mlflow.search_model_versions(same):
+            return int(found[0].version)
         if not is_server(project):
             place = source.as_uri()
         elif run_id is None:
@@ -54,20 +54,13 @@ def register_release(
     return int(version.version)
 
 
-def release_numbers(project: Project, model: str) -> dict[str, int]:
-    """{content hash: version number} of every registered release."""
-    with client(project) as mlflow:
-        return _numbers(mlflow, model)
-
-
 def tag_release(project: Project, model: str, number: int, tags: Mapping[str, str | None]) -> None:
     """Set tags of a release's model version; None takes a tag away, which need not exist."""
     with client(project) as mlflow:
-        known = mlflow.get_model_version(model, str(number)).tags
         for name, value in tags.items():
             if value is not None:
                 mlflow.set_model_version_tag(model, str(number), name, value)
-            elif name in known:
+            else:
                 mlflow.delete_model_version_tag(model, str(number), name)
 
 
@@ -106,19 +99,6 @@ def seen_aliases(project: Project, model: str) -> dict[str, int]:
             return {alias: int(number) for alias, number in database.execute(query, (model,))}
     except sqlite3.Error:  # of an older or a newer MLflow, or no database: MLflow says which
         return aliases(project, model)
-
-
-def _numbers(mlflow: "MlflowClient", model: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    token = None
-    while True:
-        page = mlflow.search_model_versions(f"name = '{model}'", page_token=token)
-        for version in page:
-            if key := version.tags.get(CONTENT_HASH):
-                found[key] = int(version.version)
-        token = page.token
-        if not token:
-            return found
 
 
 def _registered(mlflow: "MlflowClient", model: str) -> bool:

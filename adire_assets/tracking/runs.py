@@ -11,13 +11,13 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
+from adire_assets.core.locks import lock_at_once
 from adire_assets.core.project import Project
 from adire_assets.tracking.backend import LOCK, artifact_folder, client, is_server
 
@@ -26,19 +26,11 @@ if TYPE_CHECKING:
 
 RECIPE_KEY = "adire.recipe_key"
 HOLDER = "adire.holder"  # host and home of the processes that log into a run
-BATCH = 100  # entries in one request, MLflow's limit for parameters and tags
+BATCH = 100  # of each kind in one request, MLflow's limit for parameters and tags
 
 # A context that yields the logging functions of the one run of an adapter, by its recipe key.
 Tracked = Callable[[str], AbstractContextManager[Any]]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """An MLflow run; `status` is RUNNING, FINISHED, FAILED or KILLED."""
-
-    run_id: str
-    status: str
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -46,27 +38,19 @@ class Run:
 
 def training_run(
     project: Project, model: str, recipe_key: str, tags: Mapping[str, str] | None = None
-) -> Run:
-    """The one run of an adapter, found by its recipe key or created.
+) -> str:
+    """The id of the one run of an adapter, found by its recipe key or created.
 
     Call it when training really starts, never for a reused adapter: a run is never empty.
     """
     with client(project) as mlflow, project.locks.acquire(LOCK):
         if found := _find(mlflow, model, recipe_key):
             return found
-        created = mlflow.create_run(
-            _experiment(project, mlflow, model),
-            run_name=run_name(model, recipe_key),
-            tags={
-                **(tags or {}),
-                "mlflow.source.name": lineage.PACKAGE,
-                "adire.model": model,
-                RECIPE_KEY: recipe_key,
-                HOLDER: _holder(project),
-            },
-        ).info
-        _hold_file(project, created.run_id).touch()
-    return Run(created.run_id, created.status)
+        own = {RECIPE_KEY: recipe_key, HOLDER: _holder(project)}
+        name = run_name(model, recipe_key)
+        created = _create(project, mlflow, model, name, {**(tags or {}), **own})
+        _hold_file(project, created).touch()
+    return created
 
 
 def plain_run(
@@ -75,12 +59,7 @@ def plain_run(
     """A run of the model's experiment that is no adapter's, below `parent`; its id."""
     nested = {"mlflow.parentRunId": parent} if parent else {}
     with client(project) as mlflow, project.locks.acquire(LOCK):
-        created = mlflow.create_run(
-            _experiment(project, mlflow, model),
-            run_name=name,
-            tags={**tags, **nested, "mlflow.source.name": lineage.PACKAGE, "adire.model": model},
-        )
-    return created.info.run_id
+        return _create(project, mlflow, model, name, {**tags, **nested})
 
 
 def run_name(model: str, recipe_key: str) -> str:
@@ -95,20 +74,7 @@ def rename(project: Project, run_id: str, name: str) -> None:
 def find_run(project: Project, model: str, recipe_key: str) -> str | None:
     """The id of an adapter's run, or None."""
     with client(project) as mlflow:
-        found = _find(mlflow, model, recipe_key)
-    return found.run_id if found else None
-
-
-def get_run(project: Project, run_id: str) -> Run:
-    with client(project) as mlflow:
-        info = mlflow.get_run(run_id).info
-    return Run(info.run_id, info.status)
-
-
-def start(project: Project, run_id: str) -> None:
-    """The run is RUNNING (again)."""
-    with client(project) as mlflow:
-        mlflow.update_run(run_id, status="RUNNING")
+        return _find(mlflow, model, recipe_key)
 
 
 def finish(project: Project, run_id: str, status: Status) -> None:
@@ -126,7 +92,8 @@ def active(project: Project, run_id: str) -> Iterator[None]:
     """
     with _hold_file(project, run_id).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        start(project, run_id)
+        with client(project) as mlflow:
+            mlflow.update_run(run_id, status="RUNNING")  # again, perhaps
         try:
             yield
         except BaseException as error:
@@ -153,12 +120,10 @@ def end_abandoned(project: Project, model: str) -> list[str]:
             return []
         query = f"attributes.status = 'RUNNING' AND tags.`{HOLDER}` = '{_holder(project)}'"
         for run in mlflow.search_runs([experiment.experiment_id], query):
-            path = _hold_file(project, run.info.run_id)
-            if not path.exists():
-                continue
-            with path.open("a") as file:
-                if _end_alone(mlflow, run.info.run_id, file.fileno(), "KILLED"):
-                    ended.append(run.info.run_id)
+            run_id = run.info.run_id
+            with suppress(FileNotFoundError), _hold_file(project, run_id).open("r+") as file:
+                if _end_alone(mlflow, run_id, file.fileno(), "KILLED"):
+                    ended.append(run_id)
     return ended
 
 
@@ -170,7 +135,7 @@ def _end_alone(mlflow: "MlflowClient", run_id: str, descriptor: int, status: Sta
     return True
 
 
-def _find(mlflow: "MlflowClient", model: str, recipe_key: str) -> Run | None:
+def _find(mlflow: "MlflowClient", model: str, recipe_key: str) -> str | None:
     experiment = mlflow.get_experiment_by_name(model)
     if experiment is None:
         return None
@@ -180,7 +145,16 @@ def _find(mlflow: "MlflowClient", model: str, recipe_key: str) -> Run | None:
         order_by=["attributes.start_time ASC"],
         max_results=1,
     )
-    return Run(found[0].info.run_id, found[0].info.status) if found else None
+    return found[0].info.run_id if found else None
+
+
+def _create(
+    project: Project, mlflow: "MlflowClient", model: str, name: str, tags: Mapping[str, str]
+) -> str:
+    """A new run of the model's experiment; its id. The caller holds the lock."""
+    own = {"mlflow.source.name": lineage.PACKAGE, "adire.model": model}
+    experiment = _experiment(project, mlflow, model)
+    return mlflow.create_run(experiment, run_name=name, tags={**tags, **own}).info.run_id
 
 
 def _experiment(project: Project, mlflow: "MlflowClient", model: str) -> str:
@@ -210,12 +184,10 @@ def _hold_file(project: Project, run_id: str) -> Path:
 
 def _alone(descriptor: int) -> bool:
     """True when no other process holds the file; the lock is then exclusive, else given up."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        return False
-    return True
+    if lock_at_once(descriptor):
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 # --- what a run says ------------------------------------------------------------------------------
@@ -231,10 +203,9 @@ def log_parameters(project: Project, run_id: str, parameters: Mapping[str, Any])
         known = mlflow.get_run(run_id).data.params
         values = {name: _parameter_text(value) for name, value in _flat(parameters)}
         new = {name: text for name, text in values.items() if name not in known}
-        changed = {
-            f"param.{name}": text for name, text in values.items() if known.get(name, text) != text
-        }
-        _log(mlflow, run_id, params=new, tags=changed)
+        changed = {name: text for name, text in values.items() if known.get(name, text) != text}
+        tags = {f"param.{name}": text for name, text in changed.items()}
+        _log(mlflow, run_id, params=new, tags=tags)
 
 
 def log_metrics(
@@ -297,19 +268,12 @@ def _log(
     from mlflow.entities import Metric, Param, RunTag
 
     now = int(time.time() * 1000)
-    entries: list[Any] = [
-        *(Param(name, text) for name, text in (params or {}).items()),
-        *(RunTag(name, text) for name, text in (tags or {}).items()),
-        *(Metric(name, float(value), now, step) for name, value in (metrics or {}).items()),
-    ]
-    for first in range(0, len(entries), BATCH):
-        batch = entries[first : first + BATCH]
-        mlflow.log_batch(
-            run_id,
-            metrics=[entry for entry in batch if isinstance(entry, Metric)],
-            params=[entry for entry in batch if isinstance(entry, Param)],
-            tags=[entry for entry in batch if isinstance(entry, RunTag)],
-        )
+    numbers = [Metric(name, float(value), now, step) for name, value in (metrics or {}).items()]
+    texts = [Param(name, text) for name, text in (params or {}).items()]
+    labels = [RunTag(name, text) for name, text in (tags or {}).items()]
+    for first in range(0, max(len(numbers), len(texts), len(labels)), BATCH):
+        part = slice(first, first + BATCH)
+        mlflow.log_batch(run_id, numbers[part], texts[part], labels[part])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -160,7 +160,7 @@ def test_the_code_of_a_family_outside_the_package_counts(package: Path) -> None:
     (family / "train.py").write_text("import json\nimport yaml\nfrom letters import counting\n")
     (family / "counting.py").write_text("from . import order\nfrom .order import ORDER\n")
     (family / "order.py").write_text("ORDER = 2\n")
-    (package.parent / "numerals.py").write_text("from adire_assets.core import tables\n")
+    (package.parent / "numerals.py").write_text("from adire_assets.core import sample\n")
 
     def said(expression: str) -> str:
         return said_by(package, expression)
@@ -179,4 +179,4 @@ def test_the_code_of_a_family_outside_the_package_counts(package: Path) -> None:
     kept = said("all_sources(('letters.train',)).keys()")
     assert all(f"'{name}'" in kept for name in ("letters", "letters.counting", lineage.WORKER))
     assert said("libraries(('letters.train',))") == "('pyyaml',)"
-    assert "adire_assets.core.tables" in said("sources(('numerals',)).keys()")
+    assert "adire_assets.core.sample" in said("sources(('numerals',)).keys()")

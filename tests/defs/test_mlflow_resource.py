@@ -123,7 +123,7 @@ def test_a_run_left_by_a_killed_process_is_ended_by_the_next_step(mlflow_project
     left = runs.training_run(mlflow_project, "indigo", OTHER)
     assert materialize(mlflow_project, lambda run, context: None).success
     found = mlflow_runs(mlflow_project)
-    assert found[OTHER].info.run_id == left.run_id
+    assert found[OTHER].info.run_id == left
     assert {key: run.info.status for key, run in found.items()} == {
         OTHER: "KILLED",
         KEY: "FINISHED",

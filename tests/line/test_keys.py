@@ -243,7 +243,7 @@ class Line:
         return pages.page_path(self.project, self.made("verdict")).name
 
     def study(self) -> str:
-        device = lineage.device_class(sources.load_fleet(self.project).device)
+        device = sources.device_class(self.project)
         config = load_model(self.project, MODEL)
         made_from = self.made("dataset"), self.made("base"), lineage.facts()
         return search.recipe_of(config, *made_from, device).key
@@ -257,7 +257,7 @@ class Line:
 
     def encoded(self, what: str) -> str:
         settings = load_model(self.project, MODEL).training
-        device = lineage.device_class(sources.load_fleet(self.project).device)
+        device = sources.device_class(self.project)
         facts = encoding.facts_of(self.project.root / "base", None, settings, device)
         folder = self.project.home / what
         match what:

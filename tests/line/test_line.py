@@ -21,6 +21,7 @@ from adire_assets.serving import record
 from adire_assets.tracking import backend, registry, runs
 from tests.support.line import answers, made, outcome, wait_for
 from tests.support.ports import free_ports
+from tests.support.releases import release_numbers
 
 PROMPT = "a photo in nigerian_adire_style, oniko tied circles in rows, indigo cloth"
 WAITS = "release 2 of indigo waits for approval: adire approve indigo@2 --reason '...'"
@@ -301,7 +302,7 @@ class TestRuinousAdapter:
         refused = line.adire("materialize", "indigo", "--select", "deployed_model", check=False)
         assert refused.returncode == 1
         assert "refused" in refused.stderr
-        latest = max(registry.release_numbers(line.project, "indigo").values())
+        latest = max(release_numbers(line.project, "indigo").values())
         approval = line.adire("approve", f"indigo@{latest}", "--reason", "I like it", check=False)
         assert approval.returncode == 1
         assert "indigo: refused: " in approval.stderr

@@ -23,6 +23,7 @@ from adire_assets.ops.backup import backup, restore
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import slot
 from adire_assets.tracking import registry, runs
+from tests.support.releases import release_numbers
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
@@ -86,7 +87,7 @@ def project(mlflow_project: Project) -> Project:
     record.quarantine(project, MODEL, 2, "too pale")
     approvals.rating_secret(project)
     run = runs.training_run(project, MODEL, "k" * 64)
-    runs.log_artifacts(project, run.run_id, [project.root / "configs" / "fleet.yaml"])
+    runs.log_artifacts(project, run, [project.root / "configs" / "fleet.yaml"])
     (project.home / "dagster" / "history").mkdir(parents=True)
     with closing(sqlite3.connect(project.home / "dagster" / "history" / "runs.db")) as database:
         database.execute("PRAGMA journal_mode = WAL")
@@ -117,7 +118,7 @@ def test_what_is_live_is_served_after_the_disk_was_lost(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     states = files_of(project.home / "deployments") | files_of(project.home / "releases")
-    numbers = registry.release_numbers(project, MODEL)
+    numbers = release_numbers(project, MODEL)
     live, before, first = (release.read_record(project, MODEL, number) for number in (4, 3, 1))
     backup(project, tmp_path / "kept" / "monday", print)
     again = lost(project)
@@ -132,7 +133,7 @@ def test_what_is_live_is_served_after_the_disk_was_lost(
     assert store.recall(first.adapter).manifest["key"] == first.adapter["key"]
     assert "too pale" in (record.quarantine_reason(again, MODEL, 2) or "")
     assert approvals.approval(again, before)
-    assert registry.release_numbers(again, MODEL) == numbers
+    assert release_numbers(again, MODEL) == numbers
     place = again.home / "fleet" / "slots" / TARGET / "blue"
     assert slot.reconcile(again, TARGET, "blue", place) == [MODEL]
     assert release.installed(place, MODEL) == [4]
@@ -211,7 +212,7 @@ def test_a_backup_holds_together_while_releases_come_and_go(
         again = Project(project.root, project.root / f"home-{number}")
         restore(again, tmp_path / f"kept-{number}", quiet)
         state = record.read(again, TARGET, MODEL)
-        known = registry.release_numbers(again, MODEL)
+        known = release_numbers(again, MODEL)
         for one in release.records(again, MODEL):
             assert known[one.repository["content_hash"]] == one.number
         live = release.read_record(again, MODEL, state.live or 0)

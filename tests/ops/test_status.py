@@ -56,7 +56,7 @@ def test_status_loads_nothing_heavy_and_still_sees_the_champion(
     shutil.copy(ROOT / "configs" / "fleet.yaml", root / "configs")
     run = runs.training_run(mlflow_project, "indigo", "0" * 64)
     number = registry.register_release(
-        mlflow_project, "indigo", content_hash="c" * 64, run_id=run.run_id, source=root
+        mlflow_project, "indigo", content_hash="c" * 64, run_id=run, source=root
     )
     registry.set_alias(mlflow_project, "indigo", "champion", number)
     assert registry.seen_aliases(mlflow_project, "indigo") == {"champion": number}

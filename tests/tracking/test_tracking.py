@@ -20,6 +20,7 @@ from adire_assets.core.project import Project
 from adire_assets.tracking import backend, registry, runs
 from tests.conftest import AWKWARD
 from tests.support.ports import free_port
+from tests.support.releases import release_numbers
 
 KEY = "a" * 64
 RACER = """
@@ -32,8 +33,7 @@ root = Path(sys.argv[1])
 for key in sys.argv[2:]:
     print("ready", flush=True)
     sys.stdin.readline()
-    run = tracking.training_run(Project(root, root / ".adire"), "racing", key)
-    print(run.run_id, flush=True)
+    print(tracking.training_run(Project(root, root / ".adire"), "racing", key), flush=True)
 """
 HOLDER = """
 import sys
@@ -99,7 +99,7 @@ def client(project: Project):
 
 
 def new_run(project: Project, key: str = KEY) -> str:
-    return runs.training_run(project, "indigo", key).run_id
+    return runs.training_run(project, "indigo", key)
 
 
 def status(project: Project, run_id: str) -> str:
@@ -122,7 +122,7 @@ def test_a_run_is_found_again_by_its_recipe_key_only(mlflow_project):
     assert runs.find_run(mlflow_project, "indigo", KEY) is None
     run_id = new_run(mlflow_project)
     runs.finish(mlflow_project, run_id, "FINISHED")
-    assert runs.training_run(mlflow_project, "indigo", KEY) == runs.Run(run_id, "FINISHED")
+    assert runs.training_run(mlflow_project, "indigo", KEY) == run_id
     assert runs.find_run(mlflow_project, "indigo", KEY) == run_id
     assert runs.find_run(mlflow_project, "indigo", "b" * 64) is None
     assert new_run(mlflow_project, "b" * 64) != run_id
@@ -270,12 +270,12 @@ def release(project: Project, content_hash: str, **options) -> int:
 
 
 def test_a_release_content_gets_its_number_once(mlflow_project):
-    assert registry.release_numbers(mlflow_project, "indigo") == {}
+    assert release_numbers(mlflow_project, "indigo") == {}
     run_id = new_run(mlflow_project)
     assert release(mlflow_project, "one", run_id=run_id, tags={"adire.verdict": "v"}) == 1
     assert release(mlflow_project, "two") == 2
     assert release(mlflow_project, "one") == 1
-    assert registry.release_numbers(mlflow_project, "indigo") == {"one": 1, "two": 2}
+    assert release_numbers(mlflow_project, "indigo") == {"one": 1, "two": 2}
     version = client(mlflow_project).get_model_version("indigo", "1")
     assert version.run_id == run_id
     assert version.tags == {registry.CONTENT_HASH: "one", "adire.verdict": "v"}
@@ -417,7 +417,7 @@ def test_a_server_gets_runs_and_releases_and_its_death_is_one_sentence(
         server.wait(timeout=30)
     started = time.monotonic()
     with pytest.raises(UserError, match=f"server at {uri} cannot be used"):
-        runs.get_run(mlflow_project, run_id)
+        runs.log_tags(mlflow_project, run_id, {"seen": "never"})
     assert time.monotonic() - started < 20
 
 

@@ -19,6 +19,8 @@ from configobj import ConfigObj, ConfigObjError
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 
+MALFORMED = (yaml.YAMLError, AttributeError, KeyError, TypeError)
+UNFOLLOWED = (ValueError, OSError, RuntimeError)  # no path that can be followed
 CONFLICT = re.compile(r"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)  # git's conflict markers
 
 
@@ -30,6 +32,11 @@ class Output:
     path: Path
     md5: str
     remote: str | None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether `md5` is that of a list of files."""
+        return self.md5.endswith(".dir")
 
 
 def relative(project: Project, path: Path) -> str:
@@ -79,10 +86,7 @@ def outputs_of(project: Project, dvc_file: str) -> list[Output]:
             for entry in entries
         ]
         hashes = [entry["hash"] for entry in entries]
-    except (
-        *(yaml.YAMLError, AttributeError, KeyError, TypeError),
-        *(ValueError, OSError, RuntimeError),  # no path that can be followed
-    ) as error:
+    except (*MALFORMED, *UNFOLLOWED) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{dvc_file} is not what DVC 3 writes ({type(error).__name__}: {reason}); {add}"
@@ -98,8 +102,7 @@ def outputs_of(project: Project, dvc_file: str) -> list[Output]:
 
 def listing(project: Project, output: Output) -> dict[str, str]:
     """{path inside the output: MD5} of a tracked folder, from DVC's cache or a local remote."""
-    places = local_stores(project)
-    for store in places:
+    for store in local_stores(project):
         file = object_file(store, output.md5)
         try:
             content = file.read_bytes()
@@ -139,34 +142,36 @@ def is_sound(file: Path, md5: str) -> bool:
 
 def remote_folder(project: Project, name: str) -> Path | None:
     """Where a remote lies that is a folder of this machine; None when it is none."""
-    url = read_config(project).get(f'remote "{name}"', {}).get("url", "://")
+    url = remote_urls(project).get(name, "://")
     return None if "://" in url else Path(url)
+
+
+def remote_urls(project: Project) -> dict[str, str]:
+    """{remote: its address}, as the configuration names them."""
+    return {
+        section.removeprefix('remote "').rstrip('"'): values.get("url", "://")
+        for section, values in read_config(project).items()
+        if section.startswith("remote ")
+    }
 
 
 def local_stores(project: Project) -> list[Path]:
     """DVC's cache, then the remotes that are folders of this machine."""
-    config = read_config(project)
-    cache = config.get("cache", {}).get("dir")
-    remotes = [
-        values["url"]
-        for section, values in config.items()
-        if section.startswith("remote") and "://" not in values.get("url", "://")
-    ]
-    return [Path(cache or project.root / ".dvc" / "cache"), *map(Path, remotes)]
+    cache = read_config(project).get("cache", {}).get("dir") or project.root / ".dvc" / "cache"
+    remotes = [Path(url) for url in remote_urls(project).values() if "://" not in url]
+    return [Path(cache), *remotes]
 
 
 def read_config(project: Project) -> dict[str, dict[str, str]]:
     """DVC's merged configuration: system, user, project, local; folder paths made absolute."""
-    folders = [
-        os.environ.get("DVC_SYSTEM_CONFIG_DIR") or platformdirs.site_config_dir("dvc", "iterative"),
-        os.environ.get("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir("dvc", "iterative"),
-    ]
-    own = project.root / ".dvc"
-    files = [*(Path(folder) / "config" for folder in folders), own / "config", own / "config.local"]
+    given, app, own = os.environ.get, ("dvc", "iterative"), project.root / ".dvc"
+    files = (
+        Path(given("DVC_SYSTEM_CONFIG_DIR") or platformdirs.site_config_dir(*app)) / "config",
+        Path(given("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir(*app)) / "config",
+        *(own / "config", own / "config.local"),
+    )
     merged: dict[str, dict[str, str]] = {}
-    for file in files:
-        if not file.is_file():
-            continue
+    for file in filter(Path.is_file, files):
         try:
             tree = ConfigObj(str(file), interpolation=False, encoding="utf-8").dict()
         except (ConfigObjError, UnicodeDecodeError) as error:

@@ -11,7 +11,13 @@ from typing import Any
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.worker import Progress
-from adire_assets.tracking.dvc.files import object_file, read_config, remote_folder, typed
+from adire_assets.tracking.dvc.files import (
+    object_file,
+    read_config,
+    remote_folder,
+    remote_urls,
+    typed,
+)
 
 EMBEDDED_REMOTE = "embedded"
 HEARTBEAT_SECONDS = 5.0
@@ -19,11 +25,16 @@ ADD_REMOTE = "`dvc remote add --default <name> <url>`"
 
 
 @contextmanager
-def session(
-    project: Project, action: str, remote: str | None, force_advice: str = ""
+def opened(
+    project: Project,
+    action: str,
+    progress: Progress,
+    remote: str | None,
+    force_advice: str = "",
 ) -> Iterator[Any]:
     """DVC's view of the project with `remote` as its default; what it raises becomes a UserError.
 
+    `progress` is told of the `action` now and again.
     DVC wants git only to keep .gitignore files, so it is told that there is none and a plain copy
     of the project works as well. While somebody runs dvc by hand it waits instead of failing.
     `force_advice` stands where DVC advises an option of the command that it believes to be.
@@ -38,7 +49,10 @@ def session(
     for logger in loggers:
         logger.addHandler(handler)
     try:
-        with Repo(str(project.root), config=settings, _wait_for_lock=True) as repo:
+        with (
+            heartbeat(progress, action),
+            Repo(str(project.root), config=settings, _wait_for_lock=True) as repo,
+        ):
             yield repo
     except Exception as error:  # remotes are plug-ins, which raise what their own library raises
         plain = re.sub(r"\x1b\[\d+m|<https?://[^>]*>", "", str(error) or type(error).__name__)
@@ -74,12 +88,9 @@ def require_dvc(project: Project) -> None:
     """UserError when the project has no DVC configuration."""
     if (project.root / ".dvc").is_dir():
         return
-    if (project.root / ".git").exists():
-        init = "`dvc init`"
-    elif any((folder / ".git").exists() for folder in project.root.parents):
-        init = "`dvc init --subdir`"
-    else:
-        init = "`dvc init --no-scm`"
+    above = any((folder / ".git").exists() for folder in project.root.parents)
+    option = " --subdir" if above else " --no-scm"
+    init = f"`dvc init{'' if (project.root / '.git').exists() else option}`"
     raise UserError(
         f"{project.root} has no .dvc folder, so DVC cannot tell where the data is; clone the whole "
         f"repository, or run {init} there and {ADD_REMOTE}"
@@ -88,10 +99,12 @@ def require_dvc(project: Project) -> None:
 
 def remotes_of(project: Project, *first: str | None) -> list[str]:
     """Names of remotes in the order in which they are tried: `first`, DVC's default, `embedded`."""
-    config = read_config(project)
-    default = config.get("core", {}).get("remote")
-    embedded = EMBEDDED_REMOTE if f'remote "{EMBEDDED_REMOTE}"' in config else None
-    return [name for name in dict.fromkeys([*first, default, embedded]) if name]
+    embedded = EMBEDDED_REMOTE if EMBEDDED_REMOTE in remote_urls(project) else None
+    return [name for name in dict.fromkeys([*first, default_remote(project), embedded]) if name]
+
+
+def default_remote(project: Project) -> str | None:
+    return read_config(project).get("core", {}).get("remote")
 
 
 def push_again(

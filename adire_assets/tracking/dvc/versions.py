@@ -20,28 +20,10 @@ from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes, write_json
 from adire_assets.core.worker import Progress
-from adire_assets.tracking.dvc.files import (
-    Output,
-    is_sound,
-    listing,
-    local_stores,
-    md5_of,
-    object_file,
-    outputs_of,
-    read_config,
-    relative,
-    typed,
-)
+from adire_assets.tracking.dvc import files as dvc_files
+from adire_assets.tracking.dvc import session
+from adire_assets.tracking.dvc.files import Output, listing, outputs_of, relative, typed
 from adire_assets.tracking.dvc.pull import unfetched
-from adire_assets.tracking.dvc.session import (
-    ADD_REMOTE,
-    EMBEDDED_REMOTE,
-    heartbeat,
-    push_again,
-    remotes_of,
-    require_dvc,
-    session,
-)
 from adire_assets.tracking.dvc.working_tree import compare
 
 NAMED_FILES = 3  # how many differing files a message names
@@ -110,9 +92,11 @@ def verify_working_tree(project: Project, dvc_file: str, folder: str, subtree: S
             room -= len(shown)
             named = f" ({', '.join(shown)}{', ...' if len(names) > len(shown) else ''})"
             parts.append(f"{len(names)} {kind}{named if shown else ''}")
-    cache = local_stores(project)[0]
-    stored = {name: object_file(cache, subtree.files[name]) for name in found.changed}
-    if any(o.is_file() and not is_sound(o, subtree.files[name]) for name, o in stored.items()):
+    cache = dvc_files.local_stores(project)[0]
+    stored = {name: dvc_files.object_file(cache, subtree.files[name]) for name in found.changed}
+    if any(
+        o.is_file() and not dvc_files.is_sound(o, subtree.files[name]) for name, o in stored.items()
+    ):
         raise UserError(
             f"{folder} differs from {dvc_file}: {', '.join(parts)}; the copy in DVC's cache is "
             f"damaged as well; run `adire pull`, which fetches it again"
@@ -121,7 +105,7 @@ def verify_working_tree(project: Project, dvc_file: str, folder: str, subtree: S
     force = " --force" if found.changed or found.extra else ""
     back = f"`dvc checkout {typed(project, dvc_file)}{force}`"
     if unfetched(project, [output]):  # without them, dvc checkout would delete the folder
-        remotes = remotes_of(project, output.remote)
+        remotes = session.remotes_of(project, output.remote)
         remote = f" --remote {remotes[0]}" if remotes else ""
         back = f"`dvc fetch{remote} {typed(project, dvc_file)}` and {back}"
     raise UserError(
@@ -148,17 +132,17 @@ def export(
     remotes together do not have it all.
     """
     project = Project(Path(root), Path(home))
-    require_dvc(project)
-    config = read_config(project)
-    names = [s.removeprefix('remote "').rstrip('"') for s in config if s.startswith("remote ")]
-    first = [name for name in (config.get("core", {}).get("remote"), EMBEDDED_REMOTE) if name]
-    remotes = [name for name in dict.fromkeys([*first, *names]) if name in names]
+    session.require_dvc(project)
+    known = dvc_files.remote_urls(project)
+    remotes = [
+        name for name in dict.fromkeys([*session.remotes_of(project), *known]) if name in known
+    ]
     files: dict[str, str] = {}
     lacking, said = {dvc_hash}, []
     for remote in (None, *remotes):
         message = f"fetching data {dvc_hash[:12]} from {remote or 'the cache of DVC'}"
         try:
-            with heartbeat(progress, message), session(project, message, remote) as repo:
+            with session.opened(project, message, progress, remote) as repo:
                 place = repo.cloud.get_remote_odb(remote) if remote else repo.cache.local
                 if not files and place.exists(dvc_hash):
                     listed = json.loads(place.fs.cat_file(place.oid_to_path(dvc_hash)))
@@ -168,12 +152,12 @@ def export(
             said.append(str(error))
         if not lacking:
             return {"files": len(files)}
-    advice = f"add the one that has them with {ADD_REMOTE}"
+    advice = f"add the one that has them with {session.ADD_REMOTE}"
     if remotes:
         push = "dvc push --all-commits"
-        if not config.get("core", {}).get("remote"):  # which dvc wants with --all-commits
+        if not session.default_remote(project):  # which dvc wants with --all-commits
             push = f"dvc remote default {remotes[0]}` and `{push}"
-        advice = f"whoever has them {push_again(project, remotes[0], [dvc_hash], push)}"
+        advice = f"whoever has them {session.push_again(project, remotes[0], [dvc_hash], push)}"
     raise UserError(
         f"the data of version {dvc_hash} is neither in DVC's cache nor in a remote "
         f"({', '.join(remotes) or 'none is configured'}), {len(lacking)} objects are missing, such "
@@ -199,14 +183,13 @@ def _owner(project: Project, dvc_file: str, folder: str) -> tuple[Output, str]:
     outputs = outputs_of(project, dvc_file)
     for output in outputs:
         top = same_form(str(output.path))
-        if full.is_relative_to(top):
-            if not output.md5.endswith(".dir"):
-                raise UserError(
-                    f"{dvc_file} pins the single file {relative(project, output.path)}, not a "
-                    f"folder that holds {folder}; name the folder, after `dvc add` of it, in "
-                    "data.dvc_file"
-                )
+        if full.is_relative_to(top) and output.is_folder:
             return output, full.relative_to(top).as_posix()
+        if full.is_relative_to(top):
+            raise UserError(
+                f"{dvc_file} pins the single file {relative(project, output.path)}, not a folder "
+                f"that holds {folder}; name the folder, after `dvc add` of it, in data.dvc_file"
+            )
     held = ", ".join(relative(project, output.path) for output in outputs)
     raise UserError(f"{dvc_file} pins {held}, which does not hold {folder}")
 
@@ -235,6 +218,6 @@ def _copy_out(place: Any, files: Mapping[str, str], folder: Path) -> set[str]:
     sources = [place.oid_to_path(md5) for md5 in wanted.values()]
     place.fs.get(sources, [str(folder / name) for name in wanted])
     for name, md5 in wanted.items():
-        if md5_of(folder / name) != md5:
+        if dvc_files.md5_of(folder / name) != md5:
             (folder / name).unlink()  # damaged there; another place may have it sound
     return set(lacking().values())

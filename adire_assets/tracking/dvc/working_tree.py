@@ -78,20 +78,17 @@ def _md5s(project: Project, folder: Path, paths: Mapping[str, Path]) -> dict[str
         known = read_json(memory)
     except (FileNotFoundError, UserError):
         known = {}  # only a memory: without it every file is read again
-    result, fresh = {}, {}
+    result, fresh = dict.fromkeys(paths, ""), {}
     for name, path in paths.items():
         try:
             state = path.stat()
         except FileNotFoundError:  # a link that leads nowhere
-            result[name] = ""
             continue
         stamp = f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
         old_stamp, md5 = known.get(name, ("", ""))
-        if old_stamp != stamp:
-            md5 = md5_of(path)
-        result[name] = md5
+        result[name] = md5 if old_stamp == stamp else md5_of(path)
         if time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS:
-            fresh[name] = [stamp, md5]
+            fresh[name] = [stamp, result[name]]
     if fresh != known:
         write_json(memory, fresh)
     return result
@@ -99,20 +96,16 @@ def _md5s(project: Project, folder: Path, paths: Mapping[str, Path]) -> dict[str
 
 def complete(project: Project, outputs: Iterable[Output]) -> bool:
     """Whether the working tree holds exactly what the outputs name."""
-    for output in outputs:
-        try:
-            if differences(project, output):
-                return False
-        except UserError:  # the listing has to be pulled first
-            return False
-    return True
+    try:
+        return not any(differences(project, output) for output in outputs)
+    except UserError:  # a listing has to be pulled first
+        return False
 
 
 def differences(project: Project, output: Output, *, leftovers: bool = False) -> Differences:
     """How the working tree differs from what an output names. UserError without its listing."""
-    if output.md5.endswith(".dir"):
-        files = listing(project, output)
-        return compare(project, output.path, files, leftovers=leftovers)
+    if output.is_folder:
+        return compare(project, output.path, listing(project, output), leftovers=leftovers)
     name = output.path.name
     there = {name: output.path} if output.path.is_file() else {}
     md5 = _md5s(project, output.path, there).get(name)

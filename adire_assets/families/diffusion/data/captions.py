@@ -17,7 +17,7 @@ from typing import Any
 from adire_assets.core.data_files import decode_text, each_key_once, mistakes
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content, same_form, suffix_of
-from adire_assets.core.tables import csv_rows
+from adire_assets.families.diffusion.data.tables import csv_rows
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 SIDECARS = (".txt", ".caption")

@@ -299,7 +299,7 @@ def test_mlflow_shows_validation_while_it_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ADIRE_PROJECT", str(mlflow_project.root))
-    run = runs.training_run(mlflow_project, "indigo", "a" * 64).run_id
+    run = runs.training_run(mlflow_project, "indigo", "a" * 64)
     given = training.arguments(
         tmp_path,
         random_base,
