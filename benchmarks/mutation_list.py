@@ -246,13 +246,13 @@ LINE = (
         "adire_assets/gates/ratings.py",
         "    return wins > 0 and bool(test.pvalue <= error)",
         "    return wins > losses",
-        ("tests/gates/test_approvals.py",),
+        ("tests/gates/test_blind_ratings.py",),
     ),
     Mutation(
         "ratings handed in again and again err no more than one",
         "adire_assets/gates/ratings.py",
         " * FIRST_SHARE * (1 - FIRST_SHARE) ** (look - 1)",
         " * FIRST_SHARE",
-        ("tests/gates/test_approvals.py",),
+        ("tests/gates/test_blind_ratings.py",),
     ),
 )

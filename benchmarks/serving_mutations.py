@@ -151,6 +151,6 @@ SERVING = (
         "adire_assets/tracking/runs.py",
         'status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"',
         'status: Status = "FINISHED"',
-        ("tests/tracking/test_tracking.py", "-k", "block_ends"),
+        ("tests/tracking/test_runs.py", "-k", "block_ends"),
     ),
 )

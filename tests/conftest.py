@@ -30,7 +30,7 @@ LONG = (
     "families/diffusion/training/test_processes.py",
     "ops/test_home_before.py",
     "ops/test_search.py",
-    "tracking/test_tracking.py",
+    "tracking/test_runs.py",
     "families/diffusion/formats/test_formats.py",
     "families/diffusion/evaluation/test_golden.py",
     "serving/",

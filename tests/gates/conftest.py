@@ -1,4 +1,4 @@
-"""The project of evaluations that tests of verdicts and their pages share."""
+"""What tests of gates share: releases that wait for approval, and made-up evaluations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,10 @@ from adire_assets.config import held_weights
 from adire_assets.core.store import Built
 from adire_assets.families.diffusion.config import EvaluationConfig
 from adire_assets.gates import promotion, upgrades
+from tests.support.approvals import CONFIG, go_live
+from tests.support.fleets import make_fleet
+from tests.support.house import House
+from tests.support.light import MODEL, add_light, light_house
 from tests.support.shop import SETTINGS, Shop
 
 
@@ -33,3 +37,26 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setattr(promotion, "parity_report", lambda *arguments: parity)
     monkeypatch.setattr(upgrades, "refusal", lambda *arguments: None)
     yield shop
+
+
+@pytest.fixture(scope="module")
+def three_releases(tmp_path_factory: pytest.TempPathFactory) -> House:
+    house = light_house(tmp_path_factory.mktemp("approvals") / "project")
+    for _ in range(3):
+        add_light(house)
+    return house
+
+
+@pytest.fixture
+def house(three_releases: House, monkeypatch: pytest.MonkeyPatch) -> House:
+    """Releases 1 to 3 that pass every gate, of which 1 is live; nothing is approved."""
+    for folder in ("approvals", "deployments", "quarantine"):
+        for path in (three_releases.project.home / folder).rglob("*.json"):
+            path.unlink()
+    configs = three_releases.project.root / "configs"
+    (configs / "fleet.yaml").write_text(make_fleet().model_dump_json(exclude_none=True))
+    (configs / "models" / f"{MODEL}.yaml").write_text(CONFIG)
+    # What a light release has instead of an evaluation is nothing that gates could judge.
+    monkeypatch.setattr(promotion, "require_passable", lambda *_: None)
+    go_live(three_releases, 1, at="2020-01-01T00:00:00+00:00")
+    return three_releases

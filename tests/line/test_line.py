@@ -17,9 +17,16 @@ from PIL import Image
 
 from adire_assets.core.store import Store
 from adire_assets.families.diffusion.answers import read_provenance
-from adire_assets.serving import record
 from adire_assets.tracking import backend, registry, runs
-from tests.support.line import answers, made, outcome, wait_for
+from tests.support.line import (
+    answers,
+    made,
+    outcome,
+    rollout,
+    sensor_ticks,
+    started_steps,
+    wait_for,
+)
 from tests.support.ports import free_ports
 from tests.support.releases import release_numbers
 
@@ -355,50 +362,3 @@ def test_garbage_collection_takes_nothing_that_is_needed(line) -> None:
     again = outcome(line.adire("materialize", "indigo").stdout)
     assert again["lora_weights"] == again["evaluation_report"] == "reused"
     assert list((line.project.home / "manifests" / "indigo" / "promotion_verdict").iterdir())
-
-
-# --- helpers -----------------------------------------------------------------------------------
-
-
-def started_steps(line) -> set[str | None]:
-    """The steps that began in the latest run of the project's Dagster instance."""
-    with dg.DagsterInstance.from_config(str(line.project.home / "dagster")) as instance:
-        [run] = instance.get_runs(limit=1)
-        events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
-        return {event.step_key for event in events}
-
-
-def rollout(line):
-    """The rollout of indigo that is under way, or None."""
-    return record.read(line.project, "local", "indigo").rollout
-
-
-def sensor_ticks(
-    line, count: int, name: str = "indigo_changes", job: str = "indigo_line"
-) -> list[dict]:
-    """What the sensor says, tick by tick; a requested run is carried out before the next tick."""
-    code = f"""
-import gc
-gc.disable()
-import json
-import dagster as dg
-from dagster_defs import defs
-from adire_assets.defs.sensors import MODEL_TAG
-instance = dg.DagsterInstance.get()
-sensor = defs.get_sensor_def("{name}")
-ticks = []
-for _ in range({count}):
-    with dg.build_sensor_context(instance=instance, definitions=defs) as context:
-        data = sensor.evaluate_tick(context)
-    ticks.append({{"skip": data.skip_message, "requests": [r.tags for r in data.run_requests]}})
-    for request in data.run_requests:
-        defs.resolve_job_def("{job}").execute_in_process(
-            instance=instance,
-            tags=request.tags,
-            run_config=request.run_config,
-            raise_on_error=False,
-        )
-print("TICKS" + json.dumps(ticks))
-"""
-    done = line.run(sys.executable, "-c", code, DAGSTER_HOME=str(line.project.home / "dagster"))
-    return json.loads(done.stdout.rpartition("TICKS")[2])

@@ -1,10 +1,16 @@
 """What `adire materialize` said, and the processes that it started."""
 
+import json
 import re
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+import dagster as dg
+
+from adire_assets.serving import record
 
 
 def outcome(text: str) -> dict[str, str]:
@@ -53,3 +59,47 @@ def descendants(parent: int | None, *words: str) -> list[int]:
         ):
             found.append(int(pid))
     return found
+
+
+def started_steps(line) -> set[str | None]:
+    """The steps that began in the latest run of the project's Dagster instance."""
+    with dg.DagsterInstance.from_config(str(line.project.home / "dagster")) as instance:
+        [run] = instance.get_runs(limit=1)
+        events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+        return {event.step_key for event in events}
+
+
+def rollout(line):
+    """The rollout of indigo that is under way, or None."""
+    return record.read(line.project, "local", "indigo").rollout
+
+
+def sensor_ticks(
+    line, count: int, name: str = "indigo_changes", job: str = "indigo_line"
+) -> list[dict]:
+    """What the sensor says, tick by tick; a requested run is carried out before the next tick."""
+    code = f"""
+import gc
+gc.disable()
+import json
+import dagster as dg
+from dagster_defs import defs
+from adire_assets.defs.sensors import MODEL_TAG
+instance = dg.DagsterInstance.get()
+sensor = defs.get_sensor_def("{name}")
+ticks = []
+for _ in range({count}):
+    with dg.build_sensor_context(instance=instance, definitions=defs) as context:
+        data = sensor.evaluate_tick(context)
+    ticks.append({{"skip": data.skip_message, "requests": [r.tags for r in data.run_requests]}})
+    for request in data.run_requests:
+        defs.resolve_job_def("{job}").execute_in_process(
+            instance=instance,
+            tags=request.tags,
+            run_config=request.run_config,
+            raise_on_error=False,
+        )
+print("TICKS" + json.dumps(ticks))
+"""
+    done = line.run(sys.executable, "-c", code, DAGSTER_HOME=str(line.project.home / "dagster"))
+    return json.loads(done.stdout.rpartition("TICKS")[2])

@@ -1,28 +1,20 @@
-"""MLflow runs and versions, against a real database and a real server."""
+"""MLflow runs, against a real database."""
 
 import fcntl
-import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 
-from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.tracking import backend, registry, runs
+from adire_assets.tracking import runs
 from tests.conftest import AWKWARD
-from tests.support.ports import free_port
-from tests.support.releases import release_numbers
+from tests.support.mlflow_runs import KEY, client, new_run, status
 
-KEY = "a" * 64
 RACER = """
 import sys
 from pathlib import Path
@@ -89,21 +81,6 @@ def raced(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str,
         answers[key] = [racer.stdout.readline().strip() for racer in racers]
     errors = [racer.communicate(timeout=120)[1] for racer in racers]
     return Raced(Project(root, root / ".adire"), answers, errors)
-
-
-def client(project: Project):
-    from mlflow import MlflowClient
-
-    uri = backend.tracking_uri(project)
-    return MlflowClient(uri, uri)
-
-
-def new_run(project: Project, key: str = KEY) -> str:
-    return runs.training_run(project, "indigo", key)
-
-
-def status(project: Project, run_id: str) -> str:
-    return client(project).get_run(run_id).info.status
 
 
 def test_two_processes_on_a_fresh_home_get_one_experiment_and_the_same_runs(raced):
@@ -260,176 +237,6 @@ def test_metrics_tags_and_read_only_files_are_logged_and_replaced(mlflow_project
     place = mlflow_project.home / "mlartifacts" / "indigo" / run_id / "artifacts"
     assert (place / "evaluation" / "sheet.png").read_text() == "new"
     assert (place / "validation" / "sheet.png").read_text() == "new"
-
-
-def release(project: Project, content_hash: str, **options) -> int:
-    options.setdefault("run_id", None)
-    return registry.register_release(
-        project, "indigo", content_hash=content_hash, source=project.root, **options
-    )
-
-
-def test_a_release_content_gets_its_number_once(mlflow_project):
-    assert release_numbers(mlflow_project, "indigo") == {}
-    run_id = new_run(mlflow_project)
-    assert release(mlflow_project, "one", run_id=run_id, tags={"adire.verdict": "v"}) == 1
-    assert release(mlflow_project, "two") == 2
-    assert release(mlflow_project, "one") == 1
-    assert release_numbers(mlflow_project, "indigo") == {"one": 1, "two": 2}
-    version = client(mlflow_project).get_model_version("indigo", "1")
-    assert version.run_id == run_id
-    assert version.tags == {registry.CONTENT_HASH: "one", "adire.verdict": "v"}
-    assert version.source == mlflow_project.root.as_uri()
-
-
-def test_an_alias_moves_and_goes(mlflow_project):
-    assert registry.aliases(mlflow_project, "indigo") == {}
-    registry.delete_alias(mlflow_project, "indigo", "champion")
-    release(mlflow_project, "one")
-    release(mlflow_project, "two")
-    registry.set_alias(mlflow_project, "indigo", "champion", 1)
-    registry.set_alias(mlflow_project, "indigo", "challenger", 2)
-    registry.set_alias(mlflow_project, "indigo", "champion", 2)
-    assert registry.aliases(mlflow_project, "indigo") == {"champion": 2, "challenger": 2}
-    registry.delete_alias(mlflow_project, "indigo", "challenger")
-    assert registry.aliases(mlflow_project, "indigo") == {"champion": 2}
-
-
-def test_a_release_is_tagged_and_a_tag_goes_again(mlflow_project):
-    number = release(mlflow_project, "c" * 64)
-    approved = {"adire.approved_by": "ada", "adire.approved_reason": "rounder"}
-    registry.tag_release(mlflow_project, "indigo", number, approved)
-    tags = client(mlflow_project).get_model_version("indigo", str(number)).tags
-    assert approved.items() <= tags.items()
-    for _ in range(2):  # what is gone may be taken away again
-        registry.tag_release(mlflow_project, "indigo", number, dict.fromkeys(approved))
-    assert (
-        not approved.keys()
-        & client(mlflow_project).get_model_version("indigo", str(number)).tags.keys()
-    )
-
-
-def test_an_older_database_is_migrated_and_a_copy_is_kept(mlflow_project):
-    from alembic import command
-    from alembic.script import ScriptDirectory
-    from mlflow.store.db import utils
-    from sqlalchemy import event
-
-    database = mlflow_project.home / "mlflow.db"
-    database.unlink()
-    uri = backend.tracking_uri(mlflow_project)
-    engine = utils.create_sqlalchemy_engine(uri)
-    event.listen(engine, "connect", lambda link, _: link.execute("PRAGMA synchronous = OFF"))
-    config = utils._get_alembic_config(uri)
-    newest = utils._get_latest_schema_revision()
-    older = ScriptDirectory.from_config(config).get_revision(newest).down_revision
-    with engine.begin() as connection:
-        utils.InitialBase.metadata.create_all(connection)
-        config.attributes["connection"] = connection
-        command.upgrade(config, older)
-    assert utils._get_schema_version(engine) == older
-    backend.prepare(mlflow_project)
-    assert utils._get_schema_version(engine) == newest
-    (backup,) = mlflow_project.home.glob("mlflow.db.before-*")
-    assert utils._get_schema_version(utils.create_sqlalchemy_engine(f"sqlite:///{backup}")) == older
-
-
-def test_a_database_of_a_newer_mlflow_is_left_alone(mlflow_project):
-    database = mlflow_project.home / "mlflow.db"
-    with closing(sqlite3.connect(database)) as link, link:
-        link.execute("UPDATE alembic_version SET version_num = 'fromthefuture'")
-    with pytest.raises(UserError, match=r"schema fromthefuture, .* does not know"):
-        new_run(mlflow_project)
-
-
-def test_what_is_no_database_is_not_touched(mlflow_project):
-    database = mlflow_project.home / "mlflow.db"
-    database.write_text("notes about indigo, not a database")
-    with pytest.raises(UserError, match=r"mlflow\.db is not an SQLite database; restore"):
-        runs.find_run(mlflow_project, "indigo", KEY)
-    assert database.read_text().startswith("notes")
-
-
-def test_a_deleted_experiment_says_how_to_bring_it_back(mlflow_project):
-    new_run(mlflow_project)
-    mlflow = client(mlflow_project)
-    mlflow.delete_experiment(mlflow.get_experiment_by_name("indigo").experiment_id)
-    with pytest.raises(UserError, match="mlflow experiments restore --experiment-id"):
-        new_run(mlflow_project, "b" * 64)
-
-
-@pytest.mark.parametrize(
-    ("uri", "sentence"),
-    [
-        ("http://ada:secret@127.0.0.1:1", r"server at http://127\.0\.0\.1:1 cannot be used"),
-        ("./mlruns", "no longer keeps runs in plain folders"),
-    ],
-)
-def test_an_unusable_tracking_uri_is_one_sentence_within_seconds(
-    mlflow_project, monkeypatch, uri, sentence
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    started = time.monotonic()
-    with pytest.raises(UserError, match=sentence) as caught:
-        runs.find_run(mlflow_project, "indigo", KEY)
-    assert "secret" not in str(caught.value)
-    assert time.monotonic() - started < 10
-
-
-def test_a_server_gets_runs_and_releases_and_its_death_is_one_sentence(
-    mlflow_project, clean_environment, monkeypatch
-):
-    port = free_port()
-    backend.prepare(mlflow_project)
-    command = [
-        *(str(Path(sys.executable).with_name("mlflow")), "server", "--workers", "1"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", backend.tracking_uri(mlflow_project)),
-        *("--artifacts-destination", str(backend.artifact_folder(mlflow_project))),
-    ]
-    # Without the processes for jobs on traces, which nothing here makes.
-    quiet = {**backend.ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(
-        command,
-        env={**clean_environment, **quiet},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{uri}/health", server)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        source = mlflow_project.root / "release"
-        source.mkdir()
-        (source / "config.pbtxt").write_text('name: "indigo"')
-        run_id = new_run(mlflow_project)
-        options = {"run_id": run_id, "content_hash": "c" * 64, "source": source}
-        assert registry.register_release(mlflow_project, "indigo", **options) == 1
-        assert registry.register_release(mlflow_project, "indigo", **options) == 1
-        assert release(mlflow_project, "without a run") == 2
-        version = client(mlflow_project).get_model_version("indigo", "1")
-        assert version.source == f"runs:/{run_id}/releases/{'c' * 12}"
-        assert client(mlflow_project).list_artifacts(run_id, f"releases/{'c' * 12}")
-    finally:
-        # Its workers share its session, and nothing else does.
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(timeout=30)
-    started = time.monotonic()
-    with pytest.raises(UserError, match=f"server at {uri} cannot be used"):
-        runs.log_tags(mlflow_project, run_id, {"seen": "never"})
-    assert time.monotonic() - started < 20
-
-
-def wait_for(url: str, server: subprocess.Popen) -> None:
-    end = time.monotonic() + 90
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            if requests.get(url, timeout=2).ok:
-                return
-        except (requests.ConnectionError, requests.Timeout):
-            time.sleep(0.1)
-    raise AssertionError(f"no MLflow server at {url}; exit status {server.poll()}")
 
 
 def test_what_a_training_shows_is_logged_whatever_it_is(mlflow_project, tmp_path):
