@@ -42,7 +42,7 @@ def child_environment(
     """
     given = os.environ if given is None else given
     asked_for = {name.strip() for name in given.get("ADIRE_PASS", "").split(",")}
-    prefixes = (*PREFIXES, *(ACCOUNTS if accounts else ()))
+    prefixes = PREFIXES + ACCOUNTS if accounts else PREFIXES
     found = {
         name: value
         for name, value in given.items()

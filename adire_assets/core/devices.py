@@ -22,8 +22,7 @@ def gpus() -> list[str]:
 
     Empty where the driver names none, and then a child is told nothing.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     told = (path.read_text() for path in sorted(NVIDIA_GPUS.glob("*/information")))
     return [found[1] for text in told if (found := re.search(r"GPU UUID:\s*(\S+)", text))]

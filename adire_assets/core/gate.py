@@ -8,18 +8,19 @@ missing, null or not finite never passes a gate that the policy asks for.
 """
 
 import math
+import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Facts = Mapping[str, Any]
 
 COMPARISONS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-    ">=": ("at or above", lambda value, threshold: value >= threshold),
-    ">": ("above", lambda value, threshold: value > threshold),
-    "<=": ("at or below", lambda value, threshold: value <= threshold),
-    "<": ("below", lambda value, threshold: value < threshold),
-    "==": ("equal to", lambda value, threshold: value == threshold),
+    ">=": ("at or above", operator.ge),
+    ">": ("above", operator.gt),
+    "<=": ("at or below", operator.le),
+    "<": ("below", operator.lt),
+    "==": ("equal to", operator.eq),
 }
 OPPOSITE = {">=": "below", ">": "not above", "<=": "above", "<": "not below", "==": "not"}
 
@@ -81,14 +82,13 @@ class GateRule:
             told = f"not required ({self.key}: null); {self.name} {number(value)} ({self.unit})"
             return Gate(self.name, value, None, self.comparison, None, True, self.unit, told)
         threshold = number_at(evaluation, self.base) if self.base else asked
-        gate = judged(
-            self.name, value, self.comparison, threshold, self.unit, self.note(evaluation)
-        )
+        note = self.note(evaluation)
+        gate = judged(self.name, value, self.comparison, threshold, self.unit, note)
         if self.base and not asked:
             told = f"not required ({self.key}: false); {gate.explanation}"
-            return Gate(**{**vars(gate), "passed": True, "explanation": told})
+            return replace(gate, passed=True, explanation=told)
         if self.advice and not gate.passed and value is not None:
-            return Gate(**{**vars(gate), "explanation": f"{gate.explanation}; {self.advice}"})
+            return replace(gate, explanation=f"{gate.explanation}; {self.advice}")
         return gate
 
 

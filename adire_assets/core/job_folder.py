@@ -93,14 +93,13 @@ def write_job(
     them; others, which only the user can have named, become strings."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, Path) and not any(map(value.is_relative_to, places.values())):
-            return str(value)
-        return portable(value, places)
+        named = isinstance(value, Path) and not any(map(value.is_relative_to, places.values()))
+        return str(value) if named else portable(value, places)
 
-    job = {"function": function, "arguments": {k: plain(v) for k, v in arguments.items()}}
+    told = {name: plain(value) for name, value in arguments.items()}
+    job = {"function": function, "arguments": told, "threads": threads, "recorder": recorder}
     # Sources that were recorded before there was a `recorder` read "mlflow_run_id" in its place.
-    last = {"threads": threads, "recorder": recorder, "mlflow_run_id": None}
-    write_json(folder / "job.json", {**job, **last})
+    write_json(folder / "job.json", {**job, "mlflow_run_id": None})
 
 
 def result_of(folder: Path) -> dict[str, Any]:

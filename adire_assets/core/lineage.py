@@ -17,6 +17,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -343,17 +344,13 @@ def code_identity(root: Path) -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env=child_environment(),  # inside a git hook, GIT_DIR names another repository
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    command = ["git", "-C", str(root), *arguments]
+    own = child_environment()  # inside a git hook, GIT_DIR names another repository
+    with suppress(FileNotFoundError, subprocess.CalledProcessError):
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=30, env=own
+        ).strip()
+    return ""
 
 
 def hardware() -> dict[str, Any]:

@@ -76,11 +76,11 @@ class FileLocks:
             yield self._lease(name, file) if lock_at_once(file) else None
 
     def is_held(self, name: str) -> bool:
-        path = self._path(name)
-        if not path.is_file():
+        try:
+            with self._path(name).open("rb") as file:
+                return not lock_at_once(file)
+        except FileNotFoundError:
             return False
-        with path.open("rb") as file:
-            return not lock_at_once(file)
 
     def is_current(self, lease: Lease) -> bool:
         return self._path(lease.name).stat().st_mtime_ns <= lease.fence

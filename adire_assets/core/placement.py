@@ -115,9 +115,8 @@ class LocalPlacement:
                 own |= held.enter_context(exclusive_device(project.locks, device, every=every))
             folder = held.enter_context(temporary_folder(project, project.home / "jobs"))
             places = {} if job.sources else {"home": project.home, "project": project.root}
-            job_folder.write_job(
-                folder, job.function, job.arguments, job.threads, job.recorder, places
-            )
+            told = (job.function, job.arguments, job.threads, job.recorder, places)
+            job_folder.write_job(folder, *told)
             child = subprocess.Popen(
                 job_folder.command(folder, launcher=tuple(job.launcher), sources=job.sources),
                 cwd=project.root,
@@ -180,9 +179,8 @@ class _Child:
         except UserError as error:
             return Outcome("failed", sentence=str(error))
         told = self.folder / job_folder.FACTS  # which the code of an earlier version does not write
-        return Outcome(
-            "done", result, hardware=read_json(told)["hardware"] if told.is_file() else None
-        )
+        hardware = read_json(told)["hardware"] if told.is_file() else None
+        return Outcome("done", result, hardware=hardware)
 
 
 def run_step(

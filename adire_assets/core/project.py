@@ -65,7 +65,7 @@ class Project:
 
     @property
     def storage(self) -> Storage:
-        return FileStorage(self)
+        return FileStorage(self.home)
 
     def model_file(self, name: str) -> Path:
         return self.root / "configs" / "models" / f"{name}.yaml"

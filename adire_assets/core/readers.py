@@ -18,10 +18,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from adire_assets.core.project import Project
 
 FLOCK = "hhqqi0q"  # struct flock of Linux: l_type, l_whence, l_start, l_len, l_pid
 OFFSET_BYTES = 7  # an off_t is positive in 63 bits
@@ -30,8 +26,8 @@ OFFSET_BYTES = 7  # an off_t is positive in 63 bits
 class Reader:
     """One open file, and the names that are held through it."""
 
-    def __init__(self, project: "Project") -> None:
-        self.descriptor = _open(project.home / "locks" / "artifacts.lock")
+    def __init__(self, home: Path) -> None:
+        self.descriptor = _open(home / "locks" / "artifacts.lock")
         self.held: set[str] = set()
 
     def hold(self, name: str) -> None:
@@ -69,10 +65,10 @@ _of_process: Readers = {}
 _readers: ContextVar[Readers] = ContextVar("reading", default=_of_process)
 
 
-def hold(project: "Project", name: str) -> None:
+def hold(home: Path, name: str) -> None:
     """Keep an artifact (or one that is about to be made) from being deleted; see above for how
     long."""
-    _reader(project).hold(name)
+    _reader(home).hold(name)
 
 
 @contextmanager
@@ -89,12 +85,12 @@ def reading() -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(project: "Project", names: Iterable[str]) -> Iterator[set[str]]:
+def exclusive(home: Path, names: Iterable[str]) -> Iterator[set[str]]:
     """Those of `names` that no other process reads; none begins to until the block ends.
 
     What this process itself has opened does not count.
     """
-    reader = _reader(project)
+    reader = _reader(home)
     taken: set[str] = set()
     try:
         taken |= {name for name in names if reader.take(name)}
@@ -104,11 +100,11 @@ def exclusive(project: "Project", names: Iterable[str]) -> Iterator[set[str]]:
             reader.give_back(name)
 
 
-def _reader(project: "Project") -> Reader:
+def _reader(home: Path) -> Reader:
     # A forked child has its parent's locks in common with it, and must not take them for its own.
-    readers, place = _readers.get(), (os.getpid(), project.home)
+    readers, place = _readers.get(), (os.getpid(), home)
     if place not in readers:
-        readers[place] = Reader(project)
+        readers[place] = Reader(home)
     return readers[place]
 
 

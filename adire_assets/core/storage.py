@@ -10,13 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from adire_assets.core import readers
 from adire_assets.core.files import sync
-
-if TYPE_CHECKING:
-    from adire_assets.core.project import Project
 
 WITHDRAWN = "gc-"  # how the names begin of folders that are being deleted
 
@@ -53,11 +50,11 @@ class Storage(Protocol):
 class FileStorage:
     """Each folder is <home>/store/<name>; who reads it is told by `core.readers`."""
 
-    project: "Project"
+    home: Path
 
     @property
     def root(self) -> Path:
-        return self.project.home / "store"
+        return self.home / "store"
 
     def find(self, name: str) -> Path | None:
         self.hold(name)
@@ -81,12 +78,12 @@ class FileStorage:
         return sorted(path.parent.relative_to(self.root).as_posix() for path in found)
 
     def hold(self, name: str) -> None:
-        readers.hold(self.project, name)
+        readers.hold(self.home, name)
 
     def delete_unheld(
         self, names: Iterable[str], needless: Callable[[], Iterable[str]], dry_run: bool = False
     ) -> Iterator[tuple[str, Path]]:
-        with readers.exclusive(self.project, names) as free:
+        with readers.exclusive(self.home, names) as free:
             chosen = [name for name in needless() if name in free]
             place = self.root.joinpath if dry_run else self.withdraw
             folders = {name: place(name) for name in chosen}

@@ -89,13 +89,13 @@ class Store:
 
     def open(self, reference: dict[str, str]) -> Artifact:
         """The artifact that a reference names. UserError when it is gone or is another one."""
-        name = name_of(reference["model"], reference["kind"], reference["key"])
+        model, kind, key = (reference[part] for part in ("model", "kind", "key"))
+        name = name_of(model, kind, key)
         artifact = self._found(name)
         if artifact is None:
             raise UserError(
-                f"{reference['kind']} {reference['key'][:12]} of {reference['model']} is no longer "
-                f"in the store ({self.root / name}); "
-                f"materialize {reference['model']}/{reference['kind']}"
+                f"{kind} {key[:12]} of {model} is no longer in the store ({self.root / name}); "
+                f"materialize {model}/{kind}"
             )
         if artifact.content_hash != reference["content_hash"]:
             raise UserError(
@@ -239,22 +239,18 @@ class Store:
 
     def _finish(self, folder: Path, recipe: Recipe, facts: dict, seconds: float) -> None:
         content, files = lineage.folder_digest(folder, NOT_CONTENT)
-        here = recipe.facts or lineage.facts()
-        write_json(
-            folder / "manifest.json",
-            {
-                "recipe": recipe.as_dict(),
-                "key": recipe.key,
-                "content_hash": content,
-                "files": files,
-                "recipe_hash": lineage.folder_digest(folder / "recipe")[0],
-                "code": lineage.code_identity(self.project.root),
-                "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "seconds": round(seconds, 3),
-                "hardware": computed_on.get() or here.hardware,
-                **facts,
-            },
-        )
+        manifest = {
+            "recipe": recipe.as_dict(),
+            "key": recipe.key,
+            "content_hash": content,
+            "files": files,
+            "recipe_hash": lineage.folder_digest(folder / "recipe")[0],
+            "code": lineage.code_identity(self.project.root),
+            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "seconds": round(seconds, 3),
+            "hardware": computed_on.get() or (recipe.facts or lineage.facts()).hardware,
+        }
+        write_json(folder / "manifest.json", {**manifest, **facts})
         for path in folder.rglob("*"):
             if path.is_file():
                 path.chmod(0o444)

@@ -247,13 +247,11 @@ def log_artifacts(project: Project, run_id: str, files: Iterable[Path], folder: 
 
 def log_folder(project: Project, run_id: str, source: Path, folder: str = "") -> None:
     """Put all files below `source` under `folder` of the run, links left out."""
-    with client(project) as mlflow:
-        # File by file: MLflow's own copy of a folder fails where it meets its read-only copy.
-        for path in sorted(source.rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                target = Path(folder) / path.relative_to(source).parent
-                place = None if target == Path() else target.as_posix()
-                mlflow.log_artifact(run_id, str(path), place)
+    # File by file: MLflow's own copy of a folder fails where it meets its read-only copy.
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            place = Path(folder) / path.relative_to(source).parent
+            log_artifacts(project, run_id, [path], "" if place == Path() else place.as_posix())
 
 
 def _log(

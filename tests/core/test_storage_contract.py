@@ -11,7 +11,9 @@ from adire_assets.core import readers
 from adire_assets.core.project import Project
 from adire_assets.core.storage import FileStorage, Storage
 
-IMPLEMENTATIONS: dict[str, Callable[[Project], Storage]] = {"files": FileStorage}
+IMPLEMENTATIONS: dict[str, Callable[[Project], Storage]] = {
+    "files": lambda project: FileStorage(project.home)
+}
 PROCESSES = multiprocessing.get_context("fork")
 NAME, OTHER = "cloth/thing/1", "cloth/thing/2"
 

@@ -89,7 +89,7 @@ def test_readers_cost_no_descriptor_each_and_a_block_lets_go(project: Project) -
     with readers.reading():
         store.open(made[0].reference())
         names = [made[0].name, made[1].name]
-        with readers.reading(), readers.exclusive(project, names) as free:
+        with readers.reading(), readers.exclusive(project.home, names) as free:
             assert not free  # this process has opened all of them
     assert len(list(DESCRIPTORS.iterdir())) <= before + 1
 
@@ -161,7 +161,7 @@ def test_what_was_withdrawn_by_a_killed_gc_goes(project: Project) -> None:
     made = make(project, 1)
     store = Store(project)
     store.remember(made[0])
-    withdrawn = FileStorage(project).withdraw(made[0].name)
+    withdrawn = FileStorage(project.home).withdraw(made[0].name)
     assert any(".tmp/gc-" in line for line in gc(project))
     assert not withdrawn.exists()
     assert store.recall(made[0].reference()).key == made[0].key

@@ -355,7 +355,7 @@ def test_an_interrupt_leaves_no_process_and_no_folder(project: Project) -> None:
     def interrupt(message: str, **_: float) -> None:
         if "loading the base model" in message:
             assert len(processes_of(project)) == 3
-            with readers.reading(), readers.exclusive(project, [dataset.name]) as free:
+            with readers.reading(), readers.exclusive(project.home, [dataset.name]) as free:
                 assert not free  # nobody may delete it now
             raise KeyboardInterrupt
 
