@@ -24,15 +24,18 @@ GATEWAY_PORTS = ("port", "admin_port")
 Quantile = Literal["p50", "p95", "p99"]
 TAILS: dict[Quantile, float] = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # what may be slower
 
+REMOTE = EffectiveOnlyWith("launch", "launch: remote", lambda slot: slot.launch == "remote")
+CANARY = EffectiveOnlyWith("strategy", "strategy: canary", lambda r: r.strategy == "canary")
+SHADOW = EffectiveOnlyWith("strategy", "strategy: shadow", lambda r: r.strategy == "shadow")
+INCREASE = "latency_increase_maximum"
+COMPARED = EffectiveOnlyWith(INCREASE, f"a {INCREASE}", lambda r: getattr(r, INCREASE) is not None)
+SEVERAL = EffectiveOnlyWith("targets", "a second target", lambda fleet: len(fleet.targets) > 1)
+
 
 class SlotConfig(Strict):
     """One server. `local`: started and supervised by `adire up`; `remote`: it runs already."""
 
-    ONLY_WITH = {
-        "folder": (
-            EffectiveOnlyWith("launch", "launch: remote", lambda slot: slot.launch == "remote"),
-        ),
-    }
+    ONLY_WITH = {"folder": (REMOTE,)}
 
     server: str = "triton"
     launch: Literal["local", "remote"] = "local"
@@ -118,19 +121,9 @@ class RolloutConfig(Strict):
     """How a release comes to its traffic, and what sends it back."""
 
     ONLY_WITH = {
-        "steps": (
-            EffectiveOnlyWith("strategy", "strategy: canary", lambda r: r.strategy == "canary"),
-        ),
-        "mirrored_percent": (
-            EffectiveOnlyWith("strategy", "strategy: shadow", lambda r: r.strategy == "shadow"),
-        ),
-        "latency_slack_seconds": (
-            EffectiveOnlyWith(
-                "latency_increase_maximum",
-                "a latency_increase_maximum",
-                lambda r: r.latency_increase_maximum is not None,
-            ),
-        ),
+        "steps": (CANARY,),
+        "mirrored_percent": (SHADOW,),
+        "latency_slack_seconds": (COMPARED,),
     }
 
     strategy: Literal["canary", "blue_green", "shadow"] = "canary"
@@ -231,11 +224,7 @@ class TargetConfig(Strict):
 class FleetConfig(Strict):
     """configs/fleet.yaml: where models are served, and what `adire up` keeps alive."""
 
-    ONLY_WITH = {
-        "on_failure": (
-            EffectiveOnlyWith("targets", "a second target", lambda fleet: len(fleet.targets) > 1),
-        ),
-    }
+    ONLY_WITH = {"on_failure": (SEVERAL,)}
 
     # A release goes to one target after the other, in this order.
     targets: Annotated[dict[Name, TargetConfig], Field(min_length=1, max_length=16)]

@@ -16,6 +16,7 @@ from adire_assets.core.gate import GateRule
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(ge=0, le=100)]
+HAS_MARGINS = EffectiveOnlyWith("margins", "a margin", lambda gates: gates.margins)
 
 
 def _versions(value: str) -> str:
@@ -54,9 +55,7 @@ class ChampionGates(Strict):
     need more prompts, and a verdict says how small a difference it could have seen.
     """
 
-    ONLY_WITH = {
-        "confidence": (EffectiveOnlyWith("margins", "a margin", lambda gates: gates.margins),),
-    }
+    ONLY_WITH = {"confidence": (HAS_MARGINS,)}
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # one-sided
     margins: dict[str, Margin] = {}  # metric -> margin

@@ -116,13 +116,10 @@ def load_model(project: Project, name: str) -> ModelConfig:
         raise UserError(no_model(project, name))
     config = load(path, SCHEMA)
     config.require_files(project, path)
-    data = config.data
+    data, tracked = config.data, config.data.dvc_file
     folder = project.inside(data.path, f"{path}: data.path")
-    owner = project.inside(data.dvc_file, f"{path}: data.dvc_file").with_suffix("")
-    if not folder.is_relative_to(owner):
-        raise UserError(
-            f"{path}: data.path: {data.path} is not below the folder of {data.dvc_file}"
-        )
+    if not folder.is_relative_to(project.inside(tracked, f"{path}: data.dvc_file").with_suffix("")):
+        raise UserError(f"{path}: data.path: {data.path} is not below the folder of {tracked}")
     return config
 
 
@@ -147,14 +144,9 @@ def no_model(project: Project, name: str) -> str:
 
 def misnamed(project: Project) -> list[Path]:
     """Files of configs/models that look like models and end otherwise than in .yaml."""
-    found = (project.root / "configs" / "models").glob("*")
-    return sorted(
-        path
-        for path in found
-        if is_content(path.name)
-        and suffix_of(path.name) in (".yml", ".yaml")
-        and path.suffix != ".yaml"
-    )
+    files = sorted((project.root / "configs" / "models").glob("*"))
+    found = (path for path in files if is_content(path.name) and path.suffix != ".yaml")
+    return [path for path in found if suffix_of(path.name) in (".yml", ".yaml")]
 
 
 def model_names(project: Project) -> list[str]:

@@ -73,11 +73,7 @@ def _pull(project: Project, target: str, outputs: list[Output], progress: Progre
 
 
 def _fetch(
-    project: Project,
-    target: str,
-    outputs: list[Output],
-    remotes: Sequence[str],
-    progress: Progress,
+    project: Project, target: str, outputs: list[Output], remotes: Sequence[str], progress: Progress
 ) -> None:
     """Fill DVC's cache with what the working tree lacks of `outputs`, all of it sound."""
     said: list[str] = []  # by remotes that failed

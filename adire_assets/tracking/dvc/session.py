@@ -26,11 +26,7 @@ ADD_REMOTE = "`dvc remote add --default <name> <url>`"
 
 @contextmanager
 def opened(
-    project: Project,
-    action: str,
-    progress: Progress,
-    remote: str | None,
-    force_advice: str = "",
+    project: Project, action: str, progress: Progress, remote: str | None, force_advice: str = ""
 ) -> Iterator[Any]:
     """DVC's view of the project with `remote` as its default; what it raises becomes a UserError.
 
