@@ -15,15 +15,10 @@ def build(project: Project, data: Artifact) -> Built:
     """What the family makes of the files: validated, de-duplicated and split."""
     read = data.json("data.json")
     step, config = family(read["family"]).dataset, read["data"]
-    tree = versions.Subtree(
-        data.manifest["data_hash"], data.manifest["dvc_hash"], data.json("files.json")
-    )
-    recipe = Recipe(
-        kind="dataset",
-        model=data.model,
-        modules=step.modules,
-        inputs={"training_data": data.content_hash},
-    )
+    data_hash, dvc_hash = (data.manifest[name] for name in ("data_hash", "dvc_hash"))
+    tree = versions.Subtree(data_hash, dvc_hash, data.json("files.json"))
+    inputs = {"training_data": data.content_hash}
+    recipe = Recipe("dataset", data.model, modules=step.modules, inputs=inputs)
 
     def make(folder: Path) -> dict[str, Any]:
         # Before and after: files that change while they are read would make a dataset of neither.
@@ -32,10 +27,7 @@ def build(project: Project, data: Artifact) -> Built:
         arguments = {**places, "config": config}
         step.functions.build(**arguments, files=tree.files)
         versions.verify_working_tree(project, config["dvc_file"], config["path"], tree)
-        return {
-            "dvc_hash": tree.dvc_hash,
-            "data_hash": tree.hash,
-            "job": recorded_job(step.job("build"), arguments, places),
-        }
+        job = recorded_job(step.job("build"), arguments, places)
+        return {"dvc_hash": dvc_hash, "data_hash": data_hash, "job": job}
 
     return Store(project).build(recipe, make)

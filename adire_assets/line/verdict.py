@@ -27,16 +27,10 @@ def promotion_verdict(
     policy = family(settings["family"]).gate_config()(**settings["gates"])
     champion, rival = promotion.rival_of(project, evaluation)
     if champion and rival is None:
-        store = Store(project)
+        made_from = (evaluation.manifest["dataset"], champion.base_model, champion.adapter)
+        dataset, base, adapter = (Store(project).open(reference) for reference in made_from)
         evaluation_report(
-            project,
-            store.open(evaluation.manifest["dataset"]),
-            store.open(champion.base_model),
-            store.open(champion.adapter),
-            config,
-            run_worker,
-            tracked,
-            write_metrics=False,
+            project, dataset, base, adapter, config, run_worker, tracked, write_metrics=False
         )
         _, rival = promotion.rival_of(project, evaluation)
         if rival is None:
