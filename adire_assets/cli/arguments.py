@@ -47,11 +47,7 @@ def known_model(name: str) -> str:
 
 def known_release(name: str) -> str:
     """`model@N`, or the model alone."""
-    model, at, _ = name.partition("@")
-    if at:
-        return one_release(name)
-    known_model(model or "@")
-    return name
+    return one_release(name) if "@" in name else known_model(name or "@")
 
 
 def one_release(name: str) -> str:

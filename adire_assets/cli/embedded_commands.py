@@ -25,10 +25,7 @@ def base_model_train(
     ] = Path("base_models/tiny"),
     work: Annotated[
         Path | None,
-        typer.Option(
-            help="Checkpoints, from which a killed training goes on; default: in the home.",
-            callback=folder_to_write,
-        ),
+        typer.Option(help="Its checkpoints; default: in the home.", callback=folder_to_write),
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -41,10 +38,7 @@ def base_model_train(
 @base_model_app.command("golden")
 def base_model_golden(
     folder: Annotated[
-        Path,
-        typer.Option(
-            help="The golden set to write, in place of the one there.", callback=folder_to_write
-        ),
+        Path, typer.Option(help="The golden set to write anew.", callback=folder_to_write)
     ] = Path("base_models/tiny/golden"),
 ) -> str:
     """Draw the embedded base's golden images, after a change that is meant to change them."""

@@ -6,10 +6,10 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -38,34 +38,28 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
     """
 
     project_root: str
-    _alive: Any = PrivateAttr(default=None)
 
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
         """Hold the run's lock as long as its process lives, so that a killed run can be told."""
-        if context.run:
-            run = f"run-{context.run.run_id}"
-            self._alive = self._project.locks.acquire(run)
-            self._alive.__enter__()
-
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        if self._alive:
-            self._alive.__exit__(None, None, None)
+        with ExitStack() as held:
+            if context.run:
+                held.enter_context(self._project.locks.acquire(f"run-{context.run.run_id}"))
+            yield self
 
     def handle_output(self, context: dg.OutputContext, obj: dict[str, Any]) -> None:
         for run in (context.run_id, "latest"):
             self._project.records.change(_name(run, context.asset_key), lambda _: obj)
 
     def load_input(self, context: dg.InputContext) -> Artifact:
-        for run in (context.step_context.run_id, "latest"):
-            reference = self._project.records.read(_name(run, context.asset_key)).value
-            if reference is not None:
-                with answered():
+        with answered():
+            for run in (context.step_context.run_id, "latest"):
+                if reference := self._project.records.read(_name(run, context.asset_key)).value:
                     return Store(self._project).open(reference)
-        key = context.asset_key.to_user_string()
-        raise dg.Failure(
-            f"{key} was never materialized; materialize it first, or the whole graph",
-            allow_retries=False,
-        )
+            key = context.asset_key.to_user_string()
+            raise UserError(
+                f"{key} was never materialized; materialize it first, or the whole graph"
+            )
 
     @property
     def _project(self) -> Project:

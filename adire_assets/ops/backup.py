@@ -23,7 +23,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -169,10 +169,8 @@ class _Collection:
                 if _is_secret(path):
                     self.left_out = sorted({*self.left_out, name})
                 elif not is_database(path):
-                    try:
+                    with suppress(FileNotFoundError):  # and the next reading differs
                         now[name] = path.read_bytes()
-                    except FileNotFoundError:
-                        continue  # and the next reading differs
             if now == before:
                 return now
             before = now

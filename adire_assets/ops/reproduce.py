@@ -34,6 +34,7 @@ from adire_assets.serving.release import ReleaseRecord
 
 RELEASE = re.compile(r"([a-z][a-z0-9_]*)@([0-9]+)")
 SHOWN_FILES = 5
+Facts = Mapping[str, Any]  # a manifest, or the job in it
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _require_served(
             )
 
 
-def _require_same_environment(project: Project, name: str, manifest: Mapping[str, Any]) -> None:
+def _require_same_environment(project: Project, name: str, manifest: Facts) -> None:
     """UserError when libraries, device or machine here are of another kind than then."""
     then, facts = manifest["recipe"]["environment"], project.placement.facts()
     if then.get("device") == "cuda" and facts.device != "cuda":
@@ -214,11 +215,7 @@ def _lay_out(artifact: Artifact, folder: Path) -> Path:
 
 
 def _run(
-    project: Project,
-    job: Mapping[str, Any],
-    places: Mapping[str, Path],
-    sources: Path,
-    progress: Progress,
+    project: Project, job: Facts, places: Mapping[str, Path], sources: Path, progress: Progress
 ) -> None:
     """Carry out a recorded job in a child that imports the project's modules from `sources`."""
     launcher = job["launcher"]
@@ -234,7 +231,7 @@ def _run(
 
 
 def _difference(
-    manifest: Mapping[str, Any], files: Mapping[str, str], weights: Sequence[str] = ()
+    manifest: Facts, files: Mapping[str, str], weights: Sequence[str] = ()
 ) -> str | None:
     """How `files`, {path: SHA-256}, differ from the manifest's, in a clause; None when equal.
 

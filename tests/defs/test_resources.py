@@ -9,7 +9,7 @@ import pytest
 
 from adire_assets.core.project import Project
 from adire_assets.core.worker import importing
-from adire_assets.defs.resources import ChildProcesses, answered
+from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager, answered
 from adire_assets.families.diffusion.training.launch import launcher
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +93,19 @@ def test_the_callers_environment_does_not_reach_a_child(
     assert not {"VIRTUAL_ENV", "GIT_DIR"} & found.keys()
     assert found["PYTHONPATH"] == str(ROOT)
     assert found["ADIRE_DEVICE"] == "cpu"
+
+
+def test_a_run_holds_its_lock_while_it_lives_and_hands_references_on(project: Project) -> None:
+    held: list[bool] = []
+
+    @dg.asset(io_manager_key="references")
+    def cloth(context: dg.AssetExecutionContext) -> dict[str, str]:
+        held.append(project.locks.is_held(f"run-{context.run.run_id}"))
+        return {"key": "0"}
+
+    references = ReferenceIOManager(project_root=str(project.root))
+    with dg.instance_for_test() as instance:
+        run = dg.materialize([cloth], instance=instance, resources={"references": references})
+    assert held == [True] and not project.locks.is_held(f"run-{run.run_id}")
+    for name in (run.run_id, "latest"):
+        assert project.records.read(f"references/{name}/cloth").value == {"key": "0"}
