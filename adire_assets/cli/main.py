@@ -308,7 +308,3 @@ def auth_token(
     from adire_assets.serving.gateway import tokens
 
     return tokens.issue(folder, subject, issuer=issuer, audience=audience, days=days)
-
-
-if __name__ == "__main__":
-    main()

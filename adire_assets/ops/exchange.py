@@ -56,6 +56,7 @@ def _formats(project: Project, model: str) -> Any:
 def _facts(record: ReleaseRecord) -> dict[str, str]:
     """What the file's metadata says of the release; names as in the provenance of its images."""
     told = record.provenance
+    kept = ("code", "dvc_hash", "data_hash", "hyperparameters", "evaluation")
     base: dict[str, Any] = told.get("base_model", {})
     facts = {
         "adire.model": record.model,
@@ -64,9 +65,8 @@ def _facts(record: ReleaseRecord) -> dict[str, str]:
         "adire.adapter_hash": record.adapter["content_hash"],
         "adire.base_model": {**base, "hash": record.base_model["content_hash"]},
         "adire.mlflow_run_id": record.mlflow_run_id,
+        **{f"adire.{key}": told[key] for key in kept if key in told},
     }
-    kept = ("code", "dvc_hash", "data_hash", "hyperparameters", "evaluation")
-    facts |= {f"adire.{key}": told[key] for key in kept if key in told}
     return {
         key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in facts.items()
