@@ -27,7 +27,7 @@ from adire_assets.gates.report import pages
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line import evaluate, generate
 from adire_assets.serving import client, record, release
-from adire_assets.serving.fleet import logs, processes, served_releases
+from adire_assets.serving.fleet import processes, served_releases
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.rollout import deployment
 from adire_assets.tracking import registry, runs
@@ -60,7 +60,7 @@ def status(project: Project) -> Iterator[str]:
 
 def _last_words(project: Project, process: dict[str, Any]) -> str:
     """Why a process is not ready: what its log says last."""
-    said = logs.last_error(project, process["name"]) if process["log"] else None
+    said = served_releases.last_error(project, process["name"]) if process["log"] else None
     return f", not ready: {said} (its log is {process['log']})" if said else ", not ready"
 
 

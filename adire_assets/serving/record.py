@@ -45,25 +45,21 @@ def read_plan(project: Project, model: str) -> Plan | None:
     """The latest plan of a model."""
 
     def whole(steps: Mapping[str, Any], **found: Any) -> Plan:
-        return Plan(**found, steps={target: _step(**step) for target, step in steps.items()})
+        return Plan(**found, steps={target: step(**one) for target, one in steps.items()})
 
-    found = project.records.read(_plan_name(model))
+    def step(begin: Mapping[str, Any] | None = None, **found: Any) -> Step:
+        return Step(**found, begin=Rollout(**begin) if begin else None)
+
+    found = project.records.read(f"deployments/{model}")
     return None if found.value is None else found.as_kind(whole)
 
 
-def _step(begin: Mapping[str, Any] | None = None, **found: Any) -> Step:
-    return Step(**found, begin=Rollout(**begin) if begin else None)
-
-
 def _stored(project: Project, target: str, model: str) -> DeploymentRecord:
-    found = project.records.read(_name(target, model))
-    if found.value is None:
-        return DeploymentRecord(model, target)
-
-    def whole(rollout: dict[str, Any] | None = None, **rest: Any) -> DeploymentRecord:
+    def whole(rollout: Mapping[str, Any] | None = None, **rest: Any) -> DeploymentRecord:
         return DeploymentRecord(**rest, rollout=Rollout(**rollout) if rollout else None)
 
-    return found.as_kind(whole)
+    found = project.records.read(f"deployments/{target}/{model}")
+    return DeploymentRecord(model, target) if found.value is None else found.as_kind(whole)
 
 
 def read_all(
@@ -170,12 +166,12 @@ def _alone(project: Project, target: str, model: str) -> AbstractContextManager[
 
 
 def _keep_record(project: Project, state: DeploymentRecord, lease: Lease) -> None:
-    name = _name(state.target, state.model)
+    name = f"deployments/{state.target}/{state.model}"
     project.records.change(name, lambda _: asdict(state), lease=lease)
 
 
 def _keep_plan(project: Project, model: str, plan: Plan, lease: Lease) -> None:
-    project.records.change(_plan_name(model), lambda _: asdict(plan), lease=lease)
+    project.records.change(f"deployments/{model}", lambda _: asdict(plan), lease=lease)
 
 
 # --- quarantine --------------------------------------------------------------------------------
@@ -236,30 +232,15 @@ def refuse_quarantined(project: Project, model: str, number: int) -> None:
         )
 
 
-def _name(target: str, model: str) -> str:
-    return f"deployments/{target}/{model}"
-
-
-def _plan_name(model: str) -> str:
-    return f"deployments/{model}"
-
-
-def _quarantine_name(model: str, number: int) -> str:
-    return f"quarantine/{model}/{number}"
-
-
 def _quarantine(project: Project, model: str, number: int) -> dict[str, Any]:
     """The record, empty when there is none."""
-    return dict(project.records.read(_quarantine_name(model, number)).value or {})
+    return dict(project.records.read(f"quarantine/{model}/{number}").value or {})
 
 
 def _change(
-    project: Project,
-    model: str,
-    number: int,
-    function: Callable[[dict[str, Any]], dict[str, Any]],
+    project: Project, model: str, number: int, function: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
-    project.records.change(_quarantine_name(model, number), lambda kept: function(kept or {}))
+    project.records.change(f"quarantine/{model}/{number}", lambda kept: function(kept or {}))
 
 
 def _synced(project: Project, model: str, number: int, kept: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ to mean another content. `install` puts a release into a slot's folder, where Tr
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from adire_assets.core.store import (
     Store,
     hard_link_or_copy,
     read_json,
+    write_bytes,
     write_json,
 )
 
@@ -106,9 +107,7 @@ def write_release(
         **{f"{name.rpartition('.')[2]}.py": sources[name] for name in plug.release.modules},
         **{f"adapter/{name}": adapter / name for name in plug.adapter_files},
     }
-    for name, source in files.items():
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, output / name)
+    _copy(files, output, shutil.copyfile)
     template = Template((output / CONFIG).read_text(encoding="utf-8"))
     (output / CONFIG).write_text(template.substitute(serving, name=model), encoding="utf-8")
     limits = {**serving, "base_model": base.content_hash[:BASE_DIGITS]}
@@ -121,7 +120,7 @@ def write_record(project: Project, record: ReleaseRecord) -> ReleaseRecord:
     A later evaluation of the same content takes the place of the earlier one. UserError when the
     number belongs to other content.
     """
-    name = _record_name(record.model, record.number)
+    name = f"releases/{record.model}/{record.number}"
     place = project.records.read(name).place
 
     def bound(value: Any) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def write_record(project: Project, record: ReleaseRecord) -> ReleaseRecord:
 
 def read_record(project: Project, model: str, number: int) -> ReleaseRecord:
     """The record of release `number`. UserError when there is none."""
-    found = project.records.read(_record_name(model, number))
+    found = project.records.read(f"releases/{model}/{number}")
     if found.value is None:
         known = ", ".join(str(record.number) for record in records(project, model)) or "none"
         raise UserError(f"there is no release {number} of {model}; releases here: {known}")
@@ -191,10 +190,10 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
     }
 
     def copy_base(folder: Path) -> None:
-        _copy(base, base.manifest["files"], folder, hard_link_or_copy)
+        _copy(_content(base), folder, hard_link_or_copy)
 
     def copy_version(folder: Path) -> None:
-        _copy(content, content.manifest["files"].keys() - {CONFIG}, folder, shutil.copyfile)
+        _copy(_content(content), folder, shutil.copyfile)
         write_json(folder / "provenance.json", provenance)
         (folder / NO_CACHE).touch()
 
@@ -203,10 +202,14 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
         if not base_folder.is_dir():
             _place(base_folder, copy_base)
         version = model / str(record.number)
-        if not _holds(version, content):
+        held = version / "provenance.json"
+        if not held.is_file() or read_json(held)["release_hash"] != content.content_hash:
             remove(slot, record.model, record.number)
             _place(version, copy_version)
-        _place_config(content.path / CONFIG, model / CONFIG)
+        config = (content.path / CONFIG).read_bytes()
+        # Only where it differs: touching it makes Triton initialize all versions.
+        if not (model / CONFIG).is_file() or (model / CONFIG).read_bytes() != config:
+            write_bytes(model / CONFIG, config)
 
 
 def installed(slot: Path, model: str) -> list[int]:
@@ -236,39 +239,28 @@ def unused_bases(slot: Path) -> list[Path]:
     return [path for path in found if path.name not in used]
 
 
-def _holds(version: Path, content: Artifact) -> bool:
-    path = version / "provenance.json"
-    return path.is_file() and read_json(path)["release_hash"] == content.content_hash
-
-
 def _place(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make `folder` whole under a temporary name, then rename it."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with writing(folder):
-        temporary.mkdir(parents=True)
     try:
         with writing(folder):
+            temporary.mkdir(parents=True)
             fill(temporary)
             temporary.rename(folder)
     finally:  # on a full disk too
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _place_config(source: Path, target: Path) -> None:
-    """Replace a config.pbtxt if it differs: touching it makes Triton initialize all versions."""
-    if not target.is_file() or target.read_bytes() != source.read_bytes():
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-
-
-def _copy(
-    artifact: Artifact, names: Iterable[str], folder: Path, copy: Callable[[Path, Path], object]
-) -> None:
-    for name in names:
+def _copy(files: Mapping[str, Path], folder: Path, copy: Callable[[Path, Path], object]) -> None:
+    """`files`: each by its name in the folder."""
+    for name, source in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(artifact.path / name, folder / name)
+        copy(source, folder / name)
+
+
+def _content(artifact: Artifact) -> dict[str, Path]:
+    return {name: artifact.path / name for name in artifact.manifest["files"] if name != CONFIG}
 
 
 def _backend(project: Project, plug: Family) -> dict[str, Path]:
@@ -282,7 +274,3 @@ def _backend(project: Project, plug: Family) -> dict[str, Path]:
             "it from the repository, or from what `adire init DIRECTORY` writes"
         )
     return found
-
-
-def _record_name(model: str, number: int) -> str:
-    return f"releases/{model}/{number}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+Decision = Mapping[str, Any]
 Stage = Literal["waiting", "loading", "checking", "mirroring", "serving"]
 
 
@@ -62,12 +63,14 @@ class Rollout:
         """Whether nobody carries it out."""
         return bool(self.lease["until"] < time.time())
 
+    def decision(self, decision: str, sentence: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """What stands in the record of a decision about it."""
+        where = {"release": self.number, "stage": self.stage, "percent": self.percent}
+        made = {"decision": decision, "sentence": sentence, "numbers": dict(numbers)}
+        return {**where, **made, "at": now()}
+
     def summary(
-        self,
-        outcome: str,
-        reason: str | None,
-        at: str | None = None,
-        decision: Mapping[str, Any] | None = None,
+        self, outcome: str, reason: str | None, at: str = "", decision: Decision | None = None
     ) -> dict[str, Any]:
         """What stays of it as `last_rollout`; `decision` comes last."""
         decisions = [*self.decisions, *([dict(decision)] if decision else [])]
@@ -119,10 +122,14 @@ class DeploymentRecord:
         return {self.live: 100 - canary.percent, canary.number: canary.percent}
 
     @property
+    def filling(self) -> str | None:
+        """The slot that a release is still on its way into."""
+        return self.rollout.slot if self.rollout and not self.rollout.loaded else None
+
+    @property
     def loaded(self) -> dict[int, str]:
         """Release -> the slot that answers for it."""
-        coming = self.rollout.slot if self.rollout and not self.rollout.loaded else None
-        found = {number: slot for slot, number in self.slots.items() if slot != coming}
+        found = {number: slot for slot, number in self.slots.items() if slot != self.filling}
         return found if self.live is None or not self.active else {**found, self.live: self.active}
 
     def outcome_of(self, number: int | None) -> str | None:
@@ -156,11 +163,7 @@ class DeploymentRecord:
         return after if self.live is None else after.with_quarantine(self.live, reason, at)
 
     def without_rollout(
-        self,
-        outcome: str,
-        reason: str | None,
-        at: str | None = None,
-        decision: Mapping[str, Any] | None = None,
+        self, outcome: str, reason: str | None, at: str = "", decision: Decision | None = None
     ) -> "DeploymentRecord":
         """After a rollout that did not get there."""
         assert self.rollout

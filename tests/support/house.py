@@ -18,8 +18,8 @@ from adire_assets.core.waiting import wait_until
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import guard, processes
-from adire_assets.serving.fleet.programs import slot_marks
 from adire_assets.serving.fleet.slot_client import SlotClient
+from adire_assets.serving.fleet.supervisor import slot_marks
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.record import DeploymentRecord

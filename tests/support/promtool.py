@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.serving.fleet.triton import SERVER
 from adire_assets.serving.gateway import prometheus
-from adire_assets.serving.gateway.bootstrap import BUCKETS
+from adire_assets.serving.gateway.config import buckets
 from tests.support.running_gateway import MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def release(
         labels(**same, pinned=pinned, protocol=protocol)
         for pinned, protocol in (("false", "grpc"), ("true", "grpc"), ("false", "http"))
     )
-    bounds = {f"{bound:g}": bound for bound in BUCKETS} | {"+Inf": float("inf")}
+    bounds = {f"{bound:g}": bound for bound in buckets()} | {"+Inf": float("inf")}
     counts = {
         f"upstream_rq_completed{{{asked}}}": total,
         f"upstream_rq_completed{{{pinned}}}": 0,

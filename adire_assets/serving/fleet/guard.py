@@ -65,12 +65,9 @@ def run(command: Sequence[str], *, mark: str, env: Mapping[str, str], stop_secon
         if server is not None:
             server.kill()
 
-    for number, handler in (
-        (signal.SIGTERM, stop),
-        (signal.SIGINT, stop),
-        (signal.SIGALRM, give_up),
-    ):
-        signal.signal(number, handler)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGALRM, give_up)
     server = subprocess.Popen(
         command,
         env={**env, MARK: mark},
@@ -78,14 +75,11 @@ def run(command: Sequence[str], *, mark: str, env: Mapping[str, str], stop_secon
     )
     if stopping:
         server.terminate()
-    status = 0
-    while True:
+    ended = code = 0
+    while ended != server.pid:
         # Also reaps what the server's death has handed to this process.
         ended, code = os.waitpid(-1, 0)
-        if ended == server.pid:
-            status = os.waitstatus_to_exitcode(code)
-            server.returncode = status
-            break
+    server.returncode = status = os.waitstatus_to_exitcode(code)
     signal.alarm(0)
     kill(psutil.Process().children(recursive=True))
     remove_remains(mark)

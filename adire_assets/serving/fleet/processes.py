@@ -23,32 +23,23 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.fleet import guard, logs, orphans, supervisor
-from adire_assets.serving.fleet.programs import Program, programs, slot_marks, slot_program
+from adire_assets.serving.fleet import guard, orphans, served_releases, supervisor
+from adire_assets.serving.fleet.supervisor import Program, programs, slot_marks, slot_program
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.slot_server import address, is_live, server_of
 
 Only = Literal["all", "serving"]
 Progress = Callable[[str], None]
 SEEN_SECONDS = 10.0
+DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
 
-DAGSTER_YAML = """\
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-run_monitoring:
-  enabled: true
-"""
+def _silent(message: str) -> None:
+    """For those who want to hear nothing."""
 
 
 def up(
-    project: Project,
-    fleet: FleetConfig,
-    *,
-    only: Only = "all",
-    progress: Progress = lambda message: None,
+    project: Project, fleet: FleetConfig, *, only: Only = "all", progress: Progress = _silent
 ) -> None:
     """Start what is not running and wait until it is ready.
 
@@ -105,8 +96,6 @@ def up(
 
 def _require_served(project: Project, fleet: FleetConfig, progress: Progress) -> None:
     """`NotServed` unless every slot, and then every gateway, answers with what the records name."""
-    from adire_assets.serving.fleet import served_releases
-
     wrong: list[str] = []
     for name, target in fleet.targets.items():
         for slot_name in target.slots:
@@ -120,9 +109,7 @@ def _require_served(project: Project, fleet: FleetConfig, progress: Progress) ->
         raise served_releases.NotServed("\n".join(wrong))
 
 
-def down(
-    project: Project, fleet: FleetConfig, *, progress: Progress = lambda message: None
-) -> None:
+def down(project: Project, fleet: FleetConfig, *, progress: Progress = _silent) -> None:
     """Stop every process of the fleet, also what a killed supervisord left behind."""
     with project.locks.acquire("fleet"):
         if supervisor.is_running(project):
@@ -131,7 +118,11 @@ def down(
                 pid = rpc.getPID()
                 supervisor.stop_all(rpc)
                 rpc.shutdown()
-            _wait_gone(pid, orphans.STOP_SECONDS)
+            if not wait_until(lambda: not psutil.pid_exists(pid), orphans.STOP_SECONDS):
+                raise UserError(
+                    f"the fleet's supervisord (pid {pid}) is still stopping after "
+                    f"{orphans.STOP_SECONDS} s"
+                )
         orphans.terminate(project)
         for prefix in slot_marks(project, fleet):
             guard.remove_remains(prefix)
@@ -151,19 +142,12 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
     left = set() if states else orphans.running_programs(project)
     rows = []
     for item in programs(project, fleet):
-        stopped = "UNGUARDED" if item.name in left else "STOPPED"
-        info = states.get(item.name, {"statename": stopped, "pid": 0})
-        runs = info["statename"] in ("RUNNING", "UNGUARDED")
-        rows.append(
-            {
-                "name": item.name,
-                "state": info["statename"],
-                "pid": info["pid"] or None,
-                "ports": sorted(item.ports),
-                "ready": runs and item.ready(),
-                "log": str(supervisor.log(project, item.name)),
-            }
-        )
+        unknown = {"statename": "UNGUARDED" if item.name in left else "STOPPED", "pid": 0}
+        info = states.get(item.name, unknown)
+        state, log = info["statename"], str(supervisor.log(project, item.name))
+        ready = state in ("RUNNING", "UNGUARDED") and item.ready()
+        row = {"name": item.name, "state": state, "pid": info["pid"] or None, "log": log}
+        rows.append({**row, "ports": sorted(item.ports), "ready": ready})
     for target, settings in fleet.targets.items():
         for name, config in settings.slots.items():
             if config.launch == "remote":
@@ -177,7 +161,7 @@ def dagster_home(project: Project) -> Path:
     """<home>/dagster with its dagster.yaml, made when it is missing."""
     folder = project.home / "dagster"
     if not (folder / "dagster.yaml").exists():
-        write_bytes(folder / "dagster.yaml", DAGSTER_YAML.encode())
+        write_bytes(folder / "dagster.yaml", DAGSTER_YAML.read_bytes())
     return folder
 
 
@@ -192,18 +176,7 @@ def _wait_ready(project: Project, rpc: Any, item: Program) -> None:
     if not wait_until(ready, item.seconds, alive=lambda: supervisor.runs_program(rpc, item.name)):
         with suppress(Fault):  # it may have ended by itself
             rpc.stopProcess(item.name)
-        why = logs.last_error(project, item.name) or "it said nothing"
+        why = served_releases.last_error(project, item.name) or "it said nothing"
         raise UserError(
             f"{item.name} did not get ready: {why}; its log is {supervisor.log(project, item.name)}"
         )
-
-
-def _wait_gone(pid: int, seconds: float) -> None:
-    try:
-        psutil.Process(pid).wait(seconds)
-    except psutil.NoSuchProcess:
-        return
-    except psutil.TimeoutExpired:
-        raise UserError(
-            f"the fleet's supervisord (pid {pid}) is still stopping after {seconds} s"
-        ) from None

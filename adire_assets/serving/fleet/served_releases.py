@@ -1,15 +1,21 @@
-"""Whether what runs serves what the records say: a real request for each release."""
+"""Whether what runs serves what the records say, and what its log says about why it does not."""
 
-from adire_assets.config.fleet import FleetConfig, fleet_file_name
+import re
+
+from adire_assets.config.fleet import SERVERS, FleetConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet import logs
-from adire_assets.serving.fleet.programs import slot_program
+from adire_assets.serving.fleet.slot import STARTS
 from adire_assets.serving.fleet.slot_client import SlotClient, ask_for_sign
-from adire_assets.serving.fleet.supervisor import log
+from adire_assets.serving.fleet.supervisor import log, slot_program
 from adire_assets.serving.gateway import routing
-from adire_assets.serving.slot_server import server_of
+from adire_assets.serving.slot_server import SlotServer, server_named, server_of
+
+TAIL = 2**18  # bytes of a log that are looked at
+# Envoy's errors, and what a Python that dies ends with.
+ERRORS = (r"\[(?:error|critical)\]", r"^\w*(?:Error|Exception)\b")
+HEAD = re.compile(r"^\S+ [A-Z] \d+ \S+ |^\[[^\]]*\]\[\d+\]\[\w+\](?: ?\[[^\]]*\])* ?")
 
 
 class NotServed(UserError):
@@ -22,8 +28,7 @@ def unserved_releases(project: Project, fleet: FleetConfig, target: str, name: s
     found: list[str] = []
     for state in record.read_all(project, target, lambda model, error: found.append(str(error))):
         number = state.slots.get(name)
-        coming = state.rollout and not state.rollout.loaded and state.rollout.slot == name
-        if number is None or coming:
+        if number is None or name == state.filling:
             continue
         try:
             slot_client.require_ours()
@@ -44,7 +49,7 @@ def log_explanation(
     if config.launch == "remote":
         return ""
     program = slot_program(target, name)
-    why = logs.load_failure(project, program, server_of(config), model)
+    why = load_failure(project, program, server_of(config), model)
     return f": {why} (its log is {log(project, program)})" if why else ""
 
 
@@ -62,3 +67,40 @@ def require_live_answers(project: Project, fleet: FleetConfig, target: str) -> N
                 f"of {state.model} with other content than this project's; another project's fleet "
                 f"may be behind that address: set other ports in {fleet_file_name()}"
             )
+
+
+# --- logs --------------------------------------------------------------------------------------
+
+
+def load_failure(project: Project, program: str, server: SlotServer, model: str) -> str | None:
+    """Why a slot did not load a model, since its last start; None: its log says nothing.
+
+    `program` is the slot's, see `slot_program`.
+    """
+    said = re.compile(rf"{server.load_failure(model)}|^{model} cannot be served: (.*)")
+    found = [match for line in _lines(project, program) if (match := said.search(line))]
+    return _without_traceback(found[-1][found[-1].lastindex or 0]) if found else None
+
+
+def last_error(project: Project, program: str) -> str | None:
+    """The last error in a program's log, else its last line; None for an empty log."""
+    lines = _lines(project, program)
+    errors = re.compile("|".join([*ERRORS, *(server_named(kind).error_line for kind in SERVERS)]))
+    wrong = [line for line in lines if errors.search(line)] or lines
+    return _without_traceback(HEAD.sub("", wrong[-1])) if wrong else None
+
+
+def _lines(project: Project, program: str) -> list[str]:
+    """The end of a log, since the program's last start where that can be told."""
+    path, end = log(project, program), b""
+    if path.is_file():
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - TAIL, 0))
+            end = file.read()
+    text = end.decode("utf-8", errors="replace").rpartition(STARTS)[2]
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _without_traceback(text: str) -> str:
+    """Without the traceback behind the reason, whose line breaks are two characters."""
+    return text.split("\\n\\nAt:")[0].replace("\\n", " ").strip().strip('"')

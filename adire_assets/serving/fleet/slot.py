@@ -1,13 +1,12 @@
 """One local slot, as the supervisor runs it.
 
-    python -m adire_assets.serving.fleet.slot NAME --target T --server S --device D ...
+    python -m adire_assets.serving.fleet.slot TARGET NAME SLOT_AS_JSON DEVICE THREADS
 
 Before the server starts, the slot's folder is brought to what the deployment records of the target
 say that it holds, so a restart after any crash serves exactly that. The process then guards it (see
 `guard`); it ends with a failure when the server dies, so that the supervisor starts it again.
 """
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -32,12 +31,9 @@ def folder(project: Project, target: str, name: str, config: SlotConfig) -> Path
 
 def arguments(name: str, config: SlotConfig, target: str, device: str, threads: int) -> list[str]:
     """The command line of a slot's process; another setting is another command line."""
-    return [
-        *("-m", "adire_assets.serving.fleet.slot", name, "--target", target),
-        *("--server", config.server, "--device", device, "--threads", str(threads)),
-        *("--grpc-port", str(config.grpc_port), "--http-port", str(config.http_port)),
-        *("--metrics-port", str(config.metrics_port)),
-    ]
+    settings = config.model_dump_json(include={"server", *SLOT_PORTS})
+    module = "adire_assets.serving.fleet.slot"
+    return ["-m", module, target, name, settings, device, str(threads)]
 
 
 def reconcile(project: Project, target: str, name: str, slot: Path) -> list[str]:
@@ -85,36 +81,27 @@ def _brought(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="adire_assets.serving.fleet.slot")
-    parser.add_argument("name")
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--server", required=True)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    for port in ("grpc", "http", "metrics"):
-        parser.add_argument(f"--{port}-port", type=int, required=True)
+    target, name, settings, device, threads = sys.argv[1:]
     try:
-        sys.exit(serve(parser.parse_args()))
+        config = SlotConfig.model_validate_json(settings)
+        sys.exit(serve(target, name, config, device, int(threads)))
     except UserError as error:
         sys.exit(str(error))
 
 
-def serve(options: argparse.Namespace) -> int:
+def serve(target: str, name: str, config: SlotConfig, device: str, threads: int) -> int:
     """Reconcile, run the server until it ends; the exit status."""
     print(STARTS, flush=True)
     project = Project.find()
-    config = SlotConfig(
-        server=options.server, **{port: getattr(options, port) for port in SLOT_PORTS}
-    )
-    server, slot = server_of(config), folder(project, options.target, options.name, config)
+    server, slot = server_of(config), folder(project, target, name, config)
     # Before the folder is touched: a server that outlived its guard must not serve from it.
     guard.remove_remains(guard.mark(slot))
     with reading():  # what is in the slot's folder is a copy
-        models = reconcile(project, options.target, options.name, slot)
+        models = reconcile(project, target, name, slot)
     return guard.run(
         server.command(project, slot, config, models),
         mark=guard.mark(slot),
-        env=server.environment(options.device, options.threads),
+        env=server.environment(device, threads),
         stop_seconds=2 * server.drain_seconds,
     )
 

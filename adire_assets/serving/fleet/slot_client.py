@@ -1,13 +1,14 @@
 """A release in a slot: brought there, checked, taken away. No traffic is moved here."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from adire_assets.config.fleet import FleetConfig, SlotConfig, fleet_file_name
 from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
+from adire_assets.core.locks import Lease
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.waiting import wait_until
@@ -15,8 +16,7 @@ from adire_assets.serving import release
 from adire_assets.serving.client import ask
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.fleet import guard, slot
-from adire_assets.serving.fleet.programs import slot_program
-from adire_assets.serving.fleet.supervisor import is_supervised
+from adire_assets.serving.fleet.supervisor import is_supervised, slot_program
 from adire_assets.serving.release import ReleaseRecord, family_of_release
 from adire_assets.serving.slot_server import address, is_live, server_of
 
@@ -42,11 +42,9 @@ class SlotClient:
     def address(self) -> str:
         return address(self.config)
 
-    @contextmanager
-    def exclusive(self, model: str) -> Iterator[None]:
+    def exclusive(self, model: str) -> AbstractContextManager[Lease]:
         """Nobody else changes what the slot holds of this model meanwhile."""
-        with self.project.locks.acquire(f"slot-{self.target}-{self.name}-{model}"):
-            yield
+        return self.project.locks.acquire(f"slot-{self.target}-{self.name}-{model}")
 
     def load(self, wanted: ReleaseRecord, require: Callable[[], None] = lambda: None) -> None:
         """Make the slot's server serve this release, and no other of its model.

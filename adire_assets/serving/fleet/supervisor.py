@@ -1,4 +1,4 @@
-"""supervisord, as the fleet uses it: its configuration, its start, and the socket to it.
+"""supervisord and what it keeps alive: slots, gateways, the Dagster UI and its daemon.
 
 It is reached through a unix socket that only its user can open.
 """
@@ -6,28 +6,136 @@ It is reached through a unix socket that only its user can open.
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
+from adire_assets.config.fleet import GATEWAY_PORTS, SLOT_PORTS, FleetConfig
+from adire_assets.core import lineage
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.fleet import orphans
+from adire_assets.serving.fleet import guard, orphans, slot
 from adire_assets.serving.fleet.plain_paths import private_folder
-from adire_assets.serving.fleet.programs import Program
+from adire_assets.serving.gateway import routing
+from adire_assets.serving.slot_server import is_live
 
+WEB_SECONDS = 120.0
+GATEWAY_SECONDS = 30.0
 LONGEST_SOCKET = 100  # bytes; the kernel takes 107
 SUPERVISOR_SECONDS = 15.0
 LOGS = "ADIRE_SUPERVISOR_LOGS"  # in its environment: the folder of its programs' logs
 RUNNING = ("STARTING", "RUNNING")
+CONFIG = Path(__file__).with_name("supervisord.conf.j2")
 GATEWAY = "gateway-"  # what the names of gateways begin with
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process of the fleet. `ports`: port -> the key of the fleet file that sets it."""
+
+    name: str
+    command: list[str]
+    ports: dict[int, str]
+    ready: Callable[[], bool]
+    seconds: float  # how long it may take to get ready
+    serving: bool = True  # needed to answer users
+    first: bool = False  # ready before the next one starts
+    slot: bool = False  # ready when it serves what the records name, which is asked afterwards
+    prepare: Callable[[], object] = lambda: None  # before it starts
+    seen: Callable[[], bool] = lambda: True  # whether requests come to it again
+
+
+def slot_program(target: str, name: str) -> str:
+    return f"slot-{target}-{name}"
+
+
+def programs(project: Project, fleet: FleetConfig) -> list[Program]:
+    """The local processes of every target, then Dagster's."""
+    found = []
+    # Slots that compute at the same time share the cores: with more threads than cores, each waits
+    # for threads that the other one keeps from running, and a canary looks many times slower.
+    threads = max(lineage.threads() // max(len(slot_marks(project, fleet)), 1), 1)
+    for target, settings in fleet.targets.items():
+        gateway, key = routing.gateway_of(project, fleet, target), f"targets.{target}"
+        for name, config in settings.slots.items():
+            if config.launch == "remote":
+                continue
+            arguments = slot.arguments(name, config, target, fleet.device, threads)
+            found.append(
+                Program(
+                    slot_program(target, name),
+                    [sys.executable, *arguments],
+                    {getattr(config, port): f"{key}.slots.{name}.{port}" for port in SLOT_PORTS},
+                    partial(is_live, config),
+                    fleet.load_timeout_seconds,
+                    slot=True,
+                    seen=partial(gateway.sees, name),
+                )
+            )
+        if settings.gateway.launch == "local":
+            found.append(
+                Program(
+                    f"{GATEWAY}{target}",
+                    gateway.command(),
+                    {getattr(gateway.config, one): f"{key}.gateway.{one}" for one in GATEWAY_PORTS},
+                    gateway.live,
+                    GATEWAY_SECONDS,
+                    prepare=gateway.prepare,
+                )
+            )
+    web, definitions = fleet.dagster, ["-m", "dagster_defs"]
+    address = ["-h", web.host, "-p", str(web.port)]
+    found += [
+        Program(
+            "dagster-webserver",
+            [sys.executable, "-m", "dagster_webserver", *definitions, *address],
+            {web.port: "dagster.port"},
+            lambda: _answers(web.host, web.port),
+            WEB_SECONDS,
+            serving=False,
+            first=True,  # it makes Dagster's databases, which two at a time would make wrong
+        ),
+        Program(
+            "dagster-daemon",
+            [sys.executable, "-m", "dagster._daemon", "run", *definitions],
+            {},
+            lambda: True,
+            WEB_SECONDS,
+            serving=False,
+        ),
+    ]
+    return found
+
+
+def slot_marks(project: Project, fleet: FleetConfig) -> list[str]:
+    """The marks of the local slots (see `guard`)."""
+    return [
+        guard.mark(slot.folder(project, target, name, config))
+        for target, settings in fleet.targets.items()
+        for name, config in settings.slots.items()
+        if config.launch == "local"
+    ]
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+# --- supervisord -------------------------------------------------------------------------------
 
 
 def is_supervised(project: Project, program: str) -> bool:
@@ -41,40 +149,29 @@ def is_supervised(project: Project, program: str) -> bool:
 
 def write_config(project: Project, every: Sequence[Program]) -> None:
     """<home>/fleet/supervisord.conf for these programs."""
+    from jinja2 import Template
+
     folder = project.home / "fleet"
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    lines = [
-        "; written by `adire up`",
-        "[unix_http_server]",
-        f"file = {_place(project, _socket(project))}",
-        "chmod = 0700",
-        "[supervisord]",
-        f"pidfile = {_place(project, folder / 'supervisord.pid')}",
-        f"logfile = {_place(project, log(project, 'supervisord'))}",
-        f"directory = {_place(project, project.root)}",
-        *(["user = root"] if os.getuid() == 0 else []),
-        "[rpcinterface:supervisor]",
-        "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
-    ]
-    for item in every:
-        lines += [
-            f"[program:{item.name}]",
-            f"command = {_command(item.command)}",
-            # A gateway stops before the slots behind it.
-            f"priority = {900 if item.name.startswith(GATEWAY) else 100}",
-            "autostart = false",
-            "autorestart = true",
-            "startretries = 1000000",
-            "startsecs = 3",
-            f"stopwaitsecs = {orphans.STOP_SECONDS - 15}",
-            "killasgroup = true",
-            f'environment = {orphans.PROGRAM}="{item.name}"',
-            "redirect_stderr = true",
-            f"stdout_logfile = %(ENV_{LOGS})s/{log(project, item.name).name}",
-            "stdout_logfile_maxbytes = 10MB",
-            "stdout_logfile_backups = 2",
-        ]
-    write_bytes(folder / "supervisord.conf", ("\n".join(lines) + "\n").encode())
+    places = {
+        "socket": _socket(project),
+        "pidfile": folder / "supervisord.pid",
+        "log": log(project, "supervisord"),
+        "folder": project.root,
+    }
+    text = Template(CONFIG.read_text(encoding="utf-8"), trim_blocks=True).render(
+        {name: _place(project, path) for name, path in places.items()},
+        root=os.getuid() == 0,
+        logs=LOGS,
+        stop_seconds=orphans.STOP_SECONDS - 15,
+        variable=orphans.PROGRAM,
+        # A gateway stops before the slots behind it.
+        programs=[
+            (one.name, _command(one.command), 900 if one.name.startswith(GATEWAY) else 100)
+            for one in every
+        ],
+    )
+    write_bytes(folder / "supervisord.conf", text.encode())
 
 
 def start(project: Project) -> None:

@@ -85,11 +85,20 @@ class Control:
 
         Versions that are ready stay as they are and go on serving. UserError when one fails.
         """
+        from tritonclient.utils import InferenceServerException
+
         with connect(self.address) as client:
             try:
                 client.load_model(model, client_timeout=timeout)
-            except Exception as error:
-                raise _load_error(self.address, model, error) from None
+            except InferenceServerException as error:
+                if error.status() in UNREACHABLE:
+                    raise
+                # The stub appends a Python traceback and Triton its own wrapping; the first line is
+                # the reason.
+                reason = error.message().split("\n\nAt:")[0].strip().replace("\n", " ")
+                raise UserError(
+                    f"the Triton at {self.address} could not load {model}: {reason}"
+                ) from None
 
     def unload(self, model: str, timeout: float) -> None:
         """Take `model` away with all its versions."""
@@ -105,16 +114,6 @@ class Control:
             for entry in index.get("models", [])
             if (entry["name"], entry.get("state")) == (model, "READY") and entry.get("version")
         }
-
-
-def _load_error(address: str, model: str, error: Exception) -> Exception:
-    from tritonclient.utils import InferenceServerException
-
-    if not isinstance(error, InferenceServerException) or error.status() in UNREACHABLE:
-        return error
-    # The stub appends a Python traceback and Triton its own wrapping; the first line is the reason.
-    reason = error.message().split("\n\nAt:")[0].strip().replace("\n", " ")
-    return UserError(f"the Triton at {address} could not load {model}: {reason}")
 
 
 class Triton(SlotServer):

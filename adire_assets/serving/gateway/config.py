@@ -1,4 +1,4 @@
-"""What Envoy is told from what each model has loaded: clusters and routes.
+"""What Envoy starts from, and what it is told of what each model has loaded: clusters and routes.
 
 Pure functions from a fleet's description to Envoy's own configuration (protobuf JSON). Each loaded
 release has two clusters for each protocol of its slot: with the other slots of this kind to fall
@@ -8,6 +8,7 @@ copies that into the header `x-adire-model`, which every route to a slot matches
 the slot holds that it came from.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +28,22 @@ from adire_assets.serving.slot_server import server_of
 
 RELEASE_HEADER, MODEL_HEADER = "x-model-release", "x-adire-model"
 NO_MODEL = "-"  # in that header: the request has been read and is about a server
-PARTS = Path(__file__).with_name("envoy.yml")
+PARTS, READING, SCRIPT = (
+    Path(__file__).with_name(name) for name in ("envoy.yml", "reading.lua", "gateway.lua")
+)
+FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
 
 
 @cache
 def _parts() -> dict[str, Any]:
     return dict(YAML(typ="safe").load(PARTS))
+
+
+@cache
+def buckets() -> tuple[float, ...]:
+    """Upper bounds of the latency histograms in ms."""
+    settings = part("bootstrap")["stats_config"]["histogram_bucket_settings"]
+    return tuple(settings[0]["buckets"])
 
 
 def part(name: str, /, **values: Any) -> dict[str, Any]:
@@ -262,3 +273,64 @@ def _retry(protocol: InferenceProtocol) -> dict[str, Any]:
 def _refusal(protocol: InferenceProtocol, match: dict[str, Any], sentence: str) -> dict[str, Any]:
     """A route that is answered with this sentence, by NOT_FOUND or 404."""
     return part("grpc_refusal" if protocol.grpc else "refusal", match=match, sentence=sentence)
+
+
+# --- what it starts from -----------------------------------------------------------------------
+
+
+def bootstrap(
+    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], folder: Path, root: Path, identity: str
+) -> dict[str, Any]:
+    """The static part; by the id of its node, `identity`, a gateway says whose it is.
+
+    `folder` holds clusters.json and routes.json, which Envoy watches; paths of certificates and
+    keys are below `root` or absolute.
+    """
+    protocols = protocols_of(slots.values())
+    methods = [one.methods for one in protocols if one.methods]
+    services = [{"name": service, "method_names": [*names]} for service, names in methods]
+    counted = [part("count", services=services), part("router")]
+    watched = {"folder": str(folder), "routes_file": str(folder / "routes.json")}
+    filters = [*_filters(gateway, protocols, root), *counted]
+    manager = part("manager", name="door", filters=filters, **watched)
+    manager["typed_config"] |= part("door_manager")
+    copies = part("manager", name="mirror", filters=counted, **watched)
+    tls = gateway.tls and part(
+        "tls",
+        certificate=str(root / gateway.tls.certificate),
+        private_key=str(root / gateway.tls.private_key),
+    )
+    limits = {"maximum_request_bytes": gateway.maximum_request_bytes}
+    place = {"host": gateway.host, "port": gateway.port, "transport_socket": tls}
+    door = part("door", manager=manager, **place, **limits)
+    return part(
+        "bootstrap",
+        identity=identity,
+        flush_interval=f"{FLUSH_SECONDS}s",
+        admin_port=gateway.admin_port,
+        folder=str(folder),
+        clusters_file=str(folder / "clusters.json"),
+        listeners=[door, part("mirror", manager=copies)],
+        clusters=[
+            part("to_mirror", name=mirror_name(one.suffix), http_options=http_options(one))
+            for one in protocols
+        ],
+    )
+
+
+def _filters(
+    gateway: GatewayConfig, protocols: Sequence[InferenceProtocol], root: Path
+) -> list[dict[str, Any]]:
+    """What a request passes before it is counted and routed, in order."""
+    found = [part("grpc_web")]
+    if gateway.requests_per_minute:
+        found.append(part("rate_limit", per_minute=gateway.requests_per_minute))
+    if tokens := gateway.tokens:
+        keys = str(root / tokens.keys)
+        found.append(part("tokens", keys=keys, issuer=tokens.issuer, audience=tokens.audience))
+    # One Lua chunk that reads requests and names what they are about.
+    paths = [READING, *(path for one in protocols for path in one.scripts), SCRIPT]
+    sticky = json.dumps(gateway.sticky_header or RELEASE_HEADER)
+    texts = [f"local STICKY_HEADER = {sticky}", *(path.read_text("utf-8") for path in paths)]
+    held = part("buffer", maximum_request_bytes=gateway.maximum_request_bytes)
+    return [*found, held, part("script", script="\n".join(texts))]

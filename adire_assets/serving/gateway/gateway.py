@@ -22,7 +22,7 @@ from adire_assets.core.lineage import digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json, write_bytes, write_json
 from adire_assets.serving.connection import host_and_port
-from adire_assets.serving.gateway import bootstrap, config, traffic
+from adire_assets.serving.gateway import config, traffic
 from adire_assets.serving.gateway.config import ServedModel, any_suffix, cluster_name
 from adire_assets.serving.gateway.traffic import Traffic
 
@@ -84,7 +84,7 @@ class Gateway:
             self._write([])
 
     def _start(self) -> tuple[Path, dict[str, Any]]:
-        content = bootstrap.bootstrap(
+        content = config.bootstrap(
             self.config, self.slots, self.folder, self.project.root, self.project.identity
         )
         return self.folder / f"bootstrap-{digest(content)[:12]}.json", content
@@ -101,12 +101,9 @@ class Gateway:
         wanted = config.clusters(self.config, self.slots, served)
         names = {one["name"] for one in wanted}
         with self.project.locks.acquire(f"gateway-{self.target}"):
-            before = {
-                path: path.read_bytes()
-                for path in (self._file("clusters"), self._file("routes"))
-                if path.is_file()
-            }
-            old = json.loads(before.get(self._file("clusters"), '{"resources": []}'))
+            paths = [self._file(name) for name in RESOURCES]
+            before = {path: path.read_bytes() for path in paths if path.is_file()}
+            old = json.loads(before.get(paths[0], '{"resources": []}'))
             leaving = [one for one in old["resources"] if one["name"] not in names]
             try:
                 # A route must not name a cluster that is not there, at any moment.
@@ -218,8 +215,7 @@ class Gateway:
     # --- its files -----------------------------------------------------------------------------
 
     def _write(self, served: Sequence[ServedModel]) -> None:
-        clusters = config.clusters(self.config, self.slots, served)
-        self._write_file("clusters", clusters)
+        self._write_file("clusters", config.clusters(self.config, self.slots, served))
         self._write_file("routes", [config.routes(self.config, self.slots, served)])
 
     def _take(

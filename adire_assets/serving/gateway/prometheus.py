@@ -16,8 +16,7 @@ from adire_assets.config.fleet import FleetConfig, GatewayConfig, TargetConfig, 
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import write_bytes
 from adire_assets.serving.connection import host_and_port
-from adire_assets.serving.gateway.bootstrap import BUCKETS
-from adire_assets.serving.gateway.config import any_suffix
+from adire_assets.serving.gateway.config import any_suffix, buckets
 from adire_assets.serving.gateway.protocol import all_protocols
 from adire_assets.serving.slot_server import SlotServer, server_named
 
@@ -69,7 +68,7 @@ def limits(fleet: FleetConfig) -> dict[str, Any]:
 def _limits(name: str, target: TargetConfig) -> list[tuple[str, float, dict[str, str]]]:
     rollout, labels = target.rollout, {"target": name}
     slowest, increase = rollout.latency_maximum_seconds, rollout.latency_increase_maximum
-    bound = next(one for one in BUCKETS if one >= slowest * 1000)
+    bound = next(one for one in buckets() if one >= slowest * 1000)
     return [
         ("error_rate_maximum", rollout.error_rate_maximum, labels),
         ("latency_maximum_seconds", slowest, labels),

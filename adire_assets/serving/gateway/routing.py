@@ -54,17 +54,16 @@ def _token_command(config: TokenConfig, folder: Path) -> str:
     return shlex.join(words)
 
 
-def served_model(state: record.DeploymentRecord, mirrored_percent: int) -> ServedModel:
+def _served(fleet: FleetConfig, state: record.DeploymentRecord) -> ServedModel:
     """What the gateway must know of one model."""
-    canary = state.rollout
-    mirrored = canary.number if canary and canary.stage == "mirroring" else None
+    canary, percent = state.rollout, fleet.targets[state.target].rollout.mirrored_percent
     # A share for what no slot holds would make Envoy refuse the routes of every model.
     weights = {number: share for number, share in state.weights.items() if number in state.loaded}
     return ServedModel(
         state.model,
         state.loaded,
         weights if sum(weights.values()) == 100 else {},
-        (mirrored, mirrored_percent) if mirrored is not None else None,
+        (canary.number, percent) if canary and canary.stage == "mirroring" else None,
     )
 
 
@@ -78,7 +77,7 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
     # before, and who was held up in the middle brings the gateway to what was decided meanwhile.
     with project.locks.acquire(f"routes-{target}"):
         done = None
-        while done != (wanted := _wanted(project, fleet, target)):
+        while done != (wanted := [_served(fleet, one) for one in record.read_all(project, target)]):
             gateway.publish(wanted)
             done = wanted
 
@@ -86,10 +85,4 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
 def is_published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:
     """Whether the gateway routes a model as its record says; UserError when it does not run."""
     state = record.read(project, target, model)
-    percent = fleet.targets[target].rollout.mirrored_percent
-    return gateway_of(project, fleet, target).routes_as(served_model(state, percent))
-
-
-def _wanted(project: Project, fleet: FleetConfig, target: str) -> list[ServedModel]:
-    percent = fleet.targets[target].rollout.mirrored_percent
-    return [served_model(state, percent) for state in record.read_all(project, target)]
+    return gateway_of(project, fleet, target).routes_as(_served(fleet, state))

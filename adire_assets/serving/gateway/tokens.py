@@ -63,13 +63,8 @@ def issue(folder: Path, subject: str, *, issuer: str, audience: str, days: float
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise UserError(f"{path} is not an ES256 key; make one with `{make}`")
     now = datetime.now(UTC)
-    claims = {
-        "iss": issuer,
-        "aud": audience,
-        "sub": subject,
-        "iat": now,
-        "exp": now + timedelta(days=days),
-    }
+    times = {"iat": now, "exp": now + timedelta(days=days)}
+    claims = {"iss": issuer, "aud": audience, "sub": subject, **times}
     return jwt.encode(claims, private, ALGORITHM, headers={"kid": _public(private)["kid"]})
 
 

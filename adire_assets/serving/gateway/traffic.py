@@ -24,7 +24,7 @@ from typing import Any
 from adire_assets.serving.gateway.config import parse_cluster_name
 from adire_assets.serving.gateway.protocol import all_protocols
 
-# What the access log counts by cluster (see `bootstrap`): how long was waited for requests that
+# What the access log counts by cluster (see envoy.yml): how long was waited for requests that
 # their client or the gateway gave up, and answers that broke off in the middle.
 LOG_SCOPE, UNANSWERED, BROKEN = "adire", "unanswered_time", "broken_answers"
 # Envoy's statistics of a cluster, and what they count; of those of its slot only a pinned cluster's

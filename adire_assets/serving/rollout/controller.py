@@ -37,7 +37,7 @@ class Callbacks:
     """What whoever has a rollout carried out is asked, and told.
 
     `progress` is told in sentences what happens, `report` of each decision: the target, and what
-    stands in the record (see `RolloutController._decision`). `refusal` says why a release must not
+    stands in the record (see `Rollout.decision`). `refusal` says why a release must not
     serve with the software that its answers tell of, None when it may. `follow` is called when all
     records and routes are as decided.
     """
@@ -69,13 +69,7 @@ class RolloutController:
 
     def run(self, only: str | None = None) -> None:
         """To the end of the rollout that is under way; `only` one of this strategy."""
-        stages: dict[str, Callable[[DeploymentRecord, Rollout], None]] = {
-            "waiting": self._wait,
-            "loading": self._load,
-            "checking": self._check,
-            "mirroring": self._watch,
-            "serving": self._watch,
-        }
+        stages = {"waiting": self._wait, "loading": self._load, "checking": self._check}
         over = threading.Event()
         threading.Thread(target=self._keep_lease, args=(over,), daemon=True).start()
         try:
@@ -86,7 +80,7 @@ class RolloutController:
                     time.sleep(TICK_SECONDS)
                     continue
                 with suppress(LeaseLost):
-                    stages[rollout.stage](state, rollout)
+                    stages.get(rollout.stage, self._watch)(state, rollout)
         finally:
             over.set()
             self.watch.close()
@@ -112,10 +106,8 @@ class RolloutController:
 
     def _keep_lease(self, over: threading.Event) -> None:
         while not over.wait(LEASE_SECONDS / 4):
-            try:
+            with suppress(LeaseLost):
                 self._change(lambda state, rollout: state)
-            except LeaseLost:
-                continue
 
     def _change(
         self, function: Callable[[DeploymentRecord, Rollout], DeploymentRecord]
@@ -189,7 +181,8 @@ class RolloutController:
         elif not facts["passed"]:
             self._send_back(rollout, facts["explanation"], {"parity": facts})
         else:
-            self._decide(rollout, "promote", facts["explanation"], {"parity": facts})
+            made = rollout.decision("promote", facts["explanation"], {"parity": facts})
+            self._decide(rollout, made)
             mirror = rollout.strategy == "shadow" and rollout.origin is not None
             self._enter(rollout, stage="mirroring" if mirror else "serving", step=0)
 
@@ -210,7 +203,8 @@ class RolloutController:
         elif analysis.decision == "promote" or rollout.approved:
             self._go_on(rollout, analysis)
         elif analysis.decision == "hold" and not rollout.held:
-            self._decide(rollout, "hold", analysis.sentence(), analysis.numbers, held=True)
+            made = rollout.decision("hold", analysis.sentence(), analysis.numbers)
+            self._decide(rollout, made, held=True)
         else:
             self.watch.wait(rollout)
 
@@ -222,7 +216,7 @@ class RolloutController:
             sentence = f"a person said to go on ({rollout.reason}): {sentence}"
         if own := self.watch.own_requests():
             sentence += f"; {own} of the answers the rollout has asked for itself"
-        self._decide(rollout, "promote", sentence, analysis.numbers)
+        self._decide(rollout, rollout.decision("promote", sentence, analysis.numbers))
         if rollout.stage == "mirroring":
             self._enter(rollout, stage="serving", step=0)
         elif rollout.step + 1 < len(rollout.steps):
@@ -264,7 +258,7 @@ class RolloutController:
 
     def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
         """End the rollout, here and on the targets that have the release already, as one plan."""
-        decision = self._decision(rollout, "rollback", reason, numbers)
+        decision = rollout.decision("rollback", reason, numbers)
 
         def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
             own = states[self.target].rollout
@@ -304,31 +298,10 @@ class RolloutController:
         told = self.callbacks.progress
         steps.restore_standby(self.project, self.fleet, self.target, self.model, told)
 
-    def _decide(
-        self,
-        rollout: Rollout,
-        decision: str,
-        sentence: str,
-        numbers: Mapping[str, Any],
-        **fields: Any,
-    ) -> None:
-        made = self._decision(rollout, decision, sentence, numbers)
+    def _decide(self, rollout: Rollout, made: dict[str, Any], **fields: Any) -> None:
         self._set(decisions=[*rollout.decisions, made], **fields)
         self.callbacks.report(self.target, made)
-        self._tell(rollout, f", {rollout.where}: {decision}: {sentence}")
-
-    def _decision(
-        self, rollout: Rollout, decision: str, sentence: str, numbers: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        return {
-            "release": rollout.number,
-            "at": record.now(),
-            "stage": rollout.stage,
-            "percent": rollout.percent,
-            "decision": decision,
-            "sentence": sentence,
-            "numbers": dict(numbers),
-        }
+        self._tell(rollout, f", {rollout.where}: {made['decision']}: {made['sentence']}")
 
     # --- the gateway ---------------------------------------------------------------------------
 

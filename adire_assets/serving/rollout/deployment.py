@@ -58,7 +58,7 @@ def deploy(
         _require_gateway(project, fleet, target)
         state = record.read(project, target, model)
         if state.live == number and state.rollout is None:
-            _mend(project, fleet, state, wanted, progress)
+            _mend(project, fleet, state, progress)
     # Again: a gateway may have been waited for, while an approval was taken back.
     if not rollout.begin(project, fleet, model, number, confirm=lambda: verify(wanted)):
         for target in fleet.targets:
@@ -113,12 +113,10 @@ def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Targ
                 found.append(f"slot {name}: {error}")
             continue
         serving, wanted = ready[name] or set(), state.slots.get(name)
-        if state.rollout and not state.rollout.loaded and state.rollout.slot == name:
+        if name == state.filling:
             continue
-        found += [
-            f"slot {name} also holds release {number} of {model}"
-            for number in sorted(serving - {wanted})
-        ]
+        others = sorted(serving - {wanted})
+        found += [f"slot {name} also holds release {number} of {model}" for number in others]
         if wanted is not None and wanted not in serving:
             said = log_explanation(project, fleet, target, name, model)
             found.append(f"slot {name} does not hold release {wanted} of {model}{said}")
@@ -144,16 +142,13 @@ def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Targ
 
 
 def _mend(
-    project: Project,
-    fleet: FleetConfig,
-    state: DeploymentRecord,
-    wanted: ReleaseRecord,
-    progress: Progress,
+    project: Project, fleet: FleetConfig, state: DeploymentRecord, progress: Progress
 ) -> None:
     """Bring slots and routes back to what the record says."""
     if not _live(project, fleet, state).differences:
         return
-    assert state.active
+    assert state.active and state.live is not None
+    wanted = release.read_record(project, state.model, state.live)
     slot_client = SlotClient(project, fleet, state.target, state.active)
     slot_client.wait()
     try:

@@ -13,11 +13,12 @@ evaluated prompt, these are the release's failures, and `collect` says how many 
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Any
 
 from adire_assets.core.errors import UserError
@@ -47,7 +48,7 @@ class Outcome:
 
 @dataclass
 class Replay:
-    """Asks in a thread of its own from `start` to `close`, what `ask` tells it."""
+    """Asks what `ask` tells it, each time in a thread of its own."""
 
     endpoint: Endpoint
     plug: Family
@@ -58,41 +59,35 @@ class Replay:
     # (as served, as evaluated for the same prompt) of each answer, as it was judged
     scores: list[tuple[float, float]] = field(default_factory=list)
     unjudged: int = 0  # answers that are asked for, or wait for the judge
-    _wanted: tuple[int, bool] | None = None
-    _outcomes: "SimpleQueue[Outcome | Exception]" = field(default_factory=SimpleQueue)
+    # Whoever goes on with a rollout asks other prompts and seeds than the one before.
+    _random: random.Random = field(default_factory=random.Random)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _asked: "list[Future[Outcome]]" = field(default_factory=list)
     _fresh: list[tuple[str, float, Any]] = field(default_factory=list)
     _judging: "tuple[Sequence[float], Future[list[float]]] | None" = None
-    _over: threading.Event = field(default_factory=threading.Event)
-    _more: threading.Event = field(default_factory=threading.Event)
-    _answered: threading.Event = field(default_factory=threading.Event)
-
-    def start(self) -> None:
-        # Whoever goes on with a rollout asks other prompts and seeds than the one before.
-        self._random = random.Random()
-        self._pool = ThreadPoolExecutor(1)
-        threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
-        """Ask no more; a request under way is left to itself."""
-        self._over.set()
-        self._more.set()
+        """A request under way is left to itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def idle(self) -> bool:
-        return self._wanted is None
+        return all(one.done() for one in self._asked)
 
     def ask(self, number: int, judged: bool) -> None:
         """Let it send a request to release `number`, whose answer is to be judged or not."""
         assert self.idle
         self.unjudged += judged
-        self._wanted = number, judged
-        self._more.set()
+        asking: Future[Outcome] = Future()
+        self._asked.append(asking)
+        threading.Thread(target=self._answer, args=(asking, number, judged), daemon=True).start()
 
     def wait(self, seconds: float) -> None:
         """Until an answer has come, or so long."""
-        self._answered.wait(seconds)
-        self._answered.clear()
+        if self._asked:
+            futures.wait(self._asked, seconds)
+        else:
+            time.sleep(seconds)
 
     def collect(self) -> Counter[int]:
         """How many requests each release has lost since the last call; adds to `scores` what was
@@ -101,10 +96,8 @@ class Replay:
         UserError when the judge has died, or when the gateway lets this project not in.
         """
         lost: Counter[int] = Counter()
-        for _ in range(self._outcomes.qsize()):
-            outcome = self._outcomes.get()
-            if isinstance(outcome, Exception):
-                raise outcome
+        while self._asked and self._asked[0].done():
+            outcome = self._asked.pop(0).result()
             lost[outcome.release] += outcome.lost
             if outcome.judged and outcome.answer:
                 self._fresh.append(outcome.answer)
@@ -121,17 +114,11 @@ class Replay:
             self._judging = expected, self._pool.submit(self.judge, prompts, contents)
         return lost
 
-    def _run(self) -> None:
-        while not self._over.is_set():
-            self._more.wait()
-            self._more.clear()
-            if self._wanted and not self._over.is_set():
-                try:
-                    self._outcomes.put(self._request(*self._wanted))
-                except Exception as error:  # `collect` raises it where somebody hears of it
-                    self._outcomes.put(error)
-                self._wanted = None
-                self._answered.set()
+    def _answer(self, asking: "Future[Outcome]", number: int, judged: bool) -> None:
+        try:
+            asking.set_result(self._request(number, judged))
+        except Exception as error:  # `collect` raises it where somebody hears of it
+            asking.set_exception(error)
 
     def _request(self, number: int, judged: bool) -> Outcome:
         evaluated, expected = self._random.choice(self.entries)
@@ -147,7 +134,7 @@ class Replay:
             )
         except UserError as error:
             lost = self._uncounted(error)
-            self._over.wait(PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             return Outcome(number, judged, lost=lost)
         return Outcome(number, judged, (request["prompt"], expected, answer.content))
 

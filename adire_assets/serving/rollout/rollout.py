@@ -143,7 +143,17 @@ def rollback(
             return states
 
     def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
-        return _steps(project, fleet, states, to, reason)
+        coming = {state.rollout.number for state in states.values() if state.rollout}
+        if not coming or to is not None:
+            return {name: _back(project, fleet, one, to, reason) for name, one in states.items()}
+        # A release that is on its way is taken away wherever it has got to, and nothing else is.
+        return {
+            name: Step(leave=state.rollout.number, reason=reason)
+            if state.rollout
+            else steps.back_to_previous(project, fleet, state, reason)
+            for name, state in states.items()
+            if state.rollout or state.live in coming
+        }
 
     pending = f"{model} goes back{f' to release {to}' if to else ''}: {reason}"
     plan = record.commit(project, model, fleet.targets, decide, pending)
@@ -192,27 +202,6 @@ def finish(
 def _no_judge() -> AbstractContextManager["Judge"]:
     """What goes back is not judged again."""
     raise UserError("a release that was live before is not judged again")
-
-
-def _steps(
-    project: Project,
-    fleet: FleetConfig,
-    states: dict[str, DeploymentRecord],
-    to: int | None,
-    reason: str,
-) -> dict[str, Step]:
-    """What a rollback makes of the records. UserError when it leads nowhere."""
-    coming = {state.rollout.number for state in states.values() if state.rollout}
-    if not coming or to is not None:
-        return {name: _back(project, fleet, one, to, reason) for name, one in states.items()}
-    # A release that is on its way is taken away wherever it has got to, and nothing else is.
-    return {
-        name: Step(leave=state.rollout.number, reason=reason)
-        if state.rollout
-        else steps.back_to_previous(project, fleet, state, reason)
-        for name, state in states.items()
-        if state.rollout or state.live in coming
-    }
 
 
 def _back(

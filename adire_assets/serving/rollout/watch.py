@@ -31,7 +31,7 @@ from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.serving import release
-from adire_assets.serving.gateway import bootstrap, routing
+from adire_assets.serving.gateway import config, routing
 from adire_assets.serving.gateway.traffic import Traffic, from_record, without_fastest
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
 from adire_assets.serving.rollout import analysis
@@ -42,7 +42,7 @@ THIN_PER_SECOND = 10  # fewer answers of the canary are thin traffic
 LOOK_SECONDS = 0.1  # from one look to the next, or until an answer to an own request
 HELD_SECONDS = 0.5  # the same, while it waits for a person
 # From one own request to the next: the histograms of two answers are to be read one by one.
-APART_SECONDS = bootstrap.FLUSH_SECONDS
+APART_SECONDS = config.FLUSH_SECONDS
 RUNNING_FIRST = 4  # requests to the running release for each to the canary, while it is measured
 KEEP_SECONDS = LEASE_SECONDS / 4
 # After so many times the slowest answer that is allowed, or so long, an own request is given up.
@@ -160,7 +160,6 @@ class Watch:
                 self.judge,
                 max(GIVEN_UP_SECONDS, GIVEN_UP_AFTER * self.config.latency_maximum_seconds),
             )
-            self.replay.start()
             self.stack.callback(self.replay.close)
         return self.replay
 

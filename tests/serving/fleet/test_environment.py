@@ -12,7 +12,7 @@ import pytest
 from adire_assets.core.child_environment import PARENT, child_environment
 from adire_assets.core.project import Project
 from adire_assets.serving.fleet import triton
-from adire_assets.serving.fleet.scratch import scratch_server
+from adire_assets.serving.fleet.parity import scratch_server
 from tests.support.asking import generate
 
 ROOT = Path(__file__).parents[3]

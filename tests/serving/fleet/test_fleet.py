@@ -16,7 +16,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet import orphans, processes
-from adire_assets.serving.fleet.programs import slot_marks
+from adire_assets.serving.fleet.supervisor import slot_marks
 from adire_assets.serving.slot_server import is_live
 from tests.support.fleets import make_fleet
 from tests.support.line import answers

@@ -7,7 +7,7 @@ import pytest
 
 from adire_assets.core.project import Project
 from adire_assets.serving import record
-from adire_assets.serving.fleet import logs, processes, supervisor
+from adire_assets.serving.fleet import processes, served_releases, supervisor
 from adire_assets.serving.fleet.served_releases import NotServed
 from adire_assets.serving.fleet.triton import SERVER
 from tests.support.house import TARGET
@@ -52,9 +52,10 @@ TRITON = (
     ("text", "wanted"),
     [
         (TRITON, "ImportError: _ssl.so: undefined symbol: PyObject_X"),
-        (f"{TRITON}{logs.STARTS}\nall is well\n", None),
+        (f"{TRITON}{served_releases.STARTS}\nall is well\n", None),
         (
-            f"{logs.STARTS}\nsilk cannot be served: base_model abc is no longer in the store\n",
+            f"{served_releases.STARTS}\nsilk cannot be served: base_model abc is no longer in the "
+            "store\n",
             "base_model abc is no longer in the store",
         ),
         (TRITON.replace("silk", "silk_two"), None),
@@ -66,7 +67,7 @@ def test_the_reason_is_quoted_from_the_log(tmp_path: Path, text: str, wanted: st
     path = supervisor.log(project, "slot-local-blue")
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert logs.load_failure(project, "slot-local-blue", SERVER, "silk") == wanted
+    assert served_releases.load_failure(project, "slot-local-blue", SERVER, "silk") == wanted
 
 
 @pytest.mark.parametrize(
@@ -89,4 +90,4 @@ def test_the_last_error_of_any_program(tmp_path: Path, text: str, wanted: str) -
     path = supervisor.log(project, "gateway-local")
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert logs.last_error(project, "gateway-local") == wanted
+    assert served_releases.last_error(project, "gateway-local") == wanted

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
-from adire_assets.serving.gateway.bootstrap import BUCKETS
+from adire_assets.serving.gateway.config import buckets
 from tests.support.promtool import (
     ENVOY,
     FIRING,
@@ -42,7 +42,7 @@ def given_up(after: float, count: float) -> dict[str, str]:
     """Requests of release 2 that were given up after so many milliseconds, per scrape."""
     same = labels(target="eu", model=MODEL, release="2", cluster=f"{MODEL}-2")
     found = {f"{ENVOY[:-8]}adire_unanswered_time_count{{{same}}}": steady(count)}
-    for bound in BUCKETS:
+    for bound in buckets():
         name = f'{ENVOY[:-8]}adire_unanswered_time_bucket{{{same}, le="{bound:g}"}}'
         found[name] = steady(count if after <= bound else 0)
     return found

@@ -20,7 +20,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving import client, release
 from adire_assets.serving.fleet import guard
-from adire_assets.serving.fleet.scratch import scratch_server
+from adire_assets.serving.fleet.parity import scratch_server
 from adire_assets.serving.gateway import config, protocol
 from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.record import DeploymentRecord

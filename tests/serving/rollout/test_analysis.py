@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from adire_assets.config.fleet import TAILS, RolloutConfig
 from adire_assets.core.evidence import RATE, answers_needed, mean_above, mean_below, threshold
 from adire_assets.families.diffusion import FAMILY
-from adire_assets.serving.gateway.bootstrap import BUCKETS
+from adire_assets.serving.gateway.config import buckets
 from adire_assets.serving.gateway.traffic import Traffic
 from adire_assets.serving.record import Rollout
 from adire_assets.serving.rollout import analysis
@@ -43,7 +43,7 @@ SOUND = served(0.97, 1.05, 0.9, 1.1, 0.95, 1.03, 1.0)
 
 def traffic(latencies: Sequence[float], failed: int = 0, ejected: int = 0) -> Traffic:
     """Counters after answers that took so many milliseconds."""
-    latency = tuple((bound, sum(one <= bound for one in latencies)) for bound in BUCKETS)
+    latency = tuple((bound, sum(one <= bound for one in latencies)) for bound in buckets())
     return Traffic(len(latencies), failed, ejected, latency)
 
 

@@ -75,7 +75,6 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
 @pytest.fixture
 def asking(served: Served) -> Iterator[Replay]:
     made = Replay(Endpoint("127.0.0.1:1"), FAMILY, "cloth", ENTRIES, served.judge, 20.0)
-    made.start()
     yield made
     made.close()
 

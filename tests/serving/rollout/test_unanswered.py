@@ -14,7 +14,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.waiting import wait_until
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving.connection import Endpoint
-from adire_assets.serving.gateway.bootstrap import BUCKETS
+from adire_assets.serving.gateway.config import buckets
 from adire_assets.serving.gateway.traffic import Histogram, Traffic
 from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse, latency_limits
 from adire_assets.serving.rollout.replay import Replay
@@ -28,7 +28,7 @@ NAMES = ("canary", "canary_asked", "running", "running_asked")
 
 
 def histogram(milliseconds: Sequence[float]) -> Histogram:
-    return tuple((bound, sum(one <= bound for one in milliseconds)) for bound in BUCKETS)
+    return tuple((bound, sum(one <= bound for one in milliseconds)) for bound in buckets())
 
 
 class Canary:
@@ -155,7 +155,6 @@ ENTRY = {"prompt": "a", "negative_prompt": "", "num_inference_steps": 1, "guidan
 def collected(address: str, seconds: float = 20.0) -> Counter[int]:
     """What three requests to release 2 have lost."""
     replay = Replay(Endpoint(address), FAMILY, "cloth", [(ENTRY, 1.0)], lambda *_: [], seconds)
-    replay.start()
     lost: Counter[int] = Counter()
     try:
         for _ in range(3):
@@ -230,7 +229,6 @@ def test_a_mistake_of_our_own_ends_in_an_error_instead_of_a_standstill(backend: 
         lambda *_: [],
         5.0,
     )
-    replay.start()
     replay.ask(2, judged=False)
     assert wait_until(lambda: replay.idle, 20, pause=0.01)
     with pytest.raises(KeyError):
