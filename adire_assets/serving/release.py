@@ -81,12 +81,9 @@ def family_of_release(project: Project, record: ReleaseRecord) -> Family:
 
 def backend_hash(project: Project, plug: Family) -> str:
     """SHA-256 of the backend and its config template; comments do not count in Python files."""
-    return lineage.digest(
-        {
-            name: lineage.syntax_hash(path) if path.suffix == ".py" else lineage.file_digest(path)
-            for name, path in _backend(project, plug).items()
-        }
-    )
+    files = _backend(project, plug).items()
+    hashes = {".py": lineage.syntax_hash}
+    return lineage.digest({name: hashes.get(p.suffix, lineage.file_digest)(p) for name, p in files})
 
 
 def write_release(

@@ -135,10 +135,7 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
     and "REMOTE" for a slot that is not ours to start. "UNGUARDED": it runs, but the supervisord
     that would start it again is gone.
     """
-    states: dict[str, dict[str, Any]] = {}
-    if supervisor.is_running(project):
-        with supervisor.connection(project) as rpc:
-            states = {info["name"]: info for info in rpc.getAllProcessInfo()}
+    states = supervisor.program_states(project)
     left = set() if states else orphans.running_programs(project)
     rows = []
     for item in programs(project, fleet):

@@ -138,13 +138,18 @@ def _answers(host: str, port: int) -> bool:
 # --- supervisord -------------------------------------------------------------------------------
 
 
+def program_states(project: Project) -> dict[str, dict[str, Any]]:
+    """What supervisord says about each of its programs; nothing when it does not run."""
+    if not is_running(project):
+        return {}
+    with connection(project) as rpc:
+        return {one["name"]: one for one in rpc.getAllProcessInfo()}
+
+
 def is_supervised(project: Project, program: str) -> bool:
     """Whether supervisord keeps this program alive, though it may be between two starts."""
-    if not is_running(project):
-        return False
-    with connection(project) as rpc:
-        states = {item["name"]: item["statename"] for item in rpc.getAllProcessInfo()}
-    return states.get(program) in (*RUNNING, "BACKOFF", "EXITED")
+    state = program_states(project).get(program, {}).get("statename")
+    return state in (*RUNNING, "BACKOFF", "EXITED")
 
 
 def write_config(project: Project, every: Sequence[Program]) -> None:

@@ -22,7 +22,6 @@ from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import LEASE_SECONDS
-from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import steps
 from adire_assets.serving.rollout.analysis import Analysis
 from adire_assets.serving.rollout.watch import OpenJudge, Watch
@@ -45,7 +44,7 @@ class Callbacks:
     open_judge: OpenJudge
     progress: Callable[[str], None]
     report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None
-    refusal: Callable[[ReleaseRecord, Mapping[str, str | None] | None], str | None] = (
+    refusal: Callable[[release.ReleaseRecord, Mapping[str, str | None] | None], str | None] = (
         lambda release, software: None
     )
     follow: Callable[[], None] = lambda: None
@@ -181,8 +180,7 @@ class RolloutController:
         elif not facts["passed"]:
             self._send_back(rollout, facts["explanation"], {"parity": facts})
         else:
-            made = rollout.decision("promote", facts["explanation"], {"parity": facts})
-            self._decide(rollout, made)
+            self._decide(rollout, "promote", facts["explanation"], {"parity": facts})
             mirror = rollout.strategy == "shadow" and rollout.origin is not None
             self._enter(rollout, stage="mirroring" if mirror else "serving", step=0)
 
@@ -203,8 +201,7 @@ class RolloutController:
         elif analysis.decision == "promote" or rollout.approved:
             self._go_on(rollout, analysis)
         elif analysis.decision == "hold" and not rollout.held:
-            made = rollout.decision("hold", analysis.sentence(), analysis.numbers)
-            self._decide(rollout, made, held=True)
+            self._decide(rollout, "hold", analysis.sentence(), analysis.numbers, held=True)
         else:
             self.watch.wait(rollout)
 
@@ -216,7 +213,7 @@ class RolloutController:
             sentence = f"a person said to go on ({rollout.reason}): {sentence}"
         if own := self.watch.own_requests():
             sentence += f"; {own} of the answers the rollout has asked for itself"
-        self._decide(rollout, rollout.decision("promote", sentence, analysis.numbers))
+        self._decide(rollout, "promote", sentence, analysis.numbers)
         if rollout.stage == "mirroring":
             self._enter(rollout, stage="serving", step=0)
         elif rollout.step + 1 < len(rollout.steps):
@@ -249,12 +246,7 @@ class RolloutController:
             return replace(after, verdict=verdict, last_rollout=now.summary("live", None))
 
         self._change(live)
-        self._publish()
-        self.watch.close()
-        self.callbacks.progress(
-            f"release {rollout.number} of {self.model} is live on {self.target}"
-        )
-        self._restock()
+        self._over(f"release {rollout.number} of {self.model} is live on {self.target}")
 
     def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
         """End the rollout, here and on the targets that have the release already, as one plan."""
@@ -289,19 +281,21 @@ class RolloutController:
 
     def _end(self, rollout: Rollout, outcome: str, reason: str) -> None:
         self._change(lambda state, now: state.without_rollout(outcome, reason))
+        self._over(f"{self._name(rollout)}: {outcome}: {reason}")
+
+    def _over(self, said: str) -> None:
+        """What follows the end of a rollout."""
         self._publish()
         self.watch.close()
-        self._tell(rollout, f": {outcome}: {reason}")
-        self._restock()
-
-    def _restock(self) -> None:
+        self.callbacks.progress(said)
         told = self.callbacks.progress
         steps.restore_standby(self.project, self.fleet, self.target, self.model, told)
 
-    def _decide(self, rollout: Rollout, made: dict[str, Any], **fields: Any) -> None:
+    def _decide(self, rollout: Rollout, what: str, why: str, numbers: Any, **fields: Any) -> None:
+        made = rollout.decision(what, why, numbers)
         self._set(decisions=[*rollout.decisions, made], **fields)
         self.callbacks.report(self.target, made)
-        self._tell(rollout, f", {rollout.where}: {made['decision']}: {made['sentence']}")
+        self._tell(rollout, f", {rollout.where}: {what}: {why}")
 
     # --- the gateway ---------------------------------------------------------------------------
 
@@ -331,6 +325,8 @@ class RolloutController:
     def _release(self, rollout: Rollout) -> release.ReleaseRecord:
         return release.read_record(self.project, self.model, rollout.number)
 
+    def _name(self, rollout: Rollout) -> str:
+        return f"release {rollout.number} of {self.model} on {self.target}"
+
     def _tell(self, rollout: Rollout, what: str) -> None:
-        name = f"release {rollout.number} of {self.model} on {self.target}"
-        self.callbacks.progress(f"{name}{what}")
+        self.callbacks.progress(f"{self._name(rollout)}{what}")

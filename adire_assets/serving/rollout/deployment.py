@@ -14,10 +14,9 @@ from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.fleet.supervisor import is_supervised
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
-from adire_assets.serving.record import DeploymentRecord
-from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import rollout, steps
 from adire_assets.serving.rollout.controller import Callbacks
+from adire_assets.serving.state import DeploymentRecord
 
 GATEWAY_SECONDS = 30.0
 Progress = Callable[[str], None]
@@ -39,7 +38,7 @@ def deploy(
     model: str,
     number: int,
     *,
-    verify: Callable[[ReleaseRecord], None],
+    verify: Callable[[release.ReleaseRecord], None],
     callbacks: Callbacks,
 ) -> list[DeploymentRecord]:
     """Roll release `number` out on every target; the records at the end, in the fleet's order.
@@ -74,7 +73,7 @@ def deploy(
     return states
 
 
-def resolve_release(project: Project, fleet: FleetConfig, name: str) -> ReleaseRecord:
+def resolve_release(project: Project, fleet: FleetConfig, name: str) -> release.ReleaseRecord:
     """The release `model@N`, or the live one of `model`. UserError when there is none."""
     model, at, number = name.partition("@")
     if at and not number.isdecimal():

@@ -21,7 +21,6 @@ that dies anywhere in between leaves a pending plan, which `finish` brings to it
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
@@ -32,10 +31,8 @@ from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.rollout import steps
 from adire_assets.serving.rollout.controller import Callbacks, RolloutController
+from adire_assets.serving.rollout.replay import Judge
 from adire_assets.serving.state import DeploymentRecord, Step
-
-if TYPE_CHECKING:
-    from adire_assets.serving.rollout.replay import Judge
 
 Progress = Callable[[str], None]
 
@@ -199,7 +196,7 @@ def finish(
     return [record.read(project, target, model) for target in fleet.targets]
 
 
-def _no_judge() -> AbstractContextManager["Judge"]:
+def _no_judge() -> AbstractContextManager[Judge]:
     """What goes back is not judged again."""
     raise UserError("a release that was live before is not judged again")
 

@@ -95,7 +95,10 @@ class Watch:
 
         `GatewayDown` without a gateway; UserError when the judge has died.
         """
-        replay, step = self._replaying(rollout), self._step(rollout)
+        replay = self._replaying(rollout)
+        if self.step is None or self.step.since != rollout.since:
+            self.step = StepEvidence(self.config, rollout)
+        step = self.step
         lost = replay.collect()[rollout.number]
         ever = self._counters(rollout)
         fixed = step.look(ever, lost)
@@ -108,9 +111,7 @@ class Watch:
         # One request a look.
         if replay.idle and time.monotonic() - self.asked >= APART_SECONDS:
             self.asked = time.monotonic()
-            undecided = any(
-                one.name == "quality" and one.outcome == "open" for one in found.findings
-            )
+            undecided = found.numbers["quality"]["outcome"] == "open"
             room = len(quality) + replay.unjudged < self.config.judged_answers
             thin = step.users < THIN_PER_SECOND * seconds and step.own < self.config.replays_maximum
             step.ask(rollout, replay, thin=thin, judged=undecided and room)
@@ -139,11 +140,6 @@ class Watch:
                 found[name] = self.gateway.traffic(self.model, number)
                 found[f"{name}_asked"] = self.gateway.pinned_traffic(self.model, number)
         return found
-
-    def _step(self, rollout: Rollout) -> "StepEvidence":
-        if self.step is None or self.step.since != rollout.since:
-            self.step = StepEvidence(self.config, rollout)
-        return self.step
 
     def _replaying(self, rollout: Rollout) -> Replay:
         if self.replay is None:
@@ -187,6 +183,8 @@ class StepEvidence:
         self.alone = rollout.origin is None
         self.everything = rollout.percent == 100
         self.mirroring = rollout.stage == "mirroring"
+        # Of requests. Mirrored ones are copies of users', which a gateway counts as asked for.
+        self.kinds = ("all",) if self.mirroring else ("users", "own")
         self.own = self.asked_running = 0
         self.limits = dict(rollout.limits)
         self.baseline = _traffic(rollout.baseline)
@@ -203,11 +201,6 @@ class StepEvidence:
     def wants_reference(self) -> bool:
         """Whether the rollout's own requests have nothing to be compared with yet."""
         return not self.alone and self.kinds[-1] not in self.limits
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Of requests. Mirrored ones are copies of users', which a gateway counts as asked for."""
-        return ("all",) if self.mirroring else ("users", "own")
 
     def ask(self, rollout: Rollout, replay: Replay, thin: bool, judged: bool) -> None:
         """Have the next request sent: to judge its answer, or because traffic is thin."""
