@@ -51,8 +51,8 @@ LINE = (
     Mutation(
         "a step's code is in its key",
         LINEAGE,
-        '            "code": self.code,\n',
-        '            "code": "",\n',
+        '"code": self.code, ',
+        '"code": "", ',
         ("tests/line/test_keys.py", "-k", "dataset or tiny_base"),
     ),
     Mutation(

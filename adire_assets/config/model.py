@@ -98,11 +98,7 @@ class ModelConfig(Strict):
         """UserError when another file that the YAML at `path` names does not go with it."""
 
 
-def _schema_of(name: str) -> type[ModelConfig]:
-    return family(name).schema()
-
-
-SCHEMA = ChosenBy[ModelConfig]("family", _schema_of, hint=told)
+SCHEMA = ChosenBy[ModelConfig]("family", lambda name: family(name).schema(), hint=told)
 
 
 def load_model(project: Project, name: str) -> ModelConfig:

@@ -242,9 +242,8 @@ def _sentence(path: Path, tree: Any, schema: type[BaseModel], problem: Any) -> s
     if problem["type"] == "missing":
         return f"{where}: this key is missing"
     if problem["type"] == "literal_error":
-        return (
-            f"{where}: {problem['input']!r} is not allowed; allowed values: {context['expected']}"
-        )
+        given, allowed = problem["input"], context["expected"]
+        return f"{where}: {given!r} is not allowed; allowed values: {allowed}"
     if problem["type"] == "value_error":
         return f"{where}: {context['error']}"
     if problem["input"] is None:

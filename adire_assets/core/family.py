@@ -213,10 +213,8 @@ def engines(modules: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _point_of(module: str) -> EntryPoint | None:
     """The entry point of the family that a module lies in, or whose plug it is."""
-    for point in _installed().values():
-        if module == point.module or module.startswith(f"{point.module}."):
-            return point
-    return None
+    inside = (p for p in _installed().values() if f"{module}.".startswith(f"{p.module}."))
+    return next(inside, None)
 
 
 def forget() -> None:

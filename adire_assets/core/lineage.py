@@ -112,15 +112,9 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         version = self.facts.version if self.facts else installed
         found = {name: version(name) for name in libraries(self.modules)}
-        return {
-            "kind": self.kind,
-            "model": self.model,
-            "modules": list(self.modules),
-            "inputs": dict(self.inputs),
-            "config": dict(self.config),
-            "code": self.code,
-            "environment": {**found, **self.environment},
-        }
+        own = {name: value for name, value in vars(self).items() if name != "facts"}
+        environment = {**found, **self.environment}
+        return {**own, "modules": list(self.modules), "code": self.code, "environment": environment}
 
 
 def digest(value: Any) -> str:

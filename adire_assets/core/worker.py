@@ -115,12 +115,11 @@ def run_job(folder: Path, log: Callable[[str], None] | None = None) -> bool:
 
 def _arguments(written: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a job, with its paths, as strings, in the home and the project of here."""
-    if not any(is_portable(value) for value in written.values()):
+    if not any(map(is_portable, written.values())):
         return dict(written)
     project = Project.find()
     places = {"home": project.home, "project": project.root}
-    found = {name: located(value, places) for name, value in written.items()}
-    return {name: str(v) if isinstance(v, Path) else v for name, v in found.items()}
+    return {n: str(located(v, places)) if is_portable(v) else v for n, v in written.items()}
 
 
 def _named(function: str) -> Callable[..., Any]:
