@@ -1,0 +1,1 @@
+"""The causal_lm family: language models, whose LoRA is trained on instructions and answers."""

@@ -1,0 +1,46 @@
+"""What the metrics of texts are computed from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from adire_assets.families.causal_lm.evaluation.answers import Answer
+
+Classifier = Callable[[Sequence[str]], Sequence[float]]  # texts -> a probability each
+
+
+@dataclass(frozen=True, eq=False)
+class MetricInputs:
+    """The answers of one model, and what they are compared with.
+
+    `base` are the base model's answers to the same prompts and samples (of the base itself: its
+    own). `everything` are the answers whose slot values count as facts, where `answers` are but
+    some of an evaluation.
+    """
+
+    answers: tuple[Answer, ...]
+    base: tuple[Answer, ...] = ()
+    train: tuple[str, ...] = ()  # the texts that training saw
+    refusals: tuple[str, ...] = ()  # regular expressions, one of which a refusal holds
+    toxicity: Classifier | None = None
+    only_answers: bool = False  # each reference is the only right answer, see `exact_match`
+    everything: tuple[Answer, ...] = ()
+
+    def of_language(self, language: str) -> "MetricInputs":
+        """The answers to prompts of this language."""
+        own = tuple(one for one in self.answers if one.language == language)
+        return replace(self, answers=own, everything=self.everything or self.answers)
+
+
+def each_with_reference(
+    inputs: MetricInputs, score: Callable[[Answer, str], float]
+) -> "np.ndarray":
+    """`score(answer, reference)` of each held-out answer; NaN where there is no reference."""
+    return np.array(
+        [
+            np.nan if answer.expected is None else score(answer, answer.expected)
+            for answer in inputs.answers
+        ],
+        np.float64,
+    )
