@@ -26,7 +26,7 @@ from adire_assets.core import job_folder, lineage
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
-from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
+from adire_assets.families.training.launch import launcher, split_batch_across_processes
 from benchmarks.training import RESOLUTION, VARIANT, DataConfig
 
 STEPS = 60

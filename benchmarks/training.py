@@ -47,7 +47,7 @@ from adire_assets.core.store import read_json
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.dataset import build_dataset
-from adire_assets.families.diffusion.training.launch import launcher, split_batch_across_processes
+from adire_assets.families.training.launch import launcher, split_batch_across_processes
 
 CAPTION = "a photo in nigerian_adire_style"
 RESOLUTION = 128

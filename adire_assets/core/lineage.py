@@ -41,6 +41,7 @@ PLUMBING = {
         "config": "fleet gates model search weights yaml_file",
         "core": "child_environment devices disk errors family files folders job_folder lineage "
         "locks placement project readers records storage store worker",
+        "families.training": "settings",
     }.items()
     for name in names.split()
 }

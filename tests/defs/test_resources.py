@@ -10,7 +10,7 @@ import pytest
 from adire_assets.core.project import Project
 from adire_assets.core.worker import importing
 from adire_assets.defs.resources import ChildProcesses, ReferenceIOManager, answered
-from adire_assets.families.diffusion.training.launch import launcher
+from adire_assets.families.training.launch import launcher
 
 ROOT = Path(__file__).parents[2]
 

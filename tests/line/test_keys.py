@@ -43,10 +43,14 @@ ARCHITECTURE = tuple(
 DRAWS = ("families/diffusion/sampling.py", *ARCHITECTURE)
 ENCODED = ("families/diffusion/training/encoding.py", *ARCHITECTURE)
 TRAINING = (
-    "lora.py", "training_loop.py", "encoding.py", "examples.py", "views.py", "objectives.py",
-    "optimizers.py", "layers.py", "augmentations.py", "buckets.py", "class_images.py",
+    "lora.py", "denoising.py", "encoding.py", "examples.py", "views.py", "objectives.py",
+    "layers.py", "augmentations.py", "buckets.py", "class_images.py",
 )  # fmt: skip
-LEARNS = tuple(f"families/diffusion/training/{name}" for name in TRAINING)
+SHARED = ("adapter_types.py", "draws.py", "loop.py", "optimizers.py", "processes.py")
+LEARNS = (
+    *(f"families/diffusion/training/{name}" for name in TRAINING),
+    *(f"families/training/{name}" for name in SHARED),
+)
 PROMPTS = ("evaluation", "prompts", ["silk"])
 KEPT: dict[str, Kept] = {
     "training_data": Kept(

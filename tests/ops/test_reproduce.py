@@ -22,7 +22,7 @@ from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.embedded.cloth.sample_images import draw_sample_data
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.answers import save_png
-from adire_assets.families.diffusion.training.launch import launcher
+from adire_assets.families.training.launch import launcher
 from adire_assets.ops.gc import collect_garbage
 from adire_assets.ops.reproduce import Reproduction, reproduce
 from adire_assets.serving import release

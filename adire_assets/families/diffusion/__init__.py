@@ -13,6 +13,7 @@ def _step(*modules: str) -> Step:
     return Step(tuple(f"{__name__}.{module}" for module in modules))
 
 
+_LAUNCH = "adire_assets.families.training.launch"
 FAMILY = Family(
     name="diffusion",
     config=f"{__name__}.config:DiffusionConfig",
@@ -41,9 +42,9 @@ FAMILY = Family(
     weights=_step("weights"),
     dataset=_step("data.dataset"),
     # launch: the per-process batch split is part of what is trained.
-    train=_step("steps.train", "training.launch"),
-    launch=_step("training.launch"),
-    trial=_step("steps.trial", "training.launch"),
+    train=Step((*_step("steps.train").modules, _LAUNCH)),
+    launch=Step((_LAUNCH,)),
+    trial=Step((*_step("steps.trial").modules, _LAUNCH)),
     drawing=_step("evaluation.drawing"),
     generate=_step("steps.generate"),
     evaluate=_step("steps.evaluate"),

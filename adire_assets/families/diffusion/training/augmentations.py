@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from adire_assets.families.diffusion.training.registry import Registry
+from adire_assets.families.training.registry import Registry
 
 if TYPE_CHECKING:
     from adire_assets.families.diffusion.training.settings import TrainingConfig

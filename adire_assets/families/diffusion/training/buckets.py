@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-import torch
+from adire_assets.families.training.draws import permutation
 
 SIDES = 8  # a bucket's sides are multiples of resolution / 8, so 64 pixels at 512
 LONGEST = 2  # times the resolution at most, and at least the resolution through this
-ROW_STREAM, TURN_STREAM = 2, 3  # kinds of draws, see `stream`
+ROW_STREAM, TURN_STREAM = 2, 3  # kinds of draws, see `draws.stream`
 
 Shape = tuple[int, int]  # width, height in pixels
-
-
-def stream(seed: int, kind: int, *numbers: int) -> int:
-    """An independent 64-bit seed for a draw of a kind."""
-    return int(np.random.SeedSequence((seed, kind, *numbers)).generate_state(1, np.uint64)[0])
 
 
 def shapes(resolution: int, multiple: int) -> list[Shape]:
@@ -74,7 +68,7 @@ class Order:
 
     def _row(self, bucket: int, position: int) -> int:
         time, place = divmod(position, len(self.rows[bucket]))
-        order = _permutation(len(self.rows[bucket]), self.seed, ROW_STREAM, time, bucket)
+        order = permutation(len(self.rows[bucket]), self.seed, ROW_STREAM, time, bucket)
         return self.rows[bucket][order[place]]
 
 
@@ -84,14 +78,8 @@ def _turns(counts: tuple[int, ...], seed: int, epoch: int) -> list[tuple[int, in
     labels = [bucket for bucket, count in enumerate(counts) for _ in range(count)]
     seen = [0] * len(counts)
     turns = []
-    for place in _permutation(len(labels), seed, TURN_STREAM, epoch):
+    for place in permutation(len(labels), seed, TURN_STREAM, epoch):
         bucket = labels[place]
         turns.append((bucket, seen[bucket]))
         seen[bucket] += 1
     return turns
-
-
-@lru_cache(maxsize=64)
-def _permutation(count: int, *draw: int) -> np.ndarray:
-    rng = torch.Generator().manual_seed(stream(*draw))
-    return torch.randperm(count, generator=rng).numpy().astype(np.int32)

@@ -5,7 +5,6 @@ the parts are loaded and compute, how an image's view is made and encoded, how a
 caches' keys are made of this code (`TensorCache`), the base and the settings below.
 """
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -19,29 +18,12 @@ from adire_assets.families.diffusion.base import content_hash
 from adire_assets.families.diffusion.training.cache import Facts, TensorCache
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.diffusion.training.views import View, pixels
-
-FROZEN_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from adire_assets.families.training.processes import FROZEN_TYPES, is_deterministic
 
 
 def load(base: Path, variant: str | None) -> Architecture:
     """The base on the CPU; its autoencoder stays in float32: it works once per image."""
     return architectures.load(base, variant, torch.float32)
-
-
-def is_deterministic(settings: TrainingConfig, device: str) -> bool:
-    return device == "cpu" if settings.deterministic is None else settings.deterministic
-
-
-def make_deterministic(settings: TrainingConfig, device: str) -> None:
-    """Set torch up as `deterministic` says; for the whole process."""
-    wanted = is_deterministic(settings, device)
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-    torch.use_deterministic_algorithms(wanted)
-    # Nothing here reads what it has not written, so new tensors need no filling.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = not wanted
-    torch.set_float32_matmul_precision("highest" if wanted or device == "cpu" else "high")
 
 
 def text_type(settings: TrainingConfig, device: str) -> torch.dtype:

@@ -20,12 +20,14 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import digest, file_digest
 from adire_assets.families.diffusion.architecture import Latents, Noise
 from adire_assets.families.diffusion.training.augmentations import VERSIONS, names_of
-from adire_assets.families.diffusion.training.buckets import Order, Shape, nearest, shapes, stream
+from adire_assets.families.diffusion.training.buckets import Order, Shape, nearest, shapes
 from adire_assets.families.diffusion.training.cache import TensorCache
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.diffusion.training.views import Row, View, key_of, read_rows
+from adire_assets.families.training.draws import stream
 
-STEP_STREAM, OPTION_STREAM, CLASS_STREAM, VALIDATION_STREAM = 1, 4, 5, 6
+OPTION_STREAM, CLASS_STREAM, VALIDATION_STREAM = 4, 5, 6  # kinds of draws, see `draws.stream`
+STEP_STREAM = 1
 CROPS = 5  # places of a random crop along a side
 # Accumulated batches are computed in one pass while they have no more latent positions than this:
 # the gradient is the same, and small passes leave a processor idle.

@@ -13,8 +13,8 @@ from torch import nn
 
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion.architecture import Architecture
-from adire_assets.families.diffusion.training.adapter_types import ADAPTER_TYPES
 from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.training.adapter_types import ADAPTER_TYPES
 
 SHOWN = 3
 

@@ -17,14 +17,10 @@ uninterrupted one, and on the CPU equal seeds and thread counts give equal files
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from adire_assets.core.errors import UserError
@@ -36,26 +32,20 @@ from adire_assets.families.diffusion.formats.adapter_file import save_adapter
 from adire_assets.families.diffusion.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.training import encoding
 from adire_assets.families.diffusion.training.cache import Facts
-from adire_assets.families.diffusion.training.checkpoint import Checkpoints
 from adire_assets.families.diffusion.training.class_images import class_images
+from adire_assets.families.diffusion.training.denoising import Denoising
 from adire_assets.families.diffusion.training.examples import Examples
 from adire_assets.families.diffusion.training.fused_lora import fuse
-from adire_assets.families.diffusion.training.launch import process_count
 from adire_assets.families.diffusion.training.layers import (
     add_lora,
     trained_parts,
     trained_weights,
 )
-from adire_assets.families.diffusion.training.optimizers import needs_bitsandbytes
 from adire_assets.families.diffusion.training.settings import TrainingConfig
-from adire_assets.families.diffusion.training.training_loop import (
-    ShouldPrune,
-    TrainingHistory,
-    TrainingLoop,
-    mean,
-)
+from adire_assets.families.training.checkpoint import Checkpoints
+from adire_assets.families.training.loop import ShouldPrune, TrainingLoop
+from adire_assets.families.training.processes import FROZEN_TYPES, accelerator_for, say_nothing
 
-ENCODING_PATIENCE = timedelta(days=2)  # of processes that wait for one that encodes
 SHOWN_CAPTIONS = 3
 
 
@@ -83,20 +73,8 @@ def train(
     is another run's or the loss stops being a number.
     """
     settings = TrainingConfig.model_validate(training)
-    _refuse_impossible(settings, device)
-    encoding.make_deterministic(settings, device)
-    AcceleratorState._reset_state(reset_partial_state=True)  # one process may train more than once
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        cpu=device == "cpu",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=ENCODING_PATIENCE)],
-    )
-    if accelerator.num_processes != process_count(settings):
-        raise UserError(
-            f"training.num_processes is {process_count(settings)}, but {accelerator.num_processes} "
-            "take part; start as many, or change it"
-        )
-    tell = progress if accelerator.is_main_process else _say_nothing
+    accelerator = accelerator_for(settings, device)
+    tell = progress if accelerator.is_main_process else say_nothing
     tell("loading the base model")
     facts = encoding.facts_of(Path(base), variant, settings, device)
     kept = Path(cache or f"{work}/cache")
@@ -127,7 +105,8 @@ def train(
     identity = identity_of(settings, examples.digest, facts, resolution)
     checkpoints = Checkpoints(Path(work), identity)
     started = time.monotonic()
-    loop = TrainingLoop(model, examples, settings, accelerator, checkpoints, tell, should_prune)
+    task = Denoising(model, examples, settings, accelerator)
+    loop = TrainingLoop(task, settings, accelerator, checkpoints, tell, should_prune)
     tell("encoding images and captions")
     local = accelerator.num_processes // settings.num_machines  # a machine has a disk of its own
     share = slice(accelerator.local_process_index, None, local)
@@ -156,21 +135,14 @@ def train(
     save_adapter(model, folder)
     if drawn.is_dir():
         shutil.copytree(drawn, folder / drawn.name)
-    report = _report(history, settings, model, device)
-    _write_history(folder, history, report)
+    report = history.report(settings, task, device)
+    history.write(folder, report)
     timings = {
         "seconds": round(time.monotonic() - started, 3),
         "steps_per_second": round(history.steps_per_second, 3),
     }
     write_json(folder / "timings.json", timings)
     return {**report, **timings}
-
-
-def _refuse_impossible(settings: TrainingConfig, device: str) -> None:
-    if settings.mixed_precision == "fp16" and device == "cpu":
-        raise UserError("training.mixed_precision: fp16 needs a GPU; on the CPU use no or bf16")
-    if settings.quantization == "4bit":
-        needs_bitsandbytes("training.quantization: 4bit", device, "none")
 
 
 def _noise(model: Architecture, base: str) -> Noise:
@@ -193,7 +165,7 @@ def _quantize(
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=encoding.FROZEN_TYPES[settings.mixed_precision],
+            bnb_4bit_compute_dtype=FROZEN_TYPES[settings.mixed_precision],
         ),
     )
     model.replace(model.denoiser, quantized)
@@ -271,33 +243,3 @@ def draw_validation(
     [images] = Sampler(base, variant, adapter, device).generate([request])
     for number, image in enumerate(images):
         Image.fromarray(image).save(output / f"{number:02}.png")
-
-
-def _report(
-    history: TrainingHistory, settings: TrainingConfig, model: Architecture, device: str
-) -> dict[str, Any]:
-    window = settings.checkpointing_steps
-    return {
-        "steps": settings.max_train_steps,
-        "kept_step": history.kept_step,
-        "final_loss": mean(history.losses[-window:]),
-        "first_loss": mean(history.losses[:window]),
-        "validation_loss": history.validation.get(history.kept_step),
-        "trained_parameters": sum(weight.numel() for weight in trained_weights(model).values()),
-        "threads": torch.get_num_threads(),
-        "device": device,
-    }
-
-
-def _write_history(folder: Path, history: TrainingHistory, report: Mapping[str, Any]) -> None:
-    write_json(folder / "training.json", report)
-    for name, heading, rows in (
-        ("loss", "loss", enumerate(history.losses, start=1)),
-        ("validation", "validation_loss", sorted(history.validation.items())),
-    ):
-        lines = [f"step,{heading}", *(f"{step},{loss:.6g}" for step, loss in rows)]
-        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _say_nothing(message: str, shown: Path | None = None, **numbers: float) -> None:
-    """The progress of all processes but the first."""

@@ -6,7 +6,7 @@ gives each example's loss, [B].
 
 from typing import TYPE_CHECKING
 
-from adire_assets.families.diffusion.training.registry import Registry
+from adire_assets.families.training.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from adire_assets.core import job_folder
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion.architecture import Noise
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
-from adire_assets.families.diffusion.training.launch import launcher
+from adire_assets.families.training.launch import launcher
 from tests.support import tiny, training
 
 # Everything that draws at random or keeps state between steps.

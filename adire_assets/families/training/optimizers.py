@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.training.registry import Registry
+from adire_assets.families.training.registry import Registry
 
 if TYPE_CHECKING:
     import torch
 
-    from adire_assets.families.diffusion.training.settings import TrainingConfig
+    from adire_assets.families.training.settings import SharedTrainingConfig
 
 OPTIMIZERS = Registry("optimizer")
 Weights = Sequence["torch.nn.Parameter"]
 
 
 @OPTIMIZERS.register
-def adamw(weights: Weights, settings: "TrainingConfig") -> "torch.optim.Optimizer":
+def adamw(weights: Weights, settings: "SharedTrainingConfig") -> "torch.optim.Optimizer":
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), in torch's fused kernel."""
     import torch
 
@@ -27,7 +27,7 @@ def adamw(weights: Weights, settings: "TrainingConfig") -> "torch.optim.Optimize
 
 
 @OPTIMIZERS.register
-def adamw_8bit(weights: Weights, settings: "TrainingConfig") -> "torch.optim.Optimizer":
+def adamw_8bit(weights: Weights, settings: "SharedTrainingConfig") -> "torch.optim.Optimizer":
     """AdamW with its two moments in 8 bits (Dettmers et al. 2022); needs CUDA and bitsandbytes."""
     needs_bitsandbytes("training.optimizer: adamw_8bit", weights[0].device.type, "adamw")
     import bitsandbytes
@@ -36,7 +36,7 @@ def adamw_8bit(weights: Weights, settings: "TrainingConfig") -> "torch.optim.Opt
 
 
 @OPTIMIZERS.register
-def adafactor(weights: Weights, settings: "TrainingConfig") -> "torch.optim.Optimizer":
+def adafactor(weights: Weights, settings: "SharedTrainingConfig") -> "torch.optim.Optimizer":
     """Factored second moments, no first (Shazeer and Stern 2018); the rate is relative to the
     weights' own size, so it is commonly some ten times AdamW's."""
     import torch
@@ -46,7 +46,7 @@ def adafactor(weights: Weights, settings: "TrainingConfig") -> "torch.optim.Opti
     )
 
 
-def _adam(settings: "TrainingConfig") -> dict:
+def _adam(settings: "SharedTrainingConfig") -> dict:
     return {
         "lr": settings.learning_rate,
         "betas": (settings.adam_beta1, settings.adam_beta2),

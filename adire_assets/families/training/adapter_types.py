@@ -6,7 +6,7 @@ W x + scale * B A x, with A [rank, in] and B [out, rank].
 
 from typing import Any
 
-from adire_assets.families.diffusion.training.registry import Registry
+from adire_assets.families.training.registry import Registry
 
 ADAPTER_TYPES = Registry("adapter type")
 

@@ -11,9 +11,18 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.training.settings import SharedTrainingConfig
+
+
+class _Launched(SharedTrainingConfig):
+    """What counts here of a family's section."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
 
 SMALL_BASE = 256 * 2**20  # bytes of weights, of which every process may hold a copy
 
@@ -33,10 +42,10 @@ def split_batch_across_processes(
 
     On the CPU the operations of a small base are too small to be split among threads, so the cores
     share the examples of each step: as many processes as there are cores, or fewer that divide it
-    evenly. A step learns from as many images as before, and without buckets from the same ones:
-    `train_batch_size` and `gradient_accumulation_steps` become those of one process.
+    evenly. A step learns from as many examples as before: `train_batch_size` and
+    `gradient_accumulation_steps` become those of one process.
     """
-    settings = TrainingConfig.model_validate(training)
+    settings = _Launched.model_validate(training)
     weights = sum(file.stat().st_size for file in base.rglob("*.safetensors"))
     said = settings.num_processes or settings.num_machines > 1
     if said or device != "cpu" or weights > SMALL_BASE:
@@ -52,7 +61,7 @@ def split_batch_across_processes(
     }
 
 
-def process_count(settings: TrainingConfig) -> int:
+def process_count(settings: SharedTrainingConfig) -> int:
     """The number of processes on all machines, unless the batch is split on one CPU."""
     return settings.num_processes or settings.num_machines
 
@@ -60,11 +69,11 @@ def process_count(settings: TrainingConfig) -> int:
 def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
     """The launcher for `worker.command`, for "cpu" or "cuda" and a `training` section.
 
-    One process needs none: what a launcher would tell it, `lora.train` says itself.
+    One process needs none: what a launcher would tell it, `processes` says itself.
     On several machines each starts the same command with its own ADIRE_MACHINE_RANK (0, 1, ...) and
     the first one's address in ADIRE_MAIN_MACHINE (host:port).
     """
-    settings = TrainingConfig.model_validate(training)
+    settings = _Launched.model_validate(training)
     if process_count(settings) == 1:
         return ()
     machines = _machines() if settings.num_machines > 1 else ()

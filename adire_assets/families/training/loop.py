@@ -1,4 +1,4 @@
-"""The training loop: the denoiser's forward and backward, the optimizer's step, and little else.
+"""The training loop: a task's forward and backward, the optimizer's step, and little else.
 
 It is exact: a run that goes on from a checkpoint ends in the bits of an undisturbed one, because
 all that it keeps is in the checkpoint (`State`) and all that it draws is a function of the step.
@@ -7,25 +7,26 @@ exchange, and only the first one writes.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
+from transformers import get_scheduler
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.architecture import Architecture, Conditioning
-from adire_assets.families.diffusion.training.checkpoint import Checkpoints, State, split
-from adire_assets.families.diffusion.training.examples import STEP_STREAM, Batch, Examples, stream
-from adire_assets.families.diffusion.training.layers import trained_parts, trained_weights
-from adire_assets.families.diffusion.training.objectives import OBJECTIVES
-from adire_assets.families.diffusion.training.optimizers import OPTIMIZERS
-from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.training.checkpoint import Checkpoints, State, split
+from adire_assets.families.training.draws import stream
+from adire_assets.families.training.optimizers import OPTIMIZERS
+from adire_assets.families.training.settings import SharedTrainingConfig
 
+STEP_STREAM = 1  # kind of draw, see `draws.stream`
 REPORT_SECONDS = 4.0
 STEPS_PER_LOSS_FETCH = (
     10  # on CUDA, losses are fetched every so many steps: each fetch waits for all
@@ -36,6 +37,33 @@ ShouldPrune = Callable[[int, float], bool]  # of a step and its validation loss
 EXPLODED_LOSS_FACTOR = (
     3.0  # times the base's own loss at the first step, or times that of predicting nothing
 )
+
+
+class Task(Protocol):
+    """What learns, and what from."""
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """{name: weight} of everything that learns, in a fixed order."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """What computes, as this process has it."""
+        ...
+
+    def batches(self, step: int) -> Iterable[Any]:
+        """This process's share of optimizer step `step` (from 0), in as few parts as is good."""
+        ...
+
+    def validation(self) -> Iterable[Any]:
+        """The same batches whatever the run; none where there is no validation split."""
+        ...
+
+    def loss(self, batch: Any, learning: bool) -> Tensor:
+        """Its part of the loss, a scalar: the sum over a step's batches, or over those of the
+        validation, is the loss. `learning`: weighted as what is learned from."""
+        ...
 
 
 @dataclass
@@ -50,6 +78,30 @@ class TrainingHistory:
     def recent(self, window: int) -> float:
         return mean(self.losses[-window:])
 
+    def report(self, settings: SharedTrainingConfig, task: Task, device: str) -> dict[str, Any]:
+        """training.json."""
+        window = settings.checkpointing_steps
+        return {
+            "steps": settings.max_train_steps,
+            "kept_step": self.kept_step,
+            "final_loss": mean(self.losses[-window:]),
+            "first_loss": mean(self.losses[:window]),
+            "validation_loss": self.validation.get(self.kept_step),
+            "trained_parameters": sum(weight.numel() for weight in task.weights.values()),
+            "threads": torch.get_num_threads(),
+            "device": device,
+        }
+
+    def write(self, folder: Path, report: Mapping[str, Any]) -> None:
+        """training.json, loss.csv (step,loss) and validation.csv (step,validation_loss)."""
+        write_json(folder / "training.json", report)
+        for name, heading, rows in (
+            ("loss", "loss", enumerate(self.losses, start=1)),
+            ("validation", "validation_loss", sorted(self.validation.items())),
+        ):
+            lines = [f"step,{heading}", *(f"{step},{loss:.6g}" for step, loss in rows)]
+            (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
 
 class TrialPruned(Exception):
     """`should_prune` ended the run after `step` steps."""
@@ -57,34 +109,6 @@ class TrialPruned(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"pruned at step {step}")
         self.step = step
-
-
-class Denoiser(nn.Module):
-    """What learns, in one module, so that FSDP can spread it."""
-
-    def __init__(self, model: Architecture, settings: TrainingConfig, scale: int) -> None:
-        super().__init__()
-        self.model, self.scale = model, scale
-        self.parts = nn.ModuleList(trained_parts(model, settings).values())
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, texts: Conditioning | list[str]) -> Tensor:
-        """The prediction for encoded texts, or for captions that are encoded here."""
-        if isinstance(texts, list):
-            texts = self.model.encode(texts)
-        height, width = (side * self.scale for side in noisy.shape[-2:])
-        told = self.model.for_size(texts, width, height)
-        return self.model.denoise(noisy, timesteps, told)
-
-
-def shard(denoiser: Denoiser, trained: Sequence[nn.Parameter]) -> None:
-    """Spread the frozen weights over the processes (FSDP); the few that learn stay whole."""
-    from torch.distributed.fsdp import fully_shard
-
-    ignored = set(trained)
-    lists = [part for model in denoiser.parts.children() for part in model.children()]
-    for block in (one for part in lists if isinstance(part, nn.ModuleList) for one in part):
-        fully_shard(block, ignored_params=ignored)
-    fully_shard(denoiser, ignored_params=ignored)
 
 
 def average_gradients(weights: Sequence[nn.Parameter]) -> None:
@@ -104,19 +128,17 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: Architecture,
-        examples: Examples,
-        settings: TrainingConfig,
+        task: Task,
+        settings: SharedTrainingConfig,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
         progress: Progress,
         should_prune: ShouldPrune,
     ) -> None:
-        self.examples, self.noise, self.settings = examples, examples.noise, settings
+        self.task, self.settings = task, settings
         self.accelerator, self.checkpoints, self.progress = accelerator, checkpoints, progress
         self.should_prune = should_prune
-        self.objective = OBJECTIVES[settings.objective]
-        self.weights = trained_weights(model)
+        self.weights = task.weights
         self.optimizer = OPTIMIZERS[settings.optimizer](list(self.weights.values()), settings)
         self.rates = get_scheduler(
             settings.lr_scheduler,
@@ -128,12 +150,6 @@ class TrainingLoop:
         self.best: dict[str, Tensor] = {}
         self.history = TrainingHistory()
         self.first = self._restore()
-        if settings.torch_compile:
-            model.component(model.denoiser).compile()
-        denoiser = Denoiser(model, settings, examples.geometry.scale)
-        if settings.distribution == "fsdp" and self._several:
-            shard(denoiser, self._trained)
-        self.denoiser = denoiser
 
     @property
     def _trained(self) -> list[nn.Parameter]:
@@ -200,7 +216,7 @@ class TrainingLoop:
             torch.cuda.manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * self.rates(step)
-        losses = [self._backward(batch) for batch in self.examples.batches(step)]
+        losses = [self._backward(batch) for batch in self.task.batches(step)]
         if self._several:
             average_gradients(self._trained)
         self._optimize()
@@ -222,22 +238,10 @@ class TrainingLoop:
             scaler.update()
         self.optimizer.zero_grad()
 
-    def _backward(self, batch: Batch) -> Tensor:
-        loss = self._loss(batch, weighted=True)
+    def _backward(self, batch: Any) -> Tensor:
+        loss = self.task.loss(batch, learning=True)
         self.accelerator.backward(loss)
         return loss.detach()
-
-    def _loss(self, batch: Batch, weighted: bool) -> Tensor:
-        """The weighted sum of the examples' losses; Min-SNR only for what is learned from."""
-        noisy = self.noise.add(batch.clean, batch.noise, batch.timesteps)
-        target = self.noise.target(batch.clean, batch.noise, batch.timesteps)
-        with self.accelerator.autocast():
-            predicted = self.denoiser(noisy, batch.timesteps, self.examples.texts_of(batch))
-        losses = self.objective(predicted.float(), target.float())
-        weights = batch.weights
-        if weighted and self.settings.snr_gamma is not None:
-            weights = weights * self.noise.weights(batch.timesteps, self.settings.snr_gamma)
-        return (weights * losses).sum()
 
     # --- what is seen of it --------------------------------------------------------------------
 
@@ -265,12 +269,10 @@ class TrainingLoop:
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:
-        """The mean loss on validation images at fixed timesteps and noise; None without any."""
-        parts = []
-        self.denoiser.eval()
-        for batch in self.examples.validation():
-            parts.append(self._loss(batch, weighted=False))
-        self.denoiser.train()
+        """The loss on the validation split; None without one."""
+        self.task.module.eval()
+        parts = [self.task.loss(batch, learning=False) for batch in self.task.validation()]
+        self.task.module.train()
         return float(torch.stack(parts).sum()) if parts else None
 
     def _best_step(self) -> int:
@@ -333,7 +335,7 @@ class TrainingLoop:
             weight.data.copy_(content["weights"][name])
         for name, average in self._averages().items():
             average.copy_(content["average"][name])
-        self.best = {name: t.to(self.examples.device) for name, t in content["best"].items()}
+        self.best = {name: t.to(self.accelerator.device) for name, t in content["best"].items()}
         self.optimizer.load_state_dict(content["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(content["scaler"])
