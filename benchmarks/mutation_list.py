@@ -157,7 +157,7 @@ LINE = (
     # --- training
     Mutation(
         "a checkpoint of another run is refused",
-        "adire_assets/families/diffusion/training/checkpoint.py",
+        "adire_assets/families/training/checkpoint.py",
         '        self._refuse_another(folder, state["identity"])\n',
         "",
         ("tests/families/diffusion/training/test_lora.py",),

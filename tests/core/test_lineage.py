@@ -49,7 +49,7 @@ def said_by(package: Path, expression: str) -> str:
         ("families/diffusion/training/lora.py", '"""', '"""Other words. ', False),
         ("families/diffusion/training/lora.py", "import", "REACHED = 1\nimport", True),
         (
-            "families/diffusion/training/checkpoint.py",
+            "families/training/checkpoint.py",
             "import",
             "REACHED = 1\nimport",
             True,

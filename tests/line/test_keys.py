@@ -87,7 +87,7 @@ KEPT: dict[str, Kept] = {
     ),
     "lora_weights": Kept(
         Line.lora_weights,
-        (*LEARNS, *ARCHITECTURE, "families/diffusion/training/launch.py"),
+        (*LEARNS, *ARCHITECTURE, "families/training/launch.py"),
         (*SAMPLING, "bitsandbytes", "safetensors"),
         True,
         ("dataset", "base"),
@@ -156,7 +156,7 @@ KEPT: dict[str, Kept] = {
     ),
     "search": Kept(
         Line.study,
-        (*LEARNS, "families/diffusion/training/launch.py", "families/diffusion/steps/trial.py"),
+        (*LEARNS, "families/training/launch.py", "families/diffusion/steps/trial.py"),
         (*SAMPLING, "bitsandbytes"),
         True,
         ("dataset", "base"),

@@ -6,12 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.families.diffusion.training import (
-    adapter_types,
-    augmentations,
-    objectives,
-    optimizers,
-)
+from adire_assets.families.diffusion.training import augmentations, objectives
+from adire_assets.families.training import adapter_types, optimizers
 from tests.support import training
 
 PAGE = (Path(__file__).parents[4] / "docs" / "extending.md").read_text()
