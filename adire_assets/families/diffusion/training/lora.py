@@ -9,7 +9,7 @@ It learns from the training split of a dataset artifact and writes, only when al
     validation/*.png   validation/step-*/*.png   timings.json
 
 The order of the work: encode what will be seen (`examples`, kept in `cache`), let the encoders go,
-then run the optimizer (`training_loop`). Everything random at optimizer step k is a function of the
+then run the optimizer (`training.loop`). Everything random at optimizer step k is a function of the
 seed and k alone. So a run that resumes from its last checkpoint ends in the bits of an
 uninterrupted one, and on the CPU equal seeds and thread counts give equal files.
 """

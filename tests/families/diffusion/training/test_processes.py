@@ -16,8 +16,8 @@ from adire_assets.core import job_folder
 from adire_assets.families.diffusion.artifacts import link_weights
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.steps.trial import UNPRUNED_TRIALS
-from adire_assets.families.diffusion.training import launch
 from adire_assets.families.diffusion.training.settings import TrainingConfig
+from adire_assets.families.training import launch
 from tests.support import tiny, training
 from tests.support.ports import free_port
 
