@@ -19,8 +19,9 @@ from adire_assets.families.training.settings import SharedTrainingConfig
 
 
 class _Launched(SharedTrainingConfig):
-    """What counts here of a family's section."""
+    """What counts here of a family's section, which was checked where it was read."""
 
+    ONLY_WITH = {}
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
