@@ -9,8 +9,7 @@ from tritonclient.grpc import service_pb2
 
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.gateway.traffic import Traffic
-from tests.support.grpc_web import grpc_web
-from tests.support.running_gateway import MODEL, SOUND, RunningGateway, running_gateway
+from tests.support.running_gateway import MODEL, SOUND, running_gateway
 
 
 def test_too_many_at_once_are_refused_at_once_and_blamed_on_nobody(tmp_path: Path):
@@ -50,25 +49,6 @@ def test_counts_go_on_after_the_gateway_was_restarted():
         2, 0, 0, ((5.0, 1), (10.0, 2))
     )
     assert Traffic(3, 0, 0, ((5.0, 3),)).since(before).answered == 3
-
-
-def test_clients_that_give_up_early_are_not_the_releases_failure(opened: RunningGateway):
-    opened.publish({1: 100})
-    before = opened.counted(1)
-    opened.blue.seconds = 0.3
-    sound = service_pb2.ModelInferRequest(model_name=MODEL).SerializeToString()
-    impatient = (("x-envoy-upstream-rq-timeout-ms", "1"), ("x-envoy-max-retries", "9"))
-    for _ in range(6):
-        assert opened.raw(sound, timeout=0.05) == "DEADLINE_EXCEEDED"
-        assert opened.raw(sound, metadata=impatient) == "OK"
-        assert b"grpc-status:0" in grpc_web(opened, grpc_timeout="1m")  # a millisecond
-    opened.blue.seconds = 0.0
-    assert wait_until(lambda: opened.counted(1).active == 0, 10)
-    found = opened.counted(1).since(before)
-    assert (found.failed, found.ejected) == (0, 0), found
-    # How long they have waited is known.
-    given_up = dict(found.unanswered)
-    assert given_up[300] == 6 and given_up[40] == 0
 
 
 def test_what_hangs_is_waited_for_and_given_up_once(tmp_path: Path):
