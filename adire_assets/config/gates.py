@@ -42,7 +42,7 @@ class AllowedVersions(Strict):
 
 
 class CompatibilityConfig(Strict):
-    """See `gates.compatibility`."""
+    """See `gates.upgrades`."""
 
     allow: AllowedVersions = AllowedVersions()
 

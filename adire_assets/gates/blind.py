@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -25,6 +25,7 @@ from adire_assets.core.errors import UserError
 
 TAG_DIGITS = 32
 Outcome = Literal["won", "lost", "tie"]
+About = tuple[str, int, int]  # model, challenger, champion
 Text = Annotated[str, Field(pattern=r"\S", max_length=1000)]
 
 
@@ -65,16 +66,10 @@ class Shuffle:
 
     @staticmethod
     def draw(
-        secret: bytes,
-        model: str,
-        challenger: int,
-        champion: int,
-        pairs: Iterable[str],
-        salt: str | None = None,
+        secret: bytes, about: About, pairs: Iterable[str], salt: str | None = None
     ) -> "Shuffle":
         """A new one for the pairs of these names; `salt` is drawn unless given."""
-        salt = salt or secrets.token_hex(12)
-        return Shuffle(secret, _nonce(secret, salt, (model, challenger, champion), pairs))
+        return Shuffle(secret, _nonce(secret, salt or secrets.token_hex(12), about, pairs))
 
     def challenger_is_left(self, pair: str) -> bool:
         return _mac(self.secret, "side", self.nonce, pair)[0] % 2 == 0
@@ -103,17 +98,14 @@ def rating_outcomes(rating: Rating, secret: bytes) -> dict[str, Outcome]:
             f"{about[1]} of {about[0]} against release {about[2]} (nonce, model, releases or pairs "
             "differ); download ratings.json from the sheet again and do not edit it"
         )
-    shuffle = Shuffle(secret, nonce)
-    return {pair: _outcome(shuffle, pair, choice) for pair, choice in choices.items()}
+    left = {pair: Shuffle(secret, nonce).challenger_is_left(pair) for pair in choices}
+    return {
+        pair: "tie" if choice == "tie" else "won" if (choice == "left") == left[pair] else "lost"
+        for pair, choice in choices.items()
+    }
 
 
-def _outcome(shuffle: Shuffle, pair: str, choice: str) -> Outcome:
-    if choice == "tie":
-        return "tie"
-    return "won" if (choice == "left") == shuffle.challenger_is_left(pair) else "lost"
-
-
-def _nonce(secret: bytes, salt: str, about: tuple[Any, ...], pairs: Iterable[str]) -> str:
+def _nonce(secret: bytes, salt: str, about: About, pairs: Iterable[str]) -> str:
     names = sorted(pairs)
     tag = _mac(secret, "sheet", salt, json.dumps([about, names])).hex()[:TAG_DIGITS]
     return f"{salt}.{len(names)}.{tag}"

@@ -1,12 +1,31 @@
 """What another software does to a release: versions compared by rule, golden answers made again.
 
-`compatibility` decides whether a release may go live; `golden_report` measures whether the software
-of now still makes what the release was evaluated with. `adire golden indigo@3` asks for the latter.
+`compatibility` decides whether a release may go live, by the pure rule `compare`: training,
+evaluation and serving ran on software that belongs together.
+
+    a family's packages        the same major.minor everywhere; a version that nobody recorded is a
+                               difference too
+    cuda                       the same major.minor wherever a GPU computed; null on the CPU, which
+                               is compared with nothing
+    driver, device, threads    told, never refused: a driver runs what was built for older ones, and
+                               whether another device or thread count gives the same answers is
+                               measured (`fleet.parity`)
+
+`evaluation.gates.compatibility.allow` has a key for each package, and for cuda: the versions
+between which it may differ, as a PEP 440 range such as ">=0.42,<0.44", "*" for any, or null.
+
+`golden_report` measures whether the software of now still makes what the release was evaluated
+with. `adire golden indigo@3` asks for that.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.gates import CompatibilityConfig
@@ -17,43 +36,138 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.placement import run_step
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store
-from adire_assets.core.worker import Progress
-from adire_assets.gates import compatibility as rule
+from adire_assets.core.worker import Progress, RunWorker
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment
 
-if TYPE_CHECKING:
-    from adire_assets.core.worker import RunWorker
+# Of one side, version by name, as above: `of_manifest` reads it from what an artifact recorded, and
+# a release's answers carry it as `provenance["software"]`.
+Software = Mapping[str, str | None]
+CUDA = "cuda"
+TOLD = ("driver", "device", "threads")
+ANY = "*"
+
+
+@dataclass(frozen=True)
+class Compatibility:
+    """`refused` and `told`: a clause for each difference; `versions`: {name: {side: version}}."""
+
+    refused: tuple[str, ...]
+    told: tuple[str, ...]
+    versions: dict[str, dict[str, str | None]]
+
+    @property
+    def compatible(self) -> bool:
+        return not self.refused
+
+    def sentence(self) -> str:
+        """One line for people."""
+        told = f" ({'; '.join(self.told)})" if self.told else ""
+        if self.compatible:
+            *packages, cuda = (name for name in self.versions if name not in TOLD)
+            named = f"{', '.join(packages)} and {cuda}" if packages else cuda
+            return f"compatibility: training, evaluation and serving agree on {named}{told}"
+        return (
+            f"compatibility: {'; '.join(self.refused)}{told}; install the same minor versions on "
+            "all sides and materialize again, or name the versions that may differ under "
+            "evaluation.gates.compatibility.allow"
+        )
 
 
 def compatibility(
     project: Project,
     record: ReleaseRecord,
-    serving: rule.Software | None,
+    serving: Software | None,
     policy: CompatibilityConfig,
-) -> rule.Compatibility:
+) -> Compatibility:
     """How the software of a release's training, evaluation and serving goes together.
 
     `serving` is what its answers tell of themselves (`parity.json`'s `software`).
     """
     store = Store(project)
-    training, evaluation = store.recall(record.adapter), store.recall(record.evaluation)
-    return rule.compare(
-        rule.of_manifest(training.manifest),
-        rule.of_manifest(evaluation.manifest),
-        serving,
-        policy.allow.model_dump(),
-    )
+    steps = (store.recall(record.adapter), store.recall(record.evaluation))
+    training, evaluation = (of_manifest(step.manifest) for step in steps)
+    return compare(training, evaluation, serving, policy.allow.model_dump())
 
 
-def refusal(project: Project, record: ReleaseRecord, serving: rule.Software | None) -> str | None:
+def refusal(project: Project, record: ReleaseRecord, serving: Software | None) -> str | None:
     """Why a release must not serve with this software by today's policy, None when it may."""
     policy = load_model(project, record.model).evaluation.gates.compatibility
     found = compatibility(project, record, serving, policy)
     if found.compatible:
         return None
     return f"release {record.number} of {record.model}: {found.sentence()}"
+
+
+def compare(
+    training: Software,
+    evaluation: Software,
+    serving: Software | None,
+    allow: Mapping[str, str | None],
+) -> Compatibility:
+    """The rule above, for the names in `allow`. `serving` is None when the release does not tell
+    what it runs on."""
+    sides = {"training": training, "evaluation": evaluation, "serving": serving or {}}
+    names = (*(name for name in allow if name != CUDA), CUDA, *TOLD)
+    versions = {
+        name: {side: software.get(name) for side, software in sides.items()} for name in names
+    }
+    found = {name: _difference(name, versions[name], allow.get(name)) for name in names}
+    refused, told = (
+        tuple(text for name, text in found.items() if text and (name in TOLD) is only_told)
+        for only_told in (False, True)
+    )
+    return Compatibility(refused, told, versions)
+
+
+def of_manifest(manifest: Mapping[str, Any]) -> dict[str, str | None]:
+    """What the step behind an artifact's manifest ran on."""
+    found = dict(manifest["recipe"]["environment"])
+    if found.get("device") == CUDA:
+        found["driver"] = manifest["hardware"].get("driver")
+    return found
+
+
+def _difference(name: str, versions: Mapping[str, str | None], allowed: str | None) -> str | None:
+    """How the sides differ in `name`, as a clause; None when they may."""
+    known = {side: version for side, version in versions.items() if version is not None}
+    unknown = [side for side in versions if side not in known]
+    if allowed == ANY:
+        return None
+    if unknown and name not in (CUDA, *TOLD):
+        return f"nothing tells which {name} {' and '.join(unknown)} ran with"
+    if allowed is not None:
+        outside = {side: v for side, v in known.items() if not _within(v, allowed)}
+        return f"{_told(name, outside)}, allowed is {allowed}" if outside else None
+    groups = {version if name in TOLD else _minor(version) for version in known.values()}
+    return _told(name, known) if len(groups) > 1 else None
+
+
+def _told(name: str, versions: Mapping[str, str]) -> str:
+    """Such as "peft is 0.21.0 at training and evaluation, 0.22.1 at serving"."""
+    sides: dict[str, list[str]] = {}
+    for side, version in versions.items():
+        sides.setdefault(version, []).append(side)
+    parts = [f"{version} at {' and '.join(where)}" for version, where in sides.items()]
+    return f"{name} {'are' if name == 'threads' else 'is'} {', '.join(parts)}"
+
+
+def _minor(version: str) -> tuple[int, ...] | str:
+    try:
+        return (*Version(version).release, 0)[:2]
+    except InvalidVersion:
+        return version
+
+
+def _within(version: str, allowed: str) -> bool:
+    try:
+        return SpecifierSet(allowed).contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return False
+
+
+# --- golden answers ----------------------------------------------------------------------------
 
 
 def golden_set(project: Project, family: Family, evaluation: Artifact) -> release.Reference | None:
@@ -69,18 +183,17 @@ def golden_set(project: Project, family: Family, evaluation: Artifact) -> releas
         inputs={"evaluation": evaluation.content_hash, "evaluation_recipe": evaluation.key},
     )
 
-    def make(folder: Path) -> None:
-        step.functions.write_evaluated(evaluation, folder)
-
+    make = partial(step.functions.write_evaluated, evaluation)
     return Store(project).build(recipe, make).artifact.reference()
 
 
 def same_conditions(project: Project, record: ReleaseRecord) -> bool:
     """Whether software and machine are still those that made the golden set."""
-    return _conditions(project, record, _golden_set(project, record))[1]
+    kept = _golden_set(project, record)
+    return bool(_conditions(project, record, kept) == kept.json("golden.json")["conditions"])
 
 
-def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorker") -> Built:
+def golden_report(project: Project, record: ReleaseRecord, run_worker: RunWorker) -> Built:
     """comparison.json: the golden set made again by the software of now, and how it differs.
 
     Once for each release, software and machine, by the release's own files and base.
@@ -89,7 +202,7 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: "RunWorke
     step, kept = _step(project, record), _golden_set(project, record)
     content, base = store.open(record.repository), store.open(record.base_model)
     store.verify(kept)
-    now = _conditions(project, record, kept)[0]
+    now = _conditions(project, record, kept)
     recipe = Recipe(
         kind="golden_report",
         model=record.model,
@@ -161,15 +274,10 @@ def _golden_set(project: Project, record: ReleaseRecord) -> Artifact:
     return Store(project).open(record.golden)
 
 
-def _conditions(
-    project: Project, record: ReleaseRecord, kept: Artifact
-) -> tuple[dict[str, str | None], bool]:
-    """(what decides the bits of an answer here, whether that is what the golden set records)."""
-    settings: Mapping[str, Any] = kept.json("golden.json")
-    facts = project.placement.facts()
+def _conditions(project: Project, record: ReleaseRecord, kept: Artifact) -> dict[str, str | None]:
+    """What decides the bits of an answer here."""
+    facts, family = project.placement.facts(), release.family_of_release(project, record)
     device = facts.device_class(load_fleet(project).device)
-    family = release.family_of_release(project, record)
     environment = facts.environment(*family.packages, device=device)
-    conditions = _step(project, record).functions.conditions
-    now = conditions(environment, facts.hardware, settings["threads"])
-    return now, now == settings["conditions"]
+    threads = kept.json("golden.json")["threads"]
+    return _step(project, record).functions.conditions(environment, facts.hardware, threads)

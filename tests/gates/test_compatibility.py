@@ -17,7 +17,7 @@ from adire_assets.core.store import Artifact, Store, write_json
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.gates import AllowedVersions, CompatibilityConfig
 from adire_assets.gates import upgrades
-from adire_assets.gates.compatibility import Software, compare, of_manifest
+from adire_assets.gates.upgrades import Software, compare, of_manifest
 from adire_assets.serving.release import ReleaseRecord
 
 ROOT = Path(__file__).parents[2]

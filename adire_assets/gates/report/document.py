@@ -320,9 +320,8 @@ def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuf
             f"{view.model}, {view.name}: no champion has answered the same prompts and seeds, so "
             "there is nothing to rate it against"
         )
-    names = [pair.name for pair in view.pairs]
-    releases = view.release, view.champion_release
-    return Shuffle.draw(secret, view.model, *releases, pairs=names, salt=salt)
+    about = (view.model, view.release, view.champion_release)
+    return Shuffle.draw(secret, about, [pair.name for pair in view.pairs], salt)
 
 
 def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:

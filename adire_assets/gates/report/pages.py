@@ -11,13 +11,13 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_bytes
 from adire_assets.gates import approvals, ratings
+from adire_assets.gates.policy_comparison import VERDICT
 from adire_assets.gates.report import document
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
 
 PAGE_MODULES = ("adire_assets.gates.report.document",)
 TEMPLATES = Path(__file__).with_name("templates")
-ANOTHER = "; name another file with --output"
 
 
 def report(project: Project, name: str, output: Path | None) -> Path:
@@ -30,9 +30,7 @@ def report(project: Project, name: str, output: Path | None) -> Path:
     evaluation, found, verdict = _judged(project, name)
     page = document.html(_view(project, evaluation, verdict, found))
     which = found.number if found else evaluation.key[:12]
-    path = (output or project.home / "reports" / f"{evaluation.model}-{which}.html").absolute()
-    _write(path, page, ANOTHER)
-    return path
+    return _written(project, output, f"{evaluation.model}-{which}.html", page)
 
 
 def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path, str]:
@@ -48,11 +46,10 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
     wanted = release.read_record(project, view.model, view.release)
     prompts = {pair.name: pair.prompt for pair in view.pairs}
     rule = ratings.rule(project, wanted, view.champion_release, prompts)
-    file = f"{view.model}-{view.release}-blind.html"
-    path = (output or project.home / "reports" / file).absolute()
     pairs = {pair.name: [pair.prompt, pair.seed] for pair in view.pairs}
     approvals.note_sheet(project, wanted, view.champion_release, shuffle.nonce, pairs)
-    _write(path, document.ab_sheet(view, shuffle, rule), ANOTHER)
+    sheet = document.ab_sheet(view, shuffle, rule)
+    path = _written(project, output, f"{view.model}-{view.release}-blind.html", sheet)
     return path, "; ".join(rule)
 
 
@@ -84,14 +81,16 @@ def write_page(project: Project, verdict: Artifact, log: Callable[[Path], None])
         draft = Path(folder) / path.name
         draft.write_text(page, encoding="utf-8")
         log(draft)
-    _write(path, page)
+    write_bytes(path, page.encode())
 
 
-def _write(path: Path, page: str, advice: str = "") -> None:
+def _written(project: Project, output: Path | None, name: str, page: str) -> Path:
+    path = (output or project.home / "reports" / name).absolute()
     try:
         write_bytes(path, page.encode())
     except UserError as error:  # what the system refuses, in a sentence
-        raise UserError(f"{error}{advice}") from None
+        raise UserError(f"{error}; name another file with --output") from None
+    return path
 
 
 def _judged(
@@ -100,13 +99,10 @@ def _judged(
     """The evaluation that `name` means, its release, and its newest verdict."""
     store = Store(project)
     evaluation, found = evaluation_of(project, name)
-    verdicts = [
-        one
-        for one in store.artifacts(evaluation.model, "promotion_verdict")
-        if one.manifest["evaluation"] == evaluation.reference()
-    ]
-    verdict = max(verdicts, key=lambda one: one.manifest["created"], default=None)
-    return evaluation, found, store.open(verdict.reference()) if verdict else None
+    about, made = evaluation.reference(), store.artifacts(evaluation.model, VERDICT)
+    verdicts = [one for one in made if one.manifest["evaluation"] == about]
+    newest = max(verdicts, key=_created, default=None)
+    return evaluation, found, store.open(newest.reference()) if newest else None
 
 
 def evaluation_of(project: Project, name: str) -> tuple[Artifact, release.ReleaseRecord | None]:
@@ -119,31 +115,25 @@ def evaluation_of(project: Project, name: str) -> tuple[Artifact, release.Releas
     if at:
         found = release.read_record(project, model, int(number))
         return store.open(found.evaluation), found
-    evaluation = _newest(store, model)
-    return evaluation, _release_of(project, evaluation)
-
-
-def _newest(store: Store, model: str) -> Artifact:
-    """The newest evaluation that is no champion's, made only to compare another adapter with it."""
     made = store.artifacts(model, "evaluation_report")
     if not made:
         raise UserError(f"{model} has no evaluation yet; `adire materialize {model}` makes one")
-    verdicts = store.artifacts(model, "promotion_verdict")
-    judged, rivals = (
-        {verdict.manifest[side]["key"] for verdict in verdicts if side in verdict.manifest}
-        for side in ("evaluation", "champion")
-    )
+    verdicts = [one.manifest for one in store.artifacts(model, VERDICT)]
+    judged = {verdict["evaluation"]["key"] for verdict in verdicts}
+    rivals = {verdict["champion"]["key"] for verdict in verdicts if "champion" in verdict}
+    # Some were made only to compare another adapter with a champion.
     own = [one for one in made if one.key not in rivals - judged]
-    return store.open(max(own, key=lambda one: one.manifest["created"]).reference())
+    evaluation = store.open(max(own, key=_created).reference())
+    return evaluation, _release_of(project, evaluation)
+
+
+def _created(artifact: Artifact) -> str:
+    return str(artifact.manifest["created"])
 
 
 def _release_of(project: Project, evaluation: Artifact) -> release.ReleaseRecord | None:
-    same = [
-        one
-        for one in release.records(project, evaluation.model)
-        if one.evaluation == evaluation.reference()
-    ]
-    return same[-1] if same else None
+    known, reference = release.records(project, evaluation.model), evaluation.reference()
+    return next((one for one in reversed(known) if one.evaluation == reference), None)
 
 
 def _view(
@@ -155,10 +145,9 @@ def _view(
 ) -> document.ReportView:
     """What a page on `evaluation` (of release `found`) shows. The champion is the one of the
     verdict, or where it names none, and for a rating, the one that is live."""
-    store, model = Store(project), evaluation.model
-    known = release.records(project, model)
+    store, known = Store(project), release.records(project, evaluation.model)
     compared = None if blind or verdict is None else verdict.manifest.get("champion")
-    live = deployment.champion(project, load_fleet(project), model)
+    live = deployment.champion(project, load_fleet(project), evaluation.model)
     rival: Artifact | None
     if compared:
         rival = store.recall(compared)
@@ -167,7 +156,5 @@ def _view(
     else:
         other = next((one for one in known if one.number == live and one != found), None)
         rival = store.recall(other.evaluation) if other else None
-    numbers = [one.number if one else None for one in (found, other)]
-    return document.view_of(
-        project, evaluation, numbers[0], verdict, rival, numbers[1], pairs=blind
-    )
+    own, theirs = (one.number if one else None for one in (found, other))
+    return document.view_of(project, evaluation, own, verdict, rival, theirs, pairs=blind)

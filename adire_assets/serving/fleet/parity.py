@@ -37,7 +37,7 @@ def compare_on_scratch_server(
 ) -> dict[str, Any]:
     """{passed, explanation, device, software}, and what else the family measures, as JSON.
 
-    `software` is what the release says that it answers with (see `gates.compatibility`).
+    `software` is what the release says that it answers with (see `gates.upgrades`).
     `device` is "cpu", "cuda" or "auto". UserError when the release does not load, or refuses an
     evaluated request.
     """
