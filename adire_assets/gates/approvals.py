@@ -95,10 +95,9 @@ def approval(project: Project, record: ReleaseRecord) -> Approval | None:
 
 def sentence(record: ReleaseRecord) -> str:
     """The sentence shown wherever a waiting release is refused."""
-    name = f"{record.model}@{record.number}"
     return (
         f"release {record.number} of {record.model} waits for approval: "
-        f"adire approve {name} --reason '...'"
+        f"adire approve {record.model}@{record.number} --reason '...'"
     )
 
 
@@ -188,7 +187,7 @@ def hold(project: Project, wanted: ReleaseRecord, asked: str | None = None) -> N
     """
     with adding(project, wanted) as add:
         if wanted.number not in {one.number for one in asked_for(project, wanted.model)}:
-            add("held", at=asked)
+            add("held", at=asked or record.now())
 
 
 def approve(
@@ -196,23 +195,22 @@ def approve(
     wanted: ReleaseRecord,
     reason: str,
     by: str | None = None,
-    rating: Mapping[str, Any] | None = None,
+    rating: dict[str, Any] | None = None,
 ) -> Entry:
     """Let a release go live as it is. UserError without a reason, or when it is approved."""
     _require_reason(reason, "an approval")
     with adding(project, wanted) as add:
         refuse_approved(project, wanted)
         who = by or ", ".join((rating or {}).get("raters", [])) or _user()
-        return add("approved", who, reason, rating)
+        return add("approved", by=who, reason=reason, rating=rating)
 
 
 def refuse_approved(project: Project, wanted: ReleaseRecord) -> None:
     """UserError for a release that is approved: an approval is never replaced unseen."""
     if known := approval(project, wanted):
-        name = f"{wanted.model}@{wanted.number}"
         raise UserError(
-            f"release {wanted.number} of {wanted.model} is approved already, "
-            f"{known.entry.told()}; to approve it anew, first: adire revoke {name} --reason '...'"
+            f"release {wanted.number} of {wanted.model} is approved already, {known.entry.told()}; "
+            f"to approve it anew, first: adire revoke {wanted.model}@{wanted.number} --reason '...'"
         )
 
 
@@ -231,7 +229,7 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
                     f"release {number} of {model} is {'on its way' if on_its_way else 'live'} on "
                     f'{state.target}; `adire rollback {model} --reason "..."` takes it away'
                 )
-        return add("revoked", by or _user(), reason)
+        return add("revoked", by=by or _user(), reason=reason)
 
 
 def note_sheet(
@@ -277,17 +275,11 @@ def figures(rating: Mapping[str, Any]) -> str:
 
 @contextmanager
 def adding(project: Project, wanted: ReleaseRecord) -> Iterator[Callable[..., Entry]]:
-    """Alone with the record of a release, whose content the entries are about that are added."""
+    """Alone with the record of a release, to which the result adds an entry about its content: it
+    takes the fields of `Entry` by name."""
 
-    def add(
-        action: Action,
-        by: str | None = None,
-        reason: str | None = None,
-        rating: Mapping[str, Any] | None = None,
-        at: str | None = None,
-    ) -> Entry:
-        known = dict(rating) if rating else None
-        entry = Entry(action, at or record.now(), content_of(wanted), by, reason, known)
+    def add(action: Action, **fields: Any) -> Entry:
+        entry = Entry(action, **{"at": record.now(), "content": content_of(wanted), **fields})
 
         def added(value: Any) -> dict[str, Any]:
             return {"entries": [*(value or {"entries": []})["entries"], asdict(entry)]}

@@ -225,14 +225,8 @@ def _judged(
             f"{values}, too small to decide: {known} only, and the margin is {seen.margin:g}; "
             f"{sees}: use more prompts, or a wider margin"
         )
-    return replace(
-        seen,
-        lower_bound=lower,
-        smallest_effect=smallest,
-        passed=passed,
-        decidable=passed or worse,
-        explanation=why,
-    )
+    bounded = replace(seen, lower_bound=lower, smallest_effect=smallest, explanation=why)
+    return replace(bounded, passed=passed, decidable=passed or worse)
 
 
 def _of_shares(

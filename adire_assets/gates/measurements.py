@@ -96,9 +96,7 @@ def _together(name: str, values: Sequence[Any]) -> Any:
 
 def _point(latest: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     same = [point for point in points if point["batch_size"] == latest["batch_size"]]
-    return {
-        name: _together(name, [point[name] for point in same if name in point]) for name in latest
-    }
+    return {name: _together(name, [one[name] for one in same if name in one]) for name in latest}
 
 
 def _name(project: Project, model: str, drawing: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """What decides about going live, and whether it is weaker than it was.
 
-    policy_of(...)             {"gates", "evaluation", "serving", "rollout"}: all of it, plain JSON
     weakenings(before, now)    what `now` asks less of a release, or asks in another way
     weakening_sentence(...)    that in a sentence, gate by gate
 
-Contract: pure functions of plain JSON; `gates.policy_comparison` says what the policy before is.
+Contract: pure functions of plain JSON; `gates.policy_comparison` says what a policy is, and which
+the policy before.
 A key is dotted, such as "gates.clip_s_minimum" or "rollout.local.error_rate_maximum". RULES says
 for each when it is weaker. A change of how releases are evaluated (prompts, seeds, judge) counts as
 well, since the same threshold means something else then.
@@ -14,12 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from adire_assets.config.fleet import FleetConfig
-    from adire_assets.config.gates import GateConfig
-    from adire_assets.config.model import ServingConfig
+from typing import Any
 
 Policy = Mapping[str, Any]
 ABSENT = "absent"  # a key that is no longer there, such as a margin that was taken away
@@ -76,24 +71,6 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"rollout\.[^.]*\.(.*_maximum|.*_maximum_.*|latency_slack_seconds)", _higher),
     (r"rollout\.[^.]*\.(minimum_.*|.*confidence)", _lower),
 )
-
-
-def policy_of(
-    gates: "GateConfig",
-    evaluation: Mapping[str, Any],
-    judge: str | None,
-    serving: "ServingConfig",
-    fleet: "FleetConfig",
-) -> dict[str, Any]:
-    """All that decides. `evaluation` is the evaluation's settings, `judge` the content
-    hash of its weights, None where that is not known."""
-    targets = {name: target.rollout.model_dump() for name, target in fleet.targets.items()}
-    return {
-        "gates": gates.model_dump(),
-        "evaluation": {**evaluation, **({"judge_content": judge} if judge else {})},
-        "serving": serving.policy(),
-        "rollout": {**targets, "on_failure": fleet.on_failure},
-    }
 
 
 def weakenings(before: Policy, now: Policy) -> list[dict[str, Any]]:

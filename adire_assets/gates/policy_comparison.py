@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from adire_assets.config import held_weights
-from adire_assets.config.fleet import load_fleet
+from adire_assets.config.fleet import FleetConfig, load_fleet
 from adire_assets.config.gates import GateConfig
-from adire_assets.config.model import load_model
+from adire_assets.config.model import ServingConfig, load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store
@@ -44,22 +44,42 @@ class PolicyComparison:
         return {"policy": dict(self.policy), "weaker_than": self.than, "weakened": self.weakened}
 
 
+def policy_of(
+    gates: GateConfig,
+    evaluation: Mapping[str, Any],
+    judge: str | None,
+    serving: ServingConfig,
+    fleet: FleetConfig,
+) -> dict[str, Any]:
+    """All that decides, as plain JSON: {"gates", "evaluation", "serving", "rollout"}.
+
+    `evaluation`: its settings; `judge`: the content hash of the judge's weights, where it is known.
+    """
+    targets = {name: target.rollout.model_dump() for name, target in fleet.targets.items()}
+    return {
+        "gates": gates.model_dump(),
+        "evaluation": {**evaluation, **({"judge_content": judge} if judge else {})},
+        "serving": serving.policy(),
+        "rollout": {**targets, "on_failure": fleet.on_failure},
+    }
+
+
 def compare_for_evaluation(
     project: Project, evaluation: Artifact, gates: GateConfig
 ) -> PolicyComparison:
     """The policy that judges `evaluation` by `gates`, against the one before."""
-    made = evaluation.manifest["recipe"]
+    made, config = evaluation.manifest["recipe"], load_model(project, evaluation.model)
     judge = made["inputs"].get("judge")
-    return _compared(project, evaluation.model, gates, made["config"], judge, evaluation)
+    now = policy_of(gates, made["config"], judge, config.serving, load_fleet(project))
+    return _compared(project, evaluation.model, now, evaluation)
 
 
 def compare_now(project: Project, model: str) -> PolicyComparison:
     """What the project's files say now, against the policy before."""
-    config = load_model(project, model)
-    settings = config.evaluation.settings(project)
-    judge = held_weights.known(project, model, "judge")
-    found = judge.content_hash if judge else None
-    return _compared(project, model, config.evaluation.gates, settings, found, None)
+    config, judge = load_model(project, model), held_weights.known(project, model, "judge")
+    settings, known = config.evaluation.settings(project), judge.content_hash if judge else None
+    gates, fleet = config.evaluation.gates, load_fleet(project)
+    return _compared(project, model, policy_of(gates, settings, known, config.serving, fleet))
 
 
 def current_sentence(project: Project, model: str) -> str:
@@ -96,17 +116,10 @@ def uncommitted(project: Project, model: str) -> list[str]:
 
 
 def _compared(
-    project: Project,
-    model: str,
-    gates: GateConfig,
-    settings: Mapping[str, Any],
-    judge: str | None,
-    evaluation: Artifact | None,
+    project: Project, model: str, now: policy.Policy, evaluation: Artifact | None = None
 ) -> PolicyComparison:
-    fleet = load_fleet(project)
-    now = policy.policy_of(gates, settings, judge, load_model(project, model).serving, fleet)
     store = Store(project)
-    state = record.read(project, list(fleet.targets)[-1], model)
+    state = record.read(project, list(load_fleet(project).targets)[-1], model)
     if state.live is not None:
         verdict = store.recall(state.verdict) if state.verdict else None
         if verdict is None or verdict.kind != VERDICT:

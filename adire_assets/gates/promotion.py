@@ -7,7 +7,6 @@ where one is asked for.
 of today: no order of materializations and no other Dagster instance leads past it.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,9 @@ from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
 from adire_assets.serving import release, slot_server
 from adire_assets.serving.gateway.protocol import protocol
+from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment
+from adire_assets.serving.rollout.deployment import Progress
 from adire_assets.tracking import registry
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def verdict_modules(gates: type[GateConfig]) -> tuple[str, ...]:
 
 def rival_of(
     project: Project, evaluation: Artifact
-) -> tuple[release.ReleaseRecord | None, Artifact | None]:
+) -> tuple[ReleaseRecord | None, Artifact | None]:
     """(the live release that `evaluation` must not be worse than, an evaluation of it that differs
     from `evaluation` in the adapter alone, and in the base that it was trained on).
 
@@ -157,9 +158,7 @@ def require_evaluation_of(evaluation: Artifact, adapter: str, base_weights: str)
         )
 
 
-def parity_report(
-    project: Project, model: str, number: int, progress: Callable[[str], None]
-) -> Built:
+def parity_report(project: Project, model: str, number: int, progress: Progress) -> Built:
     """Whether a scratch Triton answers the evaluated requests as the release was evaluated."""
     from adire_assets.serving.fleet import parity
 
@@ -195,9 +194,7 @@ def parity_report(
     return store.build(recipe, make)
 
 
-def require_release(
-    project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
-) -> None:
+def require_release(project: Project, record: ReleaseRecord, progress: Progress) -> None:
     """UserError unless the release passes the gates of configs/ as they are now, answers as it
     was evaluated, and is served by software that goes with that of its training and evaluation.
 
@@ -210,9 +207,7 @@ def require_release(
         approvals.require(project, record)
 
 
-def require_passable(
-    project: Project, record: release.ReleaseRecord, progress: Callable[[str], None]
-) -> None:
+def require_passable(project: Project, record: ReleaseRecord, progress: Progress) -> None:
     """UserError for a release that not even an approval lets through."""
     store = Store(project)
     evaluation = store.open(record.evaluation)
@@ -250,10 +245,7 @@ def require_passable(
 
 
 def _keep_verdict(
-    project: Project,
-    record: release.ReleaseRecord,
-    decided: Artifact,
-    progress: Callable[[str], None],
+    project: Project, record: ReleaseRecord, decided: Artifact, progress: Progress
 ) -> None:
     """The release's record names the verdict of now: it is what lets the release go live."""
     if approvals.is_live(project, record):  # what brought it live stays on record
@@ -266,8 +258,7 @@ def _keep_verdict(
         progress(f"{name}: not committed: {file_list(asked['uncommitted'])}")
     provenance = {**record.provenance, "policy": asked}
     now = replace(record, verdict=decided.reference(), provenance=provenance)
-    if now != record:
-        release.write_record(project, now)
+    release.write_record(project, now)
 
 
 def policy_facts(project: Project, verdict: Artifact, number: int | None = None) -> dict[str, Any]:

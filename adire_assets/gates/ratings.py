@@ -119,7 +119,7 @@ def count_ratings(
         if len({_rater(one) for one in rated}) < len(rated):
             raise UserError("two of the files are the same rater's answers to the same sheet")
         for rating in rated:
-            add("rated", rating["rater"], rating=rating)
+            add("rated", by=rating["rater"], rating=rating)
         assert champion is not None
         all_of_it = _of_comparison(project, wanted, champion)
         look = _looks(all_of_it) + 1
@@ -141,7 +141,7 @@ def count_ratings(
             f"(human_win_rate {policy.human_win_rate:g}, human_confidence "
             f"{policy.human_confidence:g}, look {look})"
         )
-        add("rejected", ", ".join(result["raters"]), reason, result)
+        add("rejected", by=", ".join(result["raters"]), reason=reason, rating=result)
         raise UserError(f"{name} is not approved: {reason}; its ratings are kept with the release")
 
 
@@ -157,6 +157,7 @@ def _rating(
 ) -> dict[str, Any]:
     """The rating in `path` as it is kept. UserError when it is not about this comparison."""
     rating, name = read_rating(path), f"release {wanted.number} of {wanted.model}"
+    nonce, rater = rating.nonce, rating.rater
     if (rating.model, rating.challenger) != (wanted.model, wanted.number):
         raise UserError(f"{path} rates {rating.challenger} of {rating.model}, not {name}")
     if champion is None or rating.champion != champion:
@@ -169,7 +170,7 @@ def _rating(
     known = [
         (one, one.rating)
         for one in approvals.history(project, wanted.model, wanted.number)
-        if one.rating and one.rating.get("nonce") == rating.nonce
+        if one.rating and one.rating.get("nonce") == nonce
     ]
     pairs = next((about["pairs"] for one, about in known if one.action == "sheet"), None)
     if pairs is None:
@@ -178,15 +179,13 @@ def _rating(
             f"report {wanted.model}@{wanted.number} --blind`"
         )
     for one, about in known:
-        if one.action == "rated" and _same(about["rater"]) == _same(rating.rater):
-            raise UserError(
-                f"{path}: {rating.rater}'s rating of this sheet was counted at {one.at}"
-            )
+        if one.action == "rated" and _same(about["rater"]) == _same(rater):
+            raise UserError(f"{path}: {rater}'s rating of this sheet was counted at {one.at}")
     votes = [
         {"prompt": pairs[pair][0], "seed": pairs[pair][1], "outcome": outcome}
         for pair, outcome in sorted(outcomes.items())
     ]
-    return {"nonce": rating.nonce, "champion": champion, "rater": rating.rater, "votes": votes}
+    return {"nonce": nonce, "champion": champion, "rater": rater, "votes": votes}
 
 
 def _of_comparison(project: Project, wanted: ReleaseRecord, champion: int) -> list[Entry]:

@@ -76,10 +76,7 @@ class Compatibility:
 
 
 def compatibility(
-    project: Project,
-    record: ReleaseRecord,
-    serving: Software | None,
-    policy: CompatibilityConfig,
+    project: Project, record: ReleaseRecord, serving: Software | None, policy: CompatibilityConfig
 ) -> Compatibility:
     """How the software of a release's training, evaluation and serving goes together.
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from adire_assets.config.gates import GateConfig
 from adire_assets.core.gate import Facts, Gate, GateRule, judged, number, signed
-from adire_assets.gates import policy as policy_of
+from adire_assets.gates.policy import weakening_sentence
 
 if TYPE_CHECKING:
     from adire_assets.gates.comparison import Comparison  # numpy: not in every Dagster process
@@ -96,17 +96,14 @@ class Verdict:
         for name, _, key in _asked(gates):
             gate = judged.get(name) or Gate(name, None, None, ">", None, True, DIFFERENCE, why)
             weaker = [one for one in self.weakened if one["key"] == key]
-            if told := policy_of.weakening_sentence(self.weaker_than, weaker):
+            if told := weakening_sentence(self.weaker_than, weaker):
                 gate = replace(gate, explanation=f"{gate.explanation}; {told}")
             found.append(gate)
         return tuple(found)
 
     def weakness(self) -> str:
         """What the policy asks less than the one before, in a sentence; empty for nothing."""
-        return policy_of.weakening_sentence(self.weaker_than, self.weakened)
-
-    def gate(self, name: str) -> Gate:
-        return next(gate for gate in self.gates if gate.name == name)
+        return weakening_sentence(self.weaker_than, self.weakened)
 
     def sentence(self) -> str:
         """One line for people, such as "refused: clip_s 0.61 is below 0.75 (margin -0.14)"."""
@@ -138,16 +135,11 @@ def decide(
     """The verdict on an evaluation's report.json and timings.json, and against the champion."""
     evaluation, found = {**report, "timings": timings}, tuple(comparisons)
     problems = report.get("adapter_problems")
-    known = problems if isinstance(problems, list) else []
+    known = problems if isinstance(problems, list) else None
+    told = "; ".join((known or ())[:3])
+    count = None if known is None else len(known)
     gates = (
-        judged(
-            SOUND,
-            len(known) if known is problems else None,
-            "==",
-            0.0,
-            "problems found in the adapter",
-            "; ".join(known[:3]),
-        ),
+        judged(SOUND, count, "==", 0.0, "problems found in the adapter", told),
         *(rule.judge(evaluation, policy) for rule in rules(type(policy))),
         *(_against_champion(comparison) for comparison in found),
     )
@@ -155,15 +147,8 @@ def decide(
     return Verdict(passed, gates, tuple(asdict(comparison) for comparison in found))
 
 
-def _against_champion(comparison: "Comparison") -> Gate:
-    lower = comparison.lower_bound
-    return Gate(
-        f"{CHAMPION}{comparison.metric}",
-        lower,
-        -comparison.margin,
-        ">",
-        None if lower is None else lower + comparison.margin,
-        comparison.passed,
-        DIFFERENCE,
-        comparison.explanation,
-    )
+def _against_champion(found: "Comparison") -> Gate:
+    lower, name = found.lower_bound, f"{CHAMPION}{found.metric}"
+    above = None if lower is None else lower + found.margin
+    told = (DIFFERENCE, found.explanation)
+    return Gate(name, lower, -found.margin, ">", above, found.passed, *told)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from adire_assets.config.fleet import FleetConfig, RolloutConfig
 from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.families.diffusion.gates import GateConfig
-from adire_assets.gates import policy
+from adire_assets.gates import policy, policy_comparison
 from tests.support.fleets import make_fleet
 
 SETTINGS: dict[str, Any] = {"seeds": [0, 1], "prompts": ["a", "b"], "prompt_set": None}
@@ -37,7 +37,7 @@ def of(
     parity: int = 4,
 ) -> dict[str, Any]:
     merged = GateConfig.model_validate({**STRICT, **(gates or {})})
-    return policy.policy_of(
+    return policy_comparison.policy_of(
         merged,
         {**SETTINGS, **(settings or {})},
         judge,

@@ -10,7 +10,7 @@ import pytest
 
 from adire_assets.config import gates as config
 from adire_assets.core import lineage
-from adire_assets.core.gate import GateRule, latency
+from adire_assets.core.gate import Gate, GateRule, latency
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.gates import METRICS, GateConfig
 from adire_assets.gates import promotion
@@ -80,6 +80,10 @@ def decide_with(changes: dict, policy: GateConfig = POLICY) -> Verdict:
     return decide(report, timings, policy)
 
 
+def gate_of(verdict: Verdict, name: str) -> Gate:
+    return next(gate for gate in verdict.gates if gate.name == name)
+
+
 def failed(verdict: Verdict) -> list[str]:
     return [gate.name for gate in verdict.gates if not gate.passed]
 
@@ -108,7 +112,7 @@ def test_each_gate_refuses_alone_and_says_why(name: str) -> None:
     verdict = decide_with(BAD[name])
     assert not verdict.passed
     assert failed(verdict) == [name]
-    gate = verdict.gate(name)
+    gate = gate_of(verdict, name)
     assert gate.margin is not None and gate.margin <= 0
     assert verdict.sentence().startswith(f"refused: {name} ")
     assert f"{gate.value:.4g}" in gate.explanation and f"{gate.threshold:.4g}" in gate.explanation
@@ -120,7 +124,7 @@ def test_each_gate_refuses_alone_and_says_why(name: str) -> None:
 def test_a_value_that_is_no_number_never_passes(name: str, value: object) -> None:
     verdict = decide_with({SOURCE[name]: value})
     assert failed(verdict) == [name]
-    assert verdict.gate(name).value is None
+    assert gate_of(verdict, name).value is None
     assert "no value" in verdict.sentence()
     json.dumps(asdict(verdict), allow_nan=False)
 
@@ -134,13 +138,13 @@ def test_a_bound_holds_once_the_policy_has_one(name: str, value: float | None) -
         timings = {**TIMINGS, field: value * parts if type(value) is float else value}
     shown = decide(report, timings, POLICY)
     assert shown.passed
-    gate = shown.gate(name)
+    gate = gate_of(shown, name)
     assert gate.threshold is None and gate.explanation.startswith("not required (")
     assert gate.value == (value if type(value) is float and math.isfinite(value) else None)
     asked = decide(report, timings, POLICY.model_copy(update=BOUNDED))
     bad = 0.75 if name in ("memorisation", *IN_TIMINGS) else 0.25
     assert failed(asked) == ([] if gate.value is not None and value != bad else [name])
-    assert asked.gate(name).threshold == 0.5
+    assert gate_of(asked, name).threshold == 0.5
     if asked.passed:
         assert asked.sentence().startswith("passed all 13 gates: adapter_sound 0, ")
 
@@ -190,7 +194,7 @@ def test_kid_is_shown_but_not_required_when_switched_off() -> None:
     policy = GateConfig(nsfw_probability_maximum=0.5, clip_s_minimum=0.75, kid_below_base=False)
     verdict = decide_with({"kid_adapter_mean": 3.0}, policy)
     assert verdict.passed
-    gate = verdict.gate("kid_below_base")
+    gate = gate_of(verdict, "kid_below_base")
     assert gate.margin == -1.0 and gate.explanation.startswith("not required")
 
 
@@ -217,7 +221,7 @@ def test_each_comparison_is_a_gate_after_the_absolute_ones() -> None:
         "champion_clip_s",
         "champion_attribute_accuracy",
     ]
-    gate = verdict.gate("champion_clip_s")
+    gate = gate_of(verdict, "champion_clip_s")
     assert (gate.value, gate.threshold, gate.explanation) == (-0.03, -0.1, "clip_s is as good.")
     assert gate.margin == pytest.approx(0.07)
     assert verdict.sentence().endswith("; against the champion clip_s +0.02 (above -0.03)")

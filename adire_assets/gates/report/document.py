@@ -178,12 +178,8 @@ def view_of(
     sides: dict[Variant, Json] = {"challenger": timings, "champion": other}
     metric = gates.METRICS[0]
     sign = -1 if report.get("metrics", {}).get(metric, {}).get("better") == "lower" else 1
-    scores = {
-        key: sign * sample.adapter.scores[metric]
-        for key, sample in own.items()
-        if metric in sample.adapter.scores
-    }
-    ranked = sorted(scores, key=scores.__getitem__)
+    ranked = [key for key, sample in own.items() if metric in sample.adapter.scores]
+    ranked.sort(key=lambda key: sign * own[key].adapter.scores[metric])
     shown = min(PROMPTS_SHOWN, len(ranked) // 2)
     weakest = _one_a_prompt(ranked)[:shown]
     strongest = [key for key in _one_a_prompt(ranked[::-1]) if key not in weakest][:shown]
@@ -208,11 +204,7 @@ def view_of(
         worst={key: answers[key] for key in weakest},
         best={key: answers[key] for key in strongest},
         distributions=tuple(_distributions(report, answers, answer)),
-        speed={
-            variant: points
-            for variant, measured in sides.items()
-            if (points := _speed(measured, answer))
-        },
+        speed={of: points for of, one in sides.items() if (points := _speed(one, answer))},
         pairs=tuple(_pairs(own, rival)) if pairs else (),
         names=gates.NAMES,
     )
@@ -264,14 +256,10 @@ def _gates(verdict: Json) -> Iterable[GateView]:
 
 def _distributions(report: Json, answers: Answers, answer: str) -> Iterable[Distribution]:
     variants: tuple[Variant, ...] = ("base", "champion", "challenger")
-    scores = {
-        variant: [one[variant].scores for one in answers.values() if variant in one]
-        for variant in variants
-    }
+    scores = {of: [one[of].scores for one in answers.values() if of in one] for of in variants}
     for metric in dict.fromkeys(name for known in scores["challenger"] for name in known):
         values = {
-            variant: tuple(one[metric] for one in known if metric in one)
-            for variant, known in scores.items()
+            of: tuple(one[metric] for one in known if metric in one) for of, known in scores.items()
         }
         known = report.get("metrics", {}).get(metric, {})
         held_out = report.get(f"{metric}_held_out_mean")
@@ -279,7 +267,7 @@ def _distributions(report: Json, answers: Answers, answer: str) -> Iterable[Dist
         complete = all(len(found) in (0, len(answers)) for found in values.values())
         yield Distribution(
             metric,
-            {variant: found for variant, found in values.items() if found},
+            {of: found for of, found in values.items() if found},
             tuple(f"{prompt}, seed {seed}" for prompt, seed in answers) if complete else (),
             unit=known.get("unit", ""),
             better=known.get("better", ""),
@@ -338,9 +326,8 @@ def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
     script = (TEMPLATES / "ab_sheet.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _templates().get_template("ab_sheet.html.j2")
-    return page.render(
-        sheet=sheet, rule=rule, script=Markup(script), script_hash=f"sha256-{allowed}"
-    )
+    scripts = {"script": Markup(script), "script_hash": f"sha256-{allowed}"}
+    return page.render(sheet=sheet, rule=rule, **scripts)
 
 
 def _side(content: Content) -> dict[str, str]:
