@@ -161,11 +161,8 @@ def _states(project: Project, model: str) -> list[DeploymentRecord]:
 
 def _held(project: Project, record: ReleaseRecord) -> str | None:
     """When the deployment of this content was last held."""
-    times = [
-        entry.at
-        for entry in history(project, record.model, record.number)
-        if entry.action == "held" and entry.content == content_of(record)
-    ]
+    about, known = content_of(record), history(project, record.model, record.number)
+    times = [one.at for one in known if one.action == "held" and one.content == about]
     return max(times, default=None)
 
 

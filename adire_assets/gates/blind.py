@@ -65,11 +65,9 @@ class Shuffle:
     nonce: str
 
     @staticmethod
-    def draw(
-        secret: bytes, about: About, pairs: Iterable[str], salt: str | None = None
-    ) -> "Shuffle":
-        """A new one for the pairs of these names; `salt` is drawn unless given."""
-        return Shuffle(secret, _nonce(secret, salt or secrets.token_hex(12), about, pairs))
+    def draw(secret: bytes, about: About, pairs: Iterable[str]) -> "Shuffle":
+        """A new one for the pairs of these names."""
+        return Shuffle(secret, _nonce(secret, secrets.token_hex(12), about, pairs))
 
     def challenger_is_left(self, pair: str) -> bool:
         return _mac(self.secret, "side", self.nonce, pair)[0] % 2 == 0

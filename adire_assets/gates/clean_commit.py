@@ -57,11 +57,8 @@ def uncommitted(project: Project, model: str) -> list[str]:
     found = {name: "outside the repository" for name in deciding if name.startswith("..")}
     inside = sorted(deciding - found.keys())
     folders = [os.path.relpath(project.root / name, top) for name in CODE]
-    committed = {
-        name: blob
-        for name, blob in _tree(top, [*inside, *folders]).items()
-        if name in inside or _is_code(project, top / name)
-    }
+    tree = _tree(top, [*inside, *folders])
+    committed = {one: tree[one] for one in tree if one in inside or _is_code(project, top / one)}
     present = [name for name in inside if (top / name).is_file()]
     now = dict(zip(present, _hashes(top, present), strict=True))
     for name in {*inside, *committed}:
@@ -115,10 +112,8 @@ def _deciding(project: Project, model: str, config: ModelConfig | None) -> Itera
 
 
 def _is_code(project: Project, path: Path) -> bool:
-    return any(
-        path.is_relative_to(project.root / name) and path.suffix in endings
-        for name, endings in CODE.items()
-    )
+    places = (project.root / name for name, endings in CODE.items() if path.suffix in endings)
+    return any(path.is_relative_to(place) for place in places)
 
 
 def _other_weights(project: Project, config: ModelConfig) -> dict[str, str]:
@@ -172,7 +167,6 @@ def _git(folder: Path, *arguments: str, given: str | None = None, check: bool = 
             command,
             input=given,
             capture_output=True,
-            text=True,
             encoding="utf-8",
             errors="surrogateescape",
             env={name: value for name, value in os.environ.items() if name not in ELSEWHERE},

@@ -70,11 +70,8 @@ def together(measurements: Sequence[Timings]) -> dict[str, Any]:
     """
     if not measurements:
         return {}
-    by_name = {
-        name: [one[name] for one in measurements if name in one]
-        for name in measurements[-1]
-        if name not in ("at", "cpu")
-    }
+    names = [name for name in measurements[-1] if name not in ("at", "cpu")]
+    by_name = {name: [one[name] for one in measurements if name in one] for name in names}
     found = {name: _together(name, values) for name, values in by_name.items()}
     means = {f"{name}s": found for name, found in by_name.items() if name.endswith("_mean")}
     return {**found, "measurements": len(measurements), **means}

@@ -93,12 +93,9 @@ def current_sentence(project: Project, model: str) -> str:
 def count_refused_adapters(project: Project, evaluation: Artifact) -> int:
     """How many other adapters a verdict refused since what is live went live: each was a chance."""
     state = record.read(project, list(load_fleet(project).targets)[-1], evaluation.model)
-    refused = {
-        facts["adapter"]
-        for one in Store(project).known(evaluation.model, VERDICT)
-        if (facts := one.manifest).get("passed") is False
-        and facts["created"] >= (state.since or "")
-    }
+    verdicts = [one.manifest for one in Store(project).known(evaluation.model, VERDICT)]
+    since = [facts for facts in verdicts if facts["created"] >= (state.since or "")]
+    refused = {facts["adapter"] for facts in since if facts.get("passed") is False}
     return len(refused - {adapter_of(evaluation)})
 
 

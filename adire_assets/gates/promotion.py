@@ -164,8 +164,9 @@ def parity_report(project: Project, model: str, number: int, progress: Progress)
 
     record = release.read_record(project, model, number)
     store = Store(project)
-    repository, base_weights = store.open(record.repository), store.open(record.base_model)
+    repository, base = store.open(record.repository), store.open(record.base_model)
     evaluation = store.open(record.evaluation)
+    made_from = {"triton_repository": repository, "base_model": base, "evaluation": evaluation}
     device = lineage.device_class(load_fleet(project).device)
     plug = release.family_of_release(project, record)
     server = slot_server.server_named(slot_server.kind_speaking(plug.protocols))
@@ -178,11 +179,7 @@ def parity_report(project: Project, model: str, number: int, progress: Progress)
             protocol(plug.protocols[0]).client.partition(":")[0],
             *plug.serve.modules,
         ),
-        inputs={
-            "triton_repository": repository.content_hash,
-            "base_model": base_weights.content_hash,
-            "evaluation": evaluation.content_hash,
-        },
+        inputs={name: one.content_hash for name, one in made_from.items()},
         environment=lineage.environment(*plug.packages, *server.packages, device=device),
     )
 

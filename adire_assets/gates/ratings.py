@@ -167,11 +167,8 @@ def _rating(
             "a new sheet, or approve without a rating"
         )
     outcomes = rating_outcomes(rating, approvals.rating_secret(project))
-    known = [
-        (one, one.rating)
-        for one in approvals.history(project, wanted.model, wanted.number)
-        if one.rating and one.rating.get("nonce") == nonce
-    ]
+    kept = approvals.history(project, wanted.model, wanted.number)
+    known = [(one, one.rating) for one in kept if one.rating and one.rating.get("nonce") == nonce]
     pairs = next((about["pairs"] for one, about in known if one.action == "sheet"), None)
     if pairs is None:
         raise UserError(
@@ -190,12 +187,9 @@ def _rating(
 
 def _of_comparison(project: Project, wanted: ReleaseRecord, champion: int) -> list[Entry]:
     """What was kept of ratings of this adapter, however it was evaluated, against `champion`."""
-    adapter = wanted.adapter["content_hash"]
-    return [
-        one
-        for one in approvals.history(project, wanted.model, wanted.number)
-        if one.content["adapter"] == adapter and (one.rating or {}).get("champion") == champion
-    ]
+    known = approvals.history(project, wanted.model, wanted.number)
+    own = [one for one in known if one.content["adapter"] == wanted.adapter["content_hash"]]
+    return [one for one in own if (one.rating or {}).get("champion") == champion]
 
 
 def _pooled(entries: Sequence[Entry]) -> dict[str, Any]:

@@ -200,29 +200,19 @@ def golden_report(project: Project, record: ReleaseRecord, run_worker: RunWorker
     content, base = store.open(record.repository), store.open(record.base_model)
     store.verify(kept)
     now = _conditions(project, record, kept)
+    made_from = {"golden_set": kept, "triton_repository": content, "base_model": base}
     recipe = Recipe(
         kind="golden_report",
         model=record.model,
         modules=step.modules,
-        inputs={
-            "golden_set": kept.content_hash,
-            "triton_repository": content.content_hash,
-            "base_model": base.content_hash,
-        },
+        inputs={name: one.content_hash for name, one in made_from.items()},
         environment={name: value or "absent" for name, value in now.items()},
         facts=project.placement.facts(),
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        run_worker(
-            step.job("redraw"),
-            golden=kept.path,
-            release=content.path,
-            base=base.path,
-            device=now["device"],
-            now=now,
-            output=folder,
-        )
+        files: dict[str, Any] = {"golden": kept.path, "release": content.path, "base": base.path}
+        run_worker(step.job("redraw"), **files, device=now["device"], now=now, output=folder)
         return {"golden_set": kept.reference()}
 
     return store.build(recipe, make)

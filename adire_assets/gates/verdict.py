@@ -109,11 +109,8 @@ class Verdict:
         """One line for people, such as "refused: clip_s 0.61 is below 0.75 (margin -0.14)"."""
         policy = f"; by a policy {told}" if (told := self.weakness()) else ""
         if not self.passed:
-            undecided = {
-                f"{CHAMPION}{facts['metric']}": facts["explanation"]
-                for facts in self.comparisons
-                if not facts["decidable"]
-            }
+            small = [one for one in self.comparisons if not one["decidable"]]
+            undecided = {f"{CHAMPION}{one['metric']}": one["explanation"] for one in small}
             failed = (gate for gate in self.gates if not gate.passed)
             why = "; ".join(undecided.get(gate.name) or gate.short() for gate in failed)
             return f"refused: {why}{policy}"

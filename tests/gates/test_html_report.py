@@ -29,8 +29,8 @@ SECRET = b"s" * 32
 RULE = ("release 4 must win 12 of 16 prompts", "by its pairs")
 
 
-def sheet_of(view: ReportView, salt: str | None = None) -> str:
-    return ab_sheet(view, shuffle_of(view, SECRET, salt), RULE)
+def sheet_of(view: ReportView) -> str:
+    return ab_sheet(view, shuffle_of(view, SECRET), RULE)
 
 
 def outcomes(ratings: dict[str, Any], secret: bytes = SECRET) -> dict[str, str]:
@@ -271,7 +271,9 @@ def test_the_sheet_says_beforehand_what_it_takes() -> None:
     assert "<summary>Release 4 must win 12 of 16 prompts</summary><p>By its pairs.</p>" in page
 
 
-def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page() -> None:
+def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first, second = (sheet_data(sheet_of(full_view())) for _ in range(2))
     lefts = [pair["left"] == {"picture": CHALLENGER.uri} for pair in first["pairs"]]
     assert {True, False} == set(lefts)
@@ -281,7 +283,8 @@ def test_sides_and_order_are_shuffled_anew_and_are_not_in_the_page() -> None:
     other = Shuffle(b"x" * 32, first["nonce"])
     assert lefts != [other.challenger_is_left(pair["name"]) for pair in first["pairs"]]
     assert set(first["pairs"][0]) == {"name", "prompt", "left", "right"}
-    assert sheet_of(full_view(), "salt") == sheet_of(full_view(), "salt")
+    monkeypatch.setattr("secrets.token_hex", lambda count: "salt")
+    assert sheet_of(full_view()) == sheet_of(full_view())
 
 
 @pytest.mark.parametrize(

@@ -293,8 +293,8 @@ def html(view: ReportView) -> str:
     return _templates().get_template("report.html.j2").render(view=view)
 
 
-def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuffle:
-    """Sides and order of the pairs of `view`, drawn anew for each sheet (or as `salt` says).
+def shuffle_of(view: ReportView, secret: bytes) -> Shuffle:
+    """Sides and order of the pairs of `view`, drawn anew for each sheet.
 
     UserError when there are no two releases to compare.
     """
@@ -309,7 +309,7 @@ def shuffle_of(view: ReportView, secret: bytes, salt: str | None = None) -> Shuf
             "there is nothing to rate it against"
         )
     about = (view.model, view.release, view.champion_release)
-    return Shuffle.draw(secret, about, [pair.name for pair in view.pairs], salt)
+    return Shuffle.draw(secret, about, [pair.name for pair in view.pairs])
 
 
 def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
