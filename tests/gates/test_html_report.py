@@ -71,7 +71,7 @@ def manifest(text: str) -> dict[str, Any]:
 
 
 EMPTY = ReportView(
-    "cloth", "image", "adapter 12", "no verdict yet", {}, {}, {}, {}, {},
+    "cloth", "image", "adapter 12", "no verdict yet", {}, {}, {}, {},
     *(manifest("known") for _ in range(3)),
 )  # fmt: skip
 
@@ -87,7 +87,6 @@ def full_view(text: str = "tied circles") -> ReportView:
         timings={"cold_load_seconds": 0.5, "seconds_per_image_mean": 2.0, "device": text},
         champion_timings={"seconds_per_image_mean": 1.5},
         verdict={"passed": False},
-        decided={},
         evaluation=manifest(text),
         adapter=manifest(text),
         base_model=manifest(text),
@@ -172,7 +171,7 @@ def test_a_weaker_policy_and_what_was_not_committed_stand_above_the_gates() -> N
     )
     files = ("configs/models/cloth.yaml (changed)",)
     verdict = {"passed": True, "weakened": changes, "weaker_than": "release 3"}
-    page = html(replace(full_view(), verdict=verdict, decided={"uncommitted": files}))
+    page = html(replace(full_view(), verdict=verdict | {"uncommitted": files}))
     assert "asks less than that of release 3" in page and EVIL not in page
     row = page[page.index("gates.clip_s_minimum") :]
     assert row.index(">1.52<") < row.index(">0.5<") < row.index("evaluation.x")

@@ -118,12 +118,11 @@ class ReportView:
     answer: str  # what the model answers with, such as "image"
     name: str  # "release 4", or of an adapter without a number "adapter 1f3a..."
     sentence: str  # the verdict
-    # The files of the evaluation, and what was decided; then the manifests.
+    # The files of the evaluation, and what was decided, with its manifest; then the manifests.
     report: Json
     timings: Json
     champion_timings: Json
     verdict: Json
-    decided: Json  # the verdict's manifest
     evaluation: Json
     adapter: Json
     base_model: Json
@@ -165,7 +164,7 @@ def view_of(
     report, timings = evaluation.json("report.json"), evaluation.json("timings.json")
     kept = champion.path / "timings.json" if champion else None  # gone where only its manifest is
     other = read_json(kept) if kept and kept.is_file() else {}
-    decided = verdict.json("verdict.json") if verdict else {}
+    decided = verdict.manifest | verdict.json("verdict.json") if verdict else {}
     family = family_of(project, evaluation.model)
     answer, gates = family.answer, family.gate_config()
 
@@ -195,7 +194,6 @@ def view_of(
         timings=timings,
         champion_timings=other,
         verdict=decided,
-        decided=verdict.manifest if verdict else {},
         evaluation=evaluation.manifest,
         adapter=adapter.manifest,
         base_model=made_from["base_model"].manifest,
