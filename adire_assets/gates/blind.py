@@ -41,11 +41,9 @@ class Rating(Strict):
 
 
 def read_rating(path: Path) -> Rating:
-    """The file of a blind A/B sheet. UserError with what is wrong in it."""
+    """A file that can be read, of a blind A/B sheet. UserError with what is wrong in it."""
     try:
         return Rating.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not JSON: {error}; save it from the report again") from None
     except ValidationError as error:

@@ -80,6 +80,7 @@ BAD = [
     ["approve", "cloth", "--reason", "good"],
     ["approve", "cloth@1", "--reason", "good", "--by", ""],
     ["approve", "cloth@1", "--reason", "good", "--ratings", "{folder}"],
+    ["approve", "cloth@1", "--reason", "good", "--ratings", "{missing}"],
     ["approve", "cloth@1", "--reason", BYTES],
     ["revoke", "cloth@x", "--reason", "pale"],
     ["revoke", "cloth@1", "--reason", ""],

@@ -177,13 +177,6 @@ def test_what_has_gone_on_its_way_is_rolled_back_and_not_revoked(house: House, s
     assert approvals.approval(house.project, house.releases[2])
 
 
-def test_without_a_reason_nothing_is_decided(house: House) -> None:
-    for decide in (approvals.approve, approvals.revoke):
-        with pytest.raises(UserError, match="needs a reason"):
-            decide(house.project, house.releases[2], "  ")
-    assert approvals.history(house.project, MODEL, 2) == []
-
-
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

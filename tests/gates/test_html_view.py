@@ -213,7 +213,6 @@ def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
     ("name", "sentence"),
     [
         ("cloth@9", "no release 9 of cloth"),
-        ("cloth@two", "is named like cloth@3"),
         ("denim", "no model 'denim'"),
     ],
 )

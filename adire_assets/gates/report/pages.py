@@ -16,9 +16,6 @@ from adire_assets.gates.report import document
 from adire_assets.serving import release
 from adire_assets.serving.rollout import deployment
 
-PAGE_MODULES = ("adire_assets.gates.report.document",)
-TEMPLATES = Path(__file__).with_name("templates")
-
 
 def report(project: Project, name: str, output: Path | None) -> Path:
     """Write the page of `model@N`, or of the newest evaluation of `model`; its path.
@@ -58,11 +55,11 @@ def page_path(project: Project, verdict: Artifact) -> Path:
 
     The page's key is that of a recipe: the verdict, the code, the templates and the libraries.
     """
-    templates, _ = lineage.folder_digest(TEMPLATES)
+    templates, _ = lineage.folder_digest(document.TEMPLATES)
     page = lineage.Recipe(
         kind="report_page",
         model=verdict.model,
-        modules=(*PAGE_MODULES, *family_of(project, verdict.model).samples.modules),
+        modules=(document.__name__, *family_of(project, verdict.model).samples.modules),
         inputs={"promotion_verdict": verdict.key, "templates": templates},
     )
     return project.home / "reports" / f"{verdict.model}-{verdict.key[:12]}-{page.key[:8]}.html"
@@ -107,12 +104,9 @@ def _judged(
 
 def evaluation_of(project: Project, name: str) -> tuple[Artifact, release.ReleaseRecord | None]:
     """The evaluation that `name` means, and its release: of `model@N`, or the newest of `model`."""
-    model, at, number = name.partition("@")
+    store, (model, _, number) = Store(project), name.partition("@")
     load_model(project, model)  # UserError when there is none
-    if at and not number.isdecimal():
-        raise UserError(f"{name}: a release is named like {model}@3, the newest one {model}")
-    store = Store(project)
-    if at:
+    if number:
         found = release.read_record(project, model, int(number))
         return store.open(found.evaluation), found
     made = store.artifacts(model, "evaluation_report")
