@@ -1,6 +1,5 @@
 """`adire approve` and `adire revoke`: a person lets a release go live, or takes that back."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from adire_assets.config.fleet import load_fleet
@@ -10,24 +9,21 @@ from adire_assets.core.project import Project
 from adire_assets.gates import approvals, promotion
 from adire_assets.gates.ratings import count_ratings, loss_sentence
 from adire_assets.serving import record, release
+from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment
+from adire_assets.serving.rollout.deployment import Progress
 from adire_assets.tracking import registry
 
 TAG_CHARACTERS = 1000  # of a reason, which stands in full in the approval
 
 
 def approve(
-    project: Project,
-    name: str,
-    reason: str,
-    by: str | None,
-    ratings: Sequence[Path],
-    progress: Callable[[str], None],
+    project: Project, name: str, reason: str, by: str | None, rated: list[Path], progress: Progress
 ) -> str:
     """Let release `name`, such as indigo@3, go live; what becomes of it in a sentence.
 
     UserError when it is unknown, quarantined, refused by a gate or parity, or approved already, or
-    when its blind ratings, those in the files `ratings` and all before them, do not speak for it.
+    when its blind ratings, those in the files `rated` and all before them, do not speak for it.
     """
     wanted = release.record_named(project, name)
     model, number = wanted.model, wanted.number
@@ -36,8 +32,8 @@ def approve(
     approvals.refuse_approved(project, wanted)
     promotion.require_passable(project, wanted, progress)
     champion = deployment.champion(project, load_fleet(project), model)
-    rating = count_ratings(project, wanted, champion, ratings, policy) if ratings else None
-    if not ratings and (against := loss_sentence(project, wanted, champion)):
+    rating = count_ratings(project, wanted, champion, rated, policy) if rated else None
+    if not rated and (against := loss_sentence(project, wanted, champion)):
         reason = f"{reason} (although its ratings were not enough: {against})"
     entry = approvals.approve(project, wanted, reason, by, rating)
     _tell_approval(project, wanted, progress)
@@ -51,9 +47,7 @@ def approve(
     return f"{said}; it goes live when it is deployed: adire materialize {model}"
 
 
-def revoke(
-    project: Project, name: str, reason: str, by: str | None, progress: Callable[[str], None]
-) -> str:
+def revoke(project: Project, name: str, reason: str, by: str | None, progress: Progress) -> str:
     """Take the approval of a release back that is not live yet; that in a sentence."""
     wanted = release.record_named(project, name)
     entry = approvals.revoke(project, wanted, reason, by)
@@ -61,9 +55,7 @@ def revoke(
     return f"the approval of release {wanted.number} of {wanted.model} is revoked {entry.told()}"
 
 
-def _tell_approval(
-    project: Project, wanted: release.ReleaseRecord, progress: Callable[[str], None]
-) -> None:
+def _tell_approval(project: Project, wanted: ReleaseRecord, progress: Progress) -> None:
     """MLflow follows the file; where it cannot be reached, the deployment tells it later."""
     try:
         reconcile_approval(project, wanted)
@@ -71,7 +63,7 @@ def _tell_approval(
         progress(f"MLflow is not told yet: {error}")
 
 
-def reconcile_approval(project: Project, wanted: release.ReleaseRecord) -> None:
+def reconcile_approval(project: Project, wanted: ReleaseRecord) -> None:
     """Let the tags of MLflow's model version say who approved the release, and why."""
     if not approvals.history(project, wanted.model, wanted.number):
         return

@@ -14,6 +14,7 @@ from adire_assets.gates import approvals, ratings
 from adire_assets.gates.policy_comparison import VERDICT
 from adire_assets.gates.report import document
 from adire_assets.serving import release
+from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import deployment
 
 
@@ -90,9 +91,7 @@ def _written(project: Project, output: Path | None, name: str, page: str) -> Pat
     return path
 
 
-def _judged(
-    project: Project, name: str
-) -> tuple[Artifact, release.ReleaseRecord | None, Artifact | None]:
+def _judged(project: Project, name: str) -> tuple[Artifact, ReleaseRecord | None, Artifact | None]:
     """The evaluation that `name` means, its release, and its newest verdict."""
     store = Store(project)
     evaluation, found = evaluation_of(project, name)
@@ -102,7 +101,7 @@ def _judged(
     return evaluation, found, store.open(newest.reference()) if newest else None
 
 
-def evaluation_of(project: Project, name: str) -> tuple[Artifact, release.ReleaseRecord | None]:
+def evaluation_of(project: Project, name: str) -> tuple[Artifact, ReleaseRecord | None]:
     """The evaluation that `name` means, and its release: of `model@N`, or the newest of `model`."""
     store, (model, _, number) = Store(project), name.partition("@")
     load_model(project, model)  # UserError when there is none
@@ -125,7 +124,7 @@ def _created(artifact: Artifact) -> str:
     return str(artifact.manifest["created"])
 
 
-def _release_of(project: Project, evaluation: Artifact) -> release.ReleaseRecord | None:
+def _release_of(project: Project, evaluation: Artifact) -> ReleaseRecord | None:
     known, reference = release.records(project, evaluation.model), evaluation.reference()
     return next((one for one in reversed(known) if one.evaluation == reference), None)
 
@@ -134,7 +133,7 @@ def _view(
     project: Project,
     evaluation: Artifact,
     verdict: Artifact | None,
-    found: release.ReleaseRecord | None,
+    found: ReleaseRecord | None,
     blind: bool = False,
 ) -> document.ReportView:
     """What a page on `evaluation` (of release `found`) shows. The champion is the one of the
