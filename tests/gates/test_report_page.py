@@ -30,10 +30,9 @@ def test_a_page_is_drawn_again_when_its_templates_or_its_code_are_others(
     evaluation = shop.evaluation("first", 1.6)
     judged = shop.decide(evaluation).artifact
     first = pages.page_path(shop.project, judged)
-    changed = shutil.copytree(pages.TEMPLATES, tmp_path / "templates")
+    changed = shutil.copytree(document.TEMPLATES, tmp_path / "templates")
     (changed / "page.css").write_text("body { outline: solid }")
-    for module in (pages, document):
-        monkeypatch.setattr(module, "TEMPLATES", changed)
+    monkeypatch.setattr(document, "TEMPLATES", changed)
     assert not pages.page_path(shop.project, judged).exists()
     shop.decide(evaluation)
     second = pages.page_path(shop.project, judged)
