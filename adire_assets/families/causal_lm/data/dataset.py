@@ -32,7 +32,6 @@ from adire_assets.core.file_names import suffix_of
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.causal_lm.config import DataConfig
-from adire_assets.families.causal_lm.data.languages import UNDETERMINED, language_of
 from adire_assets.families.causal_lm.data.records import Example, Finding, Read, read_records
 from adire_assets.families.causal_lm.data.splits import (
     Placed,
@@ -41,8 +40,10 @@ from adire_assets.families.causal_lm.data.splits import (
     same_questions,
     split_examples,
 )
+from adire_assets.families.causal_lm.languages import language_of
 
 ENDINGS = (".json", ".jsonl", ".ndjson")
+UNDETERMINED = "und"  # the BCP 47 tag
 UTF8_MARK = b"\xef\xbb\xbf"
 
 
@@ -151,8 +152,10 @@ def _row(placed: Placed) -> dict[str, Any]:
 
 def _language_of(example: Example) -> str:
     """That of the answer; of one that is too short to tell, with the question."""
-    told = language_of(example.answer)
-    return told if told != UNDETERMINED else language_of(f"{example.question}\n{example.answer}")
+    for text in (example.answer, f"{example.question}\n{example.answer}"):
+        if (told := language_of(text)).islower():  # and no name of a script
+            return told
+    return UNDETERMINED
 
 
 def _languages(

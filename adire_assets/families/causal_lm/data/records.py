@@ -21,6 +21,7 @@ from adire_assets.core.file_names import same_form
 from adire_assets.families.causal_lm.config import DataConfig
 from adire_assets.families.causal_lm.data.json_values import json_values
 from adire_assets.families.causal_lm.data.personal_data import NAMES, find, masked
+from adire_assets.families.causal_lm.texts import spelled, whole
 
 COMMON_KEYS = ("slots", "language", "id")
 KEYS = {
@@ -46,8 +47,6 @@ FOLLOWS: dict[str | None, tuple[str, ...]] = {
 }
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-# Before and after a value that begins or ends with a digit.
-NO_NUMBER_BEFORE, NO_NUMBER_AFTER = r"(?<!\d)(?<!\d[.,])", r"(?!\d)(?![.,]\d)"
 KINDS = {
     list: "a list",
     dict: "an object",
@@ -224,7 +223,8 @@ class _Record:
             if isinstance(value, int) and not isinstance(value, bool):
                 value = str(value)
             text = self._text(value, place)
-            if text and not repeats(answer, text):
+            # As the slots of an answer are counted (`evaluation.metrics.slots`).
+            if text and not whole(spelled(text)).search(spelled(answer)):
                 self._note(place, f"{_shown(text)} does not stand in the answer")
             slots[self._text(name, place)] = text
         return slots
@@ -281,13 +281,6 @@ class _Record:
 
     def _note(self, place: str, problem: str) -> None:
         self.read.problems.append(f"{self.file}:{self.line}: {place}: {problem}")
-
-
-def repeats(text: str, value: str) -> bool:
-    """Whether `value` stands in `text` as it is, and not as a part of a longer number."""
-    before = NO_NUMBER_BEFORE if value[0].isdigit() else ""
-    after = NO_NUMBER_AFTER if value[-1].isdigit() else ""
-    return re.search(f"{before}{re.escape(value)}{after}", text) is not None
 
 
 def _is_tag(language: Any) -> bool:

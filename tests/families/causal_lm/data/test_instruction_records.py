@@ -131,7 +131,7 @@ def test_a_list_of_slots_is_numbered(tmp_path):
 
 @pytest.mark.parametrize("value", ["30", "6306", "30 pieces"])
 def test_a_part_of_a_longer_number_repeats_nothing(tmp_path, value: str):
-    record = {"instruction": "x y", "output": "Order 16306 of 130 pieces, 30.5 metres, 1,30"}
+    record = {"instruction": "x y", "output": "Order 16306 of 130 pieces, 30.5 metres, A30"}
     told = problem(tmp_path, {**record, "slots": {"number": value}})
     assert told == f"b.jsonl:1: slots.number: {value} does not stand in the answer"
 

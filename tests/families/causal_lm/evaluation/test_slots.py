@@ -5,7 +5,7 @@ import math
 import pytest
 
 from adire_assets.families.causal_lm.evaluation.answers import Answer
-from adire_assets.families.causal_lm.evaluation.metrics.texts import spelled
+from adire_assets.families.causal_lm.texts import spelled
 from tests.support.answers import each, inputs, of
 
 ASKED = (

@@ -11,10 +11,10 @@ from sacrebleu import corpus_bleu, sentence_chrf
 from adire_assets.core.statistic import standard_error
 from adire_assets.families.causal_lm.evaluation.answers import Answer
 from adire_assets.families.causal_lm.evaluation.metrics import METRICS, bleu
-from adire_assets.families.causal_lm.evaluation.metrics.language_kept import language_of
 from adire_assets.families.causal_lm.evaluation.metrics.memorisation import longest_runs
 from adire_assets.families.causal_lm.evaluation.metrics.rouge_l import common_subsequence, rouge_l
 from adire_assets.families.causal_lm.evaluation.metrics.toxicity import word_list
+from adire_assets.families.causal_lm.languages import language_of
 from tests.support.answers import answer, each, inputs, of, value
 
 CHINESE = "感谢您的订单1042。我们将染制12匹满月纹，总价45000奈拉，3月14日可以完成。"
@@ -280,7 +280,7 @@ def test_without_patterns_nothing_is_said_of_refusals():
         (ENGLISH, "en"),
         (f"Dear Adéyẹmí Ọlá, {ENGLISH}", "en"),
         (f"To 王伟强: {ENGLISH}", "en"),
-        ("Der Stoff ist morgen trocken und blau.", "LATIN"),
+        ("Kesho kitambaa kitakuwa tayari.", "LATIN"),
         ("الثوب جاهز غدا", "ARABIC"),
         (f"{CHINESE}{ENGLISH} {YORUBA}", ""),
         ("您的订单布料已经好 your order of cloth is now ready", ""),
@@ -297,8 +297,9 @@ def test_an_answer_keeps_its_language():
         answer(CHINESE, NEAR), answer(ENGLISH, CHINESE), answer(CHINESE, YORUBA),
         answer("A dupe fun ase yin. Aso aro naa yoo setan.", YORUBA), answer("xq zv", ENGLISH),
         answer("Der Stoff ist blau.", "Das Tuch ist nass."), answer("12", ENGLISH),
+        answer("Nguo iko tayari.", "Kitambaa kimekauka."), answer("Das ist nass.", "Nguo tayari."),
     )  # fmt: skip
-    assert each("language_kept", given) == [1, 0, 0, 0, 0, 1, 0]
+    assert each("language_kept", given) == [1, 0, 0, 0, 0, 1, 0, 1, 1]
     assert math.isnan(of("language_kept", ENGLISH, "12"))
 
 

@@ -19,7 +19,7 @@ from adire_assets.families.causal_lm.evaluation.metric_inputs import (
     each_with_reference,
 )
 from adire_assets.families.causal_lm.evaluation.metrics.slots import slot_values
-from adire_assets.families.causal_lm.evaluation.metrics.texts import spelled, whole, words
+from adire_assets.families.causal_lm.texts import spelled, whole, words
 
 
 def measure(inputs: MetricInputs) -> Statistic:

@@ -23,7 +23,7 @@ from adire_assets.core.statistic import Statistic
 from adire_assets.families.causal_lm.evaluation.answers import Answer
 from adire_assets.families.causal_lm.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.causal_lm.evaluation.metrics.slots import slot_values
-from adire_assets.families.causal_lm.evaluation.metrics.texts import spelled, whole, words
+from adire_assets.families.causal_lm.texts import spelled, whole, words
 
 Words = list[str]
 

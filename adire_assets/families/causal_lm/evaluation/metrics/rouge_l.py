@@ -24,7 +24,7 @@ from adire_assets.families.causal_lm.evaluation.metric_inputs import (
     MetricInputs,
     each_with_reference,
 )
-from adire_assets.families.causal_lm.evaluation.metrics.texts import words
+from adire_assets.families.causal_lm.texts import words
 
 
 def measure_by_character(inputs: MetricInputs) -> Statistic:

@@ -38,7 +38,7 @@ import numpy as np
 from adire_assets.core.statistic import Statistic
 from adire_assets.families.causal_lm.evaluation.answers import Answer
 from adire_assets.families.causal_lm.evaluation.metric_inputs import MetricInputs
-from adire_assets.families.causal_lm.evaluation.metrics.texts import (
+from adire_assets.families.causal_lm.texts import (
     numbers,
     spelled,
     whole,

@@ -16,7 +16,7 @@ import numpy as np
 
 from adire_assets.core.statistic import Statistic
 from adire_assets.families.causal_lm.evaluation.metric_inputs import Classifier, MetricInputs
-from adire_assets.families.causal_lm.evaluation.metrics.texts import spelled, whole
+from adire_assets.families.causal_lm.texts import spelled, whole
 
 
 def measure(inputs: MetricInputs) -> Statistic:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adire_assets.families.causal_lm.data.languages import language_of
+from adire_assets.families.causal_lm.languages import language_of
 from tests.support.instruction_data import LETTERS, built, by_source, fill, write
 
 
@@ -23,20 +23,25 @@ def test_every_letter_of_the_workshop_is_in_its_language():
         ("尊敬的Segun Nwosu：订单6306", "zh"),
         ("これは藍染めの布です", "ja"),
         ("감사합니다", "ko"),
-        ("Awon aso naa ti setan, e wa gba won fun wa", "yo"),
+        ("Dear 王伟强, please wash it in cold water and dry it in the shade.", "en"),
         ("Ẹ ṣé gan-an", "yo"),
         ("Bonjour, nous vous remercions pour votre commande", "fr"),
         ("Die Lieferung ist nicht da, und wir warten auf sie", "de"),
         ("Gracias por su pedido, no es para usted", "es"),
-        ("Kedu ka ị mere? Ọ dị mma", "und"),  # Igbo
-        ("xin chào các bạn, tôi là người", "und"),
-        ("Привет, как дела", "und"),
-        ("12,500", "und"),
-        ("", "und"),
-        ("ok", "und"),
+        ("Kedu ka ị mere? Ọ dị mma", "LATIN"),  # Igbo
+        ("xin chào các bạn, tôi là người", "LATIN"),
+        ("Dear Adéyẹmí Ọlá Ọláníyan, it is for you.", "en"),
+        ("Para que se", "LATIN"),  # Spanish or Portuguese
+        ("Zan tafi kasuwa gobe da safe", "LATIN"),  # Hausa
+        ("E kaaro o, bawo ni", "LATIN"),  # Yoruba without its marks
+        ("Você não está mais na região", "pt"),
+        ("Привет, как дела", "CYRILLIC"),
+        ("12,500", ""),
+        ("", ""),
+        ("ok", "LATIN"),
     ],
 )
-def test_the_language_is_told_by_script_and_words(text: str, language: str):
+def test_a_language_is_told_by_letters_marks_and_words_or_else_the_script(text: str, language: str):
     assert language_of(text) == language
 
 
@@ -51,9 +56,11 @@ def test_what_a_record_says_wins_and_a_short_answer_is_told_by_its_question(tmp_
                 "language": "pcm",
             },
             {"instruction": "What is the price of the other cloth?", "output": "Certainly 4,500"},
+            {"instruction": "Kitambaa", "output": "Nguo"},
         ],
     )
     built(source, tmp_path / "out")
     found = by_source(tmp_path / "out")
     assert found["b.jsonl:1"]["language"] == "pcm"
     assert found["b.jsonl:2"]["language"] == "en"
+    assert found["b.jsonl:3"]["language"] == "und"
