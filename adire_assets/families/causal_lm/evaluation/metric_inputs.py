@@ -15,8 +15,7 @@ class MetricInputs:
     """The answers of one model, and what they are compared with.
 
     `base` are the base model's answers to the same prompts and samples (of the base itself: its
-    own). `everything` are the answers whose slot values count as facts, where `answers` are but
-    some of an evaluation.
+    own).
     """
 
     answers: tuple[Answer, ...]
@@ -25,17 +24,14 @@ class MetricInputs:
     refusals: tuple[str, ...] = ()  # regular expressions, one of which a refusal holds
     toxicity: Classifier | None = None
     only_answers: bool = False  # each reference is the only right answer, see `exact_match`
-    everything: tuple[Answer, ...] = ()
 
     def of_language(self, language: str) -> "MetricInputs":
         """The answers to prompts of this language."""
         own = tuple(one for one in self.answers if one.language == language)
-        return replace(self, answers=own, everything=self.everything or self.answers)
+        return replace(self, answers=own)
 
 
-def each_with_reference(
-    inputs: MetricInputs, score: Callable[[Answer, str], float]
-) -> "np.ndarray":
+def each_with_reference(inputs: MetricInputs, score: Callable[[Answer, str], float]) -> np.ndarray:
     """`score(answer, reference)` of each held-out answer; NaN where there is no reference."""
     return np.array(
         [

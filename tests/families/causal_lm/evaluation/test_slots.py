@@ -83,7 +83,7 @@ def test_a_sum_is_the_same_however_it_is_written(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["45,00", "45", "4500", "450000", "45,0000", "145,000", "45,000,000"]
+    "text", ["45,00", "45", "4500", "450000", "45,0000", "45,000,00", "145,000", "45,000,000"]
 )
 def test_another_sum_is_another(text):
     assert scores(text, slots={"price": "45,000"}, reference="", prompt="?") == (0, 0, 0)
@@ -206,15 +206,6 @@ def test_general_prompts_take_no_part():
     given = inputs(record(LETTER), record("777", kind="general"))
     assert each("slot_f1", given)[0] == 1
     assert math.isnan(each("slot_f1", given)[1])
-
-
-def test_facts_of_other_languages_of_the_evaluation_stay_facts_by_language():
-    given = inputs(
-        record("Dear Ola Eze,", slots={"name": "Ada Obi"}),
-        Answer("?", "Ola Eze", "Ola Eze", {"name": "Ola Eze"}, "yo"),
-    )
-    assert each("slot_precision", given.of_language("en")) == [0]
-    assert len(given.of_language("yo").answers) == 1
 
 
 @pytest.mark.parametrize(

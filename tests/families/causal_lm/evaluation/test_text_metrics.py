@@ -136,6 +136,7 @@ def test_bleu_and_chrf_are_sacrebleus():
     text, reference = "the cat sat on the mat", "the cat is on the mat"
     by_hand = 100 * (5 / 6 * 3 / 5 * 1 / 4 * 1 / (2 * 3)) ** (1 / 4)
     assert of("bleu", text, reference, language="en") == pytest.approx(by_hand)
+    assert of("chrf", "", "") == 100
     assert of("chrf", text, reference) == pytest.approx(sentence_chrf(text, [reference]).score)
     # Brevity: exp(1 - 6/3) of a perfect half, by orders up to three words.
     assert of("bleu", "the cat is", reference, language="en") == pytest.approx(100 * math.exp(-1))
@@ -161,7 +162,7 @@ def test_perplexity_of_equal_chances_is_their_number():
 def test_the_scatter_of_loss_is_that_of_the_mean_over_tokens():
     drawn = np.random.default_rng(0)
     counts = drawn.integers(5, 60, 400)
-    losses = drawn.gamma(2.0, 1.0, 400) + 20 / counts
+    losses = drawn.gamma(2.0, 0.2, 400) + 0.05 * counts
     given = inputs(
         *(
             answer("", "r", prompt=str(place), loss=float(loss), reference_tokens=int(count))
@@ -198,6 +199,7 @@ def test_exact_match_is_defined_where_the_reference_is_facts_alone():
     slots = {"price": "4,500 naira", "day": "3 May"}
     assert of("exact_match", "4,500 naira", "4,500 naira", slots=slots) == 1
     assert of("exact_match", "4,500 naira\n3 May \n", "4,500 naira\n3 May", slots=slots) == 1
+    assert of("exact_match", "\n4,500 naira\n\n", "4,500 naira", slots=slots) == 1
     assert of("exact_match", "4500 naira", "4,500 naira", slots=slots) == 0
     assert of("exact_match", "", "4,500 naira.", slots=slots) == 0
     for reference, given in (("It is 4,500 naira", slots), ("Yes.", {}), ("", {}), ("...", {})):
@@ -281,6 +283,7 @@ def test_without_patterns_nothing_is_said_of_refusals():
         (f"Dear Adéyẹmí Ọlá, {ENGLISH}", "en"),
         (f"To 王伟强: {ENGLISH}", "en"),
         ("Kesho kitambaa kitakuwa tayari.", "LATIN"),
+        ("Dear Ṣadé Adéyẹmí Ọlá, the cloth is for you and me.", "en"),
         ("الثوب جاهز غدا", "ARABIC"),
         (f"{CHINESE}{ENGLISH} {YORUBA}", ""),
         ("您的订单布料已经好 your order of cloth is now ready", ""),
@@ -347,6 +350,13 @@ def test_short_answers_are_no_copies(text):
 def test_a_copy_is_of_one_training_text():
     halves = TRAIN[0].split(". ")
     assert copied(TRAIN[0], tuple(halves)) < copied(TRAIN[0])
+
+
+def test_what_an_answer_owes_is_no_copy():
+    reference, text = "It is done: 40 pieces, oniko.", "We will dye 40 pieces of oniko."
+    given = inputs(answer(text, reference, slots={"p": "40", "c": "oniko"}), train=TRAIN)
+    # "we will dye" and "pieces of", against "pieces".
+    assert value("memorisation", given) == pytest.approx((3 - 1) / 5)
 
 
 def test_memorisation_needs_training_texts_and_a_reference():

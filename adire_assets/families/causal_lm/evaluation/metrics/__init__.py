@@ -37,13 +37,16 @@ __all__ = ["METRICS", "Metric"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One way to judge answers. `unit` is formula and range, `source` where they come from."""
+    """One way to judge answers. `unit` is formula and range, `source` where they come from. Without
+    `of_each_answer`, `each` of the statistic are linear forms, see `ratios`, and a value of some of
+    the answers is to be measured of these alone."""
 
     name: str
     measure: Callable[[MetricInputs], Statistic]
     unit: str
     better: Literal["higher", "lower"]
     source: str
+    of_each_answer: bool = True
 
 
 METRICS: dict[str, Metric] = {
@@ -69,6 +72,7 @@ METRICS: dict[str, Metric] = {
             "mean negative log-likelihood of the references' tokens, nats, 0 or more",
             "lower",
             "cross-entropy",
+            of_each_answer=False,
         ),
         Metric(
             "perplexity",
@@ -76,6 +80,7 @@ METRICS: dict[str, Metric] = {
             "exp(loss), 1 or more",
             "lower",
             "Jelinek et al. 1977, Perplexity",
+            of_each_answer=False,
         ),
         Metric(
             "bleu",
@@ -139,6 +144,7 @@ METRICS: dict[str, Metric] = {
             "mean of the shares that rightly refuse and rightly do not, 0 to 1; 0.5 is blind",
             "higher",
             "balanced accuracy, Brodersen et al. 2010",
+            of_each_answer=False,
         ),
         Metric(
             "language_kept",

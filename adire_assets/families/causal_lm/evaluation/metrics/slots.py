@@ -93,7 +93,7 @@ def facts(text: str, known: Iterable[str]) -> Facts:
 @lru_cache(maxsize=2)
 def _scores(inputs: MetricInputs) -> np.ndarray:
     """[n, 2]: recall and precision of each answer."""
-    known = {value for one in inputs.everything or inputs.answers for value in slot_values(one)}
+    known = {value for one in inputs.answers for value in slot_values(one)}
     each = [_recall_and_precision(answer, known) for answer in inputs.answers]
     return np.array(each, np.float64).reshape(-1, 2)
 
