@@ -187,8 +187,8 @@ LINE = (
     Mutation(
         "a comparison with the champion can refuse",
         VERDICT,
-        "        comparison.passed,\n",
-        "        True,\n",
+        'return Gate(name, lower, -found.margin, ">", above, found.passed, *told)',
+        'return Gate(name, lower, -found.margin, ">", above, True, *told)',
         ("tests/gates/test_verdict.py",),
     ),
     Mutation(
