@@ -13,7 +13,9 @@ config alone. A mistake in any record refuses the whole with all mistakes listed
 left out and listed. A `UserError` leaves nothing behind.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +46,7 @@ from adire_assets.families.causal_lm.languages import language_of
 
 ENDINGS = (".json", ".jsonl", ".ndjson")
 UNDETERMINED = "und"  # the BCP 47 tag
-UTF8_MARK = b"\xef\xbb\xbf"
+MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def build_dataset(
     in all (`config.minimum_examples`), held out or to train on.
     """
     found = content_files(source, files)
+    if odd := [ascii(name)[1:-1] for name in found if re.search("[\ud800-\udfff]", name)]:
+        raise UserError(f"{source}: {', '.join(odd)}: not a name in UTF-8; rename it")
     named = {name: path for name, path in found.items() if suffix_of(name) in ENDINGS}
     if not named:
         raise UserError(
@@ -96,7 +100,7 @@ def build_dataset(
         except ValueError as clause:
             read.problems.append(f"{name}: {clause}")
             continue
-        if content.startswith(UTF8_MARK):
+        if content.startswith(MARKS):
             marked.append(name)
         read_records(text, name, config, read)
         if progress:

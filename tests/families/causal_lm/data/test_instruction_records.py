@@ -1,6 +1,7 @@
 """Alpaca, messages and ShareGPT become examples; every mistake is told with file, line and key."""
 
 import json
+import os
 import re
 from pathlib import Path
 from random import Random
@@ -151,7 +152,9 @@ def test_ignored_keys_are_left_out(tmp_path):
     assert messages(row) == CHAT
 
 
-@pytest.mark.parametrize("layout", ["compact", "indented", "windows", "after blank lines"])
+@pytest.mark.parametrize(
+    "layout", ["compact", "indented", "windows", "after blank lines", "without a list"]
+)
 def test_a_list_tells_the_line_where_a_record_begins(tmp_path, layout: str):
     records = [alpaca(number) for number in range(30)]
     text = json.dumps(records, indent=None if layout == "compact" else 2)
@@ -159,6 +162,8 @@ def test_a_list_tells_the_line_where_a_record_begins(tmp_path, layout: str):
         text = text.replace("\n", "\r\n")
     if layout == "after blank lines":
         text = f"\n\n {text}\n"
+    if layout == "without a list":
+        text = "\n".join(json.dumps(record, indent=1) for record in records)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.json").write_bytes(text.encode())
     built(tmp_path / "in", tmp_path / "out")
@@ -173,9 +178,10 @@ def test_a_json_file_may_hold_a_record_a_line(tmp_path):
     assert built(tmp_path / "in", tmp_path / "out").examples == 20
 
 
-def test_a_byte_order_mark_is_taken_and_told(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_taken_and_told(tmp_path, encoding: str):
     path = fill(tmp_path / "in", 20) / "a.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    path.write_bytes(path.read_text().encode(encoding))
     assert built(tmp_path / "in", tmp_path / "out").marked == ["a.jsonl"]
 
 
@@ -196,6 +202,7 @@ WRONG: list[tuple[Any, str]] = [
     ("[" * 100_000, "not valid JSON: it is nested too deeply; what follows is not read"),
     ('{"output": ' * 100_000, "not valid JSON: it is nested too deeply"),
     ('{"output": ' + "1" * 5000 + "}", "not valid JSON: Exceeds the limit"),
+    ('{"\\ud800": 1, "\\ud800": 2}', "not valid JSON: \\ud800 stands there twice; keep one"),
     ("12", "a record is an object, found a number"),
     ('"text"', "a record is an object, found 'text'"),
     ("null", "a record is an object, found null"),
@@ -297,6 +304,14 @@ def test_only_the_first_hundred_mistakes_are_shown(tmp_path):
     assert told[-1] == "... and 150 more"
 
 
+def test_a_name_that_is_not_utf8_is_told(tmp_path):
+    source = fill(tmp_path / "in", 20)
+    for name in (b"\xff.jsonl", b"\xfe.md"):
+        (source / os.fsdecode(name)).write_text("{}")
+    told = refused(source, tmp_path / "out")
+    assert told.encode().endswith(b"in: \\udcfe.md, \\udcff.jsonl: not a name in UTF-8; rename it")
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
     source = fill(tmp_path / "in", 20)
     (source / "b.jsonl").symlink_to(write(tmp_path / "outside.jsonl", [alpaca(99)]))
@@ -343,7 +358,9 @@ def test_fuzzed_records_are_taken_or_told_with_their_line(tmp_path, seed: int):
         source.mkdir()
         (source / "a.jsonl").write_bytes(content.encode("utf-8", "surrogatepass"))
         try:
-            built(source, tmp_path / f"out{number}", format=random.choice(["auto", "alpaca"]))
+            form = random.choice(["auto", "alpaca"])
+            summary = built(source, tmp_path / f"out{number}", format=form)
+            assert summary.examples == 21, line
         except Exception as error:
             assert type(error).__name__ == "UserError", (line, error)
             told_of += 1
