@@ -79,8 +79,11 @@ def _composed(value: Any) -> Any:
     return tuple(map(_composed, value)) if isinstance(value, tuple) else value
 
 
-def train_texts(dataset: Path) -> tuple[str, ...]:
-    """What training saw, NFC: the content of each message of the dataset's train.jsonl, once."""
+def train_texts_and_slots(dataset: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What training saw, NFC and each once: (the contents of all messages, all slot values) of the
+    dataset's train.jsonl."""
     lines = (dataset / "train.jsonl").read_text(encoding="utf-8").split("\n")
-    messages = [one for line in lines if line for one in json.loads(line)["messages"]]
-    return tuple(dict.fromkeys(_composed(one["content"]) for one in messages))
+    rows = [json.loads(line) for line in lines if line]
+    texts = (one["content"] for row in rows for one in row["messages"])
+    slots = (value for row in rows for value in row["slots"].values())
+    return tuple(dict.fromkeys(map(_composed, texts))), tuple(dict.fromkeys(map(_composed, slots)))

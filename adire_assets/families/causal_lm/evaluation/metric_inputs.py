@@ -21,6 +21,7 @@ class MetricInputs:
     answers: tuple[Answer, ...]
     base: tuple[Answer, ...] = ()
     train: tuple[str, ...] = ()  # the texts that training saw
+    train_slots: tuple[str, ...] = ()  # the slot values of its records
     refusals: tuple[str, ...] = ()  # regular expressions, one of which a refusal holds
     toxicity: Classifier | None = None
     only_answers: bool = False  # each reference is the only right answer, see `exact_match`

@@ -50,6 +50,23 @@ def test_a_fluent_letter_with_invented_facts_has_none():
     assert of("rouge_l_char", invented, LETTER) > 0.7
 
 
+def test_a_name_of_training_is_an_invented_fact():
+    text = "Dear Ola Eze, your order 1042 is ready."
+    alone, told = inputs(record(text)), inputs(record(text), train_slots=("Ola Eze", "1042", ""))
+    assert (each("slot_precision", alone), each("slot_precision", told)) == ([1], [0.5])
+    longer = inputs(
+        record("王伟强", slots={"n": "王伟"}, prompt="王伟", reference="王伟"),
+        train_slots=("王伟强",),
+    )
+    assert (each("slot_recall", longer), each("slot_precision", longer)) == ([0], [0])
+
+
+def test_values_that_begin_with_no_word_are_found():
+    slots = {"mark": "§ 12", "sign": "☺"}
+    assert scores("see § 12 ☺", slots=slots) == (1, 1, 1)
+    assert scores("see § 13", slots=slots) == (0, 0, 0)
+
+
 def test_f1_is_the_harmonic_mean():
     recall, precision, f1 = scores("Dear Ada Obi, 12 pieces, 13 bags and 14 boxes.")
     assert (recall, precision) == (2 / 5, 2 / 4)

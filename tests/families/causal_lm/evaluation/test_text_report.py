@@ -10,7 +10,11 @@ import pytest
 
 from adire_assets.core.errors import UserError
 from adire_assets.families.causal_lm.evaluation import report
-from adire_assets.families.causal_lm.evaluation.answers import Answer, read_answers, train_texts
+from adire_assets.families.causal_lm.evaluation.answers import (
+    Answer,
+    read_answers,
+    train_texts_and_slots,
+)
 from adire_assets.families.causal_lm.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.causal_lm.evaluation.metrics import METRICS
 from adire_assets.families.causal_lm.evaluation.metrics.toxicity import word_list
@@ -73,11 +77,14 @@ def test_a_line_that_is_cut_off_is_named(tmp_path):
         read_answers(tmp_path)
 
 
-def test_training_texts_are_all_messages_once(tmp_path):
-    talk = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+def test_training_texts_are_all_messages_and_slot_values_once(tmp_path):
+    talk = {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        "slots": {"one": "o\u0323", "other": "ọ"},
+    }
     lines = f"{json.dumps(talk)}\n" * 2
     (tmp_path / "train.jsonl").write_text(lines, encoding="utf-8")
-    assert train_texts(tmp_path) == ("a", "b")
+    assert train_texts_and_slots(tmp_path) == (("a", "b"), ("ọ",))
 
 
 def answers(right: bool, prompts: int = 8) -> tuple[Answer, ...]:

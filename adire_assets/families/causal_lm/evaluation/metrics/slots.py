@@ -5,7 +5,8 @@
     F1         2 P R / (P + R), 0 where both are 0
 
 A fact of an answer is every number ("12", "12.5", "2024-05-12", "b-12" are one each) and every slot
-value of any record of the evaluation that occurs in it. It is true when it is a slot value of this
+value of any record, of the evaluation or of training, that occurs in it: what a model invents is
+mostly what it was trained on. It is true when it is a slot value of this
 record, or occurs in what was asked or in the reference. Each fact counts once, however often it is
 said. Range 0 to 1, higher is better. Only held-out answers take part; without slots recall and F1
 are NaN, and precision is where no fact is stated. An answer that owes facts and states none has 0.
@@ -28,7 +29,8 @@ Generation" (arXiv:1508.01745), as precision and recall.
 """
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
@@ -79,10 +81,19 @@ class Facts:
     others: frozenset[str]
 
 
-def facts(text: str, known: Iterable[str]) -> Facts:
-    """The facts of a spelled text; `known` are the slot values of all records."""
+def by_first_word(values: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    """Spelled values by the word that they begin with, so that a text looks for few of many."""
+    found = defaultdict(list)
+    for value in values:
+        found[next(iter(words(value)), "")].append(value)
+    return found
+
+
+def facts(text: str, known: Mapping[str, Sequence[str]]) -> Facts:
+    """The facts of a spelled text; `known` are the slot values of all records `by_first_word`."""
+    near = (one for word in {"", *words(text)} for one in known.get(word, ()) if one in text)
     found, rest = [], text
-    for value in sorted((one for one in known if one in text), key=len, reverse=True):
+    for value in sorted(near, key=len, reverse=True):
         # The longest first, and what it covers is gone.
         rest, count = whole(value).subn(lambda match: "\0" * len(match[0]), rest)
         if count:
@@ -93,12 +104,15 @@ def facts(text: str, known: Iterable[str]) -> Facts:
 @lru_cache(maxsize=2)
 def _scores(inputs: MetricInputs) -> np.ndarray:
     """[n, 2]: recall and precision of each answer."""
-    known = {value for one in inputs.answers for value in slot_values(one)}
+    values = {value for one in inputs.answers for value in slot_values(one)}
+    known = by_first_word(values.union(map(spelled, inputs.train_slots)) - {""})
     each = [_recall_and_precision(answer, known) for answer in inputs.answers]
     return np.array(each, np.float64).reshape(-1, 2)
 
 
-def _recall_and_precision(answer: Answer, known: set[str]) -> tuple[float, float]:
+def _recall_and_precision(
+    answer: Answer, known: Mapping[str, Sequence[str]]
+) -> tuple[float, float]:
     if answer.kind != "held_out":
         return math.nan, math.nan
     due = slot_values(answer)
@@ -124,7 +138,7 @@ def _without_echo(answer: str, question: str, reference: str, due: set[str]) -> 
         if count < least:
             return answer
         start, end = spans[0][0], spans[-1][1]
-        if 2 * count < len(asked) and len(facts(answer[start:end], due).values) < 2:
+        if 2 * count < len(asked) and len(facts(answer[start:end], by_first_word(due)).values) < 2:
             return answer
         answer = f"{answer[:start]}\n{answer[end:]}"
 
