@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from adire_assets.core.errors import UserError
 from adire_assets.core.statistic import Statistic, standard_error
 from adire_assets.families.causal_lm.evaluation.answers import Answer
 from adire_assets.families.causal_lm.evaluation.metric_inputs import MetricInputs
@@ -26,9 +27,16 @@ def scored(
 ) -> dict[str, Any]:
     """The scores of report.json; `statistics` are the `measure` of "adapter" and "base".
 
-    Both answered the same prompts and samples, in the same order. A score is null where there is
-    nothing to compute it from, overall or in a language.
+    Both answered the same prompts and samples, prompt by prompt. A score is null where there is
+    nothing to compute it from, overall or in a language. `seeds` are the samples of a prompt.
+    UserError where the two sides do not belong together.
     """
+    asked = [[(one.question, one.sample) for one in side.answers] for side in (adapter, base)]
+    if asked[0] != asked[1]:
+        raise UserError(
+            "the answers with the LoRA and without it are to other prompts or samples; "
+            "generate both again"
+        )
     prompts = [one.question for one in adapter.answers]
     numbers = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
     clusters = np.array([numbers[prompt] for prompt in prompts], np.int64)
@@ -49,6 +57,7 @@ def scored(
             for language in sorted({one.language for one in adapter.answers} - {""})
         },
         "prompts": len(numbers),
+        "seeds": sorted({one.sample for one in adapter.answers}),
         "answers": len(prompts),
         "metrics": {
             name: {"unit": metric.unit, "better": metric.better, "source": metric.source}

@@ -19,6 +19,7 @@ from adire_assets.families.causal_lm.evaluation.metric_inputs import MetricInput
 from adire_assets.families.causal_lm.evaluation.metrics import METRICS
 from adire_assets.families.causal_lm.evaluation.metrics.toxicity import word_list
 from adire_assets.families.causal_lm.evaluation.scores import measure, scored
+from adire_assets.gates.comparison import compare
 
 LANGUAGES = {
     "zh": ("订单{}何时完成？", "订单{}将在三月完成。"),
@@ -93,7 +94,7 @@ def answers(right: bool, prompts: int = 8) -> tuple[Answer, ...]:
         language = ("zh", "en")[place % 2]
         asked, told = (text.format(1000 + place) for text in LANGUAGES[language])
         for sample in range(2):
-            text = told if right and sample == 0 else told.replace("100", "77")
+            text = told if right and sample == 0 else told.replace("1", "7", 1)
             made.append(
                 Answer(asked, text, told, {"order": str(1000 + place)}, language, sample=sample,
                        loss=0.5 if right else 2.0, reference_tokens=4 + 4 * (place % 2))
@@ -115,8 +116,14 @@ def test_scores_stand_beside_the_bases():
     assert (found["scores"]["slot_f1"], found["base_scores"]["slot_f1"]) == (0.5, 0)
     assert (found["scores"]["loss"], found["base_scores"]["loss"]) == (0.5, 2)
     assert found["scores"]["refusal_accuracy"] is None
-    assert (found["prompts"], found["answers"]) == (8, 16)
+    assert (found["prompts"], found["seeds"], found["answers"]) == (8, [0, 1], 16)
     assert found["toxicity_probability_maximum"] == 1
+
+
+def test_answers_to_other_prompts_are_refused():
+    for base in (answers(False, 7), answers(False)[::-1]):
+        with pytest.raises(UserError, match="generate both again"):
+            evaluated(answers(True), base)
 
 
 def test_standard_errors_are_over_prompts():
@@ -138,10 +145,43 @@ def test_scores_are_told_by_language():
     assert found["by_language"]["zh"]["answers"] == 8
 
 
+def varied(given: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    """Prompts that differ in how much is won: some answers are right on either side."""
+    return tuple(
+        dataclasses.replace(
+            one,
+            loss=(one.loss or 0) * (1 + place % 7 / 20),
+            text=one.reference or "" if place % 9 == 0 else one.text,
+        )
+        for place, one in enumerate(given)
+    )
+
+
+def test_a_challenger_is_compared_by_what_its_prompts_ask_for():
+    own, rival = (measure(MetricInputs(varied(answers(right, 60)))) for right in (True, False))
+    better = {name: metric.better for name, metric in METRICS.items()}
+    margins = dict.fromkeys(METRICS, 0.05)
+    silent = {"exact_match", "refusal_accuracy", "memorisation", "general_regression", "toxicity"}
+    found = {one.metric: one for one in compare(own, rival, better, margins, 60, 2)}
+    assert {name for name, one in found.items() if "no prompt" in one.explanation} == silent
+    assert {name for name, one in found.items() if one.passed} == set(METRICS)
+    found = {one.metric: one for one in compare(rival, own, better, margins, 60, 2)}
+    lost = {"slot_f1", "slot_recall", "slot_precision", "loss", "perplexity", "bleu", "chrf"}
+    assert not any(found[name].passed for name in lost)
+
+
+def test_an_adapter_that_overflows_on_one_text_does_not_pass_against_a_champion():
+    own = [*answers(True, 12)]
+    own[:2] = [dataclasses.replace(one, loss=None) for one in own[:2]]
+    sides = (measure(MetricInputs(one)) for one in (tuple(own), answers(False, 12)))
+    [found] = compare(*sides, {"loss": "lower"}, {"loss": 0.05}, 12, 2)
+    assert not found.passed
+
+
 def test_an_answer_has_its_own_scores_and_no_linear_forms():
     entry = evaluated(answers(True), answers(False))["per_answer"][0]
     assert (entry["slot_f1"], entry["slot_f1_base"]) == (1, 0)
-    assert entry["base_text"] == "订单770将在三月完成。"
+    assert entry["base_text"] == "订单7000将在三月完成。"
     assert "loss" not in entry
 
 
@@ -162,6 +202,7 @@ def test_the_report_shows_scores_by_language_and_six_answers():
     assert [part.splitlines()[2][:2] for part in shown] == ["en"] * 3 + ["zh"] * 3
     assert "订单1002将在三月完成。" in text or "订单1004将在三月完成。" in text
     for part in shown:
+        assert "slot_f1 1.000" in part  # greedy answers alone, which are the right ones here
         assert [part.count(one) for one in ("With the LoRA:", "Without:", "Reference:")] == [1] * 3
 
 
