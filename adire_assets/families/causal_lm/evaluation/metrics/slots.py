@@ -6,10 +6,10 @@
 
 A fact of an answer is every number ("12", "12.5", "2024-05-12", "b-12" are one each) and every slot
 value of any record, of the evaluation or of training, that occurs in it: what a model invents is
-mostly what it was trained on. It is true when it is a slot value of this
-record, or occurs in what was asked or in the reference. Each fact counts once, however often it is
-said. Range 0 to 1, higher is better. Only held-out answers take part; without slots recall and F1
-are NaN, and precision is where no fact is stated. An answer that owes facts and states none has 0.
+mostly what it was trained on. It is true when it is a slot value of this record, or occurs in what
+was asked or in the reference. Each fact counts once, however often it is said. Range 0 to 1, higher
+is better. Only held-out answers take part; without slots recall and F1 are NaN, and precision is
+where no fact is stated. An answer that owes facts and states none has 0.
 
 A value occurs as a whole unit (`texts.whole`), and not within a longer slot value of any record:
 the order 1042 does not occur in the price "1042 naira", nor the name 王伟 in another's 王伟强.
