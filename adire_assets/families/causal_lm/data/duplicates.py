@@ -1,21 +1,23 @@
 """Near duplicates among texts: those whose sets of character 5-grams are nearly the same.
 
 MinHash (Broder 1997) with locality-sensitive hashing finds the candidates, of which the Jaccard
-similarity is then counted, so that no estimate decides. Time and memory grow with the number of
-texts, not with its square, unless most of them are alike.
+similarity is then counted, so that no estimate decides.
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
+import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 SHINGLE = 5  # characters
 PERMUTATIONS = 128
 LARGEST_MISS = 1e-4  # probability that two texts as similar as asked are no candidates
-MARGIN = 0.2  # more than four standard errors of an estimate by 128 permutations
+PLACES = (
+    2**22
+)  # of a table of hashes; where two 5-grams share one, their texts only seem more alike
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ def near_duplicates(texts: Sequence[str], similarity: float) -> Iterator[Near]:
     Each is told with the most similar of these, of equal ones the first.
     """
     index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(similarity))
-    hashed: dict[int, MinHash] = {}
-    for number, sketch in enumerate(_sketches(texts)):
-        mine = shingles(texts[number])
+    kept: dict[int, np.ndarray] = {}
+    table = np.zeros(PLACES, bool)
+    for number, (text, sketch) in enumerate(zip(texts, _sketches(texts), strict=True)):
+        mine = shingles(text)
+        places = np.fromiter((crc32(one.encode()) % PLACES for one in mine), np.int32, len(mine))
         best = Near(number, -1, 0.0)
-        for other in sorted(index.query(sketch)):
-            if sketch.jaccard(hashed[other]) < similarity - MARGIN:
-                continue
+        for other in _not_less_like(places, kept, sorted(index.query(sketch)), similarity, table):
             found = _jaccard(mine, shingles(texts[other]))
             if found >= similarity and found > best.similarity:
                 best = Near(number, other, found)
@@ -60,7 +62,27 @@ def near_duplicates(texts: Sequence[str], similarity: float) -> Iterator[Near]:
             yield best
         else:
             index.insert(number, sketch)
-            hashed[number] = sketch
+            kept[number] = places
+
+
+def _not_less_like(
+    places: np.ndarray,
+    kept: Mapping[int, np.ndarray],
+    others: Sequence[int],
+    similarity: float,
+    table: np.ndarray,
+) -> Iterator[int]:
+    """Those of `others` that may be so similar; counted for all together, since there are many
+    among texts of one pattern. `table` is all False, and left so."""
+    if not others:
+        return
+    sizes = np.array([len(kept[one]) for one in others])
+    table[places] = True
+    there = table[np.concatenate([kept[one] for one in others])]
+    table[places] = False
+    shared = np.add.reduceat(there, np.cumsum(sizes) - sizes, dtype=np.int64)
+    for place in np.flatnonzero(shared / (len(places) + sizes - shared) >= similarity):
+        yield others[place]
 
 
 def _sketches(texts: Iterable[str]) -> Iterator[MinHash]:
