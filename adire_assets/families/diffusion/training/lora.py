@@ -35,7 +35,6 @@ from adire_assets.families.diffusion.training.cache import Facts
 from adire_assets.families.diffusion.training.class_images import class_images
 from adire_assets.families.diffusion.training.denoising import Denoising
 from adire_assets.families.diffusion.training.examples import Examples
-from adire_assets.families.diffusion.training.fused_lora import fuse
 from adire_assets.families.diffusion.training.layers import (
     add_lora,
     trained_parts,
@@ -43,6 +42,7 @@ from adire_assets.families.diffusion.training.layers import (
 )
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.training.checkpoint import Checkpoints
+from adire_assets.families.training.fused_lora import fuse
 from adire_assets.families.training.loop import ShouldPrune, TrainingLoop
 from adire_assets.families.training.processes import FROZEN_TYPES, accelerator_for, say_nothing
 

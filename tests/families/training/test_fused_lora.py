@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor
 
-from adire_assets.families.diffusion.training.fused_lora import fuse
+from adire_assets.families.training.fused_lora import fuse
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "conv1"]
 
