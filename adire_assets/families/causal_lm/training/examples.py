@@ -1,0 +1,165 @@
+"""Training examples: a dataset artifact as token ids, drawn exactly again and packed into rows.
+
+What optimizer step k sees is a function of the seed and k alone. A step's examples are drawn for
+all processes together, and each takes its share. Where `packing` is on, examples lie side by side
+in a row as long as `max_length`; attention stays inside each and its positions begin at 0, so the
+losses are those of rows of their own, with less padding.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import digest
+from adire_assets.families.causal_lm.chat import Encoded, encode
+from adire_assets.families.causal_lm.training.settings import TrainingConfig
+from adire_assets.families.training.draws import permutation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ROW_STREAM = 2  # kind of draw, see `draws.stream`
+VALIDATION_EXAMPLES = 64
+NOT_LEARNT = -100  # the target of a token that no loss is taken of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """R rows of L tokens on the training device; int64 [R, L] each.
+
+    `owner` numbers the example of a token, 0 is padding. `targets` are the tokens that follow, or
+    NOT_LEARNT. `weight` times the sum of the targets' losses is this batch's part of the loss.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    owner: Tensor
+    targets: Tensor
+    weight: float
+
+
+class Examples:
+    """The splits of the dataset artifact at `folder`, for process `rank` of `processes`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrainingConfig,
+        tokenizer: "PreTrainedTokenizerFast",
+        *,
+        device: torch.device,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.settings, self.device, self.rank, self.processes = settings, device, rank, processes
+        self.padding = tokenizer.pad_token_id or tokenizer.eos_token_id
+        self.cut: list[str] = []  # where the examples come from that are longer than max_length
+        self.rows = list(self._read(folder / "train.jsonl", tokenizer))
+        if not self.rows:
+            raise UserError(
+                f"training.max_length: no answer of {folder / 'train.jsonl'} begins within "
+                f"{settings.max_length} tokens; raise it"
+            )
+        validation = self._read(folder / "validation.jsonl", tokenizer)
+        self.validation_rows = list(islice(validation, VALIDATION_EXAMPLES))
+        if settings.keep_checkpoint == "best" and not self.validation_rows:
+            raise UserError(
+                "training.keep_checkpoint: best needs validation examples, and none of the "
+                "dataset's fell there; raise data.validation_fraction"
+            )
+        self.digest = digest([[row.ids, row.said] for row in (*self.rows, *self.validation_rows)])
+
+    def _read(self, file: Path, tokenizer: "PreTrainedTokenizerFast") -> Iterator[Encoded]:
+        """The examples of a split, cut to max_length; those without an answer are left out."""
+        most = self.settings.max_length
+        for line in file.read_text(encoding="utf-8").split("\n"):
+            if not line:
+                continue
+            record = json.loads(line)
+            whole = encode(tokenizer, record["messages"])
+            if len(whole.ids) > most:
+                self.cut.append(record["source"])
+            said = whole.said if self.settings.assistant_only_loss else [True] * len(whole.ids)
+            one = Encoded(whole.ids[:most], said[:most])
+            if any(one.said[1:]):
+                yield one
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """This process's examples of optimizer step `step` (from 0), in as few passes as is good.
+
+        The loss of the step is the mean over the answers' tokens of all processes, whose gradients
+        are averaged: so each weighs its tokens by the number of processes.
+        """
+        settings = self.settings
+        mine = settings.train_batch_size * settings.gradient_accumulation_steps
+        drawn = [self._drawn(place) for place in range(*self._places(step, mine))]
+        tokens = sum(map(_learnt, drawn))
+        # The longest first, in turn: all processes have about as much to do.
+        drawn.sort(key=lambda row: -len(row.ids))
+        return self._packed(drawn[self.rank :: self.processes], self.processes / max(tokens, 1))
+
+    def validation(self) -> Iterator[Batch]:
+        """The validation examples, always the same; the weights make the mean over their tokens."""
+        rows = sorted(self.validation_rows, key=lambda row: -len(row.ids))
+        return self._packed(rows, 1 / max(sum(map(_learnt, rows)), 1))
+
+    def _places(self, step: int, mine: int) -> tuple[int, int]:
+        return step * mine * self.processes, (step + 1) * mine * self.processes
+
+    def _drawn(self, place: int) -> Encoded:
+        """The example at a place of the endless stream of permutations of all."""
+        epoch, number = divmod(place, len(self.rows))
+        order = permutation(len(self.rows), self.settings.seed, ROW_STREAM, epoch)
+        return self.rows[order[number]]
+
+    def _packed(self, examples: Sequence[Encoded], weight: float) -> Iterator[Batch]:
+        """Passes of at most train_batch_size rows, first fit, the longest example first."""
+        rows: list[list[Encoded]] = []
+        for example in examples:
+            fits = (
+                row
+                for row in rows
+                if self.settings.packing
+                and sum(len(one.ids) for one in row) + len(example.ids) <= self.settings.max_length
+            )
+            if row := next(fits, None):
+                row.append(example)
+            else:
+                rows.append([example])
+        size = self.settings.train_batch_size
+        for first in range(0, len(rows), size):
+            yield self._batch(rows[first : first + size], weight)
+
+    def _batch(self, rows: Sequence[Sequence[Encoded]], weight: float) -> Batch:
+        shape = len(rows), max(sum(len(one.ids) for one in row) for row in rows)
+        ids = torch.full(shape, self.padding)
+        positions, owner = (
+            torch.zeros(shape, dtype=torch.long),
+            torch.zeros(shape, dtype=torch.long),
+        )
+        targets = torch.full(shape, NOT_LEARNT)
+        for number, row in enumerate(rows):
+            start = 0
+            for nth, one in enumerate(row, 1):
+                end = start + len(one.ids)
+                tokens = torch.tensor(one.ids)
+                ids[number, start:end], owner[number, start:end] = tokens, nth
+                positions[number, start:end] = torch.arange(len(one.ids))
+                following = torch.where(torch.tensor(one.said), tokens, NOT_LEARNT)[1:]
+                targets[number, start : end - 1] = following
+                start = end
+        device = self.device
+        moved = ids.to(device), positions.to(device), owner.to(device), targets.to(device)
+        return Batch(*moved, weight=weight)
+
+
+def _learnt(example: Encoded) -> int:
+    """Of how many tokens a loss is taken; nothing predicts the first one."""
+    return sum(example.said[1:])
