@@ -18,11 +18,15 @@ import importlib, pkgutil, sys
 import adire_assets
 assert adire_assets.__path__ == [sys.argv[1]], adire_assets.__path__
 def fail(name): raise
-for found in pkgutil.walk_packages(adire_assets.__path__, "adire_assets.", onerror=fail):
-    if not found.name.endswith("__main__"):
-        importlib.import_module(found.name)
+found = [one.name for one in pkgutil.walk_packages(adire_assets.__path__, "adire_assets.", fail)]
+in_children = [name for name in found if ".training" in name]  # which compute
+for name in found:
+    if not name.endswith("__main__") and name not in in_children:
+        importlib.import_module(name)
 heavy = [name for name in ("torch", "diffusers", "transformers", "PIL") if name in sys.modules]
 print(heavy)
+for name in in_children:
+    importlib.import_module(name)
 """
 
 

@@ -27,6 +27,7 @@ from adire_assets.embedded.base.stages import Loop, cosine
 from adire_assets.embedded.letters.corpus import exercise
 from adire_assets.embedded.letters.letters import letters
 
+MODULE = "adire_assets.embedded.letters.train"  # whatever name it runs under
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # Digits and Chinese characters stand alone, so that a number or a name is copied piece by piece.
 PIECES = r"\p{Han}|\p{N}|[^\S\n]?[\p{L}\p{M}]+|\n|[^\S\n]?[^\s\p{L}\p{M}\p{N}]+|\s+"
@@ -155,7 +156,8 @@ def train(output: Path, work: Path, steps: int, seed: int = 0) -> None:
             model.zero_grad()
             return loss.detach()
 
-        recipe = Recipe("letters_base", "tiny", config={"steps": steps, "seed": seed})
+        made_from = {"steps": steps, "seed": seed}
+        recipe = Recipe("letters_base", "tiny", (MODULE,), config=made_from)
         loop = Loop("letters", work, steps, recipe.key)
         spent = loop.run({"model": model, "optimizer": optimizer}, step)
     model.save_pretrained(output)
