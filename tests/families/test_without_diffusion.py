@@ -14,12 +14,13 @@ PACKAGE = Path(__file__).parents[2] / "adire_assets"
 GONE = ("families/diffusion", "embedded")
 WORDS = re.compile(r"diffusi|Stable|clip_s|CLIP|KID|UNet|guidance|num_inference|png|PNG|pixel")
 IMPORT_ALL = """
-import importlib, pkgutil, sys
+import importlib, pkgutil, re, sys
 import adire_assets
 assert adire_assets.__path__ == [sys.argv[1]], adire_assets.__path__
 def fail(name): raise
 found = [one.name for one in pkgutil.walk_packages(adire_assets.__path__, "adire_assets.", fail)]
-in_children = [name for name in found if ".training" in name]  # which compute
+computes = re.compile("[.](training|steps|generation|write_answers)([.]|$)")
+in_children = [name for name in found if computes.search(name)]
 for name in found:
     if not name.endswith("__main__") and name not in in_children:
         importlib.import_module(name)

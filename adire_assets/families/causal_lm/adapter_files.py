@@ -3,9 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from adire_assets.core.store import write_json
+from adire_assets.core.store import read_json, write_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+UNSERVED: dict[str, tuple] = {  # key of the config -> what vLLM serves
+    "use_dora": (False,),
+    "bias": ("none",),
+    "modules_to_save": ([],),
+}
 PREFIX = "base_model.model."  # of every key, as peft's PeftModel has it
 
 
@@ -27,3 +32,41 @@ def save_adapter(model: Any, folder: Path) -> None:
     # The folder that the base lay in means nothing elsewhere; the manifest names the base.
     said |= {"base_model_name_or_path": None, "inference_mode": True, "task_type": "CAUSAL_LM"}
     write_json(folder / CONFIG, said)
+
+
+def problems_of(folder: Path, base: Path) -> list[str]:
+    """Why an adapter is not sound on this base, or would not be served: sentences; [] if it is.
+
+    A server takes weights under names that it does not know without a word and answers as the base
+    does, so every name must be that of a layer.
+    """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if missing := [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]:
+        return [f"the adapter has no {missing[0]}"]
+    config = read_json(folder / CONFIG)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    shapes = {f"{PREFIX}{name}": layer for name, layer in model.named_modules()}
+    found = [
+        f"{key} is {config[key]!r}, which vLLM does not serve"
+        for key, served in UNSERVED.items()
+        if config.get(key) not in (*served, None)
+    ]
+    tensors = load_file(folder / WEIGHTS)
+    if not tensors:
+        found.append("the adapter has no weights")
+    for name, tensor in tensors.items():
+        layer, _, side = name.removesuffix(".weight").rpartition(".")
+        weight = getattr(shapes.get(layer), "weight", None)
+        if weight is None or side not in ("lora_A", "lora_B"):
+            found.append(f"{name} belongs to no layer of the base")
+        elif tensor.shape[side == "lora_A"] != weight.shape[side == "lora_A"]:
+            found.append(f"{name} is {tuple(tensor.shape)}, its layer {tuple(weight.shape)}")
+        elif not tensor.isfinite().all():
+            found.append(f"{name} holds values that are not finite")
+    if not found and not any(t.any() for name, t in tensors.items() if ".lora_B" in name):
+        found.append("every lora_B is zero: the adapter changes nothing")
+    return found

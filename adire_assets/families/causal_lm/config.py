@@ -1,11 +1,19 @@
 """The schema of a language model's YAML: the sections that only this family has."""
 
-from typing import Annotated, Literal
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator
+import regex
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from adire_assets.config import model
-from adire_assets.config.yaml_file import distinct
+from adire_assets.config.weights import FilePath, ModelSource
+from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, Strict, distinct
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.families.causal_lm.gates import GateConfig
+from adire_assets.families.causal_lm.training.settings import TrainingConfig
 
 PersonalData = Literal["email", "phone", "card", "iban", "secret"]
 Key = Annotated[str, Field(min_length=1, max_length=100)]
@@ -36,3 +44,122 @@ class DataConfig(model.SplitDataConfig):
         if unknown := [one for one in value if one not in SUPPORTED_REGIONS]:
             raise ValueError(f"{unknown[0]} is no region; use ISO 3166 codes such as NG or CN")
         return value
+
+
+class GeneralPrompt(Strict):
+    """A question that has nothing to do with the data; the expected answer where there is one."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=10_000)]
+    reference: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    language: Annotated[str, Field(max_length=10)] = ""
+
+
+def _expression(text: str) -> str:
+    try:
+        regex.compile(text)
+    except regex.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+class EvaluationConfig(model.EvaluationConfig):
+    """How an adapter is evaluated: held-out questions and general ones, answered greedily and
+    `samples` times drawn."""
+
+    ONLY_WITH = {
+        key: (EffectiveOnlyWith("samples", "samples: 1", lambda asked: asked.samples > 0),)
+        for key in ("temperature", "top_p")
+    }
+
+    prompts_maximum: Annotated[int, Field(ge=2, le=10_000)] = 60  # held-out questions
+    general_prompts: FilePath | None = None  # JSONL: prompt, and perhaps reference and language
+    samples: Annotated[int, Field(ge=0, le=16)] = 1
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_tokens: Annotated[int, Field(ge=1, le=100_000)] = 256  # of an answer
+    latency_answers: Annotated[int, Field(ge=3, le=100)] = 8
+    # What a refusal says; without any, no answer counts as one.
+    refusal_patterns: list[Annotated[str, AfterValidator(_expression)]] = []
+    toxic_words: FilePath | None = None  # a text file, one word or phrase a line
+    gates: GateConfig = GateConfig()
+
+    def settings(self, project: Project) -> dict[str, Any]:
+        """`general_prompts` are questions as an evaluation asks them."""
+        settings = super().settings(project)
+        settings["general_prompts"] = [
+            {
+                "messages": [{"role": "user", "content": one.prompt}],
+                "reference": one.reference,
+                "slots": {},
+                "language": one.language,
+            }
+            for one in self.read_general_prompts(project)
+        ]
+        return settings
+
+    def read_general_prompts(self, project: Project) -> list[GeneralPrompt]:
+        """The file's. UserError with file and line of what is wrong."""
+        if self.general_prompts is None:
+            return []
+        file = project.inside(self.general_prompts, "evaluation.general_prompts")
+        if not file.is_file():
+            raise UserError(f"evaluation.general_prompts: {file} does not exist; name a JSONL file")
+        found = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+            try:
+                found += [GeneralPrompt.model_validate(json.loads(line))] if line.strip() else []
+            except ValueError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"{file}:{number}: {reason}") from None
+        return found
+
+    def files(self) -> list[str]:
+        return [one for one in (self.general_prompts, self.toxic_words) if one is not None]
+
+
+class ServingConfig(model.ServingConfig):
+    """Limits on what a request may ask for."""
+
+    maximum_model_length: Annotated[int, Field(ge=16, le=1_000_000)] = 1024  # question and answer
+    maximum_tokens: Annotated[int, Field(ge=1, le=100_000)] = 512  # of an answer
+    maximum_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    parity_answers: Annotated[int, Field(ge=1, le=64)] = 4  # that a release must repeat
+
+    def policy(self) -> dict[str, Any]:
+        return {"parity_answers": self.parity_answers}
+
+
+class CausalLMConfig(model.ModelConfig):
+    """The content of configs/models/<name>.yaml for `family: causal_lm`."""
+
+    family: Literal["causal_lm"]
+    data: DataConfig
+    base_model: ModelSource
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    serving: ServingConfig = ServingConfig()
+
+    def weights(self) -> dict[str, ModelSource]:
+        return {"base_model": self.base_model}
+
+    @model_validator(mode="after")
+    def _evaluation_can_be_served(self) -> Self:
+        if self.evaluation.max_tokens > self.serving.maximum_tokens:
+            raise MisplacedKey(
+                f"is {self.evaluation.max_tokens}, but serving.maximum_tokens is "
+                f"{self.serving.maximum_tokens}; a release must be able to repeat what was "
+                "evaluated",
+                ("evaluation", "max_tokens"),
+            )
+        ranks = [self.training.rank, *self.training.rank_pattern.values()]
+        if max(ranks) > self.serving.maximum_lora_rank:
+            raise MisplacedKey(
+                f"is {max(ranks)}, but serving.maximum_lora_rank is "
+                f"{self.serving.maximum_lora_rank}; lower it, or raise that",
+                ("training", "rank"),
+            )
+        return self
+
+    def require_files(self, project: Project, path: Path) -> None:
+        """UserError for general prompts that cannot be read."""
+        self.evaluation.read_general_prompts(project)

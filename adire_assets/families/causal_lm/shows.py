@@ -1,0 +1,32 @@
+"""What Dagster and MLflow show of this family's datasets, adapters and evaluations."""
+
+import csv
+from pathlib import Path
+
+from adire_assets.core.shown import Shown, table
+from adire_assets.core.store import read_json
+
+
+def of_dataset(folder: Path) -> list[Shown]:
+    """How many examples are in each split and language, and what is not in it."""
+    summary = read_json(folder / "summary.json")
+    values = ("train", "validation", "held_out", "languages", "license")
+    return [
+        *(Shown(name, "value", summary[name]) for name in values),
+        Shown("rejected", "markdown", table(("file", "line", "reason"), summary["rejected"])),
+    ]
+
+
+def of_adapter(folder: Path) -> list[Shown]:
+    """Its training, and the validation losses by step."""
+    with (folder / "validation.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Shown("validation_history", "markdown", table(("step", "validation_loss"), rows)),
+        Shown("training", "value", read_json(folder / "training.json")),
+    ]
+
+
+def of_evaluation(folder: Path) -> list[Shown]:
+    """The scores and some answers, beside the bare base's."""
+    return [Shown("report", "markdown", folder / "report.md")]

@@ -1,0 +1,99 @@
+"""The base model as its config names it now, and the words that answers are held against."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.lineage import Recipe, digest
+from adire_assets.core.project import Project
+from adire_assets.core.store import Artifact, hard_link_or_copy, write_json
+from adire_assets.core.worker import RunWorker
+from adire_assets.families.causal_lm.artifacts import BASE, WORDS, base_hash
+from adire_assets.families.causal_lm.config import CausalLMConfig
+
+NEEDED = ("config.json", "tokenizer.json")
+
+
+def recipe(project: Project, model: str, config: CausalLMConfig, kind: str) -> Recipe:
+    """What the base model, or the judge's list of words, is made from as the config says now."""
+    if kind == "judge":
+        return Recipe(kind, model, inputs={"weights": digest(_words(project, config))})
+    return Recipe(kind, model, inputs={"weights": base_hash(_folder(project, config))})
+
+
+def make(
+    project: Project,
+    config: CausalLMConfig,
+    recipe: Recipe,
+    folder: Path,
+    run_worker: RunWorker | None,
+) -> dict[str, Any]:
+    """Fill the folder of the base model or of the judge; what its manifest says of the source."""
+    if recipe.kind == "judge":
+        write_json(folder / WORDS, _words(project, config))
+        return {"source": config.evaluation.toxic_words or "none", "revision": None}
+    source = config.base_model
+    copy = hard_link_or_copy if source.is_hub else shutil.copyfile
+    shutil.copytree(_folder(project, config), folder / BASE, copy_function=copy)
+    return {"source": source.source, "revision": source.revision}
+
+
+def find_again(project: Project, recorded: Artifact, folder: Path) -> str:
+    """Make the new `folder` that of a base model which the store no longer holds; its name.
+
+    UserError when its source holds other weights now.
+    """
+    source, revision = recorded.manifest["source"], recorded.manifest["revision"]
+    found = _found(project, source, revision)
+    if base_hash(found) != recorded.manifest["recipe"]["inputs"]["weights"]:
+        raise UserError(
+            f"the base model {source} is no longer in the store, and {found} is other weights now; "
+            "put those of then back there"
+        )
+    shutil.copytree(found, folder / BASE, copy_function=hard_link_or_copy)
+    return source
+
+
+def _words(project: Project, config: CausalLMConfig) -> list[str]:
+    named = config.evaluation.toxic_words
+    if named is None:
+        return []
+    file = project.inside(named, "evaluation.toxic_words")
+    if not file.is_file():
+        raise UserError(f"evaluation.toxic_words: {file} does not exist; name a list of words")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return sorted({line.strip() for line in lines if line.strip()})
+
+
+def _folder(project: Project, config: CausalLMConfig) -> Path:
+    return _found(project, config.base_model.source, config.base_model.revision)
+
+
+def _found(project: Project, source: str, revision: str | None) -> Path:
+    """The folder of a base. UserError where it is none that transformers reads without code."""
+    folder = _from_hub(source, revision) if revision else (project.root / source).resolve()
+    if not folder.is_dir():
+        raise UserError(f"base_model.source: {folder} is no folder; `dvc pull` it, or name another")
+    if lacking := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise UserError(f"base_model.source: {folder} has no {lacking[0]}; name a model's folder")
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"base_model.source: {folder} has no .safetensors file; convert the weights to that"
+        )
+    return folder
+
+
+def _from_hub(source: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        files = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.*"]
+        return Path(snapshot_download(source, revision=revision, allow_patterns=files))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"base_model.source: {source} at {revision} cannot be had ({reason}); check the id, "
+            "log in with `hf auth login`, or name a folder"
+        ) from None
