@@ -142,8 +142,13 @@ class _Collection:
         records = self._records()
         for name, content in records.items():
             self._keep(name, partial(Path.write_bytes, data=content))
-        needed, others = sorted_out(self.project, store, KEEP)
-        self._tell_what_lacks(records, needed)
+        # Releases come and go meanwhile: what the records in the backup need counts as well.
+        kept = Project(self.project.root, self.target)
+        now, then = (sorted_out(project, store, KEEP)[0] for project in (self.project, kept))
+        needed = list({artifact.key: artifact for artifact in (*then, *now)}.values())
+        keys = {artifact.key for artifact in needed}
+        others = [artifact for artifact in store.artifacts() if artifact.key not in keys]
+        self._tell_what_lacks(kept, records, keys)
         self.progress(f"{len(self.files)} records; copying {len(needed)} artifacts")
         for artifact in needed:
             self._artifact(artifact)
@@ -176,9 +181,10 @@ class _Collection:
             before = now
         raise UserError(f"the records in {self.home} change all the time; try again")
 
-    def _tell_what_lacks(self, records: Mapping[str, bytes], needed: list[Artifact]) -> None:
-        there = {artifact.key for artifact in needed}
-        for state in _live(self.project):
+    def _tell_what_lacks(
+        self, kept: Project, records: Mapping[str, bytes], there: set[str]
+    ) -> None:
+        for state in _live(kept):
             model, number = state.model, state.live
             found = json.loads(records.get(f"releases/{model}/{number}.json", b"{}"))
             for part in ("repository", "base_model"):

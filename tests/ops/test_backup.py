@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -19,6 +20,7 @@ from adire_assets.core.lineage import Recipe, digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.gates import approvals
+from adire_assets.ops import backup as backups
 from adire_assets.ops.backup import backup, restore
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import slot
@@ -220,6 +222,27 @@ def test_a_backup_holds_together_while_releases_come_and_go(
         last = state.history[-1]
         if last["action"] == "deploy" and (last["from"] or 0) > last["number"]:
             assert record.quarantine_reason(again, MODEL, last["from"])
+
+
+def test_a_backup_has_what_its_own_records_name_however_many_releases_come_meanwhile(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sorted_out = backups.sorted_out
+
+    def late(*given: Any) -> Any:
+        if given[0].home == project.home:
+            for _ in range(8):
+                make_live(project, make_release(project).number)
+        return sorted_out(*given)
+
+    then = record.read(project, TARGET, MODEL).live or 0
+    monkeypatch.setattr(backups, "sorted_out", late)
+    backup(project, tmp_path / "kept", quiet)
+    lost(project)
+    again = Project(project.root, project.root / "home-again")
+    restore(again, tmp_path / "kept", quiet)
+    assert record.read(again, TARGET, MODEL).live == then
+    Store(again).verify(Store(again).open(release.read_record(again, MODEL, then).repository))
 
 
 # --- refusals ------------------------------------------------------------------------------------
