@@ -181,6 +181,15 @@ KEPT: dict[str, Kept] = {
         ),
         ("torch", "diffusers", "transformers"),
     ),
+    "letters_base": Kept(
+        Line.letters_base,
+        (
+            *(f"embedded/letters/{name}.py" for name in ("train", "corpus", "phrases", "facts")),
+            "embedded/letters/letters.py",
+            "embedded/base/optimizer.py",
+        ),
+        ("torch", "tokenizers", "transformers"),
+    ),
     "latents": Kept(
         lambda line: line.encoded("latents"),
         (
@@ -275,6 +284,7 @@ def test_another_ingredient_is_another_key(line: Line, kind: str) -> None:
         ("checkpoint", lambda line: line.weights("base", "2")),
         ("checkpoint", lambda line: setattr(line, "content", "2")),  # the data
         ("tiny_base", lambda line: setattr(line, "content", "2")),  # the seed
+        ("letters_base", lambda line: setattr(line, "content", "2")),  # the seed
     ],
 )
 def test_other_files_are_another_key(line: Line, kind: str, change: Callable[[Line], None]) -> None:

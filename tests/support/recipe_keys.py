@@ -21,6 +21,7 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, write_json
 from adire_assets.embedded.base.train import Stages, smoke_settings
+from adire_assets.embedded.letters import train as letters_training
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.training import encoding, lora
 from adire_assets.families.diffusion.training.class_images import key_of
@@ -246,6 +247,9 @@ class Line:
         folder = self.project.home
         stages = Stages(folder, int(self.content), smoke_settings(), torch.device("cpu"), 60.0)
         return lineage.digest([stages._loop(name, 1).fingerprint for name in ("judge", "unet")])
+
+    def letters_base(self) -> str:
+        return letters_training.recipe_of(1, int(self.content)).key
 
     # --- what a training keeps -----------------------------------------------------------------
 

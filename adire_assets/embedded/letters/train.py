@@ -139,6 +139,11 @@ def loss_of(model: Qwen3ForCausalLM, given: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), target[learnt])
 
 
+def recipe_of(steps: int, seed: int) -> Recipe:
+    """What the checkpoint of such a training is made from."""
+    return Recipe("letters_base", "tiny", (MODULE,), config={"steps": steps, "seed": seed})
+
+
 def train(output: Path, work: Path, steps: int, seed: int = 0) -> None:
     """Train, going on from `work`, and export into `output`."""
     with exclusive_folder(work, f"{work} is used by another training; name another --work"):
@@ -156,9 +161,7 @@ def train(output: Path, work: Path, steps: int, seed: int = 0) -> None:
             model.zero_grad()
             return loss.detach()
 
-        made_from = {"steps": steps, "seed": seed}
-        recipe = Recipe("letters_base", "tiny", (MODULE,), config=made_from)
-        loop = Loop("letters", work, steps, recipe.key)
+        loop = Loop("letters", work, steps, recipe_of(steps, seed).key)
         spent = loop.run({"model": model, "optimizer": optimizer}, step)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
