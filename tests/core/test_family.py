@@ -1,5 +1,6 @@
 """The plug of a family: found by its name, one by one, and told of when it is not there."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,7 +96,10 @@ def test_the_plug_counts_where_it_is_the_code_of_a_step(project: Project) -> Non
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("", "cloth.yaml:1: family: this key is missing; installed families: absent, diffusion, "),
+        (
+            "",
+            "cloth.yaml:1: family: this key is missing; installed families: absent, .*diffusion, ",
+        ),
         ("family: 7\n", "cloth.yaml:4: family: expected a name, found 7; installed families: "),
         ("family:\n", "cloth.yaml:4: family: expected a name, found None; installed families: "),
         ("family: silk\n", "cloth.yaml:4: family: there is no family 'silk'; installed families: "),
@@ -113,11 +117,11 @@ def test_a_family_that_is_missing_or_broken_is_told_in_one_sentence(
     with pytest.raises(UserError, match=told) as caught:
         load_model(project, "cloth")
     assert len(str(caught.value).splitlines()) == 1
-    assert "installed families: absent, diffusion, hollow, n" in str(caught.value)
+    assert re.search("installed families: absent, .*diffusion, hollow, n", str(caught.value))
 
 
 def test_a_broken_family_harms_no_other(project: Project) -> None:
-    assert {"diffusion", *MODULES} == {*family_names()}
+    assert {"causal_lm", "diffusion", *MODULES} == {*family_names()}
     assert family("diffusion").name == "diffusion"
 
 

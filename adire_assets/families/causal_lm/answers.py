@@ -1,0 +1,48 @@
+"""The files of answers: JSON with the text and its provenance."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adire_assets.core.answer import Answer
+from adire_assets.core.errors import UserError
+from adire_assets.core.store import write_json
+
+PROVENANCE = "provenance"
+
+
+def files(out: Path, request: Mapping[str, Any]) -> list[Path]:
+    """The one file of an answer."""
+    return [out]
+
+
+def save(answer: Answer, paths: Sequence[Path]) -> Iterator[str]:
+    """Write an answer into its file; what it says, in lines."""
+    [path] = paths
+    write_json(path, {"text": answer.content, PROVENANCE: answer.provenance})
+    yield answer.content
+    yield f"{path}: release {answer.release}"
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance inside a file. UserError when there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not an answer that can be read: {reason}") from None
+    provenance = found.get(PROVENANCE) if isinstance(found, dict) else None
+    if not isinstance(provenance, dict):
+        raise UserError(
+            f"{path} carries no provenance: it was not written by `adire generate` of this "
+            "project's language models"
+        )
+    return provenance
+
+
+def position(provenance: Mapping[str, Any]) -> str:
+    """Which of the answer's files the one with this provenance is."""
+    return "the whole answer"
