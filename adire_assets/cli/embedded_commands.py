@@ -1,7 +1,8 @@
 """The commands of `embedded`, beside those of every package.
 
 `adire base-model` makes the embedded base, its golden images and a sheet of what it learns from;
-`adire sample-data` draws sample images.
+`adire sample-data` draws sample images. `adire letters` makes the embedded language model and the
+letters that it is tuned on.
 """
 
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from adire_assets.core.project import Project
 embedded_app = typer.Typer()
 base_model_app = typer.Typer(no_args_is_help=True, help="The embedded tiny Stable Diffusion.")
 embedded_app.add_typer(base_model_app, name="base-model")
+letters_app = typer.Typer(no_args_is_help=True, help="The embedded language model and its letters.")
+embedded_app.add_typer(letters_app, name="letters")
 
 
 @base_model_app.command("train")
@@ -72,3 +75,34 @@ def sample_data(
     from adire_assets.embedded.cloth.sample_images import draw_sample_data
 
     draw_sample_data(folder, count=count, seed=seed, resolution=resolution)
+
+
+@letters_app.command("train")
+def letters_train(
+    output: Annotated[
+        Path, typer.Option(help="Where the model goes.", callback=folder_to_write)
+    ] = Path("base_models/letters"),
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Its checkpoints; default: in the home.", callback=folder_to_write),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train the embedded language model from scratch (an hour of one core)."""
+    from adire_assets.embedded.letters.train import train
+
+    train(output=output, work=work or Project.find().home / "letters", seed=seed)
+
+
+@letters_app.command("write")
+def letters_write(
+    folder: Annotated[
+        Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
+    ],
+    count: Annotated[int, typer.Option(min=1, max=100_000)] = 480,
+    seed: Seed = 0,
+) -> None:
+    """Write letters of an indigo workshop, with the facts that they must repeat."""
+    from adire_assets.embedded.letters.letters import write_letters
+
+    write_letters(folder, count=count, seed=seed)

@@ -1,13 +1,11 @@
 """Trains the tiny language model from nothing: a tokenizer and a Qwen3 that copies what it is told.
 
-Usage: python -m adire_assets.embedded.letters.train --output DIR --work DIR [--steps N]
-
 Contract: `work` holds the tokenizer and the last checkpoint; a run that was killed goes on there
-and ends in the same bits (same thread count). `output` receives a folder that transformers and vLLM
-read as it is: config, tokenizer with its chat template, model.safetensors, training.json.
+and ends in the same bits (same thread count). `output` receives the folder `model`, which
+transformers and vLLM read as it is (config, tokenizer with its chat template, model.safetensors in
+float16), and training.json.
 """
 
-import argparse
 import json
 import platform
 from importlib.metadata import version
@@ -40,7 +38,8 @@ CHAT_TEMPLATE = (
 )
 VOCABULARY = 3_072
 ROW = 320  # tokens
-ROWS = 24  # of a step
+ROWS = 16  # of a step
+STEPS = 1_500
 LEARNING_RATE, MATRIX_LEARNING_RATE, WARMUP = 3e-3, 0.02, 100
 
 
@@ -126,17 +125,15 @@ def loss_of(model: Qwen3ForCausalLM, given: dict[str, Tensor]) -> Tensor:
     owner = given["owner"]
     own = owner[:, None, :, None] == owner[:, None, None, :]
     mask = own & torch.ones(ROW, ROW, dtype=torch.bool).tril()
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(
-            input_ids=given["ids"],
-            attention_mask={"full_attention": mask},
-            position_ids=given["positions"],
-            use_cache=False,
-        ).last_hidden_state
-        target = given["labels"][:, 1:]
-        learnt = target != -100
-        logits = model.lm_head(hidden[:, :-1][learnt])
-    return torch.nn.functional.cross_entropy(logits.float(), target[learnt])
+    hidden = model.model(
+        input_ids=given["ids"],
+        attention_mask={"full_attention": mask},
+        position_ids=given["positions"],
+        use_cache=False,
+    ).last_hidden_state
+    target = given["labels"][:, 1:]
+    learnt = target != -100
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][learnt]), target[learnt])
 
 
 def recipe_of(steps: int, seed: int) -> Recipe:
@@ -144,7 +141,7 @@ def recipe_of(steps: int, seed: int) -> Recipe:
     return Recipe("letters_base", "tiny", (MODULE,), config={"steps": steps, "seed": seed})
 
 
-def train(output: Path, work: Path, steps: int, seed: int = 0) -> None:
+def train(output: Path, work: Path, steps: int = STEPS, seed: int = 0) -> None:
     """Train, going on from `work`, and export into `output`."""
     with exclusive_folder(work, f"{work} is used by another training; name another --work"):
         if not (work / "tokenizer" / "tokenizer.json").is_file():
@@ -163,8 +160,8 @@ def train(output: Path, work: Path, steps: int, seed: int = 0) -> None:
 
         loop = Loop("letters", work, steps, recipe_of(steps, seed).key)
         spent = loop.run({"model": model, "optimizer": optimizer}, step)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    model.half().save_pretrained(output / "model")
+    tokenizer.save_pretrained(output / "model")
     facts = {
         "steps": steps,
         "tokens": steps * ROWS * ROW,
@@ -176,13 +173,3 @@ def train(output: Path, work: Path, steps: int, seed: int = 0) -> None:
         "machine": platform.machine(),
     }
     (output / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train(arguments.output, arguments.work, arguments.steps, arguments.seed)
