@@ -144,7 +144,7 @@ SERVING = (
         "adire_assets/ops/backup.py",
         "    return _written(target, partial(shutil.copyfile, path)) == listed[name]\n",
         "    return bool(_written(target, partial(shutil.copyfile, path)))\n",
-        ("tests/ops/test_backup.py", "-k", "damaged_backup"),
+        ("tests/ops/test_backup_refusals.py", "-k", "damaged_backup"),
     ),
     Mutation(
         "a failed run is FAILED in MLflow",

@@ -4,10 +4,7 @@ import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,105 +12,30 @@ import pytest
 from mlflow import MlflowClient
 
 from adire_assets.cli import main
-from adire_assets.core.errors import UserError
-from adire_assets.core.lineage import Recipe, digest
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Store, read_json, write_json
+from adire_assets.core.store import Store
 from adire_assets.gates import approvals
 from adire_assets.ops import backup as backups
 from adire_assets.ops.backup import backup, restore
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import slot
-from adire_assets.tracking import registry, runs
+from adire_assets.tracking import runs
+from tests.support.kept_home import (
+    MODEL,
+    TARGET,
+    files_of,
+    filled,
+    lost,
+    make_live,
+    make_release,
+    quiet,
+)
 from tests.support.releases import release_numbers
-
-ROOT = Path(__file__).parents[2]
-MODEL = "cloth"
-TARGET = "local"
-
-
-def quiet(message: str) -> None:
-    pass
-
-
-def artifact(project: Project, kind: str, number: int, *made_from: Artifact) -> Artifact:
-    def write(folder: Path) -> dict:
-        (folder / "pipeline").mkdir()
-        (folder / "pipeline" / "weights.safetensors").write_bytes(bytes(2000))
-        write_json(folder / "base.json", {"variant": None})
-        write_json(folder / "serving.json", {"base_model": "b" * 32, "number": number})
-        for name in ("model.py", "config.pbtxt"):
-            (folder / name).write_text(f"{kind} {number}")
-        return {one.kind: one.reference() for one in made_from}
-
-    recipe = Recipe(kind, MODEL, inputs={"number": str(number)})
-    return Store(project).build(recipe, write).artifact
-
-
-def make_release(project: Project) -> release.ReleaseRecord:
-    """Another release, registered in MLflow and recorded."""
-    number = len(release.records(project, MODEL)) + 1
-    base = artifact(project, "base_model", 0)
-    adapter = artifact(project, "lora_weights", number, base)
-    content = artifact(project, "triton_repository", number)
-    evaluation = artifact(project, "evaluation_report", number, adapter, base)
-    found = registry.register_release(
-        project, MODEL, content_hash=content.content_hash, run_id=None, source=content.path
-    )
-    assert found == number
-    parts = {"repository": content, "adapter": adapter, "base_model": base}
-    parts |= {"evaluation": evaluation, "verdict": evaluation}
-    references = {name: part.reference() for name, part in parts.items()}
-    made = release.ReleaseRecord(MODEL, number, **references, mlflow_run_id=None, provenance={})
-    return release.write_record(project, made)
-
-
-def make_live(project: Project, number: int) -> None:
-    def live(state: record.DeploymentRecord) -> record.DeploymentRecord:
-        held = {"blue": number}
-        return replace(state, slots=held).with_live_release(number, "deploy", None)
-
-    record.change(project, TARGET, MODEL, live)
 
 
 @pytest.fixture
-def project(mlflow_project: Project) -> Project:
-    """Releases 1 to 4; 4 is live, 3 was before it, 2 is quarantined, 3 approved."""
-    project = mlflow_project
-    shutil.copy(ROOT / "configs" / "fleet.yaml", project.root / "configs")
-    for number in (1, 2, 3, 4):
-        made = make_release(project)
-        make_live(project, number)
-        if number == 3:
-            approvals.approve(project, made, "rounder", "ada")
-    record.quarantine(project, MODEL, 2, "too pale")
-    approvals.rating_secret(project)
-    run = runs.training_run(project, MODEL, "k" * 64)
-    runs.log_artifacts(project, run, [project.root / "configs" / "fleet.yaml"])
-    (project.home / "dagster" / "history").mkdir(parents=True)
-    with closing(sqlite3.connect(project.home / "dagster" / "history" / "runs.db")) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, body TEXT)")
-        body = json.dumps({"path": str(project.home / "store" / "x"), "host": "a"})
-        database.execute("INSERT INTO events (body) VALUES (?)", [body])
-        database.commit()
-    for left_out in ("cache/latents/a", "work/a/b", "fleet/logs/x.log", "jobs/x/job.json"):
-        write_json(project.home / left_out, {"made": "again"})
-    return project
-
-
-def lost(project: Project) -> Project:
-    """The disk is gone; the project with another home, in whose name are a blank and an accent."""
-    shutil.rmtree(project.home)
-    return Project(project.root, project.root / "a hôme")
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+def project(project: Project) -> Project:
+    return filled(project)
 
 
 def test_what_is_live_is_served_after_the_disk_was_lost(
@@ -243,149 +165,6 @@ def test_a_backup_has_what_its_own_records_name_however_many_releases_come_meanw
     restore(again, tmp_path / "kept", quiet)
     assert record.read(again, TARGET, MODEL).live == then
     Store(again).verify(Store(again).open(release.read_record(again, MODEL, then).repository))
-
-
-# --- refusals ------------------------------------------------------------------------------------
-
-
-def refused(action: Callable[[], None], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence) as found:
-        action()
-    assert "\n" not in str(found.value)
-
-
-def test_a_backup_takes_a_new_place_outside_the_home_alone(
-    project: Project, tmp_path: Path
-) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "inside").symlink_to(project.home)
-    inside = project.home / "kept"
-    for place, sentence in (
-        ("there", "exists already; name a new folder"),
-        ("link", "exists already; name a new folder"),
-        (inside, "which it is to be a copy of"),
-        ("inside/deeper/kept", "which it is to be a copy of"),
-    ):
-        refused(lambda place=place: backup(project, tmp_path / place, quiet), sentence)
-    shutil.rmtree(project.home)
-    refused(lambda: backup(project, tmp_path / "kept", quiet), "nothing to back up: .* not exist")
-    assert not (tmp_path / "kept").exists()
-
-
-def damage_artifact(project: Project) -> None:
-    found = Store(project).open(release.read_record(project, MODEL, 4).adapter)
-    path = found.path / "pipeline" / "weights.safetensors"
-    path.chmod(0o644)
-    path.write_bytes(bytes(1999) + b"x")
-
-
-def damage_database(project: Project) -> None:
-    with (project.home / "dagster" / "history" / "runs.db").open("r+b") as file:
-        file.seek(4096)
-        file.write(bytes(range(256)) * 16)
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (damage_artifact, r"changed after it was made \(pipeline/weights.safetensors\)"),
-        (damage_database, r"runs.db cannot be copied"),
-    ],
-)
-def test_what_is_damaged_is_not_backed_up_as_if_it_were_sound(
-    project: Project, tmp_path: Path, damage: Callable[[Project], None], sentence: str
-) -> None:
-    damage(project)
-    refused(lambda: backup(project, tmp_path / "kept", quiet), sentence)
-    assert not [path for path in tmp_path.iterdir() if "kept" in path.name]
-
-
-def flip(kept: Path) -> None:
-    path = next((kept / "home" / "store").rglob("weights.safetensors"))
-    path.chmod(0o644)
-    path.write_bytes(b"x" + path.read_bytes()[1:])
-
-
-def cut(kept: Path) -> None:
-    path = kept / "home" / "mlflow.db"
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def drop(kept: Path) -> None:
-    (kept / "home" / "releases" / MODEL / "4.json").unlink()
-
-
-def link_out(kept: Path) -> None:
-    path = kept / "home" / "releases" / MODEL / "4.json"
-    shutil.move(path, kept.parent / "4.json")
-    path.symlink_to(kept.parent / "4.json")
-
-
-def unfinished(kept: Path) -> None:
-    (kept / "backup.json").unlink()
-
-
-def half_list(kept: Path) -> None:
-    path = kept / "backup.json"
-    path.write_bytes(path.read_bytes()[:3000])
-
-
-def shorter_list(kept: Path) -> None:
-    found = read_json(kept / "backup.json")
-    found["files"].pop(f"home/quarantine/{MODEL}/2.json")
-    write_json(kept / "backup.json", found)
-
-
-def newer(kept: Path) -> None:
-    write_json(kept / "backup.json", {**read_json(kept / "backup.json"), "format": 2})
-
-
-def leave(kept: Path) -> None:
-    found = read_json(kept / "backup.json")
-    found["files"]["home/../../out.json"] = {"size": 1, "sha256": "0"}
-    write_json(kept / "backup.json", {**found, "digest": digest(found["files"])})
-
-
-def test_a_damaged_backup_is_refused_and_the_file_named(project: Project, tmp_path: Path) -> None:
-    backup(project, tmp_path / "sound", quiet)
-    again = lost(project)
-    for damage, sentence in (
-        (flip, r"damaged or incomplete: home/store/.*/weights.safetensors is not what"),
-        (cut, r"damaged or incomplete: home/mlflow.db is not what"),
-        (drop, r"damaged or incomplete: home/releases/cloth/4.json is not what"),
-        (link_out, r"damaged or incomplete: home/releases/cloth/4.json is not what"),
-        (unfinished, r"has no backup.json: it is no backup, or was never finished"),
-        (half_list, r"backup.json is damaged"),
-        (shorter_list, r"its list is not the one that was written"),
-        (newer, r"has the format 2, and this version of Adire Assets reads 1"),
-        (leave, r"leaves the home"),
-    ):
-        kept = tmp_path / "kept"
-        shutil.copytree(tmp_path / "sound", kept, symlinks=True)
-        damage(kept)
-        refused(partial(restore, again, kept, quiet), sentence)
-        assert not again.home.exists()
-        assert not [path for path in again.root.iterdir() if path.name.endswith(".unfinished")]
-        shutil.rmtree(kept)
-    restore(again, tmp_path / "sound", quiet)
-
-
-def test_a_restore_takes_a_home_that_is_new_or_empty_alone(
-    project: Project, tmp_path: Path
-) -> None:
-    backup(project, tmp_path / "kept", quiet)
-    held = files_of(project.home)
-    refused(lambda: restore(project, tmp_path / "kept", quiet), "is not empty; move it away")
-    assert files_of(project.home) == held
-    refused(lambda: restore(project, tmp_path / "none", quiet), "is no folder; name one that")
-    again = lost(project)
-    again.home.mkdir()
-    # What a killed restore has left is in nobody's way.
-    write_json(again.root / f".{again.home.name}.unfinished" / "store" / "x", {})
-    restore(again, tmp_path / "kept", quiet)
-    assert not (again.home / "store" / "x").exists()
-    assert record.read(again, TARGET, MODEL).live == 4
 
 
 def test_the_commands(
