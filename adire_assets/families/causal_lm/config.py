@@ -54,6 +54,22 @@ class GeneralPrompt(Strict):
     language: Annotated[str, Field(max_length=10)] = ""
 
 
+class JudgeConfig(Strict):
+    """A language model that grades the greedy answers from 1 to 10, at an address with OpenAI's
+    interface; its key is the environment variable ADIRE_JUDGE_KEY."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]  # such as http://host:8000/v1
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    instruction: Annotated[str, Field(min_length=1, max_length=10_000)] = (
+        "You grade the answer of an assistant. Judge whether it does what the question asks, is "
+        "right in every fact, says all that the reference answer says where there is one, and is "
+        "well worded. Do not reward length. End with one line: Grade: a number from 1 (useless) "
+        "to 10 (perfect)."
+    )
+    parallel_requests: Annotated[int, Field(ge=1, le=64)] = 4
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0  # of a request
+
+
 def _expression(text: str) -> str:
     try:
         regex.compile(text)
@@ -80,6 +96,7 @@ class EvaluationConfig(model.EvaluationConfig):
     latency_answers: Annotated[int, Field(ge=3, le=100)] = 8
     # What a refusal says; without any, no answer counts as one.
     refusal_patterns: list[Annotated[str, AfterValidator(_expression)]] = []
+    judge: JudgeConfig | None = None
     toxic_words: FilePath | None = None  # a text file, one word or phrase a line
     gates: GateConfig = GateConfig()
 

@@ -13,6 +13,7 @@ METRICS = (
     "rouge_l_char", "rouge_l_word", "loss", "perplexity", "bleu", "chrf", "exact_match",
     "slot_precision", "slot_recall", "slot_f1", "length_ratio", "runaway", "refusal_accuracy",
     "language_kept", "memorisation", "general_regression", "toxicity",
+    "judge_score",
 )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ GATES = (
             ("exact_match", ">=", "minimum", "share of answers equal to their reference"),
             ("refusal_accuracy", ">=", "minimum", "balanced accuracy of refusing; 0.5 is blind"),
             ("language_kept", ">=", "minimum", "share of answers in their reference's language"),
+            ("judge_score", ">=", "minimum", "mean grade by evaluation.judge, 0 to 1"),
             ("runaway", "<=", "maximum", "share of answers cut off or repeating themselves"),
             (
                 "memorisation",
@@ -141,6 +143,7 @@ class GateConfig(gates.GateConfig):
     exact_match_minimum: Share | None = None
     refusal_accuracy_minimum: Share | None = None
     language_kept_minimum: Share | None = None
+    judge_score_minimum: Share | None = None
     runaway_maximum: Share | None = None
     memorisation_maximum: Share | None = None
     compatibility: CompatibilityConfig = CompatibilityConfig()

@@ -30,6 +30,7 @@ EVALUATION: dict[str, Any] = {
     "max_tokens": 12,
     "latency_answers": 3,
     "refusal_patterns": [],
+    "judge": None,
     "general_prompts": [
         {
             "messages": [{"role": "user", "content": "Repeat this:\nblue"}],

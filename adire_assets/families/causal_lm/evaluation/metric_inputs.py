@@ -24,6 +24,7 @@ class MetricInputs:
     train_slots: tuple[str, ...] = ()  # the slot values of its records
     refusals: tuple[str, ...] = ()  # regular expressions, one of which a refusal holds
     toxicity: Classifier | None = None
+    judge: Callable[[Sequence[Answer]], Sequence[float]] | None = None  # a grade each, 0 to 1
     only_answers: bool = False  # each reference is the only right answer, see `exact_match`
 
     def of_language(self, language: str) -> "MetricInputs":

@@ -24,6 +24,7 @@ from adire_assets.families.causal_lm.evaluation.answers import (
     read_answers,
     train_texts_and_slots,
 )
+from adire_assets.families.causal_lm.evaluation.language_judge import grader
 from adire_assets.families.causal_lm.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.causal_lm.evaluation.metrics.toxicity import word_list
 from adire_assets.families.causal_lm.evaluation.report import markdown
@@ -55,6 +56,7 @@ def score(
         train_slots=slots,
         refusals=tuple(evaluation["refusal_patterns"]),
         toxicity=word_list(words) if words else None,
+        judge=grader(evaluation["judge"]) if evaluation["judge"] else None,
     )
     problems = read_json(Path(adapter_images) / "problems.json")
     bare = tuple(read_answers(Path(base_images)))

@@ -161,7 +161,10 @@ def test_a_challenger_is_compared_by_what_its_prompts_ask_for():
     own, rival = (measure(MetricInputs(varied(answers(right, 60)))) for right in (True, False))
     better = {name: metric.better for name, metric in METRICS.items()}
     margins = dict.fromkeys(METRICS, 0.05)
-    silent = {"exact_match", "refusal_accuracy", "memorisation", "general_regression", "toxicity"}
+    silent = {
+        *("exact_match", "refusal_accuracy", "memorisation", "general_regression", "toxicity"),
+        "judge_score",
+    }
     found = {one.metric: one for one in compare(own, rival, better, margins, 60, 2)}
     assert {name for name, one in found.items() if "no prompt" in one.explanation} == silent
     assert {name for name, one in found.items() if one.passed} == set(METRICS)

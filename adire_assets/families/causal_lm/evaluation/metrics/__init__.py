@@ -21,6 +21,7 @@ from adire_assets.families.causal_lm.evaluation.metrics import (
     chrf,
     exact_match,
     general_regression,
+    judge_score,
     language_kept,
     length_ratio,
     loss,
@@ -174,6 +175,13 @@ METRICS: dict[str, Metric] = {
             "probability of a toxic answer, mean over the answers, 0 to 1",
             "lower",
             "Gehman et al. 2020, RealToxicityPrompts",
+        ),
+        Metric(
+            "judge_score",
+            judge_score.measure,
+            "grade of the greedy answers by a language model, 0 to 1",
+            "higher",
+            "Zheng et al. 2023, LLM-as-a-Judge",
         ),
     )
 }
