@@ -2,7 +2,7 @@
 
 Types for the parameters of `adire`: each checks its value when the command line is read, and raises
 UserError with one sentence. A path that is to be written is tried with a file without a name, so
-that a folder which takes no files (read-only, full, not one's own) is told of before the work.
+that a folder which takes no files (read-only, full, not one's own) is refused before the work.
 """
 
 import math
@@ -154,17 +154,18 @@ Model = Annotated[
 Evaluation = Annotated[
     str,
     typer.Argument(
-        help="indigo is its newest evaluation, indigo@3 release 3.", callback=known_release
+        help="indigo: its newest evaluation; indigo@3: that of release 3.", callback=known_release
     ),
 ]
 Release = Annotated[
-    str, typer.Argument(help="indigo is what is live, indigo@3 release 3.", callback=known_release)
+    str,
+    typer.Argument(help="indigo: its live release; indigo@3: release 3.", callback=known_release),
 ]
 OneRelease = Annotated[
     str, typer.Argument(help="A release, such as indigo@3.", callback=one_release)
 ]
 Number = Annotated[int, typer.Argument(min=1, max=LARGEST_NUMBER, help="A release's number.")]
-Seed = Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER)]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_NUMBER, help="Of the random numbers.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the record.", callback=not_blank)]
 By = Annotated[
     str | None,

@@ -67,9 +67,9 @@ def sample_data(
     folder: Annotated[
         Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
     ],
-    count: Annotated[int, typer.Option(min=1, max=100_000)] = 108,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Of images.")] = 108,
     seed: Seed = 0,
-    resolution: Annotated[int, typer.Option(min=32, max=4096)] = 128,
+    resolution: Annotated[int, typer.Option(min=32, max=4096, help="Pixels a side.")] = 128,
 ) -> None:
     """Draw sample images of adire, with their metadata.csv."""
     from adire_assets.embedded.cloth.sample_images import draw_sample_data
@@ -99,7 +99,7 @@ def letters_write(
     folder: Annotated[
         Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
     ],
-    count: Annotated[int, typer.Option(min=1, max=100_000)] = 480,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Of letters.")] = 480,
     seed: Seed = 0,
 ) -> None:
     """Write letters of an indigo workshop, with the facts that they must repeat."""

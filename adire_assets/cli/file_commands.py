@@ -39,9 +39,9 @@ def gc(
     keep: Annotated[
         int, typer.Option(min=1, max=LARGEST_NUMBER, help="Latest artifacts of each kind to keep.")
     ] = 3,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be deleted.")] = False,
 ) -> Iterable[str]:
-    """Delete what nothing needs: old artifacts but their manifests, caches beyond a limit."""
+    """Delete what nothing needs: old artifacts (manifests stay), and caches beyond a limit."""
     from adire_assets.ops.gc import collect_garbage
 
     return collect_garbage(Project.find(), keep, dry_run)
@@ -53,7 +53,7 @@ def backup(
         Path, typer.Argument(help="A new folder, on another disk.", callback=folder_to_make)
     ],
 ) -> None:
-    """Copy what cannot be made again: records, databases, what is live; also while it serves."""
+    """Copy what cannot be made again: records, databases, live releases; also while serving."""
     from adire_assets.ops.backup import backup
 
     backup(Project.find(), destination, print_progress)
@@ -77,10 +77,10 @@ def export_adapter(
     ],
     format: Annotated[
         str | None,
-        typer.Option(help="Whose format, by the family's names; default: the family's own."),
+        typer.Option(help="A format of the model's family; default: the family's own."),
     ] = None,
 ) -> str:
-    """Write a release's LoRA to a file for another program, with where it comes from."""
+    """Write a release's LoRA to a file for another program, with its provenance."""
     from adire_assets.ops import exchange
 
     return f"{out}: {exchange.export(Project.find(), release, format, out)}"
@@ -93,9 +93,9 @@ def import_adapter(
         typer.Argument(help="A LoRA, in a format of the model's family.", callback=file_to_read),
     ],
     model: Model,
-    out: Annotated[Path, typer.Option(help="The folder to make.", callback=folder_to_make)],
+    out: Annotated[Path, typer.Option(help="The folder to write.", callback=folder_to_make)],
 ) -> str:
-    """Check a LoRA file against a model's base, and write it as a folder of its family."""
+    """Check a LoRA file against a model's base, and write it as an adapter folder of its family."""
     from adire_assets.ops import exchange
 
     return f"{out}: from the format {exchange.import_(Project.find(), file, model, out)}"
@@ -119,10 +119,12 @@ def reproduce(
 def prometheus(
     folder: Annotated[
         Path,
-        typer.Argument(help="Where prometheus.yml and its rules go.", callback=folder_to_write),
+        typer.Argument(
+            help="Where to write prometheus.yml and its rules.", callback=folder_to_write
+        ),
     ],
 ) -> Iterable[Path]:
-    """Write what a Prometheus needs to watch this fleet: scrape config, names, alerts."""
+    """Write what a Prometheus needs to watch this fleet: scrape config, rules, alerts."""
     from adire_assets.serving.gateway import prometheus
 
     return prometheus.write(load_fleet(Project.find()), folder)

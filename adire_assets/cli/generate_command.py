@@ -57,18 +57,21 @@ def _with_options(command: Any) -> Any:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask for.", callback=not_blank)],
     model: Annotated[
-        str, typer.Option(help="Default: the one enabled model.", callback=known_model)
+        str, typer.Option(help="Which model; default: the only enabled one.", callback=known_model)
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The file to write; default: out, with its ending.")
+        Path | None, typer.Option(help="The file to write; default: out with the answer's ending.")
     ] = None,
     release: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the live release.")
+        int | None,
+        typer.Option(min=1, max=LARGEST_NUMBER, help="Which release; default: the live one."),
     ] = None,
-    target: Annotated[str, typer.Option(help="Default: the fleet's first.")] = "",
+    target: Annotated[
+        str, typer.Option(help="Which target; default: the first of the fleet.")
+    ] = "",
     request: Any = None,
 ) -> Iterable[str]:
-    """Ask a served model over gRPC; what it answers is written with its provenance."""
+    """Ask a served model; the answer is written with its provenance."""
     from adire_assets.serving.client import ask
     from adire_assets.serving.gateway import routing
 

@@ -60,8 +60,12 @@ app = typer.Typer(
     help="From DVC-versioned data to a live, traceable model.",
     result_callback=say_all,
 )
-rollout_app = typer.Typer(no_args_is_help=True, help="A release on its way to its users.")
-auth_app = typer.Typer(no_args_is_help=True, help="Who may come in at the gateway.")
+rollout_app = typer.Typer(
+    no_args_is_help=True, help="A rollout: how a release takes over the traffic."
+)
+auth_app = typer.Typer(
+    no_args_is_help=True, help="Keys and tokens of those who may use the gateway."
+)
 app.add_typer(file_app)  # commands beside those below
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(auth_app, name="auth")
@@ -115,13 +119,14 @@ def materialize(
 def search(
     model: Model,
     trials: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="In all; default: the YAML's.")
+        int | None, typer.Option(min=1, max=100_000, help="Trials in all; default: the YAML's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The YAML; default: in the home.", callback=yaml_to_write)
+        Path | None,
+        typer.Option(help="The YAML to write; default: in the home.", callback=yaml_to_write),
     ] = None,
 ) -> None:
-    """Look for training settings in the ranges of the section `search`; goes on if killed."""
+    """Look for training settings in the ranges of the section `search`; resumes after a kill."""
     from adire_assets.ops.search import search
 
     search(Project.find(), model, trials, out, say)
@@ -154,10 +159,12 @@ def trace(
 def report(
     name: Evaluation,
     output: Annotated[
-        Path | None, typer.Option(help="The HTML; default: in the home.", callback=html_to_write)
+        Path | None,
+        typer.Option(help="The HTML to write; default: in the home.", callback=html_to_write),
     ] = None,
     blind: Annotated[
-        bool, typer.Option(help="Instead a blind A/B sheet against the champion, to be rated.")
+        bool,
+        typer.Option(help="Write a blind A/B sheet against the champion instead, to be rated."),
     ] = False,
 ) -> str:
     """Write an evaluation as one HTML file: verdict, gates, samples, speed, lineage."""
@@ -183,10 +190,12 @@ def approve(
     by: By = None,
     ratings: Annotated[
         list[Path] | None,
-        typer.Option(help="A rating from the blind sheet; once for each.", callback=file_to_read),
+        typer.Option(
+            help="A file saved from the blind sheet; repeat for several.", callback=file_to_read
+        ),
     ] = None,
 ) -> str:
-    """Let a release go live that waits for a person (human_approval: required)."""
+    """Approve a release that waits for a person (human_approval: required)."""
     from adire_assets.gates import approval_commands
 
     return approval_commands.approve(Project.find(), release, reason, by, ratings or [], say)
@@ -202,7 +211,7 @@ def revoke(release: OneRelease, reason: Reason, by: By = None) -> str:
 
 @app.command()
 def golden(release: Release) -> None:
-    """Make a release's golden answers with the software of now; exit status 1 when they changed."""
+    """Make a release's golden answers with today's software; exit status 1 when they changed."""
     from adire_assets.gates import upgrades
 
     sentence, comparison = upgrades.golden(Project.find(), release, say)
@@ -218,7 +227,7 @@ def rollback(
         int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="Default: the release before.")
     ] = None,
 ) -> Iterable[str]:
-    """End a rollout, or go back to an earlier release; the one that is left is quarantined."""
+    """End a rollout, or go back to an earlier release; the release that goes is quarantined."""
     from adire_assets.line import deploy
 
     for state in deploy.roll_back(Project.find(), model, to, reason, say):
@@ -276,7 +285,7 @@ def rollout_watch(model: Model) -> Iterable[str]:
 
 @rollout_app.command("promote")
 def rollout_promote(model: Model, reason: Reason) -> Iterable[str]:
-    """Let a rollout that holds (or waits) go on to its next step."""
+    """Let a rollout that is on hold or waits go on to its next step."""
     from adire_assets.serving.rollout import rollout
 
     project = Project.find()
@@ -285,7 +294,9 @@ def rollout_promote(model: Model, reason: Reason) -> Iterable[str]:
 
 @auth_app.command("keys")
 def auth_keys(
-    drop_old: Annotated[bool, typer.Option(help="Tokens of earlier keys become void.")] = False,
+    drop_old: Annotated[
+        bool, typer.Option(help="Remove earlier keys, so that their tokens become void.")
+    ] = False,
     folder: AuthFolder = AUTH_FOLDER,
 ) -> str:
     """Make a key that signs tokens, and add its public part to the gateway's keys.json."""
@@ -296,15 +307,15 @@ def auth_keys(
 
 @auth_app.command("token")
 def auth_token(
-    subject: Annotated[str, typer.Argument(help="Who will bring it.", callback=not_blank)],
+    subject: Annotated[str, typer.Argument(help="Who will use it.", callback=not_blank)],
     days: Annotated[
-        float, typer.Option(min=0.001, max=3650, help="How long it is good.", callback=finite)
+        float, typer.Option(min=0.001, max=3650, help="How long it is valid.", callback=finite)
     ] = 30.0,
-    issuer: Annotated[str, typer.Option(callback=not_blank)] = "adire",
-    audience: Annotated[str, typer.Option(callback=not_blank)] = "adire",
+    issuer: Annotated[str, typer.Option(help="Its claim iss.", callback=not_blank)] = "adire",
+    audience: Annotated[str, typer.Option(help="Its claim aud.", callback=not_blank)] = "adire",
     folder: AuthFolder = AUTH_FOLDER,
 ) -> str:
-    """Sign a token; it is printed, and nowhere kept."""
+    """Sign a token and print it; it is kept nowhere."""
     from adire_assets.serving.gateway import tokens
 
     return tokens.issue(folder, subject, issuer=issuer, audience=audience, days=days)

@@ -1,6 +1,6 @@
 """The weights that a model's YAML names, its base and its judge, held in the store.
 
-What they are made from and how is the family's; a kind is "base_model" or "judge".
+The family decides what they are made from and how. `kind` is "base_model" or "judge".
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ def recipe(project: Project, model: str, config: ModelConfig, kind: str) -> Reci
 
 
 def known(project: Project, model: str, kind: str) -> Artifact | None:
-    """What `held` would give, when the store holds it already."""
+    """The weights when the store has them already, else None."""
     return Store(project).find(recipe(project, model, load_model(project, model), kind))
 
 
 def held(project: Project, model: str, kind: str, run_worker: RunWorker | None = None) -> Built:
-    """The weights. `run_worker` makes them where making takes a child process."""
+    """The weights, made if the store lacks them; `run_worker` runs what needs a child process."""
     config = load_model(project, model)
     made_from = recipe(project, model, config, kind)
     weights = family(config.family).weights.functions

@@ -72,7 +72,7 @@ class ServingConfig(Strict):
     """What a release may be asked for."""
 
     def policy(self) -> dict[str, Any]:
-        """The keys that decide about going live, of which a smaller number asks less."""
+        """The keys that decide about going live; a smaller number is a weaker policy."""
         return {}
 
 
@@ -95,7 +95,7 @@ class ModelConfig(Strict):
         return {}
 
     def require_files(self, project: Project, path: Path) -> None:
-        """UserError when another file that the YAML at `path` names does not go with it."""
+        """UserError when a file that the YAML at `path` names does not fit to it."""
 
 
 SCHEMA = ChosenBy[ModelConfig]("family", lambda name: family(name).schema(), hint=told)
@@ -139,7 +139,7 @@ def no_model(project: Project, name: str) -> str:
 
 
 def misnamed(project: Project) -> list[Path]:
-    """Files of configs/models that look like models and end otherwise than in .yaml."""
+    """Files of configs/models that look like models but do not end in .yaml."""
     files = sorted((project.root / "configs" / "models").glob("*"))
     found = (path for path in files if is_content(path.name) and path.suffix != ".yaml")
     return [path for path in found if suffix_of(path.name) in (".yml", ".yaml")]
@@ -164,7 +164,7 @@ def only_model(project: Project) -> str:
 
 
 def models(project: Project) -> tuple[dict[str, ModelConfig], dict[str, str]]:
-    """({model: its config}, {model: what is wrong with its YAML}); one harms no other."""
+    """({model: its config}, {model: what is wrong with its YAML}) of every configured model."""
     sound: dict[str, ModelConfig] = {}
     broken: dict[str, str] = {}
     for name in model_names(project):

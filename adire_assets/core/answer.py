@@ -32,8 +32,8 @@ class Served:
     """How the answers of a family are asked for, kept and judged.
 
     `suffix` ends the names of their files, such as ".png". `quality` is what the judge scores, such
-    as "CLIP-S": more is better, and none is below 0. A rollout looks at a score as a part of what
-    was evaluated for the same request; beyond `quality_range` a part counts as its end.
+    as "CLIP-S": more is better, and none is below 0. A rollout divides a score by the one evaluated
+    for the same request, and clips the ratio to `quality_range`.
     """
 
     suffix: str

@@ -1,4 +1,4 @@
-"""What a child process gets of the caller's environment: the names below, and nothing else.
+"""Which of the caller's environment variables a child process gets: those named below, no others.
 
 An activated environment, a git hook or a shell with PYTHONHOME, PYTHONPATH or LD_PRELOAD would
 otherwise decide what a child imports, and a server would run with another standard library than the
@@ -35,10 +35,10 @@ DRIVERS = ("nvidia", "cuda")  # folders of LD_LIBRARY_PATH in which containers k
 def child_environment(
     *, accounts: bool = True, given: Mapping[str, str] | None = None, **own: str
 ) -> dict[str, str]:
-    """The environment of a child of this process: what is let through of `given` (default: ours),
-    `own`, and which process this is.
+    """The environment of a child of this process: the allowed variables of `given` (default: this
+    process's), `own`, and this process's id under PARENT.
 
-    `accounts=False` leaves out what gives access to storage and registries.
+    `accounts=False` leaves out the variables that give access to storage and registries.
     """
     given = os.environ if given is None else given
     asked_for = {name.strip() for name in given.get("ADIRE_PASS", "").split(",")}

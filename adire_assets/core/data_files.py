@@ -1,4 +1,4 @@
-"""The files of a folder of data, and what is wrong with them, told with file and line."""
+"""The files of a folder of data, and their mistakes, named by file and line."""
 
 import codecs
 import os
@@ -41,8 +41,11 @@ def content_files(source: Path, files: Iterable[str] | None = None) -> dict[str,
 
 
 def regular_file(path: Path, folder: Path) -> Path:
-    """Where a file of `folder` lies. ValueError, a clause, when it lies elsewhere, is no regular
-    file or cannot be read."""
+    """The resolved path of a file of `folder`.
+
+    ValueError, whose text is a clause, when it leads out of `folder`, is no regular file or cannot
+    be read.
+    """
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(folder.resolve()):
@@ -61,7 +64,10 @@ def regular_file(path: Path, folder: Path) -> Path:
 
 
 def decode_text(content: bytes) -> str:
-    """A file's text: UTF-8, or UTF-16 with its mark. ValueError, a clause, when it is neither."""
+    """A file's text: UTF-8, or UTF-16 with a byte order mark.
+
+    ValueError, whose text is a clause, when it is neither.
+    """
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
@@ -78,7 +84,7 @@ def decode_text(content: bytes) -> str:
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, for `object_pairs_hook`. ValueError for a key that stands there twice."""
+    """A JSON object, for `object_pairs_hook`. ValueError for a key that occurs twice."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]

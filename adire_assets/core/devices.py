@@ -1,4 +1,4 @@
-"""What computes on this machine, and one lock for each of it: the CPU, and every GPU.
+"""The devices of this machine, the CPU and every GPU, and one lock for each.
 
 Nothing here imports torch.
 """
@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.5  # between two looks for a free GPU
 def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
 
-    Empty where the driver names none, and then a child is told nothing.
+    Empty where the driver names none; a child then gets no CUDA_VISIBLE_DEVICES.
     """
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -35,9 +35,9 @@ def locks_of(device: str) -> list[str]:
 
 @contextmanager
 def exclusive_device(locks: Locks, device: str, *, every: bool = False) -> Iterator[dict[str, str]]:
-    """Have a free device of a class alone, or `every` one of it; waits for it.
+    """Lock a free device of a class ("cpu" or "cuda"), or `every` one of it; waits for it.
 
-    Gives what the environment of a child says of it.
+    Yields the environment variables by which a child uses this device.
     """
     names = locks_of(device)
     if every or len(names) == 1:

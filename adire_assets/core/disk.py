@@ -1,8 +1,9 @@
 """What a file system refuses (it is full, it can only be read, ...) as one sentence with its path.
 
-`writing` makes it a UserError, with the path where the system's own error has none, as that of a
-write to an open file. `refusal` finds it in what a library made of it, for the edges (command line,
-worker, Dagster). `written_whole` writes a file or folder so that it is there whole or not at all.
+`writing` turns a refusal into a UserError. It adds the path where the system's own error has none,
+as after a write to an open file. `refusal` finds a refusal behind the exception of a library, for
+the edges (command line, worker, Dagster). `written_whole` writes a file or folder so that it is
+there whole or not at all.
 """
 
 import errno
@@ -48,7 +49,7 @@ WORDS = {
 
 
 def os_error_sentence(error: OSError, path: Path | str | None = None) -> str:
-    """What the system refused; `path` where the error names none."""
+    """The system's refusal in a sentence; `path` is named where the error has none."""
     # Of two files it is the second that is written, as in a copy.
     place = error.filename2 or error.filename or path or "the project's home"
     sentence = SENTENCES.get(error.errno or 0)
@@ -56,9 +57,9 @@ def os_error_sentence(error: OSError, path: Path | str | None = None) -> str:
 
 
 def refusal(error: BaseException, home: Path | None = None) -> str | None:
-    """The sentence for an exception behind which is a refusal of the file system, else None.
+    """The sentence for an exception that a refusal of the file system caused, else None.
 
-    `home`: what is named where the exception has no path.
+    `home` is named where the exception has no path.
     """
     if isinstance(error, OSError) and error.errno is not None:  # shutil.copytree's has none
         return os_error_sentence(error, home) if error.errno in REFUSALS else None
@@ -74,7 +75,7 @@ def refusal(error: BaseException, home: Path | None = None) -> str | None:
 def require_room(folder: Path) -> None:
     """UserError unless a little can be written into a folder, which is made if need be.
 
-    For those who hand it to a program that says less about a full disk.
+    Call it before a program that says less about a full disk writes there.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ def require_room(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system refuses while `path`, or what lies in it, is written is a UserError."""
+    """Raise UserError for what the system refuses while `path`, or a file in it, is written."""
     try:
         yield
     except OSError as error:
@@ -98,10 +99,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A place beside `path` for a file or folder, which becomes it when the block ends well.
+    """A temporary path for a file or folder, renamed to `path` when the block succeeds.
 
-    It is this writer's alone, and gone when the block fails: of several writers at once, the file
-    of the last one stays. Its name is hidden, ends in .tmp, and is no longer than a name may be.
+    No other writer has this path, and it is removed when the block fails. Of several writers at
+    once, the last one's file stays. The name is hidden, ends in .tmp, and fits the file system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:SHOWN_CHARACTERS]}.{secrets.token_hex(6)}.tmp")

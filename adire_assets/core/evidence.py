@@ -1,8 +1,8 @@
-"""How strongly what was seen speaks for or against a limit, at whatever moment one looks.
+"""How strongly observations speak for or against a limit, valid at every look.
 
-Each function returns the logarithm of an e-value: a bet that starts at 1 and, while the limit is
-kept (or broken, see each), is not expected to grow. By Ville's inequality (Ville 1939) the chance
-that it ever reaches 1 / a is at most a, however often one looks and whenever one stops; so
+Each function of observations returns the natural logarithm of an e-value: a bet that starts at 1
+and is not expected to grow while its claim is false. By Ville's inequality (Ville 1939) the chance
+that it ever reaches 1 / a is then at most a, however often one looks and whenever one stops; so
 log(1 / a) is the threshold for an error rate of a. A survey: Ramdas, Grünwald, Vovk and Shafer
 2023, "Game-theoretic statistics and safe anytime-valid inference".
 
@@ -42,9 +42,10 @@ def threshold(rate: float) -> float:
 
 
 def share_below(limit: float, observations: Any, bad: Any) -> Any:
-    """That the mean of observations in [0, 1] is below `limit`, in (0, 1); `bad` is their sum.
+    """Evidence that the mean of observations in [0, 1] is below `limit`, in (0, 1).
 
-    Arrays of the same shape give an array. The density of the true share is uniform below `limit`.
+    `observations` is their number, `bad` their sum; arrays of one shape give a float64 array of it.
+    The density of the true share is uniform below `limit`.
     """
     from scipy.special import betainc
 
@@ -52,7 +53,7 @@ def share_below(limit: float, observations: Any, bad: Any) -> Any:
 
 
 def share_above(limit: float, observations: Any, bad: Any) -> Any:
-    """That the mean of observations in [0, 1] is above `limit`; as `share_below`."""
+    """Evidence that the mean of observations in [0, 1] is above `limit`; as `share_below`."""
     from scipy.special import betaincc
 
     return _share(limit, observations, bad, BAD_SHARES, betaincc)
@@ -71,12 +72,12 @@ def _share(limit: float, observations: Any, bad: Any, b: float, part: Callable[.
 
 
 def mean_above(limit: float, values: "np.ndarray") -> "np.ndarray":
-    """That the mean of values in [0, 1] is above `limit`, in (0, 1), after each of them: [N]."""
+    """Evidence after each of the values in [0, 1] that their mean is above `limit`: float64 [N]."""
     return _bets(limit, values, 1 / limit)
 
 
 def mean_below(limit: float, values: "np.ndarray") -> "np.ndarray":
-    """That the mean of values in [0, 1] is below `limit`, in (0, 1), after each of them: [N]."""
+    """Evidence after each of the values in [0, 1] that their mean is below `limit`: float64 [N]."""
     return _bets(limit, values, -1 / (1 - limit))
 
 
@@ -90,19 +91,19 @@ def _bets(limit: float, values: "np.ndarray", largest: float) -> "np.ndarray":
     return np.asarray(logsumexp(won, axis=0, b=1 / len(STAKES)))
 
 
-def answers_needed(limit: float, rate: float = RATE) -> int:
+def answers_needed(limit: float) -> int:
     """How many answers, none of them bad, show that the share of bad ones is below `limit`."""
 
     def shown(count: int) -> bool:
         mixed = -math.expm1((count + 1) * math.log1p(-limit)) / ((count + 1) * limit)
-        return math.log(mixed) - count * math.log1p(-limit) >= threshold(rate)
+        return math.log(mixed) - count * math.log1p(-limit) >= threshold(RATE)
 
     return _first(shown)
 
 
-def values_needed(drop: float, rate: float = RATE) -> int:
-    """How many values, all equal to the mean that is expected, show that the mean has not fallen
-    by the share `drop` of it, in (0, 1]; with values that vary it takes more."""
+def values_needed(drop: float) -> int:
+    """How many values, all equal to the expected mean, show that the mean has not fallen by the
+    share `drop` of it, in (0, 1]; values that vary need more."""
     if drop >= 1:
         return 0
     gain = 1 / (1 - drop) - 1
@@ -110,11 +111,11 @@ def values_needed(drop: float, rate: float = RATE) -> int:
     def shown(count: int) -> bool:
         won = [count * math.log1p(stake * gain) for stake in STAKES]
         mean = math.fsum(math.exp(one - max(won)) for one in won) / len(STAKES)
-        return max(won) + math.log(mean) >= threshold(rate)
+        return max(won) + math.log(mean) >= threshold(RATE)
 
     return _first(shown)
 
 
 def _first(shown: Callable[[int], bool]) -> int:
-    """The smallest count from which `shown` holds, by bisection; `COUNTED_AT_MOST` for more."""
+    """The smallest count from which `shown` holds, by bisection; `COUNTED_AT_MOST` at most."""
     return 1 + bisect_left(range(1, COUNTED_AT_MOST), True, key=shown)

@@ -1,13 +1,13 @@
-"""The folder by which a job goes to its worker, and what it made of it comes back.
+"""The folder that carries a job to its worker, and the outcome back.
 
     job.json        {"function": "package.module:name", "arguments": {...}, "threads": n,
                      "recorder": {"function": ..., "run_id": ...} or null}
-    result.json     what the function returned, or
-    facts.json      `lineage.Facts` of the machine that computed, without versions
-    error.txt       the sentence with which it refused
+    result.json     what the function returned
+    facts.json      beside it, `lineage.Facts` of the machine that computed, without versions
+    error.txt       instead of both, the sentence with which it refused
 
-A path among the arguments is {"place": "home" or "project", "path": the rest}, so that a job can be
-carried out wherever both are.
+A path among the arguments is {"place": "home" or "project", "path": the rest}, so a job can run on
+every machine that has both.
 """
 
 import sys
@@ -54,12 +54,12 @@ def portable(value: Any, places: Mapping[str, Path]) -> Any:
 
 
 def located(value: Any, places: Mapping[str, Path]) -> Any:
-    """What was made `portable`, as a path in the places of here."""
+    """The path, in the `places` of here, that `portable` wrote; any other value as it is."""
     return places[value["place"]] / value["path"] if is_portable(value) else value
 
 
 def is_portable(value: Any) -> bool:
-    """Whether `portable` made this value of a path."""
+    """Whether this value is a path that `portable` has written."""
     return isinstance(value, dict) and value.keys() == {"place", "path"}
 
 
@@ -69,9 +69,9 @@ def recorded_job(
     places: Mapping[str, Path],
     launcher: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """A job as plain JSON for a manifest, to be carried out elsewhere with its arguments `located`.
+    """A job as plain JSON for a manifest; `located` makes paths of its arguments elsewhere.
 
-    Each path must lie in one of the named `places`.
+    ValueError for a path that lies in none of the named `places`.
     """
     return {
         "function": function,
@@ -89,8 +89,11 @@ def write_job(
     recorder: Mapping[str, str] | None = None,
     places: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Put a job into the empty `folder`. Paths in the `places` home and project become relative to
-    them; others, which only the user can have named, become strings."""
+    """Write a job into the empty `folder`.
+
+    Paths in the `places` home and project become relative to them; others, which only the user can
+    have named, become strings.
+    """
 
     def plain(value: Any) -> Any:
         named = isinstance(value, Path) and not any(map(value.is_relative_to, places.values()))
@@ -105,8 +108,8 @@ def write_job(
 def result_of(folder: Path) -> dict[str, Any]:
     """What the job in `folder` returned, once it has ended.
 
-    UserError with the job's own sentence when it refused, and on a machine that only helped the
-    first one: what was made lies there.
+    UserError with the job's own sentence when it refused. UserError too on a machine other than the
+    first of a training on several machines: the result is on the first one.
     """
     if (refusal := folder / ERROR).is_file():
         raise UserError(refusal.read_text(encoding="utf-8"))

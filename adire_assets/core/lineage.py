@@ -254,6 +254,7 @@ def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def installed(package: str) -> str:
+    """The installed version of a distribution, or ABSENT."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -261,19 +262,19 @@ def installed(package: str) -> str:
 
 
 def clear_caches() -> None:
-    """Look at code and libraries anew; for processes that outlive a change of them."""
+    """Forget what was read of code and libraries; for processes that outlive a change of them."""
     for cached in (code_hash, sources, all_sources, libraries, _parsed, installed, cuda_version):
         cached.cache_clear()
     family.forget()
 
 
 def environment(*packages: str, device: str | None = None) -> dict[str, str]:
-    """Of this process, `Facts.environment`."""
+    """`Facts.environment` of this process."""
     return facts().environment(*packages, device=device)
 
 
 def facts() -> Facts:
-    """Those of this process, on this machine."""
+    """The facts of this process on this machine."""
     return Facts(
         device_class(), threads(), platform.machine(), cuda_version(), hardware(), installed
     )
@@ -297,7 +298,10 @@ def driver_version() -> str | None:
 
 
 def threads() -> int:
-    """The CPU threads that a step computes with: ADIRE_THREADS, else the cores it may use."""
+    """The CPU threads that a step computes with: ADIRE_THREADS, else the cores it may use.
+
+    UserError when ADIRE_THREADS is no whole number from 1.
+    """
     configured = os.environ.get("ADIRE_THREADS")
     if not configured:
         return len(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
-"""The plug `Locks`: what one process at a time may do; and locks that are files.
+"""The plug `Locks`, mutual exclusion between processes; and its implementation by files.
 
-A lock is held by a lease. Who writes under a lease hands it on to `Records.change`, which refuses
-one that is over: so a holder that was taken for dead decides nothing more.
+Who holds a lock has a lease. Writers pass their lease to `Records.change`, which refuses one that
+is over; so a holder that was believed dead changes nothing any more.
 """
 
 import errno
@@ -46,11 +46,11 @@ class Locks(Protocol):
         """Whether a living process holds a lock."""
 
     def is_current(self, lease: Lease) -> bool:
-        """Whether nobody has had the lock since; also after its block, until somebody has."""
+        """Whether no later lease of the lock was given; so it may be true after the block ended."""
 
 
 def process_name() -> str:
-    """What no other process is named, here or on another machine."""
+    """A name that no other process has, here or on another machine."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 

@@ -78,14 +78,14 @@ class StartedStep(Protocol):
         """End it and all that it started; nothing to do when it has ended."""
 
     def outcome(self) -> Outcome:
-        """How it ended; waits for that. The events were read before."""
+        """How it ended; waits for that. Read all `events` first."""
 
 
 class Placement(Protocol):
-    """Where jobs run. None outlives the block, or the process, that started it."""
+    """Where jobs run. No job outlives the block, or the process, that started it."""
 
     def facts(self) -> Facts:
-        """Those of the machines that jobs run on; for recipe keys, before a job is started."""
+        """The facts of the machines that jobs run on; for recipe keys, before a job is started."""
 
     def start(
         self, job: Job, environment: Mapping[str, str] | None = None
@@ -197,8 +197,8 @@ def run_step(
 ) -> dict[str, Any]:
     """The result of "module:function", carried out where the project places steps.
 
-    `progress` is told each line that the worker prints. UserError with the worker's own sentence
-    when it refuses; an interrupt here ends it and all that it started.
+    `progress` is called with each line that the worker prints. UserError with the worker's own
+    sentence when it refuses; an interrupt here ends it and all that it started.
     """
     job = Job(function, arguments, threads or lineage.threads(), launcher, recorder, sources)
     with project.placement.start(job, environment) as started:

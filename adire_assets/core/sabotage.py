@@ -8,8 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sabotage:
-    """Other `settings` of the training; what is done to a copy of the dataset, with a seed, or to a
-    copy of a sound adapter. `evaluated`: the evaluation has the spoilt dataset too."""
+    """One way to spoil a training.
+
+    Other `settings`; or `dataset`, called with the folder of a dataset's copy and a seed; or
+    `adapter`, called with the folder of a sound adapter's copy. `evaluated`: the evaluation uses
+    the spoilt dataset too.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     dataset: Callable[[Path, int], None] | None = None

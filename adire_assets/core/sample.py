@@ -1,4 +1,4 @@
-"""What an evaluation asked and got, as people are shown it: on its page and on the blind sheet."""
+"""Prompts and answers of an evaluation, as its page and the blind sheet show them."""
 
 import base64
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ Content = Picture | str  # a str is shown as text
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: what it is, its score by metric, and what else there is to say of it."""
+    """One answer: its content, its scores by metric, and a note for people."""
 
     show: Callable[[], Content]
     scores: Mapping[str, float] = field(default_factory=dict)

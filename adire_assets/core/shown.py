@@ -22,7 +22,7 @@ class Shown:
     content: Any
 
     def markdown(self) -> str:
-        """A picture or a markdown as one text, in which pictures lie as data."""
+        """A picture or a markdown as one Markdown text, which contains the picture as data."""
         if self.kind == "picture":
             return inline(self.content)
         return self.content.read_text("utf-8") if isinstance(self.content, Path) else self.content
@@ -36,7 +36,7 @@ def inline(picture: Path) -> str:
 
 
 def table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
-    """A table in Markdown; "none" without rows."""
+    """The `columns` of the rows as a Markdown table; "none" without rows."""
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else "none"

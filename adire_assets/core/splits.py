@@ -17,7 +17,7 @@ LARGEST_HUNDREDTH = 50
 
 
 def score(digest: str) -> float:
-    """Where content with this hexadecimal digest falls in [0, 1)."""
+    """The score in [0, 1) of content with this hexadecimal digest."""
     return int(digest[:DIGITS], 16) / 16**DIGITS
 
 
@@ -31,10 +31,10 @@ def split_of(score: float, held_out_fraction: float, validation_fraction: float)
 def fractions_that_give(
     scores: Sequence[float], now: Mapping[str, float], held_out: int, train: int
 ) -> Iterator[dict[str, float]]:
-    """Fractions by which at least so many of the items are held out and trained on.
+    """Fractions by which at least `held_out` items are held out and `train` items trained on.
 
-    Those nearest to `now` (`held_out_fraction`, `validation_fraction`) come first; none validates
-    with more than now.
+    `scores` are those of all items. The fractions nearest to `now` (`held_out_fraction`,
+    `validation_fraction`) come first; none has a larger validation split.
     """
     ordered, names = sorted(scores), ("held_out_fraction", "validation_fraction")
     before = tuple(now[name] for name in names)

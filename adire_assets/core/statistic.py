@@ -27,7 +27,7 @@ FILE, CONSTANTS = "statistics.safetensors", "statistics.json"
 
 @dataclass(frozen=True)
 class Statistic:
-    """`each` [n], `pairs` [n, n] (its diagonal is never read), `constant`."""
+    """`each` [n], `pairs` [n, n] (its diagonal is never read), `constant`: E, P and c above."""
 
     each: np.ndarray | None = None
     pairs: np.ndarray | None = None
@@ -59,7 +59,7 @@ class Statistic:
 
 
 def standard_error(statistic: Statistic, clusters: np.ndarray | None = None) -> float:
-    """How far the value would scatter over other answers of the same model, by the jackknife.
+    """The standard error of the value over other answers of the same model, by the jackknife.
 
     sqrt((n - 1) / n * sum_i (value without i - mean of these)^2), after Efron and Stein 1981, "The
     Jackknife Estimate of Variance": for a mean exactly its standard error, for a U-statistic

@@ -19,7 +19,7 @@ WITHDRAWN = "gc-"  # how the names begin of folders that are being deleted
 
 
 class Storage(Protocol):
-    """Folders by name, for all processes that share a home."""
+    """Folders by name, shared by all processes of a home."""
 
     def find(self, name: str) -> Path | None:
         """A folder, to be read here, or None. It is held (`hold`) before it is looked for."""

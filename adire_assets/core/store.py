@@ -7,14 +7,14 @@
                         sources/<dotted module>.py; does not count either
         manifest.json   recipe, content hash, file hashes, code identity, versions, hardware
 
-    <home>/manifests/<model>/<kind>/...     manifest.json and recipe/ of what `discard` deleted
+    <home>/manifests/<model>/<kind>/...     manifest.json and recipe/ of deleted artifacts
 
 `build` writes under a temporary name, syncs and renames: what stands under its final name is
 complete. One flock per recipe key lets the second of two runs wait and then reuse; it dies with
 its holder, and what a killed holder left is removed by the next.
 
-What `find`, `open`, `recall` and `build` give is kept from being deleted for as long as `readers`
-says. What `artifacts` lists is not: `open` what you choose of it.
+An artifact that `find`, `open`, `recall` or `build` gave is not deleted for as long as `readers`
+says. Those that `artifacts` lists may be deleted: `open` the ones you use.
 """
 
 import fnmatch
@@ -104,7 +104,10 @@ class Store:
         return artifact
 
     def recall(self, reference: dict[str, str]) -> Artifact:
-        """What a reference names, if need be its manifest and recipe/ alone (see `holds`)."""
+        """The artifact that a reference names, or its manifest and recipe/ alone (see `holds`).
+
+        UserError when neither is left.
+        """
         name = name_of(reference["model"], reference["kind"], reference["key"])
         for artifact in (self._found(name), self._read(self.memory / name)):
             if artifact and artifact.content_hash == reference["content_hash"]:
@@ -119,18 +122,10 @@ class Store:
         """Whether the store has the content, not only the manifest."""
         return not artifact.path.is_relative_to(self.memory)
 
-    def discard(self, artifact: Artifact) -> None:
-        """Delete an artifact except for its manifest and recipe/, by which it can be made again.
-
-        Nothing happens while another process reads it.
-        """
-        for _ in self.delete_unheld(lambda: [artifact]):
-            pass
-
     def delete_unheld(
         self, needless: Callable[[], list[Artifact]], dry_run: bool = False
     ) -> Iterator[tuple[Artifact, Path]]:
-        """`Storage.delete_unheld` of artifacts, whose manifests and recipe/ are kept."""
+        """`Storage.delete_unheld` of artifacts; their manifests and recipe/ are kept."""
         candidates = {artifact.name: artifact for artifact in needless()}
         if not dry_run:
             for artifact in candidates.values():
@@ -143,7 +138,7 @@ class Store:
             yield candidates[name], folder
 
     def remember(self, artifact: Artifact) -> None:
-        """Keep manifest and recipe/ of an artifact that is about to be discarded."""
+        """Keep manifest and recipe/ of an artifact that is about to be deleted."""
         kept = self.memory / artifact.name
         unfinished = kept.with_name(f".{kept.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -167,7 +162,7 @@ class Store:
         return [artifact for name in names if (artifact := self._read(self.root / name))]
 
     def known(self, model: str, kind: str) -> list[Artifact]:
-        """Those of a kind, and those whose manifest and recipe/ alone are left."""
+        """All artifacts of a kind, those included of which manifest and recipe/ alone are left."""
         roots = (self.memory, self.root)
         paths = (path for root in roots for path in sorted((root / model / kind).glob("*/")))
         found = {path.name: artifact for path in paths if (artifact := self._read(path))}

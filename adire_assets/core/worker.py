@@ -37,7 +37,7 @@ REFUSED = 3  # the exit status that goes with it
 
 
 class Progress(Protocol):
-    """Tells the user where a long step is: metrics of that moment, and a folder of files."""
+    """Tells the user how far a long step is, with metrics of that moment and a folder of files."""
 
     def __call__(self, message: str, shown: Path | None = None, **numbers: float) -> None: ...
 
@@ -61,7 +61,7 @@ def print_progress(message: str, shown: Path | None = None, **numbers: float) ->
 
 
 def die_with_parent() -> None:
-    """SIGKILL for this process once its parent is gone (Linux); its end when it is gone already."""
+    """Have Linux kill this process when its parent dies; exit when it is dead already."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = str(os.getppid())
     if os.environ.get(PARENT, parent) != parent:
@@ -70,9 +70,9 @@ def die_with_parent() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """For imports of heavy libraries: what they make stays, and need not be searched for garbage.
+    """For imports of heavy libraries: the garbage collector ignores the objects that they create.
 
-    Python would look through it again and again, for a fifth of the time that an import takes.
+    These stay anyway, and searching them would take a fifth of the time that an import takes.
     """
     gc.disable()
     try:

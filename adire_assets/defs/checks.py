@@ -1,4 +1,4 @@
-"""What the checks of a model's assets show: gates, a release, its deployment."""
+"""The results of the checks of a model's assets: gates, a release, its deployment."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any

@@ -182,7 +182,7 @@ def _fluent(
             bound = _bound(project, run_id)(context.replace_config(settings))
         yield bound
     finally:
-        # `tracking.active` decides the status; this only takes the run off the thread's stack.
+        # `runs.active` decides the status; this only takes the run off the thread's stack.
         try:
             while mlflow.active_run():
                 mlflow.end_run(status="RUNNING")

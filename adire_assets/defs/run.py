@@ -1,4 +1,4 @@
-"""Materializing from the terminal: the same assets, told in a few lines.
+"""Materializing from the terminal: the same assets, with a few lines of output.
 
 What `adire materialize --select` means is Dagster's syntax, in a model's own names:
 
@@ -38,7 +38,11 @@ WORDS = re.compile(
 
 
 def materialize(project: Project, model: str, select: str | None = None) -> None:
-    """Materialize what `select` says (default: all). UserError when a step fails."""
+    """Materialize what `select` says (default: all).
+
+    Steps that do not depend on a failed one are carried out. UserError with a line for each gate
+    that refused and each step that failed.
+    """
     if not load_model(project, model).enabled:
         raise UserError(f"{model} is disabled; set `enabled: true` in {project.model_file(model)}")
     warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about Pipes
@@ -120,8 +124,7 @@ def left_behind(
     graph: Any,  # an AssetGraph, whose class is not public
     wanted: Sequence[dg.AssetKey],
 ) -> Iterator[str]:
-    """A sentence for each source right above `wanted` that is not what the working tree says
-    now."""
+    """A sentence for each source right above `wanted` that differs from the working tree."""
     above = {parent for one in wanted for parent in graph.get(one).parent_keys}.difference(wanted)
     for name in sources.SOURCES:
         made = project.records.read(f"references/latest/{model}/{name}").value

@@ -1,4 +1,4 @@
-"""What the sensors share: how a tick is told, and when it tries again what has failed."""
+"""What the sensors share: how a tick reports, and when it retries what has failed."""
 
 import time
 from collections.abc import Callable, Sequence

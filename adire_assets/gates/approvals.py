@@ -116,13 +116,13 @@ def waiting(project: Project, model: str) -> list[ReleaseRecord]:
 
 
 def resumable(project: Project, model: str) -> Approval | None:
-    """The approval of the release that was asked for last, of those that wait for nothing else."""
+    """The approval of the latest requested release that has one; only its deployment is missing."""
     found = [approval(project, one) for one in asked_for(project, model)]
     return next((one for one in reversed(found) if one), None)
 
 
 def on_hold(project: Project, model: str) -> str | None:
-    """What becomes of the release that was asked for last and is not on its way, in a sentence."""
+    """What the latest requested release waits for, in a sentence; None when none waits."""
     asked = asked_for(project, model)
     if not asked:
         return None
@@ -137,9 +137,9 @@ def is_live(project: Project, wanted: ReleaseRecord) -> bool:
 
 
 def asked_for(project: Project, model: str) -> list[ReleaseRecord]:
-    """What was held after what is live was asked for, and neither sent back nor quarantined since.
+    """The held releases, in the order in which their deployment was requested.
 
-    The one that was asked for last comes last.
+    Only those requested after the live release was, and neither sent back nor quarantined since.
     """
     states = _states(project, model)
     since = _asked_at(project, states[-1])
@@ -178,9 +178,9 @@ def _asked_at(project: Project, state: DeploymentRecord) -> str:
 
 
 def hold(project: Project, wanted: ReleaseRecord, asked: str | None = None) -> None:
-    """Note that a deployment waits; nothing to do where that stands already.
+    """Record that a deployment waits, unless that is recorded already.
 
-    `asked`: when it was asked for, by default now. What went live since then has overtaken it.
+    `asked`: when it was requested, by default now. A release that went live since has overtaken it.
     """
     with adding(project, wanted) as add:
         if wanted.number not in {one.number for one in asked_for(project, wanted.model)}:
@@ -231,13 +231,13 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
 def note_sheet(
     project: Project, wanted: ReleaseRecord, champion: int, nonce: str, pairs: Mapping[str, Any]
 ) -> None:
-    """Keep that a blind sheet was made, and which prompt and seed each of its pairs is."""
+    """Record that a blind sheet was made, with the prompt and seed of each pair."""
     with adding(project, wanted) as add:
         add("sheet", rating={"nonce": nonce, "champion": champion, "pairs": dict(pairs)})
 
 
 def rating_secret(project: Project) -> bytes:
-    """What only this project knows, by which its A/B sheets are shuffled; made on first use."""
+    """The secret by which this project's A/B sheets are shuffled; made on first use."""
     path = project.home / "rating_secret"
     with project.locks.acquire("rating-secret"):
         if not path.is_file():
@@ -271,7 +271,7 @@ def figures(rating: Mapping[str, Any]) -> str:
 
 @contextmanager
 def adding(project: Project, wanted: ReleaseRecord) -> Iterator[Callable[..., Entry]]:
-    """Alone with the record of a release, to which the result adds an entry about its content: it
+    """Lock the record of a release; yields a function that adds an entry about its content, and
     takes the fields of `Entry` by name."""
 
     def add(action: Action, **fields: Any) -> Entry:

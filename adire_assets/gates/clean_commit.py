@@ -1,6 +1,6 @@
-"""Which of the files that decide about going live are not as the commit says.
+"""Which of the files that decide about going live differ from the commit.
 
-The sensors bring a model live from what is committed only, so that somebody could review it, unless
+The sensors bring a model live from committed files only, so that somebody could review them, unless
 the committed configs/models/<model>.yaml says `require_clean_commit: false`. (In the working tree
 alone that key would switch itself off.) Files are compared by content with the tree of HEAD: what
 is ignored, or hidden by `git update-index --assume-unchanged`, counts like any other.
@@ -8,7 +8,7 @@ is ignored, or hidden by `git update-index --assume-unchanged`, counts like any 
 Without git there is no commit to compare with: such a copy is named by its build stamp (see
 `lineage.code_identity`), and goes live as it is.
 
-Weights that a .dvc file tracks must be those that it names. (Of images the dataset step asks that.)
+Weights that a .dvc file tracks must be those that it names. (The dataset step checks the data so.)
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How long an adapter takes to answer: each measurement is kept, and all of them decide together.
+"""How long an adapter takes to answer: every measurement is kept, and all decide together.
 
 <home>/measurements/<model>/<key>.json lists the measurements of one adapter answering in one way,
 in the order in which they were taken, and only grows: making an evaluation's answers adds the first
@@ -37,7 +37,7 @@ def add(project: Project, model: str, drawing: Mapping[str, Any], timings: Timin
 
 
 def kept(project: Project, images: Artifact) -> bool:
-    """Whether the measurements of `images` are in a record of their own."""
+    """Whether `images` has a record of measurements."""
     return _recorded(project, images) is not None
 
 
@@ -64,7 +64,7 @@ def timings_of(project: Project, evaluation: Artifact) -> dict[str, Any]:
 
 
 def together(measurements: Sequence[Timings]) -> dict[str, Any]:
-    """One timings.json for all of them; that of the only one as it is, {} for none.
+    """One timings.json for all measurements: a single one unchanged, {} for none.
 
     `measurements` says how many there are, and for each `..._mean`, `..._means` lists all of them.
     """

@@ -105,7 +105,7 @@ def adapter_of(evaluation: Artifact) -> str:
 
 
 def uncommitted(project: Project, model: str) -> list[str]:
-    """`committed.uncommitted`; when git does not answer, that it does not."""
+    """`clean_commit.uncommitted`, or the sentence why git does not answer."""
     try:
         return clean_commit.uncommitted(project, model)
     except UserError as error:

@@ -43,11 +43,11 @@ def verdict_modules(gates: type[GateConfig]) -> tuple[str, ...]:
 def rival_of(
     project: Project, evaluation: Artifact
 ) -> tuple[ReleaseRecord | None, Artifact | None]:
-    """(the live release that `evaluation` must not be worse than, an evaluation of it that differs
-    from `evaluation` in the adapter alone, and in the base that it was trained on).
+    """(the live release that `evaluation` must not be worse than, its comparable evaluation).
 
-    Where `evaluation` is of what is live there is none to beat, and the second is what that was
-    held against on its way. None where there is none, or none that is comparable.
+    Comparable is one with the same `evaluation_protocol`. Where `evaluation` is that of the live
+    release, the first is None, and the second is the evaluation that the live release was compared
+    with before it went live. None where there is no such release or evaluation.
     """
     number = deployment.champion(project, load_fleet(project), evaluation.model)
     if number is None:
@@ -70,7 +70,7 @@ def verdict_of(
 ) -> Built:
     """The verdict about an evaluation, under the hashes of evaluation, policy and `champion`: the
     champion's comparable evaluation, None when there is nothing to compare with. It says what the
-    policy asks less than the one before (see `policies`)."""
+    policy asks less than the one before (see `gates.policy_comparison`)."""
     compared = policy_comparison.compare_for_evaluation(project, evaluation, policy)
     timings = measurements.timings_of(project, evaluation)
     same_answers = champion is not None and _same_answers(evaluation, champion)
@@ -159,7 +159,7 @@ def require_evaluation_of(evaluation: Artifact, adapter: str, base_weights: str)
 
 
 def parity_report(project: Project, model: str, number: int, progress: Progress) -> Built:
-    """Whether a scratch Triton answers the evaluated requests as the release was evaluated."""
+    """Whether a scratch server answers the evaluated requests as the release was evaluated."""
     from adire_assets.serving.fleet import parity
 
     record = release.read_record(project, model, number)
@@ -259,9 +259,12 @@ def _keep_verdict(
 
 
 def policy_facts(project: Project, verdict: Artifact, number: int | None = None) -> dict[str, Any]:
-    """What a release keeps of the policy that it passed: what it asks less than the one before,
-    the files that decide and are not committed, and how many other adapters were refused. What
-    brought release `number` live stays as it was."""
+    """What a release keeps of the policy that it passed.
+
+    That is what the policy asks less than the one before, the deciding files that are not
+    committed, and the number of other adapters refused meanwhile. For a release `number` that is
+    live already, these are the facts with which it went live.
+    """
     known = {one.number: one for one in release.records(project, verdict.model)}.get(number or 0)
     if known and approvals.is_live(project, known) and "policy" in known.provenance:
         return dict(known.provenance["policy"])
@@ -309,7 +312,7 @@ def reconcile_aliases(project: Project, model: str) -> None:
 
 
 def challenge(project: Project, model: str, number: int) -> None:
-    """Let MLflow's alias `challenger` say that a release wants to go live, unless it is."""
+    """Point MLflow's alias `challenger` at a release, unless it is live already."""
     with project.locks.acquire(f"registry-{model}"):
         if number not in registry.aliases(project, model).values():
             registry.set_alias(project, model, "challenger", number)

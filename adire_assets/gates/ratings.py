@@ -40,7 +40,7 @@ SIGN = {"won": 1, "lost": -1, "tie": 0}
 
 
 def passes(wins: int, losses: int, policy: GateConfig, look: int) -> bool:
-    """Whether so many prompts won and lost are more than chance, at look number `look`, from 1.
+    """Whether so many prompts won and lost are more than chance; `look` counts the looks from 1.
 
     That is: where each prompt is won with probability `human_win_rate`, the chance of as many wins
     is at most the error that this look may spend.

@@ -1,4 +1,4 @@
-"""What another software does to a release: versions compared by rule, golden answers made again.
+"""What other software does to a release: versions compared by rule, golden answers made again.
 
 `compatibility` decides whether a release may go live, by the pure rule `compare`: training,
 evaluation and serving ran on software that belongs together.
@@ -9,13 +9,13 @@ evaluation and serving ran on software that belongs together.
                                is compared with nothing
     driver, device, threads    told, never refused: a driver runs what was built for older ones, and
                                whether another device or thread count gives the same answers is
-                               measured (`fleet.parity`)
+                               measured (`serving.fleet.parity`)
 
 `evaluation.gates.compatibility.allow` has a key for each package, and for cuda: the versions
 between which it may differ, as a PEP 440 range such as ">=0.42,<0.44", "*" for any, or null.
 
-`golden_report` measures whether the software of now still makes what the release was evaluated
-with. `adire golden indigo@3` asks for that.
+`golden_report` measures whether the installed software still makes the answers that the release
+was evaluated with. `adire golden indigo@3` asks for that.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Compatibility:
 def compatibility(
     project: Project, record: ReleaseRecord, serving: Software | None, policy: CompatibilityConfig
 ) -> Compatibility:
-    """How the software of a release's training, evaluation and serving goes together.
+    """Whether the software of a release's training, evaluation and serving goes together.
 
     `serving` is what its answers tell of themselves (`parity.json`'s `software`).
     """
@@ -89,7 +89,7 @@ def compatibility(
 
 
 def refusal(project: Project, record: ReleaseRecord, serving: Software | None) -> str | None:
-    """Why a release must not serve with this software by today's policy, None when it may."""
+    """Why today's policy refuses to serve a release with this software; None when it does not."""
     policy = load_model(project, record.model).evaluation.gates.compatibility
     found = compatibility(project, record, serving, policy)
     if found.compatible:
@@ -191,9 +191,9 @@ def same_conditions(project: Project, record: ReleaseRecord) -> bool:
 
 
 def golden_report(project: Project, record: ReleaseRecord, run_worker: RunWorker) -> Built:
-    """comparison.json: the golden set made again by the software of now, and how it differs.
+    """comparison.json: how the golden set differs when the installed software makes it again.
 
-    Once for each release, software and machine, by the release's own files and base.
+    Made once for each release, software and machine, by the release's own files and base.
     """
     store = Store(project)
     step, kept = _step(project, record), _golden_set(project, record)

@@ -48,7 +48,7 @@ def rules(gates: type[GateConfig]) -> tuple[GateRule, ...]:
 
 
 def checks(gates: type[GateConfig]) -> dict[str, str]:
-    """What each gate of a family's policy asks, for people; whatever thresholds there are."""
+    """{gate: what it asks, for people} of a family's policy, whatever its thresholds."""
     return {name: asks for name, asks, _ in _asked(gates)}
 
 
@@ -80,7 +80,7 @@ class Verdict:
 
     @staticmethod
     def from_dict(value: Facts) -> "Verdict":
-        """What `asdict` made, also by a version that knew fewer fields."""
+        """From what `asdict` made, also in an earlier version with fewer fields."""
         return TypeAdapter(Verdict).validate_python(value)
 
     def checks(self, gates: type[GateConfig]) -> tuple[Gate, ...]:

@@ -1,4 +1,4 @@
-"""What besides the sources makes the line run again."""
+"""What a sensor compares besides the sources: the code and the libraries of the line."""
 
 from typing import Any
 

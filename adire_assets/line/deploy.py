@@ -1,8 +1,8 @@
 """The last asset of the line, `deployed_model`: a release on its way to its users, and back.
 
 Here a release meets the gates that the YAML holds today, the person who approves, and the fleet;
-`serving.rollout` does the work, and MLflow's aliases follow what became live. `progress` is told in
-sentences what happens; `report` of each decision, as (target, decision).
+`serving.rollout` does the work, and MLflow's aliases follow what became live. `progress` is called
+with sentences about what happens, `report` with each decision, as (target, decision).
 """
 
 from collections.abc import Callable, Mapping
@@ -65,8 +65,8 @@ def watch_rollout(
     progress: Callable[[str], None],
     report: Callable[[str, Mapping[str, Any]], None] = lambda target, decision: None,
 ) -> list[DeploymentRecord]:
-    """Carry out the rollout that is under way, or follow who does, and finish what was left of a
-    rollback; a record for each target."""
+    """Carry out the rollout that is under way, or follow its process, and finish a rollback that
+    was interrupted; the record of each target."""
     fleet = load_fleet(project)
     rollout.carry_out(project, fleet, model, _callbacks(project, model, progress, report))
     promotion.reconcile_aliases(project, model)

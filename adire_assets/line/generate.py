@@ -59,9 +59,9 @@ def measure_again(
 ) -> dict[str, Any]:
     """Time an evaluation's answers once more; its timings.json from now on.
 
-    What was measured before counts on (see `measurements`). Scores and answers stay, since timings
-    are no content; the verdict follows them. UserError when the answers were made with other code,
-    libraries, threads or on another device than would be measured now.
+    Earlier measurements still count (see `gates.measurements`). Scores and answers stay, since
+    timings are no content; the next verdict uses the new ones. UserError when the answers were made
+    with other code, libraries, threads or on another device than would be measured now.
     """
     store = Store(project)
     images, adapter, base_weights = (

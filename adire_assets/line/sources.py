@@ -1,8 +1,8 @@
 """The source assets of a model's graph: what the project says now, resolved, validated and kept.
 
-Every artifact downstream is made from these, so editing a file during a run changes nothing in
-them. A deployment uses the gates of its own moment. `source_keys` gives the keys that the sources
-would have now, without making them.
+Every artifact downstream is made from these, so editing a file during a run changes none of them. A
+deployment uses the gates of the moment at which it starts. `source_keys` gives the keys that the
+sources would have now, without making them.
 
 The weights of base and judge are the family's (`config.held_weights`).
 """
@@ -58,12 +58,12 @@ def evaluation_config(project: Project, model: str) -> Built:
 
 
 def source_keys(project: Project, model: str) -> dict[str, str]:
-    """Root asset name -> recipe key as the working tree is now; reads hashes, not images."""
+    """{source: recipe key} as the working tree is now; reads hashes, not the data."""
     return {name: source_key(project, model, name) for name in SOURCES}
 
 
 def source_key(project: Project, model: str, name: str) -> str:
-    """The recipe key of one root as the working tree is now; the others are not looked at."""
+    """The recipe key of one source as the working tree is now."""
     return SOURCES[name](project, model, load_model(project, model)).key
 
 

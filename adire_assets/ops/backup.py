@@ -9,7 +9,7 @@ measurements), the databases, what MLflow keeps, all manifests, and the artifact
 `adire gc --keep 1` would keep: what serves, what served before, and what they are made of. What can
 be made again is left out (caches, work, what processes run from), and so are secrets.
 
-A backup holds together while the product runs. Artifacts are kept from `adire gc` first. The
+A backup is consistent while the product runs. First, artifacts are kept from `adire gc`. The
 records are read until two readings in a row agree, so they are those of one moment. The databases
 come last, by SQLite's own online copy, so that every release of a record is registered there.
 

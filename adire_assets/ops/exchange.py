@@ -21,7 +21,8 @@ from adire_assets.serving.rollout import deployment
 def export(project: Project, name: str, to: str | None, file: Path) -> str:
     """Write the adapter of `model@N`, or of the live release of `model`; what was written.
 
-    UserError when there is no such release, its adapter is gone or changed, or `to` cannot say it.
+    `to` is a format of the family, None its own. UserError when there is no such release, its
+    adapter is gone or changed, or the format cannot express it.
     """
     record = deployment.resolve_release(project, load_fleet(project), name)
     store = Store(project)
@@ -33,7 +34,10 @@ def export(project: Project, name: str, to: str | None, file: Path) -> str:
 
 
 def import_(project: Project, file: Path, model: str, folder: Path) -> str:
-    """Make the new `folder` of an adapter `file` for the base of `model`; the format it had."""
+    """Convert the adapter `file` for the base of `model` into the new `folder`; the file's format.
+
+    UserError when it is no adapter of that base, in a format of the family.
+    """
 
     def convert(*_: object, **__: object) -> NoReturn:
         raise UserError(
@@ -54,7 +58,7 @@ def _formats(project: Project, model: str) -> Any:
 
 
 def _facts(record: ReleaseRecord) -> dict[str, str]:
-    """What the file's metadata says of the release; names as in the provenance of its images."""
+    """What the file's metadata says of the release; names as in the provenance of its answers."""
     told = record.provenance
     kept = ("code", "dvc_hash", "data_hash", "hyperparameters", "evaluation")
     base: dict[str, Any] = told.get("base_model", {})

@@ -39,13 +39,13 @@ Freed = tuple[str, float | None]
 
 
 def collect_garbage(project: Project, keep: int, dry_run: bool) -> Iterator[str]:
-    """Delete what nothing needs; a line for each thing, and how much space it was.
+    """Delete what nothing needs; a line for each deleted thing, with its size.
 
-    Of the artifacts are kept: what the live releases and the `keep` before them, those on their
-    way, MLflow's champion and challenger, those that wait for an approval and the latest `keep`
-    releases are made of; the latest `keep` of each kind; what the latest materializations and the
-    running ones refer to; what a process reads; and of the others what `Store.remember` keeps, by
-    which `adire reproduce` makes them again. UserError when `keep` is below 1.
+    Kept are the artifacts of these releases: the live ones and the `keep` before them, those in a
+    rollout, MLflow's champion and challenger, those that wait for approval, and the latest `keep`.
+    Kept too are the latest `keep` artifacts of each kind, those that the latest materializations
+    and the running ones refer to, and those that a process reads. Of the others `Store.remember`
+    keeps what `adire reproduce` needs. UserError when `keep` is below 1.
     """
     if keep < 1:
         raise UserError("--keep must be at least 1")
@@ -91,7 +91,7 @@ def _found(project: Project, keep: int, dry_run: bool) -> Iterator[Freed]:
 
 
 def sorted_out(project: Project, store: Store, keep: int) -> tuple[list[Artifact], list[Artifact]]:
-    """(the artifacts that something needs, those that only a reader saves from `adire gc`)."""
+    """(the artifacts that something needs, those that go unless a process reads them)."""
     made = {artifact.key: (artifact, artifact.manifest) for artifact in store.artifacts()}
     kinds: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for artifact, manifest in made.values():

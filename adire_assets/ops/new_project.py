@@ -1,4 +1,4 @@
-"""`adire init`: a folder in which a user of the installed package begins.
+"""`adire init`: a new project for users of the installed package.
 
 What is written there are the repository's own files, which the wheel carries. pyproject.toml lists
 them, in the table from which the wheel is built; a checkout reads the same table.

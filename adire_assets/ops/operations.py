@@ -1,4 +1,4 @@
-"""What an operator asks: what is live and why, where an answer comes from, what can be deleted.
+"""What an operator asks: what is live and why, and where an answer comes from.
 
 Each function gives plain lines of text; the command line prints them.
 """
@@ -187,7 +187,7 @@ def _same_code(recipe: dict[str, Any]) -> bool:
 
 
 def trace(project: Project, file: Path) -> Iterator[str]:
-    """A kept answer -> release -> code, data, hyperparameters, MLflow run, scores."""
+    """Lines that lead from an answer's file to its release, code, data, MLflow run and scores."""
     facts, plug = client.read_provenance(file)
     try:
         yield from list(_traced(project, file, facts, plug))

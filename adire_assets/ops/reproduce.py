@@ -1,7 +1,7 @@
 """A release's adapter made again, from what was recorded when it was made: equal bits, or why not.
 
     reproduce(project, "indigo@3", print)     a release
-    reproduce(project, "out.png", print)      the release that drew an image
+    reproduce(project, "out.png", print)      the release that gave an answer
 
 What was recorded is all that is used: the sources that ran (`recipe/sources` of the artifact, laid
 out as a package of its own, so that the code of today does not count), the job they were given
@@ -53,7 +53,7 @@ class Reproduction:
 def reproduce(project: Project, what: str, progress: Progress) -> Reproduction:
     """Make the adapter of a release again and compare it with the recorded one.
 
-    `what` is a release, `model@number`, or the path of an image that a release drew.
+    `what` is a release, `model@number`, or the path of an answer's file.
     """
     record = _release_of(project, what)
     name = f"{record.model}@{record.number}"

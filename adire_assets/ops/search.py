@@ -1,4 +1,4 @@
-"""`adire search`: training settings by trial, the hopeless ones given up early.
+"""`adire search`: tries training settings, and prunes the trials that do worse than others.
 
     search(project, "indigo", trials=None, out=None, progress=print)
 
@@ -42,7 +42,7 @@ from adire_assets.tracking import runs
 def search(
     project: Project, model: str, trials: int | None, out: Path | None, progress: Progress
 ) -> dict[str, Any]:
-    """Carry the study on to `trials` (default: the YAML's); the best training settings it has.
+    """Continue the study to `trials` trials (default: the YAML's); its best training settings.
 
     They are written to `out` (default: <home>/search/<model>.yaml). UserError without a `search`
     section, when another process searches, or when no trial came to an end.

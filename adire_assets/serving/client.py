@@ -26,9 +26,9 @@ def ask(
     release: int | None = None,
     timeout: float = 600.0,
 ) -> Answer:
-    """The answer of the gateway or slot at `endpoint`; None leaves a choice to the server.
+    """The answer of the gateway or slot at `endpoint`.
 
-    `release` asks for one release, otherwise the live one answers; `timeout` in seconds.
+    `release` asks for one release; otherwise the live one answers. `timeout` is in seconds.
     `Unanswered` with the server's own sentence when it refuses, with address and hint when nobody
     answers; UserError when the answer is not one of a release.
     """

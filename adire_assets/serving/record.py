@@ -1,22 +1,22 @@
-"""What is live on a target: one record per model, the truth that everything else is brought to.
+"""What is live on a target: one record per model, which everything else follows.
 
 <home>/deployments/<target>/<model>.json says which release is live, which release each slot should
 hold, how far a rollout has come, and which releases were sent back. It is replaced whole, under a
-lock, by a function of what it says now (`change`). Routes, slots and MLflow's aliases follow from
-it: who brings one of them there holds that one's lock and reads the record inside it, so whatever
-was decided before, what is done last is what the newest record says.
+lock, by a function of what it says now (`change`). Routes, slots and MLflow's aliases follow it: to
+change one of them, a process takes that one's lock and reads the record while it holds it. So the
+last change is always the one that the newest record asks for.
 
 What concerns several targets is a plan, <home>/deployments/<model>.json (`commit`). It is in force
-on all of them the moment that it is written: who reads a record that the plan has not reached sees
-it as the plan makes it, and whoever changes that record next writes it so. Each plan of a model has
+on all of them the moment that it is written: a reader of a record that the plan has not reached yet
+sees it as the plan makes it, and the next change writes it so. Each plan of a model has
 a higher `token` than the one before; a record is changed by a plan once, and by no older one.
 
 A rollout belongs to the holder of its lease. The holder renews it; when it dies, the lease runs out
 and anybody may take the rollout over where it stands. A change by a former holder is refused.
 
 A release that was sent back is quarantined: refused everywhere until that is lifted with a
-reason. The record says so in the same write that sends it back. <home>/quarantine/<model>/<N>.json
-keeps that for people, which decisions it knows of (`seen`), and whether they were lifted.
+reason. The write of the record that sends it back says so. <home>/quarantine/<model>/<N>.json keeps
+for people the reasons, the decisions that it knows of (`seen`), and whether they were lifted.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -138,7 +138,7 @@ def commit(
 
 
 def finish_plan(project: Project, model: str, token: int) -> None:
-    """Note that nothing lacks the plan any more; nothing to note when a later one is in force."""
+    """Record that a plan is carried out; nothing to do when a later one is in force."""
     with project.locks.acquire(f"plan-{model}") as lease, ExitStack() as held:
         found = read_plan(project, model)
         if found and found.token == token:
@@ -194,7 +194,7 @@ def sync_quarantine(project: Project, model: str, number: int) -> None:
 def lift_quarantine(project: Project, model: str, number: int, reason: str) -> None:
     """Allow a quarantined release again. UserError without a reason, or when it is not one.
 
-    A decision that sends it back later holds again, however long it was on its way here.
+    A later decision that sends it back quarantines it again, whenever that decision arrives here.
     """
     if not reason.strip():
         raise UserError("lifting a quarantine needs a reason, which is kept with the release")

@@ -1,6 +1,6 @@
-"""What a deployment record and a plan say, and how one record follows from another.
+"""The values of a deployment record and of a plan, and how one record follows from another.
 
-Nothing here reads or writes a file; that is `record`'s.
+Nothing here reads or writes a file; `record` does.
 """
 
 import time

@@ -66,7 +66,7 @@ def own_database(project: Project) -> Path | None:
 def prepare(project: Project) -> None:
     """Make the tracking store usable; costs microseconds the second time in a process.
 
-    A database is created or migrated under the lock; of a server it is only seen that it answers.
+    A database is created or migrated under the lock. A server is only asked whether it answers.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -107,7 +107,7 @@ def client(project: Project) -> "Iterator[MlflowClient]":
 
 @contextmanager
 def answers(project: Project) -> Iterator[None]:
-    """What MLflow raises inside the block because of its server or database is a `UserError`."""
+    """Turn what MLflow raises in the block because of its server or database into a UserError."""
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(project)

@@ -32,7 +32,8 @@ def register_release(
     """The version number of a release content: found again by its hash, or the next one.
 
     `source` is the release's folder. A database refers to it where it lies. A server refuses paths,
-    so the files go below the run's artifacts there; without a run it names home and content.
+    so the files go below the run's artifacts there. Without a run the version's source names home
+    and content alone.
     """
     with client(project) as mlflow, project.locks.acquire(LOCK):
         same = f"name = '{model}' AND tags.`{CONTENT_HASH}` = '{content_hash}'"
@@ -84,7 +85,7 @@ def aliases(project: Project, model: str) -> dict[str, int]:
 
 
 def seen_aliases(project: Project, model: str) -> dict[str, int]:
-    """`aliases`, and of the project's own database without MLflow, whose import takes seconds.
+    """`aliases`; those of the project's own database without MLflow, whose import takes seconds.
 
     The database is only looked at: one that is not there has no aliases.
     """

@@ -36,9 +36,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 # --- runs -----------------------------------------------------------------------------------------
 
 
-def training_run(
-    project: Project, model: str, recipe_key: str, tags: Mapping[str, str] | None = None
-) -> str:
+def training_run(project: Project, model: str, recipe_key: str) -> str:
     """The id of the one run of an adapter, found by its recipe key or created.
 
     Call it when training really starts, never for a reused adapter: a run is never empty.
@@ -48,7 +46,7 @@ def training_run(
             return found
         own = {RECIPE_KEY: recipe_key, HOLDER: _holder(project)}
         name = run_name(model, recipe_key)
-        created = _create(project, mlflow, model, name, {**(tags or {}), **own})
+        created = _create(project, mlflow, model, name, own)
         _hold_file(project, created).touch()
     return created
 
@@ -217,7 +215,7 @@ def log_metrics(
 
 
 def recorder(run_id: str) -> dict[str, str]:
-    """What a worker's job says, so that its progress goes into this run (`core.worker`)."""
+    """The recorder of a worker's job that logs its progress into this run (`core.worker`)."""
     return {"function": f"{__name__}:record_progress", "run_id": run_id}
 
 

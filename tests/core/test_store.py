@@ -18,6 +18,7 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import NOT_CONTENT, Store, read_json, write_json
 from adire_assets.ops.backup import backup
+from tests.support.garbage import discard
 
 RECIPE = Recipe("thing", "cloth", config={"x": 1})
 
@@ -186,8 +187,8 @@ def test_of_what_is_discarded_the_manifest_and_the_recipe_are_recalled(project: 
     artifact = store.build(recipe, write).artifact
     manifest = artifact.manifest
     assert store.holds(store.recall(artifact.reference()))
-    store.discard(artifact)
-    store.discard(store.build(recipe, write).artifact)  # made again in between
+    discard(store, artifact)
+    discard(store, store.build(recipe, write).artifact)  # made again in between
     kept = store.recall(artifact.reference())
     assert not store.holds(kept)
     assert (kept.key, kept.manifest["files"]) == (artifact.key, manifest["files"])

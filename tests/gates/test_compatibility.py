@@ -19,6 +19,7 @@ from adire_assets.families.diffusion.gates import AllowedVersions, Compatibility
 from adire_assets.gates import upgrades
 from adire_assets.gates.upgrades import Software, compare, of_manifest
 from adire_assets.serving.release import ReleaseRecord
+from tests.support.garbage import discard
 
 ROOT = Path(__file__).parents[2]
 CPU: Software = {
@@ -233,6 +234,6 @@ def test_a_release_is_refused_by_what_its_manifests_and_its_answers_say(tmp_path
         refusal = upgrades.refusal(project, wanted, software)
         assert (why is None and refusal is None) or (refusal and why and why in refusal)
     # The adapter itself may be gone: its manifest tells.
-    Store(project).discard(Store(project).open(older.adapter))
+    discard(Store(project), Store(project).open(older.adapter))
     found = upgrades.compatibility(project, older, serving, CompatibilityConfig())
     assert not found.compatible

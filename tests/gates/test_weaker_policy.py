@@ -11,6 +11,7 @@ from adire_assets.gates.report import pages
 from adire_assets.ops import operations
 from adire_assets.serving import record, release
 from adire_assets.serving.rollout import deployment
+from tests.support.garbage import discard
 from tests.support.shop import MODEL, POLICY, Shop, verdict
 
 STRICT = POLICY.model_copy(update={"clip_s_minimum": 1.7})
@@ -99,7 +100,7 @@ def test_a_deployment_tells_of_the_policy_of_today_and_keeps_it(shop: Shop) -> N
 
 def test_verdicts_that_gc_reduced_to_their_manifest_still_count(shop: Shop) -> None:
     evaluation = shop.evaluation("first", 1.6)
-    shop.store.discard(shop.decide(evaluation, STRICT).artifact)
+    discard(shop.store, shop.decide(evaluation, STRICT).artifact)
     assert LOWERED in verdict(shop.decide(evaluation)).weakness()
 
 

@@ -31,6 +31,7 @@ from adire_assets.ops.gc import collect_garbage
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
 from tests.support import tiny
+from tests.support.garbage import discard
 
 ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
@@ -309,7 +310,7 @@ def test_no_way_of_drawing_anew_forgets_a_measurement(line: Line) -> None:
     # Nor does deleting the images.
     store = Store(line.project)
     for artifact in (report, store.open(report.manifest["adapter_images"])):
-        store.discard(artifact)
+        discard(store, artifact)
     again = line.evaluate(adapter)
     assert again.json("timings.json")["seconds_per_image_means"][0] == 99
     assert again.json("timings.json")["measurements"] == 4

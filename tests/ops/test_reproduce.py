@@ -27,6 +27,7 @@ from adire_assets.ops.gc import collect_garbage
 from adire_assets.ops.reproduce import Reproduction, reproduce
 from adire_assets.serving import release
 from tests.support import tiny
+from tests.support.garbage import discard
 from tests.support.trained_release import CONFIG, MODEL, THREADS, bring_out, keep, pin
 
 ROOT = Path(__file__).parents[2]
@@ -277,7 +278,7 @@ def test_what_was_made_before_all_was_recorded_is_refused(project: Project) -> N
 
 
 def test_a_base_model_that_is_gone_and_replaced_is_refused(project: Project) -> None:
-    Store(project).discard(Store(project).artifacts(MODEL, "base_model")[0])
+    discard(Store(project), Store(project).artifacts(MODEL, "base_model")[0])
     path = project.root / "base_models" / "random" / "model_index.json"
     path.write_text(path.read_text() + "\n")
     with pytest.raises(UserError, match="is other weights now"):
@@ -285,7 +286,7 @@ def test_a_base_model_that_is_gone_and_replaced_is_refused(project: Project) -> 
 
 
 def test_data_that_dvc_no_longer_has_is_told(project: Project) -> None:
-    Store(project).discard(Store(project).artifacts(MODEL, "dataset")[0])
+    discard(Store(project), Store(project).artifacts(MODEL, "dataset")[0])
     config = project.root / ".dvc" / "config"
     config.write_text(config.read_text().replace("remote\n", "elsewhere\n"))
     with pytest.raises(UserError, match=r"neither in DVC's cache nor in a remote \(storage\)"):
@@ -322,7 +323,7 @@ def test_a_dataset_that_comes_out_otherwise_is_told(project: Project) -> None:
         manifest["job"]["arguments"]["config"]["held_out_fraction"] = 0.3
 
     change(dataset.path / "manifest.json", edit)
-    Store(project).discard(dataset)
+    discard(Store(project), dataset)
     with pytest.raises(UserError, match=r"comes out otherwise than the one of then: .*jsonl is"):
         made(project)
 

@@ -68,7 +68,7 @@ def process_count(settings: SharedTrainingConfig) -> int:
 
 
 def launcher(device: str, training: Mapping[str, Any]) -> tuple[str, ...]:
-    """The launcher for `worker.command`, for "cpu" or "cuda" and a `training` section.
+    """The launcher for `job_folder.command`, for "cpu" or "cuda" and a `training` section.
 
     One process needs none: what a launcher would tell it, `processes` says itself.
     On several machines each starts the same command with its own ADIRE_MACHINE_RANK (0, 1, ...) and

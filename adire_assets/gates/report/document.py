@@ -72,7 +72,7 @@ class GateView(Gate):
 
 @dataclass(frozen=True)
 class Distribution:
-    """A metric's value for every answer: variant -> values; `labels` says which one, in order."""
+    """A metric's value for every answer: variant -> values, in the order of `labels`."""
 
     metric: str
     values: Mapping[Variant, tuple[float, ...]]
@@ -112,7 +112,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class ReportView:
-    """All that the page says. What is empty or None is left out, or said to be missing."""
+    """All that the page says. A part that is empty or None is left out, or called missing."""
 
     model: str
     answer: str  # what the model answers with, such as "image"

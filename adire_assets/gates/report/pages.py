@@ -52,7 +52,7 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
 
 
 def page_path(project: Project, verdict: Artifact) -> Path:
-    """Where `write_page` puts the page of a verdict; another name when it is drawn in another way.
+    """Where `write_page` puts the page of a verdict.
 
     The page's key is that of a recipe: the verdict, the code, the templates and the libraries.
     """
@@ -67,9 +67,9 @@ def page_path(project: Project, verdict: Artifact) -> Path:
 
 
 def write_page(project: Project, verdict: Artifact, log: Callable[[Path], None]) -> None:
-    """Write the page of a verdict, and of the evaluation that it is about.
+    """Write the page of a verdict and its evaluation.
 
-    `log(page)` comes first: a page that is there is in MLflow as well.
+    `log(page)` is called before the page is put in place, so an existing page is logged as well.
     """
     evaluation = Store(project).open(verdict.manifest["evaluation"])
     found = _release_of(project, evaluation)

@@ -109,11 +109,10 @@ def _require_served(project: Project, fleet: FleetConfig, progress: Progress) ->
         raise served_releases.NotServed("\n".join(wrong))
 
 
-def down(project: Project, fleet: FleetConfig, *, progress: Progress = _silent) -> None:
+def down(project: Project, fleet: FleetConfig) -> None:
     """Stop every process of the fleet, also what a killed supervisord left behind."""
     with project.locks.acquire("fleet"):
         if supervisor.is_running(project):
-            progress("stopping the fleet")
             with supervisor.connection(project) as rpc:
                 pid = rpc.getPID()
                 supervisor.stop_all(rpc)

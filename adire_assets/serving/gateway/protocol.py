@@ -41,7 +41,7 @@ SERVER_FAULTS = {
     14: "UNAVAILABLE",
     15: "DATA_LOSS",
 }
-NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 5, 8, 12
+NOT_FOUND, RESOURCE_EXHAUSTED = 5, 8
 
 
 def grpc_outcomes() -> tuple[Outcome, ...]:

@@ -1,7 +1,6 @@
-"""What a release has answered, as the gateway's statistics tell it.
+"""What a release has answered, by the gateway's statistics.
 
-Every request to a release is in one of these, so that none is evidence for something that it does
-not show:
+Every request to a release is in one of these classes:
 
 - **answered**: it ended well, or in the server's fault (`failed`);
 - **refused**: the client got something wrong. It shows nothing about the release;

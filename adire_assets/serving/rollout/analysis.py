@@ -1,9 +1,9 @@
 """Is a canary good enough to go on, bad enough to go back, or neither yet: pure statistics.
 
-`signals` says what a release is held to. Each look at its counters adds one observation to the
+`signals` lists what a release is judged by. Each look at its counters adds one observation to the
 `Tally` of a signal, and `analyse` decides: "on" needs evidence from every signal that is asked for
-it, each at `RATE`; "back" needs evidence on any signal, at `RATE` divided by their number. What was
-not seen is evidence for nothing. Evidence holds at every look (see `core.evidence`), so a
+it, each at `RATE`; "back" needs evidence on any signal, at `RATE` divided by their number. Missing
+data is no evidence. Evidence holds at every look (see `core.evidence`), so a
 rollout may look as often as it likes. At the limit itself neither comes, and the step holds.
 
 What is answered between two looks may share its fate (a batch, a stall), and is one observation
@@ -26,7 +26,7 @@ Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> mi
 
 @dataclass(frozen=True)
 class Signal:
-    """One thing that a release is held to.
+    """One signal by which a release is judged.
 
     `share`: of the answers, at most `limit` may be faults. `quantile`: of the answers, at most
     `limit` may take longer than what the step allows. `bounded mean`: the mean of values within
@@ -42,11 +42,11 @@ class Signal:
 
 @dataclass(frozen=True)
 class Tally:
-    """What the looks at one signal have come to; arrays count several rollouts at once.
+    """The counts of all looks at one signal; arrays count several rollouts at once.
 
-    `answers` of which `possibly` and `surely` many were bad: an answer in the histogram's bucket
-    that a limit falls into is possibly slow, not surely. `looks`: how many had answers, and the
-    sums of the bad shares of each.
+    `answers`: how many there were, of which `possibly` and `surely` many were bad. An answer in the
+    histogram bucket that contains the limit is possibly slow, not surely. `looks`: how many looks
+    had answers, and the sums over them of the bad shares.
     """
 
     answers: Any = 0
@@ -72,7 +72,7 @@ class Tally:
         )
 
     def possibly_bad(self, more: int) -> "Tally":
-        """With so many answers more that may come to be bad, spread evenly over the looks."""
+        """With `more` answers that may turn out bad, spread evenly over the looks."""
         if not more:
             return self
         answers, possibly = self.answers + more, self.possibly + more
@@ -82,7 +82,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Finding:
-    """One signal: what was seen, the limit it is held against, and what that means."""
+    """One signal: the observed value, its limit, and the outcome."""
 
     name: str
     outcome: Outcome
@@ -116,7 +116,7 @@ class Analysis:
 
 
 def signals(config: RolloutConfig) -> dict[str, Signal]:
-    """What a release's answers are held to, by name; how good they are see `quality_signal`."""
+    """{name: signal} for errors and latencies; `quality_signal` is the one for quality."""
     found = [Signal("errors", "share", config.error_rate_maximum)]
     for name, tail in TAILS.items():
         wanted = name in config.promotion_quantiles
@@ -133,7 +133,7 @@ class Quality:
 
 
 def quality_signal(config: RolloutConfig, plug: Family) -> Signal:
-    """The score of a served answer as a part of what was evaluated for the same prompt."""
+    """The score of a served answer, divided by the one evaluated for the same prompt."""
     limit = 1 - config.quality_drop_maximum
     return Signal("quality", "bounded mean", limit, plug.served.quality_range)
 
@@ -150,7 +150,7 @@ def share_evidence(signal: Signal, tally: Tally) -> tuple[Any, Any]:
 
 
 def thresholds(count: int) -> tuple[float, float]:
-    """What the evidence for (on, back) must reach on each of `count` signals."""
+    """The thresholds of the log e-values for (on, back) on each of `count` signals."""
     return evidence.threshold(RATE), evidence.threshold(RATE / count)
 
 
@@ -168,8 +168,8 @@ def analyse(
     `tallies` by the names of `signals`; `limits`: those of `latency_limits`;
     `ejected`: how often the gateway took the release's slot out;
     `waiting`: how many requests have been waiting for an answer for longer than a good one takes.
-    They may come to nothing, so they speak against going on; only what has come to nothing speaks
-    for going back.
+    They may fail, so they count against going on; only requests that have failed count for going
+    back.
     """
     known = signals(config)
     on, back = thresholds(len(known) + 1)  # and the quality
@@ -219,8 +219,8 @@ def upper_quantile(traffic: Traffic, share: float) -> float | None:
 def latency_limits(config: RolloutConfig, running: Traffic | None) -> dict[str, float]:
     """The latency in ms that each quantile may have, by name.
 
-    `running`: what the running release has answered to requests of the same kind; a quantile that
-    it has answered too few for has the absolute limit alone, as all have without it.
+    `running`: the running release's answers to requests of the same kind. A quantile for which
+    these are too few has the absolute limit alone; without `running` all quantiles do.
     """
     absolute = config.latency_maximum_seconds * 1000
     found: dict[str, float] = dict.fromkeys(TAILS, absolute)
@@ -292,7 +292,7 @@ def _share(
 def _quality(config: RolloutConfig, quality: Quality, on: float, back: float) -> Finding:
     """The scores of served answers against those of the evaluated ones.
 
-    Once it was shown to be good it stays so: no further answer is looked at for it.
+    Once the quality is shown to be good, later answers are not judged.
     """
     import numpy as np
 

@@ -2,8 +2,8 @@
 
 Every step is written into the record first and then done, so the next holder of the lease finds
 where to go on. What is done outside the record follows from it (routes, the other slot), or is done
-alone with a slot, after a look whether the lease still holds. What is seen of the release in a step
-is `watch`'s, what to make of it `analysis`'s.
+under the lock of a slot, after a check that the lease still holds. `watch` observes the release in
+a step, `analysis` decides from the observations.
 """
 
 import threading
@@ -33,10 +33,10 @@ GATEWAY_SECONDS = 60.0  # a supervised gateway is back long before
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What whoever has a rollout carried out is asked, and told.
+    """The functions that the caller of a rollout passes.
 
-    `progress` is told in sentences what happens, `report` of each decision: the target, and what
-    stands in the record (see `Rollout.decision`). `refusal` says why a release must not
+    `progress` is called with sentences about what happens, `report` with each decision: the target
+    and the record's entry (see `Rollout.decision`). `refusal` says why a release must not
     serve with the software that its answers tell of, None when it may. `follow` is called when all
     records and routes are as decided.
     """

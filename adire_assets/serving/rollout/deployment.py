@@ -1,4 +1,4 @@
-"""Bringing a release live on every target, and how what is served differs from the records."""
+"""Brings a release live on every target; says how slots and routes differ from the records."""
 
 from collections.abc import Callable
 from contextlib import suppress

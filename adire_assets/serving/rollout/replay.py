@@ -1,14 +1,14 @@
 """Requests that a rollout makes itself: where traffic is thin, and to judge what is served.
 
-A `Replay` asks a release (or, to compare, the running one) what it was asked in its evaluation,
-chosen at random and changed so that no evaluated answer is one to it (with another seed). It asks
-one request at a time, through the gateway and by the header that names a release, so that users'
-requests are not touched. It keeps the answers that are to be judged and nothing of users. The judge
-is any function of prompts and the contents of answers; a family has one in a child process.
+A `Replay` sends a release (or, to compare, the running one) requests of its evaluation, chosen at
+random and changed so that they have no evaluated answer (with another seed). It sends one request
+at a time, through the gateway and with the header that names a release, so users' requests are not
+touched. It keeps the answers that are to be judged and nothing of users. The judge is any function
+of prompts and the contents of answers; a family has one in a child process.
 
-The gateway counts what a release answers. It knows nothing of a request that was given up here
-after `seconds`, takes a refusal for the client's mistake, and any message for an answer: of an
-evaluated prompt, these are the release's failures, and `collect` says how many there were.
+The gateway counts a release's answers. It does not see that a request was given up here after
+`seconds`, and counts a refusal as the client's mistake and any message as an answer. For an
+evaluated prompt these are failures of the release; `collect` returns how many there were.
 """
 
 import random

@@ -1,13 +1,12 @@
-"""A release on its way to its users, carried out by whoever holds the lease; and the way back.
+"""Rollouts and rollbacks, carried out by the process that holds the lease.
 
     loading -> checking -> [mirroring] -> serving 5 % -> 25 % -> 100 % -> live
                                                       \\-> as before
 
 `begin` writes a rollout into the records of all targets at once; `carry_out` takes it from
 wherever it stands to its end, or follows whoever does. Every step is written into the record before
-the gateway is told, so a holder may die at any moment: once its lease has run out, the next caller
-of `carry_out` goes on from there. Two never fight: a change by who no longer holds the lease is
-refused.
+the gateway changes, so a holder may die at any moment: once its lease has run out, the next caller
+of `carry_out` continues from there. Two never interfere: a change by a former holder is refused.
 
 A target waits until the one before it is live. When it sends the release back, those before it go
 back too (`on_failure: rollback`) by the same plan, and those behind it never begin.

@@ -33,7 +33,7 @@ def opened(
     `progress` is told of the `action` now and again.
     DVC wants git only to keep .gitignore files, so it is told that there is none and a plain copy
     of the project works as well. While somebody runs dvc by hand it waits instead of failing.
-    `force_advice` stands where DVC advises an option of the command that it believes to be.
+    `force_advice` replaces DVC's advice to use an option of its own command line.
     """
     from dvc.repo import Repo
 
@@ -62,7 +62,7 @@ def opened(
 
 @contextmanager
 def heartbeat(progress: Progress, message: str) -> Iterator[None]:
-    """Say `message` now and again every few seconds, as DVC itself is silent in here."""
+    """Report `message` every few seconds inside the block, in which DVC itself is silent."""
     done = threading.Event()
 
     def beat() -> None:

@@ -71,8 +71,8 @@ def _below(prefix: str, listed: Mapping[str, str]) -> dict[str, str]:
 def verify_working_tree(project: Project, dvc_file: str, folder: str, subtree: Subtree) -> None:
     """UserError when the files below `folder` are not exactly those of `subtree`.
 
-    Every file's MD5 is compared; one that was computed before is taken again while size, inode and
-    time stamps stand still. What DVC leaves out of a folder does not count.
+    Every file's MD5 is compared; a known MD5 is used again while size, inode and time stamps are
+    the same. Files that DVC leaves out of a folder do not count.
     """
     output, _ = _owner(project, dvc_file, folder)
     found = compare(project, project.inside(folder, "data folder"), subtree.files)
@@ -127,9 +127,8 @@ def export(
     """Copy a model's files of another version out of DVC's cache or a remote into `output`.
 
     A worker function; neither the working tree nor the cache changes. `dvc_hash` (`<md5>.dir`)
-    names the version. Which folder of it is the model's is told by `data_hash`, its subtree's hash,
-    among those that `path`, the model's folder in the project, may be. UserError when cache and
-    remotes together do not have it all.
+    names the version. The model's folder in it is the end of `path`, its folder in the project,
+    whose subtree has the hash `data_hash`. UserError when cache and remotes together lack a file.
     """
     project = Project(Path(root), Path(home))
     session.require_dvc(project)
