@@ -127,6 +127,10 @@ BAD = [
     ["base-model", "train", "--seed", "-1"],
     ["base-model", "golden", "--folder", "{under}"],
     ["base-model", "corpus", "--sheet", "{folder}"],
+    ["letters", "train", "--output", "{file}"],
+    ["letters", "train", "--seed", "-1"],
+    ["letters", "write", "{file}"],
+    ["letters", "write", "{missing}", "--count", "0"],
 ]
 
 
