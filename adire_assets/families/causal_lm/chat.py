@@ -27,9 +27,14 @@ class Encoded:
 
 
 def load_tokenizer(base: Path) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a base's folder. UserError where it cannot write a conversation."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a base's folder. UserError where it cannot write a conversation.
 
+    Everything that loads a model comes by here, so that the log stays free of progress bars.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(base)
     if not tokenizer.chat_template:
         raise UserError(

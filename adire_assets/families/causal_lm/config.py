@@ -13,7 +13,12 @@ from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, Stric
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.families.causal_lm.gates import GateConfig
-from adire_assets.families.causal_lm.training.settings import TrainingConfig
+from adire_assets.families.causal_lm.training.settings import NOT_SEARCHED, TrainingConfig
+from adire_assets.families.training.config_checks import (
+    require_searchable,
+    require_validation_split,
+    require_validations_before_the_end,
+)
 
 PersonalData = Literal["email", "phone", "card", "iban", "secret"]
 Key = Annotated[str, Field(min_length=1, max_length=100)]
@@ -158,6 +163,14 @@ class CausalLMConfig(model.ModelConfig):
 
     def weights(self) -> dict[str, ModelSource]:
         return {"base_model": self.base_model}
+
+    @model_validator(mode="after")
+    def _search_and_validation_can_do_what_they_say(self) -> Self:
+        require_searchable(self.search, self.training, NOT_SEARCHED)
+        require_validations_before_the_end(self.search, self.training)
+        fraction = self.data.validation_fraction
+        require_validation_split(fraction, self.search, self.training, example="example")
+        return self
 
     @model_validator(mode="after")
     def _evaluation_can_be_served(self) -> Self:

@@ -3,16 +3,14 @@
 Keys of the training section carry the names of diffusers' own `train_dreambooth_lora.py`.
 """
 
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from adire_assets.config import model
-from adire_assets.config.search import SearchConfig
 from adire_assets.config.weights import FilePath, ModelSource, Source
-from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, without_idle
+from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.evaluation.prompts import (
@@ -22,6 +20,11 @@ from adire_assets.families.diffusion.evaluation.prompts import (
 )
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.training.settings import NOT_SEARCHED, TrainingConfig
+from adire_assets.families.training.config_checks import (
+    require_searchable,
+    require_validation_split,
+    require_validations_before_the_end,
+)
 
 SD15_CONFIG = (
     "stable-diffusion-v1-5/stable-diffusion-v1-5 at 451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -179,73 +182,17 @@ class DiffusionConfig(model.ModelConfig):
     serving: ServingConfig = ServingConfig()
 
     @model_validator(mode="after")
-    def _search_tries_what_training_allows(self) -> Self:
-        """Every value that may be tried, and every two of them together."""
-        fields = TrainingConfig.model_fields
-        tried: list[tuple[str, Any]] = []
-        for name, given in (self.search.parameters if self.search else {}).items():
-            if name not in fields:
-                raise ValueError(f"search.parameters.{name}: training has no such key")
-            if why := NOT_SEARCHED.get(name):
-                raise ValueError(f"search.parameters.{name}: {why}")
-            values: list[Any] = [*(given.choices or (given.low, given.high))]
-            for value in values:
-                whole = fields[name].annotation is int and isinstance(value, float)
-                tried.append((name, int(value) if whole and value.is_integer() else value))
-        alone = [(one,) for one in tried]
-        for chosen in (*alone, *(two for two in combinations(tried, 2) if two[0][0] != two[1][0])):
-            # What has no effect beside these values is left out of such a trial.
-            trial = without_idle(TrainingConfig, {**self.training.model_dump(), **dict(chosen)})
-            effective = dict(chosen) if len(chosen) == 1 else {}  # alone, a value must be so
-            try:
-                TrainingConfig.model_validate({**trial, **effective})
-            except ValidationError as error:
-                [first, *_] = error.errors()
-                why = (first.get("ctx") or {}).get("error") or first["msg"]
-                (name, value), *others = chosen
-                beside = "".join(f" beside {other}: {another}" for other, another in others)
-                raise ValueError(f"search.parameters.{name}: {value}{beside}: {why}") from None
-        return self
-
-    @model_validator(mode="after")
-    def _trials_can_be_given_up(self) -> Self:
-        if self.search is None:
-            return self
-        tried = self.search.parameters.get("max_train_steps")
-        ends: list[Any] = [self.training.max_train_steps]
-        if tried:
-            ends = [tried.high] if tried.choices is None else [*tried.choices]
-        longest = max(ends)
-        steps = self.search.validation_steps
-        if steps != SearchConfig.model_fields["validation_steps"].default and steps >= longest:
-            raise MisplacedKey(
-                f"validation_steps has no effect while max_train_steps is {longest}: no trial can "
-                "be given up before its end; set it to fewer, or take it out",
-                ("search", "validation_steps"),
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _validation_images_for_what_chooses_by_them(self) -> Self:
-        if self.data.validation_fraction:
-            return self
-        lacking = "no image is a validation image: data.validation_fraction is 0; set it to 0.1"
-        if self.training.keep_checkpoint == "best":
-            raise MisplacedKey(
-                f"best is chosen by validation images, and {lacking}, or keep_checkpoint to last",
-                ("training", "keep_checkpoint"),
-            )
-        if self.search:
-            raise MisplacedKey(
-                f"trials are compared by validation images, and {lacking}, or leave search out",
-                ("search",),
-            )
-        if self.training.validation_steps and not self.training.validation_prompt:
-            raise MisplacedKey(
-                f"has no effect, because {lacking}, or give a validation_prompt, which is drawn "
-                "at these steps",
-                ("training", "validation_steps"),
-            )
+    def _search_and_validation_can_do_what_they_say(self) -> Self:
+        require_searchable(self.search, self.training, NOT_SEARCHED)
+        require_validations_before_the_end(self.search, self.training)
+        require_validation_split(
+            self.data.validation_fraction,
+            self.search,
+            self.training,
+            example="image",
+            otherwise=", or give a validation_prompt, which is drawn at these steps",
+            needless=bool(self.training.validation_prompt),
+        )
         return self
 
     @model_validator(mode="after")

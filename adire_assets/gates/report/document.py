@@ -142,7 +142,8 @@ class ReportView:
         for word, written in self.names.items():
             name = re.sub(rf"(?<![a-z]){word}(?![a-z])", written, name)
         text = name.replace("_", " ")
-        return text[:1].upper() + text[1:]
+        written_so = text.startswith(tuple(self.names.values()))  # such as chrF
+        return text if written_so else text[:1].upper() + text[1:]
 
 
 def view_of(
