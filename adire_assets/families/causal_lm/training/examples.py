@@ -1,24 +1,26 @@
 """Training examples: a dataset artifact as token ids, drawn exactly again and packed into rows.
 
 What optimizer step k sees is a function of the seed and k alone. A step's examples are drawn for
-all processes together, and each takes its share. Where `packing` is on, examples lie side by side
-in a row as long as `max_length`; attention stays inside each and its positions begin at 0, so the
-losses are those of rows of their own, with less padding.
+all processes together, and each takes its share. Where `packing` is on, examples lie one after
+another in one row; attention stays inside each and its positions begin at 0, so the losses are
+those of rows of their own, without padding. Else those of about one length share a pass.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import digest
 from adire_assets.families.causal_lm.chat import Encoded, encode
+from adire_assets.families.causal_lm.training.attention import packed
 from adire_assets.families.causal_lm.training.settings import TrainingConfig
 from adire_assets.families.training.draws import permutation
 
@@ -34,15 +36,15 @@ NOT_LEARNT = -100  # the target of a token that no loss is taken of
 class Batch:
     """R rows of L tokens on the training device; int64 [R, L] each.
 
-    `owner` numbers the example of a token, 0 is padding. `targets` are the tokens that follow, or
-    NOT_LEARNT. `weight` times the sum of the targets' losses is this batch's part of the loss.
+    `targets` are the tokens that follow, or NOT_LEARNT; padding stands behind an example, and its
+    targets are that too. `told` is what the model is told besides the tokens. `weight` times the
+    sum of the targets' losses is this batch's part of the loss.
     """
 
     ids: Tensor
-    positions: Tensor
-    owner: Tensor
     targets: Tensor
     weight: float
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 class Examples:
@@ -102,13 +104,13 @@ class Examples:
         drawn = [self._drawn(place) for place in range(*self._places(step, mine))]
         tokens = sum(map(_learnt, drawn))
         # The longest first, in turn: all processes have about as much to do.
-        drawn.sort(key=lambda row: -len(row.ids))
-        return self._packed(drawn[self.rank :: self.processes], self.processes / max(tokens, 1))
+        drawn.sort(key=_length, reverse=True)
+        return self._passes(drawn[self.rank :: self.processes], self.processes / max(tokens, 1))
 
     def validation(self) -> Iterator[Batch]:
         """The validation examples, always the same; the weights make the mean over their tokens."""
-        rows = sorted(self.validation_rows, key=lambda row: -len(row.ids))
-        return self._packed(rows, 1 / max(sum(map(_learnt, rows)), 1))
+        rows = sorted(self.validation_rows, key=_length, reverse=True)
+        return self._passes(rows, 1 / max(sum(map(_learnt, rows)), 1))
 
     def _places(self, step: int, mine: int) -> tuple[int, int]:
         return step * mine * self.processes, (step + 1) * mine * self.processes
@@ -119,45 +121,40 @@ class Examples:
         order = permutation(len(self.rows), self.settings.seed, ROW_STREAM, epoch)
         return self.rows[order[number]]
 
-    def _packed(self, examples: Sequence[Encoded], weight: float) -> Iterator[Batch]:
-        """Passes of at most train_batch_size rows, first fit, the longest example first."""
-        rows: list[list[Encoded]] = []
+    def _passes(self, examples: Sequence[Encoded], weight: float) -> Iterator[Batch]:
+        """As few as hold at most train_batch_size times max_length tokens, padding included."""
+        packing = self.settings.packing
+        room = left = self.settings.train_batch_size * self.settings.max_length
+        some: list[Encoded] = []
         for example in examples:
-            fits = (
-                row
-                for row in rows
-                if self.settings.packing
-                and sum(len(one.ids) for one in row) + len(example.ids) <= self.settings.max_length
-            )
-            if row := next(fits, None):
-                row.append(example)
-            else:
-                rows.append([example])
-        size = self.settings.train_batch_size
-        for first in range(0, len(rows), size):
-            yield self._batch(rows[first : first + size], weight)
+            size = _length(example if packing or not some else some[0])
+            if size > left:
+                yield self._batch(some, weight)
+                some, left, size = [], room, _length(example)
+            some.append(example)
+            left -= size
+        if some:
+            yield self._batch(some, weight)
 
-    def _batch(self, rows: Sequence[Sequence[Encoded]], weight: float) -> Batch:
-        shape = len(rows), max(sum(len(one.ids) for one in row) for row in rows)
-        ids = torch.full(shape, self.padding)
-        positions, owner = (
-            torch.zeros(shape, dtype=torch.long),
-            torch.zeros(shape, dtype=torch.long),
-        )
-        targets = torch.full(shape, NOT_LEARNT)
-        for number, row in enumerate(rows):
-            start = 0
-            for nth, one in enumerate(row, 1):
-                end = start + len(one.ids)
-                tokens = torch.tensor(one.ids)
-                ids[number, start:end], owner[number, start:end] = tokens, nth
-                positions[number, start:end] = torch.arange(len(one.ids))
-                following = torch.where(torch.tensor(one.said), tokens, NOT_LEARNT)[1:]
-                targets[number, start : end - 1] = following
-                start = end
-        device = self.device
-        moved = ids.to(device), positions.to(device), owner.to(device), targets.to(device)
-        return Batch(*moved, weight=weight)
+    def _batch(self, examples: Sequence[Encoded], weight: float) -> Batch:
+        ids = [torch.tensor(one.ids) for one in examples]
+        # The token after each; behind the last one is none.
+        following = [
+            torch.where(torch.tensor([*one.said[1:], False]), tokens.roll(-1), NOT_LEARNT)
+            for one, tokens in zip(examples, ids, strict=True)
+        ]
+        if self.settings.packing:
+            row, targets = torch.cat(ids)[None], torch.cat(following)[None]
+            told = packed([len(tokens) for tokens in ids], self.device)
+        else:
+            row = pad_sequence(ids, batch_first=True, padding_value=self.padding)
+            targets = pad_sequence(following, batch_first=True, padding_value=NOT_LEARNT)
+            told = {}
+        return Batch(row.to(self.device), targets.to(self.device), weight, told)
+
+
+def _length(example: Encoded) -> int:
+    return len(example.ids)
 
 
 def _learnt(example: Encoded) -> int:

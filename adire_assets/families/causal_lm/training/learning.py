@@ -26,12 +26,7 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The summed loss, in nats, of the batch's targets: a float32 scalar."""
-        told = {
-            "input_ids": batch.ids,
-            "attention_mask": own_tokens(batch.owner),
-            "position_ids": batch.positions,
-            "use_cache": False,
-        }
+        told = {"input_ids": batch.ids, "use_cache": False, **batch.told}
         learnt = batch.targets != NOT_LEARNT
         if self.plain:
             hidden = self.model.base_model(**told).last_hidden_state
@@ -69,12 +64,6 @@ class AnswerLearning:
         """The batch's part of the mean loss over the answers' tokens."""
         with self.accelerator.autocast():
             return self.module(batch) * batch.weight
-
-
-def own_tokens(owner: Tensor) -> Tensor:
-    """[R, L] -> bool [R, 1, L, L]: a token sees those of its own example, up to itself."""
-    same = owner[:, None, :, None] == owner[:, None, None, :]
-    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=owner.device).tril()
 
 
 def shard(learner: Learner, trained: set[nn.Parameter]) -> None:

@@ -29,6 +29,7 @@ from adire_assets.core.worker import Progress
 from adire_assets.families.causal_lm.adapter_files import save_adapter
 from adire_assets.families.causal_lm.artifacts import base_hash
 from adire_assets.families.causal_lm.chat import load_tokenizer
+from adire_assets.families.causal_lm.training.attention import lay_side_by_side
 from adire_assets.families.causal_lm.training.examples import Examples
 from adire_assets.families.causal_lm.training.learning import AnswerLearning
 from adire_assets.families.causal_lm.training.settings import TrainingConfig
@@ -129,6 +130,8 @@ def load_model(base: Path, settings: TrainingConfig, accelerator: Accelerator) -
             weight.data = weight.data.float()
     if settings.quantization == "none":
         model.to(accelerator.device)
+    if settings.packing:
+        lay_side_by_side(model, base)
     if settings.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -12,6 +12,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import file_digest
 from adire_assets.families.causal_lm.adapter_files import CONFIG, WEIGHTS
 from adire_assets.families.causal_lm.chat import encode, load_tokenizer
+from adire_assets.families.causal_lm.training.attention import lay_side_by_side
 from adire_assets.families.causal_lm.training.examples import Examples
 from adire_assets.families.causal_lm.training.learning import Learner
 from adire_assets.families.causal_lm.training.settings import TrainingConfig
@@ -56,7 +57,10 @@ def test_only_what_the_assistant_says_is_learnt(base: Path) -> None:
 def losses(base: Path, dataset: Path, **settings: object) -> list[float]:
     """Of the first three steps, without an adapter."""
     config = TrainingConfig.model_validate({**language.SETTINGS, **settings})
-    learner = Learner(AutoModelForCausalLM.from_pretrained(base))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if config.packing:
+        lay_side_by_side(model, base)
+    learner = Learner(model)
     examples = Examples(dataset, config, load_tokenizer(base), device=torch.device("cpu"))
     with torch.no_grad():
         return [
@@ -70,8 +74,16 @@ def test_examples_of_one_row_do_not_see_each_other(base: Path, dataset: Path) ->
     assert losses(base, dataset, packing=True) == pytest.approx(alone, rel=1e-5)
     accumulated = losses(base, dataset, train_batch_size=2, gradient_accumulation_steps=2)
     assert accumulated == pytest.approx(alone, rel=1e-5)
-    rows = [b.ids.shape[0] for b in _batches(base, dataset, packing=True)]
-    assert sum(rows) < sum(b.ids.shape[0] for b in _batches(base, dataset, packing=False))
+    [row], [rectangle] = (_batches(base, dataset, packing=packing) for packing in (True, False))
+    assert row.ids.numel() < rectangle.ids.numel()  # no padding
+
+
+def test_a_pass_holds_no_more_tokens_than_the_settings_name(base: Path, dataset: Path) -> None:
+    for packing in (True, False):
+        small = {"train_batch_size": 2, "gradient_accumulation_steps": 4, "max_length": 256}
+        passes = _batches(base, dataset, packing=packing, **small)
+        assert 1 < len(passes) < 8
+        assert all(batch.ids.numel() <= 2 * 256 for batch in passes)
 
 
 def _batches(base: Path, dataset: Path, **settings: object) -> list:
@@ -83,7 +95,9 @@ def _batches(base: Path, dataset: Path, **settings: object) -> list:
 def test_several_processes_learn_what_one_learns(base: Path, dataset: Path) -> None:
     whole = TrainingConfig.model_validate({**language.SETTINGS, "train_batch_size": 6})
     half = TrainingConfig.model_validate({**language.SETTINGS, "train_batch_size": 3})
-    learner = Learner(AutoModelForCausalLM.from_pretrained(base))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    lay_side_by_side(model, base)
+    learner = Learner(model)
     tokenizer, device = load_tokenizer(base), torch.device("cpu")
 
     def gradient(settings: TrainingConfig, rank: int, processes: int) -> torch.Tensor:
