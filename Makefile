@@ -14,10 +14,14 @@ if sys.version_info[:2] != (3, 11):
 endef
 export RIGHT_PYTHON
 
-.PHONY: demo test test-all lint docs up down clean
+.PHONY: demo demo-llm test test-all lint docs up down clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m adire_assets.cli demo
+
+# The same for the language model of the house.
+demo-llm: $(INSTALLED)
+	@$(BIN)/python -m adire_assets.cli demo adire_letters --label demo-llm
 
 test: $(INSTALLED)
 	$(PYTEST) -m 'not full'

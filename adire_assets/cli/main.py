@@ -27,6 +27,7 @@ from adire_assets.cli.arguments import (
     finite,
     folder_to_write,
     html_to_write,
+    known_model,
     not_blank,
     require_text,
     yaml_to_write,
@@ -266,12 +267,19 @@ def down() -> None:
 
 
 @app.command()
-def demo() -> None:
-    """Run the whole line on the embedded defaults, and ask the live model."""
+def demo(
+    model: Annotated[
+        str, typer.Argument(help="Default: the one enabled model.", callback=known_model)
+    ] = "",
+    label: Annotated[str, typer.Option(help="What the last line begins with.")] = "demo",
+) -> None:
+    """Run the whole line of a model on the embedded defaults, and ask what is live."""
+    from adire_assets.config.model import only_model
     from adire_assets.defs.run import materialize
     from adire_assets.ops import operations
 
-    operations.demo(Project.find(), materialize, say)
+    project = Project.find()
+    operations.demo(project, model or only_model(project), materialize, say, label)
 
 
 @rollout_app.command("watch")

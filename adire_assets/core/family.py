@@ -108,6 +108,8 @@ class Family:
                  answer's content of; parity(evaluation, answers, on_cpu): {passed, explanation}
                  and what was measured
         answers  files(out, request): the files of an answer; save(answer, files): a line for each;
+                 demonstrate(evaluation, ask, out): what `adire demo` shows of a live release, in
+                 lines, by ask(request) -> Answer; the last line sums it up, `out` begins files;
                  read_provenance(file); position(provenance): which part of its answer a file is
         judge_process   open_judge(judge, device): a context with the function (prompts, contents)
                  -> scores, which judges while a release goes live

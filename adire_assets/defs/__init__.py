@@ -41,8 +41,8 @@ def _says_something(record: logging.LogRecord) -> bool:
     return not meta.get("dagster_event") and not text.startswith(NOISE)
 
 
-def build_definitions(project: Project) -> dg.Definitions:
-    """Assets, jobs and sensors of every enabled model in configs/models.
+def build_definitions(project: Project, also: str | None = None) -> dg.Definitions:
+    """Assets, jobs and sensors of every enabled model in configs/models, and of the model `also`.
 
     A model whose YAML is no good keeps no other from being shown: the sensor `broken_models` says
     what is wrong with it.
@@ -62,8 +62,8 @@ def build_definitions(project: Project) -> dg.Definitions:
         # Heavy work runs in child processes already; a process per step would only cost imports.
         executor=dg.in_process_executor,
     )
-    enabled = [name for name, config in sound.items() if config.enabled]
-    return dg.Definitions.merge(shared, *(_of_model(project, model) for model in enabled))
+    shown = [name for name, config in sound.items() if config.enabled or name == also]
+    return dg.Definitions.merge(shared, *(_of_model(project, model) for model in shown))
 
 
 def _of_model(project: Project, model: str) -> dg.Definitions:

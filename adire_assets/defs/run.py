@@ -24,6 +24,7 @@ from adire_assets.config.model import load_model
 from adire_assets.core.disk import require_room
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
+from adire_assets.defs import build_definitions
 from adire_assets.defs.sensors import MODEL_TAG
 from adire_assets.line import sources
 from adire_assets.serving.fleet.processes import dagster_home
@@ -40,17 +41,24 @@ WORDS = re.compile(
 def materialize(project: Project, model: str, select: str | None = None) -> None:
     """Materialize what `select` says (default: all).
 
+    A disabled model is materialized all the same: whoever names it wants it.
     Steps that do not depend on a failed one are carried out. UserError with a line for each gate
     that refused and each step that failed.
     """
-    if not load_model(project, model).enabled:
-        raise UserError(f"{model} is disabled; set `enabled: true` in {project.model_file(model)}")
+    enabled = load_model(project, model).enabled
     warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster's own, about Pipes
     require_room(project.home)
     os.environ.setdefault("DAGSTER_HOME", str(dagster_home(project)))
     sys.path.insert(0, str(project.root))
     from dagster_defs import defs
 
+    if not enabled:
+        print(
+            f"{model} is disabled in {project.model_file(model)}: it is materialized since you "
+            "name it, but Dagster's UI does not show it and no sensor watches it",
+            flush=True,
+        )
+        defs = build_definitions(project, also=model)
     graph = defs.resolve_asset_graph()
     known = [key for key in graph.toposorted_asset_keys if key.path[0] == model]
     wanted = known if select is None else selected(model, select, graph)

@@ -6,14 +6,13 @@ Each function gives plain lines of text; the command line prints them.
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from random import Random
-from statistics import mean
 from typing import Any
 
 from adire_assets.config import held_weights
 from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
-from adire_assets.config.model import family_of, load_model, misnamed, model_names, only_model
+from adire_assets.config.model import family_of, load_model, misnamed, model_names
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
@@ -39,12 +38,13 @@ def status(project: Project) -> Iterator[str]:
     """What is live, why, what differs from it and what is stale; then the processes."""
     for model in model_names(project):
         try:
-            if load_model(project, model).enabled:
+            enabled = load_model(project, model).enabled
+            if not enabled:
+                yield f"{model}: disabled"
+            if enabled or release.records(project, model):
                 yield from _live(project, model)
                 yield from _policy(project, model)
                 yield from (f"  stale: {line}" for line in stale(project, model))
-            else:
-                yield f"{model}: disabled"
         except (UserError, OSError) as error:  # the rest is wanted most when something is wrong
             yield f"{model}: cannot tell more: {refusal(error) or error}"
     for path in misnamed(project):
@@ -260,10 +260,16 @@ def pull(project: Project, progress: Progress) -> None:
     dvc_pull.pull(root=str(root), targets=targets, progress=progress)
 
 
-def demo(project: Project, bring_live: Callable[[Project, str], None], progress: Progress) -> None:
-    """The whole line of the one enabled model, then an answer of the live release.
+def demo(
+    project: Project,
+    model: str,
+    bring_live: Callable[[Project, str], None],
+    progress: Progress,
+    label: str = "demo",
+) -> None:
+    """The whole line of a model, then answers of the live release.
 
-    `bring_live(project, model)` materializes the model's graph.
+    `bring_live(project, model)` materializes the model's graph; `label` begins the last line.
     """
     started = time.monotonic()
     pull(project, progress)
@@ -272,16 +278,15 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
         processes.up(project, settings, only="serving", progress=progress)
     except served_releases.NotServed as error:  # what is made live next mends it, or says why not
         progress(str(error))
-    model = only_model(project)
     bring_live(project, model)
     endpoint = routing.endpoint_of(project, settings, next(iter(settings.targets)))
     found = deployment.resolve_release(project, settings, model)
     plug = release.family_of_release(project, found)
     evaluation = Store(project).open(found.evaluation).path
-    served, answers = plug.serve.functions, plug.answers.functions
-    request = served.again(served.requests(evaluation)[0], Random(42))
-    [file] = answers.files(project.home / f"demo{plug.served.suffix}", request)
-    for line in answers.save(client.ask(endpoint, plug, model, request), [file]):
+    *lines, summary = plug.answers.functions.demonstrate(
+        evaluation, partial(client.ask, endpoint, plug, model), project.home / "demo"
+    )
+    for line in lines:
         progress(line)
     for shown in plug.shows.functions.of_evaluation(evaluation):
         if isinstance(shown.content, Path):
@@ -289,7 +294,4 @@ def demo(project: Project, bring_live: Callable[[Project, str], None], progress:
     progress(
         f"took {time.monotonic() - started:.0f} s; `make up` starts the UI, `make down` stops all"
     )
-    score = mean(served.expected(evaluation))
-    progress(
-        f"demo: OK release={found.number} {plug.answer}={file} {plug.served.quality}={score:.3f}"
-    )
+    progress(f"{label}: OK release={found.number} {summary}")

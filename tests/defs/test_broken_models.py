@@ -46,6 +46,19 @@ def test_the_code_location_loads_without_them_and_says_so(project: Project) -> N
     assert "broken.yaml:1: not valid YAML" in told and "latin.yaml: not UTF-8" in told
 
 
+def test_a_disabled_model_is_there_for_who_names_it(project: Project) -> None:
+    path = project.model_file("indigo")
+    path.write_text(path.read_text().replace("enabled: true", "enabled: false"))
+
+    def models(**named: str) -> set[str]:
+        graph = build_definitions(project, **named).resolve_asset_graph()
+        return {key.path[0] for key in graph.get_all_asset_keys()}
+
+    assert models() == set()
+    assert models(also="indigo") == {"indigo"}
+    assert "indigo: disabled" in operations.status(project)
+
+
 def test_status_tells_of_them_among_the_others(project: Project) -> None:
     told = list(operations.status(project))
     [broken] = [line for line in told if line.startswith("broken: ")]

@@ -1,15 +1,18 @@
 """The files of answers: JSON with the text and its provenance."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
-from adire_assets.core.store import write_json
+from adire_assets.core.files import read_json, write_json
+from adire_assets.families.causal_lm import serve
+from adire_assets.families.causal_lm.evaluation.answers import read_answers
 
 PROVENANCE = "provenance"
+DEMONSTRATED = 3  # questions
 
 
 def files(out: Path, request: Mapping[str, Any]) -> list[Path]:
@@ -46,3 +49,18 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def position(provenance: Mapping[str, Any]) -> str:
     """Which of the answer's files the one with this provenance is."""
     return "the whole answer"
+
+
+def demonstrate(
+    evaluation: Path, ask: Callable[[Mapping[str, Any]], Answer], out: Path
+) -> Iterator[str]:
+    """Evaluated questions with the answers of the base and of what is live; then the scores."""
+    asked = serve.requests(evaluation)
+    base = {one.question: one.text for one in read_answers(evaluation / "base") if not one.sample}
+    for request in asked[:: max(len(asked) // DEMONSTRATED, 1)][:DEMONSTRATED]:
+        yield f"question: {request['prompt']}"
+        yield f"the base: {base.get(request['prompt'], '')}"
+        yield f"live:     {ask(request).content}"
+        yield ""
+    scores = read_json(evaluation / "report.json")["scores"]
+    yield " ".join(f"{name}={scores[name]:.3f}" for name in ("rouge_l_char", "slot_f1"))

@@ -4,8 +4,10 @@ An image's own seed is the request's seed plus the image's position; its file ta
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from random import Random
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from adire_assets.core.answer import Answer
 from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion import serve
 
 PROVENANCE_KEY = "adire"  # the PNG text chunk
 
@@ -77,3 +80,12 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def position(provenance: Mapping[str, Any]) -> str:
     """Which of the answer's files the one with this provenance is."""
     return f"image {provenance['image_index']} of the request, seed {provenance['image_seed']}"
+
+
+def demonstrate(
+    evaluation: Path, ask: Callable[[Mapping[str, Any]], Answer], out: Path
+) -> Iterator[str]:
+    """An evaluated prompt drawn with another seed, in the file `out`.png; then its summary."""
+    file = out.with_suffix(".png")
+    yield from save(ask(serve.again(serve.requests(evaluation)[0], Random(42))), [file])
+    yield f"image={file} CLIP-S={mean(serve.expected(evaluation)):.3f}"
