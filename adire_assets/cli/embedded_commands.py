@@ -99,7 +99,7 @@ def letters_write(
     folder: Annotated[
         Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
     ],
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="Of letters.")] = 480,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Of letters.")] = 960,
     seed: Seed = 0,
 ) -> None:
     """Write letters of an indigo workshop, with the facts that they must repeat."""
