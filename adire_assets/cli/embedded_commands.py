@@ -20,16 +20,21 @@ embedded_app.add_typer(base_model_app, name="base-model")
 letters_app = typer.Typer(no_args_is_help=True, help="The embedded language model and its letters.")
 embedded_app.add_typer(letters_app, name="letters")
 
+Work = Annotated[
+    Path | None,
+    typer.Option(help="Its checkpoints; default: in the home.", callback=folder_to_write),
+]
+NewFolder = Annotated[
+    Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
+]
+
 
 @base_model_app.command("train")
 def base_model_train(
     output: Annotated[
         Path, typer.Option(help="Where the pipeline and the judge go.", callback=folder_to_write)
     ] = Path("base_models/tiny"),
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Its checkpoints; default: in the home.", callback=folder_to_write),
-    ] = None,
+    work: Work = None,
     seed: Seed = 0,
 ) -> None:
     """Train the embedded base model and its judge from scratch (3.4 CPU hours)."""
@@ -64,9 +69,7 @@ def base_model_corpus(
 
 @embedded_app.command("sample-data")
 def sample_data(
-    folder: Annotated[
-        Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
-    ],
+    folder: NewFolder,
     count: Annotated[int, typer.Option(min=1, max=100_000, help="Of images.")] = 108,
     seed: Seed = 0,
     resolution: Annotated[int, typer.Option(min=32, max=4096, help="Pixels a side.")] = 128,
@@ -82,10 +85,7 @@ def letters_train(
     output: Annotated[
         Path, typer.Option(help="Where the model goes.", callback=folder_to_write)
     ] = Path("base_models/letters"),
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Its checkpoints; default: in the home.", callback=folder_to_write),
-    ] = None,
+    work: Work = None,
     seed: Seed = 0,
 ) -> None:
     """Train the embedded language model from scratch (an hour of one core)."""
@@ -96,9 +96,7 @@ def letters_train(
 
 @letters_app.command("write")
 def letters_write(
-    folder: Annotated[
-        Path, typer.Argument(help="An empty or new folder.", callback=folder_to_write)
-    ],
+    folder: NewFolder,
     count: Annotated[int, typer.Option(min=1, max=100_000, help="Of letters.")] = 960,
     seed: Seed = 0,
 ) -> None:
