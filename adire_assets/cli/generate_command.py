@@ -42,13 +42,16 @@ def _with_options(command: Any) -> Any:
         request = {name: given.pop(name) for name in options}
         return command(**given, request={k: v for k, v in request.items() if v is not None})
 
-    kinds = {
-        name: Annotated[Optional[option.kind], typer.Option(help=option.help)]  # noqa: UP045
-        for name, option in options.items()
-    }
-    asked.__annotations__ = command.__annotations__ | kinds
     own = list(signature(command).parameters.values())[:-1]
-    added = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in kinds]
+    added = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Optional[option.kind], typer.Option(help=option.help)],  # noqa: UP045
+        )
+        for name, option in options.items()
+    ]
     asked.__signature__ = signature(command).replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     return asked
 

@@ -149,6 +149,11 @@ def test_a_text_comes_back_with_its_provenance(project: Path) -> None:
     assert "is not an image" in adire(project, "trace", str(ROOT / "configs" / "fleet.yaml"))[1]
 
 
+def test_the_help_of_an_option_is_its_familys(project: Path) -> None:
+    _, said = adire(project, "generate", "--help")
+    assert "--order <int>" in said and "How many letters it knows." in said
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
