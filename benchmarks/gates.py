@@ -1,10 +1,11 @@
 """Which gate refuses what: sabotaged trainings must be refused, sound ones must pass.
 
-    python -m benchmarks.gates --dataset DIR --work DIR [--model indigo] [--sound 20] [--each 3]
+    python -m benchmarks.gates --dataset DIR --work DIR [--family causal_lm] [--model NAME]
+                               [--sound 20] [--each 3] [--only rate,half]
 
 DIR is a dataset artifact (the asset's `path` in Dagster). A champion is trained with the model's
 seed, then --sound trainings with other seeds, and --each of every sabotage: those of the model's
-family (`sabotages`), and for diffusion
+family (`sabotages`), all or --only these, and for diffusion
 
     other_style  trained on what the base was trained on, under the captions of the model
 
@@ -55,23 +56,25 @@ from benchmarks.gates_outcome import (
     scores_of_each,
 )
 
+MODELS = {"diffusion": "indigo", "causal_lm": "adire_letters"}  # the house example of each family
 CHAMPION = "champion"
 BAD_SEEDS = 1000  # the first of the sabotages' seeds, far from those of sound trainings
 
 
-def conditions(config: ModelConfig, sound: int, each: int) -> Iterator[Condition]:
+def conditions(config: ModelConfig, options: Any) -> Iterator[Condition]:
     """The champion first, since all others are held against it."""
     training, plug = config.training, family(config.family)
     yield Condition(CHAMPION, settings={"seed": training.seed})
-    for seed in range(1, sound + 1):
+    for seed in range(1, options.sound + 1):
         yield Condition(f"sound-{seed}", settings={"seed": seed})
     found = dict(plug.sabotages.functions.sabotages(training)) if plug.sabotages else {}
     if plug.name == "diffusion":
         found["other_style"] = Sabotage(
             dataset=lambda dataset, seed: change_images(dataset, other_style)
         )
-    for name, sabotage in found.items():
-        for number in range(each):
+    for name in options.only or found:
+        sabotage = found[name]
+        for number in range(options.each):
             seed = number + 1 if sabotage.adapter else BAD_SEEDS + number
             settings = {**sabotage.settings, "seed": seed}
             yield Condition(f"{name}-{number + 1}", name, settings, sabotage)
@@ -245,7 +248,7 @@ def make(subject: Subject, condition: Condition, options: Any) -> Path:
 def make_all(subject: Subject, options: Any) -> None:
     """Make every condition, sharing the work with the processes that do the same."""
     for wait in (False, True):
-        for condition in conditions(subject.config, options.sound, options.each):
+        for condition in conditions(subject.config, options):
             with taken(options.work / condition.name, wait) as mine:
                 if mine:
                     try:
@@ -265,21 +268,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Which gate refuses what.")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--model", default="indigo")
+    parser.add_argument("--family", choices=MODELS, default="diffusion")
+    parser.add_argument("--model", help="default: the house example of the family")
     parser.add_argument("--sound", type=int, default=20)
     parser.add_argument("--each", type=int, default=3, help="trainings of each sabotage")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="names of sabotages")
     parser.add_argument("--sheet", type=Path, help="PNG: a row of images for each kind of training")
     options = parser.parse_args()
     if options.sound < options.each:
         parser.error("--sound: at least --each, whose adapters are scaled")
     options.work.mkdir(parents=True, exist_ok=True)
     project = Project.find()
-    subject = subject_of(project, options.model, options.dataset)
+    subject = subject_of(project, options.model or MODELS[options.family], options.dataset)
     config = subject.config
     make_all(subject, options)
     outcomes: list[Outcome] = []
     champion: Path | None = None
-    for condition in conditions(config, options.sound, options.each):
+    for condition in conditions(config, options):
         try:
             evaluated = make(subject, condition, options)
         except UserError:

@@ -1,11 +1,11 @@
 """Trainings killed at random steps end in the bits of an undisturbed one.
 
-    python -m benchmarks.resume --kills 10 [--seed 1]
+    python -m benchmarks.resume --kills 10 [--seed 1] [--family causal_lm] [--base DIR]
 
-A LoRA of the embedded base with everything that keeps state (dropout, EMA, cosine schedule, random
-crops and flips, the text encoder, best checkpoint), in a worker as the line
-runs it. Each run is killed with SIGKILL, with all its processes, when it reaches a step drawn
-at random, started again, and its adapter's SHA-256 compared. The last line is
+A LoRA of the family's embedded base with everything that keeps state (dropout, EMA, cosine
+schedule, best checkpoint; of images also random crops and flips, and the text encoder), in a worker
+as the line runs it. Each run is killed with SIGKILL, with all its processes, when it reaches a step
+drawn at random, started again, and its adapter's SHA-256 compared. The last line is
 
     resume: equal=<n>/<kills>
 """
@@ -19,21 +19,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adire_assets.core import job_folder, lineage
 from adire_assets.core.project import Project
+from adire_assets.embedded.letters.letters import write_letters
+from adire_assets.families.causal_lm import adapter_files
+from adire_assets.families.causal_lm.config import DataConfig as InstructionConfig
+from adire_assets.families.causal_lm.data.dataset import build_dataset as build_instructions
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.training.launch import launcher, split_batch_across_processes
 from benchmarks.training import RESOLUTION, VARIANT, DataConfig
 
 STEPS = 60
-TRAINING: dict[str, Any] = {
+SHARED: dict[str, Any] = {
     "rank": 4,
     "lora_dropout": 0.1,
-    "train_text_encoder": True,
     "train_batch_size": 2,
     "gradient_accumulation_steps": 2,
     "learning_rate": 1e-3,
@@ -43,19 +48,67 @@ TRAINING: dict[str, Any] = {
     "validation_steps": 10,
     "keep_checkpoint": "best",
     "use_ema": True,
+}
+IMAGES: dict[str, Any] = {
+    **SHARED,
+    "train_text_encoder": True,
     "random_flip": True,
     "center_crop": False,
     "noise_offset": 0.05,
     "proportion_empty_prompts": 0.1,
 }
+INSTRUCTIONS: dict[str, Any] = {**SHARED, "max_length": 256}
 
 
-def start(folder: Path, arguments: dict[str, Any]) -> subprocess.Popen:
+@dataclass(frozen=True)
+class Subject:
+    """What a family trains: the worker function with the arguments that are the family's, and the
+    file of the adapter."""
+
+    function: str
+    file: str
+    training: dict[str, Any]
+    base: Path
+    arguments: dict[str, Any]
+
+
+def images(project: Project, base: Path | None, dataset: Path) -> Subject:
+    config = DataConfig(
+        path="data/indigo", resolution=RESOLUTION, instance_prompt="cloth", held_out_fraction=0.25
+    )
+    build_dataset(project.root / config.path, dataset, config)
+    return Subject(
+        "adire_assets.families.diffusion.training.lora:train",
+        ADAPTER_FILE,
+        IMAGES,
+        base or project.root / "base_models/tiny/pipeline",
+        {"variant": VARIANT, "resolution": RESOLUTION},
+    )
+
+
+def instructions(project: Project, base: Path | None, dataset: Path) -> Subject:
+    letters = dataset.with_name("letters")
+    write_letters(letters, 200)
+    build_instructions(letters, dataset, InstructionConfig(path="data/letters"))
+    return Subject(
+        "adire_assets.families.causal_lm.training.lora:train",
+        adapter_files.WEIGHTS,
+        INSTRUCTIONS,
+        base or project.root / "base_models/letters",
+        {},
+    )
+
+
+SUBJECTS: dict[str, Callable[[Project, Path | None, Path], Subject]] = {
+    "diffusion": images,
+    "causal_lm": instructions,
+}
+
+
+def start(folder: Path, function: str, arguments: dict[str, Any]) -> subprocess.Popen:
     job = Path(tempfile.mkdtemp(dir=folder))
     threads = lineage.threads()
-    job_folder.write_job(
-        job, "adire_assets.families.diffusion.training.lora:train", arguments, threads
-    )
+    job_folder.write_job(job, function, arguments, threads)
     return subprocess.Popen(
         job_folder.command(job, launcher=launcher("cpu", arguments["training"])),
         env={
@@ -72,13 +125,17 @@ def start(folder: Path, arguments: dict[str, Any]) -> subprocess.Popen:
 
 
 def train(
-    folder: Path, given: dict[str, Any], kill_at: int | None = None, later: float = 0.0
+    folder: Path,
+    function: str,
+    given: dict[str, Any],
+    kill_at: int | None = None,
+    later: float = 0.0,
 ) -> int | None:
     """Train to the end; or kill it `later` seconds after the log tells of a step from `kill_at` on.
 
     The step that was told of last.
     """
-    child = start(folder, given)
+    child = start(folder, function, given)
     assert child.stdout
     for line in child.stdout:
         told = re.match(r"step (\d+)", line)
@@ -95,46 +152,46 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--family", choices=SUBJECTS, default="diffusion")
+    parser.add_argument("--base", type=Path, help="Default: the family's embedded base.")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    project = Project.find()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        config = DataConfig(
-            path="data/indigo", resolution=RESOLUTION, instance_prompt="cloth",
-            held_out_fraction=0.25,
-        )  # fmt: skip
-        build_dataset(project.root / config.path, root / "dataset", config)
-
-        base = project.root / "base_models/tiny/pipeline"
-        training = split_batch_across_processes(TRAINING, "cpu", base)
+        subject = SUBJECTS[options.family](Project.find(), options.base, root / "dataset")
+        training = split_batch_across_processes(subject.training, "cpu", subject.base)
 
         def arguments(run: str) -> dict[str, Any]:
             (root / run).mkdir(exist_ok=True)
             (root / run / "output").mkdir(exist_ok=True)
             return {
+                **subject.arguments,
                 "dataset": root / "dataset",
-                "base": base,
-                "variant": VARIANT,
+                "base": subject.base,
                 "output": root / run / "output",
                 "training": training,
                 "work": root / run / "work",
                 "cache": root / "cache",
-                "resolution": RESOLUTION,
                 "device": "cpu",
             }
 
         def digest(run: str) -> str:
-            return lineage.file_digest(root / run / "output" / ADAPTER_FILE)
+            return lineage.file_digest(root / run / "output" / subject.file)
 
-        train(root, arguments("whole"))
+        train(root, subject.function, arguments("whole"))
         print(f"undisturbed: {digest('whole')}", flush=True)
         equal = 0
         for kill in range(options.kills):
             run = f"kill-{kill}"
             # The log tells of every few steps; the moment of the kill is anywhere behind that.
-            at = train(root, arguments(run), rng.randint(1, STEPS - 10), rng.uniform(0.0, 1.0))
-            train(root, arguments(run))
+            at = train(
+                root,
+                subject.function,
+                arguments(run),
+                rng.randint(1, STEPS - 10),
+                rng.uniform(0.0, 1.0),
+            )
+            train(root, subject.function, arguments(run))
             same = digest(run) == digest("whole")
             equal += same
             print(f"killed after step {at}: {'equal' if same else digest(run)}", flush=True)

@@ -17,6 +17,8 @@ from tests.support.fleets import make_fleet
 
 ROOT = Path(__file__).parents[2]
 MODEL = "sayings"
+# Keys, metrics and words of diffusion, none of which may be told to who has texts.
+FOREIGN = r"diffus|\bimages?\b|pictures?|clip_s|\bCLIP\b|\bKID\b|nsfw|guidance|inference_steps"
 SUBJECTS = ("the dyer", "the weaver", "her aunt", "the old man", "my sister", "the girl")
 VERBS = ("ties", "folds", "paints", "stitches", "washes", "carries")
 CLOTHS = ("indigo cloth", "a pale cloth", "raffia knots", "cassava paste", "the wet yarn")
