@@ -73,14 +73,18 @@ def restore(
 def export_adapter(
     release: Release,
     out: Annotated[
-        Path, typer.Option(help="The .safetensors file to write.", callback=file_to_write)
+        Path,
+        typer.Option(
+            help="What to write: a file, or a new folder, as the format is.",
+            callback=file_to_write,
+        ),
     ],
     format: Annotated[
         str | None,
         typer.Option(help="A format of the model's family; default: the family's own."),
     ] = None,
 ) -> str:
-    """Write a release's LoRA to a file for another program, with its provenance."""
+    """Write a release's LoRA for another program, with its provenance."""
     from adire_assets.ops import exchange
 
     return f"{out}: {exchange.export(Project.find(), release, format, out)}"

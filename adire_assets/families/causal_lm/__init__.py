@@ -53,6 +53,7 @@ FAMILY = Family(
     samples=_step("evaluation.samples"),
     shows=_step("shows"),
     sabotages=_step("sabotages"),
+    formats=_step("steps.exchange"),
     release=_step(),  # the backend is the server's own
     serve=_step("serve"),
     answers=_step("answers"),
