@@ -7,6 +7,8 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.gates import promotion, upgrades
+from adire_assets.gates.verdict import Verdict
+from adire_assets.line.card import model_card
 from adire_assets.serving import release
 from adire_assets.tracking import registry, runs
 
@@ -54,6 +56,7 @@ def triton_repository(
         source=built.artifact.path,
         tags={"adire.recipe_key": adapter.key},
     )
+    provenance = promotion.provenance(adapter, base_weights, evaluation)
     release.write_record(
         project,
         release.ReleaseRecord(
@@ -66,7 +69,7 @@ def triton_repository(
             verdict=verdict.reference(),
             mlflow_run_id=run_id,
             provenance={
-                **promotion.provenance(adapter, base_weights, evaluation),
+                **provenance,
                 "policy": promotion.policy_facts(project, verdict, number),
             },
             golden=upgrades.golden_set(project, plug, evaluation),
@@ -74,4 +77,9 @@ def triton_repository(
         ),
     )
     promotion.challenge(project, adapter.model, number)
+    dataset = store.recall(adapter.manifest["dataset"])
+    shown = plug.shows.functions.of_dataset(dataset.path) if store.holds(dataset) else []
+    said = Verdict.from_dict(verdict.json("verdict.json")).sentence()
+    card = model_card(number, provenance, shown, evaluation.json("report.json"), said)
+    registry.describe_release(project, adapter.model, number, card)
     return built, number

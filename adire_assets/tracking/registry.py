@@ -65,6 +65,12 @@ def tag_release(project: Project, model: str, number: int, tags: Mapping[str, st
                 mlflow.delete_model_version_tag(model, str(number), name)
 
 
+def describe_release(project: Project, model: str, number: int, text: str) -> None:
+    """Set the description of a release's model version, in Markdown."""
+    with client(project) as mlflow:
+        mlflow.update_model_version(model, str(number), description=text)
+
+
 def set_alias(project: Project, model: str, alias: str, number: int) -> None:
     """Point an alias (`champion`, `challenger`) at a version; it moves when it exists."""
     with client(project) as mlflow:

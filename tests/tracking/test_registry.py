@@ -43,3 +43,10 @@ def test_a_release_is_tagged_and_a_tag_goes_again(mlflow_project):
         not approved.keys()
         & client(mlflow_project).get_model_version("indigo", str(number)).tags.keys()
     )
+
+
+def test_a_release_is_described(mlflow_project):
+    number = release(mlflow_project, "c" * 64)
+    registry.describe_release(mlflow_project, "indigo", number, "# indigo, release 1\n")
+    version = client(mlflow_project).get_model_version("indigo", str(number))
+    assert version.description == "# indigo, release 1\n"
