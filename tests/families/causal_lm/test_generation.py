@@ -16,8 +16,10 @@ from adire_assets.families.causal_lm.evaluation import write_answers
 from adire_assets.families.causal_lm.evaluation.answers import FILE, read_answers
 from adire_assets.families.causal_lm.evaluation.drawing import drawing_of
 from adire_assets.families.causal_lm.evaluation.samples import samples
+from adire_assets.families.causal_lm.gates import GateConfig
 from adire_assets.families.causal_lm.generation import Request, Writer
 from adire_assets.families.causal_lm.steps import evaluate
+from adire_assets.gates.promotion import comparisons
 from tests.support import language
 from tests.support.training import silent
 
@@ -212,3 +214,8 @@ def test_a_report_of_an_unsound_adapter_has_no_scores_and_says_why(
     (tmp_path / "report").mkdir()
     report = score(tmp_path, dataset)
     assert report["adapter_problems"] == ["wrong"] and report["scores"]["loss"] is None
+    found = comparisons(tmp_path / "report", evaluated / "report", GateConfig())
+    assert found and not any(one.passed for one in found)
+    assert "loss cannot be compared: the challenger has no value" in {
+        one.explanation for one in found
+    }

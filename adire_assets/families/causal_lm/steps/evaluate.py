@@ -75,7 +75,8 @@ def score(
         (folder / "base", "base", base_images),
     ):
         place.mkdir(exist_ok=True)
-        save_statistics(place, statistics[name])
+        # Of no answers there is no metric: a comparison then says that this side has no value.
+        save_statistics(place, statistics[name] if own else {})
         hard_link_or_copy(Path(answers) / FILE, place / FILE)
     write_json(folder / "report.json", report)
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
