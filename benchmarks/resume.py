@@ -94,7 +94,7 @@ def instructions(project: Project, base: Path | None, dataset: Path) -> Subject:
         "adire_assets.families.causal_lm.training.lora:train",
         adapter_files.WEIGHTS,
         INSTRUCTIONS,
-        base or project.root / "base_models/letters",
+        base or project.root / "base_models/letters/model",
         {},
     )
 
