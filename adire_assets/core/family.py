@@ -111,8 +111,9 @@ class Family:
                  demonstrate(evaluation, ask, out): what `adire demo` shows of a live release, in
                  lines, by ask(request) -> Answer; the last line sums it up, `out` begins files;
                  read_provenance(file); position(provenance): which part of its answer a file is
-        judge_process   open_judge(judge, device): a context with the function (prompts, contents)
-                 -> scores, which judges while a release goes live
+        judge_process   open_judge(judge, evaluation, device): a context with the function
+                 (prompts, contents) -> scores, which judges answers of the release with this
+                 evaluation while it goes live
 
     What `score` writes is read by gates, report and comparison, for the answer "image":
 

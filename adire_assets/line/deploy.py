@@ -7,6 +7,7 @@ with sentences about what happens, `report` with each decision, as (target, deci
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from adire_assets.config import held_weights
@@ -80,7 +81,7 @@ def _callbacks(
     report: Callable[[str, Mapping[str, Any]], None],
 ) -> Callbacks:
     return Callbacks(
-        open_judge=lambda: open_judge(project, model),
+        open_judge=partial(open_judge, project, model),
         progress=progress,
         report=report,
         refusal=partial(upgrades.refusal, project),
@@ -88,12 +89,12 @@ def _callbacks(
     )
 
 
-def open_judge(project: Project, model: str) -> Any:
-    """The model's judge in a process of its own."""
+def open_judge(project: Project, model: str, evaluation: Path) -> Any:
+    """The model's judge, of answers of a release with the evaluation in this folder."""
     family = family_of(project, model)
     judge = held_weights.held(project, model, "judge").artifact
     device = lineage.device_class(load_fleet(project).device)
-    return family.judge_process.functions.open_judge(judge.path, device)
+    return family.judge_process.functions.open_judge(judge.path, evaluation, device)
 
 
 def roll_back(

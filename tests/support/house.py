@@ -68,7 +68,7 @@ class House:
         prefixes = slot_marks(self.project, self.fleet)
         return [path for prefix in prefixes for path in Path("/dev/shm").glob(f"{prefix}*")]
 
-    def open_judge(self) -> AbstractContextManager[Judge]:
+    def open_judge(self, evaluation: Path) -> AbstractContextManager[Judge]:
         """A judge that knows which release it was asked about by the rollout under way."""
 
         def judge(prompts: Sequence[str], images: Sequence[np.ndarray]) -> list[float]:

@@ -99,7 +99,7 @@ class Behaviour:
 class JudgedHouse(House):
     """The embedded judge looks at the images; other houses have one that finds all as it was."""
 
-    def open_judge(self) -> AbstractContextManager[Judge]:
+    def open_judge(self, evaluation: Path) -> AbstractContextManager[Judge]:
         return JudgeProcess(JUDGE, "cpu")
 
 
@@ -182,5 +182,5 @@ def _evaluation(house: House) -> Artifact:
 def _scores(
     house: House, prompts: Sequence[str], images: Sequence[np.ndarray]
 ) -> list[dict[str, float]]:
-    with house.open_judge() as judge:
+    with house.open_judge(house.project.root) as judge:
         return [{"clip_s": score} for score in judge(prompts, [image[None] for image in images])]

@@ -129,7 +129,7 @@ class Fleet:
         print(message)
 
 
-def no_judge() -> AbstractContextManager[Judge]:
+def no_judge(evaluation: Path) -> AbstractContextManager[Judge]:
     return nullcontext(lambda prompts, images: [])
 
 

@@ -150,7 +150,7 @@ class RolloutController:
         if not back:
             if not self._routed(rollout):
                 return
-            self.watch.prepare()
+            self.watch.prepare(rollout)
         self._tell(rollout, f": loading into slot {rollout.slot}")
         slot_client = self._slot_client(rollout)
         try:

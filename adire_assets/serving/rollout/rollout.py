@@ -20,6 +20,7 @@ that dies anywhere in between leaves a pending plan, which `finish` brings to it
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
@@ -195,7 +196,7 @@ def finish(
     return [record.read(project, target, model) for target in fleet.targets]
 
 
-def _no_judge() -> AbstractContextManager[Judge]:
+def _no_judge(evaluation: Path) -> AbstractContextManager[Judge]:
     """What goes back is not judged again."""
     raise UserError("a release that was live before is not judged again")
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from adire_assets.config.fleet import FleetConfig, RolloutConfig
@@ -49,7 +50,7 @@ KEEP_SECONDS = LEASE_SECONDS / 4
 GIVEN_UP_AFTER, GIVEN_UP_SECONDS = 5, 2.0
 NONE = Traffic()
 
-OpenJudge = Callable[[], AbstractContextManager[Judge]]
+OpenJudge = Callable[[Path], AbstractContextManager[Judge]]  # of a release, by its evaluation
 
 
 class Watch:
@@ -69,10 +70,12 @@ class Watch:
         self.earlier: list[tuple[float, float]] = []  # what a former holder has had judged
         self.kept = self.asked = 0.0  # when the record was last told, and a request last sent
 
-    def prepare(self) -> None:
+    def prepare(self, rollout: Rollout) -> None:
         """Let the judge load while something else is waited for."""
         if self.judge is None:
-            self.judge = self.stack.enter_context(self.open_judge())
+            wanted = release.read_record(self.project, self.model, rollout.number)
+            evaluation = Store(self.project).open(wanted.evaluation).path
+            self.judge = self.stack.enter_context(self.open_judge(evaluation))
 
     def close(self) -> None:
         self.stack.close()
@@ -143,7 +146,7 @@ class Watch:
 
     def _replaying(self, rollout: Rollout) -> Replay:
         if self.replay is None:
-            self.prepare()
+            self.prepare(rollout)
             assert self.judge
             self.earlier = [(served, expected) for served, expected in rollout.judged]
             wanted = release.read_record(self.project, self.model, rollout.number)

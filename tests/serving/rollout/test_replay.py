@@ -134,7 +134,7 @@ def test_the_next_holder_goes_on_with_the_images_that_were_judged(
     add_light(house)
     monkeypatch.setattr(Gateway, "_traffic", lambda *_: Traffic())
     monkeypatch.setattr(Gateway, "require_ours", lambda gateway: None)
-    watch = Watch(house.project, house.fleet, "local", MODEL, lambda: nullcontext(served.judge))
+    watch = Watch(house.project, house.fleet, "local", MODEL, lambda _: nullcontext(served.judge))
     judged = [(0.9, 1.0), (1.1, 1.0), (0.95, 1.0)]
     begun = Rollout(1, None, "blue", "canary", [100], stage="serving", judged=judged)
     begun = replace(begun, **watch.begin_step(begun))
@@ -157,7 +157,7 @@ def test_an_evaluation_that_nothing_can_be_compared_with_is_told(
     monkeypatch.setattr(
         serve, "expected", lambda evaluation: [0.0] * len(serve.requests(evaluation))
     )
-    watch = Watch(house.project, house.fleet, "local", MODEL, lambda: nullcontext(lambda *_: []))
+    watch = Watch(house.project, house.fleet, "local", MODEL, lambda _: nullcontext(lambda *_: []))
     begun = Rollout(1, None, "blue", "canary", [100], stage="serving")
     try:
         with pytest.raises(

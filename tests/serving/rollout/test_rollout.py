@@ -246,7 +246,7 @@ controller.LEASE_SECONDS = 3.0  # it is what the test waits for
 project = Project(Path(sys.argv[1]), Path(sys.argv[2]))
 fleet = FleetConfig.model_validate_json(sys.argv[3])
 judge = nullcontext(lambda prompts, images: [1.0 + 0.01 * place for place in range(len(images))])
-rollout.carry_out(project, fleet, "light", controller.Callbacks(lambda: judge, print))
+rollout.carry_out(project, fleet, "light", controller.Callbacks(lambda evaluation: judge, print))
 """
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ class Targets:
                 assert generate(endpoint, MODEL, "cloth").release == number
         return found
 
-    def open_judge(self) -> AbstractContextManager[Judge]:
+    def open_judge(self, evaluation: Path) -> AbstractContextManager[Judge]:
         def judge(prompts: Sequence[str], images: Sequence[np.ndarray]) -> list[float]:
             under_way = next(
                 name

@@ -64,6 +64,6 @@ def position(provenance):
     return "the whole text"
 
 
-def open_judge(judge, device):
+def open_judge(judge, evaluation, device):
     model = ngram.read(judge / COUNTS)
     return nullcontext(lambda *asked: [likeness(model, *one) for one in zip(*asked, strict=True)])

@@ -1,6 +1,6 @@
 """The judge as a child process, which answers until its parent closes it.
 
-    with open_judge(judge, device) as judge:
+    with open_judge(judge, evaluation, device) as judge:
         judge(prompts, contents)    # CLIP-S of each pair
 
 The parent imports neither torch nor transformers, and a crash of the child is an error there.
@@ -24,8 +24,8 @@ from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 
 
-def open_judge(judge: Path, device: str) -> "JudgeProcess":
-    """By the artifact of a judge; `device` is "cpu" or "cuda"."""
+def open_judge(judge: Path, evaluation: Path, device: str) -> "JudgeProcess":
+    """By the artifact of a judge; `device` is "cpu" or "cuda". A prompt alone is judged by."""
     return JudgeProcess(judge / "pipeline", device)
 
 
