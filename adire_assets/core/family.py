@@ -93,7 +93,8 @@ class Family:
                   gates; UNNEEDED, settings of a training that only cost time there
 
     What is served (see `serving.release`): the files of the folder `backend`, below the project or
-    absolute, of which config.pbtxt is a template of `name` and the keys of `serving`; of the
+    absolute, of which config.pbtxt and *.json are templates of `name`, `base_model` (the folder of
+    the base, below base_models/ of a slot) and the keys of `serving`; of the
     modules `release.modules`, which import nothing of the project; and of the `adapter_files`.
     `protocols` are those that a release is asked by (`serving.gateway.protocol`): it comes into
     slots whose server speaks them all.

@@ -2,7 +2,7 @@
 
 A release's content is an artifact of kind "triton_repository" without its number:
 
-    model.py, ...     the Triton backend of the family, and the modules that it takes along
+    model.py, ...     the backend of the family, and the modules that it takes along
     adapter/...       the files of the adapter that are served
     serving.json      limits on requests, and the folder name of the base model
     config.pbtxt      the model's Triton configuration
@@ -42,6 +42,7 @@ from adire_assets.core.store import (
 
 BASE_DIGITS = 32
 CONFIG = "config.pbtxt"  # of the model, not of one version
+TEMPLATES = (".pbtxt", ".json")  # files of a backend that are written for each release
 # Python's cache in a version folder makes Triton take the version for changed and initialize it
 # again at the next load; a file of that name keeps the cache from being made.
 NO_CACHE = "__pycache__"
@@ -97,7 +98,8 @@ def write_release(
     serving: Mapping[str, Any],
 ) -> None:
     """Write a release's content into the empty folder `output`. `adapter`: the adapter's folder;
-    `serving`: the resolved section of the YAML, whose values the template of config.pbtxt takes."""
+    `serving`: the resolved section of the YAML, whose values the templates take, beside `name` and
+    the folder name of the base, `base_model`."""
     sources = lineage.sources(plug.release.modules)
     files = {
         **_backend(project, plug),
@@ -105,9 +107,12 @@ def write_release(
         **{f"adapter/{name}": adapter / name for name in plug.adapter_files},
     }
     _copy(files, output, shutil.copyfile)
-    template = Template((output / CONFIG).read_text(encoding="utf-8"))
-    (output / CONFIG).write_text(template.substitute(serving, name=model), encoding="utf-8")
     limits = {**serving, "base_model": base.content_hash[:BASE_DIGITS]}
+    for name in _backend(project, plug):
+        if name.endswith(TEMPLATES):
+            template = Template((output / name).read_text(encoding="utf-8"))
+            text = template.substitute(limits, name=model)
+            (output / name).write_text(text, encoding="utf-8")
     write_json(output / "serving.json", limits)
 
 

@@ -31,9 +31,10 @@ FAMILY = Family(
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
     backend=Path(__file__).with_name("backend"),
     adapter_files=("adapter_config.json", "adapter_model.safetensors"),
+    protocols=("openai",),
     served=Served(
         suffix=".json",
-        quality="ROUGE-L",
+        quality="ROUGE-L and slot F1",
         options=(
             RequestOption("seed", int, "Default: a random one, which is told.", 0, 2**31 - 1),
             RequestOption("max_tokens", int, "Of an answer.", 1, 100_000),

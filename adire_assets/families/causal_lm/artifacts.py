@@ -5,6 +5,7 @@ from pathlib import Path
 from adire_assets.core.lineage import digest, file_digest
 
 BASE = "base"  # folder of the base model's files in its artifact
+ASKED = "asked.json"  # of an evaluation: how its answers were asked for
 WORDS = "words.json"  # of the judge: what no answer may say
 
 

@@ -96,8 +96,9 @@ class AllowedVersions(gates.AllowedVersions):
     """The packages that must agree; beside them CUDA."""
 
     torch: Versions = None
-    transformers: Versions = None
-    peft: Versions = None
+    # A vLLM has one of its own, for tokenizers and configurations alone; and no peft.
+    transformers: Versions = ">=5.16,<6"
+    peft: Versions = "*"
 
 
 class CompatibilityConfig(gates.CompatibilityConfig):

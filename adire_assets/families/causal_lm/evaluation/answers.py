@@ -68,15 +68,16 @@ def _read(line: str, place: str) -> Answer:
     if wrong := sorted(keys - _KEYS) or sorted(_REQUIRED - keys):
         word = "is not known" if wrong[0] in keys else "is missing"
         raise UserError(f"{place}: key {wrong[0]!r} {word}; generate the answers again")
-    return Answer(**_composed({**row, "messages": tuple(row.get("messages", ()))}))
+    return Answer(**composed({**row, "messages": tuple(row.get("messages", ()))}))
 
 
-def _composed(value: Any) -> Any:
+def composed(value: Any) -> Any:
+    """The same with every text in NFC."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, dict):
-        return {key: _composed(one) for key, one in value.items()}
-    return tuple(map(_composed, value)) if isinstance(value, tuple) else value
+        return {key: composed(one) for key, one in value.items()}
+    return tuple(map(composed, value)) if isinstance(value, tuple) else value
 
 
 def train_texts_and_slots(dataset: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -86,4 +87,4 @@ def train_texts_and_slots(dataset: Path) -> tuple[tuple[str, ...], tuple[str, ..
     rows = [json.loads(line) for line in lines if line]
     texts = (one["content"] for row in rows for one in row["messages"])
     slots = (value for row in rows for value in row["slots"].values())
-    return tuple(dict.fromkeys(map(_composed, texts))), tuple(dict.fromkeys(map(_composed, slots)))
+    return tuple(dict.fromkeys(map(composed, texts))), tuple(dict.fromkeys(map(composed, slots)))

@@ -8,6 +8,7 @@ Contract: `score` is called in a worker child, asks no model, and writes into th
     timings.json    those of the adapter's answers; does not count as content
     report.md       for people's eyes
     answers.jsonl, base/answers.jsonl    the answers
+    asked.json      how they were asked for
 """
 
 import json
@@ -18,12 +19,13 @@ from typing import Any
 from adire_assets.core.statistic import save_statistics
 from adire_assets.core.store import hard_link_or_copy, read_json, write_json
 from adire_assets.core.worker import Progress
-from adire_assets.families.causal_lm.artifacts import WORDS
+from adire_assets.families.causal_lm.artifacts import ASKED, WORDS
 from adire_assets.families.causal_lm.evaluation.answers import (
     FILE,
     read_answers,
     train_texts_and_slots,
 )
+from adire_assets.families.causal_lm.evaluation.drawing import SETTINGS
 from adire_assets.families.causal_lm.evaluation.language_judge import grader
 from adire_assets.families.causal_lm.evaluation.metric_inputs import MetricInputs
 from adire_assets.families.causal_lm.evaluation.metrics.toxicity import word_list
@@ -79,6 +81,7 @@ def score(
         save_statistics(place, statistics[name] if own else {})
         hard_link_or_copy(Path(answers) / FILE, place / FILE)
     write_json(folder / "report.json", report)
+    write_json(folder / ASKED, {name: evaluation[name] for name in SETTINGS})
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     timings = read_json(Path(adapter_images) / "timings.json")
     write_json(folder / "timings.json", timings)
