@@ -14,13 +14,13 @@ if sys.version_info[:2] != (3, 11):
 endef
 export RIGHT_PYTHON
 
-.PHONY: demo demo-llm test test-all lint docs up down clean
+.PHONY: demo demo-llm test test-all lint docs up down vllm clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m adire_assets.cli demo
 
 # The same for the language model of the house.
-demo-llm: $(INSTALLED)
+demo-llm: $(INSTALLED) .venv-vllm/.installed
 	@$(BIN)/python -m adire_assets.cli demo adire_letters --label demo-llm
 
 test: $(INSTALLED)
@@ -65,5 +65,18 @@ $(INSTALLED): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable . --group dev
 	@touch $(INSTALLED)
 
+# What language models are served by, in an environment of its own (3.4 GB): it asks for other versions
+# than this project. Where pip finds no torch for the CPU by itself, name the index that has it:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make vllm
+vllm: .venv-vllm/.installed
+
+.venv-vllm/.installed: requirements-vllm.lock
+	@$(PYTHON) -c "$$RIGHT_PYTHON"
+	rm -rf .venv-vllm
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.lock
+	@touch .venv-vllm/.installed
+
 clean:
-	rm -rf .venv .adire build dist site *.egg-info
+	rm -rf .venv .venv-vllm .adire build dist site *.egg-info

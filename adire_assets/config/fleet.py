@@ -18,7 +18,10 @@ Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
 FLEET_VARIABLE, FLEET_FILE = "ADIRE_FLEET", "configs/fleet.yaml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The kinds of slot servers, and their code: "module:object" of a `serving.slot_server.SlotServer`.
-SERVERS = {"triton": "adire_assets.serving.fleet.triton:SERVER"}
+SERVERS = {
+    "triton": "adire_assets.serving.fleet.triton:SERVER",
+    "vllm": "adire_assets.serving.fleet.vllm:SERVER",
+}
 SLOT_PORTS = ("grpc_port", "http_port", "metrics_port")
 GATEWAY_PORTS = ("port", "admin_port")
 Quantile = Literal["p50", "p95", "p99"]

@@ -180,12 +180,14 @@ def parity_report(project: Project, model: str, number: int, progress: Progress)
             *plug.serve.modules,
         ),
         inputs={name: one.content_hash for name, one in made_from.items()},
-        environment=lineage.environment(*plug.packages, *server.packages, device=device),
+        environment=lineage.environment(*plug.packages, device=device) | server.versions(),
     )
 
     def make(folder: Path) -> None:
-        with exclusive_device(project.locks, device, every=True):
-            facts = parity.compare_on_scratch_server(project, record, device, progress)
+        facts = parity.compare_in_idle_slot(project, load_fleet(project), record, progress)
+        if facts is None:
+            with exclusive_device(project.locks, device, every=True):
+                facts = parity.compare_on_scratch_server(project, record, device, progress)
         write_json(folder / "parity.json", facts)
 
     return store.build(recipe, make)

@@ -27,5 +27,5 @@ def code_and_libraries(project: Project, family: Family) -> dict[str, Any]:
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
         "backend": release.backend_hash(project, family),
-        "libraries": project.placement.facts().environment(*sorted(libraries), *server.packages),
+        "libraries": project.placement.facts().environment(*sorted(libraries)) | server.versions(),
     }

@@ -14,7 +14,7 @@ LARGEST_MESSAGE = 2**31 - 1  # bytes
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where requests go: "host:port" of a Triton or a gateway, over TLS when there is an authority.
+    """Where requests go: "host:port" of a slot or a gateway, over TLS when there is an authority.
 
     `authority` is the PEM file that vouches for the server's certificate, `name` the name in it
     where that is not the host, `token` a bearer's token, `token_command` what makes one.
@@ -68,11 +68,12 @@ def connect(endpoint: Endpoint | str) -> Iterator[Any]:
         ) as client:
             yield client
     except InferenceServerException as error:
-        sentence = _sentence(endpoint, error.status(), error.message())
-        raise Unanswered(sentence, error.status()) from None
+        said = sentence(endpoint, error.status(), error.message())
+        raise Unanswered(said, error.status()) from None
 
 
-def _sentence(endpoint: Endpoint, status: str | None, message: str) -> str:
+def sentence(endpoint: Endpoint, status: str | None, message: str) -> str:
+    """What a client's user is told, by gRPC's status of what went wrong, or "StatusCode.X"."""
     address = endpoint.address
     if status == "StatusCode.INVALID_ARGUMENT":
         return message
@@ -82,12 +83,12 @@ def _sentence(endpoint: Endpoint, status: str | None, message: str) -> str:
             f"with `{endpoint.token_command}` and set ADIRE_TOKEN to it"
         )
     if "unknown model" in message or status == "StatusCode.NOT_FOUND":
-        return f"the Triton at {address} does not serve this: {message}; `adire status` shows why"
+        return f"the server at {address} does not serve this: {message}; `adire status` shows why"
     if status == "StatusCode.DEADLINE_EXCEEDED":
-        return f"the Triton at {address} did not answer in time; `adire status` shows how it is"
+        return f"the server at {address} did not answer in time; `adire status` shows how it is"
     if status == "StatusCode.UNAVAILABLE" and "connect" in message.lower():
         return (
-            f"no Triton answers at {address}; start the local fleet with `adire up`, or correct "
+            f"no server answers at {address}; start the local fleet with `adire up`, or correct "
             f"the address in {fleet_file_name()}"
         )
-    return f"the Triton at {address} did not carry this out: {message}"
+    return f"the server at {address} did not carry this out: {message}"

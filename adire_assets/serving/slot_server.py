@@ -22,8 +22,9 @@ class SlotServer(ABC):
     """One kind of server. It keeps nothing: everything is the slot's.
 
     `protocols` are the names of those that it speaks, `port` is the key of a slot where it is asked
-    by this project, and `packages` are the distributions that decide how it answers.
-    `drain_seconds`: how long a server that stops lets running requests finish.
+    by this project, `metrics_port` that of its metrics.
+    `drain_seconds`: how long a server that stops lets running requests finish, `start_seconds` how
+    long one may take to start, where that is longer than a load.
     `error_line` is a regular expression of the lines of its log that say what is wrong.
     `metric_labels` are Prometheus' relabellings of its metrics to `model` and `release`, and
     `metric_rules` is a file of rules that record stable names of them (see docs/metrics.md).
@@ -31,8 +32,9 @@ class SlotServer(ABC):
 
     protocols: tuple[str, ...]
     port: str
-    packages: tuple[str, ...]
+    metrics_port: str = "metrics_port"
     drain_seconds: int
+    start_seconds: float = 0.0
     error_line: str
     metric_labels: Sequence[Mapping[str, Any]] = ()
     metric_rules: Path | None = None
@@ -46,6 +48,10 @@ class SlotServer(ABC):
     @abstractmethod
     def environment(self, device: str, threads: int) -> dict[str, str]:
         """All of it. `device` is "auto", "cpu" or "cuda"; `threads` are those on the CPU."""
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Distribution -> version of what decides how it answers."""
 
     @abstractmethod
     def require_live(self, slot: SlotConfig, seconds: float) -> None:

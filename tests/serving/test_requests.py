@@ -167,7 +167,7 @@ def test_an_unknown_model_or_release_is_named(address: str) -> None:
 
 def test_an_unreachable_server_is_named_with_a_hint() -> None:
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(UserError, match=f"no Triton answers at {address}.*adire up"):
+    with pytest.raises(UserError, match=f"no server answers at {address}.*adire up"):
         generate(address, MODEL, "x")
 
 

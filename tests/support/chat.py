@@ -54,7 +54,6 @@ class _Server(SlotServer):
 
     protocols = ("chat",)
     port = "http_port"
-    packages = ()
     drain_seconds = 2
     error_line = r"Error:"
 
@@ -65,6 +64,9 @@ class _Server(SlotServer):
 
     def environment(self, device: str, threads: int) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def versions(self) -> dict[str, str]:
+        return {}
 
     def require_live(self, slot: SlotConfig, seconds: float) -> None:
         self._asked(slot, "health", seconds)

@@ -1,8 +1,9 @@
 """Whether a release answers the evaluated requests as it was evaluated.
 
-`compare_on_scratch_server` loads the release on a Triton of its own, which no user's request can
-reach; `compare_at` asks a Triton that runs. How many requests are repeated, and how far an answer
-may differ, the family says.
+`compare_on_scratch_server` loads the release on a server of its own, which no user's request can
+reach; `compare_in_idle_slot` into a slot that runs and serves nobody, where starting another server
+would take minutes; `compare_at` asks a server that has it. How many requests are repeated, and how
+far an answer may differ, the family says.
 """
 
 import json
@@ -15,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config.fleet import SLOT_PORTS, SlotConfig
+from adire_assets.config.fleet import SLOT_PORTS, FleetConfig, SlotConfig
 from adire_assets.core import lineage
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
@@ -23,17 +24,25 @@ from adire_assets.core.folders import temporary_folder
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving import release
+from adire_assets.serving import record, release
 from adire_assets.serving.client import ask
 from adire_assets.serving.fleet import guard
+from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.slot_server import address, is_live, kind_speaking, server_named
+from adire_assets.serving.slot_server import (
+    address,
+    is_live,
+    kind_speaking,
+    server_named,
+    server_of,
+    slots_speaking,
+)
 
 LOAD_SECONDS = 600.0
 
 
 def compare_on_scratch_server(
-    project: Project, record: ReleaseRecord, device: str, progress: Callable[[str], None]
+    project: Project, wanted: ReleaseRecord, device: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """{passed, explanation, device, software}, and what else the family measures, as JSON.
 
@@ -43,28 +52,45 @@ def compare_on_scratch_server(
     """
 
     def fill(slot: Path) -> str:
-        release.install(project, record, slot)
-        return record.model
+        release.install(project, wanted, slot)
+        return wanted.model
 
-    progress(f"loading release {record.number} of {record.model} on a scratch Triton")
-    kind = kind_speaking(release.family_of_release(project, record).protocols)
+    kind = kind_speaking(release.family_of_release(project, wanted).protocols)
+    progress(f"loading release {wanted.number} of {wanted.model} on a scratch server ({kind})")
     with scratch_server(project, kind, device, fill, LOAD_SECONDS) as place:
-        return compare_at(project, record, place, progress)
+        return compare_at(project, wanted, place, progress)
+
+
+def compare_in_idle_slot(
+    project: Project, fleet: FleetConfig, wanted: ReleaseRecord, progress: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The same, beside what an idle slot holds; None where no slot of a slow kind is idle."""
+    protocols = release.family_of_release(project, wanted).protocols
+    for target, settings in fleet.targets.items():
+        state = record.read(project, target, wanted.model)
+        for name in slots_speaking(settings.slots, protocols) if not state.rollout else ():
+            config = settings.slots[name]
+            if name == state.active or not server_of(config).start_seconds or not is_live(config):
+                continue
+            progress(f"loading release {wanted.number} of {wanted.model} into idle slot {name}")
+            with SlotClient(project, fleet, target, name).lent(wanted) as place:
+                return compare_at(project, wanted, place, progress)
+    return None
 
 
 def compare_at(
-    project: Project, record: ReleaseRecord, address: str, progress: Callable[[str], None]
+    project: Project, wanted: ReleaseRecord, address: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The same, asked of the Triton at `address` that has the release loaded."""
-    store, plug = Store(project), release.family_of_release(project, record)
-    evaluation, served = store.open(record.evaluation), plug.serve.functions
-    count = served.repeated(store.open(record.repository).json("serving.json"))
+    """The same, asked of the server at `address` that has the release loaded."""
+    store, plug = Store(project), release.family_of_release(project, wanted)
+    evaluation, served = store.open(wanted.evaluation), plug.serve.functions
+    count = served.repeated(store.open(wanted.repository).json("serving.json"))
     requests = served.requests(evaluation.path)[:count]
     progress(
-        f"asking release {record.number} of {record.model} for {len(requests)} evaluated "
+        f"asking release {wanted.number} of {wanted.model} for {len(requests)} evaluated "
         f"{plug.answer}s"
     )
-    answers = [ask(address, plug, record.model, one, record.number) for one in requests]
+    answers = [ask(address, plug, wanted.model, one, wanted.number) for one in requests]
     told = answers[-1].provenance if answers else {}
     served_on = told.get("device", "cpu")
     evaluated_on = evaluation.manifest["recipe"]["environment"].get("device", "cpu")

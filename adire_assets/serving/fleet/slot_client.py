@@ -1,7 +1,7 @@
 """A release in a slot: brought there, checked, taken away. No traffic is moved here."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,22 @@ class SlotClient:
         release.remove(self.folder, wanted.model, wanted.number)
         self.load(wanted, require)
 
+    @contextmanager
+    def lent(self, wanted: ReleaseRecord) -> Iterator[str]:
+        """The slot's address while it serves this release beside what it holds."""
+        model, number = wanted.model, wanted.number
+        with self.exclusive(model):
+            self._refuse_foreign(model)
+            own = number in release.installed(self.folder, model)
+            release.install(self.project, wanted, self.folder)
+            try:
+                self._reconcile(model)
+                self.require_answer(wanted)
+                yield self.address
+            finally:
+                if not own:
+                    self.unload(model, number)
+
     def unload(self, model: str, number: int) -> None:
         """Take a release out of the slot; done also when its server is down."""
         live = is_live(self.config)
@@ -92,8 +108,8 @@ class SlotClient:
             supervised = self.config.launch == "local" and is_supervised(
                 self.project, slot_program(self.target, self.name)
             )
-            seconds = self.fleet.load_timeout_seconds if supervised else 0
-            wait_until(lambda: is_live(self.config), seconds)
+            longest = max(self.fleet.load_timeout_seconds, server_of(self.config).start_seconds)
+            wait_until(lambda: is_live(self.config), longest if supervised else 0)
             server_of(self.config).require_live(self.config, 5)
 
     def require_ours(self) -> None:

@@ -121,7 +121,6 @@ class Triton(SlotServer):
 
     protocols = ("kserve-grpc", "kserve-http")
     port = "grpc_port"
-    packages = ("nvidia-pytriton",)
     drain_seconds = 20
     error_line = r"^\S+ [EF] \d+ (?!.*CudaDriverHelper)"  # each Triton without a GPU says that
     metric_labels = (
@@ -172,6 +171,9 @@ class Triton(SlotServer):
             "HF_HUB_OFFLINE": "1",
             **python,
         }
+
+    def versions(self) -> dict[str, str]:
+        return {"nvidia-pytriton": lineage.installed("nvidia-pytriton")}
 
     def require_live(self, slot: SlotConfig, seconds: float) -> None:
         Control(address(slot)).require(seconds)

@@ -27,6 +27,7 @@ from adire_assets.serving.gateway.protocol import (
 from adire_assets.serving.slot_server import server_of
 
 RELEASE_HEADER, MODEL_HEADER = "x-model-release", "x-adire-model"
+CHOSEN_HEADER = "x-adire-release"  # of a request: which release the shares have chosen for it
 NO_MODEL = "-"  # in that header: the request has been read and is about a server
 PARTS, READING, SCRIPT = (
     Path(__file__).with_name(name) for name in ("envoy.yml", "reading.lua", "gateway.lua")
@@ -228,7 +229,13 @@ def model_routes(
             found.append(_refusal(protocol, match, f"no release of {one.model} is live"))
             continue
         shares = [
-            {"name": cluster_name(one.model, number, suffix), "weight": weight}
+            part(
+                "share",
+                cluster=cluster_name(one.model, number, suffix),
+                weight=weight,
+                header=CHOSEN_HEADER,
+                release=str(number),
+            )
             for number, weight in one.weights.items()
             if weight
         ]

@@ -38,7 +38,7 @@ def scrape_config(fleet: FleetConfig, interval_seconds: int = SCRAPE_SECONDS) ->
     for kind, server in _servers(fleet).items():
         slots = [
             {
-                "targets": [host_and_port(slot.host, slot.metrics_port)],
+                "targets": [host_and_port(slot.host, getattr(slot, server.metrics_port))],
                 # One name of the job for all kinds: what alerts ask does not depend on these.
                 "labels": {"job": "adire-slot", "target": name, "slot": slot_name},
             }

@@ -163,9 +163,9 @@ function read_value(text, at, depth)
   return value, past_space(text, at)
 end
 
--- The value that a text of JSON is.
-local function read_json(text)
-  if #text > LARGEST_JSON then
+-- The value that a text of JSON is; `largest`: how many bytes it may have.
+local function read_json(text, largest)
+  if #text > (largest or LARGEST_JSON) then
     reject("its JSON is too long")
   end
   require_utf8(text)

@@ -155,5 +155,5 @@ def test_a_changed_slot_is_restarted_and_only_that(place: tuple[Project, FleetCo
 def test_a_remote_slot_that_does_not_answer_is_named(place: tuple[Project, FleetConfig]) -> None:
     project, config = place
     remote = SlotConfig(launch="remote", host="127.0.0.1", grpc_port=free_port(), folder="/x")
-    with pytest.raises(UserError, match=f"no Triton answers at 127.0.0.1:{remote.grpc_port}"):
+    with pytest.raises(UserError, match=f"no server answers at 127.0.0.1:{remote.grpc_port}"):
         processes.up(project, with_slot(config, remote), only="serving")

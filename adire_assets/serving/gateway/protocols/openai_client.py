@@ -1,0 +1,82 @@
+"""Asking over OpenAI's interface: the body of a request without `model` goes in, the answer's
+comes out."""
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from adire_assets.core.answer import Answer
+from adire_assets.serving.connection import Endpoint, Unanswered, sentence
+
+STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "RESOURCE_EXHAUSTED",
+    429: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+
+def ask(
+    endpoint: Endpoint, model: str, request: Mapping[str, Any], release: int | None, timeout: float
+) -> Answer:
+    """`request`: `messages`, or a `prompt` as it is, and how to answer; in one piece.
+
+    KeyError, ValueError or the like for an answer that is none of a release.
+    """
+    body = json.dumps({**request, "model": model}, ensure_ascii=False).encode()
+    headers = {"content-type": "application/json", **endpoint.headers}
+    if release is not None:
+        headers["x-model-release"] = str(release)
+    try:
+        connection = _connection(endpoint, timeout)
+        connection.request("POST", CHAT if "messages" in request else COMPLETION, body, headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+    except TimeoutError as error:
+        raise _unanswered(endpoint, "DEADLINE_EXCEEDED", str(error)) from None
+    except (OSError, http.client.HTTPException) as error:
+        said = f"cannot connect: {error or type(error).__name__}"
+        raise _unanswered(endpoint, "UNAVAILABLE", said) from None
+    if answer.status != 200:
+        fallback = "INTERNAL" if answer.status >= 500 else "INVALID_ARGUMENT"
+        status = STATUSES.get(answer.status, fallback)
+        raise _unanswered(endpoint, status, _message(text))
+    content = json.loads(text)
+    told = content["provenance"]
+    return Answer(release=int(told["release"]), provenance=told, content=content)
+
+
+def _unanswered(endpoint: Endpoint, status: str, message: str) -> Unanswered:
+    return Unanswered(sentence(endpoint, f"StatusCode.{status}", message), status)
+
+
+def _connection(endpoint: Endpoint, timeout: float) -> http.client.HTTPConnection:
+    host, _, port = endpoint.address.rpartition(":")
+    host = host.strip("[]")
+    connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
+    if endpoint.authority is not None:
+        plain = socket.create_connection((host, int(port)), timeout)
+        context = ssl.create_default_context(cafile=str(endpoint.authority))
+        connection.sock = context.wrap_socket(plain, server_hostname=endpoint.name or host)
+    return connection
+
+
+def _message(text: bytes) -> str:
+    """What a server or the gateway says is wrong."""
+    try:
+        error = json.loads(text)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        return text.decode("utf-8", errors="replace")[:300]

@@ -1,0 +1,104 @@
+"""A stand-in of a vLLM behind the door: an ASGI app that a test can have fail in every way."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+@dataclass
+class FakeEngine:
+    """Answers with `text`, word by word; `loaded` are its adapters by name.
+
+    `ignored` are adapters with which it answers as its base does. `breaks`: after how many pieces a
+    stream breaks, and by what: "error" is an event of vLLM's, "raise" an exception, "end" no more.
+    """
+
+    text: str = "three cloths for Ada"
+    finish: str = "stop"
+    status: int = 200
+    ignored: set[str] = field(default_factory=set)
+    breaks: tuple[int, str] | None = None
+    loaded: dict[str, str] = field(default_factory=dict)
+    asked: list[Message] = field(default_factory=list)
+    unloaded: list[str] = field(default_factory=list)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            return
+        if scope["method"] == "GET":
+            await _send(send, 200, {})
+            return
+        body = json.loads((await receive())["body"])
+        path = scope["path"]
+        if path == "/v1/load_lora_adapter":
+            self.loaded[body["lora_name"]] = body["lora_path"]
+            await _send(send, 200, {})
+        elif path == "/v1/unload_lora_adapter":
+            del self.loaded[body["lora_name"]]
+            self.unloaded.append(body["lora_name"])
+            await _send(send, 200, {})
+        elif "prompt_logprobs" in body:
+            await _send(send, 200, self._likelihoods(body))
+        else:
+            self.asked.append({**body, "path": path})
+            await self._answer(body, send)
+
+    def _likelihoods(self, body: Message) -> Message:
+        shift = 0.0 if body["model"] in {"base", *self.ignored} else 0.5
+        each = [{str(token): {"logprob": -1.0 - shift}} for token in body["prompt"][1:]]
+        return {"choices": [{"prompt_logprobs": [None, *each]}]}
+
+    async def _answer(self, body: Message, send: Send) -> None:
+        if self.status != 200:
+            await _send(send, self.status, {"error": {"message": "no", "code": self.status}})
+        elif not body.get("stream"):
+            choice = {"index": 0, "finish_reason": self.finish, "logprobs": None}
+            said = {"message": {"role": "assistant", "content": self.text}}
+            content = {"model": body["model"], "choices": [{**choice, **said}]}
+            await _send(send, 200, content)
+        else:
+            await self._stream(body, send)
+
+    async def _stream(self, body: Message, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        words = self.text.split(" ")
+        for place, word in enumerate(words):
+            if self.breaks and self.breaks[0] == place:
+                await self._break(send)
+                return
+            last = place == len(words) - 1
+            choice = {"index": 0, "delta": {"content": f"{word} "}}
+            choice["finish_reason"] = self.finish if last else None
+            await send(_event({"model": body["model"], "choices": [choice]}))
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _break(self, send: Send) -> None:
+        assert self.breaks
+        if self.breaks[1] == "raise":
+            raise RuntimeError("the engine is dead")
+        if self.breaks[1] == "error":
+            await send(_event({"error": {"message": "the engine is dead", "code": 500}}))
+            await send(
+                {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True}
+            )
+            await send({"type": "http.response.body", "body": b""})
+
+
+def _event(content: Message) -> Message:
+    body = b"data: " + json.dumps(content).encode() + b"\n\n"
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+async def _send(send: Send, status: int, content: Any) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(content).encode()})
