@@ -129,6 +129,8 @@ def prometheus(
     ],
 ) -> Iterable[Path]:
     """Write what a Prometheus needs to watch this fleet: scrape config, rules, alerts."""
+    from adire_assets.serving.fleet.needed import needed
     from adire_assets.serving.gateway import prometheus
 
-    return prometheus.write(load_fleet(Project.find()), folder)
+    project = Project.find()
+    return prometheus.write(needed(project, load_fleet(project)), folder)

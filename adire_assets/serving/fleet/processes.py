@@ -24,6 +24,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet import guard, orphans, served_releases, supervisor
+from adire_assets.serving.fleet.needed import needed
 from adire_assets.serving.fleet.supervisor import Program, programs, slot_marks, slot_program
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.slot_server import address, is_live, server_of
@@ -85,7 +86,7 @@ def up(
                 _wait_ready(project, rpc, item)
                 # The next one to go may be what stands in for this one.
                 wait_until(item.seen, SEEN_SECONDS)
-    for name, target in fleet.targets.items():
+    for name, target in needed(project, fleet).targets.items():
         for slot_name, config in target.slots.items():
             if config.launch == "remote":
                 server_of(config).require_live(config, 5)
@@ -97,7 +98,7 @@ def up(
 def _require_served(project: Project, fleet: FleetConfig, progress: Progress) -> None:
     """`NotServed` unless every slot, and then every gateway, answers with what the records name."""
     wrong: list[str] = []
-    for name, target in fleet.targets.items():
+    for name, target in needed(project, fleet).targets.items():
         for slot_name in target.slots:
             found = served_releases.unserved_releases(project, fleet, name, slot_name)
             program = slot_program(name, slot_name)
@@ -144,7 +145,7 @@ def status(project: Project, fleet: FleetConfig) -> list[dict[str, Any]]:
         ready = state in ("RUNNING", "UNGUARDED") and item.ready()
         row = {"name": item.name, "state": state, "pid": info["pid"] or None, "log": log}
         rows.append({**row, "ports": sorted(item.ports), "ready": ready})
-    for target, settings in fleet.targets.items():
+    for target, settings in needed(project, fleet).targets.items():
         for name, config in settings.slots.items():
             if config.launch == "remote":
                 row = {"name": slot_program(target, name), "state": "REMOTE", "pid": None}

@@ -25,9 +25,10 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet import guard, orphans, slot
+from adire_assets.serving.fleet.needed import needed
 from adire_assets.serving.fleet.plain_paths import private_folder
 from adire_assets.serving.gateway import routing
-from adire_assets.serving.slot_server import is_live
+from adire_assets.serving.slot_server import is_live, server_of
 
 WEB_SECONDS = 120.0
 GATEWAY_SECONDS = 30.0
@@ -60,14 +61,14 @@ def slot_program(target: str, name: str) -> str:
 
 
 def programs(project: Project, fleet: FleetConfig) -> list[Program]:
-    """The local processes of every target, then Dagster's."""
-    found = []
+    """The local processes of every target that somebody needs, then Dagster's."""
+    found, wanted = [], needed(project, fleet)
     # Slots that compute at the same time share the cores: with more threads than cores, each waits
     # for threads that the other one keeps from running, and a canary looks many times slower.
-    threads = max(lineage.threads() // max(len(slot_marks(project, fleet)), 1), 1)
+    threads = max(lineage.threads() // max(len(slot_marks(project, wanted)), 1), 1)
     for target, settings in fleet.targets.items():
         gateway, key = routing.gateway_of(project, fleet, target), f"targets.{target}"
-        for name, config in settings.slots.items():
+        for name, config in wanted.targets[target].slots.items():
             if config.launch == "remote":
                 continue
             arguments = slot.arguments(name, config, target, fleet.device, threads)
@@ -77,7 +78,7 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                     [sys.executable, *arguments],
                     {getattr(config, port): f"{key}.slots.{name}.{port}" for port in SLOT_PORTS},
                     partial(is_live, config),
-                    fleet.load_timeout_seconds,
+                    max(fleet.load_timeout_seconds, server_of(config).start_seconds),
                     slot=True,
                     seen=partial(gateway.sees, name),
                 )

@@ -101,7 +101,7 @@ def _live(project: Project, fleet: FleetConfig, state: DeploymentRecord) -> Targ
     model, target = state.model, state.target
     ready: dict[str, set[int] | None] = {}
     found = []
-    for name in fleet.targets[target].slots:
+    for name in steps.slots_of(fleet, state):
         slot_client = SlotClient(project, fleet, target, name)
         try:
             slot_client.require_ours()

@@ -101,13 +101,20 @@ def restore_standby(
     state = record.change(project, target, model, stocked)
     if state.rollout:
         return
-    for name in fleet.targets[target].slots:
+    for name in slots_of(fleet, state):
         slot_client = SlotClient(project, fleet, target, name)
         try:
             with slot_client.exclusive(model):
                 _bring(slot_client, model)
         except UserError as error:
             progress(f"slot {name} of {target} is not as recorded: {error}")
+
+
+def slots_of(fleet: FleetConfig, state: DeploymentRecord) -> list[str]:
+    """The slots that may hold something of a model: of the kind that does, all before one does."""
+    slots = fleet.targets[state.target].slots
+    kinds = {slots[name].server for name in state.slots if name in slots}
+    return [name for name, slot in slots.items() if not kinds or slot.server in kinds]
 
 
 def _bring(slot_client: SlotClient, model: str) -> None:
