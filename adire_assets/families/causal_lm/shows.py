@@ -5,6 +5,7 @@ from pathlib import Path
 
 from adire_assets.core.shown import Shown, table
 from adire_assets.core.store import read_json
+from adire_assets.families.causal_lm.data.dataset_summary import summary_sentence
 
 
 def of_dataset(folder: Path) -> list[Shown]:
@@ -12,8 +13,15 @@ def of_dataset(folder: Path) -> list[Shown]:
     summary = read_json(folder / "summary.json")
     values = ("train", "validation", "held_out", "languages", "license")
     return [
+        Shown("summary", "text", summary_sentence(summary)),
         *(Shown(name, "value", summary[name]) for name in values),
-        Shown("rejected", "markdown", table(("file", "line", "reason"), summary["rejected"])),
+        *(
+            Shown(name, "markdown", table(columns, summary[name]))
+            for name, columns in (
+                ("rejected", ("file", "line", "reason")),
+                ("personal_data", ("file", "line", "kind", "found")),
+            )
+        ),
     ]
 
 
