@@ -17,8 +17,14 @@ PROMISED = {
     "evaluate": ("score",),
     "samples": ("samples",),
     "shows": ("of_dataset", "of_adapter", "of_evaluation"),
+    "golden": ("write_evaluated", "redraw", "conditions", "Comparison"),
     "formats": ("export", "import_"),
     "sabotages": ("sabotages", "UNNEEDED"),
+    "serve": (
+        *("requests", "expected", "repeated", "probe", "again"),
+        *("inputs", "content", "parity"),
+    ),
+    "judge_process": ("open_judge",),
     "answers": ("files", "save", "read_provenance", "position"),
 }
 LANGUAGE = "adire_assets.families.causal_lm"

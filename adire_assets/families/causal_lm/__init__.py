@@ -53,6 +53,7 @@ FAMILY = Family(
     evaluate=_step("steps.evaluate"),
     samples=_step("evaluation.samples"),
     shows=_step("shows"),
+    golden=_step("evaluation.golden"),
     sabotages=_step("sabotages"),
     formats=_step("steps.exchange"),
     release=_step(),  # the backend is the server's own
