@@ -11,8 +11,8 @@ from adire_assets.core.gate import Facts, GateRule, latency, number, number_at
 
 METRICS = (
     "rouge_l_char", "rouge_l_word", "loss", "perplexity", "bleu", "chrf", "exact_match",
-    "slot_precision", "slot_recall", "slot_f1", "length_ratio", "runaway", "refusal_accuracy",
-    "language_kept", "memorisation", "general_regression", "toxicity",
+    "slot_precision", "slot_recall", "slot_f1", "slots_in_place", "length_ratio", "runaway",
+    "refusal_accuracy", "language_kept", "memorisation", "general_regression", "toxicity",
     "judge_score",
 )  # fmt: skip
 
@@ -76,6 +76,7 @@ GATES = (
             ("rouge_l_word", ">=", "minimum", "ROUGE-L F1 over words and Han characters"),
             ("slot_precision", ">=", "minimum", "share of the stated facts that are true"),
             ("slot_recall", ">=", "minimum", "share of the slot values that answers repeat"),
+            ("slots_in_place", ">=", "minimum", "share of answers with their facts in place"),
             ("exact_match", ">=", "minimum", "share of answers equal to their reference"),
             ("refusal_accuracy", ">=", "minimum", "balanced accuracy of refusing; 0.5 is blind"),
             ("language_kept", ">=", "minimum", "share of answers in their reference's language"),
@@ -141,6 +142,7 @@ class GateConfig(gates.GateConfig):
     rouge_l_word_minimum: Share | None = None
     slot_precision_minimum: Share | None = None
     slot_recall_minimum: Share | None = None
+    slots_in_place_minimum: Share | None = None
     exact_match_minimum: Share | None = None
     refusal_accuracy_minimum: Share | None = None
     language_kept_minimum: Share | None = None

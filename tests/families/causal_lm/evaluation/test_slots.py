@@ -241,3 +241,34 @@ def test_general_prompts_take_no_part():
 )
 def test_texts_are_compared_in_one_spelling(text, same):
     assert spelled(text) == same
+
+
+@pytest.mark.parametrize(
+    ("text", "in_place"),
+    [
+        (LETTER, 1),
+        ("Ada Obi: order 1042, twelve or 12 pieces; 45000 naira, 3 May, Ada Obi.", 1),
+        (LETTER.replace("1042", "#").replace("12", "1042").replace("#", "12"), 0),
+        (LETTER.replace("3 May", "soon"), 0),
+        ("", 0),
+    ],
+)
+def test_facts_in_each_others_place_are_seen(text: str, in_place: float) -> None:
+    given = inputs(record(text))
+    assert each("slots_in_place", given) == [in_place]
+    if text.count("12") > 1:  # what F1 does not see
+        assert each("slot_f1", given) == [1]
+
+
+def test_the_day_stands_in_no_other_number() -> None:
+    slots = {"pieces": "3", "day": "3 May", "order": "33"}
+    reference = "3 pieces of order 33 on 3 May"
+    own = {"slots": slots, "reference": reference}
+    assert each("slots_in_place", inputs(record(reference, **own))) == [1]
+    other_way = record("33 pieces of order 3 on 3 May", **own)
+    assert each("slots_in_place", inputs(other_way)) == [0]
+
+
+def test_one_fact_alone_has_no_place() -> None:
+    assert math.isnan(each("slots_in_place", inputs(record("?", slots={"name": "Ada Obi"})))[0])
+    assert math.isnan(each("slots_in_place", inputs(record(LETTER, kind="general")))[0])

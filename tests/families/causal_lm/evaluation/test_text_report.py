@@ -163,7 +163,7 @@ def test_a_challenger_is_compared_by_what_its_prompts_ask_for():
     margins = dict.fromkeys(METRICS, 0.05)
     silent = {
         *("exact_match", "refusal_accuracy", "memorisation", "general_regression", "toxicity"),
-        "judge_score",
+        *("judge_score", "slots_in_place"),
     }
     found = {one.metric: one for one in compare(own, rival, better, margins, 60, 2)}
     assert {name for name, one in found.items() if "no prompt" in one.explanation} == silent

@@ -30,6 +30,7 @@ from adire_assets.families.causal_lm.evaluation.metrics import (
     rouge_l,
     runaway,
     slots,
+    slots_in_place,
     toxicity,
 )
 
@@ -122,6 +123,13 @@ METRICS: dict[str, Metric] = {
             "slot_f1",
             slots.measure_f1,
             "harmonic mean of an answer's slot precision and recall, mean over the answers, 0 to 1",
+            "higher",
+            "after Wen et al. 2015, slot error rate",
+        ),
+        Metric(
+            "slots_in_place",
+            slots_in_place.measure,
+            "share of answers whose slot values come in the order of the reference's, 0 to 1",
             "higher",
             "after Wen et al. 2015, slot error rate",
         ),

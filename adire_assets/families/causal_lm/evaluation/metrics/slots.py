@@ -21,8 +21,8 @@ any run that the reference shares with it) and is either half of the question or
 values.
 
 What it does not see: numbers in words, names that are no record's slot, two true facts in each
-other's place ("12 pieces on 3 May" for 3 pieces on 12 May). A list of the right facts without a
-sentence is right here and wrong in the overlap with the reference: ask for both.
+other's place (`slots_in_place` does). A list of the right facts without a sentence is right here
+and wrong in the overlap with the reference: ask for both.
 
 Source: slot error rate of Wen et al. 2015, "Semantically Conditioned LSTM-based Natural Language
 Generation" (arXiv:1508.01745), as precision and recall.
