@@ -44,6 +44,7 @@ CONFIG: dict[str, Any] = {
         "max_tokens": 6,
         "latency_answers": 3,
     },
+    "serving": {"maximum_model_length": 512},
 }
 LOW = {"rouge_l_char_minimum": 0.0, "loss_below_base": False}
 

@@ -24,6 +24,16 @@ PersonalData = Literal["email", "phone", "card", "iban", "secret"]
 Key = Annotated[str, Field(min_length=1, max_length=100)]
 
 
+class BaseModelSource(ModelSource):
+    """A base model; its files have one name each, so that there are no variants."""
+
+    @field_validator("variant")
+    @classmethod
+    def _no_variant(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError("a language model has no variants; take it out")
+
+
 class DataConfig(model.SplitDataConfig):
     """Which records, and how they become a dataset; `path` is a folder of JSON and JSONL files."""
 
@@ -156,7 +166,7 @@ class CausalLMConfig(model.ModelConfig):
 
     family: Literal["causal_lm"]
     data: DataConfig
-    base_model: ModelSource
+    base_model: BaseModelSource
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()

@@ -1,15 +1,17 @@
 """The base model as its config names it now, and the words that answers are held against."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe, digest
+from adire_assets.core.model_files import NOT_CONTENT, content_hash
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, hard_link_or_copy, write_json
+from adire_assets.core.store import Artifact, hard_link_or_copy, read_json, write_json
 from adire_assets.core.worker import RunWorker
-from adire_assets.families.causal_lm.artifacts import BASE, WORDS, base_hash
+from adire_assets.families.causal_lm.artifacts import BASE, WORDS
 from adire_assets.families.causal_lm.config import CausalLMConfig
 
 NEEDED = ("config.json", "tokenizer.json")
@@ -19,7 +21,15 @@ def recipe(project: Project, model: str, config: CausalLMConfig, kind: str) -> R
     """What the base model, or the judge's list of words, is made from as the config says now."""
     if kind == "judge":
         return Recipe(kind, model, inputs={"weights": digest(_words(project, config))})
-    return Recipe(kind, model, inputs={"weights": base_hash(_folder(project, config))})
+    folder = _folder(project, config)
+    content, pinned = content_hash(folder), config.base_model.sha256
+    if pinned is not None and content != pinned:
+        raise UserError(
+            f"base_model.sha256: {folder} is {content}; put the pinned files there, or change the "
+            "pin"
+        )
+    _require_context(folder, config)
+    return Recipe(kind, model, inputs={"weights": content})
 
 
 def make(
@@ -34,8 +44,9 @@ def make(
         write_json(folder / WORDS, _words(project, config))
         return {"source": config.evaluation.toxic_words or "none", "revision": None}
     source = config.base_model
+    _require_chat(_folder(project, config))
     copy = hard_link_or_copy if source.is_hub else shutil.copyfile
-    shutil.copytree(_folder(project, config), folder / BASE, copy_function=copy)
+    _copy(_folder(project, config), folder, copy)
     return {"source": source.source, "revision": source.revision}
 
 
@@ -46,13 +57,18 @@ def find_again(project: Project, recorded: Artifact, folder: Path) -> str:
     """
     source, revision = recorded.manifest["source"], recorded.manifest["revision"]
     found = _found(project, source, revision)
-    if base_hash(found) != recorded.manifest["recipe"]["inputs"]["weights"]:
+    if content_hash(found) != recorded.manifest["recipe"]["inputs"]["weights"]:
         raise UserError(
             f"the base model {source} is no longer in the store, and {found} is other weights now; "
             "put those of then back there"
         )
-    shutil.copytree(found, folder / BASE, copy_function=hard_link_or_copy)
+    _copy(found, folder, hard_link_or_copy)
     return source
+
+
+def _copy(base: Path, folder: Path, copy: Callable[[str, str], object]) -> None:
+    left_out = shutil.ignore_patterns(*NOT_CONTENT)
+    shutil.copytree(base, folder / BASE, copy_function=copy, ignore=left_out)
 
 
 def _words(project: Project, config: CausalLMConfig) -> list[str]:
@@ -68,6 +84,40 @@ def _words(project: Project, config: CausalLMConfig) -> list[str]:
 
 def _folder(project: Project, config: CausalLMConfig) -> Path:
     return _found(project, config.base_model.source, config.base_model.revision)
+
+
+def _require_context(folder: Path, config: CausalLMConfig) -> None:
+    """UserError where more tokens are asked for than the base reads."""
+    most = read_json(folder / "config.json").get("max_position_embeddings")
+    for key, asked in (
+        ("training.max_length", config.training.max_length),
+        ("serving.maximum_model_length", config.serving.maximum_model_length),
+    ):
+        if most and asked > most:
+            raise UserError(
+                f"{key}: {asked} tokens are more than the {most} that {folder} reads; lower it"
+            )
+
+
+def _require_chat(folder: Path) -> None:
+    """UserError where the tokenizer cannot write a conversation, or is another base's."""
+    own = folder / "tokenizer_config.json"
+    said = read_json(own) if own.is_file() else {}
+    if not (folder / "chat_template.jinja").is_file() and not said.get("chat_template"):
+        raise UserError(
+            f"base_model: the tokenizer of {folder} has no chat template; take an "
+            "instruction-tuned base, or put its template into the folder as chat_template.jinja"
+        )
+    tokenizer = read_json(folder / "tokenizer.json")
+    known = tokenizer["model"].get("vocab", {})
+    numbers = [one["id"] for one in tokenizer.get("added_tokens", ())]
+    numbers += known.values() if isinstance(known, dict) else [len(known) - 1]
+    rows = read_json(folder / "config.json").get("vocab_size")
+    if rows and max(numbers, default=0) >= rows:
+        raise UserError(
+            f"base_model: tokenizer.json of {folder} has tokens up to {max(numbers)}, its model "
+            f"{rows}: it is another base's; put this base's own there"
+        )
 
 
 def _found(project: Project, source: str, revision: str | None) -> Path:

@@ -11,18 +11,17 @@ process imports this.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import is_content, suffix_of
-from adire_assets.core.lineage import digest, file_digest
+from adire_assets.core.file_names import suffix_of
+from adire_assets.core.lineage import digest
+from adire_assets.core.model_files import content_hash, file_hash
 from adire_assets.families.diffusion.architectures import ARCHITECTURES, INDEX, NEVER_LOADED
 
 PIPELINE_MARKER = INDEX
 SINGLE_FILE = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-NOT_CONTENT = (".cache", ".git", ".gitignore", ".gitattributes")  # what tools leave in folders
 TEXT_FILES = ("*.json", "*.txt", "*.model")
 CONFIG_FILES = ("*.json", "*.txt")
 WITHOUT_WEIGHTS = ("scheduler", "tokenizer")  # how their names begin
@@ -87,7 +86,7 @@ def _file_hash(path: Path, key: str) -> str:
             f"{key}.source: there is no file {path}; put the checkpoint there, or set {key}.source "
             "to another file or folder, or to a hub id together with a revision"
         )
-    return _file_digest(path, *_size_and_time(path))
+    return file_hash(path)
 
 
 def _folder_hash(path: Path, variant: str | None, marker: str, key: str) -> str:
@@ -120,10 +119,7 @@ def resolve_config(
         )
     if problem := config_problem(path):
         raise UserError(f"{key}: {path}: {problem}")
-    files = {
-        name.as_posix(): _file_digest(path / name, *_size_and_time(path / name))
-        for name in _config_files(path)
-    }
+    files = {name.as_posix(): file_hash(path / name) for name in _config_files(path)}
     return ResolvedBase(path, source, digest(files))
 
 
@@ -134,38 +130,6 @@ def _config_files(folder: Path) -> list[Path]:
         for pattern in CONFIG_FILES:
             names += [path.relative_to(folder) for path in (folder / component).glob(pattern)]
     return sorted(names)
-
-
-def content_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a model's files that count (`file_names.is_content`)."""
-    folder = folder.resolve()
-    found = (
-        (path.relative_to(folder).as_posix(), path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    )
-    counted = [
-        (name, path)
-        for name, path in found
-        if name.split("/")[0] not in NOT_CONTENT and is_content(name)
-    ]
-    return _digest(folder, tuple((name, *_size_and_time(path)) for name, path in counted))
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
-
-
-@cache
-def _digest(folder: Path, stats: tuple) -> str:
-    """Gigabytes are read once per process, and again when a name, size or time has changed."""
-    return digest({name: file_digest(folder / name) for name, *_ in stats})
-
-
-@cache
-def _file_digest(path: Path, size: int, time: int) -> str:
-    return file_digest(path)
 
 
 def problem_with(folder: Path, variant: str | None, marker: str = PIPELINE_MARKER) -> str | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.base import content_hash, resolve, resolve_config
+from adire_assets.core.model_files import content_hash
+from adire_assets.families.diffusion.base import resolve, resolve_config
 from tests.support import tiny
 
 COMMIT = "0123456789" * 4

@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
+from adire_assets.core.model_files import content_hash
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.causal_lm.adapter_files import save_adapter
-from adire_assets.families.causal_lm.artifacts import base_hash
 from adire_assets.families.causal_lm.chat import load_tokenizer
 from adire_assets.families.causal_lm.training.attention import lay_side_by_side
 from adire_assets.families.causal_lm.training.examples import Examples
@@ -168,7 +168,7 @@ def _identity(
     environment = lineage.environment(device=device)
     if device == "cpu":
         environment["threads"] = str(torch.get_num_threads())  # of this process, one of several
-    made = Recipe("checkpoint", "", (__name__,), {"base": base_hash(base)}, {}, environment)
+    made = Recipe("checkpoint", "", (__name__,), {"base": content_hash(base)}, {}, environment)
     recipe = made.as_dict()
     return {
         **{f"training.{name}": value for name, value in settings.model_dump().items()},
