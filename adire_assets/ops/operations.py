@@ -263,22 +263,26 @@ def pull(project: Project, progress: Progress) -> None:
 def demo(
     project: Project,
     model: str,
-    bring_live: Callable[[Project, str], None],
+    bring_live: Callable[[Project, str, str | None], None],
     progress: Progress,
     label: str = "demo",
 ) -> None:
     """The whole line of a model, then answers of the live release.
 
-    `bring_live(project, model)` materializes the model's graph; `label` begins the last line.
+    `bring_live(project, model, select)` materializes what is selected of the model's graph, or all
+    of it; `label` begins the last line.
     """
     started = time.monotonic()
     pull(project, progress)
     settings = load_fleet(project)
+    if not release.records(project, model):
+        # Servers would only take cores from the training; and which ones, the release decides.
+        bring_live(project, model, "*triton_repository")
     try:
         processes.up(project, settings, only="serving", progress=progress)
     except served_releases.NotServed as error:  # what is made live next mends it, or says why not
         progress(str(error))
-    bring_live(project, model)
+    bring_live(project, model, None)
     endpoint = routing.endpoint_of(project, settings, next(iter(settings.targets)))
     found = deployment.resolve_release(project, settings, model)
     plug = release.family_of_release(project, found)

@@ -165,8 +165,8 @@ def test_the_demo_ends_with_an_answer_of_what_is_live(
     monkeypatch.setattr(operations, "pull", lambda *_: None)
     asked: list[str] = []
     said: list[str] = []
-    operations.demo(owner.project, "indigo", lambda _, model: asked.append(model), said.append)
-    assert asked == ["indigo"]
+    operations.demo(owner.project, "indigo", lambda _, *of: asked.append(of), said.append)
+    assert asked == [("indigo", None)]
     file = owner.project.home / "demo.png"
     assert re.fullmatch(rf"demo: OK release=2 image={file} CLIP-S=\d\.\d+", said[-1])
     assert any(line.endswith("contact_sheet.png") for line in said)

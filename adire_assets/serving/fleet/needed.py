@@ -1,22 +1,27 @@
 """Which slots somebody needs: not everybody has every kind of server, and one that nobody asks
 takes memory and a share of the cores.
 
-A slot is needed when an enabled model is served by its kind of server, or when a record says that
-it holds a release. Where no model is enabled, the first kind is there for the first one.
+A slot is needed when a model that is enabled, or has a release, is served by its kind of server, or
+when a record says that it holds a release. Where there is no such model, the first kind is there
+for the first one.
 """
 
 from adire_assets.config.fleet import SERVERS, FleetConfig
 from adire_assets.config.model import models
 from adire_assets.core.family import family
 from adire_assets.core.project import Project
-from adire_assets.serving import record
+from adire_assets.serving import record, release
 from adire_assets.serving.slot_server import kind_speaking
 
 
 def needed(project: Project, fleet: FleetConfig) -> FleetConfig:
     """The fleet without the slots that nobody needs."""
     sound, _ = models(project)
-    protocols = {family(one.family).protocols for one in sound.values() if one.enabled}
+    protocols = {
+        family(one.family).protocols
+        for name, one in sound.items()
+        if one.enabled or release.records(project, name)
+    }
     kinds = {kind_speaking(one) for one in protocols} or {next(iter(SERVERS))}
     targets = {}
     for name, target in fleet.targets.items():
