@@ -281,6 +281,8 @@ def main() -> None:
     project = Project.find()
     subject = subject_of(project, options.model or MODELS[options.family], options.dataset)
     config = subject.config
+    if options.sheet and subject.plug.answer != "image":
+        parser.error("--sheet: shows images, and this model answers with none")
     make_all(subject, options)
     outcomes: list[Outcome] = []
     champion: Path | None = None

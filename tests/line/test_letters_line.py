@@ -66,7 +66,7 @@ class Letters:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=500,
         )
         said = done.stdout + done.stderr
         assert bool(done.returncode) == fails, said
