@@ -71,6 +71,14 @@ class EvaluationConfig(Strict):
 class ServingConfig(Strict):
     """What a release may be asked for."""
 
+    def settings(self, project: Project) -> dict[str, Any]:
+        """What a release is made with."""
+        return self.model_dump()
+
+    def files(self) -> list[str]:
+        """The files of the project, as its YAML names them, that a release is made with."""
+        return []
+
     def policy(self) -> dict[str, Any]:
         """The keys that decide about going live; a smaller number is a weaker policy."""
         return {}

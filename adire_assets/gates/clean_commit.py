@@ -104,7 +104,8 @@ def _deciding(project: Project, model: str, config: ModelConfig | None) -> Itera
     """The files that decide about `model`, as they are in the working tree."""
     yield from (project.model_file(model), fleet_file(project), project.root / TOP)
     if config:
-        yield from (project.root / name for name in config.evaluation.files())
+        named = (*config.evaluation.files(), *config.serving.files())
+        yield from (project.root / name for name in named)
         yield project.root / config.data.dvc_file
     for name in CODE:
         below = (project.root / name).rglob("*")

@@ -89,7 +89,7 @@ def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig)
         "family": config.family,
         "evaluation": config.evaluation.settings(project),
         "gates": config.evaluation.gates.model_dump(),
-        "serving": config.serving.model_dump(),
+        "serving": config.serving.settings(project),
     }
     inputs = {"judge": judge.inputs["weights"]}
     return Recipe("evaluation_config", model, inputs=inputs, config=settings)

@@ -59,6 +59,12 @@ KEYS: list[tuple[type[Strict], dict[str, Any], dict[str, Any], str]] = [
     (language.EvaluationConfig, {"temperature": 0.5}, {"samples": 1}, "samples is 0"),
     (language.EvaluationConfig, {"top_p": 0.5}, {"samples": 2}, "samples is 0"),
     (
+        language.ServingConfig,
+        {"moderation_words": "words.txt"},
+        {"moderation": "flag"},
+        "moderation is off",
+    ),
+    (
         language_gates.ChampionGates,
         {"confidence": 0.9},
         {"margins": {"loss": 0.1}},

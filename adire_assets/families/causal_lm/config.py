@@ -149,13 +149,54 @@ class EvaluationConfig(model.EvaluationConfig):
         return [one for one in (self.general_prompts, self.toxic_words) if one is not None]
 
 
+def read_words(project: Project, named: str, key: str) -> list[str]:
+    """The words of a text file, one a line, sorted. UserError when it is not there."""
+    file = project.inside(named, key)
+    if not file.is_file():
+        raise UserError(f"{key}: {file} does not exist; name a list of words")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return sorted({line.strip() for line in lines if line.strip()})
+
+
 class ServingConfig(model.ServingConfig):
     """Limits on what a request may ask for."""
+
+    ONLY_WITH = {
+        "moderation_words": (
+            EffectiveOnlyWith(
+                "moderation", "moderation: flag or refuse", lambda own: own.moderation != "off"
+            ),
+        )
+    }
 
     maximum_model_length: Annotated[int, Field(ge=16, le=1_000_000)] = 1024  # question and answer
     maximum_tokens: Annotated[int, Field(ge=1, le=100_000)] = 512  # of an answer
     maximum_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 16
     parity_answers: Annotated[int, Field(ge=1, le=64)] = 4  # that a release must repeat
+    # Prompts and answers with a word of the list are counted (flag), and refused.
+    moderation: Literal["off", "flag", "refuse"] = "off"
+    moderation_words: FilePath | None = None  # a text file, one word or phrase a line
+
+    @model_validator(mode="after")
+    def _something_to_look_for(self) -> Self:
+        if self.moderation != "off" and self.moderation_words is None:
+            raise MisplacedKey(
+                f"is {self.moderation}, and moderation_words names no list; name a text file with "
+                "one word a line, or set it to off",
+                ("moderation",),
+            )
+        return self
+
+    def settings(self, project: Project) -> dict[str, Any]:
+        """`moderation_words` are the words."""
+        named, settings = self.moderation_words, super().settings(project)
+        if named is not None:
+            words = read_words(project, named, "serving.moderation_words")
+            settings["moderation_words"] = words
+        return settings
+
+    def files(self) -> list[str]:
+        return [] if self.moderation_words is None else [self.moderation_words]
 
     def policy(self) -> dict[str, Any]:
         return {"parity_answers": self.parity_answers}

@@ -12,7 +12,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, hard_link_or_copy, read_json, write_json
 from adire_assets.core.worker import RunWorker
 from adire_assets.families.causal_lm.artifacts import BASE, WORDS
-from adire_assets.families.causal_lm.config import CausalLMConfig
+from adire_assets.families.causal_lm.config import CausalLMConfig, read_words
 
 NEEDED = ("config.json", "tokenizer.json")
 
@@ -73,13 +73,7 @@ def _copy(base: Path, folder: Path, copy: Callable[[str, str], object]) -> None:
 
 def _words(project: Project, config: CausalLMConfig) -> list[str]:
     named = config.evaluation.toxic_words
-    if named is None:
-        return []
-    file = project.inside(named, "evaluation.toxic_words")
-    if not file.is_file():
-        raise UserError(f"evaluation.toxic_words: {file} does not exist; name a list of words")
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return sorted({line.strip() for line in lines if line.strip()})
+    return read_words(project, named, "evaluation.toxic_words") if named else []
 
 
 def _folder(project: Project, config: CausalLMConfig) -> Path:

@@ -47,6 +47,8 @@ def test_what_ships_can_be_read_with_the_files_that_it_names(name: str) -> None:
             "serving: {maximum_tokens: 100}",
             "evaluation.max_tokens: is 256, but serv",
         ),
+        ("serving: {}", "serving: {moderation: refuse}", "moderation_words names no list"),
+        ("serving: {}", "serving: {moderation_words: words.txt}", "moderation: flag or refuse"),
         ("serving: {}", "search: {parameters: {ranks: {choices: [1, 2]}}}", "no such key"),
         (
             "serving: {}",
@@ -90,3 +92,14 @@ def test_a_general_prompt_that_cannot_be_read_is_told_with_its_line(project: Pro
     (project.root / "general.jsonl").write_text('{"prompt": "Why?"}\n')
     [asked] = load_model(project, "letters").evaluation.settings(project)["general_prompts"]
     assert asked["messages"] == [{"role": "user", "content": "Why?"}]
+
+
+def test_the_words_that_are_moderated_are_those_of_the_file(project: Project) -> None:
+    text = GOOD.replace("serving: {}", "serving: {moderation: flag, moderation_words: words.txt}")
+    project.model_file("letters").write_text(text)
+    serving = load_model(project, "letters").serving
+    assert serving.files() == ["words.txt"]
+    with pytest.raises(UserError, match=r"serving\.moderation_words: .*words\.txt does not exist"):
+        serving.settings(project)
+    (project.root / "words.txt").write_text("b\n\n a \n")
+    assert serving.settings(project)["moderation_words"] == ["a", "b"]

@@ -1,6 +1,6 @@
 """Words that a release's prompts and answers are looked through for.
 
-`moderation` of its limits is off, flag (counted and told in a header) or refuse; `moderation_words`
+`moderation` of its limits is off, flag (counted) or refuse; `moderation_words`
 are the words and phrases. One is found as a whole word, whatever its case; in scripts that put no
 spaces between words, wherever it stands.
 """
@@ -31,7 +31,7 @@ class Words:
 def words_of(limits: Mapping[str, Any]) -> Words:
     """Those of a release's limits."""
     how = limits.get("moderation", "off")
-    return _words(tuple(limits.get("moderation_words", ())) if how != "off" else (), how)
+    return _words(tuple(limits.get("moderation_words") or ()) if how != "off" else (), how)
 
 
 @lru_cache(maxsize=64)
