@@ -87,7 +87,7 @@ def parity(evaluation: Path, given: Sequence[Answer], on_cpu: bool) -> dict[str,
     """{passed, explanation, answers, equal, smallest_agreement} of the answers to the first
     evaluated requests; `on_cpu`: nothing of both sides was written by a GPU."""
     pairs = [
-        (answers.composed(answer.content), one.text)
+        (_readable(answers.composed(answer.content)), _readable(one.text))
         for answer, one in zip(given, _greedy(evaluation), strict=False)
     ]
     if not pairs:
@@ -119,6 +119,11 @@ def _facts(
         "equal": equal,
         "smallest_agreement": None if agreement is None else round(agreement, 6),
     }
+
+
+def _readable(text: str) -> str:
+    """Without halves of characters, which an answer may end with: a vLLM leaves them out."""
+    return text.replace("\ufffd", "")
 
 
 def _greedy(evaluation: Path) -> list[answers.Answer]:

@@ -87,6 +87,8 @@ def test_on_the_cpu_a_release_repeats_every_character(evaluation: Path) -> None:
     texts = [REFERENCE, "Dear Bisi, 7 cloths cost 9000 naira."]
     told = serve.parity(evaluation, [Answer(1, {}, text) for text in texts], True)
     assert told["passed"] and (told["answers"], told["equal"]) == (2, 2)
+    half = [Answer(1, {}, f"{text}\ufffd") for text in texts]
+    assert serve.parity(evaluation, half, True)["passed"]
     near = [Answer(1, {}, texts[0].replace("cost", "costs")), Answer(1, {}, texts[1])]
     told = serve.parity(evaluation, near, True)
     assert not told["passed"] and "it answers 'Dear Ada, 3 cloths costs" in told["explanation"]

@@ -39,8 +39,8 @@ ROLLOUT = RolloutConfig(
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LettersHouse]:
     """Release 1 is live, 2 is another one; an engine takes minutes to start, so there are two."""
     made = letters_house(tmp_path_factory.mktemp("letters") / "project", ROLLOUT)
-    add_letters(made, 16)
-    add_letters(made, 24)
+    add_letters(made, 60)
+    add_letters(made, 64)
     with made.up():
         made.deploy(1)
         yield made
@@ -124,7 +124,7 @@ def test_an_adapter_under_other_names_does_not_come_live(house: LettersHouse) ->
         found = load_file(path)
         save_file({name.replace(".layers.", ".blocks."): one for name, one in found.items()}, path)
 
-    number = add_letters(house, 16, spoil=rename)
+    number = add_letters(house, 60, spoil=rename)
     with pytest.raises(UserError, match=f"could not load letters@{number}: "):
         house.deploy(number)
     assert house.record.live == 1
@@ -140,7 +140,7 @@ def test_an_adapter_with_other_weights_does_not_pass_the_check(house: LettersHou
             path,
         )
 
-    number = add_letters(house, 32, spoil=turn)
+    number = add_letters(house, 60, spoil=turn)
     state = house.deploy(number)
     assert state.live == 1 and state.last_rollout
     assert "evaluated answers are repeated" in state.last_rollout["reason"]
