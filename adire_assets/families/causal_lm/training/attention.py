@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from adire_assets.core.errors import UserError
 
@@ -70,10 +70,8 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     groups: tuple[Group, ...] | None = None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """[1, heads, tokens, width] each -> [1, tokens, heads, width], as AttentionInterface has it.
 
@@ -83,16 +81,7 @@ def attend(
     for group in groups or groups_of(query.shape[-2:-1], query.device):
         q, k, v = (_Apart.apply(part[0].transpose(0, 1), group) for part in (query, key, value))
         window = _window(q, sliding_window)
-        attended = scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=window,
-            is_causal=window is None,
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        attended, _ = sdpa_attention_forward(module, q, k, v, window, is_causal=True, **others)
         found.append(_Together.apply(attended, group))
     return torch.cat(found)[None], None
 
@@ -113,7 +102,7 @@ def _apart(row: Tensor, group: Group) -> Tensor:
 
 
 def _together(rectangle: Tensor, group: Group) -> Tensor:
-    return rectangle.transpose(1, 2).flatten(0, 1).index_select(0, group.real)
+    return rectangle.flatten(0, 1).index_select(0, group.real)
 
 
 class _Apart(torch.autograd.Function):
@@ -129,7 +118,7 @@ class _Apart(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        group, gradient = ctx.group, _together(gradients[0], ctx.group)
+        group, gradient = ctx.group, _together(gradients[0].transpose(1, 2), ctx.group)
         if len(gradient) == ctx.shape[0]:
             return gradient, None
         whole = gradient.new_zeros(ctx.shape)
@@ -138,7 +127,7 @@ class _Apart(torch.autograd.Function):
 
 
 class _Together(torch.autograd.Function):
-    """[n, heads, L, width] -> [tokens of the group, heads, width]."""
+    """[n, L, heads, width] -> [tokens of the group, heads, width]."""
 
     @staticmethod
     def forward(ctx: Any, rectangle: Tensor, group: Group) -> Tensor:
@@ -147,10 +136,10 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        rows, heads, length, width = ctx.shape
-        flat = gradients[0].new_zeros(rows * length, heads, width)
+        rows, length, *sizes = ctx.shape
+        flat = gradients[0].new_zeros(rows * length, *sizes)
         flat.index_copy_(0, ctx.group.real, gradients[0])
-        return flat.view(rows, length, heads, width).transpose(1, 2), None
+        return flat.view(ctx.shape), None
 
 
 AttentionInterface.register(NAME, attend)
