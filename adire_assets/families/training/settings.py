@@ -107,4 +107,9 @@ class SharedTrainingConfig(Strict):
             raise ValueError("keep_checkpoint: best needs validation_steps, for example 100")
         if (self.num_processes or self.num_machines) % self.num_machines:
             raise ValueError("num_processes is counted on all machines: a multiple of num_machines")
+        if self.quantization == "4bit" and self.distribution == "fsdp":
+            raise ValueError(
+                "quantization: 4bit does not go with distribution: fsdp, which spreads no weights "
+                "in 4 bits; use distribution: ddp"
+            )
         return self
