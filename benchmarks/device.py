@@ -2,8 +2,8 @@
 
     benchmarks/device.sh [--dry-run] [--only PART]
 
-The base is Stable Diffusion 1.5 in its published sizes with random weights: pictures are noise, but
-time and memory are those of a trained one. A part that lacks a package is skipped and says which.
+The parts of diffusion models stand in benchmarks/device_diffusion.py, those of language models in
+benchmarks/device_language.py. A part that lacks a package is skipped and says which.
 With `--dry-run` each part's process only imports what it needs and checks its settings, so that a
 machine without a GPU tells whether it would start. The last line is
 
@@ -22,9 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks import device_diffusion, device_language
+
 ROOT = Path(__file__).parents[1]
 SECONDS = 480.0  # of all parts together
-STEPS = 20
 Figures = dict[str, Any]
 
 
@@ -36,297 +37,13 @@ class Part:
     about: str
     run: Callable[[Path, bool], Figures]
     packages: tuple[str, ...] = ()
+    base: str = ""  # the part that makes what this one works on
 
 
-# --- what the parts work on ---------------------------------------------------------------------
-
-
-def base(folder: Path, dry: bool) -> Figures:
-    """Stable Diffusion 1.5's sizes in half precision, and two dozen images of 512 pixels."""
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-    from diffusers import UNet2DConditionModel as UNet
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from tests.support import tiny
-
-    if dry:
-        return {}
-    torch.manual_seed(0)
-    words = tiny.tokenizer()
-    levels = (128, 256, 512, 512)
-    with torch.device("cuda"):
-        pipe = StableDiffusionPipeline(
-            vae=AutoencoderKL(
-                block_out_channels=levels,
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-                sample_size=512,
-            ),
-            text_encoder=CLIPTextModel(
-                CLIPTextConfig(
-                    **tiny.text_config(words, 768)
-                    | {"intermediate_size": 3072, "num_hidden_layers": 12}
-                    | {"num_attention_heads": 12}
-                )
-            ),
-            tokenizer=words,
-            unet=UNet(sample_size=64, cross_attention_dim=768),
-            scheduler=DDIMScheduler(**tiny.SCHEDULE, clip_sample=False, steps_offset=1),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    pipe.to(dtype=torch.float16).save_pretrained(folder / "base", variant="fp16")
-    tiny.make_dataset(folder / "dataset", images=24, resolution=512)
-    parameters = sum(weight.numel() for weight in pipe.unet.parameters())
-    return {"unet_parameters": parameters}
-
-
-def _small(folder: Path) -> tuple[Path, Path]:
-    """A base and images of 64 pixels, made when they are not there."""
-    from tests.support import tiny
-
-    small = folder / "small"
-    if not small.is_dir():
-        tiny.make_random_base(small / "base")
-        tiny.make_dataset(small / "dataset")
-    return small / "base", small / "dataset"
-
-
-# --- training -----------------------------------------------------------------------------------
-
-
-def _train(
-    folder: Path, name: str, resolution: int = 512, cache: str = "cache", **training: Any
-) -> Figures:
-    """Figures of a training, and the digest of its adapter."""
-    import torch
-
-    from adire_assets.core.lineage import file_digest
-    from adire_assets.families.diffusion.sampling import ADAPTER_FILE
-    from adire_assets.families.diffusion.training import lora
-
-    said: list[str] = []
-    small = resolution != 512
-    place, images = _small(folder) if small else (folder / "base", folder / "dataset")
-    output = folder / "trained" / name
-    output.mkdir(parents=True)
-    torch.cuda.reset_peak_memory_stats()
-    result = lora.train(
-        dataset=str(images),
-        base=str(place),
-        variant=None if small else "fp16",
-        output=str(output),
-        training=_settings(**training),
-        work=str(folder / "work" / name),
-        cache=str(folder / cache),
-        resolution=resolution,
-        device="cuda",
-        progress=lambda message, **_: said.append(message),
-    )
-    encoded = next(line for line in said if line.startswith("encoded "))
-    return {
-        "steps_per_second": result["steps_per_second"],
-        "peak_memory_mib": torch.cuda.max_memory_allocated() // 2**20,
-        "loss": round(result["final_loss"], 4),
-        "encoded": int(encoded.split()[1]),
-        "sha256": file_digest(output / ADAPTER_FILE)[:12],
-    }
-
-
-def _settings(**training: Any) -> dict[str, Any]:
-    return {
-        "learning_rate": 1e-4,
-        "max_train_steps": STEPS,
-        "checkpointing_steps": STEPS // 2,
-        "train_batch_size": 4,
-        "gradient_accumulation_steps": 1,
-        **training,
-    }
-
-
-def training(name: str, **settings: Any) -> Callable[[Path, bool], Figures]:
-    """A part that trains the large base with these settings."""
-
-    def run(folder: Path, dry: bool) -> Figures:
-        from adire_assets.families.diffusion.training.settings import TrainingConfig
-
-        TrainingConfig.model_validate(_settings(**settings))
-        return {} if dry else _train(folder, name, **settings)
-
-    return run
-
-
-def caches(folder: Path, dry: bool) -> Figures:
-    """One cache for both precisions: each training finds its own texts, never the other's."""
-
-    if dry:
-        return {}
-    encoded = [
-        _train(folder, f"precision-{number}", 64, "both", mixed_precision=precision)["encoded"]
-        for number, precision in enumerate(("fp16", "no", "fp16", "no"))
-    ]
-    if encoded[2:] != [0, 0] or not encoded[1]:
-        raise RuntimeError(f"encoded {encoded}: a precision found nothing, or another's")
-    return {"encoded": encoded}
-
-
-def equal_bits(folder: Path, dry: bool) -> Figures:
-    """Two trainings with `deterministic: true` give the same file."""
-
-    if dry:
-        return {}
-    made = {
-        _train(folder, f"equal-{number}", 64, deterministic=True)["sha256"] for number in range(2)
-    }
-    if len(made) > 1:
-        raise RuntimeError(f"two deterministic trainings differ: {sorted(made)}")
-    return {"sha256": made.pop()}
-
-
-# --- drawing and judging ------------------------------------------------------------------------
-
-
-def sampling(folder: Path, dry: bool) -> Figures:
-    """Images a second with a LoRA, in half precision, 30 steps with guidance."""
-    import torch
-
-    from adire_assets.families.diffusion.sampling import Request, Sampler
-
-    if dry:
-        return {}
-    sampler = Sampler(folder / "base", "fp16", folder / "trained" / "training_fp16", "cuda")
-    found: Figures = {}
-    for count in (1, 4, 8):
-        requests = [Request("indigo circles", seed=seed) for seed in range(count)]
-        sampler.generate(requests)  # warms up
-        started = time.perf_counter()
-        sampler.generate(requests)
-        found[f"images_per_second_{count}"] = round(count / (time.perf_counter() - started), 2)
-    return found | {"peak_memory_mib": torch.cuda.max_memory_allocated() // 2**20}
-
-
-def evaluation(folder: Path, dry: bool) -> Figures:
-    """Images of an adapter and of its base, drawn, timed and scored as the gates see them."""
-    from adire_assets.families.diffusion.evaluation import evaluate, images
-    from tests.support import tiny
-
-    if dry:
-        return {}
-    place, dataset = _small(folder)
-    adapter = tiny.make_adapter(folder / "evaluated" / "lora", place)
-    judge = tiny.make_random_judge(folder / "evaluated" / "judge")
-    asked = {
-        "prompts": ["indigo circles", "white crosses"],
-        "seeds": list(range(8)),
-        "negative_prompt": "",
-        "num_inference_steps": 10,
-        "guidance_scale": 7.5,
-        "latency_images": 3,
-    }
-    facts: Figures = {}
-    for name, lora in (("base", None), ("adapter", str(adapter))):
-        output = folder / "evaluated" / name
-        output.mkdir()
-        facts = images.draw(
-            base=str(place),
-            variant=None,
-            adapter=lora,
-            drawing=asked,
-            output=str(output),
-            device="cuda",
-            progress=_silent,
-        )
-    output = folder / "evaluated" / "report"
-    output.mkdir()
-    report = evaluate.score(
-        dataset=str(dataset),
-        adapter_images=str(folder / "evaluated" / "adapter"),
-        base_images=str(folder / "evaluated" / "base"),
-        judge=str(judge),
-        evaluation={**asked, "prompt_set": None, "judge": {"source": "random"}},
-        output=str(output),
-        device="cuda",
-        progress=_silent,
-    )
-    return {
-        "seconds_per_image": facts["seconds_per_image_mean"],
-        "peak_memory_mib": facts["peak_memory_bytes"] // 2**20,
-        "clip_s": report["clip_s_mean"],
-    }
-
-
-def triton(folder: Path, dry: bool) -> Figures:
-    """A release on a scratch Triton with the GPU answers with the evaluated images."""
-    from adire_assets.core.project import Project
-    from adire_assets.serving.fleet import parity
-    from tests.support.diffusion import add_diffusion
-    from tests.support.fleets import make_fleet
-    from tests.support.house import House
-
-    if dry:
-        return {}
-    root = folder / "served"
-    (root / "configs" / "models").mkdir(parents=True)
-    (root / "triton_models").symlink_to(ROOT / "triton_models")
-    house = House(Project(root, root / "home"), make_fleet(), "cloth")
-    number = add_diffusion(house, 1)
-    started = time.perf_counter()
-    facts = parity.compare_on_scratch_server(house.project, house.releases[number], "cuda", print)
-    if not facts["passed"]:
-        raise RuntimeError(facts["explanation"])
-    return {
-        "seconds": round(time.perf_counter() - started, 1),
-        "device": facts["device"],
-        "smallest_ssim": facts["smallest_ssim"],
-    }
-
-
-def _silent(message: str, **_: Any) -> None:
-    pass
-
-
-BITS = ("bitsandbytes",)
-PARTS = (
-    Part("base", "Stable Diffusion 1.5's sizes, random weights", base),
-    Part("training_fp32", "LoRA in full precision", training("training_fp32")),
-    Part("training_fp16", "in fp16", training("training_fp16", mixed_precision="fp16")),
-    Part("training_bf16", "in bf16", training("training_bf16", mixed_precision="bf16")),
-    Part(
-        "training_lean",
-        "bf16 with gradient checkpointing, channels last and the text encoder",
-        training(
-            "training_lean",
-            mixed_precision="bf16",
-            gradient_checkpointing=True,
-            channels_last=True,
-            train_text_encoder=True,
-        ),
-    ),
-    Part(
-        "training_8bit_adam",
-        "bf16 with 8-bit AdamW",
-        training("training_8bit_adam", mixed_precision="bf16", optimizer="adamw_8bit"),
-        BITS,
-    ),
-    Part(
-        "training_qlora",
-        "bf16 on a base in 4 bits",
-        training("training_qlora", mixed_precision="bf16", quantization="4bit"),
-        BITS,
-    ),
-    Part(
-        "training_compiled",
-        "bf16 with torch.compile",
-        training("training_compiled", mixed_precision="bf16", torch_compile=True),
-    ),
-    Part("caches", "one cache for fp16 and full precision", caches),
-    Part("equal_bits", "two deterministic trainings", equal_bits),
-    Part("sampling", "images a second by batch size", sampling),
-    Part("evaluation", "drawing, timing and scoring", evaluation, ("onnxruntime",)),
-    Part("triton", "a release on a Triton with the GPU", triton, ("pytriton", "tritonclient")),
+PARTS = tuple(
+    Part(*part, base=parts.BASE)
+    for parts in (device_diffusion, device_language)
+    for part in parts.PARTS
 )
 
 
@@ -346,7 +63,9 @@ def main() -> None:
     card = _card()
     if card is None and not given.dry_run:
         sys.exit("device: torch sees no CUDA GPU here; --dry-run lists the parts and starts each")
-    wanted = [part for part in PARTS if not given.only or part.name in {"base", *given.only}]
+    chosen = [part for part in PARTS if not given.only or part.name in given.only]
+    needed = {name for part in chosen for name in (part.name, part.base)}
+    wanted = [part for part in PARTS if part.name in needed]
     started = time.monotonic()
     outcomes = []
     with tempfile.TemporaryDirectory() as name:

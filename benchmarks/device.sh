@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every CUDA path, in at most eight minutes, with figures; the parts stand in benchmarks/device.py.
+# Every CUDA path, in at most eight minutes, with figures; the parts stand in benchmarks/device_*.py.
 #
 #     benchmarks/device.sh             on a machine with an NVIDIA GPU
 #     benchmarks/device.sh --dry-run   anywhere: lists the parts and sees that each one starts

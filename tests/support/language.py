@@ -21,8 +21,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def write_base(folder: Path, **config: Any) -> Path:
-    """A random Qwen3 with a byte-level tokenizer and its chat template."""
+def write_base(folder: Path, dtype: Any = None, **config: Any) -> Path:
+    """A random Qwen3 (float32, or of `dtype`) with a byte-level tokenizer and its chat template."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -31,6 +31,7 @@ def write_base(folder: Path, **config: Any) -> Path:
     tokenizer = build_tokenizer(0, vocabulary=400, exercises=200, records=60)
     torch.manual_seed(0)
     sizes = {
+        "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -42,13 +43,12 @@ def write_base(folder: Path, **config: Any) -> Path:
         "initializer_range": 0.2,
     }
     given = Qwen3Config(
-        vocab_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         **{**sizes, **config},
     )
-    Qwen3ForCausalLM(given).save_pretrained(folder)
+    Qwen3ForCausalLM(given).to(dtype or torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
