@@ -19,42 +19,39 @@ timesteps and noise for all. The last line is
     memory_ratio=<ours / peer, peak memory>
 
 (on one line), where bare is the faster of its two ways. Nothing else may run meanwhile.
+
+    python -m benchmarks.training --family causal_lm --peer trl
+
+is the benchmark of a language model's training, see benchmarks/training_language.py.
 """
 
 import argparse
 import json
-import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import psutil
 import yaml
 
-from adire_assets.core import lineage
-from adire_assets.core.job_folder import command, write_job
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.training.launch import launcher, split_batch_across_processes
+from benchmarks import training_language
+from benchmarks.watched import Finished, job, machine, run
 
 CAPTION = "a photo in nigerian_adire_style"
 RESOLUTION = 128
 VARIANT = "fp16"
 BATCH, ACCUMULATION = 1, 4
 BARE_STEPS = 60  # of each way and round; its rate settles at once
-SAMPLE_SECONDS = 0.1
 WINDOWS = 4  # into which a loss curve is cut
 TRAINING: dict[str, Any] = {
     "rank": 4,
@@ -75,14 +72,6 @@ TRAINING: dict[str, Any] = {
     "center_crop": True,
 }
 SHARED_WITH_PEER = set(TRAINING) - {"lora_alpha", "target_modules", "center_crop"}
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A child that ended well: its whole time, and the peak of its process tree."""
-
-    seconds: float
-    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -132,65 +121,6 @@ def prepare(project: Project, scratch: Path) -> Bench:
     return Bench(project.root / "base_models/tiny/pipeline", dataset, images, scratch)
 
 
-def run(project: Project, arguments: Sequence[str], log: Path, **extra: str) -> Finished:
-    """Run a child to its end and watch its memory; SystemExit with its last words if it fails."""
-    environment = {
-        **os.environ,
-        "ADIRE_PROJECT": str(project.root),
-        "OMP_NUM_THREADS": str(lineage.threads()),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(project.root), os.environ.get("PYTHONPATH")])
-        ),
-        **extra,
-    }
-    peak, began = 0, time.monotonic()
-    with log.open("wb") as output:
-        child = psutil.Popen(
-            arguments, cwd=project.root, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        while True:
-            try:
-                child.wait(SAMPLE_SECONDS)
-                break
-            except psutil.TimeoutExpired:
-                peak = max(peak, _resident(child))
-    seconds = time.monotonic() - began
-    if child.returncode:
-        tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-        raise SystemExit(f"{tail}\n{' '.join(arguments)} ended with {child.returncode}")
-    return Finished(seconds, peak)
-
-
-def _resident(child: psutil.Process) -> int:
-    total = 0
-    for process in (child, *child.children(recursive=True)):
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
-def job(
-    project: Project,
-    folder: Path,
-    function: str,
-    launch: tuple[str, ...] = launcher("cpu", TRAINING),
-    **arguments: Any,
-) -> tuple[Any, Finished]:
-    """A function of training_sides in a worker, started as the asset graph starts training."""
-    folder.mkdir()
-    write_job(folder, f"benchmarks.training_sides:{function}", arguments, lineage.threads())
-    finished = run(
-        project,
-        command(folder, launcher=launch),
-        folder / "log",
-        GOMP_SPINCOUNT=lineage.SPIN_COUNT,
-    )
-    return read_json(folder / "result.json"), finished
-
-
 def train_ours(
     project: Project, bench: Bench, name: str, steps: int, seed: int, more: dict[str, Any]
 ) -> Trained:
@@ -207,7 +137,7 @@ def train_ours(
     record, finished = job(
         project,
         bench.scratch / name,
-        "ours",
+        "benchmarks.training_sides:ours",
         launcher("cpu", training),
         dataset=bench.dataset,
         base=bench.base,
@@ -258,15 +188,17 @@ def _trained(bench: Bench, output: Path, record: Any, finished: Finished) -> Tra
     return Trained(output, rate, record["losses"], finished)
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    libraries = ", ".join(f"{name} {version(name)}" for name in FAMILY.packages[:5])
-    name = names[0] if names else platform.processor()
-    return f"{name}, {lineage.threads()} of {os.cpu_count()} cores, {libraries}"
-
-
 def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--family", choices=("diffusion", "causal_lm"), default="diffusion")
+    chosen, others = parser.parse_known_args()
+    {"diffusion": beside_diffusers, "causal_lm": training_language.beside_trl}[chosen.family](
+        others
+    )
+
+
+def beside_diffusers(arguments: Sequence[str]) -> None:
+    """The benchmark of a diffusion model's training."""
     parser = argparse.ArgumentParser(description="Our trainer beside diffusers' and a bare loop.")
     parser.add_argument("--peer-script", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each training")
@@ -277,14 +209,14 @@ def main() -> None:
     parser.add_argument(
         "--ours", action="append", default=[], help="one more setting of our side, KEY=VALUE"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     given = (setting.partition("=") for setting in options.ours)
     more = {key: yaml.safe_load(value) for key, _, value in given}
     if not options.peer_script.is_file():
         parser.error(f"--peer-script: there is no file {options.peer_script}")
     script = [str(options.peer_script.resolve()), *options.peer_argument]
     project = Project.find()
-    print(f"machine: {machine()}", flush=True)
+    print(f"machine: {machine(FAMILY.packages[:5])}", flush=True)
     with tempfile.TemporaryDirectory(prefix="adire-training-") as name:
         bench = prepare(project, Path(name))
         if options.steps <= bench.epoch_steps:
@@ -297,7 +229,7 @@ def main() -> None:
             rates, _ = job(
                 project,
                 bench.scratch / f"bare-{number}",
-                "bare",
+                "benchmarks.training_sides:bare",
                 dataset=bench.dataset,
                 base=bench.base,
                 variant=VARIANT,
@@ -320,7 +252,7 @@ def main() -> None:
         losses, _ = job(
             project,
             bench.scratch / "judge",
-            "judge",
+            "benchmarks.training_sides:judge",
             dataset=bench.dataset,
             base=bench.base,
             variant=VARIANT,

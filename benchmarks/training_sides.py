@@ -1,14 +1,12 @@
 """What the children of benchmarks/training.py do: our trainer, the bare loop, the judgement.
 
 Each function is a job of `adire_assets.core.worker`. All of them work on the CPU in float32, and
-`step_clock` tells in the same way for every side when an optimizer step ended.
+`watched.step_clock` tells in the same way for every side when an optimizer step ended.
 """
 
 import csv
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,15 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion import architectures
 from adire_assets.families.diffusion.training.settings import TrainingConfig
+from benchmarks.watched import step_clock
 
 TIMESTEPS = range(50, 1000, 100)  # at which the validation loss is taken
 NOISE_SEED = 7
 BLOCK_STEPS = 20  # of one way of the bare loop, before the other has its turn
-
-
-@contextmanager
-def step_clock() -> Iterator[list[float]]:
-    """Seconds (monotonic) at which each step of any optimizer of this process ended."""
-    ends: list[float] = []
-    handle = register_optimizer_step_post_hook(lambda *_: ends.append(time.monotonic()))
-    try:
-        yield ends
-    finally:
-        handle.remove()
 
 
 def ours(

@@ -17,7 +17,7 @@ import peft  # noqa: F401 - with transformers, which must not take the stand-in 
 from accelerate import Accelerator
 
 from adire_assets.core.store import write_json
-from benchmarks.training_sides import step_clock
+from benchmarks.watched import step_clock
 
 
 def main() -> None:
