@@ -276,8 +276,8 @@ def demo(
     pull(project, progress)
     settings = load_fleet(project)
     if not release.records(project, model):
-        # Servers would only take cores from the training; and which ones, the release decides.
-        bring_live(project, model, "*triton_repository")
+        # Servers would only take cores from the training. A release is checked in an idle slot.
+        bring_live(project, model, "*promotion_verdict")
     try:
         processes.up(project, settings, only="serving", progress=progress)
     except served_releases.NotServed as error:  # what is made live next mends it, or says why not

@@ -1,16 +1,16 @@
 """Which slots somebody needs: not everybody has every kind of server, and one that nobody asks
 takes memory and a share of the cores.
 
-A slot is needed when a model that is enabled, or has a release, is served by its kind of server, or
-when a record says that it holds a release. Where there is no such model, the first kind is there
-for the first one.
+A slot is needed when a model that is enabled, or was materialized here, is served by its kind of
+server, or when a record says that it holds a release. Where there is no such model, the first kind
+is there for the first one.
 """
 
 from adire_assets.config.fleet import SERVERS, FleetConfig
 from adire_assets.config.model import models
 from adire_assets.core.family import family
 from adire_assets.core.project import Project
-from adire_assets.serving import record, release
+from adire_assets.serving import record
 from adire_assets.serving.slot_server import kind_speaking
 
 
@@ -20,7 +20,7 @@ def needed(project: Project, fleet: FleetConfig) -> FleetConfig:
     protocols = {
         family(one.family).protocols
         for name, one in sound.items()
-        if one.enabled or release.records(project, name)
+        if one.enabled or project.records.list(f"references/latest/{name}")
     }
     kinds = {kind_speaking(one) for one in protocols} or {next(iter(SERVERS))}
     targets = {}

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from adire_assets.config.fleet import load_fleet
+from adire_assets.core.files import write_json
 from adire_assets.serving.fleet.needed import needed
 from tests.support.house import TARGET, House
-from tests.support.light import add_light, light_house
+from tests.support.light import light_house
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,12 +38,14 @@ def kinds(house: House) -> set[str]:
     return {slot.server for slot in target.slots.values()}
 
 
-def test_a_disabled_model_needs_slots_once_it_has_a_release(
+def test_a_disabled_model_needs_slots_once_it_was_materialized(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ADIRE_FLEET", raising=False)
     assert kinds(house) == {"vllm"}
-    add_light(house)
+    write_json(
+        house.project.home / "references" / "latest" / house.model / "dataset.json", {"key": "one"}
+    )
     assert kinds(house) == {"vllm", "triton"}
 
 

@@ -26,7 +26,7 @@ class Answer:
     slots: Mapping[str, str] = field(default_factory=dict)  # name -> value
     language: str = ""  # such as "zh"; "" is not known
     kind: Literal["held_out", "general"] = "held_out"
-    messages: tuple[Mapping[str, str], ...] = ()  # all before the answer: role and content
+    messages: tuple[Mapping[str, str], ...] = ()  # all that was said, up to the prompt
     sample: int = 0  # 0 is greedy, others are drawn
     seed: int | None = None
     finish_reason: Literal["stop", "length"] = "stop"
@@ -38,7 +38,7 @@ class Answer:
     @property
     def question(self) -> str:
         """All that the model was told before it answered."""
-        return "\n".join([*(one["content"] for one in self.messages), self.prompt])
+        return "\n".join(one["content"] for one in self.messages) or self.prompt
 
     @property
     def expected(self) -> str | None:

@@ -272,3 +272,10 @@ def test_the_day_stands_in_no_other_number() -> None:
 def test_one_fact_alone_has_no_place() -> None:
     assert math.isnan(each("slots_in_place", inputs(record("?", slots={"name": "Ada Obi"})))[0])
     assert math.isnan(each("slots_in_place", inputs(record(LETTER, kind="general")))[0])
+
+
+def test_a_question_is_told_once_with_all_that_went_before() -> None:
+    before = ({"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello!"})
+    asked = Answer("Why?", "", messages=(*before, {"role": "user", "content": "Why?"}))
+    assert asked.question == "Hello.\nHello!\nWhy?"
+    assert Answer("Why?", "").question == "Why?"

@@ -50,7 +50,7 @@ def test_answers_are_read_as_they_were_written(tmp_path):
     ]
     first, second = read_answers(written(tmp_path, *rows))
     assert first.text == "a\u2028b"
-    assert first.question == "When?\nWhen?"
+    assert first.question == "When?"
     assert (second.sample, second.seed, second.loss, second.expected) == (1, 7, None, None)
 
 
