@@ -135,6 +135,16 @@ def test_its_page_shows_texts(line: Letters) -> None:
     assert not re.findall(FOREIGN, text, re.IGNORECASE)
 
 
+@pytest.mark.full
+def test_a_search_compares_settings_by_their_loss(line: Letters) -> None:
+    tried = {"trials": 2, "parameters": {"rank": {"choices": [2, 4]}}}
+    write_yaml(line.project.model_file(MODEL), {**CONFIG, "search": tried})
+    line.told("materialize", MODEL, "--select", "base_model")
+    said = line.told("search", MODEL)
+    assert re.search(rf"search: {MODEL} trial=\d validation_loss=\d\.\d+ rank=[24]", said)
+    line.configure(**LOW)
+
+
 def test_a_bad_record_is_told_with_its_file_and_line_and_nothing_is_made(line: Letters) -> None:
     good = list(letters(59, 0))
     line.data(*good, {**good[0], "input": "another", "output": ""})
