@@ -10,6 +10,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json, write_json
 from adire_assets.families.causal_lm import serve
 from adire_assets.families.causal_lm.evaluation.answers import read_answers
+from adire_assets.families.causal_lm.judge_process import question_of
 
 PROVENANCE = "provenance"
 DEMONSTRATED = 3  # questions
@@ -56,7 +57,8 @@ def demonstrate(
 ) -> Iterator[str]:
     """Evaluated questions with the answers of the base and of what is live; then the scores."""
     asked = serve.requests(evaluation)
-    base = {one.question: one.text for one in read_answers(evaluation / "base") if not one.sample}
+    bare = (one for one in read_answers(evaluation / "base") if not one.sample)
+    base = {question_of(one): one.text for one in bare}
     for request in asked[:: max(len(asked) // DEMONSTRATED, 1)][:DEMONSTRATED]:
         yield f"question: {request['prompt']}"
         yield f"the base: {base.get(request['prompt'], '')}"

@@ -25,7 +25,7 @@ Judge = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 def open_judge(judge: Path, evaluation: Path, device: str) -> AbstractContextManager[Judge]:
     """By the evaluation of the release whose answers are judged."""
-    evaluated = {one.question: one for one in answers.read_answers(evaluation)}
+    evaluated = {question_of(one): one for one in answers.read_answers(evaluation)}
     values = tuple({value for one in evaluated.values() for value in one.slots.values()})
 
     def score(prompts: Sequence[str], contents: Sequence[str]) -> list[float]:
@@ -37,6 +37,11 @@ def open_judge(judge: Path, evaluation: Path, device: str) -> AbstractContextMan
         )
 
     return nullcontext(score)
+
+
+def question_of(answer: Answer) -> str:
+    """What an answer was asked by, each message once."""
+    return "\n".join(one["content"] for one in answer.messages) or answer.prompt
 
 
 def scores_of(found: Sequence[Answer], values: Iterable[str] = ()) -> list[float]:

@@ -18,7 +18,7 @@ from adire_assets.core.files import read_json
 from adire_assets.families.causal_lm.artifacts import ASKED
 from adire_assets.families.causal_lm.evaluation import answers
 from adire_assets.families.causal_lm.evaluation.metrics.rouge_l import rouge_l
-from adire_assets.families.causal_lm.judge_process import scores_of
+from adire_assets.families.causal_lm.judge_process import question_of, scores_of
 
 SMALLEST_AGREEMENT = 0.9  # of the characters, in order; with a GPU
 FIRST_SEED = 1_000_000  # far from the small seeds that evaluations use
@@ -31,7 +31,7 @@ def requests(evaluation: Path) -> list[dict[str, Any]]:
     drawn = {name: asked[name] for name in ("temperature", "top_p")} if asked["samples"] else None
     return [
         {
-            "prompt": one.question,
+            "prompt": question_of(one),
             "messages": [dict(message) for message in one.messages],
             "max_tokens": asked["max_tokens"],
             "temperature": 0.0,
@@ -48,8 +48,8 @@ def expected(evaluation: Path) -> list[float]:
     scores: dict[str, list[float]] = {}
     for one, score in zip(found, scores_of(found), strict=True):
         if one.sample or not read_json(evaluation / ASKED)["samples"]:
-            scores.setdefault(one.question, []).append(score)
-    return [mean(scores[one.question]) for one in _greedy(evaluation)]
+            scores.setdefault(question_of(one), []).append(score)
+    return [mean(scores[question_of(one)]) for one in _greedy(evaluation)]
 
 
 def repeated(serving: Mapping[str, Any]) -> int:

@@ -10,7 +10,7 @@ import pytest
 from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import write_json
-from adire_assets.families.causal_lm import serve
+from adire_assets.families.causal_lm import answers, serve
 from adire_assets.families.causal_lm.artifacts import ASKED
 from adire_assets.families.causal_lm.evaluation.answers import FILE
 from adire_assets.families.causal_lm.judge_process import open_judge
@@ -49,6 +49,7 @@ def evaluation(tmp_path: Path) -> Path:
 
 def test_what_was_asked_greedily_is_asked_again_and_drawn_anew(evaluation: Path) -> None:
     first, second = serve.requests(evaluation)
+    assert first["prompt"] == "one"
     assert serve.inputs(first) == {
         "messages": [{"role": "user", "content": "one"}],
         "max_tokens": 32,
@@ -102,3 +103,12 @@ def test_only_a_text_is_an_answer() -> None:
     for wrong in ({}, {"choices": []}, {"choices": [{"message": {"content": None}}]}):
         with pytest.raises((KeyError, IndexError, TypeError)):
             serve.content(wrong)
+
+
+def test_a_demonstration_has_each_question_once_beside_the_base(evaluation: Path) -> None:
+    (evaluation / "base").mkdir()
+    write(evaluation / "base", [row("one", 0, "Dear"), row("two", 0, "No")])
+    write_json(evaluation / "report.json", {"scores": {"rouge_l_char": 0.5, "slot_f1": 0.25}})
+    lines = list(answers.demonstrate(evaluation, lambda _: Answer(1, {}, REFERENCE), evaluation))
+    assert lines[:3] == ["question: one", "the base: Dear", f"live:     {REFERENCE}"]
+    assert lines[-1] == "rouge_l_char=0.500 slot_f1=0.250"
