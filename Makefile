@@ -26,7 +26,7 @@ demo-llm: $(INSTALLED) .venv-vllm/.installed
 test: $(INSTALLED)
 	$(PYTEST) -m 'not full'
 
-test-all: test
+test-all: test .venv-vllm/.installed
 	$(PYTEST) -m full
 
 lint: $(INSTALLED)
