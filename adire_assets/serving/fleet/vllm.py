@@ -78,6 +78,8 @@ class VLLM(SlotServer):
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
+            # An engine's processes change their titles, and would write over what marks them.
+            "SPT_NOENV": "1",
         }
 
     def versions(self) -> dict[str, str]:

@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(
     door: RunningGateway, body: bytes, status: int
 ) -> None:
     before, asked = door.counted(1), door.http(CHAT, body)
-    assert asked[0] == status and len(asked[1]["error"]) > 10
+    assert asked[0] == status and len(asked[1]["error"]["message"]) > 10
     assert door.counted(1).since(before).failed == 0
 
 

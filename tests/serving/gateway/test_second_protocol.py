@@ -78,7 +78,8 @@ def test_a_chat_reaches_the_release_that_its_body_names(chat: RunningGateway) ->
     assert set(Counter(asked)) == {1, 2}
     assert {chat.http(PATH, ask("cloth@2"))[1]["release"] for _ in range(10)} == {2}
     assert chat.http(PATH, ask("cloth@9"))[0] == 404
-    assert chat.http(PATH, ask("silk")) == (404, {"error": "no such model is served here"})
+    status, answer = chat.http(PATH, ask("silk"))
+    assert (status, answer["error"]["message"]) == (404, "no such model is served here")
     assert streamed(chat, "cloth@2") == ("2", PIECES, True)
     for body in (b"", b"{", ask(7), ask(None), b"[]", b"\xff", b'{"model": "a", "model": "b"}'):
         assert chat.http(PATH, body)[0] in (400, 404), body
