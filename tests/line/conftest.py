@@ -175,7 +175,7 @@ def line(
     line = Line(root, environment)
     fleet = YAML()
     tree = fleet.load((root / "configs" / "fleet.yaml").read_text())
-    ports = iter(free_ports(9))
+    ports = iter(free_ports(3 * len(tree["targets"]["local"]["slots"]) + 3))
     target = tree["targets"]["local"]
     for slot in target["slots"].values():
         slot.update({name: next(ports) for name in SLOT_PORTS})
