@@ -267,6 +267,8 @@ def test_the_day_stands_in_no_other_number() -> None:
     assert each("slots_in_place", inputs(record(reference, **own))) == [1]
     other_way = record("33 pieces of order 3 on 3 May", **own)
     assert each("slots_in_place", inputs(other_way)) == [0]
+    another_day = record("3 pieces of order 33 on 4 May", **own)
+    assert each("slots_in_place", inputs(another_day)) == [0]
 
 
 def test_one_fact_alone_has_no_place() -> None:
