@@ -1,9 +1,13 @@
 """A stand-in of a vLLM behind the door: an ASGI app that a test can have fail in every way."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from adire_assets.core.store import write_json
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -16,6 +20,7 @@ class FakeEngine:
 
     `ignored` are adapters with which it answers as its base does. `breaks`: after how many pieces a
     stream breaks, and by what: "error" is an event of vLLM's, "raise" an exception, "end" no more.
+    `seconds` pass before each piece.
     """
 
     text: str = "three cloths for Ada"
@@ -23,6 +28,7 @@ class FakeEngine:
     status: int = 200
     ignored: set[str] = field(default_factory=set)
     breaks: tuple[int, str] | None = None
+    seconds: float = 0.0
     loaded: dict[str, str] = field(default_factory=dict)
     asked: list[Message] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
@@ -74,6 +80,7 @@ class FakeEngine:
             if self.breaks and self.breaks[0] == place:
                 await self._break(send)
                 return
+            await asyncio.sleep(self.seconds)
             last = place == len(words) - 1
             choice = {"index": 0, "delta": {"content": f"{word} "}}
             choice["finish_reason"] = self.finish if last else None
@@ -102,3 +109,24 @@ async def _send(send: Send, status: int, content: Any) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+
+
+def install(
+    slot: Path, number: int, model: str = "letters", base: str = "b", **limits: Any
+) -> None:
+    """Put a release of `model` into a slot's folder."""
+    folder = slot / "models" / model / str(number)
+    (slot / "base_models" / base).mkdir(parents=True, exist_ok=True)
+    engine = {"model": f"../../../base_models/{base}", "max_lora_rank": 8, "max_model_len": 64}
+    write_json(folder / "model.json", {**engine, **limits.pop("engine", {})})
+    write_json(folder / "multi_lora.json", {model: "adapter"})
+    write_json(folder / "serving.json", {"maximum_tokens": 32, **limits})
+    hashed = f"{model}{number}{limits.pop('content', '')}"
+    write_json(folder / "provenance.json", {"release": number, "release_hash": hashed})
+
+
+def slow_door() -> Any:
+    """What a server runs as an app: the door before an engine that takes its time."""
+    from adire_vllm.middleware import Door
+
+    return Door(FakeEngine(text="cloth " * 150, seconds=0.02))

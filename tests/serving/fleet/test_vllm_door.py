@@ -10,8 +10,7 @@ from adire_vllm import launcher
 from adire_vllm.middleware import Door
 from prometheus_client import REGISTRY
 
-from adire_assets.core.store import write_json
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, install
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
@@ -73,19 +72,6 @@ class Opened:
 
     def reconcile(self, model: str = "letters") -> dict[str, Any]:
         return json.loads(self.ask("/adire/reconcile", {"model": model})[2])
-
-
-def install(
-    slot: Path, number: int, model: str = "letters", base: str = "b", **limits: Any
-) -> None:
-    folder = slot / "models" / model / str(number)
-    (slot / "base_models" / base).mkdir(parents=True, exist_ok=True)
-    engine = {"model": f"../../../base_models/{base}", "max_lora_rank": 8, "max_model_len": 64}
-    write_json(folder / "model.json", {**engine, **limits.pop("engine", {})})
-    write_json(folder / "multi_lora.json", {model: "adapter"})
-    write_json(folder / "serving.json", {"maximum_tokens": 32, **limits})
-    hashed = f"{model}{number}{limits.pop('content', '')}"
-    write_json(folder / "provenance.json", {"release": number, "release_hash": hashed})
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from adire_vllm import series
+from adire_vllm.last_words import broken_event
 from adire_vllm.moderation import Words
 from adire_vllm.releases import Release
 
@@ -19,19 +20,28 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 EVENT, DONE = b"data: ", b"[DONE]"
 RETRY = b"x-adire-retry"  # of an answer that is none: the gateway may ask another slot
-BROKEN = "the answer broke off: the server failed while it was being written; ask again"
 UNANSWERED = "the server failed before it began to answer; ask again"
 LEFT_OUT = "the answer was ended because it holds a word that this model may not say"
 
 
 class Answer:
-    """One answer on its way; `send` takes what the engine sends, `finish` what became of it."""
+    """One answer on its way; `send` takes what the engine sends, `finish` what became of it.
+
+    `begin` is called when the head of a stream has gone, and returns what is to be called at its
+    end.
+    """
 
     def __init__(
-        self, release: Release, streamed: bool, words: Words, told: dict[str, Any], send: Send
+        self,
+        release: Release,
+        streamed: bool,
+        words: Words,
+        told: dict[str, Any],
+        send: Send,
+        begin: Callable[[], Callable[[], None]],
     ) -> None:
         self.release, self.streamed, self.words, self.told = release, streamed, words, told
-        self._send = send
+        self._send, self._on_begin, self._on_end = send, begin, _nothing
         self.started = time.perf_counter()
         self.last: float | None = None  # when the last piece of a stream went out
         self.head: Message | None = None
@@ -69,6 +79,7 @@ class Answer:
             self.head = {"type": "http.response.start", "status": 503, "headers": headers}
             await self._begin(length=len(body))
             await self._send({"type": "http.response.body", "body": body})
+        self._let_go()
         outcome = self._outcome()
         series.REQUESTS.labels(*self.labels, outcome).inc()
         if outcome == "answered":
@@ -170,6 +181,7 @@ class Answer:
     async def _end(self) -> None:
         await self._begin()
         self.ended = True
+        self._let_go()
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _break_off(self) -> None:
@@ -177,9 +189,8 @@ class Answer:
         self.failed = True
         if not self.sent:
             return  # the head is not gone: this is a failure like any other
-        error = {"message": BROKEN, "type": "server_error", "code": "broken_off"}
-        event = EVENT + json.dumps({"error": error}).encode() + b"\n\n"
-        await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        body = broken_event()
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _begin(self, length: int | None = None) -> None:
         if self.sent:
@@ -196,6 +207,16 @@ class Answer:
             own[b"content-length"] = str(length).encode()
         kept = [pair for pair in self.head.get("headers", []) if pair[0].lower() not in own]
         await self._send({**self.head, "headers": [*kept, *own.items()]})
+        if length is None:
+            self._on_end = self._on_begin()
+
+    def _let_go(self) -> None:
+        """Once; before the last piece of a whole stream, behind which another answer may begin."""
+        end, self._on_end = self._on_end, _nothing
+        end()
+
+
+def _nothing() -> None: ...
 
 
 def _ending(event: bytes) -> list[bytes]:

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
+from adire_vllm.last_words import KEEPER, Keeper
 from adire_vllm.releases import Engine, engine_for
 
 AGAIN = 75  # the exit status of an engine that is to be started on another base
@@ -111,14 +112,19 @@ def wait_for_engine(slot: Path, port: int) -> Engine:
 
 
 def run(arguments: Sequence[str], slot: Path, device: str) -> int:
-    """Run one vLLM to its end; its exit status. Nothing that it has started outlives it."""
-    libc = ctypes.CDLL(None)
+    """Run one vLLM to its end; its exit status. Nothing that it has started outlives it, and who
+    reads a stream of it is told."""
+    libc, keeper = ctypes.CDLL(None), Keeper()
+    way = keeper.theirs.fileno()
     process = subprocess.Popen(
         arguments,
-        env={**os.environ, SLOT: str(slot), DEVICE: device},
+        env={**os.environ, SLOT: str(slot), DEVICE: device, KEEPER: str(way)},
+        pass_fds=[way],
         start_new_session=True,
         preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
     )
+
+    keeper.started()
 
     def stop(number: int, frame: FrameType | None) -> None:
         process.terminate()
@@ -131,6 +137,7 @@ def run(arguments: Sequence[str], slot: Path, device: str) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        keeper.ended()
 
 
 def main() -> None:

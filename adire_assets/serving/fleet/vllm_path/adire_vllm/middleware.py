@@ -15,12 +15,14 @@ cannot be asked for is refused with one sentence, see `requests`, before it come
 import json
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adire_vllm import requests, series
 from adire_vllm.answers import RETRY, Answer, Message, Send
 from adire_vllm.engine import App, Holder, software
+from adire_vllm.last_words import Streams
 from adire_vllm.launcher import DEVICE, SLOT
 from adire_vllm.moderation import words_of
 from adire_vllm.releases import Release, engine_for
@@ -43,6 +45,7 @@ class Door:
             raise RuntimeError(f"{slot} holds no release to start an engine for")
         self.device = os.environ[DEVICE]
         self.holder, self.software = Holder(slot, engine), software(self.device)
+        self.streams = Streams()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -109,7 +112,8 @@ class Door:
             "software": self.software,
             "request": {name: one for name, one in asked.items() if name != "model"},
         }
-        answer = Answer(release, bool(asked.get("stream")), words, told, send)
+        streamed, begin = bool(asked.get("stream")), partial(self.streams.begin, receive)
+        answer = Answer(release, streamed, words, told, send, begin)
         data = json.dumps({**asked, "model": release.name}, ensure_ascii=False).encode()
         given = False
 
