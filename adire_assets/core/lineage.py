@@ -54,6 +54,8 @@ SPIN_COUNT = "20000"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 # Instruction sets that libraries choose their kernels by, as the kernel names them (x86, ARM).
 VECTORS = ("avx", "amx", "fma", "sse", "ssse", "asimd", "sve")
+# The fields in which a statement holds others.
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
 ABSENT = "absent"  # the version of what is not installed
 NOT_LIBRARIES = ("cuda", "device", "machine", "threads")  # of a recipe's environment
@@ -240,7 +242,9 @@ def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
     """(syntax hash, the names of imports as written: .x is relative); read once per process."""
     tree = ast.parse(path.read_bytes())
     imports: list[str] = []
-    for node in ast.walk(tree):
+    statements: list[Any] = [tree]
+    for node in statements:  # which grows; expressions import nothing, and most of a tree is those
+        statements += [one for name in BLOCKS for one in getattr(node, name, ())]
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
