@@ -1,6 +1,6 @@
 """`adire generate`: a request to a served model, whose options are those of its family."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import wraps
 from inspect import Parameter, signature
@@ -22,41 +22,65 @@ from adire_assets.core.answer import RequestOption
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family, family_names
 from adire_assets.core.project import Project
+from adire_assets.serving.connection import Endpoint
+
+OfRelease = Annotated[
+    int | None,
+    typer.Option(min=1, max=LARGEST_NUMBER, help="Which release; default: the live one."),
+]
+OfTarget = Annotated[str, typer.Option(help="Which target; default: the first of the fleet.")]
 
 
-def _options() -> dict[str, RequestOption]:
-    """Those of all families that can be loaded, by name."""
-    found: dict[str, RequestOption] = {}
+def with_options(chat: bool = False) -> Callable[[Any], Any]:
+    """For a command whose last parameter, `request`, is made of the options of the families, or of
+    those that can chat."""
+    options = _options(chat)
+
+    def decorate(command: Any) -> Any:
+        @wraps(command)
+        def asked(**given: Any) -> Any:
+            request = {name: given.pop(name) for name in options}
+            return command(**given, request={k: v for k, v in request.items() if v is not None})
+
+        own = list(signature(command).parameters.values())[:-1]
+        added = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in options.items()
+        ]
+        asked.__signature__ = signature(command).replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return asked
+
+    return decorate
+
+
+def _options(chat: bool) -> dict[str, Any]:
+    """Those of the families that can be loaded, by name; the help says whose each is."""
+    found: dict[str, list[tuple[str, RequestOption]]] = {}
     for name in family_names():
         with suppress(UserError):  # who asks one of its models is told
-            found = {option.name: option for option in family(name).served.options} | found
-    return found
+            served = family(name).served
+            for option in served.options if served.chat or not chat else ():
+                found.setdefault(option.name, []).append((name, option))
+    told: dict[str, Any] = {}
+    for name, of_families in found.items():
+        families, options = zip(*of_families, strict=True)
+        text = next((option.help for option in options if option.help), "")
+        about = typer.Option(help=f"{text} [{', '.join(families)}]".lstrip())
+        told[name] = Annotated[Optional[options[0].kind], about]  # noqa: UP045
+    return told
 
 
-def _with_options(command: Any) -> Any:
-    """A command whose last parameter, `request`, is made of the families' options."""
-    options = _options()
+def endpoint_of(project: Project, target: str) -> Endpoint:
+    """Where a target (default: the first of the fleet) is asked."""
+    from adire_assets.serving.gateway import routing
 
-    @wraps(command)
-    def asked(**given: Any) -> Iterable[str]:
-        request = {name: given.pop(name) for name in options}
-        return command(**given, request={k: v for k, v in request.items() if v is not None})
-
-    own = list(signature(command).parameters.values())[:-1]
-    added = [
-        Parameter(
-            name,
-            Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[Optional[option.kind], typer.Option(help=option.help)],  # noqa: UP045
-        )
-        for name, option in options.items()
-    ]
-    asked.__signature__ = signature(command).replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    return asked
+    fleet = load_fleet(project)
+    if target and target not in fleet.targets:
+        raise UserError(f"there is no target {target}; targets: {', '.join(fleet.targets)}")
+    return routing.endpoint_of(project, fleet, target or next(iter(fleet.targets)))
 
 
-@_with_options
+@with_options()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask for.", callback=not_blank)],
     model: Annotated[
@@ -65,36 +89,27 @@ def generate(
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: out with the answer's ending.")
     ] = None,
-    release: Annotated[
-        int | None,
-        typer.Option(min=1, max=LARGEST_NUMBER, help="Which release; default: the live one."),
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="Which target; default: the first of the fleet.")
-    ] = "",
+    release: OfRelease = None,
+    target: OfTarget = "",
     request: Any = None,
 ) -> Iterable[str]:
     """Ask a served model; the answer is written with its provenance."""
     from adire_assets.serving.client import ask
-    from adire_assets.serving.gateway import routing
 
     project = Project.find()
-    fleet = load_fleet(project)
     model = model or only_model(project)
     plug = family_of(project, model)
-    _require_known(plug, request)
+    require_known(plug, request)
     out = out or Path(f"out{plug.served.suffix}")
     file_to_write_as(plug.served.suffix)(out)
     answers = plug.answers.functions
     files = answers.files(out, request)
     file_to_write(files)
-    if target and target not in fleet.targets:
-        raise UserError(f"there is no target {target}; targets: {', '.join(fleet.targets)}")
-    endpoint = routing.endpoint_of(project, fleet, target or next(iter(fleet.targets)))
+    endpoint = endpoint_of(project, target)
     return answers.save(ask(endpoint, plug, model, {"prompt": prompt, **request}, release), files)
 
 
-def _require_known(plug: Family, request: dict[str, Any]) -> None:
+def require_known(plug: Family, request: dict[str, Any]) -> None:
     """UserError for an option that is not the family's, or out of its limits."""
     known = {option.name: option for option in plug.served.options}
     for name, value in request.items():

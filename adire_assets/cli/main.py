@@ -32,6 +32,7 @@ from adire_assets.cli.arguments import (
     require_text,
     yaml_to_write,
 )
+from adire_assets.cli.chat_command import chat
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.generate_command import generate
 from adire_assets.config.fleet import load_fleet
@@ -134,6 +135,7 @@ def search(
 
 
 app.command()(generate)
+app.command()(chat)
 
 
 @app.command()
@@ -147,13 +149,26 @@ def status() -> Iterable[str]:
 @app.command()
 def trace(
     file: Annotated[
-        Path, typer.Argument(help="A file that `adire generate` wrote.", callback=file_to_read)
-    ],
+        Path | None,
+        typer.Argument(
+            help="A file that `adire generate` wrote, or an answer as its client saved it.",
+            callback=file_to_read,
+        ),
+    ] = None,
+    answer: Annotated[
+        Path | None,
+        typer.Option(help="The same file, named as an option.", callback=file_to_read),
+    ] = None,
 ) -> Iterable[str]:
     """From an answer to its release, commit, data, hyperparameters, MLflow run and scores."""
     from adire_assets.ops import operations
 
-    return operations.trace(Project.find(), file)
+    if file and answer:
+        raise UserError(f"name one file, {file} or {answer}")
+    named = file or answer
+    if named is None:
+        raise UserError("name the file of an answer, as in `adire trace out.png`")
+    return operations.trace(Project.find(), named)
 
 
 @app.command()

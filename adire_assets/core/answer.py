@@ -34,9 +34,12 @@ class Served:
     `suffix` ends the names of their files, such as ".png". `quality` is what the judge scores, such
     as "CLIP-S": more is better, and none is below 0. A rollout divides a score by the one evaluated
     for the same request, and clips the ratio to `quality_range`.
+    With `chat`, a request may hold `messages` ({role, content} each) that end with its `prompt`,
+    and an answer is a text that can come in pieces.
     """
 
     suffix: str
     quality: str
     quality_range: tuple[float, float] = (0.0, 1.5)
     options: tuple[RequestOption, ...] = ()
+    chat: bool = False

@@ -106,12 +106,15 @@ class Family:
                  again(request, random): one that was not evaluated; inputs(request): {name: array}
                  of the backend, whose outputs are `release`, `provenance` (JSON; `device`,
                  `software` and `request` of it are told) and what content(outputs) makes an
-                 answer's content of; parity(evaluation, answers, on_cpu): {passed, explanation}
-                 and what was measured
+                 answer's content of; piece(outputs): the text in a piece of an answer, where
+                 `served.chat`; parity(evaluation, answers, on_cpu): {passed, explanation} and what
+                 was measured
         answers  files(out, request): the files of an answer; save(answer, files): a line for each;
                  demonstrate(evaluation, ask, out): what `adire demo` shows of a live release, in
                  lines, by ask(request) -> Answer; the last line sums it up, `out` begins files;
-                 read_provenance(file); position(provenance): which part of its answer a file is
+                 read_provenance(file): None when it is no file of an answer, {model, release,
+                 release_hash} alone when it only names its release; position(provenance): which
+                 part of its answer a file is
         judge_process   open_judge(judge, evaluation, device): a context with the function
                  (prompts, contents) -> scores, which judges answers of the release with this
                  evaluation while it goes live

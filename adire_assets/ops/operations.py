@@ -188,7 +188,7 @@ def _same_code(recipe: dict[str, Any]) -> bool:
 
 def trace(project: Project, file: Path) -> Iterator[str]:
     """Lines that lead from an answer's file to its release, code, data, MLflow run and scores."""
-    facts, plug = client.read_provenance(file)
+    facts, plug = client.provenance_of(project, file)
     try:
         yield from list(_traced(project, file, facts, plug))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -198,10 +198,14 @@ def trace(project: Project, file: Path) -> Iterator[str]:
 
 
 def _traced(project: Project, file: Path, facts: dict[str, Any], plug: Family) -> Iterator[str]:
-    request = facts["request"]
     yield f"{file}: release {facts['release']} of {facts['model']}"
-    yield f"  request: {', '.join(f'{name}={value!r}' for name, value in request.items())}"
-    yield f"  {plug.answers.functions.position(facts)}"
+    if "release_hash" in facts:  # not yet in the oldest answers
+        yield f"  content of the release: {facts['release_hash']}"
+    if request := facts.get("request"):
+        yield f"  request: {', '.join(f'{name}={value!r}' for name, value in request.items())}"
+        yield f"  {plug.answers.functions.position(facts)}"
+    else:
+        yield "  request: not in this file, which names its release only"
     yield f"  code: {_code(facts['code'])}"
     yield f"  data: DVC {facts['dvc_hash']}, of which this model's part {facts['data_hash']}"
     base = facts["base_model"]
@@ -215,8 +219,11 @@ def _traced(project: Project, file: Path, facts: dict[str, Any], plug: Family) -
         yield f"  policy: {policy.weakening_sentence(asked['weaker_than'], asked['weakened'])}"
     yield f"  MLflow run: {facts['mlflow_run_id']}"
     try:
-        known = release.read_record(project, facts["model"], facts["release"])
-    except UserError:
+        known = release.find_record(project, facts["model"], facts["release"])
+    except UserError as error:
+        yield f"  this project's record of the release cannot be read: {error}"
+        return
+    if known is None:
         yield "  this project does not hold that release's record: it was made elsewhere"
         return
     same = known.provenance["adapter_hash"] == facts["adapter_hash"]

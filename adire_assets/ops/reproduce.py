@@ -88,7 +88,7 @@ def _release_of(project: Project, what: str) -> ReleaseRecord:
         return release.read_record(project, found[1], int(found[2]))
     if not Path(what).is_file():
         raise UserError(f"{what} is neither a release, such as indigo@3, nor the file of an answer")
-    facts, _ = client.read_provenance(Path(what))
+    facts, _ = client.provenance_of(project, Path(what))
     try:
         record = release.read_record(project, facts["model"], facts["release"])
         same = facts["adapter_hash"] == record.adapter["content_hash"]
@@ -97,7 +97,7 @@ def _release_of(project: Project, what: str) -> ReleaseRecord:
     if not same:
         raise UserError(
             f"{what} is of another release {record.number} of {record.model} than the one "
-            "of this project; run this in the project whose release drew it"
+            "of this project; run this in the project whose release gave it"
         )
     return record
 

@@ -5,7 +5,8 @@
 What goes in and what comes out is the family's; each answer says its release and its provenance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,8 +15,12 @@ from typing import Any
 from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family, family_names
+from adire_assets.core.project import Project
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.protocol import protocol
+from adire_assets.serving.release import find_record, provenance
+
+ONLY_NAMED = {"model", "release", "release_hash"}  # what an answer tells that tells no more
 
 
 def ask(
@@ -36,9 +41,46 @@ def ask(
     given = functions.inputs({name: one for name, one in request.items() if one is not None})
     endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
     client = resolve_name(protocol(plug.protocols[0]).client)
-    try:
+    with _of_a_release(endpoint, model):
         answer = client(endpoint, model, given, release, timeout)
         return replace(answer, content=functions.content(answer.content))
+
+
+def require_chat(plug: Family) -> None:
+    """UserError for a family whose answers do not come in pieces of text."""
+    if not plug.served.chat or not protocol(plug.protocols[0]).stream:
+        raise UserError(
+            f"models of the family {plug.name} do not chat, each answers with one {plug.answer}; "
+            'ask one with `adire generate "..."`'
+        )
+
+
+def stream(
+    endpoint: Endpoint,
+    plug: Family,
+    model: str,
+    request: Mapping[str, Any],
+    release: int | None = None,
+    timeout: float = 600.0,
+) -> Iterator[Answer]:
+    """The answer of a family that can chat, piece by piece; the `content` of each is its text.
+
+    `timeout` is between two pieces; else as `ask`. `Unanswered` also for one that breaks off.
+    """
+    functions = plug.serve.functions
+    given = functions.inputs({name: one for name, one in request.items() if one is not None})
+    client = resolve_name(protocol(plug.protocols[0]).stream)
+    with _of_a_release(endpoint, model):
+        for answer in client(endpoint, model, given, release, timeout):
+            yield replace(answer, content=functions.piece(answer.content))
+
+
+@contextmanager
+def _of_a_release(endpoint: Endpoint, model: str) -> Iterator[None]:
+    """UserError when what is read inside is no answer of a release."""
+    try:
+        yield
+        return
     except KeyError as error:
         wrong = f"it lacks {error}"
     except (TypeError, AttributeError, IndexError, ValueError) as error:  # empty, or no JSON
@@ -49,19 +91,45 @@ def ask(
     )
 
 
-def read_provenance(path: Path) -> tuple[dict[str, Any], Family]:
-    """(the provenance inside the file of an answer, the family whose it is). UserError when there
-    is none."""
-    refused: list[tuple[bool, UserError]] = []
+def provenance_of(project: Project, path: Path) -> tuple[dict[str, Any], Family]:
+    """(where the answer in a file comes from, the family whose it is). What an answer that only
+    names its release comes from is told by this project's record of that.
+
+    UserError when the file is no answer of a release, or names one that is not of this project.
+    """
+    facts, plug = _read_provenance(path)
+    if set(facts) != ONLY_NAMED:
+        return facts, plug
+    name = f"{facts['model']}@{facts['release']}"
+    record = find_record(project, facts["model"], facts["release"])
+    if record is None:
+        raise UserError(
+            f"{path} is an answer of {name}, of which this project has no record: it was made "
+            "elsewhere, so trace it in the project that serves it"
+        )
+    then, here = facts["release_hash"], record.repository["content_hash"]
+    if not here.startswith(then):
+        raise UserError(
+            f"{path} is an answer of a {name} whose content is {then[:16]}, and that of this "
+            f"project is {here[:16]}: it was made elsewhere, so trace it in the project that "
+            "serves it"
+        )
+    return provenance(record), plug
+
+
+def _read_provenance(path: Path) -> tuple[dict[str, Any], Family]:
+    kinds = []
     for name in family_names():
         try:
             plug = family(name)
         except UserError:
             continue  # a family that cannot be loaded reads nothing
-        try:
-            return plug.answers.functions.read_provenance(path), plug
-        except UserError as error:
-            refused.append((path.suffix == plug.served.suffix, error))
-    if not refused:
+        if (found := plug.answers.functions.read_provenance(path)) is not None:
+            return found, plug
+        kinds.append(f"{plug.answer} ({plug.served.suffix})")
+    if not kinds:
         raise UserError(f"{path}: no family is installed that could read it")
-    raise max(refused, key=lambda one: one[0])[1]
+    raise UserError(
+        f"{path} is no {' or '.join(kinds)} of a served model: name a file by `adire generate`, "
+        "or an answer as its client saved it"
+    )

@@ -141,13 +141,19 @@ def write_record(project: Project, record: ReleaseRecord) -> ReleaseRecord:
     return project.records.change(name, bound).as_kind(ReleaseRecord)
 
 
+def find_record(project: Project, model: str, number: int) -> ReleaseRecord | None:
+    """The record of release `number`, None when there is none. UserError when it is damaged."""
+    found = project.records.read(f"releases/{model}/{number}")
+    return None if found.value is None else found.as_kind(ReleaseRecord)
+
+
 def read_record(project: Project, model: str, number: int) -> ReleaseRecord:
     """The record of release `number`. UserError when there is none."""
-    found = project.records.read(f"releases/{model}/{number}")
-    if found.value is None:
+    found = find_record(project, model, number)
+    if found is None:
         known = ", ".join(str(record.number) for record in records(project, model)) or "none"
         raise UserError(f"there is no release {number} of {model}; releases here: {known}")
-    return found.as_kind(ReleaseRecord)
+    return found
 
 
 def record_named(project: Project, name: str) -> ReleaseRecord:
@@ -156,6 +162,17 @@ def record_named(project: Project, name: str) -> ReleaseRecord:
     if found is None:
         raise UserError(f"{name}: a release is named like indigo@3")
     return read_record(project, found[1], int(found[2]))
+
+
+def provenance(record: ReleaseRecord) -> dict[str, Any]:
+    """What each answer of a release tells of it."""
+    return {
+        **record.provenance,
+        "model": record.model,
+        "release": record.number,
+        "release_hash": record.repository["content_hash"],
+        "mlflow_run_id": record.mlflow_run_id,
+    }
 
 
 def records(project: Project, model: str) -> list[ReleaseRecord]:
@@ -183,20 +200,13 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
     store = Store(project)
     content, base = store.open(record.repository), store.open(record.base_model)
     model = slot / "models" / record.model
-    provenance = {
-        **record.provenance,
-        "model": record.model,
-        "release": record.number,
-        "release_hash": content.content_hash,
-        "mlflow_run_id": record.mlflow_run_id,
-    }
 
     def copy_base(folder: Path) -> None:
         _copy(_content(base), folder, hard_link_or_copy)
 
     def copy_version(folder: Path) -> None:
         _copy(_content(content), folder, shutil.copyfile)
-        write_json(folder / "provenance.json", provenance)
+        write_json(folder / "provenance.json", provenance(record))
         (folder / NO_CACHE).touch()
 
     with project.locks.acquire(INSTALL_LOCK):

@@ -149,13 +149,12 @@ def test_a_png_without_provenance_is_said_to_have_none(tmp_path: Path) -> None:
 
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text(json.dumps({}))
-    for name, sentence in [
-        ("plain.png", "carries no provenance"),
-        ("text.png", "is not an image"),
-        ("absent.png", "does not exist"),
-    ]:
-        with pytest.raises(UserError, match=sentence):
-            read_provenance(tmp_path / name)
+    with pytest.raises(UserError, match="carries no provenance"):
+        read_provenance(tmp_path / "plain.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "plain.png").read_bytes()[:45])
+    with pytest.raises(UserError, match="is not an image that can be read"):
+        read_provenance(tmp_path / "half.png")
+    assert read_provenance(tmp_path / "text.png") is None
 
 
 def test_an_unknown_model_or_release_is_named(address: str) -> None:

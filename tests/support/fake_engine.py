@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ class FakeEngine:
 
     `ignored` are adapters with which it answers as its base does. `breaks`: after how many pieces a
     stream breaks, and by what: "error" is an event of vLLM's, "raise" an exception, "end" no more.
-    `seconds` pass before each piece.
+    `seconds` pass before each piece; a stream waits for `going_on` before its last one.
     """
 
     text: str = "three cloths for Ada"
@@ -29,6 +30,7 @@ class FakeEngine:
     ignored: set[str] = field(default_factory=set)
     breaks: tuple[int, str] | None = None
     seconds: float = 0.0
+    going_on: threading.Event | None = None
     loaded: dict[str, str] = field(default_factory=dict)
     asked: list[Message] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
@@ -82,6 +84,8 @@ class FakeEngine:
                 return
             await asyncio.sleep(self.seconds)
             last = place == len(words) - 1
+            if last and self.going_on:
+                assert await asyncio.to_thread(self.going_on.wait, 20)
             choice = {"index": 0, "delta": {"content": f"{word} "}}
             choice["finish_reason"] = self.finish if last else None
             await send(_event({"model": body["model"], "choices": [choice]}))

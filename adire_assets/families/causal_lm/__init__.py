@@ -35,6 +35,7 @@ FAMILY = Family(
     served=Served(
         suffix=".json",
         quality="ROUGE-L and slot F1",
+        chat=True,
         options=(
             RequestOption("seed", int, "Default: a random one, which is told.", 0, 2**31 - 1),
             RequestOption("max_tokens", int, "Of an answer.", 1, 100_000),

@@ -1,7 +1,9 @@
 """The files of answers: JSON with the text and its provenance."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from adire_assets.families.causal_lm.evaluation.answers import read_answers
 from adire_assets.families.causal_lm.judge_process import question_of
 
 PROVENANCE = "provenance"
+RELEASE = re.compile(r"([a-z][a-z0-9_]*)@([0-9]{1,9})")  # OpenAI's `model`
+HASH = re.compile(r"[0-9a-f]{16,64}")
 DEMONSTRATED = 3  # questions
 
 
@@ -29,22 +33,53 @@ def save(answer: Answer, paths: Sequence[Path]) -> Iterator[str]:
     yield f"{path}: release {answer.release}"
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance inside a file. UserError when there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is not an answer that can be read: {reason}") from None
-    provenance = found.get(PROVENANCE) if isinstance(found, dict) else None
-    if not isinstance(provenance, dict):
+def read_provenance(path: Path) -> dict[str, Any] | None:
+    """The provenance inside a file that `save` wrote, or that a client of OpenAI's interface saved:
+    in one piece, or as the events of a stream. An answer without it names its release by `model`.
+
+    UserError for an answer that failed, or that names no release.
+    """
+    parts = _parts(path)
+    for part in parts:
+        if isinstance(part.get(PROVENANCE), dict):
+            return dict(part[PROVENANCE])
+    answers = [part for part in parts if isinstance(part.get("choices"), list)]
+    if not answers:
+        failed = next((part["error"] for part in parts if "error" in part), None)
+        if failed is None:
+            return None
+        said = failed.get("message") if isinstance(failed, dict) else failed
+        raise UserError(f"{path} is no answer but a refusal: {said}")
+    names = sorted({str(part.get("model")) for part in answers})
+    named = RELEASE.fullmatch(names[0])
+    if named is None or len(names) > 1:
         raise UserError(
-            f"{path} carries no provenance: it was not written by `adire generate` of this "
-            "project's language models"
+            f"{path}: its `model` is {' and '.join(names)}, which names no release such as "
+            "letters@3: no gateway of this project gave it, or its client changed it"
         )
-    return provenance
+    hashes = (str(part.get("system_fingerprint")) for part in answers)
+    known = next((one for one in hashes if HASH.fullmatch(one)), "")
+    return {"model": named[1], "release": int(named[2]), "release_hash": known}
+
+
+def _parts(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file: one, a list, or one a line, perhaps as events; none where the
+    file is something else. A head, which `curl -i` writes, is left out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return []
+    if text.startswith("HTTP/"):
+        text = text.replace("\r\n", "\n").partition("\n\n")[2]
+    try:
+        found = [json.loads(text)]
+    except ValueError:
+        found = []
+        for line in text.splitlines():
+            with suppress(ValueError):  # the last event may be cut; [DONE] is none
+                found.append(json.loads(line.removeprefix("data:")))
+    whole = found[0] if len(found) == 1 and isinstance(found[0], list) else found
+    return [part for part in whole if isinstance(part, dict)]
 
 
 def position(provenance: Mapping[str, Any]) -> str:

@@ -83,6 +83,11 @@ def content(answer: Mapping[str, Any]) -> str:
     return text
 
 
+def piece(event: Mapping[str, Any]) -> str:
+    """The text in an event of a streamed answer; the last one may have none."""
+    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+
+
 def parity(evaluation: Path, given: Sequence[Answer], on_cpu: bool) -> dict[str, Any]:
     """{passed, explanation, answers, equal, smallest_agreement} of the answers to the first
     evaluated requests; `on_cpu`: nothing of both sides was written by a GPU."""

@@ -55,15 +55,18 @@ def save_png(image: np.ndarray, path: Path, provenance: dict[str, Any], index: i
         Image.fromarray(image, "RGB").save(temporary, format="PNG", pnginfo=chunks)
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance inside a PNG file. UserError when there is none."""
+def read_provenance(path: Path) -> dict[str, Any] | None:
+    """The provenance inside a PNG file; None for a file that is no image.
+
+    UserError for an image that cannot be read or has none.
+    """
     try:
         with Image.open(path) as image:
             image.load()
             text = getattr(image, "text", {}).get(PROVENANCE_KEY)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+    except UnidentifiedImageError:
+        return None
+    except (Image.DecompressionBombError, OSError, ValueError) as error:
         raise UserError(f"{path} is not an image that can be read: {error}") from None
     try:
         found = json.loads(text) if text else None

@@ -83,6 +83,8 @@ class InferenceProtocol:
     `client` is "module:function" of (endpoint, model, request, release, timeout) -> Answer, which
     raises `connection.Unanswered`. This project asks by the client of a family's first protocol, so
     what `serve.inputs` of the family gives and its `serve.content` takes is in that one's form.
+    `stream` is "module:function" likewise, which gives an Answer for each piece as it comes, in the
+    form that `serve.piece` takes; without, this project asks for answers in one piece.
     """
 
     name: str
@@ -97,6 +99,7 @@ class InferenceProtocol:
     streams: bool = False
     methods: tuple[str, tuple[str, ...]] | None = None
     client: str = ""
+    stream: str = ""
 
     def port_of(self, slot: SlotConfig) -> int:
         return int(getattr(slot, self.port))

@@ -122,6 +122,12 @@ def test_a_plain_name_is_the_release_that_the_gateway_chose(opened: Opened) -> N
     assert [one["id"] for one in cards] == ["letters", "letters@1", "letters@2"]
 
 
+def test_a_plain_name_is_the_newest_release_in_whatever_order_they_were_loaded(slot: Path) -> None:
+    for number in range(2, 9):
+        install(slot, number)
+    assert json.loads(Opened(slot, FakeEngine()).chat()[2])["model"] == "letters@8"
+
+
 def test_a_release_leaves_with_its_folder_and_others_stay(opened: Opened) -> None:
     install(opened.slot, 2)
     opened.reconcile()
@@ -175,6 +181,9 @@ def test_a_stream_is_passed_on_and_its_head_waits_for_the_first_piece(opened: Op
     status, headers, body, ended = opened.chat(stream=True)
     assert (status, ended, headers[b"x-adire-release"]) == (200, True, b"1")
     assert body.count(b"data: ") == 5 and body.endswith(b"data: [DONE]\n\n")
+    last = json.loads(body.split(b"\n\n")[3].removeprefix(b"data: "))
+    assert (last["system_fingerprint"], last["provenance"]["release"]) == ("letters1", 1)
+    assert last["provenance"]["request"]["messages"] == HI and body.count(b"provenance") == 1
     assert counted("adire_llm_first_token_seconds_count") == first + 1
     assert counted("adire_llm_inter_token_seconds_count") == between + 3
     opened.engine.breaks = (0, "error")

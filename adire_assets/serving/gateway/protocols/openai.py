@@ -18,4 +18,5 @@ HTTP = InferenceProtocol(
     retriable={"x-adire-retry": "1"},
     streams=True,
     client="adire_assets.serving.gateway.protocols.openai_client:ask",
+    stream="adire_assets.serving.gateway.protocols.openai_client:stream",
 )

@@ -1,11 +1,12 @@
 """Asking over OpenAI's interface: the body of a request without `model` goes in, the answer's
-comes out."""
+comes out, whole or event by event."""
 
 import http.client
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 from adire_assets.core.answer import Answer
@@ -24,6 +25,8 @@ STATUSES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+RELEASE, MANIFEST = "x-adire-release", "x-adire-manifest"
+BROKEN = "the answer broke off: the server failed while it was being written; ask again"
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
 
@@ -34,28 +37,72 @@ def ask(
 
     KeyError, ValueError or the like for an answer that is none of a release.
     """
-    body = json.dumps({**request, "model": model}, ensure_ascii=False).encode()
-    headers = {"content-type": "application/json", **endpoint.headers}
-    if release is not None:
-        headers["x-model-release"] = str(release)
-    try:
-        connection = _connection(endpoint, timeout)
-        connection.request("POST", CHAT if "messages" in request else COMPLETION, body, headers)
-        answer = connection.getresponse()
+    with _asked(endpoint, {**request, "model": model}, release, timeout) as answer:
         text = answer.read()
-        connection.close()
-    except TimeoutError as error:
-        raise _unanswered(endpoint, "DEADLINE_EXCEEDED", str(error)) from None
-    except (OSError, http.client.HTTPException) as error:
-        said = f"cannot connect: {error or type(error).__name__}"
-        raise _unanswered(endpoint, "UNAVAILABLE", said) from None
-    if answer.status != 200:
-        fallback = "INTERNAL" if answer.status >= 500 else "INVALID_ARGUMENT"
-        status = STATUSES.get(answer.status, fallback)
-        raise _unanswered(endpoint, status, _message(text))
     content = json.loads(text)
     told = content["provenance"]
     return Answer(release=int(told["release"]), provenance=told, content=content)
+
+
+def stream(
+    endpoint: Endpoint, model: str, request: Mapping[str, Any], release: int | None, timeout: float
+) -> Iterator[Answer]:
+    """The answer in pieces, as the server sends them: the `content` of each is one event. The
+    provenance is {model, release, release_hash}; `timeout` is between two pieces.
+
+    `Unanswered` also for an answer that breaks off; KeyError, ValueError or the like as for `ask`.
+    """
+    body = {**request, "model": model, "stream": True}
+    with _asked(endpoint, body, release, timeout) as answer:
+        number, content_hash = (_header(answer, name) for name in (RELEASE, MANIFEST))
+        told = {"model": model, "release": int(number), "release_hash": content_hash}
+        for line in answer:
+            event = line.strip().removeprefix(b"data:").strip()
+            if not event:
+                continue
+            if event == b"[DONE]":
+                return
+            content = json.loads(event)
+            if "error" in content:
+                raise _unanswered(endpoint, "ABORTED", _message(event))
+            yield Answer(int(number), told, content)
+    raise _unanswered(endpoint, "ABORTED", BROKEN)
+
+
+@contextmanager
+def _asked(
+    endpoint: Endpoint, body: Mapping[str, Any], release: int | None, timeout: float
+) -> Iterator[http.client.HTTPResponse]:
+    """The head of an answer, whose body can be read inside."""
+    data = json.dumps(body, ensure_ascii=False).encode()
+    headers = {"content-type": "application/json", **endpoint.headers}
+    if release is not None:
+        headers["x-model-release"] = str(release)
+    begun = False
+    try:
+        with closing(_connection(endpoint, timeout)) as connection:
+            connection.request("POST", CHAT if "messages" in body else COMPLETION, data, headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                fallback = "INTERNAL" if answer.status >= 500 else "INVALID_ARGUMENT"
+                status = STATUSES.get(answer.status, fallback)
+                raise _unanswered(endpoint, status, _message(answer.read()))
+            begun = True
+            yield answer
+    except TimeoutError as error:
+        raise _unanswered(endpoint, "DEADLINE_EXCEEDED", str(error)) from None
+    except (OSError, http.client.HTTPException) as error:
+        if begun:
+            raise _unanswered(endpoint, "ABORTED", BROKEN) from None
+        said = f"cannot connect: {error or type(error).__name__}"
+        raise _unanswered(endpoint, "UNAVAILABLE", said) from None
+
+
+def _header(answer: http.client.HTTPResponse, name: str) -> str:
+    found = answer.headers[name]
+    if found is None:
+        raise KeyError(name)
+    return str(found)
 
 
 def _unanswered(endpoint: Endpoint, status: str, message: str) -> Unanswered:

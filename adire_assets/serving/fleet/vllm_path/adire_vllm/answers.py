@@ -105,9 +105,7 @@ class Answer:
             content = json.loads(body)
             for choice in content["choices"]:
                 self._look_at(choice, choice.get("message", choice), "content")
-            content["system_fingerprint"] = self.release.content_hash[:16]
-            content["provenance"] = self.told
-            body = json.dumps(content, ensure_ascii=False).encode()
+            body = json.dumps(self._with_provenance(content), ensure_ascii=False).encode()
         await self._begin(length=len(body))
         self.ended = True
         await self._send({"type": "http.response.body", "body": body})
@@ -134,9 +132,11 @@ class Answer:
                 await self._break_off()
                 return
             if verdict == "refused":
-                await self._pass_on([*out[:place], *_ending(event)])
+                await self._pass_on([*out[:place], self._stamped(_ending(event)), EVENT + DONE])
                 await self._end()
                 return
+            if verdict == "last":
+                out[place] = self._stamped(event)
         await self._pass_on(out)
         if not more and self.rest:  # half an event
             await self._break_off()
@@ -153,7 +153,10 @@ class Answer:
             return "broken"
         if "error" in found:
             return "broken"
+        last = None
         for choice in found.get("choices", ()):
+            if choice.get("finish_reason"):
+                last = "last"
             self.cut_off |= choice.get("finish_reason") == "length"
             piece = choice.get("delta", {}).get("content") or choice.get("text") or ""
             if self.words and piece:
@@ -163,7 +166,16 @@ class Answer:
                     series.MODERATED.labels(*self.labels, "answer").inc()
                     if self.words.refuse:
                         return "refused"
-        return None
+        return last
+
+    def _stamped(self, event: bytes) -> bytes:
+        """The last event with text, which tells what an answer in one piece tells."""
+        content = self._with_provenance(json.loads(event.removeprefix(EVENT)))
+        return EVENT + json.dumps(content).encode()
+
+    def _with_provenance(self, content: dict[str, Any]) -> dict[str, Any]:
+        fingerprint = self.release.content_hash[:16]
+        return {**content, "system_fingerprint": fingerprint, "provenance": self.told}
 
     async def _pass_on(self, events: list[bytes]) -> None:
         if not events:
@@ -219,10 +231,10 @@ class Answer:
 def _nothing() -> None: ...
 
 
-def _ending(event: bytes) -> list[bytes]:
-    """The last events of a stream that is ended for what it says."""
+def _ending(event: bytes) -> bytes:
+    """The last event of a stream that is ended for what it says."""
     content = json.loads(event.removeprefix(EVENT))
     for choice in content["choices"]:
         choice["finish_reason"] = "content_filter"
         choice["delta" if "delta" in choice else "text"] = {} if "delta" in choice else ""
-    return [EVENT + json.dumps(content).encode(), EVENT + DONE]
+    return EVENT + json.dumps(content).encode()

@@ -41,8 +41,8 @@ class Holder:
         """The release of this number, or the newest one that it holds of the model."""
         if number is not None:
             return self.held.get(f"{model}@{number}")
-        own = [one for one in self.held.values() if one.model == model]
-        return own[-1] if own else None
+        own = (one for one in self.held.values() if one.model == model)
+        return max(own, key=lambda one: one.number, default=None)
 
     def numbers(self) -> dict[str, list[int]]:
         """Model -> the releases of it that are served."""
