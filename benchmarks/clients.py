@@ -5,8 +5,9 @@
         clients.answers     # read while they run
     clients.summary()
 
-Each has one long-lived gRPC channel, on request with gRPC's own retry policy, and sends its next
-request when the last is answered.
+Each has one long-lived connection, on request with the retries of its protocol's own client, and
+sends its next request when the last is answered: of images over gRPC, with `streams` of chats, see
+`benchmarks.chats`.
 """
 
 import json
@@ -14,10 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from statistics import median
 
+from benchmarks.chats import Chats
+
+STREAMED_TOKENS = 24
 RETRIES = {
     "methodConfig": [
         {
@@ -36,12 +41,17 @@ RETRIES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: when it ended (seconds since 1970), how long it took, who answered."""
+    """One request: when it ended (seconds since 1970), how long it took, who answered.
+
+    `begun`: the head of the answer had come, and `told`: an event in it said what `error` is.
+    """
 
     at: float
     seconds: float
     release: int | None
     error: str | None
+    begun: bool = False
+    told: bool = False
 
 
 @dataclass
@@ -50,10 +60,12 @@ class Clients:
     model: str
     count: int
     retry: bool = False
+    streams: bool = False
     answers: list[Answer] = field(default_factory=list)
 
     def __enter__(self) -> "Clients":
-        arguments = [self.address, self.model, str(self.count), str(int(self.retry))]
+        options = ["retry"] * self.retry + ["streams"] * self.streams
+        arguments = [self.address, self.model, str(self.count), *options]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.clients", *arguments],
             stdin=subprocess.PIPE,
@@ -87,7 +99,13 @@ class Clients:
 
     @property
     def failed(self) -> list[Answer]:
-        return [answer for answer in self.answers if answer.error]
+        """Those without an answer."""
+        return [answer for answer in self.answers if answer.error and not answer.begun]
+
+    @property
+    def broken(self) -> list[Answer]:
+        """Those whose answer began, and is not whole or not of one release."""
+        return [answer for answer in self.answers if answer.error and answer.begun]
 
     def milliseconds(self, share: float) -> float:
         """A quantile of the latency of what was answered."""
@@ -126,27 +144,49 @@ def connect(address: str, retry: bool = False):
     return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def main() -> None:
+def image_sender(address: str, model: str, retry: bool) -> Callable[[], Answer]:
+    """Asks for one image after the other."""
     import grpc
 
-    address, model, count, retry = sys.argv[1:]
+    _, stub = connect(address, retry)
+    request = infer_request(model, "indigo cloth")
+
+    def send() -> Answer:
+        began = time.perf_counter()
+        number, error = None, None
+        try:
+            answer = stub.ModelInfer(request, timeout=60)
+            number = int(answer.model_version)
+        except grpc.RpcError as failure:
+            error = f"{failure.code().name}: {failure.details()}"
+        return Answer(time.time(), time.perf_counter() - began, number, error)
+
+    return send
+
+
+def stream_sender(address: str, model: str, retry: bool) -> Callable[[], Answer]:
+    """Asks for one stream after the other."""
+    chats = Chats(address, model, STREAMED_TOKENS, retry)
+
+    def send() -> Answer:
+        one = chats.ask()
+        return Answer(time.time(), one.seconds, one.release, one.error, one.begun, one.told)
+
+    return send
+
+
+def main() -> None:
+    address, model, count, *options = sys.argv[1:]
     over = threading.Event()
     writing = threading.Lock()
+    make = stream_sender if "streams" in options else image_sender
 
     def send() -> None:
-        _, stub = connect(address, retry == "1")
-        request = infer_request(model, "indigo cloth")
+        ask = make(address, model, "retry" in options)
         while not over.is_set():
-            began = time.perf_counter()
-            number, error = None, None
-            try:
-                answer = stub.ModelInfer(request, timeout=60)
-                number = int(answer.model_version)
-            except grpc.RpcError as failure:
-                error = f"{failure.code().name}: {failure.details()}"
-            took = time.perf_counter() - began
+            answer = ask()
             with writing:
-                print(json.dumps([time.time(), took, number, error]), flush=True)
+                print(json.dumps(astuple(answer)), flush=True)
 
     threads = [threading.Thread(target=send) for _ in range(int(count))]
     for thread in threads:

@@ -1,12 +1,13 @@
 """Twenty releases in a row under constant requests: what fails, and what the gateway costs.
 
     python -m benchmarks.rollout --releases 20 --clients 8
-    python -m benchmarks.rollout --releases 2 --clients 2 --diffusion
+    python -m benchmarks.rollout --releases 2 --clients 2 --family diffusion
+    python -m benchmarks.rollout --releases 20 --clients 8 --family causal_lm
 
-Real Tritons, Envoy and supervisord. The releases answer in about 30 ms (tests/support/light.py),
-with `--diffusion` they draw with a diffusion pipeline of random weights. The gateway's cost is the
-median of requests through the gateway to a model that answers at once, less that of direct ones,
-asked in turn.
+Real slots, Envoy and supervisord; the releases are those of `benchmarks.houses`, light ones unless
+a family is named, and of language models streams are asked for. The gateway's cost is the median of
+requests through the gateway to a light model that answers at once, less that of direct ones, asked
+in turn; `benchmarks.streams` tells that of streams.
 """
 
 import argparse
@@ -15,13 +16,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-from adire_assets.config.fleet import RolloutConfig
-from adire_assets.core.project import Project
 from benchmarks.clients import Clients, connect, infer_request
-from tests.support.diffusion import add_diffusion
-from tests.support.fleets import make_fleet
+from benchmarks.houses import KINDS
 from tests.support.house import House
-from tests.support.light import ROOT, Behaviour, add_light, light_house
+from tests.support.light import Behaviour, add_light
 
 PAIRS = 500
 
@@ -46,43 +44,40 @@ def gateway_cost(light: House) -> float:
     return medians["gateway"] - medians["direct"]
 
 
-def diffusion_house(folder: Path, rollout: RolloutConfig) -> House:
-    """A project in the new folder `folder` whose releases draw."""
-    (folder / "configs" / "models").mkdir(parents=True)
-    (folder / "triton_models").symlink_to(ROOT / "triton_models")
-    return House(Project(folder, folder / "home"), make_fleet(rollout), "cloth")
-
-
-def add_release(house: House, diffusion: bool) -> int:
-    return add_diffusion(house, len(house.releases) + 1) if diffusion else add_light(house)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--releases", type=int, default=20)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--diffusion", action="store_true")
+    parser.add_argument(
+        "--family", dest="kind", choices=["diffusion", "causal_lm"], default="light"
+    )
     options = parser.parse_args()
-    rollout = RolloutConfig(minimum_seconds=1.0)
-    make = diffusion_house if options.diffusion else light_house
-    with (
-        tempfile.TemporaryDirectory() as name,
-        make(Path(name) / "p", rollout).up() as house,
-    ):
-        house.deploy(add_release(house, options.diffusion))
-        with Clients(house.gateway.address, house.model, options.clients) as clients:
-            for _ in range(options.releases):
-                number, began = add_release(house, options.diffusion), time.monotonic()
-                state = house.deploy(number)
-                assert state.live == number, state.last_rollout
-                print(f"release {number} live after {time.monotonic() - began:.1f} s", flush=True)
-        for answer in clients.failed[:5]:
-            print(answer)
-        gateway = "" if options.diffusion else f" gateway_p50_ms={gateway_cost(house):.2f}"
+    kind = KINDS[options.kind]
+    with tempfile.TemporaryDirectory() as name:
+        house = kind.make(Path(name) / "p", kind.rollout)
+        # Made first: what trains an adapter would take the cores from the slots.
+        numbers = [kind.add(house) for _ in range(options.releases + 1)]
+        with house.up():
+            house.deploy(numbers[0])
+            streams = options.kind == "causal_lm"
+            address = house.gateway.address
+            with Clients(address, house.model, options.clients, streams=streams) as clients:
+                for number in numbers[1:]:
+                    began = time.monotonic()
+                    state = house.deploy(number)
+                    assert state.live == number, state.last_rollout
+                    took = time.monotonic() - began
+                    print(f"release {number} live after {took:.1f} s", flush=True)
+            for answer in [*clients.failed, *clients.broken][:5]:
+                print(answer)
+            gateway = (
+                f" gateway_p50_ms={gateway_cost(house):.2f}" if options.kind == "light" else ""
+            )
+    releases = {answer.release for answer in clients.answers}
     print(
         f"rollout: releases={options.releases} requests={len(clients.answers)} "
-        f"failed={len(clients.failed)} p50_ms={clients.milliseconds(0.5):.1f} "
-        f"p99_ms={clients.milliseconds(0.99):.1f}{gateway}"
+        f"failed={len(clients.failed)} broken={len(clients.broken)} answered_by={len(releases)} "
+        f"p50_ms={clients.milliseconds(0.5):.1f} p99_ms={clients.milliseconds(0.99):.1f}{gateway}"
     )
 
 
