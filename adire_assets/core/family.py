@@ -95,7 +95,8 @@ class Family:
     What is served (see `serving.release`): the files of the folder `backend`, below the project or
     absolute, of which config.pbtxt and *.json are templates of `name`, `base_model` (the folder of
     the base, below base_models/ of a slot) and the keys of `serving`; of the
-    modules `release.modules`, which import nothing of the project; and of the `adapter_files`.
+    modules `release.modules`, which import nothing of the project; and of the `adapter_files`,
+    of which the first has the weights.
     `protocols` are those that a release is asked by (`serving.gateway.protocol`): it comes into
     slots whose server speaks them all.
     `served` tells how answers are asked for, kept and judged:

@@ -20,7 +20,7 @@ from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
 from adire_assets.gates.comparison import Comparison
 from adire_assets.gates.report import pages
-from adire_assets.gates.report.document import MAXIMUM_PAIRS, html, view_of
+from adire_assets.gates.report.document import MAXIMUM_PAIRS, html, shuffle_of, view_of
 from adire_assets.gates.verdict import decide
 from adire_assets.serving import record, release
 from tests.support.pages import Nesting, rated, sheet_data
@@ -207,6 +207,21 @@ def test_a_blind_sheet_of_the_project_is_counted_with_its_secret(
     found = ratings.count_ratings(project, wanted, 1, [answer], GateConfig())
     assert (found["wins"], found["losses"], found["pairs"]["wins"]) == (25, 0, 40)
     assert stat.S_IMODE((project.home / "rating_secret").stat().st_mode) == 0o600
+
+
+def test_answers_that_are_alike_are_not_rated(project: Project) -> None:
+    judged = [release.read_record(project, "cloth", number).evaluation for number in (2, 1)]
+    challenger, champion = (Store(project).open(reference) for reference in judged)
+    image = champion.path / "images" / "adapter" / "000-seed0.png"
+    image.chmod(0o644)
+    shutil.copyfile(challenger.path / "images" / "adapter" / "000-seed0.png", image)
+    view = view_of(project, challenger, 2, None, champion, 1, pairs=True)
+    # Without it there are 49, of which as many are shown as before.
+    assert len(view.pairs) == MAXIMUM_PAIRS
+    assert "000-seed0" not in {pair.name for pair in view.pairs}
+    alike = view_of(project, challenger, 2, None, challenger, 1, pairs=True)
+    with pytest.raises(UserError, match="has answered the same prompts and seeds otherwise"):
+        shuffle_of(alike, b"secret")
 
 
 @pytest.mark.parametrize(

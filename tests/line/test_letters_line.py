@@ -17,12 +17,19 @@ from typing import Any
 
 import pytest
 
+from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.embedded.letters.letters import letters
+from adire_assets.families.causal_lm import FAMILY
+from adire_assets.families.causal_lm.config import ServingConfig
+from adire_assets.gates import promotion
+from adire_assets.serving import release
+from adire_assets.serving.release import ReleaseRecord
 from tests.line.toy import FOREIGN, write_yaml
 from tests.support import language
 from tests.support.fleets import make_fleet
+from tests.support.garbage import discard
 
 ROOT = Path(__file__).parents[2]
 MODEL = "letters"
@@ -151,3 +158,36 @@ def test_a_bad_record_is_told_with_its_file_and_line_and_nothing_is_made(line: L
     said = line.told("materialize", MODEL, "--select", "*dataset", fails=True)
     assert re.search(r"letters\.jsonl:60: .*output", said) and "dataset: made" not in said
     assert len(Store(line.project).artifacts(MODEL, "dataset")) == 1
+
+
+def test_the_adapter_of_a_release_is_made_again_from_what_was_recorded(line: Letters) -> None:
+    """Without its dataset, which DVC still has; neither the data nor the YAML of today counts."""
+    project, store = line.project, Store(line.project)
+    [adapter], [base], [evaluation], [dataset] = (
+        store.artifacts(MODEL, kind)
+        for kind in ("lora_weights", "base_model", "evaluation_report", "dataset")
+    )
+
+    def write(folder: Path) -> None:
+        serving = ServingConfig().model_dump()
+        given = {"model": MODEL, "adapter": adapter.path, "base": base, "serving": serving}
+        release.write_release(project, FAMILY, folder, **given)
+
+    content = store.build(Recipe("triton_repository", MODEL), write).artifact
+    record = ReleaseRecord(
+        model=MODEL,
+        number=1,
+        repository=content.reference(),
+        adapter=adapter.reference(),
+        base_model=base.reference(),
+        evaluation=evaluation.reference(),
+        verdict=evaluation.reference(),
+        mlflow_run_id=adapter.manifest["mlflow_run_id"],
+        provenance=promotion.provenance(adapter, base, evaluation),
+    )
+    release.write_record(project, record)
+    discard(store, dataset)
+    said = line.told("reproduce", f"{MODEL}@1")
+    assert "made again from the data that DVC holds" in said
+    sha256 = adapter.manifest["files"]["adapter_model.safetensors"]
+    assert said.endswith(f"reproduce: {MODEL}@1 equal sha256={sha256}\n")

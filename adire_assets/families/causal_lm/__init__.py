@@ -30,7 +30,7 @@ FAMILY = Family(
     },
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
     backend=Path(__file__).with_name("backend"),
-    adapter_files=("adapter_config.json", "adapter_model.safetensors"),
+    adapter_files=("adapter_model.safetensors", "adapter_config.json"),
     protocols=("openai",),
     served=Served(
         suffix=".json",

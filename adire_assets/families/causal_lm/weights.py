@@ -118,7 +118,10 @@ def _found(project: Project, source: str, revision: str | None) -> Path:
     """The folder of a base. UserError where it is none that transformers reads without code."""
     folder = _from_hub(source, revision) if revision else (project.root / source).resolve()
     if not folder.is_dir():
-        raise UserError(f"base_model.source: {folder} is no folder; `dvc pull` it, or name another")
+        raise UserError(
+            f"base_model.source: {folder} is no folder; `adire pull` fetches the "
+            "embedded models, or name another"
+        )
     if lacking := [name for name in NEEDED if not (folder / name).is_file()]:
         raise UserError(f"base_model.source: {folder} has no {lacking[0]}; name a model's folder")
     if not list(folder.glob("*.safetensors")):

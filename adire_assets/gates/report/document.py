@@ -225,14 +225,15 @@ def _one_a_prompt(keys: Iterable[Key]) -> list[Key]:
 
 
 def _pairs(own: Samples, champion: Samples) -> Iterable[Pair]:
-    """What both have answered, spread evenly over prompts when it is too much for one person."""
-    common = [key for key in own if key in champion]
-    if len(common) > MAXIMUM_PAIRS:
-        step = (len(common) - 1) / (MAXIMUM_PAIRS - 1)
-        common = [common[round(place * step)] for place in range(MAXIMUM_PAIRS)]
-    for key in common:
-        challenger, other = own[key].adapter.show(), champion[key].adapter.show()
-        yield Pair(own[key].name, *key, challenger, other)
+    """What both have answered, and not alike: equal answers are a tie, which decides nothing.
+    Spread evenly over prompts when it is too much for one person."""
+    common = [(key, own[key], champion[key].adapter) for key in own if key in champion]
+    shown = [(key, one.name, one.adapter.show(), other.show()) for key, one, other in common]
+    pairs = [Pair(name, *key, mine, other) for key, name, mine, other in shown if mine != other]
+    if len(pairs) > MAXIMUM_PAIRS:
+        step = (len(pairs) - 1) / (MAXIMUM_PAIRS - 1)
+        pairs = [pairs[round(place * step)] for place in range(MAXIMUM_PAIRS)]
+    return pairs
 
 
 def _gates(verdict: Json) -> Iterable[GateView]:
@@ -304,8 +305,8 @@ def shuffle_of(view: ReportView, secret: bytes) -> Shuffle:
         )
     if view.champion_release is None or not view.pairs:
         raise UserError(
-            f"{view.model}, {view.name}: no champion has answered the same prompts and seeds, so "
-            "there is nothing to rate it against"
+            f"{view.model}, {view.name}: no champion has answered the same prompts and seeds "
+            "otherwise, so there is nothing to rate it against"
         )
     about = (view.model, view.release, view.champion_release)
     return Shuffle.draw(secret, about, [pair.name for pair in view.pairs])

@@ -106,7 +106,7 @@ def other_tokenizer(base: Path) -> None:
         (other_tokenizer, r"has tokens up to \d+, its model 300: it is another base's"),
         (lambda base: (base / "tokenizer.json").unlink(), "has no tokenizer.json; name a model's"),
         (lambda base: (base / "model.safetensors").unlink(), r"has no \.safetensors file; convert"),
-        (shutil.rmtree, "is no folder; `dvc pull` it, or name another"),
+        (shutil.rmtree, "is no folder; `adire pull` fetches the embedded"),
     ],
 )
 def test_a_folder_that_is_no_whole_base_is_refused(

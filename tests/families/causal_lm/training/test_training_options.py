@@ -146,12 +146,10 @@ def test_a_killed_run_with_everything_on_ends_in_the_same_bytes(
         assert file_digest(output / name) == file_digest(whole / name), name
 
 
-@pytest.mark.parametrize("distribution", ["ddp", pytest.param("fsdp", marks=pytest.mark.full)])
-def test_two_processes_learn_what_one_learns_with_twice_the_batch(
-    base: Path, dataset: Path, plain: Path, tmp_path: Path, distribution: str
-) -> None:
-    output, job = tmp_path / "output", tmp_path / "job"
-    output.mkdir()
+def in_two_processes(folder: Path, base: Path, dataset: Path, distribution: str = "ddp") -> Path:
+    """What `plain` learns, half of each batch in a process of its own; the adapter's folder."""
+    output, job = folder / "output", folder / "job"
+    output.mkdir(parents=True)
     job.mkdir()
     settings = {
         **language.SETTINGS,
@@ -164,7 +162,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
         "base": str(base),
         "output": str(output),
         "training": settings,
-        "work": str(tmp_path / "work"),
+        "work": str(folder / "work"),
         "device": "cpu",
     }
     function = "adire_assets.families.causal_lm.training.lora:train"
@@ -172,10 +170,21 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
     command = job_folder.command(job, launcher=launch.launcher("cpu", settings))
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return output
+
+
+@pytest.mark.parametrize("distribution", ["ddp", pytest.param("fsdp", marks=pytest.mark.full)])
+def test_two_processes_learn_what_one_learns_with_twice_the_batch(
+    base: Path, dataset: Path, plain: Path, tmp_path: Path, distribution: str
+) -> None:
+    output = in_two_processes(tmp_path / "first", base, dataset, distribution)
     assert losses(output) == pytest.approx(losses(plain), rel=1e-4)
     whole = load_file(plain / WEIGHTS)
     for name, values in load_file(output / WEIGHTS).items():
         assert np.allclose(values, whole[name], atol=1e-3), name
+    again = in_two_processes(tmp_path / "again", base, dataset, distribution)
+    for name in (WEIGHTS, "loss.csv", "training.json"):
+        assert file_digest(again / name) == file_digest(output / name), name
 
 
 def test_a_base_in_4_bits_is_refused_on_the_cpu(base: Path, dataset: Path, tmp_path: Path) -> None:
