@@ -127,6 +127,8 @@ class RolloutConfig(Strict):
         "steps": (CANARY,),
         "mirrored_percent": (SHADOW,),
         "latency_slack_seconds": (COMPARED,),
+        "inter_token_slack_seconds": (COMPARED,),
+        "cut_off_increase_maximum": (COMPARED,),
     }
 
     strategy: Literal["canary", "blue_green", "shadow"] = "canary"
@@ -138,12 +140,17 @@ class RolloutConfig(Strict):
     # ... and without a decision it holds where it is after this, and says so.
     maximum_seconds: Annotated[float, Field(gt=0, le=604_800)] = 900.0
     error_rate_maximum: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    # p50, p95 and p99 may be this share (none: not compared), and this much, above the running
-    # release's ...
+    # p50, p95 and p99 may be this share (none: nothing is compared), and this much, above the
+    # running release's ...
     latency_increase_maximum: Annotated[float, Field(ge=0, le=100)] | None = 0.5
     latency_slack_seconds: Annotated[float, Field(ge=0, le=60)] = 0.05
     # ... and at most this.
     latency_maximum_seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    # Of streams, the median time to the first token may be as much above the running release's;
+    # that from one token to the next by the same share, and this much.
+    inter_token_slack_seconds: Annotated[float, Field(ge=0, le=60)] = 0.005
+    # So much more of the answers than of the running release's may be cut off by their length.
+    cut_off_increase_maximum: Annotated[float, Field(gt=0, lt=1)] | None = 0.1
     # Going on asks for evidence of these; each of the three sends a release back.
     promotion_quantiles: Annotated[
         list[Quantile], Field(min_length=1), AfterValidator(distinct)

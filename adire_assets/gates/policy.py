@@ -68,7 +68,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"rollout\.[^.]*\.steps", _bolder),
     (r"rollout\.[^.]*\.promotion_quantiles", _fewer),
     (r"rollout\.[^.]*\.(mirrored_percent|maximum_seconds|judged_.*|replays_maximum)", _never),
-    (r"rollout\.[^.]*\.(.*_maximum|.*_maximum_.*|latency_slack_seconds)", _higher),
+    (r"rollout\.[^.]*\.(.*_maximum|.*_maximum_.*|[a-z_]*_slack_seconds)", _higher),
     (r"rollout\.[^.]*\.(minimum_.*|.*confidence)", _lower),
 )
 

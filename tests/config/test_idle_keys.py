@@ -74,11 +74,13 @@ KEYS: list[tuple[type[Strict], dict[str, Any], dict[str, Any], str]] = [
     (SlotConfig, {"folder": "/mnt/triton"}, {"launch": "remote"}, "launch is local"),
     (RolloutConfig, {"steps": [50, 100]}, {"strategy": "canary"}, "strategy is blue_green"),
     (RolloutConfig, {"mirrored_percent": 5}, {"strategy": "shadow"}, "strategy is blue_green"),
-    (
-        RolloutConfig,
-        {"latency_slack_seconds": 0.2},
-        {"latency_increase_maximum": 0.5},
-        "latency_increase_maximum is not given",
+    *(
+        (RolloutConfig, given, {"latency_increase_maximum": 0.5}, "latency_increase_maximum is not")
+        for given in (
+            {"latency_slack_seconds": 0.2},
+            {"inter_token_slack_seconds": 0.2},
+            {"cut_off_increase_maximum": 0.2},
+        )
     ),
     (FleetConfig, {"on_failure": "keep"}, {"targets": {"local": LOCAL, "us": US}}, "targets is"),
 ]
@@ -95,6 +97,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "steps": {"strategy": "blue_green"},
     "mirrored_percent": {"strategy": "blue_green"},
     "latency_slack_seconds": {"latency_increase_maximum": None},
+    "inter_token_slack_seconds": {"latency_increase_maximum": None},
+    "cut_off_increase_maximum": {"latency_increase_maximum": None},
     "on_failure": {"targets": {"local": LOCAL}},
 }
 

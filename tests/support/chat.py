@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from adire_assets.config.fleet import SlotConfig
@@ -96,12 +97,16 @@ SERVER = _Server()
 
 @dataclass
 class ChatServer:
-    """Answers with `release`; `status` other than 200 instead; breaks off in the `cut`-th piece."""
+    """Answers with `release`; `status` other than 200 instead; breaks off in the `cut`-th piece.
+
+    `reason`: why an answer ended, as OpenAI's interface says it; `text` is in its pieces."""
 
     release: int = 0
     status: int = 200
     cut: int | None = None
     seconds: float = 0.0  # before each piece
+    reason: str = "stop"
+    text: str = "indigo"
     grpc_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     folder: Path = Path("/nonexistent")
@@ -119,6 +124,10 @@ class ChatServer:
 def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
     pause = threading.Event()
 
+    def told(reason: str | None) -> dict[str, Any]:
+        choice = {"delta": {"content": server.text}, "finish_reason": reason}
+        return {"release": server.release, "choices": [choice]}
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -135,7 +144,8 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
             self.send_response(server.status)
             if server.status != 200 or not request.get("stream"):
-                body = json.dumps({"model": request["model"], "release": server.release}).encode()
+                body = json.dumps({"model": request["model"], **told(server.reason)}).encode()
+                self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -150,7 +160,11 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
                     return
                 pause.wait(server.seconds)
-                self._chunk(f"data: {json.dumps({'release': server.release})}\n\n".encode())
+                last = piece == PIECES - 1
+                self._chunk(
+                    f"data: {json.dumps(told(server.reason if last else None))}\n\n".encode()
+                )
+            self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")
 
         def _chunk(self, data: bytes) -> None:

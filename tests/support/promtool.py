@@ -22,6 +22,8 @@ HINT = "is not installed; Debian's package `prometheus` has it"
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=f"promtool {HINT}")
 needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason=f"prometheus {HINT}")
 RULE_FILES = ["adire.limits.yml", "adire.rules.yml", "triton.rules.yml"]
+# What only the answers of streams have Envoy count.
+SHOWN = "envoy_adire_(first_token|inter_token|ended|cut_off)_"
 ENVOY, INFER = "envoy_cluster_", f"/v2/models/{MODEL}/infer"
 FIRING = 'count by (alertname,target,slot,model,release,quantile) (ALERTS{alertstate="firing"})'
 
@@ -109,6 +111,24 @@ def release(
         counts[f'upstream_rq_time_bucket{{{asked}, le="{le}"}}'] = within
     found = {ENVOY + name: values(count) for name, count in counts.items()}
     return found | {f"{ENVOY}outlier_detection_ejections_enforced_total{{{asked}}}": ejected}
+
+
+def streams(
+    number: int, first: float, between: float, count: float, cut_off: float = 0.0
+) -> dict[str, str]:
+    """What the answers of a release show: so many each scrape, whose times in ms are these."""
+    same = labels(target="eu", model=MODEL, release=str(number), cluster=f"{MODEL}-{number}-x")
+    found = {
+        f"envoy_adire_ended_answers{{{same}}}": steady(count),
+        f"envoy_adire_cut_off_answers{{{same}}}": steady(cut_off),
+    }
+    for name, took, units in (("first_token", first, 1), ("inter_token", between, 1000)):
+        found[f"envoy_adire_{name}_time_count{{{same}}}"] = steady(count)
+        for bound in (*buckets(), float("inf")):
+            le = "+Inf" if bound == float("inf") else f"{bound * units:g}"
+            within = steady(count if took <= bound else 0)
+            found[f'envoy_adire_{name}_time_bucket{{{same}, le="{le}"}}'] = within
+    return found
 
 
 def rules() -> list[dict[str, Any]]:

@@ -217,10 +217,11 @@ def model_routes(
     for protocol in protocols_of(holding or slots.values()):
         match, suffix = _paths(protocol), protocol.suffix
         time = {"timeout": "0s", "idle_timeout": limit} if protocol.streams else {"timeout": limit}
+        answers = part("answers_of", protocol=protocol.name) if protocol.answers else None
         for number in one.loaded:
             pinned = _matching(match, one.model, {"string_match": {"exact": str(number)}})
             cluster = cluster_name(one.model, number, suffix, pinned=True)
-            found.append(part("route", match=pinned, cluster=cluster, **time))
+            found.append(part("route", match=pinned, cluster=cluster, answers=answers, **time))
         other = _matching(match, one.model, {"present_match": True})
         lacking = f"the release of {one.model} that was asked for is not loaded; loaded: {loaded}"
         found.append(_refusal(protocol, other, lacking))
@@ -252,6 +253,7 @@ def model_routes(
                 by_hash=bool(sticky) or None,
                 hash_policy=[{"header": {"header_name": sticky}}] if sticky else None,
                 mirrors=mirrors or None,
+                answers=answers,
                 **time,
             )
         )
@@ -296,7 +298,13 @@ def bootstrap(
     protocols = protocols_of(slots.values())
     methods = [one.methods for one in protocols if one.methods]
     services = [{"name": service, "method_names": [*names]} for service, names in methods]
-    counted = [part("count", services=services), part("router")]
+    scripts = {
+        one.name: {"inline_string": one.answers.read_text("utf-8")}
+        for one in protocols
+        if one.answers
+    }
+    answers = [part("answers", scripts=scripts)] if scripts else []
+    counted = [part("count", services=services), *answers, part("router")]
     watched = {"folder": str(folder), "routes_file": str(folder / "routes.json")}
     filters = [*_filters(gateway, protocols, root), *counted]
     manager = part("manager", name="door", filters=filters, **watched)

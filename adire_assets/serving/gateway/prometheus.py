@@ -68,12 +68,14 @@ def limits(fleet: FleetConfig) -> dict[str, Any]:
 def _limits(name: str, target: TargetConfig) -> list[tuple[str, float, dict[str, str]]]:
     rollout, labels = target.rollout, {"target": name}
     slowest, increase = rollout.latency_maximum_seconds, rollout.latency_increase_maximum
+    cut_off = None if increase is None else rollout.cut_off_increase_maximum
     bound = next(one for one in buckets() if one >= slowest * 1000)
     return [
         ("error_rate_maximum", rollout.error_rate_maximum, labels),
         ("latency_maximum_seconds", slowest, labels),
         ("latency_maximum_bucket", 1.0, {**labels, "le": f"{bound:g}"}),
         *([("latency_increase_maximum", increase, labels)] if increase is not None else []),
+        *([("cut_off_increase_maximum", cut_off, labels)] if cut_off is not None else []),
     ]
 
 

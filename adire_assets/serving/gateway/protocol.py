@@ -78,6 +78,10 @@ class InferenceProtocol:
     answer that breaks off in the middle is the server's in every protocol.
     A request without an answer is sent to the other slot, for as long as no byte of an answer has
     been passed on; so is one whose answer begins with one of the headers `retriable`.
+    `answers` is a script in Lua that tells what an answer shows on its way through, as metadata of
+    its request: `streamed`, when it comes in pieces, the first with its first token; `inter_token`,
+    the mean time from one token to the next in microseconds; `cut_off`, 1 when it ended because it
+    was as long as allowed, 0 when it ended otherwise.
     With `streams`, the timeout of a request is between two pieces of its answer.
     `methods` are (service, methods) of gRPC whose statuses are counted.
     `client` is "module:function" of (endpoint, model, request, release, timeout) -> Answer, which
@@ -96,6 +100,7 @@ class InferenceProtocol:
     scripts: tuple[Path, ...]
     outcomes: tuple[Outcome, ...]
     retriable: Mapping[str, str] = field(default_factory=dict)
+    answers: Path | None = None
     streams: bool = False
     methods: tuple[str, tuple[str, ...]] | None = None
     client: str = ""

@@ -23,9 +23,16 @@ from typing import Any
 from adire_assets.serving.gateway.config import parse_cluster_name
 from adire_assets.serving.gateway.protocol import all_protocols
 
-# What the access log counts by cluster (see envoy.yml): how long was waited for requests that
-# their client or the gateway gave up, and answers that broke off in the middle.
-LOG_SCOPE, UNANSWERED, BROKEN = "adire", "unanswered_time", "broken_answers"
+# What the access log counts by cluster (see envoy.yml): answers that broke off in the middle, and
+# times; how long was waited for requests that their client or the gateway gave up, and of answers
+# in pieces those to the first token and from one to the next.
+LOG_SCOPE, BROKEN = "adire", "broken_answers"
+LOGGED_COUNTERS = {"ended_answers": "ended", "cut_off_answers": "cut_off"}
+LOGGED_TIMES = {  # histogram of `Traffic`, and how many of its units are a millisecond
+    "unanswered_time": ("unanswered", 1),
+    "first_token_time": ("first_token", 1),
+    "inter_token_time": ("inter_token", 1000),
+}
 # Envoy's statistics of a cluster, and what they count; of those of its slot only a pinned cluster's
 # are looked at, which has one slot.
 COUNTERS = {
@@ -38,8 +45,9 @@ OF_THE_SLOT = {
     "membership_healthy": "healthy",
     "membership_total": "members",
 }
-COUNTS = ("answered", "failed", "ejected", "refused", "unhealthy")  # what only rises in `Traffic`
-HISTOGRAMS = ("latency", "unanswered")
+# What only rises in `Traffic`.
+COUNTS = ("answered", "failed", "ejected", "refused", "unhealthy", "ended", "cut_off")
+HISTOGRAMS = ("latency", "unanswered", "first_token", "inter_token")
 Histogram = tuple[tuple[float, int], ...]  # (upper bound in ms, how many up to it), rising
 
 
@@ -50,7 +58,8 @@ def statistics_pattern(clusters: str) -> str:
     """
     outcomes = {outcome.statistic for one in all_protocols() for outcome in one.outcomes}
     names = "|".join([*sorted(outcomes), *COUNTERS, *OF_THE_SLOT, "upstream_rq_time"])
-    logged = rf"{LOG_SCOPE}\.({UNANSWERED}|{BROKEN})\.cluster"
+    of_the_log = "|".join([BROKEN, *LOGGED_COUNTERS, *LOGGED_TIMES])
+    logged = rf"{LOG_SCOPE}\.({of_the_log})\.cluster"
     return rf"^(cluster\.{clusters}\.({names})|{logged}\.{clusters})$"
 
 
@@ -59,8 +68,10 @@ class Traffic:
     """What became of a release's requests since the gateway started, but for `active` and `out`,
     which are about this moment.
 
-    `failed` counts the server's faults and what the gateway asked again elsewhere; `latency` and
-    `unanswered` are histograms; `ejected`: how often its slot was taken out.
+    `failed` counts the server's faults and what the gateway asked again elsewhere; `ejected`: how
+    often its slot was taken out. `latency`, `unanswered` and, of answers in pieces, `first_token`
+    and `inter_token` are histograms. Of `ended` answers, so many as `cut_off` were as long as
+    allowed; which ones say how they ended is the protocol's (see `answers` there).
     """
 
     answered: int = 0
@@ -72,6 +83,10 @@ class Traffic:
     active: int = 0
     unhealthy: int = 0
     out: bool = False
+    first_token: Histogram = ()
+    inter_token: Histogram = ()
+    ended: int = 0
+    cut_off: int = 0
 
     @property
     def timed(self) -> int:
@@ -82,6 +97,11 @@ class Traffic:
     def given_up(self) -> int:
         """How many requests were given up."""
         return histogram_total(self.unanswered)
+
+    @property
+    def shows(self) -> bool:
+        """Whether anything of how answers were is in it."""
+        return any(histogram_total(getattr(self, name)) for name in HISTOGRAMS) or self.ended > 0
 
     def since(self, before: "Traffic") -> "Traffic":
         """What came after `before`; everything, when the gateway was started in between."""
@@ -124,9 +144,9 @@ def read_traffic(statistics: Iterable[Mapping[str, Any]]) -> Traffic:
     histograms: dict[str, Counter[float]] = {name: Counter() for name in HISTOGRAMS}
     for one in statistics:
         for histogram in one.get("histograms", ()):
-            kind = "unanswered" if UNANSWERED in histogram["name"] else "latency"
+            kind, units = _kind(histogram["name"])
             for bucket in histogram["buckets"]:
-                histograms[kind][float(bucket["upper_bound"])] += bucket["cumulative"]
+                histograms[kind][float(bucket["upper_bound"]) / units] += bucket["cumulative"]
         if "value" in one:
             for name, times in _meaning(one["name"]).items():
                 found[name] += times * one["value"]
@@ -136,11 +156,21 @@ def read_traffic(statistics: Iterable[Mapping[str, Any]]) -> Traffic:
     return Traffic(**counts, **sorted_histograms, out=out)
 
 
+def _kind(histogram: str) -> tuple[str, int]:
+    """Which of `HISTOGRAMS` a statistic is, and how many of its units are a millisecond."""
+    logged = histogram.removeprefix(f"{LOG_SCOPE}.").partition(".")[0]
+    return LOGGED_TIMES.get(logged, ("latency", 1))
+
+
 def _meaning(statistic: str) -> dict[str, int]:
     """How often each count of a statistic counts, and as what."""
-    if statistic.startswith(f"{LOG_SCOPE}.{BROKEN}."):
+    scope, _, logged = statistic.partition(".")
+    if scope == LOG_SCOPE:
+        name, _, cluster = logged.partition(".cluster.")
+        if name in LOGGED_COUNTERS:
+            return {LOGGED_COUNTERS[name]: 1}
         # Where it began with a status, it is counted as an answer already.
-        grpc = parse_cluster_name(statistic.rpartition(".")[2])[1].grpc
+        grpc = parse_cluster_name(cluster)[1].grpc
         return {"failed": 1, "answered": int(grpc)}
     cluster, _, rest = statistic.removeprefix("cluster.").partition(".")
     pinned, protocol = parse_cluster_name(cluster)

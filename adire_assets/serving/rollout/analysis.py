@@ -1,9 +1,9 @@
 """Is a canary good enough to go on, bad enough to go back, or neither yet: pure statistics.
 
 `signals` lists what a release is judged by. Each look at its counters adds one observation to the
-`Tally` of a signal, and `analyse` decides: "on" needs evidence from every signal that is asked for
-it, each at `RATE`; "back" needs evidence on any signal, at `RATE` divided by their number. Missing
-data is no evidence. Evidence holds at every look (see `core.evidence`), so a
+`Tally` of a signal (see `limits`), and `analyse` decides: "on" needs evidence from every signal
+that is asked for it, each at `RATE`; "back" needs evidence on any signal, at `RATE` divided by
+their number. Missing data is no evidence. Evidence holds at every look (see `core.evidence`), so a
 rollout may look as often as it likes. At the limit itself neither comes, and the step holds.
 
 What is answered between two looks may share its fate (a batch, a stall), and is one observation
@@ -18,19 +18,26 @@ from adire_assets.config.fleet import TAILS, RolloutConfig
 from adire_assets.core import evidence
 from adire_assets.core.evidence import RATE
 from adire_assets.core.family import Family
-from adire_assets.serving.gateway.traffic import Histogram, Traffic, histogram_total
 
 Outcome = Literal["good", "bad", "open"]
-Limits = Mapping[str, Mapping[str, float]]  # kind of requests -> quantile -> milliseconds
+# Kind of requests -> quantile, or signal of `SHOWN` -> milliseconds; for `cut_off` a share.
+Limits = Mapping[str, Mapping[str, float]]
+# What answers show of themselves, where a protocol tells it (see `answers` there): the histograms,
+# of which the median is judged, and the share of the answers as long as allowed. Each sends a
+# release back; none is asked for going on, since users who do not stream have no tokens.
+TIMES = ("first_token", "inter_token")
+SHOWN = (*TIMES, "cut_off")
+MEDIAN = 0.5
 
 
 @dataclass(frozen=True)
 class Signal:
     """One signal by which a release is judged.
 
-    `share`: of the answers, at most `limit` may be faults. `quantile`: of the answers, at most
-    `limit` may take longer than what the step allows. `bounded mean`: the mean of values within
-    `range` is at least `limit`. `wanted`: going on asks for evidence of it; going back takes any.
+    `share`: of the answers, at most `limit` may be faults, or cut off. `quantile`: of the answers,
+    at most `limit` may take longer than what the step allows. `bounded mean`: the mean of values
+    within `range` is at least `limit`. `wanted`: going on asks for evidence of it; going back takes
+    any.
     """
 
     name: str
@@ -115,12 +122,20 @@ class Analysis:
         return "; ".join(one.sentence for one in said if one.wanted or outcome != "open")
 
 
-def signals(config: RolloutConfig) -> dict[str, Signal]:
-    """{name: signal} for errors and latencies; `quality_signal` is the one for quality."""
+def signals(config: RolloutConfig, shown: bool = False) -> dict[str, Signal]:
+    """{name: signal} for errors, latencies and, with `shown`, what answers show of themselves;
+    `quality_signal` is the one for quality.
+
+    The limit of `cut_off` is that beside a running release without any, see `shown_limits`.
+    """
     found = [Signal("errors", "share", config.error_rate_maximum)]
     for name, tail in TAILS.items():
         wanted = name in config.promotion_quantiles
         found.append(Signal(f"latency_{name}", "quantile", tail, wanted=wanted))
+    if shown and config.latency_increase_maximum is not None:
+        found += [Signal(name, "quantile", MEDIAN, wanted=False) for name in TIMES]
+        if config.cut_off_increase_maximum is not None:
+            found.append(Signal("cut_off", "share", config.cut_off_increase_maximum, wanted=False))
     return {one.name: one for one in found}
 
 
@@ -162,16 +177,18 @@ def analyse(
     ejected: int,
     quality: Quality,
     waiting: int = 0,
+    shown: bool = False,
 ) -> Analysis:
     """What to do after `seconds` of a step.
 
-    `tallies` by the names of `signals`; `limits`: those of `latency_limits`;
+    `tallies` by the names of `signals`, and `shown` as there; `limits`: those of the
+    step (see `limits`);
     `ejected`: how often the gateway took the release's slot out;
     `waiting`: how many requests have been waiting for an answer for longer than a good one takes.
     They may fail, so they count against going on; only requests that have failed count for going
     back.
     """
-    known = signals(config)
+    known = signals(config, shown)
     on, back = thresholds(len(known) + 1)  # and the quality
     shares = [
         _share(one, tallies.get(name, Tally()), waiting, limits, on, back)
@@ -188,75 +205,6 @@ def analyse(
     return Analysis("hold" if seconds > config.maximum_seconds else "wait", findings)
 
 
-# --- latencies ---------------------------------------------------------------------------------
-
-# Answers of the running release that bound its p95: with fewer, even the slowest of them is below
-# the p95 with more than a chance of 5 %. Its p50 takes 5, its p99 299.
-REFERENCE_ANSWERS = 59
-
-
-def count_slower(histogram: Histogram, milliseconds: float) -> tuple[int, int]:
-    """(how many in it took possibly, and surely, longer than this): a histogram knows only between
-    which bounds each of them lies."""
-    total = histogram_total(histogram)
-    within = [count for bound, count in histogram if bound <= milliseconds]
-    beyond = [count for bound, count in histogram if bound >= milliseconds]
-    return total - (within[-1] if within else 0), total - (beyond[0] if beyond else total)
-
-
-def upper_quantile(traffic: Traffic, share: float) -> float | None:
-    """A latency in ms that a quantile is below with 95 % confidence, None with too few answers.
-
-    The order statistic whose rank a binomial of the quantile stays below (Hahn and Meeker 1991,
-    "Statistical Intervals", 5.2), and of that the upper bound of its bucket.
-    """
-    from scipy.stats import binom
-
-    rank = int(binom.ppf(1 - RATE, traffic.timed, share)) + 1
-    return next((bound for bound, count in traffic.latency if count >= rank), None)
-
-
-def latency_limits(config: RolloutConfig, running: Traffic | None) -> dict[str, float]:
-    """The latency in ms that each quantile may have, by name.
-
-    `running`: the running release's answers to requests of the same kind. A quantile for which
-    these are too few has the absolute limit alone; without `running` all quantiles do.
-    """
-    absolute = config.latency_maximum_seconds * 1000
-    found: dict[str, float] = dict.fromkeys(TAILS, absolute)
-    increase, slack = config.latency_increase_maximum, config.latency_slack_seconds * 1000
-    for name, tail in TAILS.items():
-        highest = upper_quantile(running, 1 - tail) if running else None
-        if highest is not None and increase is not None:
-            found[name] = min(absolute, highest * (1 + increase) + slack)
-    return found
-
-
-def count_latencies(
-    tallies: Mapping[str, Tally], limits: Limits, traffic: Mapping[str, Traffic]
-) -> dict[str, Tally]:
-    """The tallies of the latencies with one look's answers, which are pooled over the kinds of
-    requests; each is held against the limits of its own kind.
-
-    What was given up after longer than a limit is slower than it; what was given up before shows
-    nothing.
-    """
-    found = dict(tallies)
-    if not any(seen.timed or seen.given_up for seen in traffic.values()):
-        return found
-    for quantile in TAILS:
-        answers = possibly = surely = 0
-        for kind, seen in traffic.items():
-            limit = limits[kind][quantile]
-            more, certain = count_slower(seen.latency, limit)
-            given_up, certainly = count_slower(seen.unanswered, limit)
-            answers += seen.timed + given_up
-            possibly, surely = possibly + more + given_up, surely + certain + certainly
-        name = f"latency_{quantile}"
-        found[name] = found.get(name, Tally()).plus(answers, possibly, surely)
-    return found
-
-
 # --- findings ----------------------------------------------------------------------------------
 
 
@@ -264,29 +212,43 @@ def _outcome(good: bool, bad: bool) -> Outcome:
     return "bad" if bad else "good" if good else "open"
 
 
+# What is bad of so many answers, by signal.
+BAD = {
+    "errors": "answers were server faults",
+    **{f"latency_{name}": "answers took longer than" for name in TAILS},
+    "first_token": "streamed answers took longer to their first token than",
+    "inter_token": "streamed answers took longer from one token to the next than",
+    "cut_off": "answers to users were cut off, as long as allowed",
+}
+
+
 def _share(
     signal: Signal, tally: Tally, waiting: int, limits: Limits, on: float, back: float
 ) -> Finding:
+    key = signal.name.removeprefix("latency_")
+    bounds = sorted({one[key] for one in limits.values() if key in one})
+    if signal.name == "cut_off" and bounds:
+        signal = replace(signal, limit=bounds[-1])
     below, _ = share_evidence(signal, tally.possibly_bad(waiting))
     _, above = share_evidence(signal, tally)
     outcome = _outcome(bool(below >= on), bool(above >= back))
     bad = tally.possibly if outcome == "good" else tally.surely
     value = bad / tally.answers if tally.answers else None
-    if signal.kind == "share":
-        text = f"{bad} of {tally.answers} answers were server faults"
-    elif limits:
-        quantile = signal.name.removeprefix("latency_")
-        bounds = sorted({round(one[quantile]) for one in limits.values()})
-        text = f"{bad} of {tally.answers} answers took longer than "
-        text += f"{' or '.join(map(str, bounds))} ms"
-    else:
+    if signal.name != "errors" and not bounds:
         text = "the running release has answered too little to compare latencies with"
         return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
+    text = f"{bad} of {tally.answers} {BAD[signal.name]}"
+    if signal.kind == "quantile":
+        text += f" {' or '.join(dict.fromkeys(map(_milliseconds, bounds)))} ms"
     if waiting:
         text += f", {waiting} more are not answered yet"
     shown = {"good": "shown to be below", "bad": "shown to be above", "open": "not decided against"}
     text += f", which is {shown[outcome]} the {signal.limit:.1%} that are allowed"
     return Finding(signal.name, outcome, value, signal.limit, text, signal.wanted)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
 
 
 def _quality(config: RolloutConfig, quality: Quality, on: float, back: float) -> Finding:

@@ -11,6 +11,9 @@ of the rollout began, as soon as that is enough to bound its p95. Until then the
 At 100 % no user asks the running release, and what it has answered since the gateway started counts
 in its place; where that is too little too, only the absolute limit holds.
 
+Where a protocol's answers show more of themselves (`analysis.SHOWN`), that is compared in the same
+way; of those as long as allowed, users' requests only, since own ones have their quality judged.
+
 What does not come is evidence too, or a release that hangs would be held for ever: a request that
 was given up counts as slow when it was waited for long enough, and of the rollout's own as a fault
 besides; one that is not answered yet speaks against going on as soon as a good answer would have
@@ -26,7 +29,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config.fleet import FleetConfig, RolloutConfig
+from adire_assets.config.fleet import TAILS, FleetConfig, RolloutConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
@@ -35,7 +38,7 @@ from adire_assets.serving import release
 from adire_assets.serving.gateway import config, routing
 from adire_assets.serving.gateway.traffic import Traffic, from_record, without_fastest
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
-from adire_assets.serving.rollout import analysis
+from adire_assets.serving.rollout import limits
 from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse
 from adire_assets.serving.rollout.replay import Judge, Replay
 
@@ -100,7 +103,7 @@ class Watch:
         """
         replay = self._replaying(rollout)
         if self.step is None or self.step.since != rollout.since:
-            self.step = StepEvidence(self.config, rollout)
+            self.step = StepEvidence(self.config, rollout, self._shown(rollout))
         step = self.step
         lost = replay.collect()[rollout.number]
         ever = self._counters(rollout)
@@ -108,9 +111,8 @@ class Watch:
         seconds = time.time() - rollout.since
         quality = self._judged()
         judged = Quality(replay.plug, quality)
-        found = analyse(
-            self.config, step.tallies, step.limits, seconds, step.ejected, judged, step.waiting
-        )
+        known = self.config, step.tallies, step.limits, seconds, step.ejected, judged
+        found = analyse(*known, waiting=step.waiting, shown=step.shown)
         # One request a look.
         if replay.idle and time.monotonic() - self.asked >= APART_SECONDS:
             self.asked = time.monotonic()
@@ -143,6 +145,11 @@ class Watch:
                 found[name] = self.gateway.traffic(self.model, number)
                 found[f"{name}_asked"] = self.gateway.pinned_traffic(self.model, number)
         return found
+
+    def _shown(self, rollout: Rollout) -> bool:
+        """Whether the answers of its slot show more of themselves than how long they took."""
+        slot = self.fleet.targets[self.target].slots[rollout.slot]
+        return any(one.answers for one in config.protocols_of([slot]))
 
     def _replaying(self, rollout: Rollout) -> Replay:
         if self.replay is None:
@@ -181,9 +188,10 @@ class Watch:
 class StepEvidence:
     """The looks at one stage or step, from where the record says that they stand."""
 
-    def __init__(self, config: RolloutConfig, rollout: Rollout) -> None:
+    def __init__(self, config: RolloutConfig, rollout: Rollout, shown: bool = False) -> None:
         self.config, self.since = config, rollout.since
         self.alone = rollout.origin is None
+        self.shown = shown and not self.alone  # there is nothing else to compare it with
         self.everything = rollout.percent == 100
         self.mirroring = rollout.stage == "mirroring"
         # Of requests. Mirrored ones are copies of users', which a gateway counts as asked for.
@@ -253,7 +261,8 @@ class StepEvidence:
         There were never fewer than those under way, as long as they are.
         """
         absolute = self.config.latency_maximum_seconds * 1000
-        slowest = max((max(one.values()) for one in self.limits.values()), default=absolute)
+        latencies = [one[name] for one in self.limits.values() for name in TAILS]
+        slowest = max(latencies, default=absolute)
         since = time.monotonic() - slowest / 1000
         before = sum(1 for when, _ in self.active if when < since)
         del self.active[: max(0, before - 1)]  # the last before it still held at that moment
@@ -282,9 +291,10 @@ class StepEvidence:
         left = []
         for look in self.unlimited:
             known = {kind: traffic for kind, traffic in look.items() if kind in self.limits}
-            self.tallies = analysis.count_latencies(self.tallies, self.limits, known)
+            self.tallies = limits.count_latencies(self.tallies, self.limits, known)
+            self.tallies = limits.count_shown(self.tallies, self.limits, known)
             rest = {kind: one for kind, one in look.items() if kind not in known}
-            if any(one.timed or one.given_up for one in rest.values()):
+            if any(one.shows for one in rest.values()):
                 left.append(rest)
         self.unlimited = left
 
@@ -297,12 +307,20 @@ class StepEvidence:
             if kind in self.limits:
                 continue
             if self.alone or self.config.latency_increase_maximum is None:
-                self.limits[kind] = analysis.latency_limits(self.config, None)
-            elif recent[kind].timed >= analysis.REFERENCE_ANSWERS:
-                self.limits[kind] = analysis.latency_limits(self.config, recent[kind])
+                self.limits[kind] = limits.latency_limits(self.config, None)
+            elif recent[kind].timed >= limits.REFERENCE_ANSWERS:
+                self.limits[kind] = self._limits(kind, recent[kind])
             elif kind == "users" and self.everything:
-                self.limits[kind] = analysis.latency_limits(self.config, always[kind])
+                self.limits[kind] = self._limits(kind, always[kind])
         return len(self.limits) > before
+
+    def _limits(self, kind: str, running: Traffic) -> dict[str, float]:
+        found = limits.latency_limits(self.config, running)
+        if self.shown:
+            found |= limits.shown_limits(self.config, running)
+        if kind != self.kinds[0]:
+            found.pop("cut_off", None)
+        return found
 
     def _by_kind(self, counters: Mapping[str, Traffic], name: str) -> dict[str, Traffic]:
         """What a release, `canary` or `running`, has answered to each kind of requests."""

@@ -20,6 +20,7 @@ from tests.support.promtool import (
     result,
     rules,
     steady,
+    streams,
 )
 from tests.support.running_gateway import MODEL
 
@@ -87,6 +88,26 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
     "a slower canary, too few for a p99": (SOUND | release(2, {35: 2}), MEDIAN),
     "a slightly slower canary": (SOUND | release(2, {28: 6}), []),
     "a faster canary": (release(1, {55: 19}) | release(2, {22: 6}), []),
+    "a canary whose streams are as they were": (
+        SOUND | release(2, {22: 6}) | streams(1, 22, 10, 19, 1) | streams(2, 22, 10, 6, 0.3),
+        [],
+    ),
+    "a canary whose first token is slower": (
+        SOUND | release(2, {22: 6}) | streams(1, 22, 10, 19) | streams(2, 55, 10, 6),
+        [alert("AdireCanaryFirstTokenSlower")],
+    ),
+    "a canary whose tokens are slower": (
+        SOUND | release(2, {22: 6}) | streams(1, 22, 10, 19) | streams(2, 22, 20, 6),
+        [alert("AdireCanaryTokensSlower")],
+    ),
+    "a canary that is cut off": (
+        SOUND | release(2, {22: 6}) | streams(1, 22, 10, 19, 1) | streams(2, 22, 10, 6, 2),
+        [alert("AdireCanaryCutOff")],
+    ),
+    "a canary with very few streams": (
+        SOUND | release(2, {22: 6}) | streams(1, 22, 10, 19) | streams(2, 90, 40, 0.4, 0.4),
+        [],
+    ),
     "hardly anything left to compare with": (
         LEAVING | release(2, {55: 6}, values=lambda each: f"_x30 0+{each}x50"),
         [],

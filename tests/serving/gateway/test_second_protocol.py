@@ -69,7 +69,7 @@ def streamed(made: RunningGateway, model: str = MODEL) -> tuple[str | None, int,
         body, whole = answer.read(), True
     except http.client.IncompleteRead as cut:
         body, whole = cut.partial, False
-    return answer.headers["x-adire-release"], body.count(b"data:"), whole
+    return answer.headers["x-adire-release"], body.count(b"data: {"), whole
 
 
 def test_a_chat_reaches_the_release_that_its_body_names(chat: RunningGateway) -> None:

@@ -16,7 +16,8 @@ from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.config import buckets
 from adire_assets.serving.gateway.traffic import Histogram, Traffic
-from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse, latency_limits
+from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse
+from adire_assets.serving.rollout.limits import latency_limits
 from adire_assets.serving.rollout.replay import Replay
 from adire_assets.serving.rollout.watch import StepEvidence
 from adire_assets.serving.state import Rollout

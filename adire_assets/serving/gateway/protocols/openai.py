@@ -16,6 +16,7 @@ HTTP = InferenceProtocol(
     outcomes=HTTP_OUTCOMES,
     # Of an engine that failed before it began to answer, or does not hold the release.
     retriable={"x-adire-retry": "1"},
+    answers=Path(__file__).with_name("openai_answers.lua"),
     streams=True,
     client="adire_assets.serving.gateway.protocols.openai_client:ask",
     stream="adire_assets.serving.gateway.protocols.openai_client:stream",
