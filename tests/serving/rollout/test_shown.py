@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adire_assets.config.fleet import RolloutConfig
 from adire_assets.families.diffusion import FAMILY
-from adire_assets.serving.gateway.config import buckets
+from adire_assets.serving.gateway.config import buckets, part
 from adire_assets.serving.gateway.traffic import Histogram, Traffic
 from adire_assets.serving.rollout.analysis import Analysis, Quality, analyse, thresholds
-from adire_assets.serving.rollout.limits import shown_limits
+from adire_assets.serving.rollout.limits import count_slower, shown_limits
 from adire_assets.serving.rollout.watch import StepEvidence
 from adire_assets.serving.state import Rollout
 
@@ -125,6 +126,25 @@ def test_the_limits_leave_room_for_what_is_not_known_of_the_running_release() ->
     few, more = streamed(10, cut_off=2), streamed(1000, cut_off=200)
     assert shown_limits(CONFIG, few)["cut_off"] > 0.6
     assert 0.32 < shown_limits(CONFIG, more)["cut_off"] < 0.33
+
+
+@pytest.mark.parametrize(("name", "units"), [("first_token", 1), ("inter_token", 1000)])
+def test_twice_as_long_is_surely_too_long_wherever_the_bounds_of_the_histogram_lie(
+    name: str, units: int
+) -> None:
+    settings = part("bootstrap")["stats_config"]["histogram_bucket_settings"]
+    [found] = [one for one in settings if one["match"].get("prefix") == f"adire.{name}_time"]
+    bounds = [bound / units for bound in found["buckets"]]
+    config = RolloutConfig(latency_slack_seconds=0.0, inter_token_slack_seconds=0.0)
+    for milliseconds in np.geomspace(10, 300, 500):
+        once, twice = (
+            tuple((bound, 100 * (times * milliseconds <= bound)) for bound in bounds)
+            for times in (1, 2)
+        )
+        running: dict[str, Any] = {name: once}
+        limit = shown_limits(config, Traffic(**running))[name]
+        assert limit >= 1.5 * milliseconds
+        assert count_slower(twice, limit) == (100, 100), milliseconds
 
 
 def test_own_requests_are_not_counted_as_cut_off() -> None:
