@@ -140,4 +140,4 @@ def _shown(pieces: Iterator[Answer], model: str) -> str:
         raise UserError(f"{model} gave an empty answer; `adire status` shows how it is")
     told = f"{model}@{last.release} manifest {last.provenance['release_hash']}"
     print(f"{DIM}{told}{PLAIN}" if sys.stderr.isatty() else told, file=sys.stderr)
-    return text
+    return CONTROLS.sub("", text)  # no server takes them in the next turn

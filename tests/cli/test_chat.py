@@ -108,6 +108,15 @@ def test_a_conversation_keeps_what_was_said_but_no_turn_that_failed(
     assert [one["messages"] for one in engine.asked] == [[hi], [hi, said, bayo]]
 
 
+def test_control_characters_of_an_answer_do_not_end_the_conversation(
+    project: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "text", "three\x1b[2J cloths")
+    status, _, error = chat(project, "letters", typed="Hi\nAnd Bayo?\n")
+    assert (status, error) == (0, BY + BY)
+    assert engine.asked[-1]["messages"][1]["content"] == "three[2J cloths "
+
+
 def test_an_answer_that_breaks_off_is_told(project: Path, engine: FakeEngine) -> None:
     engine.breaks = (2, "error")
     status, out, error = chat(project, "letters", "Hi")
