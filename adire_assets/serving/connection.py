@@ -49,27 +49,45 @@ def connect(endpoint: Endpoint | str) -> Iterator[Any]:
     import tritonclient.grpc
     from tritonclient.utils import InferenceServerException
 
+    endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
+    secure = endpoint.authority is not None
+    try:
+        with tritonclient.grpc.InferenceServerClient(
+            endpoint.address,
+            ssl=secure,
+            root_certificates=str(endpoint.authority) if secure else None,
+            channel_args=_arguments(endpoint),
+        ) as client:
+            yield client
+    except InferenceServerException as error:
+        said = sentence(endpoint, error.status(), error.message())
+        raise Unanswered(said, error.status()) from None
+
+
+@contextmanager
+def channel(endpoint: Endpoint) -> Iterator[Any]:
+    """A channel of gRPC, for what that client has no method for; it raises grpc.RpcError."""
+    import grpc
+
+    if endpoint.authority is None:
+        opened = grpc.insecure_channel(endpoint.address, _arguments(endpoint))
+    else:
+        vouching = grpc.ssl_channel_credentials(endpoint.authority.read_bytes())
+        opened = grpc.secure_channel(endpoint.address, vouching, _arguments(endpoint))
+    with opened:
+        yield opened
+
+
+def _arguments(endpoint: Endpoint) -> list[tuple[str, Any]]:
     arguments: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", LARGEST_MESSAGE),
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         # Without its own pool, a client waits out the back-off of one that met the server down.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
-    address, secure = endpoint.address, endpoint.authority is not None
     if endpoint.name:
         arguments.append(("grpc.ssl_target_name_override", endpoint.name))
-    try:
-        with tritonclient.grpc.InferenceServerClient(
-            address,
-            ssl=secure,
-            root_certificates=str(endpoint.authority) if secure else None,
-            channel_args=arguments,
-        ) as client:
-            yield client
-    except InferenceServerException as error:
-        said = sentence(endpoint, error.status(), error.message())
-        raise Unanswered(said, error.status()) from None
+    return arguments
 
 
 def sentence(endpoint: Endpoint, status: str | None, message: str) -> str:

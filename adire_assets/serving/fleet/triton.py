@@ -119,7 +119,7 @@ class Control:
 class Triton(SlotServer):
     """Triton's labels of a release are `model` and `version`."""
 
-    protocols = ("kserve-grpc", "kserve-http")
+    protocols = ("kserve-grpc", "kserve-http", "kserve-stream")
     port = "grpc_port"
     drain_seconds = 20
     error_line = r"^\S+ [EF] \d+ (?!.*CudaDriverHelper)"  # each Triton without a GPU says that

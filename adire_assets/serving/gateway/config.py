@@ -71,13 +71,20 @@ class ServedModel:
 
     `loaded`: release -> the slot that holds it; `weights`: release -> its share of the requests
     that name no release, in percent, adding up to 100 (empty: such requests are refused);
-    `mirrored`: (release, percent of the requests that it gets a copy of).
+    `mirrored`: (release, percent of the requests that it gets a copy of); `protocols`: the names of
+    those that its releases are asked by (None: of all that their slots speak).
     """
 
     model: str
     loaded: Mapping[int, str]
     weights: Mapping[int, int] = field(default_factory=dict)
     mirrored: tuple[int, int] | None = None
+    protocols: tuple[str, ...] | None = None
+
+    def asked_by(self, slots: Iterable[SlotConfig]) -> list[InferenceProtocol]:
+        """The protocols that it is asked by, of those that these slots speak."""
+        every = self.protocols is None
+        return [one for one in protocols_of(slots) if every or one.name in (self.protocols or ())]
 
 
 def cluster_name(model: str, number: int, suffix: str = "", *, pinned: bool = False) -> str:
@@ -129,7 +136,7 @@ def clusters(
                 for other in names
                 if slots[other].server == slots[name].server
             ]
-            for protocol in protocols_of([slots[name]]):
+            for protocol in one.asked_by([slots[name]]):
                 for pinned in (False, True):
                     kind = cluster_name(one.model, number, protocol.suffix, pinned=pinned)
                     behind = places[:1] if pinned else places
@@ -214,11 +221,14 @@ def model_routes(
     loaded = ", ".join(str(number) for number in sorted(one.loaded)) or "none"
     sticky, limit = gateway.sticky_header, f"{gateway.request_timeout_seconds}s"
     found = []
-    for protocol in protocols_of(holding or slots.values()):
+    asked_by = one.asked_by(holding or slots.values())
+    for protocol in asked_by:
         match, suffix = _paths(protocol), protocol.suffix
+        by_slot = one.loaded.items()
+        elsewhere = {n for n, name in by_slot if protocol not in one.asked_by([slots[name]])}
         time = {"timeout": "0s", "idle_timeout": limit} if protocol.streams else {"timeout": limit}
         answers = part("answers_of", protocol=protocol.name) if protocol.answers else None
-        for number in one.loaded:
+        for number in sorted(one.loaded.keys() - elsewhere):
             pinned = _matching(match, one.model, {"string_match": {"exact": str(number)}})
             cluster = cluster_name(one.model, number, suffix, pinned=True)
             found.append(part("route", match=pinned, cluster=cluster, answers=answers, **time))
@@ -226,9 +236,6 @@ def model_routes(
         lacking = f"the release of {one.model} that was asked for is not loaded; loaded: {loaded}"
         found.append(_refusal(protocol, other, lacking))
         match = _matching(match, one.model)
-        if not one.weights:
-            found.append(_refusal(protocol, match, f"no release of {one.model} is live"))
-            continue
         shares = [
             part(
                 "share",
@@ -238,11 +245,15 @@ def model_routes(
                 release=str(number),
             )
             for number, weight in one.weights.items()
-            if weight
+            if weight and number not in elsewhere
         ]
+        if not shares:
+            found.append(_refusal(protocol, match, f"no release of {one.model} is live"))
+            continue
         mirrors = [
             part("copies", cluster=mirror_name(suffix), release=str(number), percent=percent)
             for number, percent in filter(None, [one.mirrored])
+            if number not in elsewhere
         ]
         found.append(
             part(
@@ -257,6 +268,12 @@ def model_routes(
                 **time,
             )
         )
+    # A server may take for its own fault what it is asked in a way that it does not know.
+    ways = ", ".join(protocol.name for protocol in asked_by)
+    for protocol in protocols_of(slots.values()):
+        if protocol not in asked_by:
+            wrong = f"{one.model} is not asked by {protocol.name}, but by {ways}"
+            found.append(_refusal(protocol, _matching(_paths(protocol), one.model), wrong))
     return found
 
 
@@ -296,8 +313,10 @@ def bootstrap(
     keys are below `root` or absolute.
     """
     protocols = protocols_of(slots.values())
-    methods = [one.methods for one in protocols if one.methods]
-    services = [{"name": service, "method_names": [*names]} for service, names in methods]
+    methods: dict[str, list[str]] = {}  # by service; Envoy takes each once
+    for service, names in (one.methods for one in protocols if one.methods):
+        methods.setdefault(service, []).extend(names)
+    services = [{"name": service, "method_names": names} for service, names in methods.items()]
     scripts = {
         one.name: {"inline_string": one.answers.read_text("utf-8")}
         for one in protocols
@@ -344,7 +363,8 @@ def _filters(
         keys = str(root / tokens.keys)
         found.append(part("tokens", keys=keys, issuer=tokens.issuer, audience=tokens.audience))
     # One Lua chunk that reads requests and names what they are about.
-    paths = [READING, *(path for one in protocols for path in one.scripts), SCRIPT]
+    scripts = dict.fromkeys(path for one in protocols for path in one.scripts)
+    paths = [READING, *scripts, SCRIPT]
     sticky = json.dumps(gateway.sticky_header or RELEASE_HEADER)
     texts = [f"local STICKY_HEADER = {sticky}", *(path.read_text("utf-8") for path in paths)]
     held = part("buffer", maximum_request_bytes=gateway.maximum_request_bytes)

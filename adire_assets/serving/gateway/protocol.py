@@ -17,6 +17,7 @@ from adire_assets.config.fleet import SlotConfig
 PROTOCOLS = {
     "kserve-grpc": "adire_assets.serving.gateway.protocols.kserve:GRPC",
     "kserve-http": "adire_assets.serving.gateway.protocols.kserve:HTTP",
+    "kserve-stream": "adire_assets.serving.gateway.protocols.kserve:STREAM",
     "openai": "adire_assets.serving.gateway.protocols.openai:HTTP",
 }
 

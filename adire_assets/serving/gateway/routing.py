@@ -2,11 +2,13 @@
 
 import os
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from adire_assets.config.fleet import FleetConfig, TokenConfig
+from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.serving import record
+from adire_assets.serving import record, release
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.gateway import Gateway
@@ -54,7 +56,7 @@ def _token_command(config: TokenConfig, folder: Path) -> str:
     return shlex.join(words)
 
 
-def _served(fleet: FleetConfig, state: record.DeploymentRecord) -> ServedModel:
+def _served(project: Project, fleet: FleetConfig, state: record.DeploymentRecord) -> ServedModel:
     """What the gateway must know of one model."""
     canary, percent = state.rollout, fleet.targets[state.target].rollout.mirrored_percent
     # A share for what no slot holds would make Envoy refuse the routes of every model.
@@ -64,7 +66,19 @@ def _served(fleet: FleetConfig, state: record.DeploymentRecord) -> ServedModel:
         state.loaded,
         weights if sum(weights.values()) == 100 else {},
         (canary.number, percent) if canary and canary.stage == "mirroring" else None,
+        _protocols(project, state),
     )
+
+
+def _protocols(project: Project, state: record.DeploymentRecord) -> tuple[str, ...] | None:
+    """Those that the releases of a model are asked by; None where none says its family, or where
+    that is not installed any more: the other models are served all the same."""
+    for number in state.loaded:
+        with suppress(UserError):
+            found = release.read_record(project, state.model, number)
+            if found.family:
+                return release.family_of_release(project, found).protocols
+    return None
 
 
 def publish(project: Project, fleet: FleetConfig, target: str) -> None:
@@ -77,7 +91,9 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
     # before, and who was held up in the middle brings the gateway to what was decided meanwhile.
     with project.locks.acquire(f"routes-{target}"):
         done = None
-        while done != (wanted := [_served(fleet, one) for one in record.read_all(project, target)]):
+        while done != (
+            wanted := [_served(project, fleet, one) for one in record.read_all(project, target)]
+        ):
             gateway.publish(wanted)
             done = wanted
 
@@ -85,4 +101,4 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
 def is_published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:
     """Whether the gateway routes a model as its record says; UserError when it does not run."""
     state = record.read(project, target, model)
-    return gateway_of(project, fleet, target).routes_as(_served(fleet, state))
+    return gateway_of(project, fleet, target).routes_as(_served(project, fleet, state))

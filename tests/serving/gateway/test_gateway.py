@@ -88,7 +88,7 @@ def test_http_and_grpc_web_reach_the_same_releases(opened: RunningGateway):
 
 
 @pytest.mark.parametrize(
-    "method", ["RepositoryModelUnload", "SystemSharedMemoryRegister", "ModelStreamInfer"]
+    "method", ["RepositoryModelUnload", "SystemSharedMemoryRegister", "LogSettings"]
 )
 def test_what_is_not_for_clients_is_refused(opened: RunningGateway, method: str):
     assert opened.raw(b"", f"/inference.GRPCInferenceService/{method}") == "UNIMPLEMENTED"

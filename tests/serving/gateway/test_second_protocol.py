@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -170,10 +171,23 @@ def test_a_release_comes_into_slots_whose_server_speaks_its_protocols(
     ends = {one["name"]: len(one["load_assignment"]["endpoints"]) for one in made}
     assert {name: n for name, n in ends.items() if "cloth" in name or "letters" in name} == {
         "cloth-1": 2, "cloth-1-pinned": 1, "cloth-1-http": 2, "cloth-1-pinned-http": 1,
+        "cloth-1-stream": 2, "cloth-1-pinned-stream": 1,
         "letters-2-chat": 2, "letters-2-pinned-chat": 1,
     }  # fmt: skip
     checks = {one["name"]: one["health_checks"][0]["http_health_check"]["path"] for one in made}
     assert checks["letters-2-chat"] == "/health" and checks["slots"] == "/v2/health/live"
+
+    streamed = ServedModel("letters", {1: "a"}, {1: 100}, protocols=("kserve-stream",))
+    named = json.dumps(config.model_routes(target.gateway, target.slots, streamed))
+    made = config.clusters(target.gateway, target.slots, [streamed])
+    ends = {one["name"] for one in made if "letters" in one["name"]}
+    assert ends == {"letters-1-stream", "letters-1-pinned-stream"}
+    assert {*re.findall(r'"(letters-[^"]*)"', named)} == ends
+    assert "letters is not asked by kserve-grpc, but by kserve-stream" in named
+    mixed = ServedModel("letters", {1: "a", 2: "c"}, {2: 100})
+    named = json.dumps(config.model_routes(target.gateway, target.slots, mixed))
+    found = {one["name"] for one in config.clusters(target.gateway, target.slots, [mixed])}
+    assert {*re.findall(r'"(letters-[^"]*)"', named)} <= found
 
     project = Project(tmp_path, tmp_path / "home")
     nothing = {"key": "", "content_hash": ""}

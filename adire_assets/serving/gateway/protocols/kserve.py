@@ -1,4 +1,8 @@
-"""KServe's inference protocol, version 2, as a Triton speaks it over gRPC and over HTTP."""
+"""KServe's inference protocol, version 2, as a Triton speaks it: gRPC, HTTP, and streams of gRPC.
+
+A stream is Triton's own extension: answers come in pieces. Here it carries one request, which the
+client ends when it has sent it, since no request is routed before all of it has been read.
+"""
 
 from pathlib import Path
 
@@ -18,8 +22,7 @@ GRPC = InferenceProtocol(
     suffix="",
     port="grpc_port",
     grpc=True,
-    # Loading, shared memory, logging and tracing are not for clients, and streams, whose length
-    # nothing bounds, no model here needs.
+    # Loading, shared memory, logging and tracing are not for clients.
     model_paths=f"/{SERVICE}/Model(Infer|Ready|Metadata|Config)",
     server_paths=(HEALTH, *(f"/{SERVICE}/Server{name}" for name in ("Live", "Ready", "Metadata"))),
     scripts=(FOLDER / "kserve_grpc.lua",),
@@ -28,6 +31,21 @@ GRPC = InferenceProtocol(
     retriable={"grpc-status": str(NOT_FOUND)},
     methods=(SERVICE, ("ModelInfer",)),
     client="adire_assets.serving.gateway.protocols.kserve_client:ask",
+)
+STREAM = InferenceProtocol(
+    "kserve-stream",
+    suffix="-stream",
+    port="grpc_port",
+    grpc=True,
+    model_paths=f"/{SERVICE}/Model(StreamInfer|Ready|Metadata|Config)",
+    server_paths=(),
+    scripts=(FOLDER / "kserve_grpc.lua",),
+    outcomes=grpc_outcomes(),
+    retriable={"grpc-status": str(NOT_FOUND)},
+    streams=True,
+    methods=(SERVICE, ("ModelStreamInfer",)),
+    client="adire_assets.serving.gateway.protocols.kserve_client:ask_stream",
+    stream="adire_assets.serving.gateway.protocols.kserve_client:stream",
 )
 HTTP = InferenceProtocol(
     "kserve-http",

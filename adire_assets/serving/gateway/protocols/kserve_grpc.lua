@@ -17,8 +17,11 @@ local OUTPUT = {"text", PARAMETERS}
 local NAMED = {"text", "text"}
 local SERVICE = "/inference.GRPCInferenceService/"
 local HEALTH = "/grpc.health.v1.Health/Check"
+local STREAM = SERVICE .. "ModelStreamInfer"
+local REQUEST = {"text", "text", "text", PARAMETERS, INPUT, OUTPUT, "bytes"}
 local METHODS = {
-  [SERVICE .. "ModelInfer"] = {"text", "text", "text", PARAMETERS, INPUT, OUTPUT, "bytes"},
+  [SERVICE .. "ModelInfer"] = REQUEST,
+  [STREAM] = REQUEST,
   [SERVICE .. "ModelReady"] = NAMED,
   [SERVICE .. "ModelMetadata"] = NAMED,
   [SERVICE .. "ModelConfig"] = NAMED,
@@ -125,6 +128,9 @@ local function about_grpc(headers, path, body)
     refuse("12", "404", "the gateway does not serve this method")
   end
   local found = read_grpc(body, fields)
+  if path == STREAM then
+    headers:add("triton_grpc_error", "true") -- else what fails in a stream has the status OK
+  end
   if path == HEALTH or not fields[1] then
     return SERVER
   elseif (found[1] or "") == "" then

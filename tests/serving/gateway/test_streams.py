@@ -1,0 +1,94 @@
+"""Streams of KServe's gRPC behind the real Envoy: routed and counted as single answers are."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from adire_assets.core.waiting import wait_until
+from tests.support.running_gateway import MODEL, RunningGateway, running_gateway
+
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+
+ON = threading.Event()  # without it, answers wait behind their first piece
+
+
+def _pieces(service: Any, requests: Any, context: Any) -> Iterator[Any]:
+    """What a server answers: two pieces, of which the second may fail."""
+    [request] = requests
+    told = dict(context.invocation_metadata())
+    number = str(service.backend.releases[request.model_name])
+    for place in range(2):
+        if place:
+            ON.wait(20)
+        if place and request.id == "broken":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the answer broke off")
+        answer = service_pb2.ModelInferResponse(model_version=number, id=str(place))
+        answer.parameters["grpc_error"].string_param = told.get("triton_grpc_error", "")
+        yield service_pb2.ModelStreamInferResponse(infer_response=answer)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.support.backend._Service.ModelStreamInfer", _pieces)
+        with running_gateway(tmp_path_factory.mktemp("streams")) as made:
+            made.publish({1: 100})
+            yield made
+
+
+def ask(opened: RunningGateway, *requests: Any) -> Any:
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(opened.channel)
+    return stub.ModelStreamInfer(iter(requests), timeout=20)
+
+
+def request(version: str = "", **fields: Any) -> Any:
+    return service_pb2.ModelInferRequest(
+        model_name=fields.pop("model", MODEL), model_version=version, **fields
+    )
+
+
+def test_the_first_piece_is_there_before_the_second_is_made(opened: RunningGateway) -> None:
+    for version, number in (("", "1"), ("2", "2")):
+        ON.clear()
+        stream = ask(opened, request(version))
+        first = next(stream).infer_response
+        assert (first.model_version, first.id) == (number, "0")
+        # A Triton then ends what fails by a status, which can be counted.
+        assert first.parameters["grpc_error"].string_param == "true"
+        assert dict(stream.initial_metadata())["x-adire-release"] == number
+        ON.set()
+        assert [one.infer_response.id for one in stream] == ["1"]
+
+
+def test_what_is_not_served_and_what_is_no_request_is_refused(opened: RunningGateway) -> None:
+    for asked, code, said in (
+        ([request("7")], "NOT_FOUND", "not loaded; loaded: 1, 2"),
+        ([request(model="silk")], "NOT_FOUND", "no such model"),
+        ([request(), request()], "INVALID_ARGUMENT", "not one whole message"),
+        ([], "INVALID_ARGUMENT", "not one whole message"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(ask(opened, *asked))
+        assert caught.value.code().name == code and said in caught.value.details()
+    lethal = request()
+    lethal.parameters["classification"].int64_param = 1
+    assert opened.raw(lethal.SerializeToString(), STREAM) == "INVALID_ARGUMENT"
+
+
+def test_how_a_stream_ends_is_counted(opened: RunningGateway) -> None:
+    ON.set()
+    before = opened.counted(1)
+    list(ask(opened, request()))
+    with pytest.raises(grpc.RpcError, match="the answer broke off"):
+        list(ask(opened, request(id="broken")))
+
+    def counted() -> bool:
+        after = opened.counted(1).since(before)
+        return (after.answered, after.failed) == (2, 1) and after.timed >= 2
+
+    assert wait_until(counted, 10), opened.counted(1).since(before)
