@@ -20,10 +20,11 @@ from adire_assets.cli.generate_command import (
     OfRelease,
     OfTarget,
     endpoint_of,
+    family_asked,
     require_known,
     with_options,
 )
-from adire_assets.config.model import family_of, models
+from adire_assets.config.model import models
 from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import family
@@ -61,7 +62,7 @@ def chat(
 
     project = Project.find()
     model, text = _model_and_text(project, model, text)
-    plug = family_of(project, model)
+    plug = family_asked(project, model, release, target)
     client.require_chat(plug)
     require_known(plug, request)
     endpoint = endpoint_of(project, target)

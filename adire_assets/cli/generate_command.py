@@ -16,7 +16,7 @@ from adire_assets.cli.arguments import (
     known_model,
     not_blank,
 )
-from adire_assets.config.fleet import load_fleet
+from adire_assets.config.fleet import FleetConfig, load_fleet
 from adire_assets.config.model import family_of, only_model
 from adire_assets.core.answer import RequestOption
 from adire_assets.core.errors import UserError
@@ -75,9 +75,24 @@ def endpoint_of(project: Project, target: str) -> Endpoint:
     from adire_assets.serving.gateway import routing
 
     fleet = load_fleet(project)
-    if target and target not in fleet.targets:
-        raise UserError(f"there is no target {target}; targets: {', '.join(fleet.targets)}")
-    return routing.endpoint_of(project, fleet, target or next(iter(fleet.targets)))
+    return routing.endpoint_of(project, fleet, _target(fleet, target))
+
+
+def family_asked(project: Project, model: str, release: int | None, target: str) -> Family:
+    """The family of a model as the release is served that is asked there, by default the live one;
+    as the model's YAML says where there is none."""
+    from adire_assets.serving import record
+    from adire_assets.serving.release import family_of_release, find_record
+
+    number = release or record.read(project, _target(load_fleet(project), target), model).live
+    found = find_record(project, model, number) if number else None
+    return family_of_release(project, found) if found else family_of(project, model)
+
+
+def _target(fleet: FleetConfig, name: str) -> str:
+    if name and name not in fleet.targets:
+        raise UserError(f"there is no target {name}; targets: {', '.join(fleet.targets)}")
+    return name or next(iter(fleet.targets))
 
 
 @with_options()
@@ -98,7 +113,7 @@ def generate(
 
     project = Project.find()
     model = model or only_model(project)
-    plug = family_of(project, model)
+    plug = family_asked(project, model, release, target)
     require_known(plug, request)
     out = out or Path(f"out{plug.served.suffix}")
     file_to_write_as(plug.served.suffix)(out)

@@ -10,6 +10,7 @@ recipe key. That is why `core.lineage` leaves this module out of a step's code h
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -69,7 +70,8 @@ class EvaluationConfig(Strict):
 
 
 class ServingConfig(Strict):
-    """What a release may be asked for."""
+    """What a release may be asked for; by the key `engine`, where a family has it, what serves it
+    (see `core.family.Family.served_by`)."""
 
     def settings(self, project: Project) -> dict[str, Any]:
         """What a release is made with."""
@@ -105,8 +107,17 @@ class ModelConfig(Strict):
     def require_files(self, project: Project, path: Path) -> None:
         """UserError when a file that the YAML at `path` names does not fit to it."""
 
+    def served_as(self) -> Family:
+        """The family as releases made by this file are served."""
+        return family(self.family).served_by(engine_of(self.serving.model_dump()))
+
 
 SCHEMA = ChosenBy[ModelConfig]("family", lambda name: family(name).schema(), hint=told)
+
+
+def engine_of(serving: Mapping[str, Any]) -> str:
+    """What serves releases with this section `serving`; "": what serves all of the family."""
+    return str(serving.get("engine", ""))
 
 
 def load_model(project: Project, name: str) -> ModelConfig:
@@ -129,7 +140,7 @@ def load_model(project: Project, name: str) -> ModelConfig:
 
 def family_of(project: Project, name: str) -> Family:
     """The family of a model, as its YAML says now."""
-    return family(load_model(project, name).family)
+    return load_model(project, name).served_as()
 
 
 def no_model(project: Project, name: str) -> str:

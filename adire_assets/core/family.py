@@ -12,7 +12,7 @@ names of modules.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -98,7 +98,8 @@ class Family:
     modules `release.modules`, which import nothing of the project; and of the `adapter_files`,
     of which the first has the weights.
     `protocols` are those that a release is asked by (`serving.gateway.protocol`): it comes into
-    slots whose server speaks them all.
+    slots whose server speaks them all. Where releases can be served in several ways, the key
+    `serving.engine` chooses, and `by_engine` has what is other than above: see `served_by`.
     `served` tells how answers are asked for, kept and judged:
 
         serve    requests(evaluation): what its answers were asked for by, as JSON, each with its
@@ -156,11 +157,16 @@ class Family:
     judge_process: Step
     engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols: tuple[str, ...] = ("kserve-grpc", "kserve-http")
+    by_engine: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     launch: Step | None = None  # without: a training is one process
     trial: Step | None = None  # without: `adire search` refuses
     golden: Step | None = None  # without: nothing is made again after an upgrade
     sabotages: Step | None = None
     formats: Step | None = None  # without: `adire export` and `adire import` refuse
+
+    def served_by(self, engine: str) -> "Family":
+        """The family as its releases with this `serving.engine` are served; "": as it is."""
+        return replace(self, **self.by_engine.get(engine, {})) if engine else self
 
     def schema(self) -> type[Any]:
         """The class that `config` names."""

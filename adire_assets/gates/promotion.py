@@ -170,6 +170,7 @@ def parity_report(project: Project, model: str, number: int, progress: Progress)
     device = lineage.device_class(load_fleet(project).device)
     plug = release.family_of_release(project, record)
     server = slot_server.server_named(slot_server.kind_speaking(plug.protocols))
+    versions = server.versions(repository.path)
     recipe = Recipe(
         kind="parity_report",
         model=model,
@@ -180,7 +181,7 @@ def parity_report(project: Project, model: str, number: int, progress: Progress)
             *plug.serve.modules,
         ),
         inputs={name: one.content_hash for name, one in made_from.items()},
-        environment=lineage.environment(*plug.packages, device=device) | server.versions(),
+        environment=lineage.environment(*plug.packages, device=device) | versions,
     )
 
     def make(folder: Path) -> None:

@@ -24,8 +24,9 @@ def code_and_libraries(project: Project, family: Family) -> dict[str, Any]:
     )
     libraries = {name for modules in steps for name in lineage.libraries(modules)}
     server = slot_server.server_named(slot_server.kind_speaking(family.protocols))
+    versions = server.versions(project.root / family.backend)
     return {
         "code": [lineage.code_hash(modules) for modules in steps],
         "backend": release.backend_hash(project, family),
-        "libraries": project.placement.facts().environment(*sorted(libraries)) | server.versions(),
+        "libraries": project.placement.facts().environment(*sorted(libraries)) | versions,
     }

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from adire_assets.config.model import engine_of
 from adire_assets.core.family import family
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -25,7 +26,8 @@ def triton_repository(
     promotion.require_evaluation_of(evaluation, adapter.content_hash, base_weights.content_hash)
     store.verify(adapter)
     settings = config.json("config.json")
-    plug, serving = family(settings["family"]), settings["serving"]
+    serving = settings["serving"]
+    plug = family(settings["family"]).served_by(engine_of(serving))
     made_from = {"lora_weights": adapter.content_hash, "base_model": base_weights.content_hash}
     recipe = Recipe(
         kind="triton_repository",
@@ -74,6 +76,7 @@ def triton_repository(
             },
             golden=upgrades.golden_set(project, plug, evaluation),
             family=plug.name,
+            engine=engine_of(serving),
         ),
     )
     promotion.challenge(project, adapter.model, number)

@@ -65,6 +65,7 @@ class ReleaseRecord:
     provenance: dict[str, Any]
     golden: Reference | None = None  # to be made again after an upgrade
     family: str = ""  # "": what the model's YAML says
+    engine: str = ""  # its `serving.engine`; "": what serves all of the family
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def is_of(self, evaluation: Mapping[str, Any]) -> bool:
@@ -76,8 +77,10 @@ class ReleaseRecord:
 
 
 def family_of_release(project: Project, record: ReleaseRecord) -> Family:
-    """The family of a release, whatever became of its model's YAML since."""
-    return family(record.family) if record.family else family_of(project, record.model)
+    """The family of a release, as the release is served, whatever became of its model's YAML."""
+    if not record.family:
+        return family_of(project, record.model)
+    return family(record.family).served_by(record.engine)
 
 
 def backend_hash(project: Project, plug: Family) -> str:

@@ -23,8 +23,7 @@ class SlotServer(ABC):
 
     `protocols` are the names of those that it speaks, `port` is the key of a slot where it is asked
     by this project, `metrics_port` that of its metrics.
-    `drain_seconds`: how long a server that stops lets running requests finish, `start_seconds` how
-    long one may take to start, where that is longer than a load.
+    `drain_seconds`: how long a server that stops lets running requests finish.
     `error_line` is a regular expression of the lines of its log that say what is wrong.
     `metric_labels` are Prometheus' relabellings of its metrics to `model` and `release`, and
     `metric_rules` is a file of rules that record stable names of them (see docs/metrics.md).
@@ -34,7 +33,6 @@ class SlotServer(ABC):
     port: str
     metrics_port: str = "metrics_port"
     drain_seconds: int
-    start_seconds: float = 0.0
     error_line: str
     metric_labels: Sequence[Mapping[str, Any]] = ()
     metric_rules: Path | None = None
@@ -50,8 +48,14 @@ class SlotServer(ABC):
         """All of it. `device` is "auto", "cpu" or "cuda"; `threads` are those on the CPU."""
 
     @abstractmethod
-    def versions(self) -> dict[str, str]:
-        """Distribution -> version of what decides how it answers."""
+    def versions(self, content: Path) -> dict[str, str]:
+        """Distribution -> version of what decides how a release answers; `content` is the folder of
+        the release's files, or of its family's backend."""
+
+    def start_seconds(self, folder: Path) -> float:
+        """How long it may take to start, where that is longer than a load; `folder` is a slot's, or
+        the content of a release that it starts for."""
+        return 0.0
 
     @abstractmethod
     def require_live(self, slot: SlotConfig, seconds: float) -> None:

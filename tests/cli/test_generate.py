@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from adire_assets.cli.generate_command import family_asked
 from adire_assets.core.family import GROUP
+from adire_assets.core.project import Project
+from adire_assets.serving import record, release
+from adire_assets.serving.release import ReleaseRecord
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -168,3 +173,23 @@ def test_what_the_family_does_not_know_is_refused(
 ) -> None:
     assert adire(project, "generate", "indigo", *words) == (1, f"adire: {told}\n")
     assert not (project / "out.words").exists()
+
+
+def test_a_model_is_asked_as_its_live_release_is_served(tmp_path: Path) -> None:
+    """Whatever its YAML says about the next one."""
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs")
+    project = Project(tmp_path, tmp_path / "home")
+    project.model_file("letters").write_text(
+        "family: causal_lm\ndata: {path: data/letters}\nbase_model: {source: base}\n"
+        "serving: {engine: triton}\n"
+    )
+    assert family_asked(project, "letters", None, "").protocols == ("kserve-stream",)
+    nothing = {"key": "", "content_hash": ""}
+    facts = dict.fromkeys(("repository", "adapter", "base_model", "evaluation", "verdict"), nothing)
+    for number, engine in ((1, "vllm"), (2, "triton")):
+        more = {"mlflow_run_id": None, "provenance": {}, "family": "causal_lm", "engine": engine}
+        release.write_record(project, ReleaseRecord("letters", number, **facts, **more))
+    record.change(project, "local", "letters", lambda state: replace(state, live=1))
+    assert family_asked(project, "letters", None, "").protocols == ("openai",)
+    assert family_asked(project, "letters", 2, "local").protocols == ("kserve-stream",)

@@ -57,6 +57,16 @@ def test_a_step_has_the_functions_of_the_plug(name: str, step: str) -> None:
     assert [one for one in PROMISED[step] if not hasattr(functions, one)] == []
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_an_engine_changes_is_of_the_plug_too(name: str) -> None:
+    own = family(name)
+    for engine, changed in own.by_engine.items():
+        served = own.served_by(engine)
+        assert {one: getattr(served, one) for one in changed} == changed
+        assert [one for one in PROMISED["serve"] if not hasattr(served.serve.functions, one)] == []
+    assert own.served_by("") is own
+
+
 @pytest.mark.parametrize("step", DECIDES)
 def test_a_language_models_step_goes_by_the_code_that_decides_about_it_alone(step: str) -> None:
     modules = getattr(family("causal_lm"), step).modules

@@ -66,7 +66,7 @@ class _Server(SlotServer):
     def environment(self, device: str, threads: int) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
-    def versions(self) -> dict[str, str]:
+    def versions(self, content: Path) -> dict[str, str]:
         return {}
 
     def require_live(self, slot: SlotConfig, seconds: float) -> None:

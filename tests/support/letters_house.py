@@ -26,7 +26,7 @@ from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout.replay import Judge
 from tests.support import language
-from tests.support.house import House
+from tests.support.house import TARGET, House
 from tests.support.ports import free_ports
 from tests.support.training import silent
 
@@ -62,21 +62,24 @@ class LettersHouse(House):
         return open_judge(self.project.root, evaluation, "cpu")
 
 
-def letters_house(folder: Path, rollout: RolloutConfig | None = None) -> LettersHouse:
-    """A project in the new folder `folder`, without releases, whose two slots are vLLMs."""
+def letters_house(
+    folder: Path, rollout: RolloutConfig | None = None, server: str = "vllm"
+) -> LettersHouse:
+    """A project in the new folder `folder`, without releases, whose two slots are vLLMs, or Tritons
+    with one inside."""
     models = folder / "configs" / "models"
     models.mkdir(parents=True)
-    (models / f"{MODEL}.yaml").write_text(YAML)
+    (models / f"{MODEL}.yaml").write_text(f"{YAML}serving: {{engine: {server}}}\n")
     language.write_dataset(folder / "dataset", train=24)
     language.write_base(folder / BASE, head_dim=32)  # an engine on a CPU computes no smaller heads
-    return LettersHouse(Project(folder, folder / "home"), vllm_fleet(rollout), MODEL)
+    return LettersHouse(Project(folder, folder / "home"), language_fleet(rollout, server), MODEL)
 
 
-def vllm_fleet(rollout: RolloutConfig | None = None) -> FleetConfig:
+def language_fleet(rollout: RolloutConfig | None = None, server: str = "vllm") -> FleetConfig:
     ports = iter(free_ports(9))
     slots = {
         name: SlotConfig(
-            server="vllm", http_port=next(ports), grpc_port=next(ports), metrics_port=next(ports)
+            server=server, http_port=next(ports), grpc_port=next(ports), metrics_port=next(ports)
         )
         for name in ("violet", "teal")
     }
@@ -91,6 +94,7 @@ def add_letters(
     """Another release, of an adapter trained for so many steps; its number. `spoil` changes the
     adapter behind the back of its evaluation, `serving` its limits."""
     store, root, number = Store(house.project), house.project.root, len(house.releases) + 1
+    engine = next(iter(house.fleet.targets[TARGET].slots.values())).server
     base = built(store, "base_model", {}, lambda made: shutil.copytree(root / BASE, made / BASE))
     inputs = {"number": str(number)}
 
@@ -117,7 +121,7 @@ def add_letters(
             model=house.model,
             adapter=served,
             base=base,
-            serving={**SERVING, **serving},
+            serving={**SERVING, "engine": engine, **serving},
         )
 
     content = built(store, "triton_repository", inputs, release_of)
@@ -132,6 +136,7 @@ def add_letters(
             evaluation=evaluation.reference(),
             verdict=evaluation.reference(),
             family=FAMILY.name,
+            engine=engine,
             mlflow_run_id=f"run-{number}",
             provenance={"code": {"commit": "c" * 40}, "dvc_hash": "d.dir"},
         ),

@@ -32,6 +32,9 @@ FAMILY = Family(
     backend=Path(__file__).with_name("backend"),
     adapter_files=("adapter_model.safetensors", "adapter_config.json"),
     protocols=("openai",),
+    by_engine={
+        "triton": {"protocols": ("kserve-stream",), "serve": _step("serve_triton")},
+    },
     served=Served(
         suffix=".json",
         quality="ROUGE-L and slot F1",

@@ -169,6 +169,8 @@ class ServingConfig(model.ServingConfig):
         )
     }
 
+    # vllm: a vLLM with OpenAI's interface; triton: a vLLM inside of a Triton, streamed over gRPC.
+    engine: Literal["vllm", "triton"] = "vllm"
     maximum_model_length: Annotated[int, Field(ge=16, le=1_000_000)] = 1024  # question and answer
     maximum_tokens: Annotated[int, Field(ge=1, le=100_000)] = 512  # of an answer
     maximum_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 16

@@ -8,7 +8,6 @@ is there for the first one.
 
 from adire_assets.config.fleet import SERVERS, FleetConfig
 from adire_assets.config.model import models
-from adire_assets.core.family import family
 from adire_assets.core.project import Project
 from adire_assets.serving import record
 from adire_assets.serving.slot_server import kind_speaking
@@ -18,7 +17,7 @@ def needed(project: Project, fleet: FleetConfig) -> FleetConfig:
     """The fleet without the slots that nobody needs."""
     sound, _ = models(project)
     protocols = {
-        family(one.family).protocols
+        one.served_as().protocols
         for name, one in sound.items()
         if one.enabled or project.records.list(f"references/latest/{name}")
     }

@@ -66,11 +66,13 @@ def compare_in_idle_slot(
 ) -> dict[str, Any] | None:
     """The same, beside what an idle slot holds; None where no slot of a slow kind is idle."""
     protocols = release.family_of_release(project, wanted).protocols
+    content = Store(project).open(wanted.repository).path
     for target, settings in fleet.targets.items():
         state = record.read(project, target, wanted.model)
         for name in slots_speaking(settings.slots, protocols) if not state.rollout else ():
             config = settings.slots[name]
-            if name == state.active or not server_of(config).start_seconds or not is_live(config):
+            is_slow = bool(server_of(config).start_seconds(content))
+            if name == state.active or not is_slow or not is_live(config):
                 continue
             progress(f"loading release {wanted.number} of {wanted.model} into idle slot {name}")
             with SlotClient(project, fleet, target, name).lent(wanted) as place:

@@ -108,7 +108,8 @@ class SlotClient:
             supervised = self.config.launch == "local" and is_supervised(
                 self.project, slot_program(self.target, self.name)
             )
-            longest = max(self.fleet.load_timeout_seconds, server_of(self.config).start_seconds)
+            start_seconds = server_of(self.config).start_seconds(self.folder)
+            longest = max(self.fleet.load_timeout_seconds, start_seconds)
             wait_until(lambda: is_live(self.config), longest if supervised else 0)
             server_of(self.config).require_live(self.config, 5)
 

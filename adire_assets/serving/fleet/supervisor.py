@@ -72,13 +72,14 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
             if config.launch == "remote":
                 continue
             arguments = slot.arguments(name, config, target, fleet.device, threads)
+            folder = slot.folder(project, target, name, config)
             found.append(
                 Program(
                     slot_program(target, name),
                     [sys.executable, *arguments],
                     {getattr(config, port): f"{key}.slots.{name}.{port}" for port in SLOT_PORTS},
                     partial(is_live, config),
-                    max(fleet.load_timeout_seconds, server_of(config).start_seconds),
+                    max(fleet.load_timeout_seconds, server_of(config).start_seconds(folder)),
                     slot=True,
                     seen=partial(gateway.sees, name),
                 )

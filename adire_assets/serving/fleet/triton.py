@@ -1,8 +1,11 @@
 """Triton from the nvidia-pytriton wheel: a slot server, and the client that controls any Triton.
 
-What a server loads lies in a slot's folder: models/<model>/<number>/ and base_models/<hash>/.
+What a server loads lies in a slot's folder: models/<model>/<number>/ and base_models/<hash>/. It
+has two backends: Triton's own for Python, whose models bring their code, and ours for vLLM, whose
+releases share one engine in a slot (see `triton_path/vllm/model.py`).
 """
 
+import json
 import os
 import shutil
 import site
@@ -18,13 +21,15 @@ from adire_assets.core.child_environment import child_environment, driver_folder
 from adire_assets.core.errors import UserError
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.project import Project
+from adire_assets.core.store import write_bytes
 from adire_assets.serving import release
 from adire_assets.serving.connection import connect
-from adire_assets.serving.fleet import guard
+from adire_assets.serving.fleet import guard, vllm
 from adire_assets.serving.fleet.plain_paths import plain, plain_below
 from adire_assets.serving.slot_server import SlotServer, address
 
 STUB = f"{sys.version_info.major}.{sys.version_info.minor}"
+BACKENDS = Path(__file__).with_name("triton_path")  # ours, each a folder
 UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
 
 
@@ -40,7 +45,8 @@ def packages() -> Path:
 
 
 def backends(project: Project) -> Path:
-    """A backend directory with the Python backend and the stub of this Python; made once."""
+    """A backend directory with the Python backend and the stub of this Python, made once, and with
+    our backends as they are now."""
     source = packages() / "pytriton" / "tritonserver"
     final = project.home / "fleet" / f"backends-{lineage.installed('nvidia-pytriton')}-{STUB}"
     if not final.is_dir():
@@ -51,6 +57,11 @@ def backends(project: Project) -> Path:
             shutil.copy(stub, made / "python")
             with suppress(OSError):  # another process was first
                 made.rename(final)
+    for file in BACKENDS.glob("*/*.py"):
+        copy = final / file.relative_to(BACKENDS)
+        copy.parent.mkdir(exist_ok=True)
+        if not copy.is_file() or copy.read_bytes() != file.read_bytes():
+            write_bytes(copy, file.read_bytes())
     return final
 
 
@@ -67,6 +78,11 @@ def _python() -> tuple[str, dict[str, str]]:
             return str(plain(Path(place))), {"PYTHONHOME": sys.base_prefix}
     # This Python carries no library of its own: both are the system's.
     return "", {"PATH": os.defpath}
+
+
+def _has_engine(folder: Path) -> bool:
+    """Whether a vLLM serves releases in a slot's folder, or the release with this content."""
+    return any(folder.glob("model.json")) or any(folder.glob("models/*/*/model.json"))
 
 
 class Control:
@@ -167,13 +183,18 @@ class Triton(SlotServer):
             "ADIRE_SITE_PACKAGES": str(installed),
             "ADIRE_DEVICE": device,
             "ADIRE_THREADS": str(threads),
+            "ADIRE_ENGINE": json.dumps(vllm.shared_engine(device, threads)),
             "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
             "HF_HUB_OFFLINE": "1",
             **python,
         }
 
-    def versions(self) -> dict[str, str]:
-        return {"nvidia-pytriton": lineage.installed("nvidia-pytriton")}
+    def versions(self, content: Path) -> dict[str, str]:
+        engine = vllm.installed_versions() if _has_engine(content) else {}
+        return {"nvidia-pytriton": lineage.installed("nvidia-pytriton"), **engine}
+
+    def start_seconds(self, folder: Path) -> float:
+        return vllm.START_SECONDS if _has_engine(folder) else 0.0
 
     def require_live(self, slot: SlotConfig, seconds: float) -> None:
         Control(address(slot)).require(seconds)
@@ -181,7 +202,7 @@ class Triton(SlotServer):
     def reconcile(self, slot: SlotConfig, folder: Path, model: str, seconds: float) -> set[int]:
         control = Control(address(slot))
         if release.installed(folder, model):
-            control.load(model, seconds)
+            control.load(model, max(seconds, self.start_seconds(folder)))
         else:
             control.unload(model, seconds)
         return control.ready(model)

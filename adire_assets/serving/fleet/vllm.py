@@ -23,6 +23,7 @@ from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
+from adire_assets.serving.fleet.plain_paths import plain
 from adire_assets.serving.slot_server import SlotServer, address
 
 VARIABLE = "ADIRE_VLLM"
@@ -44,6 +45,40 @@ def environment_folder() -> Path:
     return folder
 
 
+def engine_environment(device: str, threads: int) -> dict[str, str]:
+    """The whole environment of an engine. UserError without a vLLM."""
+    folder = plain(environment_folder())
+    library = folder / LIBIOMP
+    return child_environment(accounts=False) | {
+        **({"LD_PRELOAD": str(library)} if library.exists() else {}),
+        "PYTHONPATH": str(plain(CODE)),
+        "PYTHONNOUSERSITE": "1",
+        "ADIRE_DEVICE": device,
+        "OMP_NUM_THREADS": str(threads),
+        # Threads that wait busily keep the other slot's from running.
+        "OMP_WAIT_POLICY": "passive",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        # An engine's processes change their titles, and would write over what marks them.
+        "SPT_NOENV": "1",
+    }
+
+
+def shared_engine(device: str, threads: int) -> dict[str, Any]:
+    """What a Triton's stubs start the engine with that they share (see `adire_vllm.shared`), or
+    {missing: why there is none}."""
+    try:
+        environment = engine_environment(device, threads)
+    except UserError as error:
+        return {"missing": str(error)}
+    python = plain(environment_folder()) / "bin" / "python"
+    command = [str(python), "-m", "adire_vllm.shared"]
+    return {"command": command, "environment": environment, "start_seconds": START_SECONDS}
+
+
 class VLLM(SlotServer):
     """Its series of a release are those of the middleware, with `model` and `release`."""
 
@@ -51,7 +86,6 @@ class VLLM(SlotServer):
     port = "http_port"
     metrics_port = "http_port"
     drain_seconds = 20
-    start_seconds = START_SECONDS
     # An exception's last line, as the engine's own processes write it.
     error_line = r"\] \w*(?:Error|Exception): |^load failed for model "
     metric_rules = None
@@ -64,29 +98,13 @@ class VLLM(SlotServer):
         return [str(python), "-m", "adire_vllm.launcher", str(folder), str(slot.http_port)]
 
     def environment(self, device: str, threads: int) -> dict[str, str]:
-        library = environment_folder() / LIBIOMP
-        return child_environment(accounts=False) | {
-            **({"LD_PRELOAD": str(library)} if library.exists() else {}),
-            "PYTHONPATH": str(CODE),
-            "PYTHONNOUSERSITE": "1",
-            "ADIRE_DEVICE": device,
-            "OMP_NUM_THREADS": str(threads),
-            # Threads that wait busily keep the other slot's from running.
-            "OMP_WAIT_POLICY": "passive",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-            # An engine's processes change their titles, and would write over what marks them.
-            "SPT_NOENV": "1",
-        }
+        return engine_environment(device, threads)
 
-    def versions(self) -> dict[str, str]:
-        try:
-            return _versions(environment_folder())
-        except UserError:
-            return {"vllm": lineage.ABSENT}
+    def versions(self, content: Path) -> dict[str, str]:
+        return installed_versions()
+
+    def start_seconds(self, folder: Path) -> float:
+        return START_SECONDS
 
     def require_live(self, slot: SlotConfig, seconds: float) -> None:
         _asked(slot, "/health", seconds)
@@ -113,6 +131,14 @@ class VLLM(SlotServer):
 
     def load_failure(self, model: str) -> str:
         return rf"load failed for model {model}@\d+: (.*)"
+
+
+def installed_versions() -> dict[str, str]:
+    """Of what decides how an engine answers."""
+    try:
+        return _versions(environment_folder())
+    except UserError:
+        return {"vllm": lineage.ABSENT}
 
 
 def _versions(folder: Path) -> dict[str, str]:

@@ -228,7 +228,7 @@ def model_routes(
         elsewhere = {n for n, name in by_slot if protocol not in one.asked_by([slots[name]])}
         time = {"timeout": "0s", "idle_timeout": limit} if protocol.streams else {"timeout": limit}
         answers = part("answers_of", protocol=protocol.name) if protocol.answers else None
-        for number in sorted(one.loaded.keys() - elsewhere):
+        for number in [n for n in one.loaded if n not in elsewhere]:
             pinned = _matching(match, one.model, {"string_match": {"exact": str(number)}})
             cluster = cluster_name(one.model, number, suffix, pinned=True)
             found.append(part("route", match=pinned, cluster=cluster, answers=answers, **time))

@@ -78,6 +78,13 @@ def idle_slot(project: Project, fleet: FleetConfig, state: DeploymentRecord, num
                 f"slot of {state.target} speaks; give it two slots of another `server` in "
                 f"{fleet_file_name()}"
             )
+        if state.active in target.slots and state.active not in names:
+            raise UserError(
+                f"release {number} of {state.model} is asked by {', '.join(protocols)}, which the "
+                f"live release {state.live} is not, so that clients of one cannot ask the other; "
+                "give it a model of its own, or first take what is live away with "
+                f"`adire rollback {state.model}`"
+            )
     return next(name for name in names if name != state.active)
 
 

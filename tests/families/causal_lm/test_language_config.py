@@ -47,6 +47,7 @@ def test_what_ships_can_be_read_with_the_files_that_it_names(name: str) -> None:
             "serving: {maximum_tokens: 100}",
             "evaluation.max_tokens: is 256, but serv",
         ),
+        ("serving: {}", "serving: {engine: tgi}", r"serving\.engine: .*vllm.*triton"),
         ("serving: {}", "serving: {moderation: refuse}", "moderation_words names no list"),
         ("serving: {}", "serving: {moderation_words: words.txt}", "moderation: flag or refuse"),
         ("serving: {}", "search: {parameters: {ranks: {choices: [1, 2]}}}", "no such key"),

@@ -49,6 +49,15 @@ def test_a_disabled_model_needs_slots_once_it_was_materialized(
     assert kinds(house) == {"vllm", "triton"}
 
 
+def test_the_engine_of_a_model_says_which_slots_it_needs(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ADIRE_FLEET", raising=False)
+    path = house.project.model_file("letters")
+    path.write_text(re.sub(r"(?m)^serving:.*$", "serving:\n  engine: triton", path.read_text()))
+    assert kinds(house) == {"triton"}
+
+
 def test_without_any_model_the_first_kind_is_there(house: House) -> None:
     for path in house.project.model_file("letters").parent.glob("*.yaml"):
         path.unlink()

@@ -199,6 +199,8 @@ def test_a_release_comes_into_slots_whose_server_speaks_its_protocols(
     state = DeploymentRecord("cloth", "eu")
     assert steps.idle_slot(project, both, state, 1) == "a"
     assert steps.idle_slot(project, both, replace(state, active="a"), 1) == "b"
+    with pytest.raises(UserError, match="which the live release 2 is not, so that clients"):
+        steps.idle_slot(project, both, replace(state, live=2, active="c"), 1)
     texts = {name: slot for name, slot in slots.items() if slot["server"] == "chat"}
     other = FleetConfig.model_validate({"targets": {"eu": {"slots": texts, "gateway": gateway}}})
     with pytest.raises(UserError, match="asked by kserve-grpc, kserve-http, which no slot of eu"):

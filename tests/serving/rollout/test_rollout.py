@@ -15,7 +15,9 @@ import pytest
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
 from adire_assets.serving import record
+from adire_assets.serving.connection import Endpoint, Unanswered
 from adire_assets.serving.gateway import routing
+from adire_assets.serving.gateway.protocols import kserve_client
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import controller, deployment, rollout
@@ -80,6 +82,9 @@ def test_who_asks_for_a_loaded_release_gets_it(lit: House) -> None:
         assert answer.release == number
     with pytest.raises(UserError, match="not loaded; loaded: 1, 2"):
         generate(lit.address, MODEL, "cloth", num_inference_steps=1, release=9)
+    # A Triton speaks this one, and models of images are not asked by it.
+    with pytest.raises(Unanswered, match="not asked by kserve-stream, but by kserve-grpc, kserve"):
+        list(kserve_client.stream(Endpoint(lit.address), MODEL, {}, None, 20))
 
 
 def test_going_back_to_a_release_that_is_gone_loads_it_first(lit: House) -> None:

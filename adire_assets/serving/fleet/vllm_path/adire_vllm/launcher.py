@@ -35,13 +35,13 @@ PR_SET_PDEATHSIG = 1
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-def command(engine: Engine, port: int, device: str) -> list[str]:
-    """The command line of a vLLM."""
+def command(engine: Engine, place: Sequence[str], device: str) -> list[str]:
+    """The command line of a vLLM; `place` are its options of where it listens."""
     on_cpu = ["--enforce-eager", "--dtype", "float32"] if device == "cpu" else []
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(engine.base), "--served-model-name", BASE_NAME),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *place,
         *("--enable-lora", "--max-lora-rank", str(engine.rank)),
         *("--max-loras", str(ADAPTERS_AT_ONCE), "--max-cpu-loras", str(ADAPTERS_KEPT)),
         *("--max-model-len", str(engine.length)),
@@ -111,9 +111,10 @@ def wait_for_engine(slot: Path, port: int) -> Engine:
     return engine
 
 
-def run(arguments: Sequence[str], slot: Path, device: str) -> int:
+def run(arguments: Sequence[str], slot: Path, device: str, *, drained: bool = True) -> int:
     """Run one vLLM to its end; its exit status. Nothing that it has started outlives it, and who
-    reads a stream of it is told."""
+    reads a stream of it is told. When this process is told to stop, what is being answered is
+    finished, unless not `drained`."""
     libc, keeper = ctypes.CDLL(None), Keeper()
     way = keeper.theirs.fileno()
     process = subprocess.Popen(
@@ -127,7 +128,10 @@ def run(arguments: Sequence[str], slot: Path, device: str) -> int:
     keeper.started()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        process.terminate()
+        if drained:
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -142,10 +146,11 @@ def run(arguments: Sequence[str], slot: Path, device: str) -> int:
 
 def main() -> None:
     slot, port, device = Path(sys.argv[1]).resolve(), int(sys.argv[2]), device_of_engine()
+    place = ("--host", "127.0.0.1", "--port", str(port))
     while True:
         engine = wait_for_engine(slot, port)
         print(f"starting on {engine.base}, rank {engine.rank}, {engine.length} tokens", flush=True)
-        status = run(command(engine, port, device), slot, device)
+        status = run(command(engine, place, device), slot, device)
         if status != AGAIN:
             sys.exit(status if status >= 0 else 1)
 

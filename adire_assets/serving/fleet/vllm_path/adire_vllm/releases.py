@@ -77,9 +77,14 @@ def read_release(folder: Path) -> Release:
 
 
 def installed(slot: Path, model: str | None = None) -> tuple[list[Release], dict[str, str]]:
-    """The releases in a slot's folder (of one model) by name, and {name: why it cannot be read}."""
+    """The releases in a slot's folder (of one model) by name, and {name: why it cannot be read}.
+
+    A Triton's slot has releases of other models beside them, which bring no model.json.
+    """
     found, broken = [], {}
     for folder in slot.glob(f"models/{model or '*'}/[0-9]*"):
+        if model is None and not (folder / "model.json").exists():
+            continue
         try:
             found.append(read_release(folder))
         except (OSError, ValueError, KeyError, TypeError) as error:
