@@ -1,7 +1,7 @@
 """Releases of a random language model of a few thousand weights, served by real engines."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -89,24 +89,33 @@ def language_fleet(rollout: RolloutConfig | None = None, server: str = "vllm") -
 
 
 def add_letters(
-    house: House, steps: int = 16, *, spoil: Callable[[Path], None] | None = None, **serving: Any
+    house: House,
+    steps: int = 16,
+    *,
+    spoil: Callable[[Path], None] | None = None,
+    training: Mapping[str, Any] | None = None,
+    asked: Mapping[str, Any] | None = None,
+    **serving: Any,
 ) -> int:
     """Another release, of an adapter trained for so many steps; its number. `spoil` changes the
-    adapter behind the back of its evaluation, `serving` its limits."""
+    adapter behind the back of its evaluation, `serving` its limits; `training` and `asked` are
+    other settings of its training and evaluation."""
     store, root, number = Store(house.project), house.project.root, len(house.releases) + 1
     engine = next(iter(house.fleet.targets[TARGET].slots.values())).server
+    asked = {**ASKED, **(asked or {})}
     base = built(store, "base_model", {}, lambda made: shutil.copytree(root / BASE, made / BASE))
     inputs = {"number": str(number)}
 
     def train(folder: Path) -> None:
         settings = {"max_train_steps": steps, "checkpointing_steps": steps, "rank": 8}
+        settings |= training or {}
         made = language.run(root / f"run-{number}", root / BASE, root / "dataset", **settings)
         for name in FAMILY.adapter_files:
             shutil.copyfile(made / name, folder / name)
 
     adapter = built(store, "lora_weights", inputs, train)
     evaluation = built(
-        store, "evaluation_report", inputs, lambda made: _evaluate(root, adapter.path, made)
+        store, "evaluation_report", inputs, lambda made: _evaluate(root, adapter.path, made, asked)
     )
     served = root / f"served-{number}"
     shutil.copytree(adapter.path, served)
@@ -151,13 +160,13 @@ def built(
     return store.build(recipe, lambda folder: (make(folder), None)[1]).artifact
 
 
-def _evaluate(root: Path, adapter: Path, output: Path) -> None:
+def _evaluate(root: Path, adapter: Path, output: Path, evaluation: dict[str, Any]) -> None:
     scratch = root / "scratch" / adapter.parent.name / adapter.name
     places = {name: scratch / name for name in ("adapter", "base", "judge")}
     for place in places.values():
         place.mkdir(parents=True)
     write_json(places["judge"] / WORDS, [])
-    asked = drawing.drawing_of(ASKED, root / "dataset")
+    asked = drawing.drawing_of(evaluation, root / "dataset")
     for name, with_it in (("adapter", str(adapter)), ("base", None)):
         write_answers.write(
             base=str(root / BASE),
@@ -172,7 +181,7 @@ def _evaluate(root: Path, adapter: Path, output: Path) -> None:
         adapter_images=str(places["adapter"]),
         base_images=str(places["base"]),
         judge=str(places["judge"]),
-        evaluation=ASKED,
+        evaluation=evaluation,
         output=str(output),
         device="cpu",
         progress=silent,
