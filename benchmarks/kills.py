@@ -3,13 +3,13 @@
     python -m benchmarks.kills --kills 30 --seed 1
     python -m benchmarks.kills --kills 20 --clients 8 --family causal_lm
 
-Killed are the active slot, the idle slot, Envoy, the supervisor, the watcher that takes over what
-was left, and the Dagster run that carries a rollout out; of language models the active slot, the
-engine in it, Envoy and the watcher. The clients have the retries of their protocol's own client,
-which sends nothing again once an answer has begun: streams that break off are counted by
-themselves. After a kill of the supervisor comes what a person or a service manager would do:
-`adire up`. After each kill the rollout must come to an end and everything served must be what the
-record says.
+Killed are the active slot's server, the idle slot's, Envoy, the supervisor, the watcher that takes
+over what was left, and the Dagster run that carries a rollout out; of language models the active
+slot's server, the engine below it, Envoy and the watcher. The clients have the retries of their
+protocol's own client, which sends nothing again once an answer has begun: streams that break off
+are counted by themselves. After a kill of the supervisor comes what a person or a service manager
+would do: `adire up`. After each kill the rollout must come to an end and everything served must be
+what the record says.
 """
 
 import argparse
@@ -37,6 +37,8 @@ VICTIMS = {
     "light": ("active slot", "idle slot", "gateway", "supervisor", "watcher", "run"),
     "causal_lm": ("active slot", "engine core", "gateway", "watcher"),
 }
+# What the command lines of the processes hold.
+SERVERS, ENGINE = ("tritonserver ", "vllm.entrypoints"), ("VLLM::EngineCore",)
 # What is killed is the point: a step goes on after some twenty answers.
 LIGHT_ROLLOUT = RolloutConfig(
     minimum_seconds=1.0,
@@ -133,9 +135,12 @@ class Harness:
         else:
             slot = idle if victim == "idle slot" else active
             guard = psutil.Process(rows[f"slot-{TARGET}-{slot}"]["pid"])
-            below = guard.children(recursive=victim == "engine core")
-            if victim == "engine core":
-                below = [one for one in below if "EngineCore" in "".join(one.cmdline())]
+            wanted = ENGINE if victim == "engine core" else SERVERS
+            below = [
+                one
+                for one in guard.children(recursive=True)
+                if any(part in " ".join(one.cmdline()) for part in wanted)
+            ]
             [*below, guard][0].kill()
 
     def consistent(self) -> bool:
