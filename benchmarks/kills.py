@@ -108,7 +108,7 @@ class Harness:
             *("-f", str(self.folder / "deploy.py"), "-j", "deploy"),
             **{RELEASE: str(number)},
         )
-        begun = wait_until(lambda: bool(self.house.record.rollout), 60)
+        begun = wait_until(lambda: bool(self.house.record.rollout), self.start_seconds)
         assert begun, (self.folder / "processes.log").read_text()[-3000:]
 
     def kill(self, victim: str) -> None:
@@ -154,8 +154,10 @@ class Harness:
         return ended and same
 
     def close(self) -> None:
-        self.watcher.kill()
-        self.watcher.wait()
+        for process in (self.watcher, self.run):
+            if process:
+                process.kill()
+                process.wait()
 
 
 def main() -> None:
