@@ -36,6 +36,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.serving import release
 from adire_assets.serving.gateway import config, routing
+from adire_assets.serving.gateway.protocol import protocols_named
 from adire_assets.serving.gateway.traffic import Traffic, from_record, without_fastest
 from adire_assets.serving.record import LEASE_SECONDS, Rollout
 from adire_assets.serving.rollout import limits
@@ -103,7 +104,9 @@ class Watch:
         """
         replay = self._replaying(rollout)
         if self.step is None or self.step.since != rollout.since:
-            self.step = StepEvidence(self.config, rollout, self._shown(rollout))
+            # Whether its answers show more of themselves than how long they took.
+            shown = any(one.answers for one in protocols_named(replay.plug.protocols))
+            self.step = StepEvidence(self.config, rollout, shown)
         step = self.step
         lost = replay.collect()[rollout.number]
         ever = self._counters(rollout)
@@ -145,11 +148,6 @@ class Watch:
                 found[name] = self.gateway.traffic(self.model, number)
                 found[f"{name}_asked"] = self.gateway.pinned_traffic(self.model, number)
         return found
-
-    def _shown(self, rollout: Rollout) -> bool:
-        """Whether the answers of its slot show more of themselves than how long they took."""
-        slot = self.fleet.targets[self.target].slots[rollout.slot]
-        return any(one.answers for one in config.protocols_of([slot]))
 
     def _replaying(self, rollout: Rollout) -> Replay:
         if self.replay is None:

@@ -9,12 +9,14 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from adire_assets.core.waiting import wait_until
+from adire_assets.serving.gateway.traffic import histogram_total
 from tests.support.running_gateway import MODEL, RunningGateway, running_gateway
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 ON = threading.Event()  # without it, answers wait behind their first piece
+PIECES = {"stop": 4, "length": 3}  # of the answers that tell how they ended: by the request's id
 
 
 def _pieces(service: Any, requests: Any, context: Any) -> Iterator[Any]:
@@ -22,12 +24,21 @@ def _pieces(service: Any, requests: Any, context: Any) -> Iterator[Any]:
     [request] = requests
     told = dict(context.invocation_metadata())
     number = str(service.backend.releases[request.model_name])
-    for place in range(2):
+    for place in range(PIECES.get(request.id, 2)):
         if place:
             ON.wait(20)
         if place and request.id == "broken":
             context.abort(grpc.StatusCode.UNAVAILABLE, "the answer broke off")
         answer = service_pb2.ModelInferResponse(model_version=number, id=str(place))
+        answer.outputs.add(name="text_output", datatype="BYTES", shape=[1])
+        # What a text says before the end is not how it ended.
+        text = b"\6\0\0\0length" if place == 0 else b"\4\0\0\0silk"
+        answer.raw_output_contents.append(text)
+        if place == PIECES.get(request.id, 0) - 1:
+            answer.outputs.add(name="finish_reason", datatype="BYTES", shape=[1])
+            reason = request.id.encode()
+            answer.raw_output_contents.append(len(reason).to_bytes(4, "little") + reason)
+            answer.raw_output_contents.append(b"x" * 100_000)
         answer.parameters["grpc_error"].string_param = told.get("triton_grpc_error", "")
         yield service_pb2.ModelStreamInferResponse(infer_response=answer)
 
@@ -92,3 +103,21 @@ def test_how_a_stream_ends_is_counted(opened: RunningGateway) -> None:
         return (after.answered, after.failed) == (2, 1) and after.timed >= 2
 
     assert wait_until(counted, 10), opened.counted(1).since(before)
+
+
+def test_a_stream_shows_when_its_pieces_came_and_whether_it_was_cut_off(
+    opened: RunningGateway,
+) -> None:
+    ON.set()
+    opened.publish({2: 100})
+    before = opened.gateway.traffic(MODEL, 2)
+    for how in ("stop", "length", "stop"):
+        assert len(list(ask(opened, request(id=how)))) == PIECES[how]
+
+    def shown() -> tuple[int, ...]:
+        after = opened.gateway.traffic(MODEL, 2).since(before)
+        totals = (histogram_total(one) for one in (after.first_token, after.inter_token))
+        return (after.ended, after.cut_off, *totals)
+
+    assert wait_until(lambda: shown() == (3, 1, 3, 3), 10), shown()
+    opened.publish({1: 100})

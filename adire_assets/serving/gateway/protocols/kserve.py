@@ -42,6 +42,7 @@ STREAM = InferenceProtocol(
     scripts=(FOLDER / "kserve_grpc.lua",),
     outcomes=grpc_outcomes(),
     retriable={"grpc-status": str(NOT_FOUND)},
+    answers=FOLDER / "kserve_stream_answers.lua",
     streams=True,
     methods=(SERVICE, ("ModelStreamInfer",)),
     client="adire_assets.serving.gateway.protocols.kserve_client:ask_stream",
