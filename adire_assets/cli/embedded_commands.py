@@ -97,7 +97,7 @@ def letters_train(
 @letters_app.command("write")
 def letters_write(
     folder: NewFolder,
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="Of letters.")] = 1_600,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Of letters.")] = 2_400,
     seed: Seed = 0,
 ) -> None:
     """Write letters of an indigo workshop, with the facts that they must repeat."""

@@ -28,7 +28,7 @@ def letters(count: int, seed: int) -> Iterator[dict[str, object]]:
         yield record
 
 
-def write_letters(folder: Path, count: int = 1_600, seed: int = 0) -> None:
+def write_letters(folder: Path, count: int = 2_400, seed: int = 0) -> None:
     """Write letters.jsonl into a new folder. UserError where it holds something already."""
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder for the letters")
