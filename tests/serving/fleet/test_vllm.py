@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from adire_assets.config.fleet import RolloutConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.waiting import wait_until
+from adire_assets.serving import client as client_of_ours
 from adire_assets.serving.client import ask
+from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.fleet import guard, parity
 from adire_assets.serving.release import family_of_release
 from tests.support.letters_house import MODEL, LettersHouse, add_letters, letters_house
@@ -89,8 +91,18 @@ def test_openai_and_langchain_are_answered_whole_and_streamed(house: LettersHous
     whole = asked.chat.completions.create(**settings)
     assert (whole.model, whole.usage.completion_tokens) == ("letters@1", 8)
     with asked.chat.completions.create(**settings, stream=True) as stream:
-        pieces = [one.choices[0].delta.content or "" for one in stream if one.choices]
+        events = [one for one in stream if one.choices]
+    pieces = [one.choices[0].delta.content or "" for one in events]
     assert "".join(pieces) == whole.choices[0].message.content and len(pieces) > 4
+    told = [one.model_extra["provenance"] for one in (whole, events[-1])]
+    assert told[0]["release_hash"] == told[1]["release_hash"] and told[1]["release"] == 1
+    plug, given = family_of_release(house.project, house.releases[1]), {"prompt": "Write to Ada."}
+    said = client_of_ours.stream(
+        Endpoint(house.address), plug, MODEL, {**given, "max_tokens": 8, "temperature": 0.0}
+    )
+    ours = list(said)
+    assert "".join(one.content for one in ours) == whole.choices[0].message.content
+    assert ours[0].provenance["release_hash"] == told[0]["release_hash"] and len(ours) > 4
     drawn = asked.completions.create(model="letters@1", prompt="Dear", max_tokens=3)
     assert drawn.choices[0].finish_reason == "length"
     with pytest.raises(openai.NotFoundError, match="not loaded; loaded: 1"):
