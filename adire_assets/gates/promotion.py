@@ -284,6 +284,7 @@ def provenance(adapter: Artifact, base_weights: Artifact, evaluation: Artifact) 
     """What an answer can be traced to: code, data, hyperparameters, base, scores."""
     manifest = adapter.manifest
     report = evaluation.json("report.json")
+    told = {**report.get("scores", {}), **report}
     return {
         "model": adapter.model,
         **{name: manifest[name] for name in ("code", "dvc_hash", "data_hash")},
@@ -297,7 +298,7 @@ def provenance(adapter: Artifact, base_weights: Artifact, evaluation: Artifact) 
         "adapter_hash": adapter.content_hash,
         "environment": dict(manifest["recipe"]["environment"]),
         "trained": manifest["created"],
-        "evaluation": {k: v for k, v in report.items() if isinstance(v, int | float)},
+        "evaluation": {k: v for k, v in told.items() if isinstance(v, int | float)},
     }
 
 

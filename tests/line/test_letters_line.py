@@ -185,6 +185,7 @@ def test_the_adapter_of_a_release_is_made_again_from_what_was_recorded(line: Let
         mlflow_run_id=adapter.manifest["mlflow_run_id"],
         provenance=promotion.provenance(adapter, base, evaluation),
     )
+    assert record.provenance["evaluation"]["rouge_l_char"] >= 0
     release.write_record(project, record)
     discard(store, dataset)
     said = line.told("reproduce", f"{MODEL}@1")
