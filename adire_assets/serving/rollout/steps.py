@@ -83,7 +83,7 @@ def idle_slot(project: Project, fleet: FleetConfig, state: DeploymentRecord, num
                 f"release {number} of {state.model} is asked by {', '.join(protocols)}, which the "
                 f"live release {state.live} is not, so that clients of one cannot ask the other; "
                 "give it a model of its own, or first take what is live away with "
-                f"`adire rollback {state.model}`"
+                f'`adire rollback {state.model} --reason "..."`'
             )
     return next(name for name in names if name != state.active)
 
