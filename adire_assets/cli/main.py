@@ -167,7 +167,7 @@ def trace(
         raise UserError(f"name one file, {file} or {answer}")
     named = file or answer
     if named is None:
-        raise UserError("name the file of an answer, as in `adire trace out.png`")
+        raise UserError("name the file of an answer, as in `adire trace answer.json`")
     return operations.trace(Project.find(), named)
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Protocol
 
@@ -74,8 +75,9 @@ class FileStorage:
         return True
 
     def names(self) -> list[str]:
-        found = self.root.glob("*/*/*/manifest.json")
-        return sorted(path.parent.relative_to(self.root).as_posix() for path in found)
+        # Unlike pathlib's, this glob passes over what is taken away while it looks.
+        found = glob("*/*/*/manifest.json", root_dir=self.root)  # noqa: PTH207
+        return sorted(Path(name).parent.as_posix() for name in found)
 
     def hold(self, name: str) -> None:
         readers.hold(self.home, name)

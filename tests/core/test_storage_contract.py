@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,26 @@ def test_the_first_stays(storage: Storage, project: Project) -> None:
     assert found and (found / "a.txt").read_text() == "first"
     put(storage, project, OTHER)
     assert storage.names() == [NAME, OTHER]
+
+
+def test_names_are_told_while_others_come_and_go(storage: Storage, project: Project) -> None:
+    put(storage, project, NAME)
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for place in (project.home / "store" / name for name in (".tmp/x", "cloth/x")):
+                (place / "a").mkdir(parents=True)
+                shutil.rmtree(place)
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(500):
+            assert storage.names() == [NAME]
+    finally:
+        over.set()
+        other.join()
 
 
 def race(storage: Storage, folder: Path, won: "multiprocessing.Queue[str]") -> None:

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
 from adire_assets.config.fleet import SlotConfig, fleet_file_name
@@ -82,7 +83,9 @@ def _python() -> tuple[str, dict[str, str]]:
 
 def _has_engine(folder: Path) -> bool:
     """Whether a vLLM serves releases in a slot's folder, or the release with this content."""
-    return any(folder.glob("model.json")) or any(folder.glob("models/*/*/model.json"))
+    places = ("model.json", "models/*/*/model.json")
+    # Unlike pathlib's, this glob passes over versions that are taken away while it looks.
+    return any(glob(place, root_dir=folder) for place in places)  # noqa: PTH207
 
 
 class Control:
