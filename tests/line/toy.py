@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
     "base_model": {"source": "base.txt"},
     "evaluation": {
         "judge": {"source": "judge.txt"},
-        "gates": {"champion": {"margins": {"perplexity": 1.0}}},
+        "gates": {"human_minimum_pairs": 5, "champion": {"margins": {"perplexity": 1.0}}},
     },
 }
 ROLLOUT = {

@@ -55,7 +55,7 @@ def test_the_streamed_answers_are_the_evaluated_ones(house: LettersHouse) -> Non
     plug = family_of_release(house.project, house.releases[1])
     inputs = plug.serve.functions.inputs(HI)
     pieces = list(kserve_client.stream(Endpoint(house.address), MODEL, inputs, None, 60))
-    assert len(pieces) > 8 and {one.release for one in pieces} == {1}
+    assert len(pieces) > 1 and {one.release for one in pieces} == {1}
     whole = asked(house)
     assert whole.content == plug.serve.functions.content([one.content for one in pieces])
     told = whole.provenance
