@@ -5,7 +5,7 @@ import sys
 
 import dagster as dg
 
-from adire_assets.config.model import family_of
+from adire_assets.config.model import family_of, names_not_disabled
 from adire_assets.config.model import models as configured
 from adire_assets.core.project import Project
 from adire_assets.defs.assets import model_assets
@@ -44,10 +44,10 @@ def _says_something(record: logging.LogRecord) -> bool:
 def build_definitions(project: Project, also: str | None = None) -> dg.Definitions:
     """Assets, jobs and sensors of every enabled model in configs/models, and of the model `also`.
 
-    A model whose YAML is no good keeps no other from being shown: the sensor `broken_models` says
-    what is wrong with it.
+    An enabled model whose YAML is no good keeps no other from being shown: the sensor
+    `broken_models` says what is wrong with it. Of disabled ones `adire status` says it.
     """
-    sound, broken = configured(project)
+    sound, broken = configured(project, names_not_disabled(project, also))
     for sentence in broken.values():
         dg.get_dagster_logger().warning(sentence)
     root = str(project.root)

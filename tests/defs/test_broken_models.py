@@ -59,6 +59,17 @@ def test_a_disabled_model_is_there_for_who_names_it(project: Project) -> None:
     assert "indigo: disabled" in operations.status(project)
 
 
+def test_of_a_disabled_model_status_says_what_is_wrong(project: Project) -> None:
+    (project.root / "configs" / "models" / "later.yaml").write_text(
+        "enabled: false  # yet\nfamily: ["
+    )
+    told = build_definitions(project).resolve_sensor_def("broken_models")
+    with dg.instance_for_test() as instance:
+        said = told.evaluate_tick(dg.build_sensor_context(instance)).skip_message
+    assert "later.yaml" not in said
+    assert "later.yaml" in "\n".join(operations.status(project))
+
+
 def test_status_tells_of_them_among_the_others(project: Project) -> None:
     told = list(operations.status(project))
     [broken] = [line for line in told if line.startswith("broken: ")]

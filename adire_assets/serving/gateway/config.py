@@ -29,8 +29,9 @@ from adire_assets.serving.slot_server import server_of
 RELEASE_HEADER, MODEL_HEADER = "x-model-release", "x-adire-model"
 CHOSEN_HEADER = "x-adire-release"  # of a request: which release the shares have chosen for it
 NO_MODEL = "-"  # in that header: the request has been read and is about a server
-PARTS, READING, SCRIPT = (
-    Path(__file__).with_name(name) for name in ("envoy.yml", "reading.lua", "gateway.lua")
+PARTS, READING, SCRIPT, ANSWERS = (
+    Path(__file__).with_name(name)
+    for name in ("envoy.yml", "reading.lua", "gateway.lua", "answers.lua")
 )
 FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
 
@@ -318,7 +319,7 @@ def bootstrap(
         methods.setdefault(service, []).extend(names)
     services = [{"name": service, "method_names": names} for service, names in methods.items()]
     scripts = {
-        one.name: {"inline_string": one.answers.read_text("utf-8")}
+        one.name: {"inline_string": ANSWERS.read_text("utf-8") + one.answers.read_text("utf-8")}
         for one in protocols
         if one.answers
     }

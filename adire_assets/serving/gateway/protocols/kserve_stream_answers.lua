@@ -7,14 +7,6 @@ local REASON, CUT_OFF = "finish_reason", "\6%z%z%zlength" -- a name, and a text 
 local LONGEST = 40 -- bytes of what is looked for: a piece may end in the middle of it
 local HEAD = 5 -- bytes before each message: a flag, and its length
 
-local function tell(handle, name, value)
-  handle:streamInfo():dynamicMetadata():set("adire", name, value)
-end
-
-local function microseconds(handle)
-  return tonumber(handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
-end
-
 function envoy_on_response(handle)
   if handle:headers():get("grpc-status") then
     return -- it ended before it began
@@ -47,10 +39,5 @@ function envoy_on_response(handle)
     end
     rest = sub(text, -LONGEST)
   end
-  if messages > 1 then
-    tell(handle, "inter_token", math.max(0, (microseconds(handle) - began) / (messages - 1)))
-  end
-  if ended then
-    tell(handle, "cut_off", cut_off)
-  end
+  tell_end(handle, began, messages, 2, ended, cut_off)
 end

@@ -6,14 +6,6 @@ local EVENT = "data: {" -- of a stream; the last one, [DONE], is none
 local REASON, CUT_OFF = '"finish_reason":%s*"%l', '"finish_reason":%s*"length"'
 local LONGEST = 40 -- bytes of what is looked for: a piece may end in the middle of it
 
-local function tell(handle, name, value)
-  handle:streamInfo():dynamicMetadata():set("adire", name, value)
-end
-
-local function microseconds(handle)
-  return tonumber(handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
-end
-
 local function events_in(bytes)
   local count, at = 0, find(bytes, EVENT, 1, true)
   while at do
@@ -46,10 +38,5 @@ function envoy_on_response(handle)
     end
     rest = sub(text, -LONGEST)
   end
-  if events > 2 then
-    tell(handle, "inter_token", math.max(0, (microseconds(handle) - began) / (events - 1)))
-  end
-  if ended then
-    tell(handle, "cut_off", cut_off)
-  end
+  tell_end(handle, began, events, 3, ended, cut_off)
 end
