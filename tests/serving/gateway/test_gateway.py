@@ -148,7 +148,7 @@ def test_what_a_release_answered_is_counted(opened: RunningGateway):
     assert (found.answered, found.failed, found.refused) == (9, 3, 1)
     within = dict(found.latency)
     assert within[50] >= 2 and within[90] < 9 <= within[200]
-    assert gateway.pinned_traffic(MODEL, 1).since(pinned).answered == 1
+    assert wait_until(lambda: gateway.pinned_traffic(MODEL, 1).since(pinned).answered == 1, 10)
 
 
 def test_a_mirrored_release_fails_unseen_by_users_but_not_uncounted(opened: RunningGateway):
@@ -232,7 +232,11 @@ def test_a_table_that_envoy_refuses_leaves_the_old_one_in_use(opened: RunningGat
     before = opened.gateway.traffic(MODEL, 1)
     for _ in range(10):
         opened.ask()
-    assert opened.gateway.traffic(MODEL, 1).since(before).answered == 10
+
+    def counted() -> int:
+        return opened.gateway.traffic(MODEL, 1).since(before).answered
+
+    assert wait_until(lambda: counted() == 10, 10), "an answer is counted once it has been given"
     opened.process.kill()
     opened.process.wait()
     with pytest.raises(UserError, match="adire up"):
