@@ -37,10 +37,16 @@ class Kept:
 
 SAMPLING = ("torch", "diffusers", "transformers", "peft", "accelerate")
 ARCHITECTURE = tuple(
-    f"families/diffusion/{name}.py"
+    f"families/diffusion/engine/{name}.py"
     for name in ("architecture", "architectures", "stable_diffusion")
 )
-DRAWS = ("families/diffusion/sampling.py", *ARCHITECTURE)
+DRAWS = (
+    *(
+        f"families/diffusion/engine/{name}.py"
+        for name in ("sampling", "engine", "adapters", "adapter_layers")
+    ),
+    *ARCHITECTURE,
+)
 ENCODED = ("families/diffusion/training/encoding.py", *ARCHITECTURE)
 TRAINING = (
     "lora.py", "denoising.py", "encoding.py", "examples.py", "views.py", "objectives.py",
@@ -72,7 +78,7 @@ KEPT: dict[str, Kept] = {
     "judge": Kept(Line.judge),
     "base_model of one file": Kept(
         Line.single_file,
-        ("families/diffusion/formats/single_file.py", "families/diffusion/architectures.py"),
+        ("families/diffusion/formats/single_file.py", "families/diffusion/engine/architectures.py"),
         SAMPLING[:3],
     ),
     "dataset": Kept(

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from adire_assets.families.diffusion import architectures
+from adire_assets.families.diffusion.engine import architectures
 from adire_assets.families.diffusion.formats.adapters import export
 from adire_assets.families.diffusion.formats.base_names import Format
 from tests.support import tiny

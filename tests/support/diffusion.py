@@ -25,6 +25,7 @@ SERVING = ServingConfig(
     maximum_prompt_characters=100,
     default_inference_steps=4,
     parity_images=2,
+    mixes_with=["paper"],
 )
 PROMPTS = ("indigo circles", "white crosses on indigo")
 STEPS = 4
@@ -45,6 +46,19 @@ def add_diffusion(
     evaluated = make_adapter_of(
         house, base, adapter_seed if evaluated_seed is None else evaluated_seed
     )
+    return add_release(house, base, adapter, evaluated, spoil=spoil)
+
+
+def add_release(
+    house: House,
+    base: Artifact,
+    adapter: Artifact,
+    evaluated: Artifact,
+    *,
+    serving: ServingConfig = SERVING,
+    spoil: Callable[[Path], None] | None = None,
+) -> int:
+    """Another release, of an adapter on a base, whose evaluation has drawn with `evaluated`."""
 
     def make(folder: Path) -> None:
         release.write_release(
@@ -54,7 +68,7 @@ def add_diffusion(
             model=house.model,
             adapter=adapter.path,
             base=base,
-            serving=SERVING.model_dump(),
+            serving=serving.model_dump(),
         )
         if spoil:
             spoil(folder)
@@ -100,10 +114,12 @@ def _evaluation(house: House, base: Artifact, adapter: Artifact) -> Artifact:
     )
 
     def make(folder: Path) -> None:
-        from adire_assets.families.diffusion.sampling import Request, Sampler
+        from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 
+        variant = json.loads((base.path / "base.json").read_text())["variant"]
         sampler = Sampler(
             base.path / "pipeline",
+            variant,
             adapter=adapter.path,
             device="cpu",
             threads=lineage.threads(),

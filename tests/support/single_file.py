@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adire_assets.families.diffusion import architectures
+from adire_assets.families.diffusion.engine import architectures
 
 # The first text encoder of Stable Diffusion 1 and XL, and OpenCLIP's in 2 and XL.
 CLIP = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}

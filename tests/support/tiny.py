@@ -36,7 +36,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adire_assets.core.lineage import file_digest
-from adire_assets.families.diffusion import architectures
+from adire_assets.families.diffusion.engine import architectures
 from adire_assets.families.diffusion.formats.adapter_file import save_adapter
 
 RESOLUTION = 64  # pixels

@@ -24,7 +24,7 @@ from adire_assets.embedded.base.patterns import (
     choose_pattern,
 )
 from adire_assets.embedded.cloth.sample_images import CAPTION_PREFIX, TECHNIQUES
-from adire_assets.families.diffusion.sampling import Request, Sampler
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 
 HELD_OUT = 1_000_000  # added to the seed for images that nothing is trained on
 STEPS, GUIDANCE = 20, 3.0  # of the images that the base draws

@@ -13,6 +13,16 @@ def _step(*modules: str) -> Step:
     return Step(tuple(f"{__name__}.{module}" for module in modules))
 
 
+# All that draws, and what a release takes along to do so.
+ENGINE = _step(
+    *(
+        f"engine.{module}"
+        for module in (
+            "sampling", "engine", "adapters", "adapter_layers",
+            "architectures", "architecture", "stable_diffusion",
+        )
+    )
+)  # fmt: skip
 _LAUNCH = "adire_assets.families.training.launch"
 FAMILY = Family(
     name="diffusion",
@@ -37,6 +47,7 @@ FAMILY = Family(
             RequestOption("num_inference_steps", int, "Default: the release's.", 1, 1000),
             RequestOption("guidance_scale", float, "Default: the release's.", 0, 100),
             RequestOption("num_images", int, "Several get -1, -2 ... in their file names.", 1, 64),
+            RequestOption("adapters", str, "A mix of models, such as indigo:0.7, kampala:0.3."),
         ),
     ),
     weights=_step("weights"),
@@ -49,7 +60,7 @@ FAMILY = Family(
     generate=_step("steps.generate"),
     evaluate=_step("steps.evaluate"),
     samples=_step("evaluation.samples"),
-    release=_step("sampling", "architectures", "architecture", "stable_diffusion"),
+    release=Step((*ENGINE.modules, *_step("engine.server", "engine.client").modules)),
     serve=_step("serve"),
     answers=_step("answers"),
     golden=_step("evaluation.golden"),

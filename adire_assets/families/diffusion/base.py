@@ -17,7 +17,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import suffix_of
 from adire_assets.core.lineage import digest
 from adire_assets.core.model_files import content_hash, file_hash
-from adire_assets.families.diffusion.architectures import ARCHITECTURES, INDEX, NEVER_LOADED
+from adire_assets.families.diffusion.engine.architectures import ARCHITECTURES, INDEX, NEVER_LOADED
 
 PIPELINE_MARKER = INDEX
 SINGLE_FILE = ".safetensors"

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from adire_assets.core.sabotage import Sabotage
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
 SCALE = 3.0

@@ -27,6 +27,7 @@ INPUTS = {  # of the Triton backend
     "num_inference_steps": np.int32,
     "guidance_scale": np.float32,
     "num_images": np.int32,
+    "adapters": np.object_,
 }
 EVALUATED = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale")
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from adire_assets.families.diffusion import architectures
-from adire_assets.families.diffusion.architecture import Architecture
+from adire_assets.families.diffusion.engine import architectures
+from adire_assets.families.diffusion.engine.architecture import Architecture
 from tests.support import tiny
 
 CAPTIONS = ["circles", "white crosses on indigo"]

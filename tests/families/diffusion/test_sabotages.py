@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from adire_assets.core.lineage import folder_digest
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.sabotages import sabotages
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from tests.support import tiny
 

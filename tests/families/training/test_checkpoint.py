@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.training.checkpoint import Checkpoints, State
 from adire_assets.families.training.optimizers import OPTIMIZERS

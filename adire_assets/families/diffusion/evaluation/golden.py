@@ -44,7 +44,7 @@ SMALLEST_PSNR = 40.0  # decibels
 SMALLEST_SSIM = 0.98
 LARGEST_HASH_DISTANCE = 4  # of 64 bits
 EXACT, WITHIN, CHANGED = "exact", "within tolerance", "changed"
-SAMPLING = Path(__file__).parents[1] / "sampling.py"
+SAMPLING = Path(__file__).parents[1] / "engine" / "sampling.py"
 REQUEST = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale")
 
 

@@ -27,8 +27,8 @@ from PIL import Image
 
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
-from adire_assets.families.diffusion.sampling import Request, Sampler, told_of_long
 
 BATCH = 8  # images per forward pass, once latency and throughput are known
 SMALL_BATCHES = (2, 2, 4)

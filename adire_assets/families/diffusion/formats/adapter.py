@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from adire_assets.core.file_names import suffix_of
-from adire_assets.families.diffusion.architectures import architecture_of
+from adire_assets.families.diffusion.engine.architectures import architecture_of
 from adire_assets.families.diffusion.safetensors_file import problem, some, stored
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from peft.utils import get_peft_model_state_dict
 
-from adire_assets.families.diffusion.architecture import Architecture
+from adire_assets.families.diffusion.engine.architecture import Architecture
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.formats.adapter import MAGNITUDE, magnitude_name
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 
 
 def save_adapter(model: Architecture, folder: Path) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.architectures import INDEX, NEVER_LOADED, be_quiet
+from adire_assets.families.diffusion.engine.architectures import INDEX, NEVER_LOADED, be_quiet
 from adire_assets.families.diffusion.safetensors_file import problem
 
 ARCHITECTURES = ("v1", "v2", "xl_base")  # as diffusers calls Stable Diffusion 1, 2 and XL

@@ -11,7 +11,7 @@ from PIL import Image
 
 from adire_assets.core.disk import written_whole
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.sampling import Request, Sampler
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 from adire_assets.families.diffusion.training.cache import Facts
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from adire_assets.families.diffusion.architecture import Architecture, Conditioning
+from adire_assets.families.diffusion.engine.architecture import Architecture, Conditioning
 from adire_assets.families.diffusion.training.examples import Batch, Examples
 from adire_assets.families.diffusion.training.layers import trained_parts, trained_weights
 from adire_assets.families.diffusion.training.objectives import OBJECTIVES

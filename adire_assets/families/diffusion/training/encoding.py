@@ -13,8 +13,8 @@ from torch import Tensor
 
 from adire_assets.core import lineage
 from adire_assets.core.model_files import content_hash
-from adire_assets.families.diffusion import architectures
-from adire_assets.families.diffusion.architecture import Architecture
+from adire_assets.families.diffusion.engine import architectures
+from adire_assets.families.diffusion.engine.architecture import Architecture
 from adire_assets.families.diffusion.training.cache import Facts, TensorCache
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.diffusion.training.views import View, pixels

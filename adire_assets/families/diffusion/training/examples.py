@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import digest, file_digest
-from adire_assets.families.diffusion.architecture import Latents, Noise
+from adire_assets.families.diffusion.engine.architecture import Latents, Noise
 from adire_assets.families.diffusion.training.augmentations import VERSIONS, names_of
 from adire_assets.families.diffusion.training.buckets import Order, Shape, nearest, shapes
 from adire_assets.families.diffusion.training.cache import TensorCache

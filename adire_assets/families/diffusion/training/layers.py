@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adire_assets.families.diffusion.architecture import Architecture
+from adire_assets.families.diffusion.engine.architecture import Architecture
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.training.layers import adapt, refuse_unused
 

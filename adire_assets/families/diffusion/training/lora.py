@@ -27,9 +27,9 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.architecture import Architecture, Noise
+from adire_assets.families.diffusion.engine.architecture import Architecture, Noise
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.formats.adapter_file import save_adapter
-from adire_assets.families.diffusion.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.training import encoding
 from adire_assets.families.diffusion.training.cache import Facts
 from adire_assets.families.diffusion.training.class_images import class_images

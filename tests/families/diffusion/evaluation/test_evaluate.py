@@ -13,6 +13,7 @@ from PIL import Image
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import folder_digest
 from adire_assets.core.statistic import Statistic, load_statistics
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 from adire_assets.families.diffusion.evaluation import evaluate as module
 from adire_assets.families.diffusion.evaluation.image_files import read_real
 from adire_assets.families.diffusion.evaluation.images import batch_sizes
@@ -21,7 +22,6 @@ from adire_assets.families.diffusion.evaluation.metric_inputs import MetricInput
 from adire_assets.families.diffusion.evaluation.metrics import Metric, clip_s
 from adire_assets.families.diffusion.evaluation.prompts import PromptSet
 from adire_assets.families.diffusion.gates import GateConfig
-from adire_assets.families.diffusion.sampling import Request, Sampler
 from adire_assets.gates.verdict import decide
 from tests.support import tiny
 from tests.support.evaluations import run, score, settings, unbiased_mmd, write_adapter

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from adire_assets.families.diffusion import architectures
+from adire_assets.families.diffusion.engine import architectures
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE, Request, Sampler
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
 from adire_assets.families.diffusion.formats.adapter_file import save_adapter
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE, Request, Sampler
 from tests.support import tiny
 
 Tensors = dict[str, np.ndarray]

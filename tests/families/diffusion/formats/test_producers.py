@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion import architectures
+from adire_assets.families.diffusion.engine import architectures
 from adire_assets.families.diffusion.formats.adapter import ADAPTER_FILE, inspect_adapter
 from adire_assets.families.diffusion.formats.adapters import import_
 from adire_assets.families.diffusion.formats.base_names import read_base

@@ -18,8 +18,8 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import file_digest, folder_digest
 from adire_assets.core.project import Project
 from adire_assets.core.store import read_json
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 from adire_assets.families.diffusion.formats.single_file import convert
-from adire_assets.families.diffusion.sampling import Request, Sampler
 from tests.support import tiny
 from tests.support.single_file import write_single_file
 from tests.support.training import silent

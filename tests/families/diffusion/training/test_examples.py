@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.architecture import Latents, Noise
+from adire_assets.families.diffusion.engine.architecture import Latents, Noise
 from adire_assets.families.diffusion.training.cache import Facts, TensorCache
 from adire_assets.families.diffusion.training.examples import Batch, Examples
 from adire_assets.families.diffusion.training.settings import TrainingConfig

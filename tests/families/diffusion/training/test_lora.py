@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 
 from adire_assets.core import job_folder
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.architecture import Noise
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.engine.architecture import Noise
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.training.launch import launcher
 from tests.support import tiny, training
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training import lora
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from tests.support import tiny, training

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from adire_assets.core import job_folder
 from adire_assets.families.diffusion.artifacts import link_weights
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.steps.trial import UNPRUNED_TRIALS
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.families.training import launch

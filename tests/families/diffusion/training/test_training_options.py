@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 from adire_assets.core import job_folder, worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.families.diffusion.architecture import Noise
+from adire_assets.families.diffusion.engine.architecture import Noise
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training import objectives
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from adire_assets.tracking import runs

@@ -9,9 +9,9 @@ Each release takes this module along: it imports nothing of the project but its 
 torch only where it is used, because every Dagster process asks which parts a base has.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class Noise:
 
 
 class Architecture:
-    """A loaded base. The defaults suit a pipeline of diffusers with an AutoencoderKL and diffusers'
-    loader of LoRAs; a subclass says what is different."""
+    """A loaded base. The defaults suit a pipeline of diffusers with an AutoencoderKL; a subclass
+    says what is different."""
 
     name: ClassVar[str]  # for messages
     denoiser: ClassVar[str]  # the component that gets the adapter
@@ -121,11 +121,10 @@ class Architecture:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.adapter_in_use = False
 
     @property
     def scheduler(self) -> Any:
-        """The base's own; it takes one step of sampling at a time."""
+        """The base's own; images are drawn by copies of it, see `schedule`."""
         return self.pipe.scheduler
 
     @classmethod
@@ -145,17 +144,6 @@ class Architecture:
     def dtype(self) -> Any:
         """The torch type that the denoiser computes in."""
         return self.component(self.denoiser).dtype
-
-    def load_adapter(self, folder: Path, file: str) -> None:
-        """Put the LoRA in a file of `folder` on the base, in use."""
-        self.pipe.load_lora_weights(str(folder), weight_name=file)
-        self.adapter_in_use = True
-
-    def use_adapter(self, use: bool) -> None:
-        """Compute with the loaded adapter, or as the base alone does."""
-        if use != self.adapter_in_use:
-            (self.pipe.enable_lora if use else self.pipe.disable_lora)()
-            self.adapter_in_use = use
 
     # --- texts ---------------------------------------------------------------------------------
 
@@ -231,7 +219,13 @@ class Architecture:
         """How training noises latents: a `Noise`, or what has its methods."""
         return Noise(self.scheduler.config)
 
-    def sampling_timesteps(self, steps: int, width: int, height: int) -> "Tensor":
-        """Set the scheduler up for an image of so many pixels; its timesteps, shifted or not."""
-        self.scheduler.set_timesteps(steps, device=self.component(self.denoiser).device)
-        return self.scheduler.timesteps
+    def schedule(self, steps: int, width: int, height: int) -> tuple[Any, "Tensor"]:
+        """(a scheduler of its own for an image of so many pixels, its timesteps, shifted or not).
+
+        An image's steps are its own: others that share its passes are at other ones.
+        """
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(steps, device=self.component(self.denoiser).device)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        return scheduler, scheduler.timesteps

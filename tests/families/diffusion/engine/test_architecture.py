@@ -19,11 +19,12 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from adire_assets.core import lineage
-from adire_assets.families.diffusion import FAMILY, architectures
-from adire_assets.families.diffusion.architecture import Architecture, Conditioning, Latents
+from adire_assets.families.diffusion import ENGINE, FAMILY
 from adire_assets.families.diffusion.base import resolve
+from adire_assets.families.diffusion.engine import architectures
+from adire_assets.families.diffusion.engine.architecture import Architecture, Conditioning, Latents
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE, Request, Sampler
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE, Request, Sampler
 from tests.support import tiny, training
 
 SHIFT = 3.0  # of the timesteps towards noise
@@ -163,7 +164,8 @@ def test_a_transformer_in_the_unets_place_is_trained_and_drawn_as_stock_diffuser
             output_type="np",
         ).images
         [drawn] = sampler.generate([asked], with_adapter)
-        assert np.array_equal((image * 255).round().astype(np.uint8), drawn)
+        difference = np.abs((image * 255).round() - drawn).max()
+        assert difference <= 2 * with_adapter  # which merged weights round otherwise
     [bare] = sampler.generate([asked], with_adapter=False)
     assert not np.array_equal(drawn, bare)
 
@@ -179,4 +181,4 @@ def test_latents_are_shifted_and_scaled_and_come_back() -> None:
 def test_a_release_takes_all_along_that_draws() -> None:
     modules = FAMILY.release.modules
     assert set(lineage.sources(modules)) == set(modules)
-    assert modules[0].endswith(".sampling")
+    assert set(ENGINE.modules) < set(modules)

@@ -1,0 +1,382 @@
+"""The engine: images of any requests, denoised together step by step.
+
+A pass of the denoiser takes up to `batch_images` images, each at its own step, with its own
+schedule, guidance, adapters and seed. An image joins at the next pass, and leaves when its steps
+are done. Who has had the fewest turns is next, and who comes later starts with as many turns as the
+one who has had the fewest: so all that wait advance alike, none starves, and an image of 4 steps is
+done after about 4 rounds whatever the others want.
+
+Decoding is apart from denoising: after a pass at most `decoded_images` finished ones are decoded.
+
+`submit`, `cancel` and `Adapters.read` may be called from any thread, all else from one.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .adapters import Adapters, Mix
+from .architecture import Architecture, Conditioning
+
+SEED_RANGE = 2**63  # seeds count modulo this, the range of torch's generators
+CACHED_TEXTS = 512  # of each text once per mix of adapters that changes texts
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one caller wants; a guidance scale of 1 or less draws without the negative prompt."""
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 0
+    num_inference_steps: int = 30
+    guidance_scale: float = 7.5
+    num_images: int = 1
+
+
+@dataclass(eq=False)
+class Drawing:
+    """A request in the engine; `images` is whole once `done` is set, unless `error` says why not.
+
+    `passes` counts those that its images have had, of `passes_in_all` once they have begun.
+    """
+
+    request: Request
+    mix: Mix
+    images: np.ndarray  # uint8 [num_images, H, W, 3], RGB
+    on_end: Callable[["Drawing"], None]
+    on_preview: Callable[["Drawing", int, np.ndarray], None]  # image, uint8 [H, W, 3]
+    preview_steps: int  # 0: none
+    left: int
+    error: Exception | None = None
+    cancelled: bool = False
+    passes: int = 0
+    passes_in_all: int = 0
+
+
+@dataclass(eq=False)
+class _Row:
+    """One image of a drawing, between two passes."""
+
+    drawing: Drawing
+    image: int
+    scheduler: Any
+    timesteps: Sequence[Tensor]
+    latents: Tensor  # [1, C, h, w]
+    told: Conditioning  # one row
+    away: Conditioning | None  # what guidance leads away from
+    options: dict[str, Any]  # of the scheduler's step
+    turns: int
+    kind: Hashable  # rows of one kind share passes
+    step: int = 0
+    clean: Tensor | None = None  # what a preview shows
+
+    @property
+    def timestep(self) -> Tensor:
+        return self.timesteps[self.step]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What decides how a text is encoded: with which adapters, and of a negative one into which
+    shapes, those of the positive one."""
+
+    text: str
+    mix: Mix
+    shapes: tuple[tuple[int, ...], ...] | None
+
+
+class Engine:
+    """A loaded base that draws; `say` is told in one sentence when memory ran out.
+
+    A pass denoises at most `batch_images` images and decodes at most `decoded_images`.
+    """
+
+    def __init__(
+        self,
+        model: Architecture,
+        device: str,
+        batch_images: int,
+        decoded_images: int | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.adapters = Adapters(model)
+        self.batch_images = batch_images
+        self.decoded_images = decoded_images or batch_images
+        self.size = (model.resolution, model.resolution)
+        self.say = say
+        self._arrived: list[Drawing] = []
+        self._lock = threading.Lock()
+        self._rows: list[_Row] = []
+        self._finished: list[_Row] = []
+        self._shown: list[_Row] = []  # of which a preview is due
+        self._texts: OrderedDict[_Text, Conditioning] = OrderedDict()
+        self._told: tuple[tuple[_Row, ...], Conditioning] = ((), {})
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        request: Request,
+        mix: Mix = (),
+        on_end: Callable[[Drawing], None] = lambda drawing: None,
+        on_preview: Callable[[Drawing, int, np.ndarray], None] = lambda *_: None,
+        preview_steps: int = 0,
+    ) -> Drawing:
+        """Have a request drawn by the passes to come."""
+        images = np.empty((request.num_images, *reversed(self.size), 3), np.uint8)
+        drawing = Drawing(
+            request, mix, images, on_end, on_preview, preview_steps, request.num_images
+        )
+        with self._lock:
+            self._arrived.append(drawing)
+        return drawing
+
+    def cancel(self, drawing: Drawing) -> None:
+        """Let a request go; its images have no part in the next pass."""
+        drawing.cancelled = True
+
+    @property
+    def waiting(self) -> int:
+        """How many images are in the engine and not done."""
+        with self._lock:
+            arrived = sum(drawing.request.num_images for drawing in self._arrived)
+        return arrived + len(self._rows) + len(self._finished)
+
+    # --- passes ----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Run a pass, and decode what is finished; whether anything is left to do."""
+        self._admit()
+        self._rows = [row for row in self._rows if not row.drawing.cancelled]
+        self._finished = [row for row in self._finished if not row.drawing.cancelled]
+        if rows := self._next(self._rows, self.batch_images):
+            self._run(rows, self._denoise, "batch_images")
+        if finished := self._next(self._finished, self.decoded_images):
+            self._run(finished, self._decode, "decoded_images")
+        while self._shown:
+            shown, self._shown = self._shown[-1:], self._shown[:-1]
+            self._run(shown, self._preview, "decoded_images")
+        return bool(self._rows or self._finished or self._arrived)
+
+    def _run(self, rows: list[_Row], act: Callable[[list[_Row]], None], bound: str) -> None:
+        """Act on rows together. What fails in them fails alone: the next rows have their turn.
+
+        When memory runs out, fewer are taken together from now on, and these again.
+        """
+        try:
+            act(rows)
+            return
+        except Exception as error:
+            if not _out_of_memory(error):
+                self._fail(rows, error)
+                return
+        # Out here, where no traceback holds any more what was computed.
+        self._told = ((), {})
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            self._fail(rows, MemoryError("one image takes more memory than there is"))
+            return
+        setattr(self, bound, fewer := len(rows) // 2)
+        self.say(f"out of memory with {len(rows)} images together: {fewer} from now on")
+
+    def _fail(self, rows: Iterable[_Row], error: Exception) -> None:
+        for drawing in dict.fromkeys(row.drawing for row in rows):
+            self._end(drawing, error)
+
+    def _end(self, drawing: Drawing, error: Exception | None = None) -> None:
+        if not drawing.cancelled:
+            drawing.error = error
+            drawing.cancelled = error is not None  # its other images are let go
+            drawing.on_end(drawing)
+
+    def _next(self, rows: list[_Row], most: int) -> list[_Row]:
+        """Those with the fewest turns, and with them others of their kind."""
+        if not rows:
+            return []
+        in_turn = sorted(rows, key=lambda row: row.turns)  # stable: who came first is first
+        return [row for row in in_turn if row.kind == in_turn[0].kind][:most]
+
+    # --- beginning -------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        turns = min((row.turns for row in self._rows), default=0)
+        for drawing in arrived:
+            if not drawing.cancelled:
+                try:
+                    self._rows += self._rows_of(drawing, turns)
+                except Exception as error:
+                    self._end(drawing, error)
+
+    def _rows_of(self, drawing: Drawing, turns: int) -> list[_Row]:
+        model, request, size = self.model, drawing.request, self.size
+        told = self._encoded(request.prompt, drawing.mix)
+        distilled = model.guidance(request.guidance_scale, 1)
+        away = None
+        if request.guidance_scale > 1 and not distilled:
+            away = self._encoded(request.negative_prompt, drawing.mix, told)
+            away = model.for_size(away, *size)
+        told = model.for_size({**told, **distilled}, *size)
+        shapes = tuple((name, *tensor.shape) for name, tensor in sorted(told.items()))
+        shape = (1, *model.latents.shape(*size))
+        rows = []
+        for image in range(request.num_images):
+            generator = torch.Generator("cpu").manual_seed((request.seed + image) % SEED_RANGE)
+            scheduler, timesteps = model.schedule(request.num_inference_steps, *size)
+            # Schedulers that add noise at each step draw it per image too.
+            options = {"generator": [generator], "eta": 0.0}
+            taken = signature(scheduler.step).parameters
+            noise = torch.randn(shape, generator=generator).to(self.device, model.dtype)
+            rows.append(
+                _Row(
+                    drawing,
+                    image,
+                    scheduler,
+                    list(timesteps),
+                    noise * getattr(scheduler, "init_noise_sigma", 1.0),
+                    told,
+                    away,
+                    {name: value for name, value in options.items() if name in taken},
+                    turns,
+                    (shape, shapes),
+                )
+            )
+        drawing.passes_in_all = sum(len(row.timesteps) for row in rows)
+        return rows
+
+    def _encoded(self, text: str, mix: Mix, positive: Conditioning | None = None) -> Conditioning:
+        """One text, or with `positive` a negative one, encoded once.
+
+        Alone, whatever else is asked for: the bits must not depend on it.
+        """
+        seen = self.adapters.of_texts(mix)
+        shapes = None
+        if positive is not None:
+            shapes = tuple(tuple(tensor.shape) for tensor in positive.values())
+        key = _Text(text, seen, shapes)
+        if key in self._texts:
+            self._texts.move_to_end(key)
+            return self._texts[key]
+        self.adapters.use(self.model.text_encoders, [seen])
+        if positive is None:
+            found = self.model.encode([text])
+        else:
+            found = self.model.encode_negative([text], positive)
+        self._texts[key] = found
+        if len(self._texts) > CACHED_TEXTS:
+            self._texts.popitem(last=False)
+        return found
+
+    def let_go(self, adapter: str, error: Exception) -> None:
+        """Take an adapter away; what is still to be drawn with it ends with `error`."""
+        with self._lock:
+            arrived = [drawing for drawing in self._arrived if adapter in dict(drawing.mix)]
+        rows = [row.drawing for row in self._rows if adapter in dict(row.drawing.mix)]
+        for drawing in dict.fromkeys([*arrived, *rows]):
+            self._end(drawing, error)
+        self._rows = [row for row in self._rows if not row.drawing.cancelled]
+        for key in [key for key in self._texts if adapter in dict(key.mix)]:
+            del self._texts[key]
+        self.adapters.remove(adapter)
+
+    # --- between ---------------------------------------------------------------------------------
+
+    def _denoise(self, rows: list[_Row]) -> None:
+        """One step of each row, with the guidance of Ho and Salimans 2022."""
+        guided = [row for row in rows if row.away is not None]
+        both = [*guided, *rows]
+        # Merging takes a moment: it pays when those want the same too who wait for their turn.
+        if len({row.drawing.mix for row in self._rows}) == 1:
+            self.adapters.merge(rows[0].drawing.mix)
+        else:
+            self.adapters.use([self.model.denoiser], [row.drawing.mix for row in both])
+        noisy = torch.cat([_scaled(row) for row in both])
+        timesteps = torch.stack([row.timestep.to(self.device) for row in both])
+        predicted = self.model.denoise(noisy, timesteps, self._conditioning(guided, rows)).split(1)
+        led_away = dict(zip(guided, predicted, strict=False))
+        stepped = []
+        for row, towards in zip(rows, predicted[len(guided) :], strict=True):
+            if row in led_away:
+                away = led_away[row]
+                towards = away + row.drawing.request.guidance_scale * (towards - away)
+            stepped.append(
+                row.scheduler.step(
+                    towards, row.timestep, row.latents, return_dict=False, **row.options
+                )
+            )
+        for row, found in zip(rows, stepped, strict=True):
+            self._advance(row, found)
+
+    def _advance(self, row: _Row, found: tuple[Tensor, ...]) -> None:
+        row.latents = found[0]
+        row.step += 1
+        row.turns += 1
+        drawing = row.drawing
+        drawing.passes += 1
+        if row.step == len(row.timesteps):
+            self._rows.remove(row)
+            self._finished.append(row)
+        elif drawing.preview_steps and row.step % drawing.preview_steps == 0:
+            # Many schedulers say too what they take for the clean image, which shows more.
+            clean = found[1] if len(found) > 1 else None
+            row.clean = row.latents if clean is None else clean
+            self._shown.append(row)
+
+    def _preview(self, rows: list[_Row]) -> None:
+        for row in rows:
+            assert row.clean is not None
+            row.drawing.on_preview(row.drawing, row.image, self._pixels(row.clean)[0])
+            row.clean = None
+
+    def _conditioning(self, guided: Sequence[_Row], rows: Sequence[_Row]) -> Conditioning:
+        """[guided + rows, ...], of the same rows as in the pass before made only once."""
+        both = (*guided, *rows)
+        if self._told[0] != both:
+            told = [row.away or {} for row in guided] + [row.told for row in rows]
+            self._told = (both, {name: torch.cat([t[name] for t in told]) for name in told[-1]})
+        return self._told[1]
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _decode(self, rows: list[_Row]) -> None:
+        for row, pixels in zip(
+            rows, self._pixels(torch.cat([r.latents for r in rows])), strict=True
+        ):
+            row.drawing.images[row.image] = pixels
+        for row in rows:
+            self._finished.remove(row)
+            row.drawing.left -= 1
+            if not row.drawing.left:
+                self._end(row.drawing)
+
+    def _pixels(self, latents: Tensor) -> np.ndarray:
+        """uint8 [B, H, W, 3] of the denoiser's latents."""
+        pixels = (self.model.decode(latents) * 0.5 + 0.5).clamp(0, 1)
+        images = pixels.cpu().permute(0, 2, 3, 1).float().numpy()
+        return (images * 255).round().astype(np.uint8)
+
+
+def _scaled(row: _Row) -> Tensor:
+    """The latents as the denoiser takes them at this step."""
+    scale = getattr(row.scheduler, "scale_model_input", None)
+    return row.latents if scale is None else scale(row.latents, row.timestep)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On the CPU torch says so in words alone.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate" in str(error)
+    )

@@ -1,0 +1,339 @@
+"""The engine as a process: the fronts of all releases on one base ask it at a unix socket.
+
+    python -m <package>.server BASE SOCKET USERS SETTINGS
+
+BASE is a base model's folder (pipeline/, base.json), SETTINGS a JSON object of what may be missing:
+`device`, `threads`, `turns` (a path: engines that share it run their passes in turns). Each user
+holds a shared lock on the file USERS; when nobody does any more, the engine ends.
+
+A connection is one request, a line of JSON; answers are lines of JSON, those with `bytes` followed
+by so many bytes. Who closes a connection gives up what it asked for.
+
+    {"adapter": folder, "name": "cloth@3",
+     "provenance": {...}, "batch_images": n}      -> {"adapter": number, "software": {...}}; the
+                                                  adapter is held until the connection closes, and
+                                                  as long a pass takes so many images
+    {"draw": {fields of Request}, "adapter": number or absent, "mix": {"cloth" or "cloth@3":
+     weight}, "truncation": bool,
+     "preview_steps": n}                          -> {"preview": image, "step": n, "steps": of how
+                                                  many, "shape": [H, W, 3], "bytes": n} ...
+                                                  {"shape": [n, H, W, 3], "bytes": n,
+                                                  "left_out": {input: text}, "adapters": what each
+                                                  of a mix is, with its weight}
+    {"held": true}                                -> {"adapters": [names], "waiting": images,
+                                                  "batch_images": n, "pid": n}
+
+What cannot be done is answered by {"refused": sentence}, a mistake in the request, or by {"failed":
+sentence}.
+"""
+
+import fcntl
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .adapter_layers import AdapterError, Layers
+from .adapters import Mix, mix_of
+from .engine import Drawing, Engine, Request
+from .sampling import open_engine
+
+LOOK_SECONDS = 0.5
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+WARM_UP = Request("warm-up", num_inference_steps=2)
+
+
+class Refused(ValueError):
+    """The caller's mistake, in one sentence."""
+
+
+class Turns(AbstractContextManager):
+    """What several processes do one after another, in about the order in which they ask."""
+
+    def __init__(self, path: Path) -> None:
+        self.next = path.with_name(f"{path.name}.next").open("a")
+        self.now = path.open("a")
+
+    def __enter__(self) -> None:
+        # One waits for the turn, all others for its place: who has just had one comes after them.
+        fcntl.flock(self.next, fcntl.LOCK_EX)
+        fcntl.flock(self.now, fcntl.LOCK_EX)
+        fcntl.flock(self.next, fcntl.LOCK_UN)
+
+    def __exit__(self, *error: object) -> None:
+        fcntl.flock(self.now, fcntl.LOCK_UN)
+
+
+class Server:
+    """Answers connections by threads of their own; passes run in the thread that calls `run`."""
+
+    def __init__(self, engine: Engine, turns: AbstractContextManager | None = None) -> None:
+        self.engine = engine
+        self.turns = turns or nullcontext()
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work = threading.Event()
+        self._numbers = iter(range(1, sys.maxsize))
+        self._held: dict[str, dict[str, Any]] = {}  # key in the engine -> what was asked to hold it
+
+    def listen(self, path: Path) -> None:
+        """Accept connections at a unix socket, in a thread."""
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Nobody sees a socket at which nothing listens.
+        making = path.with_name(f"{path.name}.{os.getpid()}")
+        listener.bind(str(making))
+        making.chmod(0o600)
+        listener.listen(1024)
+        making.rename(path)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Run passes as long as there is something to draw, and wait where there is not."""
+        while not until():
+            while not self._commands.empty():
+                self._commands.get()()
+            with self.turns:
+                busy = self.engine.step()
+            if not busy:
+                self._work.wait(LOOK_SECONDS)
+                self._work.clear()
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        # Who does not wait any more needs no answer.
+        with suppress(OSError), connection, connection.makefile("rb") as lines:
+            line = lines.readline()
+            if not line:  # it only looked whether somebody listens
+                return
+            asked = json.loads(line)
+            try:
+                if "draw" in asked:
+                    self._draw(connection, asked)
+                elif "adapter" in asked:
+                    self._hold(connection, asked)
+                else:
+                    _send(connection, self._told())
+            except (Refused, AdapterError) as error:
+                _send(connection, {"refused": str(error)})
+            except OSError:
+                raise
+            except Exception as error:
+                say(f"a request failed: {type(error).__name__}: {error}")
+                _send(connection, {"failed": type(error).__name__})
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "adapters": sorted(held["name"] for held in self._held.values()),
+            "waiting": self.engine.waiting,
+            "batch_images": self.engine.batch_images,
+            "pid": os.getpid(),
+        }
+
+    def _hold(self, connection: socket.socket, asked: dict[str, Any]) -> None:
+        """Hold an adapter as long as the connection is open."""
+        layers = self.engine.adapters.read(Path(asked["adapter"]))
+        number = next(self._numbers)
+        key = f"{number}"
+        self._between_passes(lambda: self._add(key, asked, layers))
+        try:
+            _send(connection, {"adapter": number, "software": software(self.engine.device)})
+            connection.recv(1)  # nothing ever comes but the end
+        finally:
+            self._between_passes(lambda: self._forget(key))
+
+    def _add(self, key: str, asked: dict[str, Any], layers: Layers) -> None:
+        self.engine.adapters.add(key, layers)
+        self._held[key] = asked
+        self.engine.batch_images = max(held["batch_images"] for held in self._held.values())
+
+    def _forget(self, key: str) -> None:
+        """Take an adapter away; what is still to be drawn with it fails."""
+        del self._held[key]
+        self.engine.let_go(key, RuntimeError("the release was taken away"))
+
+    def _between_passes(self, act: Callable[[], None]) -> None:
+        """Have the drawing thread do something, and wait for it."""
+        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+        def do() -> None:
+            try:
+                act()
+                done.put(None)
+            except Exception as error:
+                done.put(error)
+
+        self._commands.put(do)
+        self._work.set()
+        if (error := done.get()) is not None:
+            raise error
+
+    def _draw(self, connection: socket.socket, asked: dict[str, Any]) -> None:
+        request = Request(**asked["draw"])
+        left_out = self._left_out(request, asked.get("truncation", True))
+        mix = self._mix(asked)
+        adapters = [
+            {**self._held[key].get("provenance", {}), "weight": weight} for key, weight in mix
+        ]
+        events: queue.SimpleQueue[tuple[dict[str, Any], np.ndarray | None]] = queue.SimpleQueue()
+
+        def on_preview(drawing: Drawing, image: int, pixels: np.ndarray) -> None:
+            steps = {"step": drawing.passes, "steps": drawing.passes_in_all}
+            events.put(({"preview": image, **steps}, pixels))
+
+        def on_end(drawing: Drawing) -> None:
+            if drawing.error is None:
+                events.put(({"left_out": left_out, "adapters": adapters}, drawing.images))
+            else:
+                refused = isinstance(drawing.error, Refused)
+                said = str(drawing.error) if refused else _what(drawing.error)
+                events.put(({"refused" if refused else "failed": said}, None))
+
+        drawing = self.engine.submit(
+            request, mix, on_end, on_preview, asked.get("preview_steps", 0)
+        )
+        self._work.set()
+
+        def watch() -> None:
+            with suppress(OSError):
+                connection.recv(1)
+            self.engine.cancel(drawing)
+            events.put(({}, None))
+
+        threading.Thread(target=watch, daemon=True).start()
+        while True:
+            said, pixels = events.get()
+            if not said:
+                return
+            _send(connection, said, pixels)
+            if "preview" not in said:
+                return
+
+    def _left_out(self, request: Request, allowed: bool) -> dict[str, str]:
+        """{input: the end of it that the text encoder does not see}; refused if not allowed."""
+        texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        found = {
+            name: rest for name, text in texts.items() if (rest := self.engine.model.left_out(text))
+        }
+        if found and not allowed:
+            name, rest = next(iter(found.items()))
+            raise Refused(f"{name} is longer than the text encoder reads; leave out {rest!r}")
+        return found
+
+    def _mix(self, asked: dict[str, Any]) -> Mix:
+        """The adapter of the release that is asked, or by name several with their weights."""
+        if "mix" not in asked:
+            number = asked.get("adapter")
+            return () if number is None else ((f"{number}", 1.0),)
+        held = {**self._held}
+        weights: dict[str, float] = {}
+        for name, weight in asked["mix"].items():
+            # Of several releases of a model the one that came last.
+            keys = [k for k, one in held.items() if name in (one["name"], _model(one["name"]))]
+            if not keys:
+                known = ", ".join(sorted(one["name"] for one in held.values())) or "none"
+                raise Refused(f"there is no adapter {name} on this base here; held are: {known}")
+            weights[keys[-1]] = weights.get(keys[-1], 0.0) + weight
+        if not (mix := mix_of(weights)):
+            raise Refused("the weights of the adapters sum to nothing: give one that is not 0")
+        return mix
+
+
+def _model(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _send(
+    connection: socket.socket, said: dict[str, Any], pixels: np.ndarray | None = None
+) -> None:
+    if pixels is None:
+        connection.sendall(json.dumps(said).encode() + b"\n")
+        return
+    line = json.dumps({**said, "shape": pixels.shape, "bytes": pixels.nbytes}).encode() + b"\n"
+    connection.sendall(line)
+    connection.sendall(np.ascontiguousarray(pixels).data)
+
+
+def _what(error: Exception) -> str:
+    say(f"images could not be drawn: {type(error).__name__}: {error}")
+    return (
+        f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError)
+        else type(error).__name__
+    )
+
+
+def software(device: str) -> dict[str, str | None]:
+    """What draws here, by the names of adire_assets.gates.compatibility."""
+    versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "peft")}
+    versions["torch"] = str(torch.__version__)
+    if device != "cuda":
+        threads = str(torch.get_num_threads())
+        return {**versions, "device": device, "threads": threads, "cuda": None, "driver": None}
+    try:
+        found = re.search(r"\d+\.\d+(\.\d+)?", NVIDIA_DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    driver = found[0] if found else None
+    return {**versions, "device": device, "cuda": torch.version.cuda, "driver": driver}
+
+
+def say(sentence: str) -> None:
+    """One line in the slot's log."""
+    print(f"engine: {sentence}", file=sys.stderr, flush=True)
+
+
+def end_when_unused(users: Path) -> None:
+    """End this process as soon as nobody uses the engine."""
+    with users.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(LOOK_SECONDS)
+                continue
+            # The lock ends with this process: who comes now waits for that, and starts another one.
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    base, path, users = (Path(argument) for argument in sys.argv[1:4])
+    settings = json.loads(sys.argv[4])
+    variant = json.loads((base / "base.json").read_text(encoding="utf-8"))["variant"]
+    engine = open_engine(
+        base / "pipeline",
+        variant,
+        settings.get("device") or "auto",
+        settings.get("threads"),
+    )
+    engine.say = say
+    turns = Turns(Path(settings["turns"])) if settings.get("turns") else None
+    server = Server(engine, turns)
+    engine.submit(WARM_UP)
+    while engine.step():
+        pass
+    threading.Thread(target=end_when_unused, args=(users,), daemon=True).start()
+    server.listen(path)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

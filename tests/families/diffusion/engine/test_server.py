@@ -1,0 +1,235 @@
+"""Releases of one base share a process that draws, whichever of them comes, goes or is killed."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from adire_assets.core import lineage
+from adire_assets.core.waiting import wait_until
+from adire_assets.families.diffusion import FAMILY
+from adire_assets.families.diffusion.engine import client
+from adire_assets.families.diffusion.engine.client import EngineClient, Refused
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler
+from adire_assets.families.diffusion.engine.server import Turns
+from tests.support import adapters as made
+
+ASKED = Request("circles", "", 3, 3, 4.0)
+LONG = Request("circles", "", 3, 900, 4.0)
+
+
+@pytest.fixture(scope="module")
+def slot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two releases of cloth on a base, and one of silk, whose adapter is for another."""
+    slot = tmp_path_factory.mktemp("slot")
+    base = slot / "base_models" / "plain"
+    made.make_base(base / "pipeline", "sd15")
+    (base / "base.json").write_text('{"variant": null}')
+    other = made.make_base(slot / "other", "sd15", cross_attention_dim=48)
+    for name, seed, on in (("cloth/1", 1, base / "pipeline"), ("cloth/2", 2, base / "pipeline"),
+                           ("silk/1", 3, other)):  # fmt: skip
+        version = slot / "models" / name
+        version.mkdir(parents=True)
+        for module, source in lineage.sources(FAMILY.release.modules).items():
+            shutil.copyfile(source, version / f"{module.rpartition('.')[2]}.py")
+        made.make_adapter(version / "adapter", on, unet=made.ATTENTION, text=[], seed=seed)
+    return slot
+
+
+@pytest.fixture(scope="module")
+def started(slot: Path) -> Iterator[None]:
+    """The engine, which ends with its last release and takes long to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(client.PYTHON, sys.executable)
+        patch.setenv("ADIRE_DEVICE", "cpu")
+        patch.setenv("ADIRE_THREADS", "1")
+        patch.setenv("ADIRE_DEVICE_LOCK", str(slot / "lock"))
+        first = EngineClient(slot / "models/cloth/1", slot / "base_models/plain", "first", 8)
+        first.attach(lambda error: None)
+        pid = held(first)["pid"]
+        yield
+        if first.number is not None:
+            pid = held(first)["pid"]
+        first.close()
+    assert wait_until(lambda: not running(pid), 20), "an engine is left"
+
+
+@pytest.fixture
+def attached(slot: Path, started: None) -> Iterator[Any]:
+    """A function that attaches a release to its engine."""
+    clients: list[EngineClient] = []
+
+    def attach(name: str) -> Any:
+        folder = slot / "models" / name
+        model, _, number = name.partition("/")
+        told = {"model": model, "release": int(number)}
+        base = slot / "base_models" / "plain"
+        found = EngineClient(folder, base, f"{model}@{number}", 8, told)
+        clients.append(found)
+        lost: list[Exception | None] = []
+        software = found.attach(lost.append)
+        return SimpleNamespace(client=found, software=software, lost=lost, folder=folder)
+
+    yield attach
+    for one in clients:
+        one.close()
+
+
+def running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def held(asked: EngineClient) -> dict[str, Any]:
+    with client._connected(asked.socket) as connection:
+        connection.sendall(b'{"held": true}\n')
+        return json.loads(connection.makefile("rb").readline())
+
+
+def draw(one: Any, request: Request = ASKED, **options: Any) -> np.ndarray:
+    [(event, pixels)] = one.client.draw(asdict(request), lambda: False, **options)
+    return np.frombuffer(pixels, np.uint8).reshape(event["shape"])
+
+
+def expected(one: Any) -> np.ndarray:
+    base = one.client.base / "pipeline"
+    return Sampler(base, adapter=one.folder / "adapter", device="cpu").generate([ASKED])[0]
+
+
+def difference(images: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(images.astype(int) - other).max())
+
+
+def test_releases_of_one_base_share_an_engine_and_draw_what_each_is(attached: Any) -> None:
+    one, two = attached("cloth/1"), attached("cloth/2")
+    assert held(one.client) == held(two.client)
+    assert wait_until(lambda: held(one.client)["adapters"] == ["cloth@1", "cloth@2", "first"], 10)
+    assert one.software == two.software
+    assert (one.software["device"], one.software["threads"]) == ("cpu", "1")
+    with ThreadPoolExecutor() as pool:
+        both = [*pool.map(draw, [one, two] * 4)]
+    wanted = [expected(one), expected(two)]
+    assert difference(*wanted) > 20
+    for images, other in zip(both, wanted * 4, strict=True):
+        assert difference(images, other) <= 2
+    # Weighted mixes go by name, a model's by what came last of it.
+    [(event, pixels)] = one.client.draw(
+        asdict(ASKED), lambda: False, mix={"cloth@1": 0.5, "cloth": 0.5}
+    )
+    mixed = np.frombuffer(pixels, np.uint8).reshape(event["shape"])
+    assert event["adapters"] == [
+        {"model": "cloth", "release": 1, "weight": 0.5},
+        {"model": "cloth", "release": 2, "weight": 0.5},
+    ]
+    assert all(difference(mixed, other) > 2 for other in wanted)
+    assert difference(draw(two, mix={"cloth@1": 1.0}), wanted[0]) <= 2
+    says = "no adapter silk on this base here; held are: cloth@1, cloth@2, first"
+    with pytest.raises(Refused, match=says):
+        draw(one, mix={"silk": 1.0})
+    with pytest.raises(Refused, match="the weights of the adapters sum to nothing"):
+        draw(one, mix={"cloth": 0.0})
+
+
+def test_an_adapter_for_another_base_does_not_load_and_harms_nobody(attached: Any) -> None:
+    one = attached("cloth/1")
+    with pytest.raises(Refused, match=r"does not fit a weight of .*; is it for another base"):
+        attached("silk/1")
+    assert difference(draw(one), expected(one)) <= 2
+
+
+def test_an_adapter_is_held_as_long_as_its_release(attached: Any) -> None:
+    one, two = attached("cloth/1"), attached("cloth/2")
+    two.client.close()
+    assert wait_until(lambda: held(one.client)["adapters"] == ["cloth@1", "first"], 10)
+    assert difference(draw(one), expected(one)) <= 2 and not two.lost
+
+
+def test_who_gives_up_frees_the_place_at_once(attached: Any) -> None:
+    one = attached("cloth/1")
+    gives_up = threading.Event()
+
+    def ask(_: int) -> None:
+        with pytest.raises(client.Cancelled):
+            list(one.client.draw(asdict(LONG), gives_up.is_set))
+
+    with ThreadPoolExecutor(50) as pool:
+        asked = [pool.submit(ask, number) for number in range(50)]
+        assert wait_until(lambda: held(one.client)["waiting"] == 50, 30)
+        gives_up.set()
+        for each in asked:
+            each.result()
+    assert wait_until(lambda: held(one.client)["waiting"] == 0, 10)
+
+
+def test_previews_are_streamed(attached: Any) -> None:
+    one = attached("cloth/1")
+    events = [*one.client.draw(asdict(ASKED), lambda: False, preview_steps=1)]
+    assert [(event["preview"], event["step"], event["steps"]) for event, _ in events[:-1]] == [
+        (0, 1, 3), (0, 2, 3),
+    ]  # fmt: skip
+    assert all(len(pixels) == 64 * 64 * 3 for _, pixels in events)
+    assert events[-1][0]["left_out"] == {}
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_a_text_that_is_too_long_is_told_or_refused(attached: Any, name: str) -> None:
+    one = attached("cloth/1")
+    long = {**asdict(ASKED), name: "a long tale of indigo " * 20}
+    [(event, _)] = one.client.draw(long, lambda: False)
+    assert list(event["left_out"]) == [name] and event["left_out"][name].endswith("indigo")
+    with pytest.raises(Refused, match=f"^{name} is longer than the text encoder reads; leave out"):
+        list(one.client.draw(long, lambda: False, truncation=False))
+
+
+def test_engines_of_one_device_run_their_passes_in_turns(tmp_path: Path) -> None:
+    """Who has just had a turn comes after the one who waits."""
+    turns: list[int] = []
+    waiting = threading.Event()
+
+    def work(number: int) -> None:
+        mine = Turns(tmp_path / "device")
+        for _ in range(50):
+            with mine:
+                turns.append(number)
+                waiting.wait(0.002)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    both = turns[5:-5]
+    changes = sum(one != other for one, other in pairwise(both))
+    assert changes > len(both) / 2
+
+
+def test_a_killed_engine_is_started_again_and_what_it_drew_is_told(attached: Any) -> None:
+    one, two = attached("cloth/1"), attached("cloth/2")
+    before = held(one.client)["pid"]
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(draw, two, LONG)
+        assert wait_until(lambda: held(one.client)["waiting"] == 1, 10)
+        os.kill(before, signal.SIGKILL)
+        assert isinstance(asked.exception(), OSError)
+
+    def drawn() -> bool:
+        try:
+            return difference(draw(one), expected(one)) <= 2 and draw(two).any()
+        except OSError:
+            return False
+
+    assert wait_until(drawn, 60)
+    assert one.lost[0] is None and held(one.client)["pid"] != before
+    assert wait_until(lambda: held(one.client)["adapters"] == ["cloth@1", "cloth@2", "first"], 10)
