@@ -45,7 +45,8 @@ class SlotServer(ABC):
 
     @abstractmethod
     def environment(self, device: str, threads: int) -> dict[str, str]:
-        """All of it. `device` is "auto", "cpu" or "cuda"; `threads` are those on the CPU."""
+        """All of it. `device` is "auto", "cpu" or "cuda"; on the CPU an engine has so many
+        `threads`, unless it takes turns with those of other slots."""
 
     @abstractmethod
     def versions(self, content: Path) -> dict[str, str]:

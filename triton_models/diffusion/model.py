@@ -1,51 +1,52 @@
-"""The Triton Python backend of a diffusion release.
+"""The Triton Python backend of a diffusion release: a front of the slot's engine.
 
-A version directory holds, beside this file: sampling.py (how images are drawn) and the modules that
-it imports, adapter/ (the LoRA), serving.json (the limits, and which base model), provenance.json
+A version directory holds, beside this file: the engine that draws (client.py and server.py say how
+it is asked), adapter/ (the LoRA), serving.json (the limits, and which base model), provenance.json
 (the release's number and what it was made from). The base model lies at
 ../../../base_models/<base_model>/ of the slot.
 
 Inputs, each of shape [1, 1]: prompt (BYTES, UTF-8); optional negative_prompt (BYTES), seed (INT64,
 0 to 2**31 - 1, drawn at random when absent), num_inference_steps (INT32), guidance_scale (FP32),
-num_images (INT32). Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32
-[1]), provenance (BYTES [1]: JSON of the release, of the software that drew and of the request, so
-that the request can be repeated; `left_out`: the ends of the texts that the text encoder does not
-see, or by serving.json such a text is refused). A value outside its limits is answered with
-INVALID_ARGUMENT and one sentence.
+num_images (INT32), adapters (BYTES: "indigo:0.7, kampala:0.3", in place of the release's own
+adapter; the others are those of serving.json's `mixes_with` that the slot holds on this base).
+Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32 [1]), provenance (BYTES
+[1]: JSON of the release, of the software that drew and of the request, so that the request can be
+repeated; `left_out`: the ends of the texts that the text encoder does not see, or by serving.json
+such a text is refused; `adapters`: what each adapter of a mix is). A value outside its limits is
+answered with INVALID_ARGUMENT and one sentence. While the engine is started again the answer is
+UNAVAILABLE.
 
-Requests that Triton hands over together are drawn together; an image depends on its seed alone.
-Triton's Python knows nothing of the project's environment, which is why ADIRE_SITE_PACKAGES names
-its packages. ADIRE_DEVICE (auto, cpu, cuda) and ADIRE_THREADS are optional.
+Requests are handed to the engine as they come, and answered as they are done; an image depends on
+its seed alone. A request that its caller has cancelled gives up its place. Triton's Python knows
+nothing of the project's environment, which is why ADIRE_SITE_PACKAGES names packages that have
+numpy, and ADIRE_PYTHON the Python that runs the engine. ADIRE_DEVICE (auto, cpu, cuda),
+ADIRE_THREADS and ADIRE_DEVICE_LOCK are optional.
 """
 
-import gc
 import json
 import math
 import os
 import re
 import secrets
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = filter(None, [os.environ.get("ADIRE_SITE_PACKAGES")])
 
-gc.disable()  # what libraries make when they are imported stays: nothing there is garbage
-
-import diffusers  # noqa: E402
 import numpy as np  # noqa: E402
-import peft  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
 import triton_python_backend_utils as pb  # noqa: E402
 
-from .sampling import Request, Sampler  # noqa: E402, TID252 - Triton imports 3/model.py as 3.model
+from . import client  # noqa: E402, TID252 - Triton imports 3/model.py as 3.model
 
-gc.enable()
-gc.freeze()
-
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 LARGEST_SEED = 2**31 - 1
-WARM_UP = Request("warm-up", num_inference_steps=2)
+LARGEST_WEIGHT = 2.0  # of an adapter in a mix
+LONGEST_MIX = 1000  # characters
+MIX_EXAMPLE = "indigo:0.7, kampala:0.3"
+AT_ONCE = 1024  # more than a gateway lets through
+FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+GONE = "the server failed while it was drawing; ask again"
 
 
 class Refused(ValueError):
@@ -60,75 +61,68 @@ class TritonPythonModel:
         self.provenance = _read(folder / "provenance.json")
         if self.provenance["release"] != int(args["model_version"]):
             raise RuntimeError(f"{folder} holds release {self.provenance['release']}")
-        base = slot / "base_models" / self.limits["base_model"]
-        threads = os.environ.get("ADIRE_THREADS")
-        self.sampler = Sampler(
-            base / "pipeline",
-            variant=_read(base / "base.json")["variant"],
-            adapter=folder / "adapter",
-            device=os.environ.get("ADIRE_DEVICE") or "auto",
-            threads=int(threads) if threads else None,
-            batch_images=self.limits["maximum_batch_size"],
+        self.engine = client.EngineClient(
+            folder,
+            slot / "base_models" / self.limits["base_model"],
+            f"{args['model_name']}@{args['model_version']}",
+            self.limits["maximum_batch_size"],
+            self.provenance,
         )
-        self.provenance["device"] = self.sampler.device
-        self.provenance["software"] = _software(self.sampler.device)
-        self.sampler.generate([WARM_UP])
+        self.model = args["model_name"]
+        self.provenance["software"] = software = self.engine.attach(_lost)
+        self.provenance["device"] = software["device"]
+        self.threads = ThreadPoolExecutor(AT_ONCE, "answer")
 
-    def execute(self, requests: list) -> list:
-        answers: list = [None] * len(requests)
-        accepted: list[tuple[int, Request, dict[str, str]]] = []
-        for position, request in enumerate(requests):
-            try:
-                wanted = _wanted(request, self.limits)
-                accepted.append((position, wanted, self._left_out(wanted)))
-            except Refused as refusal:
-                answers[position] = _error(str(refusal), pb.TritonError.INVALID_ARG)
-            except Exception as error:
-                answers[position] = _internal(error)
+    def execute(self, requests: list) -> None:
+        for request in requests:
+            self.threads.submit(self._answer, request, request.get_response_sender())
+
+    def finalize(self) -> None:
+        self.engine.close()
+
+    def _answer(self, request: Any, sender: Any) -> None:
         try:
-            drawn = self.sampler.generate([wanted for _, wanted, _ in accepted]) if accepted else []
-            for (position, wanted, left_out), images in zip(accepted, drawn, strict=True):
-                answers[position] = self._answer(wanted, left_out, images)
+            wanted = _wanted(request, self.limits)
+            mix = _mix(request, self.model, self.provenance["release"], self.limits)
+            options = {"truncation": self.limits["truncation"], **({"mix": mix} if mix else {})}
+            [(event, pixels)] = self.engine.draw(wanted, sender.is_cancelled, **options)
+            images = np.frombuffer(pixels, np.uint8).reshape(event["shape"])
+            told = {"request": wanted, "left_out": event["left_out"]}
+            if mix:
+                wanted["adapters"] = _said(event["adapters"])
+                told["adapters"] = event["adapters"]
+            answer = self._outputs(told, images)
+            sender.send(pb.InferenceResponse(answer), flags=FINAL)
+        except (Refused, client.Refused) as refusal:
+            _fail(sender, pb.TritonError.INVALID_ARG, str(refusal))
+        except client.Cancelled:
+            _fail(sender, pb.TritonError.CANCELLED, "the request was cancelled")
+        except OSError as error:
+            pb.Logger.log_error(f"the engine broke off: {type(error).__name__}: {error}")
+            _fail(sender, pb.TritonError.UNAVAILABLE, GONE)
         except Exception as error:
-            for position, *_ in accepted:
-                answers[position] = _internal(error)
-        return answers
+            what = str(error) if isinstance(error, client.Failed) else type(error).__name__
+            pb.Logger.log_error(f"{type(error).__name__}: {error}")
+            said = f"the release failed to draw this image ({what}); its log says why"
+            _fail(sender, pb.TritonError.INTERNAL, said)
 
-    def _left_out(self, wanted: Request) -> dict[str, str]:
-        """{input: the end of it that the text encoder does not see}; refused if not allowed."""
-        texts = {name: getattr(wanted, name) for name in ("prompt", "negative_prompt")}
-        found = {
-            name: rest for name, text in texts.items() if (rest := self.sampler.left_out(text))
-        }
-        if found and not self.limits["truncation"]:
-            name, rest = next(iter(found.items()))
-            raise Refused(f"{name} is longer than the text encoder reads; leave out {rest!r}")
-        return found
-
-    def _answer(self, wanted: Request, left_out: dict[str, str], images: np.ndarray) -> object:
-        provenance = {
-            **self.provenance,
-            "request": {
-                "prompt": wanted.prompt,
-                "negative_prompt": wanted.negative_prompt,
-                "seed": wanted.seed,
-                "num_inference_steps": wanted.num_inference_steps,
-                "guidance_scale": wanted.guidance_scale,
-                "num_images": wanted.num_images,
-            },
-            "left_out": left_out,
-        }
+    def _outputs(self, told: dict[str, Any], images: Any) -> list:
+        provenance = {**self.provenance, **told}
         text = json.dumps(provenance, ensure_ascii=False).encode()
-        return pb.InferenceResponse(
-            [
-                pb.Tensor("images", np.ascontiguousarray(images)),
-                pb.Tensor("release", np.array([self.provenance["release"]], np.int32)),
-                pb.Tensor("provenance", np.array([text], dtype=object)),
-            ]
-        )
+        return [
+            pb.Tensor("images", images),
+            pb.Tensor("release", np.array([self.provenance["release"]], np.int32)),
+            pb.Tensor("provenance", np.array([text], dtype=object)),
+        ]
 
 
-def _wanted(request: object, limits: dict) -> Request:
+def _lost(error: Exception | None) -> None:
+    why = f"cannot be started again: {error}" if error else "has ended and is started again"
+    pb.Logger.log_error(f"the engine {why}")
+
+
+def _wanted(request: object, limits: dict) -> dict[str, Any]:
+    """What the engine is asked, by the names of its `Request`."""
     prompt = _text(request, "prompt", limits["maximum_prompt_characters"])
     if prompt is None or not prompt.strip():
         raise Refused("prompt is empty: say in words what to draw")
@@ -139,15 +133,48 @@ def _wanted(request: object, limits: dict) -> Request:
     last = LARGEST_SEED + 1 - count  # image i has the seed + i, which must be one too
     if seed is not None and seed > last:
         raise Refused(f"seed is {seed}, allowed for {count} images is 0 to {last}")
-    return Request(
-        prompt=prompt,
-        negative_prompt=_text(request, "negative_prompt", limits["maximum_prompt_characters"])
-        or "",
-        seed=secrets.randbelow(last + 1) if seed is None else int(seed),
-        num_inference_steps=limits["default_inference_steps"] if steps is None else int(steps),
-        guidance_scale=limits["default_guidance_scale"] if guidance is None else float(guidance),
-        num_images=count,
-    )
+    negative = _text(request, "negative_prompt", limits["maximum_prompt_characters"])
+    return {
+        "prompt": prompt,
+        "negative_prompt": negative or "",
+        "seed": secrets.randbelow(last + 1) if seed is None else int(seed),
+        "num_inference_steps": limits["default_inference_steps"] if steps is None else int(steps),
+        "guidance_scale": limits["default_guidance_scale"] if guidance is None else float(guidance),
+        "num_images": count,
+    }
+
+
+def _mix(request: object, model: str, release: int, limits: dict) -> dict[str, float]:
+    """{model or release: weight} of the adapters that a request asks for; empty for its own."""
+    text = _text(request, "adapters", LONGEST_MIX)
+    if text is None:
+        return {}
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = (piece.strip() for piece in part.partition(":"))
+        if not re.fullmatch(r"[a-z][a-z0-9_]*(@[0-9]+)?", name):
+            raise Refused(f"adapters has {part.strip()!r}: write them as in {MIX_EXAMPLE!r}")
+        try:
+            number = float(weight)
+        except ValueError:
+            raise Refused(
+                f"adapters gives {name} no weight: write it as in {MIX_EXAMPLE!r}"
+            ) from None
+        if not abs(number) <= LARGEST_WEIGHT:
+            raise Refused(f"adapters gives {name} the weight {weight}, allowed is -2 to 2")
+        if name.partition("@")[0] not in (model, *limits["mixes_with"]):
+            allowed = ", ".join((model, *limits["mixes_with"]))
+            raise Refused(f"adapters names {name}; {model} may be mixed of: {allowed}")
+        own = f"{model}@{release}" if name == model else name
+        if own in found:
+            raise Refused(f"adapters names {name} twice")
+        found[own] = number
+    return found
+
+
+def _said(adapters: list[dict[str, Any]]) -> str:
+    """The mix by releases, so that it can be asked for again."""
+    return ", ".join(f"{one['model']}@{one['release']}:{one['weight']:g}" for one in adapters)
 
 
 def _value(request: object, name: str) -> object | None:
@@ -188,31 +215,9 @@ def _number(request: object, name: str, lowest: float, highest: float) -> float 
     return number
 
 
-def _software(device: str) -> dict[str, str | None]:
-    """What draws here, by the names of adire_assets.gates.compatibility."""
-    modules = (torch, diffusers, transformers, peft)
-    versions = {module.__name__: str(module.__version__) for module in modules}
-    if device != "cuda":
-        threads = str(torch.get_num_threads())
-        return {**versions, "device": device, "threads": threads, "cuda": None, "driver": None}
-    try:
-        found = re.search(r"\d+\.\d+(\.\d+)?", NVIDIA_DRIVER.read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    driver = found[0] if found else None
-    return {**versions, "device": device, "cuda": torch.version.cuda, "driver": driver}
-
-
-def _internal(error: Exception) -> object:
-    pb.Logger.log_error(f"{type(error).__name__}: {error}")
-    return _error(
-        f"the release failed to draw this image ({type(error).__name__}); its log says why",
-        pb.TritonError.INTERNAL,
-    )
-
-
-def _error(message: str, code: int) -> object:
-    return pb.InferenceResponse(error=pb.TritonError(message, code))
+def _fail(sender: Any, code: int, message: str) -> None:
+    answer = pb.InferenceResponse(error=pb.TritonError(message, code))
+    sender.send(answer, flags=FINAL)
 
 
 def _read(path: Path) -> dict:

@@ -28,6 +28,7 @@ from adire_assets.core.project import Project
 
 ENVIRONMENT = "ADIRE_SERVER_ENVIRONMENT"  # of the guard: the server's own, as JSON
 MARK = "ADIRE_SLOT"  # in the environment of a server and of what it starts: whose it is
+TURNS = "ADIRE_DEVICE_LOCK"  # there too: the file by which engines take turns
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SHARED_MEMORY = Path("/dev/shm")
@@ -37,6 +38,11 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 def scratch(project: Project) -> Path:
     """Where servers of a moment keep their files."""
     return project.home / "fleet" / "scratch"
+
+
+def turns(project: Project) -> dict[str, str]:
+    """What tells the engines of all slots to use the device in turns, each with all cores."""
+    return {TURNS: str(project.home / "fleet" / "turns")}
 
 
 def mark(folder: Path) -> str:

@@ -117,11 +117,12 @@ def scratch_server(
         log = folder / "server.log"
         guarded = [sys.executable, "-m", "adire_assets.serving.fleet.guard", str(os.getpid())]
         command = server.command(project, folder, slot, [])
+        environment = server.environment(device, lineage.threads()) | guard.turns(project)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*guarded, guard.mark(folder), str(server.drain_seconds), *command],
                 env=child_environment(accounts=False)
-                | {guard.ENVIRONMENT: json.dumps(server.environment(device, lineage.threads()))},
+                | {guard.ENVIRONMENT: json.dumps(environment)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -101,7 +101,7 @@ def serve(target: str, name: str, config: SlotConfig, device: str, threads: int)
     return guard.run(
         server.command(project, slot, config, models),
         mark=guard.mark(slot),
-        env=server.environment(device, threads),
+        env=server.environment(device, threads) | guard.turns(project),
         stop_seconds=2 * server.drain_seconds,
     )
 

@@ -64,7 +64,8 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
     """The local processes of every target that somebody needs, then Dagster's."""
     found, wanted = [], needed(project, fleet)
     # Slots that compute at the same time share the cores: with more threads than cores, each waits
-    # for threads that the other one keeps from running, and a canary looks many times slower.
+    # for threads that the other one keeps from running, and a canary looks many times slower. An
+    # engine that takes turns with the others has all cores in its own (`guard.turns`).
     threads = max(lineage.threads() // max(len(slot_marks(project, wanted)), 1), 1)
     for target, settings in fleet.targets.items():
         gateway, key = routing.gateway_of(project, fleet, target), f"targets.{target}"

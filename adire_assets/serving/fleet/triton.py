@@ -184,8 +184,9 @@ class Triton(SlotServer):
             "LD_LIBRARY_PATH": ":".join(filter(None, folders)),
             "PYTHONNOUSERSITE": "1",
             "ADIRE_SITE_PACKAGES": str(installed),
+            "ADIRE_PYTHON": sys.executable,
             "ADIRE_DEVICE": device,
-            "ADIRE_THREADS": str(threads),
+            "ADIRE_THREADS": str(lineage.threads()),  # of an engine that takes turns with others
             "ADIRE_ENGINE": json.dumps(vllm.shared_engine(device, threads)),
             "GOMP_SPINCOUNT": lineage.SPIN_COUNT,
             "HF_HUB_OFFLINE": "1",
