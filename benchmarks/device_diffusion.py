@@ -79,7 +79,7 @@ def _train(
     import torch
 
     from adire_assets.core.lineage import file_digest
-    from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+    from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
     from adire_assets.families.diffusion.training import lora
 
     said: list[str] = []
@@ -164,22 +164,81 @@ def equal_bits(folder: Path, dry: bool) -> Figures:
 
 
 def sampling(folder: Path, dry: bool) -> Figures:
-    """Images a second with a LoRA, in half precision, 30 steps with guidance."""
+    """Images a second, in half precision, 30 steps with guidance: the stock pipeline with its LoRA
+    merged, the engine with one adapter and with four in a pass."""
     import torch
+    from diffusers import DiffusionPipeline
 
-    from adire_assets.families.diffusion.sampling import Request, Sampler
+    from adire_assets.families.diffusion.engine.adapters import Mix
+    from adire_assets.families.diffusion.engine.sampling import Request, open_engine
+    from tests.support import adapters
 
     if dry:
         return {}
-    sampler = Sampler(folder / "base", "fp16", folder / "trained" / "training_fp16", "cuda")
+    trained = folder / "trained" / "training_fp16"
+    stock = DiffusionPipeline.from_pretrained(folder / "base", variant="fp16", dtype=torch.float16)
+    stock.set_progress_bar_config(disable=True)
+    stock.to("cuda")
+    stock.load_lora_weights(str(trained))
+    stock.fuse_lora()
+
+    def by_stock(count: int) -> None:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+        stock(["indigo circles"] * count, num_inference_steps=30, generator=generators)
+
     found: Figures = {}
     for count in (1, 4, 8):
-        requests = [Request("indigo circles", seed=seed) for seed in range(count)]
-        sampler.generate(requests)  # warms up
-        started = time.perf_counter()
-        sampler.generate(requests)
-        found[f"images_per_second_{count}"] = round(count / (time.perf_counter() - started), 2)
-    return found | {"peak_memory_mib": torch.cuda.max_memory_allocated() // 2**20}
+        found[f"stock_{count}"] = _per_second(count, lambda count=count: by_stock(count))
+    stock.to("cpu")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    engine = open_engine(folder / "base", "fp16", "cuda")
+    names = ["trained"]
+    engine.adapters.add("trained", engine.adapters.read(trained))
+    kinds: dict[str, dict[str, Any]] = {"dora": {"use_dora": True}, "large": {"r": 16}, "more": {}}
+    for seed, (name, settings) in enumerate(kinds.items()):
+        place = adapters.make_adapter(
+            folder / "mixed" / name,
+            folder / "base",
+            unet=adapters.ATTENTION,
+            text=[],
+            seed=seed,
+            variant="fp16",
+            **settings,
+        )
+        engine.adapters.add(name, engine.adapters.read(place))
+        names.append(name)
+
+    def drawn(wanted: list[tuple[int, Mix]]) -> list[Any]:
+        asked = [engine.submit(Request("indigo circles", seed=seed), mix) for seed, mix in wanted]
+        while engine.step():
+            pass
+        for drawing in asked:
+            if drawing.error:
+                raise drawing.error
+        return [drawing.images for drawing in asked]
+
+    one = [(seed, (("trained", 1.0),)) for seed in range(8)]
+    mixed = [(seed, ((names[seed % 4], 1.0),)) for seed in range(8)]
+    for count in (1, 4, 8):
+        found[f"engine_{count}"] = _per_second(count, lambda count=count: drawn(one[:count]))
+    found["engine_8_of_4_adapters"] = _per_second(8, lambda: drawn(mixed))
+    together, alone = drawn(mixed), [drawn([wanted])[0] for wanted in mixed[:4]]
+    differences = [
+        abs(images.astype(int) - other.astype(int)).max()
+        for images, other in zip(together, alone, strict=False)
+    ]
+    return found | {
+        "largest_difference": int(max(differences)),
+        "peak_memory_mib": torch.cuda.max_memory_allocated() // 2**20,
+    }
+
+
+def _per_second(count: int, draw: Callable[[], object]) -> float:
+    draw()  # warms up
+    started = time.perf_counter()
+    draw()
+    return round(count / (time.perf_counter() - started), 2)
 
 
 def evaluation(folder: Path, dry: bool) -> Figures:

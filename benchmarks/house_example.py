@@ -21,9 +21,9 @@ from PIL import Image
 from adire_assets.config.model import load_model
 from adire_assets.core.project import Project
 from adire_assets.embedded.cloth.sample_images import TECHNIQUES, draw_adire
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 from adire_assets.families.diffusion.evaluation.judge import Judge
 from adire_assets.families.diffusion.evaluation.metrics import kid
-from adire_assets.families.diffusion.sampling import Request, Sampler
 
 PER_TECHNIQUE = 16
 RESOLUTION = 128

@@ -1,11 +1,12 @@
 """`kill -9` of every part at random moments of rollouts, under clients that send all along.
 
     python -m benchmarks.kills --kills 30 --seed 1
+    python -m benchmarks.kills --kills 12 --family diffusion
     python -m benchmarks.kills --kills 20 --clients 8 --family causal_lm
 
 Killed are the active slot's server, the idle slot's, Envoy, the supervisor, the watcher that takes
-over what was left, and the Dagster run that carries a rollout out; of language models the active
-slot's server, the engine below it, Envoy and the watcher. The clients have the retries of their
+over what was left, and the Dagster run that carries a rollout out; of diffusion models and of
+language models the engine below the active slot's server too. The clients have the retries of their
 protocol's own client, which sends nothing again once an answer has begun: streams that break off
 are counted by themselves. After a kill of the supervisor comes what a person or a service manager
 would do: `adire up`. After each kill the rollout must come to an end and everything served must be
@@ -35,10 +36,11 @@ from tests.support.light import ROOT
 # Of each kind of release, in turn; a language model's slot has an engine in a process of its own.
 VICTIMS = {
     "light": ("active slot", "idle slot", "gateway", "supervisor", "watcher", "run"),
+    "diffusion": ("active slot", "engine core", "idle slot", "gateway", "supervisor", "watcher"),
     "causal_lm": ("active slot", "engine core", "gateway", "watcher"),
 }
 # What the command lines of the processes hold.
-SERVERS, ENGINE = ("tritonserver ", "vllm.entrypoints"), ("VLLM::EngineCore",)
+SERVERS, ENGINE = ("tritonserver ", "vllm.entrypoints"), ("VLLM::EngineCore", "_engine_")
 # What is killed is the point: a step goes on after some twenty answers.
 LIGHT_ROLLOUT = RolloutConfig(
     minimum_seconds=1.0,
@@ -165,14 +167,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--family", dest="kind", choices=["causal_lm"], default="light")
+    parser.add_argument("--family", dest="kind", choices=list(VICTIMS), default="light")
     options = parser.parse_args()
     rng, kind = random.Random(options.seed), houses.KINDS[options.kind]
     victims = VICTIMS[options.kind]
     consistent = 0
     outcomes: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:
-        limits = LIGHT_ROLLOUT if options.kind == "light" else kind.rollout
+        limits = kind.rollout if options.kind == "causal_lm" else LIGHT_ROLLOUT
         house = kind.make(Path(name) / "p", limits)
         numbers = [kind.add(house) for _ in range(options.kills + 1)]
         with house.up():

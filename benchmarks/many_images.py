@@ -23,7 +23,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from adire_assets.core.lineage import digest
-from adire_assets.families.diffusion.architecture import Latents, Noise
+from adire_assets.families.diffusion.engine.architecture import Latents, Noise
 from adire_assets.families.diffusion.training.cache import TensorCache
 from adire_assets.families.diffusion.training.examples import Examples
 from adire_assets.families.diffusion.training.settings import TrainingConfig

@@ -31,7 +31,7 @@ from adire_assets.families.causal_lm import adapter_files
 from adire_assets.families.causal_lm.config import DataConfig as InstructionConfig
 from adire_assets.families.causal_lm.data.dataset import build_dataset as build_instructions
 from adire_assets.families.diffusion.data.dataset import build_dataset
-from adire_assets.families.diffusion.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.training.launch import launcher, split_batch_across_processes
 from benchmarks.training import RESOLUTION, VARIANT, DataConfig
 

@@ -84,10 +84,10 @@ SERVING = (
     ),
     Mutation(
         "an image's noise comes from its own seed",
-        "adire_assets/families/diffusion/sampling.py",
+        "adire_assets/families/diffusion/engine/engine.py",
         "manual_seed((request.seed + image) % SEED_RANGE)",
         "manual_seed(request.seed % SEED_RANGE)",
-        ("tests/families/diffusion/test_sampling.py",),
+        ("tests/families/diffusion/engine/test_sampling.py",),
     ),
     Mutation(
         "a served picture carries its provenance",

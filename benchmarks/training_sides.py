@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion import architectures
+from adire_assets.families.diffusion.engine import architectures
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 from benchmarks.watched import step_clock
 
