@@ -239,7 +239,7 @@ class _Reader:
 
 def _mine(path: Path) -> IO[str]:
     """A file to lock, which no other user may."""
-    return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: PTH123
+    return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _connected(place: Path) -> socket.socket:
