@@ -69,8 +69,7 @@ class TritonPythonModel:
             self.provenance,
         )
         self.model = args["model_name"]
-        self.provenance["software"] = software = self.engine.attach(_lost)
-        self.provenance["device"] = software["device"]
+        self.engine.attach(_lost)
         self.threads = ThreadPoolExecutor(AT_ONCE, "answer")
 
     def execute(self, requests: list) -> None:
@@ -107,7 +106,11 @@ class TritonPythonModel:
             _fail(sender, pb.TritonError.INTERNAL, said)
 
     def _outputs(self, told: dict[str, Any], images: Any) -> list:
-        provenance = {**self.provenance, **told}
+        software = (
+            self.engine.software
+        )  # another one, should it have been started on another device
+        own = {"device": software["device"], "software": software}
+        provenance = {**self.provenance, **own, **told}
         text = json.dumps(provenance, ensure_ascii=False).encode()
         return [
             pb.Tensor("images", images),
@@ -174,7 +177,7 @@ def _mix(request: object, model: str, release: int, limits: dict) -> dict[str, f
 
 def _said(adapters: list[dict[str, Any]]) -> str:
     """The mix by releases, so that it can be asked for again."""
-    return ", ".join(f"{one['model']}@{one['release']}:{one['weight']:g}" for one in adapters)
+    return ", ".join(f"{one['model']}@{one['release']}:{one['weight']!r}" for one in adapters)
 
 
 def _value(request: object, name: str) -> object | None:

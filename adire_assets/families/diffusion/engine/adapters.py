@@ -25,6 +25,10 @@ Mix = tuple[tuple[str, float], ...]  # (adapter, weight), sorted by name; () is 
 Changeable = nn.Linear | nn.Conv2d
 
 
+class AdapterGone(RuntimeError):
+    """An adapter that was taken away, in one sentence."""
+
+
 def mix_of(weights: Mapping[str, float]) -> Mix:
     """The mix of adapters by their weights; those of weight 0 are left out."""
     return tuple(sorted((name, float(weight)) for name, weight in weights.items() if weight))
@@ -76,7 +80,9 @@ class Adapters:
             del part.layers[name]
 
     def of_texts(self, mix: Mix) -> Mix:
-        """What of a mix changes how texts are encoded."""
+        """What of a mix changes how texts are encoded. AdapterGone when one of it is not here."""
+        if any(name not in self._layers for name, _ in mix):
+            raise AdapterGone("an adapter of the request was taken away; ask again")
         return tuple(
             (name, weight)
             for name, weight in mix
@@ -118,15 +124,14 @@ class _Component:
         if self.now == ("merged", mix):
             return
         self.restore()
-        changes: dict[str, Tensor] = {}
-        for adapter, weight in mix:
-            for name, layer in self.layers[adapter].items():
-                change = weight * layer.change(self._module(name).weight)
-                changes[name] = changes[name] + change if name in changes else change
-        for name, change in changes.items():
+        # One after the other: the changes of all layers together are as large as the base.
+        for name in sorted({name for adapter, _ in mix for name in self.layers[adapter]}):
             module = self._module(name)
-            merged = (module.weight.float() + change).to(module.weight.dtype)
-            self._put(module, merged, module.bias)
+            merged = own = module.weight.float()
+            for adapter, weight in mix:
+                if (layer := self.layers[adapter].get(name)) is not None:
+                    merged = merged + weight * layer.change(own)
+            self._put(module, merged.to(module.weight.dtype), module.bias)
         self.now = ("merged", mix)
 
     @torch.no_grad()

@@ -11,10 +11,12 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +28,7 @@ SETTINGS = {"device": "ADIRE_DEVICE", "threads": "ADIRE_THREADS", "turns": "ADIR
 START_SECONDS = 600.0  # gigabytes from a cold disk
 LOOK_SECONDS = 0.05
 AGAIN_SECONDS = 1.0
+ALREADY = 75  # the exit status of an engine that found another one running
 
 
 class NoEngine(RuntimeError):
@@ -38,6 +41,10 @@ class Refused(ValueError):
 
 class Failed(RuntimeError):
     """What the engine could not do; the slot's log says why."""
+
+
+class Gone(ConnectionError):
+    """The engine does not hold an adapter (any more) that it is to draw with."""
 
 
 class Cancelled(Exception):
@@ -72,29 +79,32 @@ class EngineClient:
         # Waits out the end of one that nobody has used any more.
         self.used = _mine(self.users)
         fcntl.flock(self.used, fcntl.LOCK_SH)
-        self.number: int | None = None  # of the adapter in the engine
+        self.adapter: str | None = None  # its key in the engine
+        self.software: dict[str, str | None] = {}  # that the engine draws with
         self.process: subprocess.Popen | None = None
         self.closed = False
         self.connection: socket.socket | None = None
 
-    def attach(self, lost: Callable[[Exception | None], None]) -> dict[str, str | None]:
-        """Have the engine run and hold the adapter; returns the software that it draws with.
+    def attach(self, lost: Callable[[Exception | None], None]) -> None:
+        """Have the engine run and hold the adapter.
 
         Should the engine end, it is started again; `lost` is told when it is gone (None) and of
         each attempt that fails. NoEngine or Refused when the first one does.
         """
-        software = self._hold()
+        for _ in range(2):  # one that was there may just be ending
+            with suppress(OSError):
+                self._hold()
+                break
+        else:
+            self._hold()
         threading.Thread(target=self._keep, args=(lost,), daemon=True).start()
-        return software
 
     def close(self) -> None:
         """Let the engine go, which takes the adapter away."""
         if self.closed:
             return
         self.closed = True
-        if self.connection is not None:
-            self.connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
-            self.connection.close()
+        self._let_go()
         self.used.close()
 
     def draw(
@@ -104,20 +114,31 @@ class EngineClient:
 
         Refused, Failed, Cancelled as soon as `cancelled` says so, or OSError when the engine ends.
         """
-        if self.number is None:
+        adapter = self.adapter
+        if adapter is None:
             raise ConnectionError("the engine is being started")
-        asked = {"draw": dict(request), "adapter": self.number, **options}
+        asked = {"draw": dict(request), "adapter": adapter, **options}
         with _connected(self.socket) as connection:
             connection.sendall(json.dumps(asked).encode() + b"\n")
             connection.settimeout(LOOK_SECONDS)
             reader = _Reader(connection, cancelled)
             while True:
-                event, pixels = reader.event()
+                try:
+                    event, pixels = reader.event()
+                except Gone:
+                    if "mix" not in options:  # another engine listens than the one that holds it
+                        self._let_go()
+                    raise
                 yield event, pixels
                 if "preview" not in event:
                     return
 
-    def _hold(self) -> dict[str, str | None]:
+    def _let_go(self) -> None:
+        if self.connection is not None:
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
+
+    def _hold(self) -> None:
         self._require_running()
         connection = _connected(self.socket)
         try:
@@ -126,8 +147,8 @@ class EngineClient:
         except BaseException:
             connection.close()
             raise
-        self.connection, self.number = connection, event["adapter"]
-        return event["software"]
+        self.software, self.connection = event["software"], connection
+        self.adapter = event["adapter"]
 
     def _keep(self, lost: Callable[[Exception | None], None]) -> None:
         """Hold the adapter again whenever the engine has ended."""
@@ -137,9 +158,10 @@ class EngineClient:
                 ended = not self.connection.recv(1)  # nothing ever comes but the end
             except OSError:
                 ended = True
+            self.adapter = None
+            self.connection.close()
             if self.closed:
                 return
-            self.number = None
             lost(None)
             while ended:
                 try:
@@ -160,7 +182,8 @@ class EngineClient:
             self.process = self._start()
             end = time.monotonic() + START_SECONDS
             while not self._listens():
-                if self.process.poll() is not None:
+                # Another one may be loading still, whose starter has ended.
+                if self.process.poll() not in (None, ALREADY):
                     raise NoEngine(
                         f"the engine for {self.base.name} ended while it started (status "
                         f"{self.process.returncode}); the slot's log says why"
@@ -219,6 +242,8 @@ class _Reader:
         del self.buffer[: end + 1 + size]
         if "refused" in event:
             raise Refused(event["refused"])
+        if "gone" in event:
+            raise Gone(event["gone"])
         if "failed" in event:
             raise Failed(event["failed"])
         return event, pixels
@@ -246,6 +271,10 @@ def _connected(place: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(str(place))
+        # In a folder where everybody may write, whoever comes first could listen.
+        sent = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        if struct.unpack("3i", sent)[1] != os.getuid():
+            raise PermissionError(f"another user listens at {place}")
     except OSError:
         connection.close()
         raise

@@ -8,7 +8,7 @@ done after about 4 rounds whatever the others want.
 
 Decoding is apart from denoising: after a pass at most `decoded_images` finished ones are decoded.
 
-`submit`, `cancel` and `Adapters.read` may be called from any thread, all else from one.
+`submit`, `cancel`, `left_out` and `Adapters.read` may be called from any thread, all else from one.
 """
 
 import threading
@@ -96,7 +96,8 @@ class _Text:
 class Engine:
     """A loaded base that draws; `say` is told in one sentence when memory ran out.
 
-    A pass denoises at most `batch_images` images and decodes at most `decoded_images`.
+    A pass denoises at most `batch_images` images and decodes at most `decoded_images`; fewer once
+    memory ran out.
     """
 
     def __init__(
@@ -114,6 +115,10 @@ class Engine:
         self.decoded_images = decoded_images or batch_images
         self.size = (model.resolution, model.resolution)
         self.say = say
+        self._fitting: dict[str, int] = {}  # what memory is enough for, once it ran out
+        self._merges = True  # whether memory is enough for merged weights
+        # Encoding changes settings of a tokenizer, which counting tokens must not meet.
+        self._tokenizers = threading.Lock()
         self._arrived: list[Drawing] = []
         self._lock = threading.Lock()
         self._rows: list[_Row] = []
@@ -145,6 +150,11 @@ class Engine:
         """Let a request go; its images have no part in the next pass."""
         drawing.cancelled = True
 
+    def left_out(self, text: str) -> str:
+        """What is not seen of a text, see `Architecture.left_out`."""
+        with self._tokenizers:
+            return self.model.left_out(text)
+
     @property
     def waiting(self) -> int:
         """How many images are in the engine and not done."""
@@ -160,9 +170,9 @@ class Engine:
         self._admit()
         self._rows = [row for row in self._rows if not row.drawing.cancelled]
         self._finished = [row for row in self._finished if not row.drawing.cancelled]
-        if rows := self._next(self._rows, self.batch_images):
+        if rows := self._next(self._rows, "batch_images"):
             self._run(rows, self._denoise, "batch_images")
-        if finished := self._next(self._finished, self.decoded_images):
+        if finished := self._next(self._finished, "decoded_images"):
             self._run(finished, self._decode, "decoded_images")
         while self._shown:
             shown, self._shown = self._shown[-1:], self._shown[:-1]
@@ -172,7 +182,8 @@ class Engine:
     def _run(self, rows: list[_Row], act: Callable[[list[_Row]], None], bound: str) -> None:
         """Act on rows together. What fails in them fails alone: the next rows have their turn.
 
-        When memory runs out, fewer are taken together from now on, and these again.
+        When memory runs out, fewer are taken together from now on, and these again. A device that
+        is lost is lost to all: its error is raised.
         """
         try:
             act(rows)
@@ -180,6 +191,8 @@ class Engine:
         except Exception as error:
             if not _out_of_memory(error):
                 self._fail(rows, error)
+                if isinstance(error, torch.AcceleratorError):
+                    raise
                 return
         # Out here, where no traceback holds any more what was computed.
         self._told = ((), {})
@@ -188,7 +201,7 @@ class Engine:
         if len(rows) == 1:
             self._fail(rows, MemoryError("one image takes more memory than there is"))
             return
-        setattr(self, bound, fewer := len(rows) // 2)
+        self._fitting[bound] = fewer = len(rows) // 2
         self.say(f"out of memory with {len(rows)} images together: {fewer} from now on")
 
     def _fail(self, rows: Iterable[_Row], error: Exception) -> None:
@@ -201,10 +214,11 @@ class Engine:
             drawing.cancelled = error is not None  # its other images are let go
             drawing.on_end(drawing)
 
-    def _next(self, rows: list[_Row], most: int) -> list[_Row]:
+    def _next(self, rows: list[_Row], bound: str) -> list[_Row]:
         """Those with the fewest turns, and with them others of their kind."""
         if not rows:
             return []
+        most = min(getattr(self, bound), self._fitting.get(bound, len(rows)))
         in_turn = sorted(rows, key=lambda row: row.turns)  # stable: who came first is first
         return [row for row in in_turn if row.kind == in_turn[0].kind][:most]
 
@@ -213,7 +227,7 @@ class Engine:
     def _admit(self) -> None:
         with self._lock:
             arrived, self._arrived = self._arrived, []
-        turns = min((row.turns for row in self._rows), default=0)
+        turns = min((row.turns for row in (*self._rows, *self._finished)), default=0)
         for drawing in arrived:
             if not drawing.cancelled:
                 try:
@@ -271,10 +285,11 @@ class Engine:
             self._texts.move_to_end(key)
             return self._texts[key]
         self.adapters.use(self.model.text_encoders, [seen])
-        if positive is None:
-            found = self.model.encode([text])
-        else:
-            found = self.model.encode_negative([text], positive)
+        with self._tokenizers:
+            if positive is None:
+                found = self.model.encode([text])
+            else:
+                found = self.model.encode_negative([text], positive)
         self._texts[key] = found
         if len(self._texts) > CACHED_TEXTS:
             self._texts.popitem(last=False)
@@ -298,27 +313,40 @@ class Engine:
         """One step of each row, with the guidance of Ho and Salimans 2022."""
         guided = [row for row in rows if row.away is not None]
         both = [*guided, *rows]
-        # Merging takes a moment: it pays when those want the same too who wait for their turn.
-        if len({row.drawing.mix for row in self._rows}) == 1:
-            self.adapters.merge(rows[0].drawing.mix)
-        else:
-            self.adapters.use([self.model.denoiser], [row.drawing.mix for row in both])
+        self._take([row.drawing.mix for row in both])
         noisy = torch.cat([_scaled(row) for row in both])
         timesteps = torch.stack([row.timestep.to(self.device) for row in both])
         predicted = self.model.denoise(noisy, timesteps, self._conditioning(guided, rows)).split(1)
         led_away = dict(zip(guided, predicted, strict=False))
-        stepped = []
         for row, towards in zip(rows, predicted[len(guided) :], strict=True):
             if row in led_away:
                 away = led_away[row]
                 towards = away + row.drawing.request.guidance_scale * (towards - away)
-            stepped.append(
-                row.scheduler.step(
+            try:
+                found = row.scheduler.step(
                     towards, row.timestep, row.latents, return_dict=False, **row.options
                 )
-            )
-        for row, found in zip(rows, stepped, strict=True):
-            self._advance(row, found)
+            except Exception as error:  # a schedule has moved, and cannot be asked again
+                self._fail([row], error)
+            else:
+                self._advance(row, found)
+
+    def _take(self, mixes: list[Mix]) -> None:
+        """Have the denoiser take these mixes in the next pass, one a row.
+
+        Merging takes a moment, and memory: it pays when those want the same too who wait for their
+        turn.
+        """
+        if self._merges and len({row.drawing.mix for row in self._rows}) == 1:
+            try:
+                self.adapters.merge(mixes[0])
+                return
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+            self._merges = False
+            self.say("out of memory for merged weights: adapters stand beside the base from now on")
+        self.adapters.use([self.model.denoiser], mixes)
 
     def _advance(self, row: _Row, found: tuple[Tensor, ...]) -> None:
         row.latents = found[0]

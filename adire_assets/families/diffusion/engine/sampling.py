@@ -69,7 +69,7 @@ class Sampler:
 
     def left_out(self, text: str) -> str:
         """What is not seen of a prompt, see `Architecture.left_out`."""
-        return self.model.left_out(text)
+        return self.engine.left_out(text)
 
 
 def open_engine(

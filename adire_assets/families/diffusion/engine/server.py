@@ -10,10 +10,10 @@ A connection is one request, a line of JSON; answers are lines of JSON, those wi
 by so many bytes. Who closes a connection gives up what it asked for.
 
     {"adapter": folder, "name": "cloth@3",
-     "provenance": {...}, "batch_images": n}      -> {"adapter": number, "software": {...}}; the
+     "provenance": {...}, "batch_images": n}      -> {"adapter": key, "software": {...}}; the
                                                   adapter is held until the connection closes, and
                                                   as long a pass takes so many images
-    {"draw": {fields of Request}, "adapter": number or absent, "mix": {"cloth" or "cloth@3":
+    {"draw": {fields of Request}, "adapter": key, or "mix": {"cloth" or "cloth@3":
      weight}, "truncation": bool,
      "preview_steps": n}                          -> {"preview": image, "step": n, "steps": of how
                                                   many, "shape": [H, W, 3], "bytes": n} ...
@@ -23,8 +23,8 @@ by so many bytes. Who closes a connection gives up what it asked for.
     {"held": true}                                -> {"adapters": [names], "waiting": images,
                                                   "batch_images": n, "pid": n}
 
-What cannot be done is answered by {"refused": sentence}, a mistake in the request, or by {"failed":
-sentence}.
+What cannot be done is answered by {"refused": sentence}, a mistake in the request, by {"gone":
+sentence} when an adapter is not held (any more), or by {"failed": sentence}.
 """
 
 import fcntl
@@ -32,6 +32,8 @@ import json
 import os
 import queue
 import re
+import resource
+import secrets
 import signal
 import socket
 import sys
@@ -41,17 +43,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from .adapter_layers import AdapterError, Layers
-from .adapters import Mix, mix_of
+from .adapters import AdapterGone, Mix, mix_of
 from .engine import Drawing, Engine, Request
 from .sampling import open_engine
 
 LOOK_SECONDS = 0.5
+TURN_SECONDS = 120.0  # longer than a pass takes
+ALREADY = 75  # the exit status of an engine that found another one running
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 WARM_UP = Request("warm-up", num_inference_steps=2)
 
@@ -61,20 +66,39 @@ class Refused(ValueError):
 
 
 class Turns(AbstractContextManager):
-    """What several processes do one after another, in about the order in which they ask."""
+    """What several processes do one after another, in about the order in which they ask.
 
-    def __init__(self, path: Path) -> None:
+    Nobody waits for long: a process that hangs in its turn must not hang the others. Who has waited
+    for `seconds` goes on without a turn, and does not wait again until one could be had at once.
+    """
+
+    def __init__(self, path: Path, seconds: float = TURN_SECONDS) -> None:
         self.next = path.with_name(f"{path.name}.next").open("a")
         self.now = path.open("a")
+        self.seconds = seconds
+        self.waits = True
 
     def __enter__(self) -> None:
         # One waits for the turn, all others for its place: who has just had one comes after them.
-        fcntl.flock(self.next, fcntl.LOCK_EX)
-        fcntl.flock(self.now, fcntl.LOCK_EX)
+        end = time.monotonic() + self.seconds * self.waits
+        had = _locked(self.next, end) and _locked(self.now, end)
         fcntl.flock(self.next, fcntl.LOCK_UN)
+        if self.waits and not had:
+            say(f"another engine has had its turn for {self.seconds:g} s: no turns are taken now")
+        self.waits = had
 
     def __exit__(self, *error: object) -> None:
         fcntl.flock(self.now, fcntl.LOCK_UN)
+
+
+def _locked(file: IO[str], end: float) -> bool:
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
 
 
 class Server:
@@ -85,12 +109,10 @@ class Server:
         self.turns = turns or nullcontext()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._work = threading.Event()
-        self._numbers = iter(range(1, sys.maxsize))
         self._held: dict[str, dict[str, Any]] = {}  # key in the engine -> what was asked to hold it
 
     def listen(self, path: Path) -> None:
         """Accept connections at a unix socket, in a thread."""
-        path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Nobody sees a socket at which nothing listens.
         making = path.with_name(f"{path.name}.{os.getpid()}")
@@ -115,8 +137,12 @@ class Server:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+            try:
+                connection, _ = listener.accept()
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+            except (OSError, RuntimeError) as error:  # no descriptors, or no threads are left
+                say(f"a request could not be taken: {error}")
+                time.sleep(LOOK_SECONDS)
 
     def _answer(self, connection: socket.socket) -> None:
         # Who does not wait any more needs no answer.
@@ -134,6 +160,8 @@ class Server:
                     _send(connection, self._told())
             except (Refused, AdapterError) as error:
                 _send(connection, {"refused": str(error)})
+            except AdapterGone as error:
+                _send(connection, {"gone": str(error)})
             except OSError:
                 raise
             except Exception as error:
@@ -150,12 +178,16 @@ class Server:
 
     def _hold(self, connection: socket.socket, asked: dict[str, Any]) -> None:
         """Hold an adapter as long as the connection is open."""
-        layers = self.engine.adapters.read(Path(asked["adapter"]))
-        number = next(self._numbers)
-        key = f"{number}"
+        folder = Path(asked["adapter"])
+        try:
+            layers = self.engine.adapters.read(folder)
+        except (OSError, SafetensorError) as error:
+            raise Refused(f"the adapter in {folder} cannot be read: {error}") from None
+        # Of no other engine either: who asks the wrong one is told so.
+        key = secrets.token_hex(8)
         self._between_passes(lambda: self._add(key, asked, layers))
         try:
-            _send(connection, {"adapter": number, "software": software(self.engine.device)})
+            _send(connection, {"adapter": key, "software": software(self.engine.device)})
             connection.recv(1)  # nothing ever comes but the end
         finally:
             self._between_passes(lambda: self._forget(key))
@@ -163,12 +195,18 @@ class Server:
     def _add(self, key: str, asked: dict[str, Any], layers: Layers) -> None:
         self.engine.adapters.add(key, layers)
         self._held[key] = asked
-        self.engine.batch_images = max(held["batch_images"] for held in self._held.values())
+        self._resize()
 
     def _forget(self, key: str) -> None:
         """Take an adapter away; what is still to be drawn with it fails."""
         del self._held[key]
-        self.engine.let_go(key, RuntimeError("the release was taken away"))
+        self._resize()
+        self.engine.let_go(key, AdapterGone("an adapter of the request was taken away; ask again"))
+
+    def _resize(self) -> None:
+        if self._held:
+            most = max(held["batch_images"] for held in self._held.values())
+            self.engine.batch_images = self.engine.decoded_images = most
 
     def _between_passes(self, act: Callable[[], None]) -> None:
         """Have the drawing thread do something, and wait for it."""
@@ -189,10 +227,7 @@ class Server:
     def _draw(self, connection: socket.socket, asked: dict[str, Any]) -> None:
         request = Request(**asked["draw"])
         left_out = self._left_out(request, asked.get("truncation", True))
-        mix = self._mix(asked)
-        adapters = [
-            {**self._held[key].get("provenance", {}), "weight": weight} for key, weight in mix
-        ]
+        mix, adapters = self._mix(asked)
         events: queue.SimpleQueue[tuple[dict[str, Any], np.ndarray | None]] = queue.SimpleQueue()
 
         def on_preview(drawing: Drawing, image: int, pixels: np.ndarray) -> None:
@@ -203,9 +238,9 @@ class Server:
             if drawing.error is None:
                 events.put(({"left_out": left_out, "adapters": adapters}, drawing.images))
             else:
-                refused = isinstance(drawing.error, Refused)
-                said = str(drawing.error) if refused else _what(drawing.error)
-                events.put(({"refused" if refused else "failed": said}, None))
+                gone = isinstance(drawing.error, AdapterGone)
+                said = str(drawing.error) if gone else _what(drawing.error)
+                events.put(({"gone" if gone else "failed": said}, None))
 
         drawing = self.engine.submit(
             request, mix, on_end, on_preview, asked.get("preview_steps", 0)
@@ -230,35 +265,44 @@ class Server:
     def _left_out(self, request: Request, allowed: bool) -> dict[str, str]:
         """{input: the end of it that the text encoder does not see}; refused if not allowed."""
         texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-        found = {
-            name: rest for name, text in texts.items() if (rest := self.engine.model.left_out(text))
-        }
+        found = {name: rest for name, text in texts.items() if (rest := self.engine.left_out(text))}
         if found and not allowed:
             name, rest = next(iter(found.items()))
             raise Refused(f"{name} is longer than the text encoder reads; leave out {rest!r}")
         return found
 
-    def _mix(self, asked: dict[str, Any]) -> Mix:
-        """The adapter of the release that is asked, or by name several with their weights."""
-        if "mix" not in asked:
-            number = asked.get("adapter")
-            return () if number is None else ((f"{number}", 1.0),)
+    def _mix(self, asked: dict[str, Any]) -> tuple[Mix, list[dict[str, Any]]]:
+        """The adapter of the release that is asked, or by name several with their weights; and what
+        each of them is."""
         held = {**self._held}
+        if "mix" not in asked:
+            if asked["adapter"] not in held:
+                raise AdapterGone("this engine does not hold the release; ask again")
+            return ((asked["adapter"], 1.0),), []
         weights: dict[str, float] = {}
         for name, weight in asked["mix"].items():
-            # Of several releases of a model the one that came last.
-            keys = [k for k, one in held.items() if name in (one["name"], _model(one["name"]))]
-            if not keys:
+            of_name = [key for key, one in held.items() if name in _names(one["name"])]
+            if not of_name:
                 known = ", ".join(sorted(one["name"] for one in held.values())) or "none"
                 raise Refused(f"there is no adapter {name} on this base here; held are: {known}")
-            weights[keys[-1]] = weights.get(keys[-1], 0.0) + weight
+            # Of several releases of a model the newest.
+            key = max(of_name, key=lambda key: _number(held[key]["name"]))
+            if key in weights:
+                raise Refused(f"the adapter {held[key]['name']} is named twice")
+            weights[key] = weight
         if not (mix := mix_of(weights)):
             raise Refused("the weights of the adapters sum to nothing: give one that is not 0")
-        return mix
+        in_order = sorted(mix, key=lambda one: held[one[0]]["name"])
+        return mix, [{**held[key].get("provenance", {}), "weight": w} for key, w in in_order]
 
 
-def _model(name: str) -> str:
-    return name.partition("@")[0]
+def _names(name: str) -> tuple[str, str]:
+    """What a release is asked by: cloth@3, cloth."""
+    return name, name.partition("@")[0]
+
+
+def _number(name: str) -> int:
+    return int(name.partition("@")[2] or 0)
 
 
 def _send(
@@ -317,6 +361,16 @@ def end_when_unused(users: Path) -> None:
 def main() -> None:
     base, path, users = (Path(argument) for argument in sys.argv[1:4])
     settings = json.loads(sys.argv[4])
+    # Held as long as this process lives: there is one engine at a socket.
+    alone = path.with_suffix(".engine").open("a")
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(ALREADY)
+    path.unlink(missing_ok=True)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each request has a connection
+    threading.Thread(target=end_when_unused, args=(users,), daemon=True).start()
     variant = json.loads((base / "base.json").read_text(encoding="utf-8"))["variant"]
     engine = open_engine(
         base / "pipeline",
@@ -330,7 +384,6 @@ def main() -> None:
     engine.submit(WARM_UP)
     while engine.step():
         pass
-    threading.Thread(target=end_when_unused, args=(users,), daemon=True).start()
     server.listen(path)
     server.run()
 

@@ -99,10 +99,16 @@ class StableDiffusionXL(StableDiffusion):
         import torch
 
         vae = self.pipe.vae
-        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # it would overflow
-        if upcast:
-            vae.to(torch.float32)
-            latents = latents.float()
+        if vae.dtype == torch.float16 and vae.config.force_upcast:  # it would overflow
+            try:
+                vae.to(torch.float32)
+                return self._decoded(latents.float())
+            finally:
+                vae.to(torch.float16)
+        return self._decoded(latents)
+
+    def _decoded(self, latents: "Tensor") -> "Tensor":
+        vae = self.pipe.vae
         mean, deviation = (
             getattr(vae.config, name, None) for name in ("latents_mean", "latents_std")
         )
@@ -113,7 +119,4 @@ class StableDiffusionXL(StableDiffusion):
             latents = latents * deviation / vae.config.scaling_factor + mean
         else:
             latents = latents / vae.config.scaling_factor
-        pixels = vae.decode(latents, return_dict=False)[0]
-        if upcast:
-            vae.to(torch.float16)
-        return pixels
+        return vae.decode(latents, return_dict=False)[0]

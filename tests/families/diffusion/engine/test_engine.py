@@ -1,7 +1,9 @@
 """Requests join and leave the passes of an engine, and no image tells who was there with it."""
 
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from adire_assets.families.diffusion.engine.adapters import Mix, mix_of
+from adire_assets.families.diffusion.engine import architectures
+from adire_assets.families.diffusion.engine.adapters import AdapterGone, Mix, mix_of
 from adire_assets.families.diffusion.engine.engine import Drawing, Engine, Request
 from adire_assets.families.diffusion.engine.sampling import open_engine
 from tests.support import adapters as made
+from tests.support import tiny
 
 LARGEST = 2  # levels of 255
 KINDS: dict[str, dict[str, Any]] = {
@@ -43,6 +47,7 @@ def opened(folder: Path) -> Engine:
 @pytest.fixture
 def engine(opened: Engine) -> Iterator[Engine]:
     opened.batch_images = opened.decoded_images = 8
+    opened._fitting.clear()
     yield opened
     assert not opened.step() and opened.waiting == 0, "something is left in the engine"
 
@@ -76,8 +81,9 @@ def passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_an_image_is_the_same_whoever_shares_its_passes(engine: Engine) -> None:
-    """200 random requests that come while others are drawn."""
+@pytest.mark.parametrize("requests", [40, pytest.param(200, marks=pytest.mark.full)])
+def test_an_image_is_the_same_whoever_shares_its_passes(engine: Engine, requests: int) -> None:
+    """Random requests that come while others are drawn."""
     chance = random.Random(7)
     names = list(KINDS)
 
@@ -97,7 +103,7 @@ def test_an_image_is_the_same_whoever_shares_its_passes(engine: Engine) -> None:
             ),
             mix(),
         )
-        for _ in range(200)
+        for _ in range(requests)
     ]
     drawings = []
     for request, one in asked:
@@ -106,6 +112,7 @@ def test_an_image_is_the_same_whoever_shares_its_passes(engine: Engine) -> None:
             engine.step()
     finish(engine)
     others = 0
+    engine._texts.clear()  # what was encoded wrongly would compare equal to itself
     for (request, one), drawing in zip(asked, drawings, strict=True):
         alone = drawn(engine, request, one)
         assert difference(drawing.images, alone) <= LARGEST, (request, one)
@@ -182,7 +189,7 @@ def test_what_fails_harms_no_other(engine: Engine, monkeypatch: pytest.MonkeyPat
     unknown = engine.submit(Request("a", num_inference_steps=4), mix_of({"nobody": 1.0}))
     finish(engine)
     assert str(bad.error) == "no schedule of 5 steps" and good.error is None
-    assert isinstance(unknown.error, KeyError)
+    assert isinstance(unknown.error, AdapterGone)
 
 
 @pytest.mark.parametrize("part", ["denoise", "decode"])
@@ -258,3 +265,91 @@ def test_an_adapter_that_is_taken_away_ends_what_is_drawn_with_it(
     assert str(drawing.error) == str(waiting.error) == "gone"
     again = drawn(engine, kept.request, kept.mix)
     assert kept.error is None and difference(kept.images, again) <= LARGEST
+
+
+def test_counting_tokens_does_not_meet_encoding(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both use one tokenizer, which keeps how it pads and cuts."""
+    lengths: list[int] = []
+    encode = engine.model.encode
+
+    def seen(texts: list[str]) -> Any:
+        found = encode(texts)
+        lengths.append(found["encoder_hidden_states"].shape[1])
+        return found
+
+    monkeypatch.setattr(engine.model, "encode", seen)
+    over = threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.0002):
+            assert engine.left_out("short") == ""
+
+    with ThreadPoolExecutor(4) as pool:
+        counting = [pool.submit(count) for _ in range(4)]
+        for number in range(150):
+            engine.submit(Request(f"text {number}", "", 0, 1, 1.0))
+        try:
+            finish(engine)
+        finally:
+            over.set()
+        for each in counting:
+            each.result()
+    assert len(lengths) == 150 and len(set(lengths)) == 1
+
+
+def test_a_schedule_that_fails_harms_no_other_row(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = engine.model.schedule
+
+    def failing(steps: int, *size: int) -> Any:
+        scheduler, timesteps = schedule(steps, *size)
+        if steps == 5:
+            scheduler.step = lambda model_output, timestep, sample, **_: 1 / 0
+        return scheduler, timesteps
+
+    expected = drawn(engine, Request("a", num_inference_steps=4))
+    monkeypatch.setattr(engine.model, "schedule", failing)
+    bad = engine.submit(Request("a", num_inference_steps=5))
+    good = engine.submit(Request("a", num_inference_steps=4))
+    finish(engine)
+    assert isinstance(bad.error, ZeroDivisionError)
+    assert difference(good.images, expected) <= LARGEST
+
+
+def test_without_memory_for_merged_weights_adapters_stand_beside_the_base(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix = mix_of({"dora": 1.0})
+    expected = drawn(engine, Request("a", num_inference_steps=3), mix)
+    said: list[str] = []
+
+    def merge(_: Mix) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine, "say", said.append)
+    monkeypatch.setattr(engine.adapters, "merge", merge)
+    monkeypatch.setattr(engine, "_merges", True)
+    for _ in range(2):
+        again = drawn(engine, Request("a", num_inference_steps=3), mix)
+        assert difference(again, expected) <= LARGEST
+    assert said == ["out of memory for merged weights: adapters stand beside the base from now on"]
+
+
+def test_xl_decodes_on_after_it_ran_out_of_memory(tmp_path: Path) -> None:
+    """Its autoencoder computes in full precision, and is brought back whatever happens."""
+    base = tiny.make_random_base(tmp_path / "base", architecture="sdxl")
+    model = architectures.load(base, None, torch.float32)
+    vae = model.component("vae")
+    vae.register_to_config(force_upcast=True)
+    vae.to(torch.float16)
+    latents = torch.zeros(1, 4, 8, 8, dtype=torch.float16)
+    expected = model.decode(latents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "decode", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.decode(latents)
+    assert vae.dtype == torch.float16
+    assert torch.equal(model.decode(latents), expected)

@@ -22,6 +22,7 @@ from adire_assets.core import lineage
 from adire_assets.core.waiting import wait_until
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.engine import client
+from adire_assets.families.diffusion.engine.adapter_layers import ADAPTER_FILE
 from adire_assets.families.diffusion.engine.client import EngineClient, Refused
 from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 from adire_assets.families.diffusion.engine.server import Turns
@@ -61,7 +62,7 @@ def started(slot: Path) -> Iterator[None]:
         first.attach(lambda error: None)
         pid = held(first)["pid"]
         yield
-        if first.number is not None:
+        if first.adapter is not None:
             pid = held(first)["pid"]
         first.close()
     assert wait_until(lambda: not running(pid), 20), "an engine is left"
@@ -80,8 +81,8 @@ def attached(slot: Path, started: None) -> Iterator[Any]:
         found = EngineClient(folder, base, f"{model}@{number}", 8, told)
         clients.append(found)
         lost: list[Exception | None] = []
-        software = found.attach(lost.append)
-        return SimpleNamespace(client=found, software=software, lost=lost, folder=folder)
+        found.attach(lost.append)
+        return SimpleNamespace(client=found, software=found.software, lost=lost, folder=folder)
 
     yield attach
     for one in clients:
@@ -140,12 +141,42 @@ def test_releases_of_one_base_share_an_engine_and_draw_what_each_is(attached: An
         draw(one, mix={"silk": 1.0})
     with pytest.raises(Refused, match="the weights of the adapters sum to nothing"):
         draw(one, mix={"cloth": 0.0})
+    with pytest.raises(Refused, match="the adapter cloth@2 is named twice"):
+        draw(one, mix={"cloth": 1.0, "cloth@2": 1.0})
 
 
 def test_an_adapter_for_another_base_does_not_load_and_harms_nobody(attached: Any) -> None:
     one = attached("cloth/1")
     with pytest.raises(Refused, match=r"does not fit a weight of .*; is it for another base"):
         attached("silk/1")
+    assert difference(draw(one), expected(one)) <= 2
+
+
+def test_an_adapter_that_cannot_be_read_is_told(attached: Any, slot: Path) -> None:
+    one, other = attached("cloth/1"), slot / "models" / "cloth" / "9"
+    (other / "adapter").mkdir(parents=True)
+    for module in one.folder.glob("*.py"):
+        shutil.copyfile(module, other / module.name)
+    with pytest.raises(Refused, match="cloth/9/adapter cannot be read: No such file"):
+        attached("cloth/9")
+    (other / "adapter" / ADAPTER_FILE).write_bytes(b"no tensors")
+    with pytest.raises(Refused, match="cloth/9/adapter cannot be read: "):
+        attached("cloth/9")
+
+
+def test_who_holds_nothing_at_an_engine_is_told_and_holds_again(attached: Any) -> None:
+    one = attached("cloth/1")
+    key, one.client.adapter = one.client.adapter, "of another engine"
+    with pytest.raises(ConnectionError, match="does not hold the release"):
+        draw(one)
+    assert wait_until(lambda: one.client.adapter not in (None, "of another engine"), 10)
+    assert one.client.adapter != key and difference(draw(one), expected(one)) <= 2
+
+
+def test_a_second_engine_leaves_the_first_one_alone(attached: Any) -> None:
+    one = attached("cloth/1")
+    second = one.client._start()
+    assert second.wait(60) == client.ALREADY
     assert difference(draw(one), expected(one)) <= 2
 
 
@@ -158,6 +189,8 @@ def test_an_adapter_is_held_as_long_as_its_release(attached: Any) -> None:
 
 def test_who_gives_up_frees_the_place_at_once(attached: Any) -> None:
     one = attached("cloth/1")
+    engine = psutil.Process(held(one.client)["pid"])
+    before = engine.num_fds(), engine.num_threads()
     gives_up = threading.Event()
 
     def ask(_: int) -> None:
@@ -171,6 +204,7 @@ def test_who_gives_up_frees_the_place_at_once(attached: Any) -> None:
         for each in asked:
             each.result()
     assert wait_until(lambda: held(one.client)["waiting"] == 0, 10)
+    assert wait_until(lambda: (engine.num_fds(), engine.num_threads()) == before, 10)
 
 
 def test_previews_are_streamed(attached: Any) -> None:
@@ -233,3 +267,14 @@ def test_a_killed_engine_is_started_again_and_what_it_drew_is_told(attached: Any
     assert wait_until(drawn, 60)
     assert one.lost[0] is None and held(one.client)["pid"] != before
     assert wait_until(lambda: held(one.client)["adapters"] == ["cloth@1", "cloth@2", "first"], 10)
+
+
+def test_an_engine_that_hangs_in_its_turn_does_not_hang_the_others(tmp_path: Path) -> None:
+    hanging, other = (Turns(tmp_path / "device", seconds=0.2) for _ in range(2))
+    with hanging:
+        for _ in range(3):
+            with other:
+                assert not other.waits
+        assert not other.waits, "it would wait again for a turn that does not come"
+    with other:
+        assert other.waits
