@@ -83,8 +83,9 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
     ]
     assert all(row["ready"] for row in rows), rows
     servers = [p for row in rows[:2] for p in psutil.Process(row["pid"]).children(recursive=True)]
-    threads = {p.environ()["ADIRE_THREADS"] for p in servers if p.name() == "tritonserver"}
-    assert threads == {str(max(lineage.threads() // 2, 1))}, "slots do not share the cores"
+    told = [process.environ() for process in servers if process.name() == "tritonserver"]
+    assert {one["ADIRE_THREADS"] for one in told} == {str(lineage.threads())}
+    assert len({one["ADIRE_DEVICE_LOCK"] for one in told}) == 1, "they do not take turns"
 
     said: list[str] = []
     processes.up(project, config, progress=said.append)

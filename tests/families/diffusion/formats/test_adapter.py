@@ -92,7 +92,8 @@ def test_a_saved_adapter_is_sound_for_its_base_and_draws_as_it_did(
         output_type="np",
     ).images
     [loaded] = Sampler(base, adapter=tmp_path, device="cpu").generate([request])
-    assert np.array_equal((pixels * 255).round().astype(np.uint8), loaded)
+    # Merged weights, with which the sampler draws, round otherwise than two products do.
+    assert np.abs((pixels * 255).round() - loaded).max() <= 2
     parts = {key.partition(".")[0] for key in load_file(tmp_path / ADAPTER_FILE)}
     encoders = {"text_encoder", "text_encoder_2"} if architecture == "sdxl" else {"text_encoder"}
     assert parts == {"unet", *encoders}
