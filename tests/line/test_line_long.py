@@ -84,8 +84,9 @@ def test_a_release_that_is_served_by_other_libraries_stays_out(line, first) -> N
     line.configure("training", **{name: trained[name] for name in ("seed", "num_processes")})
     backend = line.root / "triton_models" / "diffusion" / "model.py"
     before = backend.read_text()
-    claim = 'return {**versions, "peft": "0.99.0", "device": device, "threads"'
-    backend.write_text(before.replace('return {**versions, "device": device, "threads"', claim))
+    told = '"software": software}'
+    assert told in before
+    backend.write_text(before.replace(told, '"software": {**software, "peft": "0.99.0"}}'))
     sentence = f"peft is {version('peft')} at training and evaluation, 0.99.0 at serving"
     try:
         refused = line.adire("materialize", "indigo", check=False)

@@ -212,7 +212,9 @@ def test_a_release_that_answers_with_the_words_of_its_base(served: Served) -> No
 
     with streaming_users(served):
         state = served.deploy(3, lambda slot: served.exchange(slot, 3, fade))
-    assert "score a ROUGE-L and slot F1 of 0." in sent_back(state, 3)
+    # The base's words do not end, so answers run into their limit too: whichever shows first.
+    reasons = ("score a ROUGE-L and slot F1 of 0.", "were cut off, as long as allowed")
+    assert any(reason in sent_back(state, 3) for reason in reasons)
 
 
 def test_a_release_that_loses_the_facts_of_its_letters(served: Served) -> None:
