@@ -106,9 +106,7 @@ class TritonPythonModel:
             _fail(sender, pb.TritonError.INTERNAL, said)
 
     def _outputs(self, told: dict[str, Any], images: Any) -> list:
-        software = (
-            self.engine.software
-        )  # another one, should it have been started on another device
+        software = self.engine.software  # of now: an engine may come back on another device
         own = {"device": software["device"], "software": software}
         provenance = {**self.provenance, **own, **told}
         text = json.dumps(provenance, ensure_ascii=False).encode()

@@ -89,7 +89,8 @@ class EngineClient:
         """Have the engine run and hold the adapter.
 
         Should the engine end, it is started again; `lost` is told when it is gone (None) and of
-        each attempt that fails. NoEngine or Refused when the first one does.
+        each attempt that fails. NoEngine, Refused, Failed or OSError when the engine
+        cannot be had to begin with.
         """
         for _ in range(2):  # one that was there may just be ending
             with suppress(OSError):
@@ -126,7 +127,9 @@ class EngineClient:
                 try:
                     event, pixels = reader.event()
                 except Gone:
-                    if "mix" not in options:  # another engine listens than the one that holds it
+                    # Another engine listens than the one that holds it; another request may have
+                    # had it held again meanwhile.
+                    if "mix" not in options and self.adapter == adapter:
                         self._let_go()
                     raise
                 yield event, pixels

@@ -51,12 +51,12 @@ from safetensors import SafetensorError
 
 from .adapter_layers import AdapterError, Layers
 from .adapters import AdapterGone, Mix, mix_of
+from .client import ALREADY
 from .engine import Drawing, Engine, Request
 from .sampling import open_engine
 
 LOOK_SECONDS = 0.5
 TURN_SECONDS = 120.0  # longer than a pass takes
-ALREADY = 75  # the exit status of an engine that found another one running
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 WARM_UP = Request("warm-up", num_inference_steps=2)
 
