@@ -311,16 +311,17 @@ class Engine:
 
     def _denoise(self, rows: list[_Row]) -> None:
         """One step of each row, with the guidance of Ho and Salimans 2022."""
-        guided = [row for row in rows if row.away is not None]
-        both = [*guided, *rows]
+        # Rows of one mix beside each other; of each pair, [where it is led away from, where to].
+        rows = sorted(rows, key=lambda row: row.drawing.mix)
+        both = [row for row in rows for _ in range(1 + (row.away is not None))]
         self._take([row.drawing.mix for row in both])
         noisy = torch.cat([_scaled(row) for row in both])
         timesteps = torch.stack([row.timestep.to(self.device) for row in both])
-        predicted = self.model.denoise(noisy, timesteps, self._conditioning(guided, rows)).split(1)
-        led_away = dict(zip(guided, predicted, strict=False))
-        for row, towards in zip(rows, predicted[len(guided) :], strict=True):
-            if row in led_away:
-                away = led_away[row]
+        predicted = iter(self.model.denoise(noisy, timesteps, self._conditioning(rows)).split(1))
+        for row in rows:
+            away = next(predicted) if row.away is not None else None
+            towards = next(predicted)
+            if away is not None:
                 towards = away + row.drawing.request.guidance_scale * (towards - away)
             try:
                 found = row.scheduler.step(
@@ -369,12 +370,14 @@ class Engine:
             row.drawing.on_preview(row.drawing, row.image, self._pixels(row.clean)[0])
             row.clean = None
 
-    def _conditioning(self, guided: Sequence[_Row], rows: Sequence[_Row]) -> Conditioning:
-        """[guided + rows, ...], of the same rows as in the pass before made only once."""
-        both = (*guided, *rows)
-        if self._told[0] != both:
-            told = [row.away or {} for row in guided] + [row.told for row in rows]
-            self._told = (both, {name: torch.cat([t[name] for t in told]) for name in told[-1]})
+    def _conditioning(self, rows: Sequence[_Row]) -> Conditioning:
+        """[rows, guided ones twice, ...]; of the same rows as in the pass before made only once."""
+        if self._told[0] != tuple(rows):
+            told = [one for row in rows for one in (row.away, row.told) if one is not None]
+            self._told = (
+                tuple(rows),
+                {name: torch.cat([one[name] for one in told]) for name in told[0]},
+            )
         return self._told[1]
 
     # --- the end ---------------------------------------------------------------------------------
