@@ -12,6 +12,7 @@ torch only where it is used, because every Dagster process asks which parts a ba
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+KEPT_SCHEDULES = 64
 Conditioning = dict[str, "Tensor"]  # what the denoiser is told, one row per image
 
 
@@ -143,7 +145,13 @@ class Architecture:
     @property
     def dtype(self) -> Any:
         """The torch type that the denoiser computes in."""
-        return self.component(self.denoiser).dtype
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> "Tensor":
+        """One of the denoiser's. Its own `dtype` and `device` take milliseconds: they look at each
+        module."""
+        return next(self.component(self.denoiser).parameters())
 
     # --- texts ---------------------------------------------------------------------------------
 
@@ -219,13 +227,40 @@ class Architecture:
         """How training noises latents: a `Noise`, or what has its methods."""
         return Noise(self.scheduler.config)
 
-    def schedule(self, steps: int, width: int, height: int) -> tuple[Any, "Tensor"]:
+    def schedule(
+        self, steps: int, width: int, height: int, scheduler: str | None = None
+    ) -> tuple[Any, "Tensor"]:
         """(a scheduler of its own for an image of so many pixels, its timesteps, shifted or not).
 
-        An image's steps are its own: others that share its passes are at other ones.
+        An image's steps are its own: others that share its passes are at other ones. `scheduler` is
+        the name of diffusers' class, None that of the base.
         """
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(steps, device=self.component(self.denoiser).device)
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
-        return scheduler, scheduler.timesteps
+        own = _copied(_prepared(self.scheduler, scheduler, steps, self._weight.device))
+        return own, own.timesteps
+
+
+@lru_cache(KEPT_SCHEDULES)
+def _prepared(base: Any, name: str | None, steps: int, device: "torch.device") -> Any:
+    """A scheduler before its first step, to be copied; `base` is the base's own."""
+    import diffusers
+
+    if name is None:
+        scheduler = copy.deepcopy(base)
+    else:
+        scheduler = getattr(diffusers, name).from_config(base.config)
+    scheduler.set_timesteps(steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    return scheduler
+
+
+def _copied(scheduler: Any) -> Any:
+    """A deep copy that shares the config, which nothing changes; tensors are copied as such, in a
+    tenth of the time."""
+    import torch
+
+    known: dict[int, Any] = {id(scheduler.config): scheduler.config}
+    for value in vars(scheduler).values():
+        if isinstance(value, torch.Tensor):
+            known[id(value)] = value.clone()
+    return copy.deepcopy(scheduler, known)

@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -31,7 +32,8 @@ CACHED_TEXTS = 512  # of each text once per mix of adapters that changes texts
 
 @dataclass(frozen=True)
 class Request:
-    """What one caller wants; a guidance scale of 1 or less draws without the negative prompt."""
+    """What one caller wants; a guidance scale of 1 or less draws without the negative prompt.
+    `scheduler` is the name of diffusers' class, None the base's own."""
 
     prompt: str
     negative_prompt: str = ""
@@ -39,6 +41,7 @@ class Request:
     num_inference_steps: int = 30
     guidance_scale: float = 7.5
     num_images: int = 1
+    scheduler: str | None = None
 
 
 @dataclass(eq=False)
@@ -249,10 +252,11 @@ class Engine:
         rows = []
         for image in range(request.num_images):
             generator = torch.Generator("cpu").manual_seed((request.seed + image) % SEED_RANGE)
-            scheduler, timesteps = model.schedule(request.num_inference_steps, *size)
+            steps = request.num_inference_steps
+            scheduler, timesteps = model.schedule(steps, *size, request.scheduler)
             # Schedulers that add noise at each step draw it per image too.
             options = {"generator": [generator], "eta": 0.0}
-            taken = signature(scheduler.step).parameters
+            taken = _taken(type(scheduler).step)
             noise = torch.randn(shape, generator=generator).to(self.device, model.dtype)
             rows.append(
                 _Row(
@@ -404,6 +408,12 @@ def _scaled(row: _Row) -> Tensor:
     """The latents as the denoiser takes them at this step."""
     scale = getattr(row.scheduler, "scale_model_input", None)
     return row.latents if scale is None else scale(row.latents, row.timestep)
+
+
+@cache
+def _taken(step: Callable[..., Any]) -> frozenset[str]:
+    """What a scheduler's step is told."""
+    return frozenset(signature(step).parameters)
 
 
 def _out_of_memory(error: Exception) -> bool:
