@@ -62,7 +62,7 @@ class EvaluationConfig(Strict):
     gates: GateConfig = GateConfig()
 
     def settings(self, project: Project) -> dict[str, Any]:
-        """What an evaluation is made with: everything but the thresholds."""
+        """What this section says that an evaluation is made with: all but the thresholds."""
         return self.model_dump(mode="json", exclude={"gates"})
 
     def files(self) -> list[str]:
@@ -104,6 +104,10 @@ class ModelConfig(Strict):
     def weights(self) -> dict[str, ModelSource]:
         """Key of the YAML -> the weights that it names."""
         return {}
+
+    def evaluation_settings(self, project: Project) -> dict[str, Any]:
+        """What an evaluation of this model is made with."""
+        return self.evaluation.settings(project)
 
     def require_files(self, project: Project, path: Path) -> None:
         """UserError when a file that the YAML at `path` names does not fit to it."""

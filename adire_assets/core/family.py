@@ -80,7 +80,7 @@ class Family:
         shows     of_dataset(folder), of_adapter(folder), of_evaluation(folder): lists of
                   `core.shown.Shown`
         drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that
-                  its time depends on
+                  its time depends on, as far as they are in there
         samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation
         launch    launched(training, device, base_model), see the method of this name
         golden    write_evaluated(evaluation, folder), conditions(environment, hardware, threads),

@@ -98,8 +98,9 @@ def _point(latest: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> di
 
 def _name(project: Project, model: str, drawing: Mapping[str, Any]) -> str:
     timed_by = family_of(project, model).drawing.functions.TIMED_BY
+    asked = drawing["config"]
     depends_on = {
         **{name: drawing[name] for name in ("code", "inputs", "environment")},
-        "config": {name: drawing["config"][name] for name in timed_by},
+        "config": {name: asked[name] for name in timed_by if name in asked},
     }
     return f"measurements/{model}/{lineage.digest(depends_on)[:KEY_DIGITS]}"

@@ -19,6 +19,8 @@ from typing import Any
 Policy = Mapping[str, Any]
 ABSENT = "absent"  # a key that is no longer there, such as a margin that was taken away
 SHOWN_CHARACTERS = 60
+# What is left out where it is not set: a policy without it asks for the default.
+UNSAID = {"evaluation.scheduler": None}
 TARGET_KEY = re.compile(r"rollout\.([^.]+)\.(.+)")  # target, limit
 
 
@@ -127,7 +129,9 @@ def _stricter(key: str, one: Any, other: Any) -> Any:
 
 def _compared(before: Policy, now: Policy) -> Iterator[tuple[str, Any, Any]]:
     """(key, its value before, its value now or ABSENT) of all that can be compared."""
-    old, new = _flat(before), _flat(now)
+    old, new = _flat(before), {**UNSAID, **_flat(now)}
+    if any(key.startswith("evaluation.") for key in old):
+        old = {**UNSAID, **old}
     limits = [(*found.groups(), old[key]) for key in old if (found := TARGET_KEY.fullmatch(key))]
     targets = {target for target, *_ in limits}
     for key in new:

@@ -77,7 +77,7 @@ def compare_for_evaluation(
 def compare_now(project: Project, model: str) -> PolicyComparison:
     """What the project's files say now, against the policy before."""
     config, judge = load_model(project, model), held_weights.known(project, model, "judge")
-    settings, known = config.evaluation.settings(project), judge.content_hash if judge else None
+    settings, known = config.evaluation_settings(project), judge.content_hash if judge else None
     gates, fleet = config.evaluation.gates, load_fleet(project)
     return _compared(project, model, policy_of(gates, settings, known, config.serving, fleet))
 

@@ -215,11 +215,11 @@ def require_passable(project: Project, record: ReleaseRecord, progress: Progress
     require_evaluation_of(
         evaluation, record.adapter["content_hash"], record.base_model["content_hash"]
     )
-    today = load_model(project, record.model).evaluation
+    today = load_model(project, record.model)
     # A threshold means something for one judge and one set of prompts only.
     judge = held_weights.held(project, record.model, "judge").artifact.content_hash
     made = evaluation.manifest["recipe"]
-    if (made["config"], made["inputs"]["judge"]) != (today.settings(project), judge):
+    if (made["config"], made["inputs"]["judge"]) != (today.evaluation_settings(project), judge):
         raise UserError(
             f"release {record.number} of {record.model} was evaluated in another way than "
             f"{project.model_file(record.model)} asks for now; materialize {record.model}/"
@@ -233,7 +233,7 @@ def require_passable(project: Project, record: ReleaseRecord, progress: Progress
             f"data, with the same settings and software; materialize "
             f"{record.model}/promotion_verdict"
         )
-    decided = verdict_of(project, evaluation, today.gates, rival).artifact
+    decided = verdict_of(project, evaluation, today.evaluation.gates, rival).artifact
     require_passed(decided)
     _keep_verdict(project, record, decided, progress)
     parity = parity_report(project, record.model, record.number, progress).artifact

@@ -87,7 +87,7 @@ def _evaluation_config_recipe(project: Project, model: str, config: ModelConfig)
     judge = held_weights.recipe(project, model, config, "judge")
     settings = {
         "family": config.family,
-        "evaluation": config.evaluation.settings(project),
+        "evaluation": config.evaluation_settings(project),
         "gates": config.evaluation.gates.model_dump(),
         "serving": config.serving.settings(project),
     }

@@ -165,7 +165,7 @@ def stale(project: Project, model: str) -> list[str]:
         "the code that makes datasets changed": _same_code(dataset["recipe"]),
         "the training code changed": _same_code(made),
         "the evaluation code changed": _same_code(evaluation["recipe"]),
-        "the evaluation settings changed": config.evaluation.settings(project)
+        "the evaluation settings changed": config.evaluation_settings(project)
         == evaluation["recipe"]["config"],
     }
     then_and_now = {

@@ -89,6 +89,11 @@ def test_defaults_are_the_classic_recipe(project: Project) -> None:
             "are clip_s, style_similarity, kid,",
         ),
         (("{source: judge}", "[judge]"), "cloth.yaml:9: evaluation.judge"),
+        (
+            ("family: diffusion", "family: diffusion\nserving: {scheduler: dpmsolver}"),
+            "cloth.yaml:5: serving.scheduler: there is no scheduler dpmsolver; by the names of "
+            "diffusers' classes there is DDIMScheduler, ",
+        ),
     ],
 )
 def test_mistakes_name_file_line_key_and_what_is_allowed(
@@ -105,6 +110,18 @@ def test_pinning_the_judge_evaluates_nothing_again(project: Project) -> None:
         settings.append(load_model(project, "cloth").evaluation.settings(project))
     assert settings[0] == settings[1]
     assert settings[0]["judge"] == {"source": "judge", "revision": None, "variant": None}
+
+
+def test_a_scheduler_is_part_of_evaluation_and_release_and_nothing_where_none_is_set(
+    project: Project,
+) -> None:
+    found = []
+    for serving in ("", "serving: {scheduler: UniPCMultistepScheduler}"):
+        project.model_file("cloth").write_text(f"{GOOD}{serving}\n")
+        config = load_model(project, "cloth")
+        found += [config.evaluation_settings(project), config.serving.settings(project)]
+    assert not any("scheduler" in settings for settings in found[:2])
+    assert [settings["scheduler"] for settings in found[2:]] == ["UniPCMultistepScheduler"] * 2
 
 
 def with_prompt_set(project: Project, text: str | None, more: str = "") -> str:

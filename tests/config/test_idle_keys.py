@@ -51,6 +51,8 @@ KEYS: list[tuple[type[Strict], dict[str, Any], dict[str, Any], str]] = [
     (TrainingConfig, {"validation_num_inference_steps": 2}, SHOWN, "validation_prompt"),
     (TrainingConfig, {"validation_num_inference_steps": 2}, PRIOR, "with_prior_preservation"),
     (TrainingConfig, {"validation_guidance_scale": 2.0}, PRIOR, "validation_prompt"),
+    (TrainingConfig, {"validation_scheduler": "DDIMScheduler"}, SHOWN, "validation_prompt"),
+    (TrainingConfig, {"validation_scheduler": "DDIMScheduler"}, PRIOR, "validation_prompt"),
     (TrainingConfig, {"distribution": "fsdp"}, {"num_processes": 2}, "num_processes"),
     (TrainingConfig, {"distribution": "fsdp"}, {"num_machines": 2}, "num_machines is 1"),
     (TrainingConfig, {"validation_steps": 900}, {"max_train_steps": 900}, "max_train_steps is 80"),

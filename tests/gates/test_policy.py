@@ -111,6 +111,11 @@ def test_what_asks_less_is_named_with_both_values(now: dict[str, Any], told: str
         (of(settings={"seeds": [0, 2]}), "evaluation.seeds [0, 1] -> [0, 2]"),
         (of(settings={"prompts": ["a"]}), 'evaluation.prompts ["a", "b"] -> ["a"]'),
         (of(judge="k"), "evaluation.judge_content j -> k"),
+        # Which is left out where releases are drawn by their base's own.
+        (
+            of(settings={"scheduler": "UniPCMultistepScheduler"}),
+            "evaluation.scheduler none -> UniPCMultistepScheduler",
+        ),
     ],
 )
 def test_another_way_of_evaluating_is_not_comparable(now: dict[str, Any], told: str) -> None:

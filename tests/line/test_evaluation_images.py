@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
 from adire_assets.config import held_weights
@@ -20,6 +22,8 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.statistic import load_statistics
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
+from adire_assets.families.diffusion.engine.sampling import Request, Sampler
+from adire_assets.families.diffusion.evaluation import golden
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.families.diffusion.steps import evaluate, generate
 from adire_assets.gates import promotion
@@ -96,10 +100,10 @@ class Line:
         recipe = Recipe("lora_weights", MODEL, config={"seed": seed})
         return Store(self.project).build(recipe, make).artifact
 
-    def configure(self, **values: Any) -> None:
+    def configure(self, section: str = "evaluation", **values: Any) -> None:
         path = self.project.model_file(MODEL)
         tree = YAML().load(path.read_text())
-        tree["evaluation"].update(values)
+        tree.setdefault(section, {}).update(values)
         with path.open("w") as file:
             YAML().dump(tree, file)
 
@@ -258,6 +262,35 @@ def test_another_prompt_or_seed_is_drawn(line: Line) -> None:
     line.configure(seeds=[0, 2])
     line.evaluate(line.adapter(0))
     assert len(line.calls) == 3
+
+
+def test_images_are_drawn_by_the_scheduler_of_releases_and_so_are_golden_ones(
+    line: Line, tmp_path: Path
+) -> None:
+    adapter, name = line.adapter(0), "UniPCMultistepScheduler"
+    line.configure(num_inference_steps=4)
+    own = line.evaluate(adapter)
+    line.configure("serving", scheduler=name)
+    report = line.evaluate(adapter)
+    assert len(line.calls) == 3  # the base's, the adapter's, their scores
+    entries = report.json("images.json")
+    requests = []
+    for entry, before in zip(entries, own.json("images.json"), strict=True):
+        assert entry.items() - before.items() == {("scheduler", name)}
+        requests.append(Request(**{name: entry[name] for name in golden.REQUEST}))
+    base = line.project.root / "base"
+    sampler = Sampler(base, adapter=adapter.path, device="cpu")
+    for entry, images in zip(entries, sampler.generate(requests), strict=True):
+        kept = np.asarray(Image.open(report.path / entry["file"])).astype(int)
+        assert np.abs(kept - images[0]).max() <= 2
+        assert np.abs(kept - np.asarray(Image.open(own.path / entry["file"]))).max() > 2
+    golden.write_evaluated(report, tmp_path)
+    [first, *_] = read_json(tmp_path / "golden.json")["requests"]
+    assert first["scheduler"] == name
+    line.configure("serving", scheduler="LCMScheduler")
+    with pytest.raises(UserError, match=r"serving\.scheduler: LCMScheduler is for latent"):
+        line.evaluate(adapter)
+    assert line.calls == []
 
 
 def spoil(line: Line, seconds: float) -> None:

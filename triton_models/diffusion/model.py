@@ -1,9 +1,9 @@
 """The Triton Python backend of a diffusion release: a front of the slot's engine.
 
 A version directory holds, beside this file: the engine that draws (client.py and server.py say how
-it is asked), adapter/ (the LoRA), serving.json (the limits, and which base model), provenance.json
-(the release's number and what it was made from). The base model lies at
-../../../base_models/<base_model>/ of the slot.
+it is asked), adapter/ (the LoRA), serving.json (the limits, which base model, and the scheduler
+unless it is the base's own), provenance.json (the release's number and what it was made from). The
+base model lies at ../../../base_models/<base_model>/ of the slot.
 
 Inputs, each of shape [1, 1]: prompt (BYTES, UTF-8); optional negative_prompt (BYTES), seed (INT64,
 0 to 2**31 - 1, drawn at random when absent), num_inference_steps (INT32), guidance_scale (FP32),
@@ -12,9 +12,9 @@ adapter; the others are those of serving.json's `mixes_with` that the slot holds
 Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32 [1]), provenance (BYTES
 [1]: JSON of the release, of the software that drew and of the request, so that the request can be
 repeated; `left_out`: the ends of the texts that the text encoder does not see, or by serving.json
-such a text is refused; `adapters`: what each adapter of a mix is). A value outside its limits is
-answered with INVALID_ARGUMENT and one sentence. While the engine is started again the answer is
-UNAVAILABLE.
+such a text is refused; `adapters`: what each adapter of a mix is; `scheduler`: as in serving.json).
+A value outside its limits is answered with INVALID_ARGUMENT and one sentence. While the engine is
+started again the answer is UNAVAILABLE.
 
 Requests are handed to the engine as they come, and answered as they are done; an image depends on
 its seed alone. A request that its caller has cancelled gives up its place. Triton's Python knows
@@ -58,6 +58,8 @@ class TritonPythonModel:
         slot = Path(args["model_repository"]).parents[1]
         folder = Path(args["model_repository"]) / args["model_version"]
         self.limits = _read(folder / "serving.json")
+        scheduler = self.limits.get("scheduler")
+        self.scheduler = {"scheduler": scheduler} if scheduler else {}
         self.provenance = _read(folder / "provenance.json")
         if self.provenance["release"] != int(args["model_version"]):
             raise RuntimeError(f"{folder} holds release {self.provenance['release']}")
@@ -84,9 +86,10 @@ class TritonPythonModel:
             wanted = _wanted(request, self.limits)
             mix = _mix(request, self.model, self.provenance["release"], self.limits)
             options = {"truncation": self.limits["truncation"], **({"mix": mix} if mix else {})}
-            [(event, pixels)] = self.engine.draw(wanted, sender.is_cancelled, **options)
+            drawn = {**wanted, **self.scheduler}
+            [(event, pixels)] = self.engine.draw(drawn, sender.is_cancelled, **options)
             images = np.frombuffer(pixels, np.uint8).reshape(event["shape"])
-            told = {"request": wanted, "left_out": event["left_out"]}
+            told = {"request": wanted, "left_out": event["left_out"], **self.scheduler}
             if mix:
                 wanted["adapters"] = _said(event["adapters"])
                 told["adapters"] = event["adapters"]

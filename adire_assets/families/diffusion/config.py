@@ -19,6 +19,7 @@ from adire_assets.families.diffusion.evaluation.prompts import (
     normalize_prompt,
 )
 from adire_assets.families.diffusion.gates import GateConfig
+from adire_assets.families.diffusion.schedulers import Scheduler
 from adire_assets.families.diffusion.training.settings import NOT_SEARCHED, TrainingConfig
 from adire_assets.families.training.config_checks import (
     require_searchable,
@@ -145,6 +146,8 @@ class ServingConfig(model.ServingConfig):
     maximum_prompt_characters: Annotated[int, Field(ge=1, le=10_000)] = 500
     # What the text encoder does not see of a long prompt: cut and told, or (false) refused.
     truncation: bool = True
+    # Of diffusers, by its class; None: the base's own. What is evaluated is drawn with it too.
+    scheduler: Annotated[Scheduler | None, Field(exclude_if=lambda name: name is None)] = None
     default_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 30
     default_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 7.5
     maximum_batch_size: Annotated[int, Field(ge=1, le=64)] = 8
@@ -218,6 +221,11 @@ class DiffusionConfig(model.ModelConfig):
             if why := limits.refusal(text):
                 raise MisplacedKey(why, place)
         return self
+
+    def evaluation_settings(self, project: Project) -> dict[str, Any]:
+        """With the scheduler of releases, where one is set."""
+        settings, scheduler = super().evaluation_settings(project), self.serving.scheduler
+        return {**settings, **({"scheduler": scheduler} if scheduler else {})}
 
     def weights(self) -> dict[str, ModelSource]:
         return {"base_model": self.base_model, "evaluation.judge": self.evaluation.judge}

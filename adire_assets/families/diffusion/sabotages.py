@@ -17,7 +17,7 @@ SCALE = 3.0
 # Settings that cost time and change no adapter: the pictures of a training's validation.
 UNNEEDED = (
     *("validation_prompt", "num_validation_images"),
-    *("validation_num_inference_steps", "validation_guidance_scale"),
+    *("validation_num_inference_steps", "validation_guidance_scale", "validation_scheduler"),
 )
 
 

@@ -17,6 +17,7 @@ from adire_assets.core.worker import RunWorker
 from adire_assets.families.diffusion import base
 from adire_assets.families.diffusion.artifacts import PIPELINE, link_weights
 from adire_assets.families.diffusion.config import BaseModelSource, DiffusionConfig
+from adire_assets.families.diffusion.schedulers import refusal
 
 CONVERSION_MODULES = ("adire_assets.families.diffusion.formats.single_file",)
 WEIGHTS = {  # kind -> the file that tells such a folder, and the config key that names it
@@ -26,11 +27,16 @@ WEIGHTS = {  # kind -> the file that tells such a folder, and the config key tha
 
 
 def recipe(project: Project, model: str, config: DiffusionConfig, kind: str) -> Recipe:
-    """What a base model or judge is made from, as the config says now."""
+    """What a base model or judge is made from, as the config says now. UserError for a scheduler
+    that the config names and that does not fit the base."""
     source = _source(config, kind)
     if _is_file(source):
-        return _conversion_recipe(project, model, source)[0]
+        made, _, described = _conversion_recipe(project, model, source)
+        _require_schedulers(config, described.path)
+        return made
     found = _resolve(project, kind, source)
+    if kind == "base_model":
+        _require_schedulers(config, found.path)
     return Recipe(
         kind, model, inputs={"weights": found.content_hash}, config={"variant": source.variant}
     )
@@ -57,6 +63,17 @@ def make(
     shutil.copytree(found.path, folder / PIPELINE, copy_function=copy)
     write_json(folder / "base.json", {"variant": source.variant})
     return {"source": source.source, "revision": source.revision}
+
+
+def _require_schedulers(config: DiffusionConfig, pipeline: Path) -> None:
+    training, serving = config.training, config.serving
+    shown = training.validation_scheduler, training.validation_num_inference_steps
+    for key, scheduler, steps in (
+        ("serving.scheduler", serving.scheduler, serving.maximum_inference_steps),
+        ("training.validation_scheduler", *shown),
+    ):
+        if why := refusal(pipeline, scheduler, steps):
+            raise UserError(f"{key}: {why}")
 
 
 def _source(config: DiffusionConfig, kind: str) -> ModelSource:

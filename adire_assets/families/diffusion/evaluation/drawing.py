@@ -6,15 +6,18 @@ from typing import Any
 
 from adire_assets.families.diffusion.evaluation.prompts import choose_prompts, read_rows
 
-TIMED_BY = ("num_inference_steps", "guidance_scale")  # what the time of an image depends on
+# What the time of an image depends on.
+TIMED_BY = ("num_inference_steps", "guidance_scale", "scheduler")
 SETTINGS = ("seeds", "negative_prompt", "num_inference_steps", "guidance_scale", "latency_images")
 
 
 def drawing_of(evaluation: Mapping[str, Any], dataset: Path) -> dict[str, Any]:
     """What evaluation settings have drawn; the prompts are a dataset's where they name none.
 
-    `latency_images` counts, since it says which images share a forward pass.
+    `latency_images` counts, since it says which images share a forward pass. `scheduler` is there
+    where releases do not use the base's own.
     """
     captions = [row["text"] for row in read_rows(dataset, "held_out")]
     prompts, _ = choose_prompts(evaluation, captions)
-    return {"prompts": prompts, **{name: evaluation[name] for name in SETTINGS}}
+    asked = {name: evaluation[name] for name in (*SETTINGS, "scheduler") if name in evaluation}
+    return {"prompts": prompts, **asked}

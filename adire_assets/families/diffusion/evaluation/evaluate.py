@@ -68,7 +68,7 @@ def score(
 ) -> dict[str, Any]:
     """Score what `images.draw` drew with the LoRA and without.
 
-    The first four are folders; `evaluation` is `config.EvaluationConfig.settings`. The folder
+    The first four are folders; `evaluation` is `DiffusionConfig.evaluation_settings`. The folder
     `base_statistics` keeps what the base's images are worth for other adapters that are evaluated
     in the same way on the same data; it is made when there is none. Returns report.json without
     its list of images, and timings.json. UserError when there is nothing to compare with.

@@ -45,7 +45,10 @@ SMALLEST_SSIM = 0.98
 LARGEST_HASH_DISTANCE = 4  # of 64 bits
 EXACT, WITHIN, CHANGED = "exact", "within tolerance", "changed"
 SAMPLING = Path(__file__).parents[1] / "engine" / "sampling.py"
-REQUEST = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale")
+REQUEST = (
+    *("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale"),
+    "scheduler",  # where it is not the base's own
+)
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def write_evaluated(evaluation: Artifact, folder: Path) -> None:
     entries = evaluated_entries(evaluation)
     manifest = evaluation.manifest
     made_with = conditions(manifest["recipe"]["environment"], manifest["hardware"])
-    requests = [{name: entry[name] for name in REQUEST} for entry in entries]
+    requests = [{name: entry[name] for name in REQUEST if name in entry} for entry in entries]
     images = [_read(evaluation.path / entry["file"]) for entry in entries[:MAXIMUM_IMAGES]]
     write(folder, requests, images, made_with)
 

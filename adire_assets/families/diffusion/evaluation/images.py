@@ -25,10 +25,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from adire_assets.core.errors import UserError
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion.engine.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
+from adire_assets.families.diffusion.schedulers import refusal
 
 BATCH = 8  # images per forward pass, once latency and throughput are known
 SMALL_BATCHES = (2, 2, 4)
@@ -46,11 +48,14 @@ def draw(
 ) -> dict[str, Any]:
     """Draw every prompt with its seeds, on the pipeline folder `base`, with the LoRA in `adapter`.
 
-    `drawing` has the lists `prompts` and `seeds`; `negative_prompt`, `num_inference_steps` and
-    `guidance_scale` of all images; and `latency_images`, how many are timed one by one. Returns
-    {"images": how many, "problems": problems.json} and timings.json.
+    `drawing` has the lists `prompts` and `seeds`; `negative_prompt`, `num_inference_steps`,
+    `guidance_scale` and, if not the base's own, `scheduler` of all images; and `latency_images`,
+    how many are timed one by one. Returns {"images": how many, "problems": problems.json} and
+    timings.json. UserError for a scheduler that does not fit the base.
     """
-    folder = Path(output)
+    folder, scheduler = Path(output), drawing.get("scheduler")
+    if why := refusal(Path(base), scheduler, drawing["num_inference_steps"]):
+        raise UserError(f"serving.scheduler: {why}")
     problems = inspect_adapter(Path(adapter), Path(base)) if adapter else []
     entries: list[dict[str, Any]] = []
     timings: dict[str, Any] = {}
@@ -141,13 +146,21 @@ def _draw_all(
         images = drawn([request for _, request in batch])
         for image, (name, request) in zip(images, batch, strict=True):
             Image.fromarray(image).save(folder / name)
-            asked = {key: item for key, item in asdict(request).items() if key != "num_images"}
-            entries.append({"file": name, "batch_images": size, **asked})
+            entries.append({"file": name, "batch_images": size, **_told(request)})
         progress(f"evaluation: {len(entries)} of {len(named)} images {of_what}")
     # A set too small for that is drawn again, for the clock alone.
     for number in range(latency_images + 1 - len(seconds[1])):
         drawn([named[number % len(named)][1]])
     return entries, seconds
+
+
+def _told(request: Request) -> dict[str, Any]:
+    """What draws an image again."""
+    told = asdict(request)
+    del told["num_images"]
+    if request.scheduler is None:
+        del told["scheduler"]
+    return told
 
 
 def _requests(drawing: dict[str, Any]) -> list[tuple[str, Request]]:
@@ -166,6 +179,7 @@ def _requests(drawing: dict[str, Any]) -> list[tuple[str, Request]]:
                 seed=number * stride + seed,
                 num_inference_steps=drawing["num_inference_steps"],
                 guidance_scale=drawing["guidance_scale"],
+                scheduler=drawing.get("scheduler"),
             ),
         )
         for number, prompt in enumerate(drawing["prompts"])

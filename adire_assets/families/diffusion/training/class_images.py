@@ -53,8 +53,10 @@ def key_of(settings: TrainingConfig, facts: Facts) -> str:
 
 
 def _asked(settings: TrainingConfig) -> dict[str, Any]:
+    scheduler = settings.validation_scheduler
     return {
         "prompt": settings.class_prompt,
         "num_inference_steps": settings.validation_num_inference_steps,
         "guidance_scale": settings.validation_guidance_scale,
+        **({"scheduler": scheduler} if scheduler else {}),
     }

@@ -30,6 +30,7 @@ from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion.engine.architecture import Architecture, Noise
 from adire_assets.families.diffusion.engine.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.formats.adapter_file import save_adapter
+from adire_assets.families.diffusion.schedulers import refusal
 from adire_assets.families.diffusion.training import encoding
 from adire_assets.families.diffusion.training.cache import Facts
 from adire_assets.families.diffusion.training.class_images import class_images
@@ -70,9 +71,12 @@ def train(
     artifact is in place. `cache` (default: in `work`) keeps latents and text embeddings for this
     and other runs. `should_prune` is asked at each validation; TrialPruned when it says so.
     UserError when a target module does not exist, a rank is too high, a checkpoint
-    is another run's or the loss stops being a number.
+    is another run's, the loss stops being a number or a scheduler does not fit the base.
     """
     settings = TrainingConfig.model_validate(training)
+    steps = settings.validation_num_inference_steps
+    if why := refusal(Path(base), settings.validation_scheduler, steps):
+        raise UserError(f"training.validation_scheduler: {why}")
     accelerator = accelerator_for(settings, device)
     tell = progress if accelerator.is_main_process else say_nothing
     tell("loading the base model")
@@ -239,6 +243,7 @@ def draw_validation(
         num_inference_steps=settings.validation_num_inference_steps,
         guidance_scale=settings.validation_guidance_scale,
         num_images=settings.num_validation_images,
+        scheduler=settings.validation_scheduler,
     )
     [images] = Sampler(base, variant, adapter, device).generate([request])
     for number, image in enumerate(images):

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from adire_assets.config.yaml_file import EffectiveOnlyWith
+from adire_assets.families.diffusion.schedulers import Scheduler
 from adire_assets.families.diffusion.training.augmentations import AUGMENTATIONS, names_of
 from adire_assets.families.diffusion.training.objectives import OBJECTIVES
 from adire_assets.families.training.settings import Endings, SharedTrainingConfig
@@ -35,6 +36,7 @@ class TrainingConfig(SharedTrainingConfig):
         "num_validation_images": (SHOWS,),
         "validation_num_inference_steps": (SHOWS, PRESERVES),  # class images are drawn so as well
         "validation_guidance_scale": (SHOWS, PRESERVES),
+        "validation_scheduler": (SHOWS, PRESERVES),
     }
 
     train_text_encoder: bool = False
@@ -59,6 +61,7 @@ class TrainingConfig(SharedTrainingConfig):
     num_validation_images: Annotated[int, Field(ge=1, le=16)] = 4
     validation_num_inference_steps: Annotated[int, Field(ge=1, le=200)] = 30
     validation_guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
+    validation_scheduler: Scheduler | None = None  # None: the base's own
     # How it is computed
     channels_last: bool = False
 

@@ -10,13 +10,14 @@ import psutil
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from PIL import Image
 from safetensors.numpy import load_file
 
 from adire_assets.core import job_folder, worker
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.engine.architecture import Noise
-from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
+from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE, Request, Sampler
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
 from adire_assets.families.diffusion.training import objectives
 from adire_assets.families.diffusion.training.settings import TrainingConfig
@@ -101,6 +102,21 @@ def test_a_rank_above_what_a_layer_can_have_is_refused(
     pipe = StableDiffusionPipeline.from_pretrained(random_base)
     pipe.load_lora_weights(str(output))
     assert pipe.unet.conv_out.scaling["default_0"] == 2.0
+
+
+def test_pictures_of_the_validation_are_drawn_by_the_scheduler_that_is_asked_for(
+    tmp_path: Path, random_base: Path, dataset: Path
+) -> None:
+    shown = {"validation_prompt": "cloth", "validation_num_inference_steps": 4, "seed": 3}
+    name = "EulerAncestralDiscreteScheduler"
+    output = training.run(
+        tmp_path, random_base, dataset, **shown, validation_scheduler=name, max_train_steps=2
+    )
+    request = Request("cloth", seed=3, num_inference_steps=4, num_images=4, scheduler=name)
+    [images] = Sampler(random_base, adapter=output, device="cpu").generate([request])
+    for number, image in enumerate(images):
+        kept = np.asarray(Image.open(output / "validation" / f"{number:02}.png"))
+        assert np.array_equal(kept, image)
 
 
 def test_min_snr_weighs_by_the_papers_formula() -> None:
