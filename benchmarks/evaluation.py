@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     project = Project.find()
     config = load_model(project, options.model)
-    settings = config.evaluation.settings(project)
+    settings = config.evaluation_settings(project)
     with tempfile.TemporaryDirectory(prefix="adire-evaluation-") as name:
         root = Path(name)
         for folder, adapter in (("adapter_images", str(options.adapter)), ("base_images", None)):

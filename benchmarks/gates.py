@@ -102,7 +102,7 @@ def subject_of(project: Project, model: str, dataset: Path) -> Subject:
     base, judge = (held_weights.known(project, model, kind) for kind in ("base_model", "judge"))
     if base is None or judge is None:
         raise UserError(f"the store lacks base or judge; run `adire materialize {model}` first")
-    settings = config.evaluation.settings(project)
+    settings = config.evaluation_settings(project)
     drawing = plug.drawing.functions.drawing_of(settings, dataset)
     inputs = {"dataset": read_json(dataset / "manifest.json")["content_hash"]}
     inputs["base_model"] = base.content_hash
