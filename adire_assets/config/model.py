@@ -27,6 +27,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.splits import LARGEST_SHARE_NOT_TRAINED
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
+STREAMS = "_stream"  # behind a model's name: what its releases are asked by for streams
 DISABLED = re.compile(rb"^enabled:[ \t]*false[ \t]*(#.*)?\r?$", re.MULTILINE)
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -130,6 +131,11 @@ def load_model(project: Project, name: str) -> ModelConfig:
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"model name {name!r}: use lower-case letters, digits and _, a letter first"
+        )
+    if name.endswith(STREAMS):
+        raise UserError(
+            f"model name {name!r}: {STREAMS} ends the names by which releases are asked for "
+            "streams; choose another"
         )
     path = project.model_file(name)
     if not path.is_file():

@@ -98,7 +98,9 @@ class Family:
     modules `release.modules`, which import nothing of the project; and of the `adapter_files`,
     of which the first has the weights.
     `protocols` are those that a release is asked by (`serving.gateway.protocol`): it comes into
-    slots whose server speaks them all. Where releases can be served in several ways, the key
+    slots whose server speaks them all. With stream.pbtxt in `backend`, Triton serves it a second
+    time, as `<model>_stream`, by config.pbtxt and what stream.pbtxt adds to that; `streams` is the
+    protocol by which that is asked. Where releases can be served in several ways, the key
     `serving.engine` chooses, and `by_engine` has what is other than above: see `served_by`.
     `served` tells how answers are asked for, kept and judged:
 
@@ -108,9 +110,9 @@ class Family:
                  again(request, random): one that was not evaluated; inputs(request): {name: array}
                  of the backend, whose outputs are `release`, `provenance` (JSON; `device`,
                  `software` and `request` of it are told) and what content(outputs) makes an
-                 answer's content of; piece(outputs): the text in a piece of an answer, where
-                 `served.chat`; parity(evaluation, answers, on_cpu): {passed, explanation} and what
-                 was measured
+                 answer's content of; piece(outputs): what a piece of a stream has, where there are
+                 streams, with `served.chat` its text; parity(evaluation, answers, on_cpu): {passed,
+                 explanation} and what was measured
         answers  files(out, request): the files of an answer; save(answer, files): a line for each;
                  demonstrate(evaluation, ask, out): what `adire demo` shows of a live release, in
                  lines, by ask(request) -> Answer; the last line sums it up, `out` begins files;
@@ -157,6 +159,7 @@ class Family:
     judge_process: Step
     engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols: tuple[str, ...] = ("kserve-grpc", "kserve-http")
+    streams: str = ""
     by_engine: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     launch: Step | None = None  # without: a training is one process
     trial: Step | None = None  # without: `adire search` refuses

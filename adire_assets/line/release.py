@@ -77,6 +77,7 @@ def triton_repository(
             golden=upgrades.golden_set(project, plug, evaluation),
             family=plug.name,
             engine=engine_of(serving),
+            streams=release.has_streams(built.artifact),
         ),
     )
     promotion.challenge(project, adapter.model, number)

@@ -18,7 +18,7 @@ from adire_assets.core.family import Family, family, family_names
 from adire_assets.core.project import Project
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.protocol import protocol
-from adire_assets.serving.release import find_record, provenance
+from adire_assets.serving.release import find_record, provenance, stream_name
 
 ONLY_NAMED = {"model", "release", "release_hash"}  # what an answer tells that tells no more
 
@@ -56,23 +56,27 @@ def require_chat(plug: Family) -> None:
 
 
 def stream(
-    endpoint: Endpoint,
+    endpoint: Endpoint | str,
     plug: Family,
     model: str,
     request: Mapping[str, Any],
     release: int | None = None,
     timeout: float = 600.0,
 ) -> Iterator[Answer]:
-    """The answer of a family that can chat, piece by piece; the `content` of each is its text.
+    """The answer in pieces, as they come; the `content` of each is what the family makes of it, of
+    a text the text, and the last one's provenance is whole.
 
     `timeout` is between two pieces; else as `ask`. `Unanswered` also for one that breaks off.
     """
+    name = stream_name(model) if plug.streams else model
     functions = plug.serve.functions
+    endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
     given = functions.inputs({name: one for name, one in request.items() if one is not None})
-    client = resolve_name(protocol(plug.protocols[0]).stream)
-    with _of_a_release(endpoint, model):
-        for answer in client(endpoint, model, given, release, timeout):
-            yield replace(answer, content=functions.piece(answer.content))
+    client = resolve_name(protocol(plug.streams or plug.protocols[0]).stream)
+    with _of_a_release(endpoint, name):
+        for answer in client(endpoint, name, given, release, timeout):
+            told = {**answer.provenance, "model": model}
+            yield replace(answer, content=functions.piece(answer.content), provenance=told)
 
 
 @contextmanager

@@ -6,11 +6,13 @@ A release's content is an artifact of kind "triton_repository" without its numbe
     adapter/...       the files of the adapter that are served
     serving.json      limits on requests, and the folder name of the base model
     config.pbtxt      the model's Triton configuration
+    stream.pbtxt      where the backend has one: that of <model>_stream, the same files once more
 
 The record <home>/releases/<model>/<N>.json binds the number to that content; a number never comes
 to mean another content. `install` puts a release into a slot's folder, where Triton serves it:
 
     models/<model>/config.pbtxt, models/<model>/<N>/...     a version, whole, with provenance.json
+    models/<model>_stream/config.pbtxt, .../<N>             a link to that
     base_models/<first 32 digits of the content hash>/      the files of the base model
 """
 
@@ -23,7 +25,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from adire_assets.config.model import family_of
+from adire_assets.config.model import STREAMS, family_of
 from adire_assets.core import lineage
 from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
@@ -42,6 +44,7 @@ from adire_assets.core.store import (
 
 BASE_DIGITS = 32
 CONFIG = "config.pbtxt"  # of the model, not of one version
+STREAM_CONFIG = "stream.pbtxt"  # likewise; in a backend, what that of streams has besides
 TEMPLATES = (".pbtxt", ".json")  # files of a backend that are written for each release
 # Python's cache in a version folder makes Triton take the version for changed and initialize it
 # again at the next load; a file of that name keeps the cache from being made.
@@ -66,6 +69,7 @@ class ReleaseRecord:
     golden: Reference | None = None  # to be made again after an upgrade
     family: str = ""  # "": what the model's YAML says
     engine: str = ""  # its `serving.engine`; "": what serves all of the family
+    streams: bool = False  # whether it is served as <model>_stream too
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def is_of(self, evaluation: Mapping[str, Any]) -> bool:
@@ -111,11 +115,16 @@ def write_release(
     }
     _copy(files, output, shutil.copyfile)
     limits = {**serving, "base_model": base.content_hash[:BASE_DIGITS]}
+
+    def filled(template: str, name: str) -> str:
+        return Template(files[template].read_text(encoding="utf-8")).substitute(limits, name=name)
+
     for name in _backend(project, plug):
-        if name.endswith(TEMPLATES):
-            template = Template((output / name).read_text(encoding="utf-8"))
-            text = template.substitute(limits, name=model)
+        if name == STREAM_CONFIG:
+            text = filled(CONFIG, stream_name(model)) + filled(name, stream_name(model))
             (output / name).write_text(text, encoding="utf-8")
+        elif name.endswith(TEMPLATES):
+            (output / name).write_text(filled(name, model), encoding="utf-8")
     write_json(output / "serving.json", limits)
 
 
@@ -195,6 +204,21 @@ def record_of(project: Project, repository: Artifact) -> ReleaseRecord:
     )
 
 
+def stream_name(model: str) -> str:
+    """What the releases of a model that are served in streams too are asked by for them."""
+    return model + STREAMS
+
+
+def model_named(name: str) -> str:
+    """The model that a folder below models/ of a slot belongs to."""
+    return name.removesuffix(STREAMS)
+
+
+def has_streams(repository: Artifact) -> bool:
+    """Whether a release with this content is served in streams too."""
+    return STREAM_CONFIG in repository.manifest["files"]
+
+
 def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
     """Put a release into a slot's folder, whole or not at all; nothing to do when it is there.
 
@@ -221,10 +245,19 @@ def install(project: Project, record: ReleaseRecord, slot: Path) -> None:
         if not held.is_file() or read_json(held)["release_hash"] != content.content_hash:
             remove(slot, record.model, record.number)
             _place(version, copy_version)
-        config = (content.path / CONFIG).read_bytes()
-        # Only where it differs: touching it makes Triton initialize all versions.
-        if not (model / CONFIG).is_file() or (model / CONFIG).read_bytes() != config:
-            write_bytes(model / CONFIG, config)
+        _write_changed(model / CONFIG, content.path / CONFIG)
+        if record.streams:
+            streams = slot / "models" / stream_name(record.model)
+            _write_changed(streams / CONFIG, content.path / STREAM_CONFIG)
+            link = streams / version.name
+            if not link.is_symlink():
+                link.symlink_to(Path("..", *version.parts[-2:]))
+
+
+def _write_changed(config: Path, source: Path) -> None:
+    """Only where it differs: touching a config makes Triton initialize all versions."""
+    if not config.is_file() or config.read_bytes() != source.read_bytes():
+        write_bytes(config, source.read_bytes())
 
 
 def installed(slot: Path, model: str) -> list[int]:
@@ -236,6 +269,7 @@ def remove(slot: Path, model: str, number: int) -> None:
     """Take a release out of a slot's folder; Triton lets go of it at its next load."""
     version = slot / "models" / model / str(number)
     gone = version.with_name(f".{number}.gone")
+    (slot / "models" / stream_name(model) / version.name).unlink(missing_ok=True)
     shutil.rmtree(gone, ignore_errors=True)
     if version.is_dir():
         # Renamed first: Triton must never find a version folder that is half there.
@@ -275,7 +309,8 @@ def _copy(files: Mapping[str, Path], folder: Path, copy: Callable[[Path, Path], 
 
 
 def _content(artifact: Artifact) -> dict[str, Path]:
-    return {name: artifact.path / name for name in artifact.manifest["files"] if name != CONFIG}
+    names = set(artifact.manifest["files"]) - {CONFIG, STREAM_CONFIG}
+    return {name: artifact.path / name for name in names}
 
 
 def _backend(project: Project, plug: Family) -> dict[str, Path]:

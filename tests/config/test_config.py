@@ -183,6 +183,8 @@ def test_unknown_model_lists_those_there_are(project: Project) -> None:
     project.model_file("cloth").write_text(GOOD)
     with pytest.raises(UserError, match="models here: cloth"):
         load_model(project, "silk")
+    with pytest.raises(UserError, match="_stream ends the names by which releases are asked for s"):
+        load_model(project, "silk_stream")
     with pytest.raises(UserError, match="lower-case"):
         load_model(project, "../cloth")
 

@@ -115,6 +115,7 @@ def test_a_release_is_its_familys_backend_modules_and_adapter_files(
         (backend / name).parent.mkdir(parents=True, exist_ok=True)
         (backend / name).write_text(text)
     (backend / "config.pbtxt").write_text("name: $name batch: $largest")
+    (backend / "stream.pbtxt").write_text(" decoupled $name")
     (package / "cloth_words").mkdir(parents=True)
     (package / "cloth_words" / "__init__.py").touch()
     (package / "cloth_words" / "part.py").write_text("PART = 1")
@@ -139,7 +140,8 @@ def test_a_release_is_its_familys_backend_modules_and_adapter_files(
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(package)
         content = Store(house.project).build(Recipe("triton_repository", MODEL), make).artifact
-    record = replace(house.releases[1], number=9, repository=content.reference())
+    record = replace(house.releases[1], number=9, repository=content.reference(), streams=True)
+    assert release.has_streams(content)
     release.install(house.project, record, tmp_path / "slot")
     served = tmp_path / "slot" / "models" / MODEL
     files = {path.relative_to(served / "9").as_posix() for path in files_below(served / "9")}
@@ -148,12 +150,22 @@ def test_a_release_is_its_familys_backend_modules_and_adapter_files(
         *("serving.json", "provenance.json", release.NO_CACHE),
     }
     assert (served / "config.pbtxt").read_text() == f"name: {MODEL} batch: 7"
+    # Triton finds the same files once more, by the configuration with what is added for streams.
+    streams = served.with_name(f"{MODEL}_stream")
+    told = f"name: {MODEL}_stream batch: 7 decoupled {MODEL}_stream"
+    assert (streams / "config.pbtxt").read_text() == told
+    assert (streams / "9").resolve() == (served / "9").resolve()
+    moved = (tmp_path / "slot").rename(tmp_path / "mounted elsewhere")
+    assert (moved / "models" / f"{MODEL}_stream" / "9" / "model.py").is_file()
+    moved.rename(tmp_path / "slot")
     settings = read_json(served / "9" / "serving.json")
     assert settings["largest"] == 7
     laid = tmp_path / "slot" / "base_models" / settings["base_model"]
     assert {path.relative_to(laid) for path in files_below(laid)} == {
         Path(name) for name in base.manifest["files"]
     }
+    release.remove(tmp_path / "slot", MODEL, 9)
+    assert release.installed(tmp_path / "slot", f"{MODEL}_stream") == []
     before = release.backend_hash(house.project, plug)
     (backend / "model.py").write_text("import part  # told")
     assert release.backend_hash(house.project, plug) == before

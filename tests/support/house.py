@@ -186,6 +186,7 @@ class House:
                 family=FAMILY.name,
                 mlflow_run_id=f"run-{number}",
                 provenance={"code": {"commit": "c" * 40}, "dvc_hash": "d.dir"},
+                streams=release.has_streams(content),
             ),
         )
         return number

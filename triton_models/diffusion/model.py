@@ -16,6 +16,12 @@ such a text is refused; `adapters`: what each adapter of a mix is; `scheduler`: 
 A value outside its limits is answered with INVALID_ARGUMENT and one sentence. While the engine is
 started again the answer is UNAVAILABLE.
 
+The same files serve the release as `<model>_stream`, by its decoupled configuration stream.pbtxt:
+a request there may have preview_steps (INT32, 0 to its steps; 0, as when absent: no previews), and
+has a response after each pass: release and progress (INT32 [2]: how many passes its images have
+had, of how many), and after so many steps of an image preview (UINT8 [height, width, 3], RGB) and
+preview_image (INT32 [1], from 0). The last response is the answer above, with its progress.
+
 Requests are handed to the engine as they come, and answered as they are done; an image depends on
 its seed alone. A request that its caller has cancelled gives up its place. Triton's Python knows
 nothing of the project's environment, which is why ADIRE_SITE_PACKAGES names packages that have
@@ -55,22 +61,25 @@ class Refused(ValueError):
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        slot = Path(args["model_repository"]).parents[1]
-        folder = Path(args["model_repository"]) / args["model_version"]
+        models, version = Path(args["model_repository"]).parent, args["model_version"]
+        self.provenance = _read(models / args["model_name"] / version / "provenance.json")
+        self.model = self.provenance["model"]
+        # A release and its streams ask the engine for the same, so that it is held once.
+        folder = models / self.model / version
         self.limits = _read(folder / "serving.json")
         scheduler = self.limits.get("scheduler")
         self.scheduler = {"scheduler": scheduler} if scheduler else {}
-        self.provenance = _read(folder / "provenance.json")
-        if self.provenance["release"] != int(args["model_version"]):
+        if self.provenance["release"] != int(version):
             raise RuntimeError(f"{folder} holds release {self.provenance['release']}")
         self.engine = client.EngineClient(
             folder,
-            slot / "base_models" / self.limits["base_model"],
-            f"{args['model_name']}@{args['model_version']}",
+            models.parent / "base_models" / self.limits["base_model"],
+            f"{self.model}@{version}",
             self.limits["maximum_batch_size"],
             self.provenance,
         )
-        self.model = args["model_name"]
+        config = json.loads(args["model_config"])
+        self.streams = pb.using_decoupled_model_transaction_policy(config)
         self.engine.attach(_lost)
         self.threads = ThreadPoolExecutor(AT_ONCE, "answer")
 
@@ -86,14 +95,22 @@ class TritonPythonModel:
             wanted = _wanted(request, self.limits)
             mix = _mix(request, self.model, self.provenance["release"], self.limits)
             options = {"truncation": self.limits["truncation"], **({"mix": mix} if mix else {})}
+            if self.streams:
+                last_step = wanted["num_inference_steps"]
+                previews = int(_number(request, "preview_steps", 0, last_step) or 0)
+                options |= {"progress": True, "preview_steps": previews}
             drawn = {**wanted, **self.scheduler}
-            [(event, pixels)] = self.engine.draw(drawn, sender.is_cancelled, **options)
+            for event, pixels in self.engine.draw(drawn, sender.is_cancelled, **options):
+                if "left_out" not in event:
+                    sender.send(pb.InferenceResponse(self._progress(event, pixels)))
             images = np.frombuffer(pixels, np.uint8).reshape(event["shape"])
             told = {"request": wanted, "left_out": event["left_out"], **self.scheduler}
             if mix:
                 wanted["adapters"] = _said(event["adapters"])
                 told["adapters"] = event["adapters"]
             answer = self._outputs(told, images)
+            if self.streams:
+                answer.append(_integers("progress", event["step"], event["steps"]))
             sender.send(pb.InferenceResponse(answer), flags=FINAL)
         except (Refused, client.Refused) as refusal:
             _fail(sender, pb.TritonError.INVALID_ARG, str(refusal))
@@ -108,6 +125,14 @@ class TritonPythonModel:
             said = f"the release failed to draw this image ({what}); its log says why"
             _fail(sender, pb.TritonError.INTERNAL, said)
 
+    def _progress(self, event: dict[str, Any], pixels: bytes) -> list:
+        progress = _integers("progress", event["step"], event["steps"])
+        found = [_integers("release", self.provenance["release"]), progress]
+        if "preview" in event:
+            preview = np.frombuffer(pixels, np.uint8).reshape(event["shape"])
+            found += [pb.Tensor("preview", preview), _integers("preview_image", event["preview"])]
+        return found
+
     def _outputs(self, told: dict[str, Any], images: Any) -> list:
         software = self.engine.software  # of now: an engine may come back on another device
         own = {"device": software["device"], "software": software}
@@ -115,9 +140,13 @@ class TritonPythonModel:
         text = json.dumps(provenance, ensure_ascii=False).encode()
         return [
             pb.Tensor("images", images),
-            pb.Tensor("release", np.array([self.provenance["release"]], np.int32)),
+            _integers("release", self.provenance["release"]),
             pb.Tensor("provenance", np.array([text], dtype=object)),
         ]
+
+
+def _integers(name: str, *values: int) -> Any:
+    return pb.Tensor(name, np.array(values, np.int32))
 
 
 def _lost(error: Exception | None) -> None:

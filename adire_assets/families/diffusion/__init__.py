@@ -38,6 +38,7 @@ FAMILY = Family(
     plumbing=(f"{__name__}.config", f"{__name__}.training.settings"),
     backend=Path("triton_models/diffusion"),
     adapter_files=("pytorch_lora_weights.safetensors",),
+    streams="kserve-stream",
     served=Served(
         suffix=".png",
         quality="CLIP-S",

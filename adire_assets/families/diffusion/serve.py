@@ -6,6 +6,7 @@ When a GPU drew either side, the structural similarity must be at least 0.98.
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -28,6 +29,7 @@ INPUTS = {  # of the Triton backend
     "guidance_scale": np.float32,
     "num_images": np.int32,
     "adapters": np.object_,
+    "preview_steps": np.int32,  # of streams alone
 }
 EVALUATED = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale")
 
@@ -82,6 +84,28 @@ def content(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise ValueError("its images are none")
     return images
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a piece of a stream shows: `step` of `steps` passes are done. `preview` is image `image`
+    of the request as it is now, uint8 [H, W, 3] RGB; `images` come last, see `content`."""
+
+    step: int
+    steps: int
+    preview: np.ndarray | None = None
+    image: int | None = None
+    images: np.ndarray | None = None
+
+
+def piece(outputs: Mapping[str, np.ndarray]) -> Piece:
+    """A piece of a stream. KeyError or ValueError when it is none."""
+    step, steps = outputs["progress"].tolist()
+    if "images" in outputs:
+        return Piece(step, steps, images=content(outputs))
+    if "preview" in outputs:
+        return Piece(step, steps, outputs["preview"], int(outputs["preview_image"][0]))
+    return Piece(step, steps)
 
 
 def parity(evaluation: Path, answers: Sequence[Answer], on_cpu: bool) -> dict[str, Any]:

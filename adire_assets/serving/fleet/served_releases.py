@@ -7,7 +7,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet.slot import STARTS
-from adire_assets.serving.fleet.slot_client import SlotClient, ask_for_sign
+from adire_assets.serving.fleet.slot_client import SlotClient, ask_for_signs
 from adire_assets.serving.fleet.supervisor import log, slot_program
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.slot_server import SlotServer, server_named, server_of
@@ -60,13 +60,14 @@ def require_live_answers(project: Project, fleet: FleetConfig, target: str) -> N
         if state.live is None:
             continue
         wanted = release.read_record(project, state.model, state.live)
-        answer = ask_for_sign(project, endpoint, wanted)
-        if answer.provenance["release_hash"] != wanted.repository["content_hash"]:
-            raise NotServed(
-                f"the gateway of {target} at {endpoint.address} answers for release {state.live} "
-                f"of {state.model} with other content than this project's; another project's fleet "
-                f"may be behind that address: set other ports in {fleet_file_name()}"
-            )
+        for answer in ask_for_signs(project, endpoint, wanted):
+            if answer.provenance["release_hash"] != wanted.repository["content_hash"]:
+                raise NotServed(
+                    f"the gateway of {target} at {endpoint.address} answers for release "
+                    f"{state.live} of {state.model} with other content than this project's; "
+                    "another project's fleet may be behind that address: set other ports in "
+                    f"{fleet_file_name()}"
+                )
 
 
 # --- logs --------------------------------------------------------------------------------------

@@ -59,7 +59,8 @@ def _brought(
     models = slot / "models"
     models.mkdir(parents=True, exist_ok=True)
     for path in models.iterdir():
-        if path.is_dir() and path.name not in held and path.name not in broken:
+        names = {path.name, release.model_named(path.name)}
+        if path.is_dir() and not names & {*held, *broken}:
             shutil.rmtree(path)
     served = []
     for model, error in broken.items():

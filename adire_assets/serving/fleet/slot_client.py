@@ -13,7 +13,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving import release
-from adire_assets.serving.client import ask
+from adire_assets.serving.client import ask, stream
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.fleet import guard, slot
 from adire_assets.serving.fleet.supervisor import is_supervised, slot_program
@@ -124,14 +124,14 @@ class SlotClient:
 
     def require_answer(self, wanted: ReleaseRecord) -> None:
         """UserError unless the slot answers with the wanted release."""
-        answer = ask_for_sign(self.project, self.address, wanted)
-        found = (answer.release, answer.provenance["release_hash"])
-        if found != (wanted.number, wanted.repository["content_hash"]):
-            raise UserError(
-                f"the server at {self.address} answers with release {found[0]} of {wanted.model} "
-                f"({found[1][:12]}), not with {wanted.number} "
-                f"({wanted.repository['content_hash'][:12]})"
-            )
+        for answer in ask_for_signs(self.project, self.address, wanted):
+            found = (answer.release, answer.provenance["release_hash"])
+            if found != (wanted.number, wanted.repository["content_hash"]):
+                raise UserError(
+                    f"the server at {self.address} answers with release {found[0]} of "
+                    f"{wanted.model} ({found[1][:12]}), not with {wanted.number} "
+                    f"({wanted.repository['content_hash'][:12]})"
+                )
 
     def ready(self, model: str) -> set[int]:
         """The releases of a model that the server calls ready; UserError when it is down."""
@@ -155,9 +155,15 @@ class SlotClient:
             )
 
 
-def ask_for_sign(project: Project, endpoint: Endpoint | str, wanted: ReleaseRecord) -> Answer:
-    """A release's answer to the cheapest request of the kind that it was evaluated with."""
+def ask_for_signs(
+    project: Project, endpoint: Endpoint | str, wanted: ReleaseRecord
+) -> Iterator[Answer]:
+    """A release's answer to the cheapest request of the kind that it was evaluated with, and the
+    end of its stream where it is served in streams too."""
     plug, evaluation = family_of_release(project, wanted), Store(project).open(wanted.evaluation)
     served = plug.serve.functions
     request = served.probe(served.requests(evaluation.path)[0])
-    return ask(endpoint, plug, wanted.model, request, wanted.number)
+    yield ask(endpoint, plug, wanted.model, request, wanted.number)
+    if wanted.streams:
+        *_, last = stream(endpoint, plug, wanted.model, request, wanted.number)
+        yield last

@@ -17,6 +17,7 @@ from glob import glob
 from pathlib import Path
 
 from adire_assets.config.fleet import SlotConfig, fleet_file_name
+from adire_assets.config.model import STREAMS
 from adire_assets.core import lineage
 from adire_assets.core.child_environment import child_environment, driver_folders
 from adire_assets.core.errors import UserError
@@ -88,6 +89,12 @@ def _has_engine(folder: Path) -> bool:
     return any(glob(place, root_dir=folder) for place in places)  # noqa: PTH207
 
 
+def _names(folder: Path, model: str) -> list[str]:
+    """What a Triton knows a model by, whose releases are in a slot's folder."""
+    streams = release.stream_name(model)
+    return [model, streams] if (folder / "models" / streams).is_dir() else [model]
+
+
 class Control:
     """Loads and unloads models of the Triton at `address` ("host:port", gRPC)."""
 
@@ -125,13 +132,19 @@ class Control:
             client.unload_model(model, client_timeout=timeout)
 
     def ready(self, model: str) -> set[int]:
-        """The versions of a model that serve."""
+        """The versions of a model that serve, with their streams where they have any."""
         with connect(self.address) as client:
             index = client.get_model_repository_index(as_json=True, client_timeout=10)
+        ready: dict[str, dict[int, bool]] = {}
+        for entry in index.get("models", []):
+            if entry.get("version"):
+                found = ready.setdefault(entry["name"], {})
+                found[int(entry["version"])] = entry.get("state") == "READY"
+        streams = ready.get(release.stream_name(model), {})
         return {
-            int(entry["version"])
-            for entry in index.get("models", [])
-            if (entry["name"], entry.get("state")) == (model, "READY") and entry.get("version")
+            number
+            for number, serves in ready.get(model, {}).items()
+            if serves and streams.get(number, True)
         }
 
 
@@ -172,7 +185,7 @@ class Triton(SlotServer):
             "--metrics-address=127.0.0.1",
             f"--metrics-port={slot.metrics_port}",
             "--allow-gpu-metrics=false",
-            *(f"--load-model={model}" for model in models),
+            *(f"--load-model={name}" for model in models for name in _names(folder, model)),
         ]
 
     def environment(self, device: str, threads: int) -> dict[str, str]:
@@ -205,10 +218,11 @@ class Triton(SlotServer):
 
     def reconcile(self, slot: SlotConfig, folder: Path, model: str, seconds: float) -> set[int]:
         control = Control(address(slot))
-        if release.installed(folder, model):
-            control.load(model, max(seconds, self.start_seconds(folder)))
-        else:
-            control.unload(model, seconds)
+        for name in _names(folder, model):
+            if release.installed(folder, name):
+                control.load(name, max(seconds, self.start_seconds(folder)))
+            else:
+                control.unload(name, seconds)
         return control.ready(model)
 
     def held(self, slot: SlotConfig, model: str) -> set[int]:
@@ -219,7 +233,8 @@ class Triton(SlotServer):
 
     def load_failure(self, model: str) -> str:
         return (
-            rf"(?:load failed for model '{model}': |failed to load '{model}' )"
+            rf"(?:load failed for model '{model}(?:{STREAMS})?': "
+            rf"|failed to load '{model}(?:{STREAMS})?' )"
             r"(?:version \d+(?: is at \w+ state)?: )?(?:Internal: )?(.*)"
         )
 

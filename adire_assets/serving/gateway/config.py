@@ -73,7 +73,8 @@ class ServedModel:
     `loaded`: release -> the slot that holds it; `weights`: release -> its share of the requests
     that name no release, in percent, adding up to 100 (empty: such requests are refused);
     `mirrored`: (release, percent of the requests that it gets a copy of); `protocols`: the names of
-    those that its releases are asked by (None: of all that their slots speak).
+    those that its releases are asked by (None: of all that their slots speak); `asked_as`: by which
+    name, where that is not the model's.
     """
 
     model: str
@@ -81,6 +82,12 @@ class ServedModel:
     weights: Mapping[int, int] = field(default_factory=dict)
     mirrored: tuple[int, int] | None = None
     protocols: tuple[str, ...] | None = None
+    asked_as: str = ""
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        return self.asked_as or self.model
 
     def asked_by(self, slots: Iterable[SlotConfig]) -> list[InferenceProtocol]:
         """The protocols that it is asked by, of those that these slots speak."""
@@ -141,7 +148,7 @@ def clusters(
                 for pinned in (False, True):
                     kind = cluster_name(one.model, number, protocol.suffix, pinned=pinned)
                     behind = places[:1] if pinned else places
-                    found.append(_cluster(gateway, kind, behind, protocol, one.model))
+                    found.append(_cluster(gateway, kind, behind, protocol, one.name))
     return found
 
 
@@ -154,7 +161,7 @@ def _cluster(
 ) -> dict[str, Any]:
     """One cluster: the first slot, and the others only when that one does not answer.
 
-    `places`: each slot with the release of `model` that it holds.
+    `places`: each slot with the release that it holds of what is asked as `model`.
     """
     endpoints = [
         part(
@@ -230,13 +237,13 @@ def model_routes(
         time = {"timeout": "0s", "idle_timeout": limit} if protocol.streams else {"timeout": limit}
         answers = part("answers_of", protocol=protocol.name) if protocol.answers else None
         for number in [n for n in one.loaded if n not in elsewhere]:
-            pinned = _matching(match, one.model, {"string_match": {"exact": str(number)}})
+            pinned = _matching(match, one.name, {"string_match": {"exact": str(number)}})
             cluster = cluster_name(one.model, number, suffix, pinned=True)
             found.append(part("route", match=pinned, cluster=cluster, answers=answers, **time))
-        other = _matching(match, one.model, {"present_match": True})
-        lacking = f"the release of {one.model} that was asked for is not loaded; loaded: {loaded}"
+        other = _matching(match, one.name, {"present_match": True})
+        lacking = f"the release of {one.name} that was asked for is not loaded; loaded: {loaded}"
         found.append(_refusal(protocol, other, lacking))
-        match = _matching(match, one.model)
+        match = _matching(match, one.name)
         shares = [
             part(
                 "share",
@@ -249,7 +256,7 @@ def model_routes(
             if weight and number not in elsewhere
         ]
         if not shares:
-            found.append(_refusal(protocol, match, f"no release of {one.model} is live"))
+            found.append(_refusal(protocol, match, f"no release of {one.name} is live"))
             continue
         mirrors = [
             part("copies", cluster=mirror_name(suffix), release=str(number), percent=percent)
@@ -273,8 +280,8 @@ def model_routes(
     ways = ", ".join(protocol.name for protocol in asked_by)
     for protocol in protocols_of(slots.values()):
         if protocol not in asked_by:
-            wrong = f"{one.model} is not asked by {protocol.name}, but by {ways}"
-            found.append(_refusal(protocol, _matching(_paths(protocol), one.model), wrong))
+            wrong = f"{one.name} is not asked by {protocol.name}, but by {ways}"
+            found.append(_refusal(protocol, _matching(_paths(protocol), one.name), wrong))
     return found
 
 

@@ -3,10 +3,12 @@
 import os
 import shlex
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from adire_assets.config.fleet import FleetConfig, TokenConfig
 from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.connection import Endpoint
@@ -56,29 +58,50 @@ def _token_command(config: TokenConfig, folder: Path) -> str:
     return shlex.join(words)
 
 
-def _served(project: Project, fleet: FleetConfig, state: record.DeploymentRecord) -> ServedModel:
-    """What the gateway must know of one model."""
+def _served(
+    project: Project, fleet: FleetConfig, state: record.DeploymentRecord
+) -> list[ServedModel]:
+    """What the gateway must know of one model; its streams, where its releases are asked for them
+    by another name, are a second one with the same clusters."""
     canary, percent = state.rollout, fleet.targets[state.target].rollout.mirrored_percent
     # A share for what no slot holds would make Envoy refuse the routes of every model.
     weights = {number: share for number, share in state.weights.items() if number in state.loaded}
-    return ServedModel(
+    plug, streams = _family_and_streams(project, state)
+    whole = ServedModel(
         state.model,
         state.loaded,
         weights if sum(weights.values()) == 100 else {},
         (canary.number, percent) if canary and canary.stage == "mirroring" else None,
-        _protocols(project, state),
+        plug.protocols if plug else None,
     )
+    if plug is None or not streams:
+        return [whole]
+    streamed = replace(
+        whole,
+        loaded={number: name for number, name in whole.loaded.items() if number in streams},
+        weights={number: share for number, share in whole.weights.items() if number in streams},
+        mirrored=whole.mirrored if whole.mirrored and whole.mirrored[0] in streams else None,
+        protocols=(plug.streams,),
+        asked_as=release.stream_name(state.model),
+    )
+    return [whole, streamed]
 
 
-def _protocols(project: Project, state: record.DeploymentRecord) -> tuple[str, ...] | None:
-    """Those that the releases of a model are asked by; None where none says its family, or where
-    that is not installed any more: the other models are served all the same."""
+def _family_and_streams(
+    project: Project, state: record.DeploymentRecord
+) -> tuple[Family | None, set[int]]:
+    """(the family that a model's releases are served as, which of them are served in streams too);
+    None where none says its family, or where that is not installed any more: the other models are
+    served all the same."""
+    plug, streams = None, set()
     for number in state.loaded:
         with suppress(UserError):
             found = release.read_record(project, state.model, number)
-            if found.family:
-                return release.family_of_release(project, found).protocols
-    return None
+            if found.streams:
+                streams.add(number)
+            if found.family and plug is None:
+                plug = release.family_of_release(project, found)
+    return plug, streams
 
 
 def publish(project: Project, fleet: FleetConfig, target: str) -> None:
@@ -92,7 +115,11 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
     with project.locks.acquire(f"routes-{target}"):
         done = None
         while done != (
-            wanted := [_served(project, fleet, one) for one in record.read_all(project, target)]
+            wanted := [
+                one
+                for state in record.read_all(project, target)
+                for one in _served(project, fleet, state)
+            ]
         ):
             gateway.publish(wanted)
             done = wanted
@@ -100,5 +127,5 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
 
 def is_published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:
     """Whether the gateway routes a model as its record says; UserError when it does not run."""
-    state = record.read(project, target, model)
-    return gateway_of(project, fleet, target).routes_as(_served(project, fleet, state))
+    state, gateway = record.read(project, target, model), gateway_of(project, fleet, target)
+    return all(gateway.routes_as(one) for one in _served(project, fleet, state))

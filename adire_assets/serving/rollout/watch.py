@@ -105,7 +105,9 @@ class Watch:
         replay = self._replaying(rollout)
         if self.step is None or self.step.since != rollout.since:
             # Whether its answers show more of themselves than how long they took.
-            shown = any(one.answers for one in protocols_named(replay.plug.protocols))
+            wanted = release.read_record(self.project, self.model, rollout.number)
+            names = (*replay.plug.protocols, *([replay.plug.streams] if wanted.streams else []))
+            shown = any(one.answers for one in protocols_named(names))
             self.step = StepEvidence(self.config, rollout, shown)
         step = self.step
         lost = replay.collect()[rollout.number]

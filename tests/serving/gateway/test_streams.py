@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from adire_assets.core.waiting import wait_until
+from adire_assets.serving.gateway.config import ServedModel, clusters
 from adire_assets.serving.gateway.traffic import histogram_total
 from tests.support.running_gateway import MODEL, RunningGateway, running_gateway
 
@@ -89,6 +91,41 @@ def test_what_is_not_served_and_what_is_no_request_is_refused(opened: RunningGat
     lethal = request()
     lethal.parameters["classification"].int64_param = 1
     assert opened.raw(lethal.SerializeToString(), STREAM) == "INVALID_ARGUMENT"
+
+
+def test_streams_by_a_name_of_their_own_count_for_the_release(opened: RunningGateway) -> None:
+    ON.set()
+    name = f"{MODEL}_stream"
+    opened.blue.releases[name] = 1
+    whole = ServedModel(MODEL, {1: "blue", 2: "green"}, {1: 60, 2: 40}, protocols=("kserve-grpc",))
+    streamed = replace(
+        whole, loaded={1: "blue"}, weights={1: 60}, protocols=("kserve-stream",), asked_as=name
+    )
+    opened.gateway.publish([whole, streamed])
+    assert opened.gateway.routes_as(streamed)
+    before = opened.counted(1)
+    for _ in range(5):  # the other release has none
+        assert [one.infer_response.model_version for one in ask(opened, request(model=name))] == [
+            "1", "1",
+        ]  # fmt: skip
+    assert wait_until(lambda: opened.counted(1).since(before).answered == 5, 10)
+    for asked, said in (
+        (request("2", model=name), f"the release of {name} that was asked for is not loaded; loa"),
+        (request(), f"{MODEL} is not asked by kserve-stream, but by kserve-grpc"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(ask(opened, asked))
+        assert caught.value.code().name == "NOT_FOUND" and said in caught.value.details()
+    said = f"{name} is not asked by kserve-grpc, but by kserve-stream"
+    assert opened.refusal(model=name) == ("NOT_FOUND", said)
+    checked = {
+        cluster["name"]: cluster["health_checks"][0]["http_health_check"]["path"]
+        for cluster in clusters(opened.gateway.config, opened.gateway.slots, [whole, streamed])
+    }
+    assert checked[f"{MODEL}-1-stream"] == f"/v2/models/{name}/ready"
+    assert checked[f"{MODEL}-1"] == f"/v2/models/{MODEL}/ready"
+    assert f"{MODEL}-2-stream" not in checked
+    opened.publish({1: 100})
 
 
 def test_how_a_stream_ends_is_counted(opened: RunningGateway) -> None:

@@ -15,6 +15,7 @@ from adire_assets.core.family import Family
 from adire_assets.core.store import write_json
 from adire_assets.core.waiting import wait_until
 from adire_assets.families.diffusion import FAMILY, serve
+from adire_assets.serving import release
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.gateway.traffic import Traffic
@@ -145,6 +146,25 @@ def test_the_next_holder_goes_on_with_the_images_that_were_judged(
         watch.close()
     [quality] = [one for one in found.findings if one.name == "quality"]
     assert quality.sentence.startswith("3 served images score a CLIP-S of 0.983")
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_pieces_of_streams_are_judged_where_a_release_has_streams(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    house = light_house(tmp_path / "project")
+    for _ in range(2):
+        add_light(house)
+    release.write_record(house.project, replace(house.releases[2], streams=streams))
+    monkeypatch.setattr(Gateway, "_traffic", lambda *_: Traffic())
+    monkeypatch.setattr(Gateway, "require_ours", lambda gateway: None)
+    watch = Watch(house.project, house.fleet, "local", MODEL, lambda _: nullcontext(served.judge))
+    begun = Rollout(2, 1, "blue", "canary", [5, 100], stage="serving")
+    try:
+        found, _ = watch.look(replace(begun, **watch.begin_step(begun)))
+    finally:
+        watch.close()
+    assert ("first_token" in found.numbers) is streams
 
 
 def test_an_evaluation_that_nothing_can_be_compared_with_is_told(

@@ -132,8 +132,11 @@ class EngineClient:
                     if "mix" not in options and self.adapter == adapter:
                         self._let_go()
                     raise
+                last = "left_out" in event
+                if not last and cancelled():  # looked after here too: events may never pause
+                    raise Cancelled
                 yield event, pixels
-                if "preview" not in event:
+                if last:
                     return
 
     def _let_go(self) -> None:

@@ -57,6 +57,7 @@ class Drawing:
     on_end: Callable[["Drawing"], None]
     on_preview: Callable[["Drawing", int, np.ndarray], None]  # image, uint8 [H, W, 3]
     preview_steps: int  # 0: none
+    on_step: Callable[["Drawing"], None]
     left: int
     error: Exception | None = None
     cancelled: bool = False
@@ -139,11 +140,13 @@ class Engine:
         on_end: Callable[[Drawing], None] = lambda drawing: None,
         on_preview: Callable[[Drawing, int, np.ndarray], None] = lambda *_: None,
         preview_steps: int = 0,
+        on_step: Callable[[Drawing], None] = lambda drawing: None,
     ) -> Drawing:
-        """Have a request drawn by the passes to come."""
+        """Have a request drawn by the passes to come. `on_step` is told of each pass that its
+        images have had, but for those after which `on_preview` is."""
         images = np.empty((request.num_images, *reversed(self.size), 3), np.uint8)
         drawing = Drawing(
-            request, mix, images, on_end, on_preview, preview_steps, request.num_images
+            request, mix, images, on_end, on_preview, preview_steps, on_step, request.num_images
         )
         with self._lock:
             self._arrived.append(drawing)
@@ -335,6 +338,10 @@ class Engine:
                 self._fail([row], error)
             else:
                 self._advance(row, found)
+        shown = [row.drawing for row in self._shown]
+        for drawing in dict.fromkeys(row.drawing for row in rows):
+            if drawing not in shown and not drawing.cancelled:
+                drawing.on_step(drawing)
 
     def _take(self, mixes: list[Mix]) -> None:
         """Have the denoiser take these mixes in the next pass, one a row.

@@ -15,11 +15,14 @@ by so many bytes. Who closes a connection gives up what it asked for.
                                                   as long a pass takes so many images
     {"draw": {fields of Request}, "adapter": key, or "mix": {"cloth" or "cloth@3":
      weight}, "truncation": bool,
-     "preview_steps": n}                          -> {"preview": image, "step": n, "steps": of how
+     "preview_steps": n, "progress": bool}        -> {"preview": image, "step": n, "steps": of how
                                                   many, "shape": [H, W, 3], "bytes": n} ...
-                                                  {"shape": [n, H, W, 3], "bytes": n,
-                                                  "left_out": {input: text}, "adapters": what each
-                                                  of a mix is, with its weight}
+                                                  {"step": n, "steps": of how many} after passes
+                                                  without a preview, with "progress" ...
+                                                  {"shape": [n, H, W, 3], "bytes": n, "step": n,
+                                                  "steps": n, "left_out": {input: text},
+                                                  "adapters": what each of a mix is, with its
+                                                  weight}
     {"held": true}                                -> {"adapters": [names], "waiting": images,
                                                   "batch_images": n, "pid": n}
 
@@ -39,8 +42,10 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -110,6 +115,9 @@ class Server:
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._work = threading.Event()
         self._held: dict[str, dict[str, Any]] = {}  # key in the engine -> what was asked to hold it
+        self._holders: Counter[str] = Counter()  # of each key
+        # Of no other engine either: who asks the wrong one is told so.
+        self._mark = secrets.token_hex(8)
 
     def listen(self, path: Path) -> None:
         """Accept connections at a unix socket, in a thread."""
@@ -183,8 +191,9 @@ class Server:
             layers = self.engine.adapters.read(folder)
         except (OSError, SafetensorError) as error:
             raise Refused(f"the adapter in {folder} cannot be read: {error}") from None
-        # Of no other engine either: who asks the wrong one is told so.
-        key = secrets.token_hex(8)
+        # Who asks for the same, as a release and its streams do, shares it.
+        same = f"{self._mark}{json.dumps(asked, sort_keys=True)}"
+        key = sha256(same.encode()).hexdigest()
         self._between_passes(lambda: self._add(key, asked, layers))
         try:
             _send(connection, {"adapter": key, "software": software(self.engine.device)})
@@ -193,13 +202,18 @@ class Server:
             self._between_passes(lambda: self._forget(key))
 
     def _add(self, key: str, asked: dict[str, Any], layers: Layers) -> None:
-        self.engine.adapters.add(key, layers)
-        self._held[key] = asked
-        self._resize()
+        if key not in self._held:
+            self.engine.adapters.add(key, layers)
+            self._held[key] = asked
+            self._resize()
+        self._holders[key] += 1
 
     def _forget(self, key: str) -> None:
-        """Take an adapter away; what is still to be drawn with it fails."""
-        del self._held[key]
+        """Take an adapter away with its last holder; what is still to be drawn with it fails."""
+        self._holders[key] -= 1
+        if self._holders[key]:
+            return
+        del self._holders[key], self._held[key]
         self._resize()
         self.engine.let_go(key, AdapterGone("an adapter of the request was taken away; ask again"))
 
@@ -231,19 +245,23 @@ class Server:
         events: queue.SimpleQueue[tuple[dict[str, Any], np.ndarray | None]] = queue.SimpleQueue()
 
         def on_preview(drawing: Drawing, image: int, pixels: np.ndarray) -> None:
-            steps = {"step": drawing.passes, "steps": drawing.passes_in_all}
-            events.put(({"preview": image, **steps}, pixels))
+            events.put(({"preview": image, **_progress(drawing)}, pixels))
+
+        def on_step(drawing: Drawing) -> None:
+            if asked.get("progress"):
+                events.put((_progress(drawing), None))
 
         def on_end(drawing: Drawing) -> None:
             if drawing.error is None:
-                events.put(({"left_out": left_out, "adapters": adapters}, drawing.images))
+                told = {"left_out": left_out, "adapters": adapters, **_progress(drawing)}
+                events.put((told, drawing.images))
             else:
                 gone = isinstance(drawing.error, AdapterGone)
                 said = str(drawing.error) if gone else _what(drawing.error)
                 events.put(({"gone" if gone else "failed": said}, None))
 
         drawing = self.engine.submit(
-            request, mix, on_end, on_preview, asked.get("preview_steps", 0)
+            request, mix, on_end, on_preview, asked.get("preview_steps", 0), on_step
         )
         self._work.set()
 
@@ -259,7 +277,7 @@ class Server:
             if not said:
                 return
             _send(connection, said, pixels)
-            if "preview" not in said:
+            if "step" not in said or "left_out" in said:
                 return
 
     def _left_out(self, request: Request, allowed: bool) -> dict[str, str]:
@@ -294,6 +312,10 @@ class Server:
             raise Refused("the weights of the adapters sum to nothing: give one that is not 0")
         in_order = sorted(mix, key=lambda one: held[one[0]]["name"])
         return mix, [{**held[key].get("provenance", {}), "weight": w} for key, w in in_order]
+
+
+def _progress(drawing: Drawing) -> dict[str, int]:
+    return {"step": drawing.passes, "steps": drawing.passes_in_all}
 
 
 def _names(name: str) -> tuple[str, str]:

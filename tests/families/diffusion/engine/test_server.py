@@ -166,11 +166,11 @@ def test_an_adapter_that_cannot_be_read_is_told(attached: Any, slot: Path) -> No
 
 def test_who_holds_nothing_at_an_engine_is_told_and_holds_again(attached: Any) -> None:
     one = attached("cloth/1")
-    key, one.client.adapter = one.client.adapter, "of another engine"
+    one.client.adapter = "of another engine"
     with pytest.raises(ConnectionError, match="does not hold the release"):
         draw(one)
     assert wait_until(lambda: one.client.adapter not in (None, "of another engine"), 10)
-    assert one.client.adapter != key and difference(draw(one), expected(one)) <= 2
+    assert one.lost == [None] and difference(draw(one), expected(one)) <= 2
 
 
 def test_a_second_engine_leaves_the_first_one_alone(attached: Any) -> None:
@@ -215,6 +215,37 @@ def test_previews_are_streamed(attached: Any) -> None:
     ]  # fmt: skip
     assert all(len(pixels) == 64 * 64 * 3 for _, pixels in events)
     assert events[-1][0]["left_out"] == {}
+
+
+def test_each_pass_is_told_and_who_gives_up_between_them_is_heard(attached: Any) -> None:
+    one = attached("cloth/1")
+    both = {**asdict(ASKED), "num_images": 2}
+    events = [event for event, _ in one.client.draw(both, lambda: False, progress=True)]
+    assert {event["steps"] for event in events} == {6} and events[-1]["step"] == 6
+    assert [event["step"] for event in events[:-1]] == [2, 4, 6]
+    with_one = one.client.draw(asdict(ASKED), lambda: False, progress=True, preview_steps=2)
+    assert [("preview" in event, event["step"]) for event, _ in with_one] == [
+        (False, 1), (True, 2), (False, 3), (False, 3),
+    ]  # fmt: skip
+    gives_up: list[int] = []
+    with pytest.raises(client.Cancelled):
+        for event, _ in one.client.draw(asdict(LONG), lambda: bool(gives_up), progress=True):
+            assert not gives_up
+            gives_up.append(event["step"])
+    assert wait_until(lambda: held(one.client)["waiting"] == 0, 5)
+
+
+def test_a_release_and_its_streams_hold_an_adapter_once(attached: Any) -> None:
+    one = attached("cloth/1")
+    engine = psutil.Process(held(one.client)["pid"])
+    assert wait_until(lambda: held(one.client)["adapters"] == ["cloth@1", "first"], 10)
+    threads = engine.num_threads()
+    again = attached("cloth/1")
+    assert one.client.adapter == again.client.adapter
+    assert held(one.client)["adapters"] == ["cloth@1", "first"]
+    again.client.close()
+    assert wait_until(lambda: engine.num_threads() == threads, 10)
+    assert difference(draw(one), expected(one)) <= 2 and not one.lost
 
 
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
