@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from adire_assets.core.waiting import wait_until
@@ -45,7 +47,11 @@ def engine_of(house: LettersHouse, name: str) -> list[str]:
     """The processes of a slot that are a vLLM's."""
     mark = guard.mark(house.slot_client(name).folder)
     found = guard.with_variable("ADIRE_ENGINE_SOCKET", f"/dev/shm/{mark}engine.sock")
-    return [one.name() for one in found]
+    names = []
+    for one in found:
+        with suppress(psutil.NoSuchProcess):  # it may end meanwhile
+            names.append(one.name())
+    return names
 
 
 def test_the_streamed_answers_are_the_evaluated_ones(house: LettersHouse) -> None:
