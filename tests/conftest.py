@@ -1,7 +1,7 @@
 """What tests of several areas share: a project with its own MLflow database; and their order.
 
-`make test` runs several processes. Tests of one file stay together, and what takes longest comes
-first.
+`make test` runs several processes. Tests of one file stay together, as do those that share a fleet,
+and what takes longest comes first.
 """
 
 import os
@@ -10,7 +10,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
+from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.worker import importing
 from adire_assets.ops import operations
@@ -19,10 +22,16 @@ from adire_assets.tracking import backend
 ROOT = Path(__file__).parents[1]
 AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank and accents
 
+# Before torch is loaded: threads that spin for long keep the other processes' from being woken.
+os.environ["GOMP_SPINCOUNT"] = lineage.SPIN_COUNT
+
+# Files whose tests share the fleet of `tests/serving/conftest.py`, which takes long to start.
+FLEET = ("serving/test_release.py", "serving/test_requests.py", "serving/test_image_streams.py")
 
 # What takes long, longest first: files or folders below tests/.
 LONG = (
     "line/test_line.py",
+    *FLEET,
     "serving/rollout/test_rollout.py",
     "serving/fleet/",
     "ops/test_home_before.py",
@@ -45,6 +54,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG))
 
     items.sort(key=rank)
+
+
+class Together(LoadFileScheduling):
+    """Gives a process whole files, and all of `FLEET` to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "fleet" if file.endswith(FLEET) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer | None) -> Together:
+    return Together(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

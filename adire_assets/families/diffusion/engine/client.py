@@ -219,10 +219,6 @@ class EngineClient:
             settings["threads"] = int(settings["threads"])
         # The home of a stub's Python is not that of one in a virtual environment.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
-        if "turns" in settings:
-            # No other engine computes during a pass: between two products threads may spin for as
-            # long as OpenMP would have them.
-            environment.pop("GOMP_SPINCOUNT", None)
         places = [str(place) for place in (self.base, self.socket, self.users)]
         module = f"{self.folder.name}.server"
         return subprocess.Popen(
