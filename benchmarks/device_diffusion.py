@@ -17,42 +17,13 @@ Figures = dict[str, Any]
 
 def base(folder: Path, dry: bool) -> Figures:
     """Stable Diffusion 1.5's sizes in half precision, and two dozen images of 512 pixels."""
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-    from diffusers import UNet2DConditionModel as UNet
-    from transformers import CLIPTextConfig, CLIPTextModel
-
+    from benchmarks.large_base import large_base
     from tests.support import tiny
 
     if dry:
         return {}
-    torch.manual_seed(0)
-    words = tiny.tokenizer()
-    levels = (128, 256, 512, 512)
-    with torch.device("cuda"):
-        pipe = StableDiffusionPipeline(
-            vae=AutoencoderKL(
-                block_out_channels=levels,
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-                sample_size=512,
-            ),
-            text_encoder=CLIPTextModel(
-                CLIPTextConfig(
-                    **tiny.text_config(words, 768)
-                    | {"intermediate_size": 3072, "num_hidden_layers": 12}
-                    | {"num_attention_heads": 12}
-                )
-            ),
-            tokenizer=words,
-            unet=UNet(sample_size=64, cross_attention_dim=768),
-            scheduler=DDIMScheduler(**tiny.SCHEDULE, clip_sample=False, steps_offset=1),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    pipe.to(dtype=torch.float16).save_pretrained(folder / "base", variant="fp16")
+    pipe = large_base(512, "cuda")
+    pipe.save_pretrained(folder / "base", variant="fp16")
     tiny.make_dataset(folder / "dataset", images=24, resolution=512)
     parameters = sum(weight.numel() for weight in pipe.unet.parameters())
     return {"unet_parameters": parameters}

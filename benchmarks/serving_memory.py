@@ -31,7 +31,7 @@ from adire_assets.serving import release
 from adire_assets.serving.fleet import guard
 from adire_assets.serving.fleet.parity import scratch_server
 from adire_assets.serving.fleet.triton import Control
-from tests.support import tiny
+from benchmarks.large_base import large_base
 from tests.support.asking import generate
 from tests.support.light import ROOT
 
@@ -39,33 +39,7 @@ STEPS = 6
 
 
 def make_base(folder: Path) -> None:
-    """Stable Diffusion 1.5 in its published sizes, in half precision."""
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-    from diffusers import UNet2DConditionModel as UNet
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    torch.manual_seed(0)
-    words = tiny.tokenizer()
-    text = {"intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    levels = (128, 256, 512, 512)
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=levels,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            sample_size=256,
-        ),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**tiny.text_config(words, 768) | text)),
-        tokenizer=words,
-        unet=UNet(sample_size=32, cross_attention_dim=768),
-        scheduler=DDIMScheduler(**tiny.SCHEDULE, clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.to(dtype=torch.float16).save_pretrained(folder / "pipeline", variant="fp16")
+    large_base(256, "cpu").save_pretrained(folder / "pipeline", variant="fp16")
     write_json(folder / "base.json", {"variant": "fp16"})
 
 

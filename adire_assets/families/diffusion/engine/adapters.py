@@ -3,12 +3,13 @@
 A row's mix names adapters and weights: {indigo: 0.7, kampala: 0.3} adds 0.7 times what the one
 changes and 0.3 times what the other does; the empty one is the bare base. Where all rows want the
 same, the denoiser computes with merged weights, as fast as without any adapter; the base's own are
-put aside for as long, never changed. Else rows of one mix stand together, and what their adapters
-change is added, in place, to their part of each layer's output. That costs what one adapter for all
-rows would, however many there are.
+put aside for as long, never changed. Else each row has matrices of its own, and two batched
+products add to each layer's output what its mix changes, in place: as much work as one adapter for
+all rows would be, however many there are.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -90,6 +91,32 @@ class Adapters:
         self._components[self.model.denoiser].merge(mix)
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """What mixes change in a layer, those of lower rank filled up with zeros.
+
+    `down`: [mixes, rank, in], of a convolution [mixes, rank, in, height, width]; `up`: [mixes, out,
+    rank], by the weights of the mix; `gain`: [mixes, out], None where no adapter is a DoRA.
+    """
+
+    down: Tensor
+    up: Tensor
+    gain: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The mixes of a pass's rows, by their places: one a row, on the device; and runs of rows with
+    the same one, (place, how many rows)."""
+
+    places: Tensor
+    runs: list[tuple[int, int]]
+
+    def of(self, mixes: Tensor) -> Tensor:
+        """[mixes, ...] as [rows, ...]."""
+        return mixes.index_select(0, self.places)
+
+
 class _Component:
     """A part of the base, with its own weights, merged ones, or adapters beside them."""
 
@@ -99,6 +126,7 @@ class _Component:
         self.now: tuple[str, Any] = ("own", None)  # what is computed with
         self.own: dict[Changeable, nn.Parameter] = {}  # weights put aside
         self.hooks: list[Any] = []
+        self.rows: _Rows | None = None  # of the next pass, where adapters stand beside
 
     def restore(self) -> None:
         """The base alone."""
@@ -106,7 +134,7 @@ class _Component:
             hook.remove()
         for module, weight in self.own.items():
             module.weight = weight
-        self.hooks, self.own, self.now = [], {}, ("own", None)
+        self.hooks, self.own, self.now, self.rows = [], {}, ("own", None), None
 
     @torch.no_grad()
     def merge(self, mix: Mix) -> None:
@@ -114,7 +142,7 @@ class _Component:
             return
         self.restore()
         # One after the other: the changes of all layers together are as large as the base.
-        for name in sorted({name for adapter, _ in mix for name in self.layers[adapter]}):
+        for name in self._changed([mix]):
             module = self._module(name)
             merged = own = module.weight.float()
             for adapter, weight in mix:
@@ -124,22 +152,73 @@ class _Component:
             module.weight = nn.Parameter(merged.to(module.weight.dtype), requires_grad=False)
         self.now = ("merged", mix)
 
+    @torch.no_grad()
     def stand_beside(self, rows: tuple[Mix, ...]) -> None:
-        if self.now == ("beside", rows):
-            return
-        self.restore()
-        groups = [(mix, len(list(group))) for mix, group in groupby(rows)]
-        for name in sorted(
-            {n for mix, _ in groups for adapter, _ in mix for n in self.layers[adapter]}
-        ):
-            changes, start = [], 0
-            for mix, count in groups:
-                for adapter, weight in mix:
-                    if (layer := self.layers[adapter].get(name)) is not None:
-                        changes.append((slice(start, start + count), layer, weight))
-                start += count
-            self.hooks.append(self._module(name).register_forward_hook(_hook(changes)))
-        self.now = ("beside", rows)
+        mixes = tuple(sorted(set(rows)))
+        if self.now != ("beside", mixes):
+            self.restore()
+            for name in self._changed(mixes):
+                hook = self._hook(self._stack(name, mixes))
+                self.hooks.append(self._module(name).register_forward_hook(hook))
+            self.now = ("beside", mixes)
+        places = [mixes.index(mix) for mix in rows]
+        runs = [(place, len(list(run))) for place, run in groupby(places)]
+        device = next(self.part.parameters()).device
+        self.rows = _Rows(torch.tensor(places, device=device), runs)
+
+    def _changed(self, mixes: Sequence[Mix]) -> list[str]:
+        """The modules that these change."""
+        return sorted({n for mix in mixes for adapter, _ in mix for n in self.layers[adapter]})
+
+    def _stack(self, name: str, mixes: Sequence[Mix]) -> _Changes:
+        """What each of these mixes changes in a module."""
+        found = [
+            [
+                (layer, weight)
+                for adapter, weight in mix
+                if (layer := self.layers[adapter].get(name)) is not None
+            ]
+            for mix in mixes
+        ]
+        one = next(layer for layers in found for layer, _ in layers)
+        rank = max(sum(len(layer.down) for layer, _ in layers) for layers in found)
+        down = one.down.new_zeros(len(mixes), rank, *one.down.shape[1:])
+        up = one.up.new_zeros(len(mixes), len(one.up), rank)
+        gain = one.up.new_zeros(len(mixes), len(one.up))
+        dora = False
+        for place, layers in enumerate(found):
+            start = 0
+            for layer, weight in layers:
+                end = start + len(layer.down)
+                down[place, start:end], up[place, :, start:end] = layer.down, weight * layer.up
+                if layer.gain is not None:
+                    gain[place] += weight * layer.gain
+                    dora = True
+                start = end
+        return _Changes(down, up, gain if dora else None)
+
+    def _hook(self, mixes: _Changes) -> Any:
+        """Adds to a layer's output, [rows, ..., out] or [rows, out, h, w], what the mixes of the
+        rows change in it."""
+
+        def add(module: Changeable, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            assert self.rows
+            before, rows = inputs[0], self.rows
+            up = rows.of(mixes.up)
+            if isinstance(module, nn.Linear):
+                after = output.view(len(up), -1, output.shape[-1])
+                if mixes.gain is not None:
+                    _amplify(after, rows.of(mixes.gain)[:, None], module.bias)
+                seen = before.reshape(len(up), -1, before.shape[-1])
+                after.baddbmm_(seen @ rows.of(mixes.down).mT, up.mT)
+                return
+            after = output.view(len(up), output.shape[1], -1)
+            if mixes.gain is not None:
+                bias = None if module.bias is None else module.bias[:, None]
+                _amplify(after, rows.of(mixes.gain)[..., None], bias)
+            after.baddbmm_(up, _convolved(module, before, mixes.down, rows).flatten(2))
+
+        return add
 
     def _module(self, name: str) -> Changeable:
         module = self.part.get_submodule(name)
@@ -147,25 +226,17 @@ class _Component:
         return module
 
 
-def _hook(changes: Sequence[tuple[slice, Layer, float]]) -> Any:
-    """Adds to a layer's output, [rows, ..., out] or [rows, out, h, w], what adapters with their
-    weights change in some of its rows."""
+def _convolved(module: nn.Conv2d, before: Tensor, down: Tensor, rows: _Rows) -> Tensor:
+    """[rows, rank, h, w]: each row convolved with its own of `down`, as the module does it."""
+    if module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0):
+        return (rows.of(down.flatten(2)) @ before.flatten(2)).unflatten(2, before.shape[2:])
+    found, start = [], 0
+    for place, count in rows.runs:
+        found.append(module._conv_forward(before[start : start + count], down[place], None))
+        start += count
+    return torch.cat(found)
 
-    def add(module: Changeable, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        before = inputs[0]
-        plain = output.clone() if any(layer.gain is not None for _, layer, _ in changes) else output
-        for rows, layer, weight in changes:
-            after = output[rows]
-            if layer.gain is not None:
-                along = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
-                own = plain[rows] if module.bias is None else plain[rows] - module.bias.view(along)
-                after += weight * layer.gain.view(along) * own
-            if isinstance(module, nn.Conv2d):
-                found = module._conv_forward(before[rows], layer.down, None).flatten(2)
-                up = layer.up.expand(len(found), -1, -1)
-                after.view(*after.shape[:2], -1).baddbmm_(up, found, alpha=weight)
-            else:
-                found = before[rows].flatten(0, -2) @ layer.down.T
-                after.view(-1, after.shape[-1]).addmm_(found, layer.up.T, alpha=weight)
 
-    return add
+def _amplify(output: Tensor, gain: Tensor, bias: Tensor | None) -> None:
+    """Adds in place what a DoRA's magnitudes change: `gain` times the output without the bias."""
+    output.addcmul_(output if bias is None else output - bias, gain)
