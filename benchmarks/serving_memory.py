@@ -26,7 +26,7 @@ from adire_assets.core.store import write_json
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.families.diffusion.engine import client
-from adire_assets.families.diffusion.engine.engine import Request
+from adire_assets.families.diffusion.engine.drawings import Request
 from adire_assets.serving import release
 from adire_assets.serving.fleet import guard
 from adire_assets.serving.fleet.parity import scratch_server

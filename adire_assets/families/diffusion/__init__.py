@@ -18,7 +18,7 @@ ENGINE = _step(
     *(
         f"engine.{module}"
         for module in (
-            "sampling", "engine", "adapters", "adapter_layers",
+            "sampling", "engine", "drawings", "adapters", "adapter_layers",
             "architectures", "architecture", "stable_diffusion",
         )
     )
@@ -61,7 +61,9 @@ FAMILY = Family(
     generate=_step("steps.generate"),
     evaluate=_step("steps.evaluate"),
     samples=_step("evaluation.samples"),
-    release=Step((*ENGINE.modules, *_step("engine.server", "engine.client").modules)),
+    release=Step(
+        (*ENGINE.modules, *_step("engine.server", "engine.client", "engine.turns").modules)
+    ),
     serve=_step("serve"),
     answers=_step("answers"),
     golden=_step("evaluation.golden"),

@@ -13,8 +13,7 @@ Decoding is apart from denoising: after a pass at most `decoded_images` finished
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -25,76 +24,10 @@ from torch import Tensor
 
 from .adapters import Adapters, Mix
 from .architecture import Architecture, Conditioning
+from .drawings import Drawing, Request, Row, Text
 
 SEED_RANGE = 2**63  # seeds count modulo this, the range of torch's generators
 CACHED_TEXTS = 512  # of each text once per mix of adapters that changes texts
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one caller wants; a guidance scale of 1 or less draws without the negative prompt.
-    `scheduler` is the name of diffusers' class, None the base's own."""
-
-    prompt: str
-    negative_prompt: str = ""
-    seed: int = 0
-    num_inference_steps: int = 30
-    guidance_scale: float = 7.5
-    num_images: int = 1
-    scheduler: str | None = None
-
-
-@dataclass(eq=False)
-class Drawing:
-    """A request in the engine; `images` is whole once `done` is set, unless `error` says why not.
-
-    `passes` counts those that its images have had, of `passes_in_all` once they have begun.
-    """
-
-    request: Request
-    mix: Mix
-    images: np.ndarray  # uint8 [num_images, H, W, 3], RGB
-    on_end: Callable[["Drawing"], None]
-    on_preview: Callable[["Drawing", int, np.ndarray], None]  # image, uint8 [H, W, 3]
-    preview_steps: int  # 0: none
-    on_step: Callable[["Drawing"], None]
-    left: int
-    error: Exception | None = None
-    cancelled: bool = False
-    passes: int = 0
-    passes_in_all: int = 0
-
-
-@dataclass(eq=False)
-class _Row:
-    """One image of a drawing, between two passes."""
-
-    drawing: Drawing
-    image: int
-    scheduler: Any
-    timesteps: Sequence[Tensor]
-    latents: Tensor  # [1, C, h, w]
-    told: Conditioning  # one row
-    away: Conditioning | None  # what guidance leads away from
-    options: dict[str, Any]  # of the scheduler's step
-    turns: int
-    kind: Hashable  # rows of one kind share passes
-    step: int = 0
-    clean: Tensor | None = None  # what a preview shows
-
-    @property
-    def timestep(self) -> Tensor:
-        return self.timesteps[self.step]
-
-
-@dataclass(frozen=True)
-class _Text:
-    """What decides how a text is encoded: with which adapters, and of a negative one into which
-    shapes, those of the positive one."""
-
-    text: str
-    mix: Mix
-    shapes: tuple[tuple[int, ...], ...] | None
 
 
 class Engine:
@@ -125,11 +58,11 @@ class Engine:
         self._tokenizers = threading.Lock()
         self._arrived: list[Drawing] = []
         self._lock = threading.Lock()
-        self._rows: list[_Row] = []
-        self._finished: list[_Row] = []
-        self._shown: list[_Row] = []  # of which a preview is due
-        self._texts: OrderedDict[_Text, Conditioning] = OrderedDict()
-        self._told: tuple[tuple[_Row, ...], Conditioning] = ((), {})
+        self._rows: list[Row] = []
+        self._finished: list[Row] = []
+        self._shown: list[Row] = []  # of which a preview is due
+        self._texts: OrderedDict[Text, Conditioning] = OrderedDict()
+        self._told: tuple[tuple[Row, ...], Conditioning] = ((), {})
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -185,7 +118,7 @@ class Engine:
             self._run(shown, self._preview, "decoded_images")
         return bool(self._rows or self._finished or self._arrived)
 
-    def _run(self, rows: list[_Row], act: Callable[[list[_Row]], None], bound: str) -> None:
+    def _run(self, rows: list[Row], act: Callable[[list[Row]], None], bound: str) -> None:
         """Act on rows together. What fails in them fails alone: the next rows have their turn.
 
         When memory runs out, fewer are taken together from now on, and these again. A device that
@@ -210,7 +143,7 @@ class Engine:
         self._fitting[bound] = fewer = len(rows) // 2
         self.say(f"out of memory with {len(rows)} images together: {fewer} from now on")
 
-    def _fail(self, rows: Iterable[_Row], error: Exception) -> None:
+    def _fail(self, rows: Iterable[Row], error: Exception) -> None:
         for drawing in dict.fromkeys(row.drawing for row in rows):
             self._end(drawing, error)
 
@@ -220,7 +153,7 @@ class Engine:
             drawing.cancelled = error is not None  # its other images are let go
             drawing.on_end(drawing)
 
-    def _next(self, rows: list[_Row], bound: str) -> list[_Row]:
+    def _next(self, rows: list[Row], bound: str) -> list[Row]:
         """Those with the fewest turns, and with them others of their kind."""
         if not rows:
             return []
@@ -241,7 +174,7 @@ class Engine:
                 except Exception as error:
                     self._end(drawing, error)
 
-    def _rows_of(self, drawing: Drawing, turns: int) -> list[_Row]:
+    def _rows_of(self, drawing: Drawing, turns: int) -> list[Row]:
         model, request, size = self.model, drawing.request, self.size
         told = self._encoded(request.prompt, drawing.mix)
         distilled = model.guidance(request.guidance_scale, 1)
@@ -262,7 +195,7 @@ class Engine:
             taken = _taken(type(scheduler).step)
             noise = torch.randn(shape, generator=generator).to(self.device, model.dtype)
             rows.append(
-                _Row(
+                Row(
                     drawing,
                     image,
                     scheduler,
@@ -287,7 +220,7 @@ class Engine:
         shapes = None
         if positive is not None:
             shapes = tuple(tuple(tensor.shape) for tensor in positive.values())
-        key = _Text(text, seen, shapes)
+        key = Text(text, seen, shapes)
         if key in self._texts:
             self._texts.move_to_end(key)
             return self._texts[key]
@@ -316,7 +249,7 @@ class Engine:
 
     # --- between ---------------------------------------------------------------------------------
 
-    def _denoise(self, rows: list[_Row]) -> None:
+    def _denoise(self, rows: list[Row]) -> None:
         """One step of each row, with the guidance of Ho and Salimans 2022."""
         # Rows of one mix beside each other; of each pair, [where it is led away from, where to].
         rows = sorted(rows, key=lambda row: row.drawing.mix)
@@ -360,7 +293,7 @@ class Engine:
             self.say("out of memory for merged weights: adapters stand beside the base from now on")
         self.adapters.use([self.model.denoiser], mixes)
 
-    def _advance(self, row: _Row, found: tuple[Tensor, ...]) -> None:
+    def _advance(self, row: Row, found: tuple[Tensor, ...]) -> None:
         row.latents = found[0]
         row.step += 1
         row.turns += 1
@@ -375,13 +308,13 @@ class Engine:
             row.clean = row.latents if clean is None else clean
             self._shown.append(row)
 
-    def _preview(self, rows: list[_Row]) -> None:
+    def _preview(self, rows: list[Row]) -> None:
         for row in rows:
             assert row.clean is not None
             row.drawing.on_preview(row.drawing, row.image, self._pixels(row.clean)[0])
             row.clean = None
 
-    def _conditioning(self, rows: Sequence[_Row]) -> Conditioning:
+    def _conditioning(self, rows: Sequence[Row]) -> Conditioning:
         """[rows, guided ones twice, ...]; of the same rows as in the pass before made only once."""
         if self._told[0] != tuple(rows):
             told = [one for row in rows for one in (row.away, row.told) if one is not None]
@@ -393,7 +326,7 @@ class Engine:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _decode(self, rows: list[_Row]) -> None:
+    def _decode(self, rows: list[Row]) -> None:
         for row, pixels in zip(
             rows, self._pixels(torch.cat([r.latents for r in rows])), strict=True
         ):
@@ -411,7 +344,7 @@ class Engine:
         return (images * 255).round().astype(np.uint8)
 
 
-def _scaled(row: _Row) -> Tensor:
+def _scaled(row: Row) -> Tensor:
     """The latents as the denoiser takes them at this step."""
     scale = getattr(row.scheduler, "scale_model_input", None)
     return row.latents if scale is None else scale(row.latents, row.timestep)

@@ -21,8 +21,8 @@ import torch
 
 from .adapter_layers import ADAPTER_FILE as ADAPTER_FILE
 from .architectures import load
+from .drawings import Request as Request
 from .engine import Engine
-from .engine import Request as Request
 
 ADAPTER = "adapter"  # its name in the engine
 

@@ -48,7 +48,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,53 +57,18 @@ from safetensors import SafetensorError
 from .adapter_layers import AdapterError, Layers
 from .adapters import AdapterGone, Mix, mix_of
 from .client import ALREADY
-from .engine import Drawing, Engine, Request
+from .drawings import Drawing, Request
+from .engine import Engine
 from .sampling import open_engine
+from .turns import Turns
 
 LOOK_SECONDS = 0.5
-TURN_SECONDS = 120.0  # longer than a pass takes
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 WARM_UP = Request("warm-up", num_inference_steps=2)
 
 
 class Refused(ValueError):
     """The caller's mistake, in one sentence."""
-
-
-class Turns(AbstractContextManager):
-    """What several processes do one after another, in about the order in which they ask.
-
-    Nobody waits for long: a process that hangs in its turn must not hang the others. Who has waited
-    for `seconds` goes on without a turn, and does not wait again until one could be had at once.
-    """
-
-    def __init__(self, path: Path, seconds: float = TURN_SECONDS) -> None:
-        self.next = path.with_name(f"{path.name}.next").open("a")
-        self.now = path.open("a")
-        self.seconds = seconds
-        self.waits = True
-
-    def __enter__(self) -> None:
-        # One waits for the turn, all others for its place: who has just had one comes after them.
-        end = time.monotonic() + self.seconds * self.waits
-        had = _locked(self.next, end) and _locked(self.now, end)
-        fcntl.flock(self.next, fcntl.LOCK_UN)
-        if self.waits and not had:
-            say(f"another engine has had its turn for {self.seconds:g} s: no turns are taken now")
-        self.waits = had
-
-    def __exit__(self, *error: object) -> None:
-        fcntl.flock(self.now, fcntl.LOCK_UN)
-
-
-def _locked(file: IO[str], end: float) -> bool:
-    while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.001)
 
 
 class Server:
@@ -401,7 +366,7 @@ def main() -> None:
         settings.get("threads"),
     )
     engine.say = say
-    turns = Turns(Path(settings["turns"])) if settings.get("turns") else None
+    turns = Turns(Path(settings["turns"]), say) if settings.get("turns") else None
     server = Server(engine, turns)
     engine.submit(WARM_UP)
     while engine.step():

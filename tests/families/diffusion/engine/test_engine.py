@@ -13,7 +13,8 @@ import torch
 
 from adire_assets.families.diffusion.engine import architectures
 from adire_assets.families.diffusion.engine.adapters import AdapterGone, Mix, mix_of
-from adire_assets.families.diffusion.engine.engine import Drawing, Engine, Request
+from adire_assets.families.diffusion.engine.drawings import Drawing, Request
+from adire_assets.families.diffusion.engine.engine import Engine
 from adire_assets.families.diffusion.engine.sampling import open_engine
 from tests.support import adapters as made
 from tests.support import tiny

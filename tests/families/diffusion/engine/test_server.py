@@ -25,7 +25,7 @@ from adire_assets.families.diffusion.engine import client
 from adire_assets.families.diffusion.engine.adapter_layers import ADAPTER_FILE
 from adire_assets.families.diffusion.engine.client import EngineClient, Refused
 from adire_assets.families.diffusion.engine.sampling import Request, Sampler
-from adire_assets.families.diffusion.engine.server import Turns
+from adire_assets.families.diffusion.engine.turns import Turns
 from tests.support import adapters as made
 
 ASKED = Request("circles", "", 3, 3, 4.0)
