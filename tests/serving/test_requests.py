@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion.answers import read_provenance, save_png
 from tests.serving.conftest import MODEL, different
@@ -126,6 +128,17 @@ def test_an_answer_says_how_to_repeat_it_and_a_png_keeps_that(address: str, tmp_
     assert kept["image_seed"] == request["seed"] + 1
     one = generate(address, MODEL, **{**request, "seed": kept["image_seed"], "num_images": 1})
     assert different(one.content[0], answer.content[1]) <= 2
+
+
+def test_an_engine_leaves_the_cores_to_others_when_it_waits(served: House, address: str) -> None:
+    slot = served.live_slot_client.folder
+    [engine] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (words := process.info["cmdline"] or []) and words[1:2] == ["-m"]
+        if any(word.startswith(f"{slot}/base_models/") for word in words)
+    ]
+    assert engine.environ()["GOMP_SPINCOUNT"] == lineage.SPIN_COUNT
 
 
 def test_adapters_are_mixed_by_weight_and_the_answer_says_which(address: str) -> None:

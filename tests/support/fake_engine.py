@@ -52,7 +52,7 @@ class FakeEngine:
             del self.loaded[body["lora_name"]]
             self.unloaded.append(body["lora_name"])
             await _send(send, 200, {})
-        elif "prompt_logprobs" in body:
+        elif isinstance(body.get("prompt"), list):
             await _send(send, 200, self._likelihoods(body))
         else:
             self.asked.append({**body, "path": path})
@@ -60,8 +60,9 @@ class FakeEngine:
 
     def _likelihoods(self, body: Message) -> Message:
         shift = 0.0 if body["model"] in {"base", *self.ignored} else 0.5
-        each = [{str(token): {"logprob": -1.0 - shift}} for token in body["prompt"][1:]]
-        return {"choices": [{"prompt_logprobs": [None, *each]}]}
+        next_one = {"top_logprobs": [{"token_id:7": -1.0 - shift}]}
+        count = range(len(body["prompt"]))
+        return {"choices": [{"index": index, "logprobs": next_one} for index in count]}
 
     async def _answer(self, body: Message, send: Send) -> None:
         if self.status != 200:

@@ -2,9 +2,11 @@
 
 import json
 import random
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from adire_assets.config.fleet import RolloutConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving import client as client_of_ours
+from adire_assets.serving import release
 from adire_assets.serving.client import ask
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.fleet import guard, parity
 from adire_assets.serving.release import family_of_release
+from adire_assets.serving.slot_server import server_of
 from tests.support.letters_house import MODEL, LettersHouse, add_letters, letters_house
 from tests.support.malformed_chats import CHAT, malformed_chat
 
@@ -127,6 +131,38 @@ def test_a_canary_goes_live_beside_streams_and_comes_back(house: LettersHouse) -
     assert pinned.model == "letters@2"
     assert house.roll_back().live == 1
     assert asked.chat.completions.create(**settings).model == "letters@1"
+
+
+def test_a_release_that_is_loaded_breaks_no_stream_of_the_slot(house: LettersHouse) -> None:
+    slot = house.slot_client(house.record.active or "")
+    reconcile = server_of(slot.config).reconcile
+    asked = openai.OpenAI(
+        base_url=f"http://127.0.0.1:{slot.config.http_port}/v1", api_key="none", max_retries=0
+    )
+    pids, over = {one.pid for one in engines(house)}, threading.Event()
+
+    def use(seed: int) -> set[str]:
+        """How the answers ended."""
+        ends = set()
+        while not over.is_set():
+            with asked.chat.completions.create(
+                model="letters@1", messages=HI, max_tokens=64, seed=seed, stream=True
+            ) as stream:
+                ends.add([one.choices[0].finish_reason for one in stream][-1])
+        return ends
+
+    with ThreadPoolExecutor(3) as pool:
+        users = [pool.submit(use, seed) for seed in range(3)]
+        try:
+            for _ in range(5):
+                release.install(house.project, house.releases[2], slot.folder)
+                assert reconcile(slot.config, slot.folder, MODEL, 60) == {1, 2}
+                release.remove(slot.folder, MODEL, 2)
+                assert reconcile(slot.config, slot.folder, MODEL, 60) == {1}
+        finally:
+            over.set()
+        assert all(user.result() <= {"stop", "length"} for user in users)
+    assert {one.pid for one in engines(house)} == pids
 
 
 def test_an_adapter_under_other_names_does_not_come_live(house: LettersHouse) -> None:

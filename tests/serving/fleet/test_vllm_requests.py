@@ -83,6 +83,12 @@ def test_what_is_no_request_is_refused(body: bytes, said: str) -> None:
         requests.read(body)
 
 
+@pytest.mark.parametrize("logprobs", [0, 5])
+def test_likelihoods_of_a_prompt_are_refused(logprobs: int) -> None:
+    with pytest.raises(Refused, match="do not go with echo: true"):
+        checked({"prompt": "hi", "echo": True, "logprobs": logprobs}, COMPLETION)
+
+
 def test_fuzzed_requests_are_refused_or_sound() -> None:
     rng, refused = random.Random(0), 0
     for _ in range(2000):

@@ -223,7 +223,7 @@ def test_clients_that_give_up_early_are_not_the_releases_failure(opened: Running
     assert (found.failed, found.ejected) == (0, 0), found
     # How long they have waited is known.
     given_up = dict(found.unanswered)
-    assert given_up[2500] == 6 and given_up[40] == 0
+    assert given_up[2500] == 6 and given_up[250] == 0
 
 
 def test_a_table_that_envoy_refuses_leaves_the_old_one_in_use(opened: RunningGateway):

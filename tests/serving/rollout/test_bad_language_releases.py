@@ -34,7 +34,7 @@ from tests.support.relay import Relay
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 ROLLOUT = RolloutConfig(
-    steps=[20, 100],
+    steps=[5, 25, 100],
     latency_maximum_seconds=30.0,
     latency_slack_seconds=0.01,
 )
@@ -184,7 +184,7 @@ def sent_back(state: DeploymentRecord, number: int) -> str:
     assert state.live == 1 and last and (last["number"], last["outcome"]) == (number, "rolled_back")
     checks, *_, decision = last["decisions"]
     assert (checks["decision"], checks["stage"]) == ("promote", "checking")
-    assert (decision["decision"], decision["percent"]) == ("rollback", 20)
+    assert (decision["decision"], decision["percent"]) == ("rollback", 5)
     assert str(number) in state.quarantine and "\n" not in last["reason"]
     assert last["reason"] == decision["sentence"]
     return str(last["reason"])

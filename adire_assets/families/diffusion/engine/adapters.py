@@ -3,9 +3,9 @@
 A row's mix names adapters and weights: {indigo: 0.7, kampala: 0.3} adds 0.7 times what the one
 changes and 0.3 times what the other does; the empty one is the bare base. Where all rows want the
 same, the denoiser computes with merged weights, as fast as without any adapter; the base's own are
-put aside for as long, never changed. Else each row has matrices of its own, and two batched
-products add to each layer's output what its mix changes, in place: as much work as one adapter for
-all rows would be, however many there are.
+put aside for as long, never changed. Otherwise each row has low-rank matrices of its own, and two
+batched matrix products add what its mix changes to each layer's output, in place. That is as much
+work as one adapter for all rows would be, however many there are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ class Adapters:
 
 @dataclass(frozen=True)
 class _Changes:
-    """What mixes change in a layer, those of lower rank filled up with zeros.
+    """What mixes change in a layer; lower ranks are filled up with zeros.
 
     `down`: [mixes, rank, in], of a convolution [mixes, rank, in, height, width]; `up`: [mixes, out,
     rank], by the weights of the mix; `gain`: [mixes, out], None where no adapter is a DoRA.
@@ -106,15 +106,15 @@ class _Changes:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The mixes of a pass's rows, by their places: one a row, on the device; and runs of rows with
-    the same one, (place, how many rows)."""
+    """Which mix each row of a pass takes: `indices` [rows], of the mixes; and the same as `runs` of
+    neighbouring rows with one mix, (index, how many rows)."""
 
-    places: Tensor
+    indices: Tensor
     runs: list[tuple[int, int]]
 
     def of(self, mixes: Tensor) -> Tensor:
         """[mixes, ...] as [rows, ...]."""
-        return mixes.index_select(0, self.places)
+        return mixes.index_select(0, self.indices)
 
 
 class _Component:
@@ -161,10 +161,10 @@ class _Component:
                 hook = self._hook(self._stack(name, mixes))
                 self.hooks.append(self._module(name).register_forward_hook(hook))
             self.now = ("beside", mixes)
-        places = [mixes.index(mix) for mix in rows]
-        runs = [(place, len(list(run))) for place, run in groupby(places)]
+        indices = [mixes.index(mix) for mix in rows]
+        runs = [(index, len(list(run))) for index, run in groupby(indices)]
         device = next(self.part.parameters()).device
-        self.rows = _Rows(torch.tensor(places, device=device), runs)
+        self.rows = _Rows(torch.tensor(indices, device=device), runs)
 
     def _changed(self, mixes: Sequence[Mix]) -> list[str]:
         """The modules that these change."""
@@ -184,18 +184,18 @@ class _Component:
         rank = max(sum(len(layer.down) for layer, _ in layers) for layers in found)
         down = one.down.new_zeros(len(mixes), rank, *one.down.shape[1:])
         up = one.up.new_zeros(len(mixes), len(one.up), rank)
-        gain = one.up.new_zeros(len(mixes), len(one.up))
-        dora = False
-        for place, layers in enumerate(found):
+        gain = None
+        if any(layer.gain is not None for layers in found for layer, _ in layers):
+            gain = one.up.new_zeros(len(mixes), len(one.up))
+        for index, layers in enumerate(found):
             start = 0
             for layer, weight in layers:
                 end = start + len(layer.down)
-                down[place, start:end], up[place, :, start:end] = layer.down, weight * layer.up
-                if layer.gain is not None:
-                    gain[place] += weight * layer.gain
-                    dora = True
+                down[index, start:end], up[index, :, start:end] = layer.down, weight * layer.up
+                if gain is not None and layer.gain is not None:
+                    gain[index] += weight * layer.gain
                 start = end
-        return _Changes(down, up, gain if dora else None)
+        return _Changes(down, up, gain)
 
     def _hook(self, mixes: _Changes) -> Any:
         """Adds to a layer's output, [rows, ..., out] or [rows, out, h, w], what the mixes of the
@@ -231,8 +231,8 @@ def _convolved(module: nn.Conv2d, before: Tensor, down: Tensor, rows: _Rows) -> 
     if module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0):
         return (rows.of(down.flatten(2)) @ before.flatten(2)).unflatten(2, before.shape[2:])
     found, start = [], 0
-    for place, count in rows.runs:
-        found.append(module._conv_forward(before[start : start + count], down[place], None))
+    for index, count in rows.runs:
+        found.append(module._conv_forward(before[start : start + count], down[index], None))
         start += count
     return torch.cat(found)
 

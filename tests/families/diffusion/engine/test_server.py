@@ -204,7 +204,8 @@ def test_who_gives_up_frees_the_place_at_once(attached: Any) -> None:
         for each in asked:
             each.result()
     assert wait_until(lambda: held(one.client)["waiting"] == 0, 10)
-    assert wait_until(lambda: (engine.num_fds(), engine.num_threads()) == before, 10)
+    assert wait_until(lambda: engine.num_fds() <= before[0], 10)
+    assert wait_until(lambda: engine.num_threads() <= before[1], 10)
 
 
 def test_previews_are_streamed(attached: Any) -> None:
@@ -239,12 +240,13 @@ def test_a_release_and_its_streams_hold_an_adapter_once(attached: Any) -> None:
     one = attached("cloth/1")
     engine = psutil.Process(held(one.client)["pid"])
     assert wait_until(lambda: held(one.client)["adapters"] == ["cloth@1", "first"], 10)
-    threads = engine.num_threads()
-    again = attached("cloth/1")
-    assert one.client.adapter == again.client.adapter
+    before = engine.num_threads()  # those that have just answered may still be among them
+    again = [attached("cloth/1") for _ in range(5)]
+    assert {each.client.adapter for each in again} == {one.client.adapter}
     assert held(one.client)["adapters"] == ["cloth@1", "first"]
-    again.client.close()
-    assert wait_until(lambda: engine.num_threads() == threads, 10)
+    for each in again:
+        each.client.close()
+    assert wait_until(lambda: engine.num_threads() <= before, 10)
     assert difference(draw(one), expected(one)) <= 2 and not one.lost
 
 
