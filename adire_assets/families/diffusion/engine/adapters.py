@@ -34,7 +34,8 @@ def mix_of(weights: Mapping[str, float]) -> Mix:
 
 
 class Adapters:
-    """The adapters on the base `model`; not thread-safe, and not to be changed during a pass."""
+    """The adapters on the base `model`. `read` and `add` may be called during a pass, from any
+    thread; all else is for the one that draws, between passes."""
 
     def __init__(self, model: Architecture) -> None:
         self.model = model
@@ -49,19 +50,19 @@ class Adapters:
         return len(self._layers)
 
     def read(self, folder: Path) -> Layers:
-        """The layers of the adapter in a folder, to be put on with `add`; changes nothing here, so
-        that it may be called during a pass. AdapterError when it does not fit the base."""
+        """The layers of the adapter in a folder, to be put on with `add`; changes nothing here.
+        AdapterError when it does not fit the base."""
         return read(folder, self._weights)
 
     def add(self, name: str, layers: Layers) -> None:
         """Put an adapter on the base under a name that none has."""
         if name in self._layers:
             raise ValueError(f"there is an adapter {name} already")
-        self._layers[name] = layers
         for component, part in self._components.items():
             part.layers[name] = {
                 module: layer for (where, module), layer in layers.items() if where == component
             }
+        self._layers[name] = layers
 
     def remove(self, name: str) -> None:
         """Take an adapter away."""

@@ -8,7 +8,8 @@ done after about 4 rounds whatever the others want.
 
 Decoding is apart from denoising: after a pass at most `decoded_images` finished ones are decoded.
 
-`submit`, `cancel`, `left_out` and `Adapters.read` may be called from any thread, all else from one.
+`submit`, `cancel`, `left_out`, and `Adapters`' `read` and `add` may be called from any thread, all
+else from one.
 """
 
 import threading

@@ -79,8 +79,11 @@ class Server:
         self.turns = turns or nullcontext()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._work = threading.Event()
-        self._held: dict[str, dict[str, Any]] = {}  # key in the engine -> what was asked to hold it
+        # Key in the engine -> what was asked to hold it; replaced, never changed, since all threads
+        # read it.
+        self._held: dict[str, dict[str, Any]] = {}
         self._holders: Counter[str] = Counter()  # of each key
+        self._changing = threading.Lock()  # of what is held
         # Of no other engine either: who asks the wrong one is told so.
         self._mark = secrets.token_hex(8)
 
@@ -159,7 +162,7 @@ class Server:
         # Who asks for the same, as a release and its streams do, shares it.
         same = f"{self._mark}{json.dumps(asked, sort_keys=True)}"
         key = sha256(same.encode()).hexdigest()
-        self._between_passes(lambda: self._add(key, asked, layers))
+        self._add(key, asked, layers)
         try:
             _send(connection, {"adapter": key, "software": software(self.engine.device)})
             connection.recv(1)  # nothing ever comes but the end
@@ -167,20 +170,24 @@ class Server:
             self._between_passes(lambda: self._forget(key))
 
     def _add(self, key: str, asked: dict[str, Any], layers: Layers) -> None:
-        if key not in self._held:
-            self.engine.adapters.add(key, layers)
-            self._held[key] = asked
-            self._resize()
-        self._holders[key] += 1
+        with self._changing:
+            if key not in self._held:
+                self.engine.adapters.add(key, layers)
+                self._held = {**self._held, key: asked}
+                self._resize()
+            self._holders[key] += 1
 
     def _forget(self, key: str) -> None:
         """Take an adapter away with its last holder; what is still to be drawn with it fails."""
-        self._holders[key] -= 1
-        if self._holders[key]:
-            return
-        del self._holders[key], self._held[key]
-        self._resize()
-        self.engine.let_go(key, AdapterGone("an adapter of the request was taken away; ask again"))
+        with self._changing:
+            self._holders[key] -= 1
+            if self._holders[key]:
+                return
+            del self._holders[key]
+            self._held = {name: held for name, held in self._held.items() if name != key}
+            self._resize()
+            gone = AdapterGone("an adapter of the request was taken away; ask again")
+            self.engine.let_go(key, gone)
 
     def _resize(self) -> None:
         if self._held:
@@ -257,7 +264,7 @@ class Server:
     def _mix(self, asked: dict[str, Any]) -> tuple[Mix, list[dict[str, Any]]]:
         """The adapter of the release that is asked, or by name several with their weights; and what
         each of them is."""
-        held = {**self._held}
+        held = self._held
         if "mix" not in asked:
             if asked["adapter"] not in held:
                 raise AdapterGone("this engine does not hold the release; ask again")

@@ -180,6 +180,16 @@ def test_a_second_engine_leaves_the_first_one_alone(attached: Any) -> None:
     assert difference(draw(one), expected(one)) <= 2
 
 
+def test_an_adapter_comes_while_a_pass_runs(slot: Path, attached: Any) -> None:
+    one = attached("cloth/1")
+    with ThreadPoolExecutor() as pool, Turns(slot / "lock"):  # for which the engine waits
+        drawing = pool.submit(draw, one)
+        assert wait_until(lambda: held(one.client)["waiting"] == 1, 10)
+        two = pool.submit(attached, "cloth/2").result(30)
+    assert difference(drawing.result(), expected(one)) <= 2
+    assert difference(draw(two), expected(two)) <= 2
+
+
 def test_an_adapter_is_held_as_long_as_its_release(attached: Any) -> None:
     one, two = attached("cloth/1"), attached("cloth/2")
     two.client.close()
