@@ -87,7 +87,7 @@ class Line:
             env={**self.environment, **extra},
             capture_output=True,
             text=True,
-            timeout=1000,
+            timeout=500,
         )
         if check and done.returncode:
             raise AssertionError(f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")

@@ -73,7 +73,7 @@ class Letters:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=1000,
+            timeout=500,
         )
         said = done.stdout + done.stderr
         assert bool(done.returncode) == fails, said

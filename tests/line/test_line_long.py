@@ -31,7 +31,7 @@ def test_two_runs_together_end_with_one_of_everything(line, first) -> None:
     before = len(Store(line.project).artifacts("indigo", "lora_weights"))
     command = (sys.executable, "-m", "adire_assets.cli", "materialize", "indigo")
     runs = [line.start(*command) for _ in range(2)]
-    texts = [run.communicate(timeout=1000)[0] for run in runs]
+    texts = [run.communicate(timeout=500)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], texts
     assert sorted(outcome(text)["lora_weights"] for text in texts) == ["made", "reused"]
     assert len(Store(line.project).artifacts("indigo", "lora_weights")) == before + 1
