@@ -23,8 +23,9 @@ Message = MutableMapping[str, Any]
 App = Callable[
     [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Any
 ]
-# Prompts, as token ids, whose next token's likelihoods tell an adapter from its base. A prompt's
-# own cannot be asked for: with an adapter, a vLLM on a CPU dies of it beside any other request.
+# Prompts, as token ids, whose next token's log-probabilities tell an adapter from its base. Those
+# of the prompt itself cannot be asked for: with an adapter, they kill a vLLM on a CPU as soon as
+# another request is in the batch.
 PROBES = [list(range(8, end)) for end in range(12, 44, 4)]
 LIKELIEST = 20  # tokens; an engine tells no more
 SMALLEST_DIFFERENCE = 1e-6  # nats, beyond four times what an adapter differs from itself
@@ -40,8 +41,8 @@ class Holder:
         self.meant: dict[str, str] = {}  # name -> the content that it has had in this engine
         self.changing = asyncio.Lock()
         self.software: dict[str, str | None] = {}
-        # What the base answers to `PROBES`, asked before a release is held: beside requests with an
-        # adapter, a vLLM on a CPU may answer for its base with one of the adapters.
+        # What the base answers to `PROBES`, asked before a release is held: while requests with an
+        # adapter are in the batch, a vLLM on a CPU may apply an adapter to those of the base too.
         self.bare: list[dict[str, float]] = []
 
     def release(self, model: str, number: int | None) -> Release | None:

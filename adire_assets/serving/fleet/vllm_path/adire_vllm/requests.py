@@ -77,8 +77,9 @@ def checked(path: str, body: Mapping[str, Any], limits: Mapping[str, Any]) -> di
         raise Refused("stream_options go with stream: true only")
     if path == CHAT and "top_logprobs" in body and not body.get("logprobs"):
         raise Refused("top_logprobs go with logprobs: true only")
-    if body.get("echo") and "logprobs" in body:  # of a prompt, beside others' an engine dies of it
-        raise Refused("logprobs are those of the answer, and do not go with echo: true")
+    # The log-probabilities of a prompt kill a vLLM on a CPU (see `engine.PROBES`).
+    if body.get("echo") and "logprobs" in body:
+        raise Refused("logprobs do not go with echo: true; leave one of them out")
     length = body.pop("max_completion_tokens", None) or body.pop("max_tokens", None) or most
     return {**body, "max_tokens": length}
 
