@@ -43,7 +43,7 @@ from adire_assets.families.diffusion.config import ServingConfig
 from adire_assets.serving.fleet.parity import scratch_server
 from tests.support.diffusion import add_release
 from tests.support.fleets import make_fleet
-from tests.support.house import House
+from tests.support.house import TARGET, House
 from tests.support.light import ROOT
 
 STEPS, GUIDANCE = 20, 2.0
@@ -65,7 +65,6 @@ SERVING = ServingConfig(
     default_inference_steps=STEPS,
     default_guidance_scale=GUIDANCE,
     maximum_batch_size=BATCH,
-    parity_images=1,
 )
 
 
@@ -92,11 +91,16 @@ def random_adapter(base: Path, folder: Path, seed: int) -> None:
 
 
 @contextmanager
-def houses(folder: Path, base: Path) -> Iterator[list[House]]:
-    """Four models, live on one slot; the other one holds their copies."""
+def houses(folder: Path, base: Path, **gateway: Any) -> Iterator[list[House]]:
+    """Four models, live on one slot; the other one holds their copies. `gateway`: other settings
+    of the gateway."""
     (folder / "configs" / "models").mkdir(parents=True)
     (folder / "triton_models").symlink_to(ROOT / "triton_models")
     project, fleet = Project(folder, folder / "home"), make_fleet(AT_ONCE)
+    target = fleet.targets[TARGET]
+    fleet.targets[TARGET] = target.model_copy(
+        update={"gateway": target.gateway.model_copy(update=gateway)}
+    )
     store = Store(project)
 
     def lay(place: Path) -> None:
@@ -242,7 +246,9 @@ def peer(project: Project, base: Path, adapter: Artifact, merged: bool) -> Itera
 
 
 def measure(options: argparse.Namespace, stack: ExitStack, folder: Path) -> None:
-    found = stack.enter_context(houses(folder / "p", options.base))
+    # Four models are live, and all clients may ask one.
+    at_once = {"maximum_concurrent_requests": 64}
+    found = stack.enter_context(houses(folder / "p", options.base, **at_once))
     adapter = Store(found[0].project).open(found[0].releases[1].adapter)
     one = Bare(options.base, adapter)
     stack.callback(one.close)

@@ -104,7 +104,8 @@ class GatewayConfig(Strict):
     tokens: TokenConfig | None = None
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # per address
     maximum_request_bytes: Annotated[int, Field(ge=1024, le=2**26)] = 2**20
-    maximum_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 64  # per release
+    # Per release; none: as many as are answered in time, by what the release takes in its slot.
+    maximum_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] | None = None
     request_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
     sticky_header: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] | None = None
     worker_threads: Annotated[int, Field(ge=1, le=256)] = 1

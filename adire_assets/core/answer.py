@@ -14,6 +14,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class UsualRequest:
+    """What a request of the default size takes: so many `seconds` of its engine, by the least that
+    others were seen to take; beside requests to other releases `shared` times as much.
+    Releases of a slot that name the same `engine` share it.
+    """
+
+    engine: str
+    seconds: float
+    shared: float = 1.0
+
+
+@dataclass(frozen=True)
 class RequestOption:
     """A key of a request beside `prompt`, as `adire generate` takes it (num_images: --num-images).
 

@@ -112,7 +112,10 @@ class Family:
                  `software` and `request` of it are told) and what content(outputs) makes an
                  answer's content of; piece(outputs): what a piece of a stream has, where there are
                  streams, with `served.chat` its text; parity(evaluation, answers, on_cpu): {passed,
-                 explanation} and what was measured
+                 explanation} and what was measured; where answers tell what they took,
+                 together(serving, request): requests like it that are worked on together, and
+                 usual_request(serving, told) by the provenance of their answers: a
+                 `core.answer.UsualRequest`, None when that does not tell
         answers  files(out, request): the files of an answer; save(answer, files): a line for each;
                  demonstrate(evaluation, ask, out): what `adire demo` shows of a live release, in
                  lines, by ask(request) -> Answer; the last line sums it up, `out` begins files;

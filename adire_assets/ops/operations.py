@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.config import held_weights
-from adire_assets.config.fleet import FLEET_VARIABLE, load_fleet
+from adire_assets.config.fleet import FLEET_VARIABLE, FleetConfig, load_fleet
 from adire_assets.config.model import family_of, load_model, misnamed, model_names
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
@@ -67,7 +67,7 @@ def _last_words(project: Project, process: dict[str, Any]) -> str:
 def _live(project: Project, model: str) -> Iterator[str]:
     settings = load_fleet(project)
     for state in deployment.target_statuses(project, settings, model):
-        yield from _live_on(project, state)
+        yield from _live_on(project, settings, state)
     if (plan := record.read_plan(project, model)) and plan.pending:
         yield (
             f"  unfinished since {plan.at}: {plan.pending}; the sensor {model}_rollout finishes "
@@ -100,7 +100,7 @@ def _policy(project: Project, model: str) -> Iterator[str]:
         yield f"  not committed: cannot tell: {error}"
 
 
-def _live_on(project: Project, live: deployment.TargetStatus) -> Iterator[str]:
+def _live_on(project: Project, fleet: FleetConfig, live: deployment.TargetStatus) -> Iterator[str]:
     """One target."""
     state = live.record
     if state.live is None:
@@ -118,6 +118,9 @@ def _live_on(project: Project, live: deployment.TargetStatus) -> Iterator[str]:
             yield f"  decided by files that were not committed: {clean_commit.file_list(files)}"
         if refused := asked.get("refused_before"):
             yield f"  other adapters that were refused before it: {refused}"
+    if state.live is not None:
+        limits = routing.requests_at_once(project, fleet, state.target)
+        yield f"  requests at once: {limits.get((state.model, state.live), 0)}"
     held = ", ".join(
         f"{slot} {f'release {state.slots[slot]}' if slot in state.slots else 'nothing'}"
         for slot in live.ready

@@ -53,6 +53,11 @@ class SlotServer(ABC):
         """Distribution -> version of what decides how a release answers; `content` is the folder of
         the release's files, or of its family's backend."""
 
+    def own_metrics(self, slot: SlotConfig) -> str | None:
+        """host:port where a local server shows its metrics by itself, for the slot's process to
+        show them at `metrics_port` with those of its engines; None: it has that port itself."""
+        return None
+
     def start_seconds(self, folder: Path) -> float:
         """How long it may take to start, where that is longer than a load; `folder` is a slot's, or
         the content of a release that it starts for."""

@@ -89,7 +89,8 @@ class DeploymentRecord:
     `last_rollout`: how the latest rollout ended: {"number", "outcome": "live" | "rolled_back" |
     "failed" | "cancelled", "reason", "at", "decisions"}.
     `token`: the latest plan that has changed it. `quarantine`: release -> the latest decision here
-    that sent it back, {"reason", "at", "revision"}.
+    that sent it back, {"reason", "at", "revision"}. `usual`: release -> what a request of the
+    default size takes here, the fields of `core.answer.UsualRequest`, by its latest rollout.
     """
 
     model: str
@@ -105,6 +106,7 @@ class DeploymentRecord:
     last_rollout: dict[str, Any] | None = None
     token: int = 0
     quarantine: dict[str, dict[str, Any]] = field(default_factory=dict)
+    usual: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def live_text(self) -> str:

@@ -203,6 +203,10 @@ def test_a_folder_without_configs_is_no_project(tmp_path: Path, monkeypatch) -> 
         ("slots: {blue: {launch: remote}, green: {}}", "needs `folder`"),
         ("gateway: {host: 0.0.0.0}", "needs tls and tokens"),
         ("gateway: {port: 8001}", "every port only once"),
+        (
+            "gateway: {maximum_concurrent_requests: 0}",
+            "maximum_concurrent_requests: input should be greater than or equal to 1, found 0",
+        ),
         ("rollout: {steps: [25, 5, 100]}", "rise and end with 100"),
         ("rollout: {strategy: hope}", "'canary', 'blue_green' or 'shadow'"),
     ],

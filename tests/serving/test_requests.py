@@ -1,6 +1,8 @@
 """What a client of a live release can ask for, and what it gets."""
 
 import json
+import re
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,11 +13,16 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from adire_assets.core import lineage
+from adire_assets.core.answer import UsualRequest
 from adire_assets.core.errors import UserError
+from adire_assets.core.waiting import wait_until
+from adire_assets.families.diffusion import serve
 from adire_assets.families.diffusion.answers import read_provenance, save_png
+from adire_assets.serving.fleet.triton import SERVER
+from adire_assets.serving.gateway import routing
 from tests.serving.conftest import MODEL, different
 from tests.support.asking import generate
-from tests.support.house import House
+from tests.support.house import TARGET, House
 from tests.support.ports import free_port
 
 LONG = 101 * "a"
@@ -139,6 +146,58 @@ def test_an_engine_leaves_the_cores_to_others_when_it_waits(served: House, addre
         if any(word.startswith(f"{slot}/base_models/") for word in words)
     ]
     assert engine.environ()["GOMP_SPINCOUNT"] == lineage.SPIN_COUNT
+
+
+def test_the_slot_shows_what_waits_in_its_engine(served: House, address: str) -> None:
+    slot = served.fleet.targets[TARGET].slots[served.record.active or ""]
+
+    def shown() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{slot.metrics_port}/metrics") as page:
+            text = page.read().decode()
+        assert f'nv_inference_request_success{{model="{MODEL}",version="1"}}' in text
+        found = re.findall(r'(adire_\w+){engine="\w+"} (\S+)', text)
+        return {name: float(value) for name, value in found}
+
+    before = shown()
+    assert (before["adire_images_waiting"], before["adire_adapters_held"]) == (0, 1)
+    with ThreadPoolExecutor(2) as pool:
+        asked = {"num_images": 3, "num_inference_steps": 20}
+        asking = [pool.submit(generate, address, MODEL, "rings", **asked) for _ in range(2)]
+        assert wait_until(lambda: shown()["adire_images_waiting"] > 0, 10, pause=0.01)
+        took = sum(sum(one.result().provenance["engine_seconds"].values()) for one in asking)
+    after = shown()
+    assert after["adire_images_waiting"] == 0
+    more = {name: value - before[name] for name, value in after.items()}
+    assert more["adire_image_steps_total"] == 2 * 3 * 20
+    assert 20 <= more["adire_passes_total"] <= 40  # of three to six images
+    assert more["adire_engine_seconds_total"] == pytest.approx(took, abs=1e-4)
+    rules = SERVER.metric_rules
+    assert rules and {*re.findall(r"[ (](adire_\w+)", rules.read_text())} == {*after}
+
+
+def test_the_gateway_lets_through_what_the_slot_answers_in_time(served: House) -> None:
+    served.ensure_live(1)
+    measured = served.record.usual["1"]
+    limits = routing.requests_at_once(served.project, served.fleet, TARGET)
+    in_time = int(120 / 2 / measured["seconds"])
+    assert limits[MODEL, 1] == min(1000, max(1, in_time))
+    clusters = json.loads((served.gateway.folder / "clusters.json").read_text())["resources"]
+    routed = next(one for one in clusters if one["name"] == f"{MODEL}-1")
+    assert routed["circuit_breakers"]["thresholds"][0]["max_requests"] == limits[MODEL, 1]
+
+
+@pytest.mark.parametrize(("guidance", "seconds"), [(7.5, 7.5), (1.0, 15.0)])
+def test_what_a_usual_request_takes_follows_from_what_others_took(
+    guidance: float, seconds: float
+) -> None:
+    serving = {"base_model": "b", "default_inference_steps": 20, "default_guidance_scale": 5.0}
+    request = {"num_images": 2, "num_inference_steps": 4, "guidance_scale": guidance}
+    taken = [{"denoising": one, "decoding": other} for one, other in ((99, 2), (3, 4), (5, 6))]
+    told = [{"request": request, "engine_seconds": one} for one in taken]
+    assert serve.usual_request(serving, told) == UsualRequest("b", seconds + 1.0, 1.7)
+    mixing = serve.usual_request({**serving, "mixes_with": ["paper"]}, told)
+    assert mixing == UsualRequest("b", seconds * 1.7 + 1.0, 1.0)
+    assert serve.usual_request(serving, [{"request": request}]) is None  # of an earlier version
 
 
 def test_adapters_are_mixed_by_weight_and_the_answer_says_which(address: str) -> None:

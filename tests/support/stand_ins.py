@@ -23,7 +23,7 @@ from adire_assets.core import store
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet import guard, parity, triton
+from adire_assets.serving.fleet import capacity, guard, parity, triton
 from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import Gateway
@@ -218,6 +218,7 @@ def _stand_in(made: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlotClient, "require_answer", answers)
     monkeypatch.setattr(guard, "is_running", lambda mark: True)
     monkeypatch.setattr(parity, "compare_at", lambda *_: passed)
+    monkeypatch.setattr(capacity, "usual_request", lambda *_: None)
     monkeypatch.setattr(Gateway, "publish", publish)
     monkeypatch.setattr(Gateway, "live", lambda gateway: True)
     monkeypatch.setattr(Gateway, "require_ours", lambda gateway: None)

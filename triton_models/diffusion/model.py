@@ -12,9 +12,9 @@ adapter; the others are those of serving.json's `mixes_with` that the slot holds
 Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32 [1]), provenance (BYTES
 [1]: JSON of the release, of the software that drew and of the request, so that the request can be
 repeated; `left_out`: the ends of the texts that the text encoder does not see, or by serving.json
-such a text is refused; `adapters`: what each adapter of a mix is; `scheduler`: as in serving.json).
-A value outside its limits is answered with INVALID_ARGUMENT and one sentence. While the engine is
-started again the answer is UNAVAILABLE.
+such a text is refused; `adapters`: what each adapter of a mix is; `scheduler`: as in serving.json;
+`engine_seconds`: its parts of the engine's time). A value outside its limits is answered with
+INVALID_ARGUMENT and one sentence. While the engine is started again the answer is UNAVAILABLE.
 
 The same files serve the release as `<model>_stream`, by its decoupled configuration stream.pbtxt:
 a request there may have preview_steps (INT32, 0 to its steps; 0, as when absent: no previews), and
@@ -104,7 +104,9 @@ class TritonPythonModel:
                 if "left_out" not in event:
                     sender.send(pb.InferenceResponse(self._progress(event, pixels)))
             images = np.frombuffer(pixels, np.uint8).reshape(event["shape"])
+            seconds = {work: round(taken, 6) for work, taken in event["seconds"].items()}
             told = {"request": wanted, "left_out": event["left_out"], **self.scheduler}
+            told["engine_seconds"] = seconds
             if mix:
                 wanted["adapters"] = _said(event["adapters"])
                 told["adapters"] = event["adapters"]

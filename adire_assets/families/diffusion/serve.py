@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from adire_assets.core.answer import Answer
+from adire_assets.core.answer import Answer, UsualRequest
 from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json
 
 LARGEST_DIFFERENCE = 2  # levels of 255, on the CPU
 SMALLEST_SSIM = 0.98  # with a GPU
+# A step with several adapters in its pass takes so many times what one with merged weights does, as
+# measured (docs/serving.md, Figures).
+SEVERAL_ADAPTERS = 1.7
+MEASURED_STEPS = 4
 FIRST_SEED = 1_000_000  # far from the small seeds that evaluations use
 INPUTS = {  # of the Triton backend
     "prompt": np.object_,
@@ -116,6 +120,44 @@ def parity(evaluation: Path, answers: Sequence[Answer], on_cpu: bool) -> dict[st
         with Image.open(evaluation / entry["file"]) as image:
             pairs.append((answer.content[0], np.asarray(image.convert("RGB"))))
     return compare(pairs, on_cpu=on_cpu)
+
+
+def together(serving: Mapping[str, Any], request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Short requests like this one, as many as fill a pass."""
+    steps = min(MEASURED_STEPS, serving.get("maximum_inference_steps", MEASURED_STEPS))
+    short = {**request, "num_inference_steps": steps}
+    return [
+        {**short, "seed": FIRST_SEED + place}
+        for place in range(serving.get("maximum_batch_size", 1))
+    ]
+
+
+def usual_request(
+    serving: Mapping[str, Any], told: Sequence[Mapping[str, Any]]
+) -> UsualRequest | None:
+    """One image of the default steps and guidance, by the provenance of answers to other requests.
+
+    A guided step counts as two, which a pass computes side by side. Releases that earlier versions
+    have made do not tell.
+    """
+    known = [(one["request"], one["engine_seconds"]) for one in told if "engine_seconds" in one]
+    if not known:
+        return None
+    names = ("num_images", "num_inference_steps", "guidance_scale")
+    step = min(
+        seconds["denoising"] / _steps(*(asked[name] for name in names)) for asked, seconds in known
+    )
+    decoding = min(seconds["decoding"] / asked["num_images"] for asked, seconds in known)
+    steps = _steps(1, serving["default_inference_steps"], serving["default_guidance_scale"])
+    # Requests that mix adapters are like those that share a pass with other releases'.
+    mixed = SEVERAL_ADAPTERS if serving.get("mixes_with") else 1.0
+    seconds = step * steps * mixed + decoding
+    return UsualRequest(serving["base_model"], seconds, SEVERAL_ADAPTERS / mixed)
+
+
+def _steps(images: int, steps: int, guidance: float) -> int:
+    """Of the denoiser, for one row."""
+    return images * steps * (2 if guidance > 1 else 1)
 
 
 def compare(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, on_cpu: bool) -> dict[str, Any]:

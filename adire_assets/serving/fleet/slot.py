@@ -16,7 +16,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.readers import reading
 from adire_assets.serving import record, release
-from adire_assets.serving.fleet import guard
+from adire_assets.serving.fleet import guard, metrics_page
 from adire_assets.serving.slot_server import server_of
 
 STARTS = "the slot starts"  # what a slot's process prints first
@@ -97,6 +97,8 @@ def serve(target: str, name: str, config: SlotConfig, device: str, threads: int)
     server, slot = server_of(config), folder(project, target, name, config)
     # Before the folder is touched: a server that outlived its guard must not serve from it.
     guard.remove_remains(guard.mark(slot))
+    if own := server.own_metrics(config):
+        metrics_page.serve(config.metrics_port, own, guard.mark(slot))
     with reading():  # what is in the slot's folder is a copy
         models = reconcile(project, target, name, slot)
     return guard.run(

@@ -25,13 +25,14 @@ from adire_assets.core.folders import temporary_folder
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.serving import release
-from adire_assets.serving.connection import connect
+from adire_assets.serving.connection import connect, host_and_port
 from adire_assets.serving.fleet import guard, vllm
 from adire_assets.serving.fleet.plain_paths import plain, plain_below
 from adire_assets.serving.slot_server import SlotServer, address
 
 STUB = f"{sys.version_info.major}.{sys.version_info.minor}"
 BACKENDS = Path(__file__).with_name("triton_path")  # ours, each a folder
+OWN_METRICS = "127.0.0.2"  # loopback too; at 127.0.0.1 the slot's process has the port
 UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
 
 
@@ -182,7 +183,7 @@ class Triton(SlotServer):
             f"--grpc-port={slot.grpc_port}",
             "--http-address=127.0.0.1",
             f"--http-port={slot.http_port}",
-            "--metrics-address=127.0.0.1",
+            f"--metrics-address={OWN_METRICS}",
             f"--metrics-port={slot.metrics_port}",
             "--allow-gpu-metrics=false",
             *(f"--load-model={name}" for model in models for name in _names(folder, model)),
@@ -209,6 +210,9 @@ class Triton(SlotServer):
     def versions(self, content: Path) -> dict[str, str]:
         engine = vllm.installed_versions() if _has_engine(content) else {}
         return {"nvidia-pytriton": lineage.installed("nvidia-pytriton"), **engine}
+
+    def own_metrics(self, slot: SlotConfig) -> str | None:
+        return host_and_port(OWN_METRICS, slot.metrics_port)
 
     def start_seconds(self, folder: Path) -> float:
         return vllm.START_SECONDS if _has_engine(folder) else 0.0

@@ -10,6 +10,7 @@ the slot holds that it came from.
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from adire_assets.config.fleet import GatewayConfig, SlotConfig
+from adire_assets.config.fleet import LOOPBACK, GatewayConfig, SlotConfig
+from adire_assets.core.answer import UsualRequest
 from adire_assets.serving.gateway.protocol import (
     InferenceProtocol,
     all_protocols,
@@ -33,6 +35,9 @@ PARTS, READING, SCRIPT, ANSWERS = (
     Path(__file__).with_name(name)
     for name in ("envoy.yml", "reading.lua", "gateway.lua", "answers.lua")
 )
+REQUESTS_AT_ONCE = 64  # to a release of which nobody knows how much it can do
+HEADROOM = 2  # for requests that are larger
+MOST_AT_ONCE = 1000  # to any: each has a thread in its server
 FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
 
 
@@ -74,7 +79,8 @@ class ServedModel:
     that name no release, in percent, adding up to 100 (empty: such requests are refused);
     `mirrored`: (release, percent of the requests that it gets a copy of); `protocols`: the names of
     those that its releases are asked by (None: of all that their slots speak); `asked_as`: by which
-    name, where that is not the model's.
+    name, where that is not the model's; `usual`: release -> what a request of the default size
+    takes, where that is known.
     """
 
     model: str
@@ -83,11 +89,17 @@ class ServedModel:
     mirrored: tuple[int, int] | None = None
     protocols: tuple[str, ...] | None = None
     asked_as: str = ""
+    usual: Mapping[int, UsualRequest] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """What requests call it."""
         return self.asked_as or self.model
+
+    def is_asked(self, number: int) -> bool:
+        """Whether requests that name no release, or copies of them, come to this one."""
+        copies = self.mirrored is not None and self.mirrored[0] == number
+        return copies or self.weights.get(number, 0) > 0
 
     def asked_by(self, slots: Iterable[SlotConfig]) -> list[InferenceProtocol]:
         """The protocols that it is asked by, of those that these slots speak."""
@@ -126,14 +138,55 @@ def protocols_of(slots: Iterable[SlotConfig]) -> list[InferenceProtocol]:
 # --- clusters ----------------------------------------------------------------------------------
 
 
+def requests_at_once(
+    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], served: Sequence[ServedModel]
+) -> dict[tuple[str, int], int]:
+    """(model, release) -> how many requests it may be answering; those beyond are refused.
+
+    As many as are answered within half of the timeout if each is of the default size. The engines
+    of a machine that are asked take turns, so that each has an equal part of its time, and so has
+    each release of an engine that is asked.
+    """
+    releases = [(one, number, name) for one in served for number, name in one.loaded.items()]
+    fixed = gateway.maximum_concurrent_requests
+    found = {(one.model, number): fixed or REQUESTS_AT_ONCE for one, number, _ in releases}
+    if fixed:
+        return found
+
+    def engine_of(one: ServedModel, number: int, name: str) -> tuple[str, str, str]:
+        """(machine, slot, engine); of a slot's releases that were not measured, one together."""
+        host, usual = slots[name].host, one.usual.get(number)
+        machine = LOOPBACK[0] if host in LOOPBACK else host
+        return machine, name, usual.engine if usual else ""
+
+    releases = [place for place in releases if place[2] in slots]
+    asked: dict[tuple[str, str, str], set[tuple[str, int]]] = defaultdict(set)
+    for one, number, name in releases:
+        if one.is_asked(number):
+            asked[engine_of(one, number, name)].add((one.model, number))
+    for one, number, name in releases:
+        if (usual := one.usual.get(number)) is None:
+            continue
+        engine, release = engine_of(one, number, name), (one.model, number)
+        engines = {other for other in asked if other[0] == engine[0]} | {engine}
+        sharing = len(asked.get(engine, set()) | {release})
+        seconds = usual.seconds * len(engines) * sharing
+        if sharing > 1:
+            seconds *= usual.shared
+        most = int(gateway.request_timeout_seconds / HEADROOM / seconds)
+        found[release] = min(max(most, 1), MOST_AT_ONCE)
+    return found
+
+
 def clusters(
-    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], served: Iterable[ServedModel]
+    gateway: GatewayConfig, slots: Mapping[str, SlotConfig], served: Sequence[ServedModel]
 ) -> list[dict[str, Any]]:
     """Every cluster of the routes, and for each protocol one that reaches whatever slot is up."""
-    found = []
+    found, limits = [], requests_at_once(gateway, slots, served)
     for protocol in protocols_of(slots.values()):
         speaking = [(slot, None) for slot in slots.values() if protocol in protocols_of([slot])]
-        found.append(_cluster(gateway, f"slots{protocol.suffix}", speaking, protocol, None))
+        limit = gateway.maximum_concurrent_requests or REQUESTS_AT_ONCE
+        found.append(_cluster(f"slots{protocol.suffix}", speaking, protocol, None, limit))
     for one in served:
         held = {name: number for number, name in one.loaded.items()}
         for number, name in one.loaded.items():
@@ -148,20 +201,22 @@ def clusters(
                 for pinned in (False, True):
                     kind = cluster_name(one.model, number, protocol.suffix, pinned=pinned)
                     behind = places[:1] if pinned else places
-                    found.append(_cluster(gateway, kind, behind, protocol, one.name))
+                    limit = limits[one.model, number]
+                    found.append(_cluster(kind, behind, protocol, one.name, limit))
     return found
 
 
 def _cluster(
-    gateway: GatewayConfig,
     name: str,
     places: Sequence[tuple[SlotConfig, int | None]],
     protocol: InferenceProtocol,
     model: str | None,
+    limit: int,
 ) -> dict[str, Any]:
     """One cluster: the first slot, and the others only when that one does not answer.
 
-    `places`: each slot with the release that it holds of what is asked as `model`.
+    `places`: each slot with the release that it holds of what is asked as `model`; `limit`: of
+    requests at once.
     """
     endpoints = [
         part(
@@ -181,7 +236,7 @@ def _cluster(
         endpoints=endpoints,
         http_options=http_options(protocol),
         health_path=server_of(places[0][0]).health_path(model),
-        limit=gateway.maximum_concurrent_requests,
+        limit=limit,
     )
 
 

@@ -25,12 +25,14 @@ PROTOCOLS = {
 @dataclass(frozen=True)
 class Outcome:
     """What one of Envoy's counters of a cluster shows about a release: each of its counts is so
-    many answers, so many failures of the server, so many mistakes of the client."""
+    many answers, so many failures of the server, so many mistakes of the client, so many requests
+    that the gateway refused because the release was `full`."""
 
     statistic: str  # a regular expression of its name, behind that of the cluster
     answered: int = 0
     failed: int = 0
     refused: int = 0
+    full: int = 0
 
 
 # gRPC's codes that are the server's fault; clients of every protocol report one by these names.
@@ -52,7 +54,7 @@ def grpc_outcomes() -> tuple[Outcome, ...]:
     return (
         Outcome(f"{code}0", answered=1),
         Outcome(f"{code}({faults})", answered=1, failed=1),
-        Outcome(f"{code}{RESOURCE_EXHAUSTED}"),
+        Outcome(f"{code}{RESOURCE_EXHAUSTED}", full=1),
         Outcome(f"{code}[0-9]+", refused=1),
     )
 
@@ -62,7 +64,7 @@ HTTP_OUTCOMES = (
     Outcome("upstream_rq_5xx", answered=1, failed=1),
     Outcome("upstream_rq_4xx", refused=1),
     # What the gateway refused because it was full is among the 5xx, to Envoy.
-    Outcome("upstream_rq_(active|pending)_overflow", answered=-1, failed=-1),
+    Outcome("upstream_rq_(active|pending)_overflow", answered=-1, failed=-1, full=1),
 )
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from adire_assets.config.fleet import FleetConfig, TokenConfig
+from adire_assets.core.answer import UsualRequest
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.connection import Endpoint
+from adire_assets.serving.gateway import config
 from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.gateway import Gateway
 
@@ -73,6 +75,7 @@ def _served(
         weights if sum(weights.values()) == 100 else {},
         (canary.number, percent) if canary and canary.stage == "mirroring" else None,
         plug.protocols if plug else None,
+        usual={int(number): UsualRequest(**told) for number, told in state.usual.items()},
     )
     if plug is None or not streams:
         return [whole]
@@ -123,6 +126,15 @@ def publish(project: Project, fleet: FleetConfig, target: str) -> None:
         ):
             gateway.publish(wanted)
             done = wanted
+
+
+def requests_at_once(
+    project: Project, fleet: FleetConfig, target: str
+) -> dict[tuple[str, int], int]:
+    """(model, release) -> how many requests the gateway lets it answer at once."""
+    settings, states = fleet.targets[target], record.read_all(project, target)
+    served = [one for state in states for one in _served(project, fleet, state)]
+    return config.requests_at_once(settings.gateway, settings.slots, served)
 
 
 def is_published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:

@@ -7,7 +7,8 @@ Every request to a release is in one of these classes:
 - **unanswered**: the client gave it up, or the gateway did after its timeout. It took at least as
   long as was waited for it; what the gateway gave up is in `failed` too;
 - **active**: it is being answered still;
-- refused by the gateway, because as many requests as allowed were being answered: counted nowhere.
+- **full**: refused by the gateway, because as many requests as allowed were being answered. It
+  shows how much is asked.
 
 While a slot does not answer the gateway's health checks (`out`), others answer for it: what is
 counted then is not its own, and the checks that failed (`unhealthy`) are what it was asked.
@@ -46,7 +47,8 @@ OF_THE_SLOT = {
     "membership_total": "members",
 }
 # What only rises in `Traffic`.
-COUNTS = ("answered", "failed", "ejected", "refused", "unhealthy", "ended", "cut_off")
+COUNTS = ("answered", "failed", "ejected", "refused", "full", "unhealthy", "ended", "cut_off")
+OUTCOMES = ("answered", "failed", "refused", "full")  # as a protocol's `Outcome` has them
 HISTOGRAMS = ("latency", "unanswered", "first_token", "inter_token")
 Histogram = tuple[tuple[float, int], ...]  # (upper bound in ms, how many up to it), rising
 
@@ -87,6 +89,7 @@ class Traffic:
     inter_token: Histogram = ()
     ended: int = 0
     cut_off: int = 0
+    full: int = 0
 
     @property
     def timed(self) -> int:
@@ -180,7 +183,7 @@ def _meaning(statistic: str) -> dict[str, int]:
         return {OF_THE_SLOT[rest]: int(pinned)}
     for one in protocol.outcomes:
         if fullmatch(one.statistic, rest):
-            return {"answered": one.answered, "failed": one.failed, "refused": one.refused}
+            return {name: getattr(one, name) for name in OUTCOMES}
     return {}
 
 

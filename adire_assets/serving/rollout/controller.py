@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from adire_assets.config.fleet import FleetConfig
+from adire_assets.config.fleet import FleetConfig, fleet_file_name
 from adire_assets.core.errors import UserError
 from adire_assets.core.locks import process_name
 from adire_assets.core.project import Project
@@ -22,7 +22,7 @@ from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.record import LEASE_SECONDS
-from adire_assets.serving.rollout import steps
+from adire_assets.serving.rollout import steps, together
 from adire_assets.serving.rollout.analysis import Analysis
 from adire_assets.serving.rollout.watch import OpenJudge, Watch
 from adire_assets.serving.state import DeploymentRecord, Rollout, Step
@@ -171,6 +171,8 @@ class RolloutController:
         address, told = self._slot_client(rollout).address, self.callbacks.progress
         try:
             facts = parity.compare_at(self.project, self._release(rollout), address, told)
+            if facts["passed"]:
+                self._measure(rollout, address)
         except UserError as error:
             self._end(rollout, "failed", str(error))
             return
@@ -183,6 +185,24 @@ class RolloutController:
             self._decide(rollout, "promote", facts["explanation"], {"parity": facts})
             mirror = rollout.strategy == "shadow" and rollout.origin is not None
             self._enter(rollout, stage="mirroring" if mirror else "serving", step=0)
+
+    def _measure(self, rollout: Rollout, address: str) -> None:
+        """Record what a usual request takes, from which the gateway's limit follows."""
+        from adire_assets.serving.fleet import capacity
+
+        found = capacity.usual_request(self.project, self._release(rollout), address)
+        if found is None:
+            return
+        known = {str(rollout.number): asdict(found)}
+        self._change(lambda state, now: replace(state, usual={**state.usual, **known}))
+        timeout = self.fleet.targets[self.target].gateway.request_timeout_seconds
+        if found.seconds > timeout:
+            self._tell(
+                rollout,
+                f": a request of the default size takes {found.seconds:.0f} s, longer than the "
+                f"gateway waits: lower the defaults in `serving` of {self.model}, or raise "
+                f"request_timeout_seconds ({timeout:g}) in {fleet_file_name()}",
+            )
 
     def _watch(self, state: DeploymentRecord, rollout: Rollout) -> None:
         if not self._routed(rollout):
@@ -290,6 +310,7 @@ class RolloutController:
         self.callbacks.progress(said)
         told = self.callbacks.progress
         steps.restore_standby(self.project, self.fleet, self.target, self.model, told)
+        together.bring_together(self.project, self.fleet, self.target, told)
 
     def _decide(self, rollout: Rollout, what: str, why: str, numbers: Any, **fields: Any) -> None:
         made = rollout.decision(what, why, numbers)

@@ -14,7 +14,7 @@ from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.fleet.supervisor import is_supervised
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
-from adire_assets.serving.rollout import rollout, steps
+from adire_assets.serving.rollout import rollout, steps, together
 from adire_assets.serving.rollout.controller import Callbacks
 from adire_assets.serving.state import DeploymentRecord
 
@@ -58,6 +58,7 @@ def deploy(
         state = record.read(project, target, model)
         if state.live == number and state.rollout is None:
             _mend(project, fleet, state, progress)
+            together.bring_together(project, fleet, target, progress)
     # Again: a gateway may have been waited for, while an approval was taken back.
     if not rollout.begin(project, fleet, model, number, confirm=lambda: verify(wanted)):
         for target in fleet.targets:

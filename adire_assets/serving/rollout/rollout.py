@@ -29,7 +29,7 @@ from adire_assets.core.store import Store
 from adire_assets.serving import record, release
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
-from adire_assets.serving.rollout import steps
+from adire_assets.serving.rollout import steps, together
 from adire_assets.serving.rollout.controller import Callbacks, RolloutController
 from adire_assets.serving.rollout.replay import Judge
 from adire_assets.serving.state import DeploymentRecord, Step
@@ -191,6 +191,7 @@ def finish(
             record.sync_quarantine(project, model, number)
         for target in fleet.targets:
             steps.restore_standby(project, fleet, target, model, progress)
+            together.bring_together(project, fleet, target, progress)
         follow()
         record.finish_plan(project, model, plan.token)
     return [record.read(project, target, model) for target in fleet.targets]

@@ -109,10 +109,8 @@ def restore_standby(
     if state.rollout:
         return
     for name in slots_of(fleet, state):
-        slot_client = SlotClient(project, fleet, target, name)
         try:
-            with slot_client.exclusive(model):
-                _bring(slot_client, model)
+            bring(project, fleet, target, model, name)
         except UserError as error:
             progress(f"slot {name} of {target} is not as recorded: {error}")
 
@@ -124,22 +122,25 @@ def slots_of(fleet: FleetConfig, state: DeploymentRecord) -> list[str]:
     return [name for name, slot in slots.items() if not kinds or slot.server in kinds]
 
 
-def _bring(slot_client: SlotClient, model: str) -> None:
-    # Read again: while this waited for the slot, another release may have begun to come.
-    state = record.read(slot_client.project, slot_client.target, model)
-    if state.rollout:
-        return
-    number = state.slots.get(slot_client.name)
+def bring(project: Project, fleet: FleetConfig, target: str, model: str, name: str) -> None:
+    """Have a slot hold what is recorded; nothing during a rollout. UserError when it cannot."""
+    slot_client = SlotClient(project, fleet, target, name)
+    with slot_client.exclusive(model):
+        # Read here: while this waited for the slot, another release may have begun to come.
+        state = record.read(project, target, model)
+        if state.rollout:
+            return
+        number = state.slots.get(name)
 
-    def require() -> None:
-        now = record.read(slot_client.project, slot_client.target, model)
-        if now.rollout or now.slots.get(slot_client.name) != number:
-            raise UserError("what it should hold has changed meanwhile")
+        def require() -> None:
+            now = record.read(project, target, model)
+            if now.rollout or now.slots.get(name) != number:
+                raise UserError("what it should hold has changed meanwhile")
 
-    ready = slot_client.ready(model)
-    if number is None:
-        for left in ready:
-            require()
-            slot_client.unload(model, left)
-    elif ready != {number}:
-        slot_client.load(release.read_record(slot_client.project, model, number), require)
+        ready = slot_client.ready(model)
+        if number is None:
+            for left in ready:
+                require()
+                slot_client.unload(model, left)
+        elif ready != {number}:
+            slot_client.load(release.read_record(project, model, number), require)

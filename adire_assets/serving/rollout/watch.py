@@ -18,6 +18,10 @@ What does not come is evidence too, or a release that hangs would be held for ev
 was given up counts as slow when it was waited for long enough, and of the rollout's own as a fault
 besides; one that is not answered yet speaks against going on as soon as a good answer would have
 been there. While the slot does not answer health checks, these are what it is judged by.
+
+While users of the running release are refused because it is full, more is asked than the machine
+can do: how long answers take shows that, and nothing about either release. So does an own request
+that is given up. That lasts until the gateway has given up, at the latest, whatever waited then.
 """
 
 import time
@@ -108,7 +112,8 @@ class Watch:
             wanted = release.read_record(self.project, self.model, rollout.number)
             names = (*replay.plug.protocols, *([replay.plug.streams] if wanted.streams else []))
             shown = any(one.answers for one in protocols_named(names))
-            self.step = StepEvidence(self.config, rollout, shown)
+            patience = self.fleet.targets[self.target].gateway.request_timeout_seconds
+            self.step = StepEvidence(self.config, rollout, shown, patience)
         step = self.step
         lost = replay.collect()[rollout.number]
         ever = self._counters(rollout)
@@ -119,11 +124,13 @@ class Watch:
         known = self.config, step.tallies, step.limits, seconds, step.ejected, judged
         found = analyse(*known, waiting=step.waiting, shown=step.shown)
         # One request a look.
-        if replay.idle and time.monotonic() - self.asked >= APART_SECONDS:
+        apart = time.monotonic() - self.asked >= APART_SECONDS
+        if replay.idle and apart:
             self.asked = time.monotonic()
             undecided = found.numbers["quality"]["outcome"] == "open"
             room = len(quality) + replay.unjudged < self.config.judged_answers
             thin = step.users < THIN_PER_SECOND * seconds and step.own < self.config.replays_maximum
+            thin = thin and not step.overloaded
             step.ask(rollout, replay, thin=thin, judged=undecided and room)
         if not fixed and time.monotonic() - self.kept <= KEEP_SECONDS:
             return found, {}
@@ -186,9 +193,14 @@ class Watch:
 
 
 class StepEvidence:
-    """The looks at one stage or step, from where the record says that they stand."""
+    """The looks at one stage or step, from where the record says that they stand.
 
-    def __init__(self, config: RolloutConfig, rollout: Rollout, shown: bool = False) -> None:
+    `patience`: the seconds after which the gateway gives up a request.
+    """
+
+    def __init__(
+        self, config: RolloutConfig, rollout: Rollout, shown: bool = False, patience: float = 0.0
+    ) -> None:
         self.config, self.since = config, rollout.since
         self.alone = rollout.origin is None
         self.shown = shown and not self.alone  # there is nothing else to compare it with
@@ -206,7 +218,13 @@ class StepEvidence:
         self.unlimited: list[dict[str, Traffic]] = []  # looks at latencies without a limit yet
         self.active: list[tuple[float, int]] = []  # (when, how many requests were not answered)
         self.uncounted: Counter[str] = Counter()  # refusals that are latencies still, by kind
+        self.patience, self.overloaded_until = patience, 0.0
         self.ejected = self.users = 0
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether how long answers take shows how much is asked."""
+        return time.monotonic() < self.overloaded_until
 
     @property
     def wants_reference(self) -> bool:
@@ -229,13 +247,18 @@ class StepEvidence:
 
         `lost`: own requests that came to nothing since, which the gateway does not count.
         """
-        fixed = self._fix(ever)
+        new = {name: one.since(self.seen[name]) for name, one in ever.items()}
+        if new["running"].full:
+            self.overloaded_until = time.monotonic() + self.patience
+        if self.overloaded:  # what the running release answers now is no measure
+            lost, fixed, self.reference = 0, False, dict(ever)
+        else:
+            fixed = self._fix(ever)
         step = {name: one.since(self.baseline[name]) for name, one in ever.items()}
         canary = step["canary"].plus(step["canary_asked"])
         self.users = step["canary_asked" if self.mirroring else "canary"].answered
         self.ejected = canary.ejected
         self.active.append((time.monotonic(), canary.active))
-        new = {name: one.since(self.seen[name]) for name, one in ever.items()}
         # A failure is counted a moment before its answer, and waits for it.
         early = {name for name, one in new.items() if one.answered <= 0}
         # While its slot is out, another one answers users in its place.
@@ -246,7 +269,8 @@ class StepEvidence:
         failures = both.failed + failed
         self.tallies["errors"] = errors.plus(both.answered + failed, failures, failures)
         if not canary.out:
-            self.unlimited.append(self._answers_of(self._by_kind(new, "canary")))
+            answers = self._answers_of(self._by_kind(new, "canary"))
+            self.unlimited += [] if self.overloaded else [answers]
         self.seen = {
             name: replace(one, failed=one.failed - new[name].failed) if name in early else one
             for name, one in ever.items()

@@ -19,6 +19,7 @@ from adire_assets.config.yaml_file import load
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
+from adire_assets.serving.fleet import guard, metrics_page
 from adire_assets.serving.fleet.triton import SERVER
 from adire_assets.serving.gateway import prometheus
 from adire_assets.serving.gateway.protocol import SERVER_FAULTS
@@ -58,14 +59,44 @@ def test_recorded_series_have_the_stable_labels(tmp_path: Path):
         f'nv_inference_request_failure{{{labels(**inside)}, reason="BACKEND"}}': steady(0),
         f"nv_inference_request_duration_us{{{labels(**inside)}}}": steady(30_000_000),
     }
+    engine = {"target": "eu", "slot": "blue"}
+    for base, steps, passes, seconds in (("a", 1500, 187.5, 9), ("b", 900, 112.5, 3)):
+        of_one = labels(**engine, engine=base)
+        series |= {
+            f"adire_images_waiting{{{of_one}}}": "7x80",
+            f"adire_adapters_held{{{of_one}}}": "2x80",
+            f"adire_image_steps_total{{{of_one}}}": steady(steps),
+            f"adire_passes_total{{{of_one}}}": steady(passes),
+            f"adire_engine_seconds_total{{{of_one}}}": steady(seconds),
+        }
     wanted = [
         ("release:adire_requests:rate5m", stable, 0.4),
         ("release:adire_request_failures:ratio_rate5m", stable, 0.25),
         ("release:adire_request_seconds:p50_rate5m", stable, 0.0225),
         ("slot:adire_requests:rate5m", inside, 1),
         ("slot:adire_request_seconds:mean_rate5m", inside, 2),
+        ("slot:adire_images_waiting:sum", engine, 14),
+        ("slot:adire_adapters_held:sum", engine, 4),
+        ("slot:adire_images_per_pass:mean_rate5m", engine, 8),
+        ("slot:adire_engine_busy:ratio_rate5m", engine, 0.8),
     ]
     tests = [result(f"round({name}, 0.0001)", one, value=value) for name, one, value in wanted]
+    expect(tmp_path, series, promql_expr_test=tests)
+
+
+@needs_promtool
+def test_what_a_full_release_refuses_over_http_is_no_failure(tmp_path: Path):
+    of = {"target": "eu", "model": MODEL, "release": "2"}
+    http = labels(**of, protocol="http")
+    series = {
+        f"envoy_cluster_upstream_rq_completed{{{http}}}": steady(30),
+        f'envoy_cluster_upstream_rq_xx{{{http}, envoy_response_code_class="5"}}': steady(21),
+        f"envoy_cluster_upstream_rq_pending_overflow{{{http}}}": steady(15),
+    }
+    wanted = [("requests_refused:rate5m", 1), ("request_failures:ratio_rate5m", 0.4)]
+    tests = [
+        result(f"round(release:adire_{name}, 0.001)", of, value=value) for name, value in wanted
+    ]
     expect(tmp_path, series, promql_expr_test=tests)
 
 
@@ -139,7 +170,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
 
 @pytest.fixture(scope="module")
 def slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A real Triton with a model of a few lines as release 2; its port of metrics."""
+    """A real Triton with a model of a few lines as release 2; the port of its slot's metrics."""
     root, grpc_port, port = tmp_path_factory.mktemp("slot"), free_port(), free_port()
     version = root / "models" / MODEL / "2"
     version.mkdir(parents=True)
@@ -148,6 +179,7 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     project = Project(root, root / ".adire")
     config = SlotConfig(grpc_port=grpc_port, http_port=free_port(), metrics_port=port)
     command = SERVER.command(project, root, config, [MODEL])
+    metrics_page.serve(port, SERVER.own_metrics(config) or "", guard.mark(root))
     with process(command, root / "log", env=SERVER.environment("cpu", 1)) as alive:
         loaded = f'nv_inference_request_success{{model="{MODEL}",version="2"}}'
         assert wait_until(lambda: loaded in page(f"{port}/metrics"), 60, alive=alive), root / "log"
@@ -231,6 +263,7 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: RunningGat
         # The other release may be the running one, nothing asks the slot itself, nor for a stream.
         unseen = re.compile(
             "release:adire_(running|first_token|inter_token|answers_).*|slot:.*_seconds:.*"
+            "|slot:adire_(images|adapters|engine)_.*"  # see test_requests.py
         )
         expected = {name for name in recorded() if not unseen.fullmatch(name)}
         assert wait_until(lambda: expected <= seen(), 60), expected - seen()

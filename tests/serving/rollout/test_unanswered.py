@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from adire_assets.families.diffusion import FAMILY
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway.config import buckets
 from adire_assets.serving.gateway.traffic import Histogram, Traffic
+from adire_assets.serving.rollout import watch
 from adire_assets.serving.rollout.analysis import Analysis, Quality, Tally, analyse
 from adire_assets.serving.rollout.limits import latency_limits
 from adire_assets.serving.rollout.replay import Replay
@@ -26,6 +28,7 @@ from tests.support.backend import Backend
 CONFIG = RolloutConfig()
 SOUND = Quality(FAMILY, [(1.0, 1.0)] * 64)
 NAMES = ("canary", "canary_asked", "running", "running_asked")
+PATIENCE = 120.0
 
 
 def histogram(milliseconds: Sequence[float]) -> Histogram:
@@ -33,14 +36,16 @@ def histogram(milliseconds: Sequence[float]) -> Histogram:
 
 
 class Canary:
-    """A first release at 100 %, whose counters rise by what a test says, look by look."""
+    """A first release at 100 %, or one beside `origin` at half, whose counters rise by what a test
+    says, look by look."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: int | None = None) -> None:
         nothing = Traffic(latency=histogram([]), unanswered=histogram([]))
         self.counters = dict.fromkeys(NAMES, nothing)
         baseline = {name: vars(one) for name, one in self.counters.items()}
-        rollout = Rollout(2, None, "green", "canary", [100], stage="serving", baseline=baseline)
-        self.step = StepEvidence(CONFIG, rollout)
+        steps = [50, 100] if origin else [100]
+        rollout = Rollout(2, origin, "green", "canary", steps, stage="serving", baseline=baseline)
+        self.step = StepEvidence(CONFIG, rollout, patience=PATIENCE)
 
     def look(self, name: str = "canary", lost: int = 0, **more: Any) -> Analysis:
         """What is decided after this came."""
@@ -55,10 +60,10 @@ class Canary:
         found = self.step.tallies, self.step.limits, seconds, self.step.ejected, SOUND
         return analyse(CONFIG, *found, self.step.waiting)
 
-    def answers(self, count: int) -> Analysis:
+    def answers(self, count: int, name: str = "canary") -> Analysis:
         """So many good ones, looked at one by one."""
         for _ in range(count):
-            found = self.look(answered=1, latency=histogram([30.0]))
+            found = self.look(name, answered=1, latency=histogram([30.0]))
         return found
 
 
@@ -134,6 +139,55 @@ def test_while_a_slot_is_out_its_health_checks_are_what_counts():
     assert canary.step.tallies["errors"].answers == 11
     found = [canary.look("canary_asked", unhealthy=1).decision for _ in range(6)]
     assert found[-1] == "rollback"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the watch takes for the time, in seconds."""
+    now = [1000.0]
+    shown = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(watch, "time", shown)
+    return now
+
+
+def test_what_takes_long_because_more_is_asked_than_can_be_done_is_nobodys_fault(
+    clock: list[float],
+) -> None:
+    canary, slow = Canary(origin=1), histogram([20_000.0])
+    canary.answers(60, "running")
+    canary.answers(10)
+    for _ in range(20):
+        canary.look("running", full=9, active=40)
+        found = canary.look(answered=1, latency=slow, lost=1)
+    # What waited then is answered after it, or given up.
+    clock[0] += PATIENCE - 1
+    for _ in range(15):
+        canary.look("running", answered=1, latency=slow, active=0)
+        found = canary.look(answered=1, latency=slow)
+    assert found.decision == "wait" and canary.step.overloaded
+    assert (canary.step.tallies["errors"].answers, canary.step.tallies["errors"].surely) == (45, 0)
+    clock[0] += 2
+    found = [canary.look(answered=1, latency=slow).decision for _ in range(20)]
+    assert found[-1] == "rollback"
+
+
+def test_what_the_running_release_answers_when_it_is_full_is_no_measure(clock: list[float]) -> None:
+    canary, slow = Canary(origin=1), histogram([1900.0])
+    for _ in range(60):
+        canary.look("running", full=1, answered=1, latency=slow)
+    assert not canary.step.limits
+    clock[0] += PATIENCE + 1
+    canary.answers(60, "running")
+    found = [canary.look(answered=1, latency=slow).decision for _ in range(30)]
+    assert found[-1] == "rollback"
+
+
+def test_a_canary_that_is_full_beside_a_release_that_is_not_is_slow_itself():
+    canary = Canary(origin=1)
+    canary.answers(60, "running")
+    for _ in range(20):
+        found = canary.look(full=9, answered=1, latency=histogram([20_000.0]), active=30)
+    assert found.decision == "rollback"
 
 
 def test_an_image_without_a_score_counts_as_none():

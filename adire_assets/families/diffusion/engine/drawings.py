@@ -1,7 +1,7 @@
 """What the engine works on: requests, their drawings, and the images of these row by row."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Drawing:
     """A request in the engine; `images` is whole once `done` is set, unless `error` says why not.
 
     `passes` counts those that its images have had, of `passes_in_all` once they have begun.
+    `seconds` are its parts of the engine's time, of denoising and of decoding: what images share is
+    divided among them.
     """
 
     request: Request
@@ -44,6 +46,7 @@ class Drawing:
     cancelled: bool = False
     passes: int = 0
     passes_in_all: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"denoising": 0.0, "decoding": 0.0})
 
 
 @dataclass(eq=False)

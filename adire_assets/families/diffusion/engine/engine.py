@@ -13,6 +13,7 @@ else from one.
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -64,6 +65,9 @@ class Engine:
         self._shown: list[Row] = []  # of which a preview is due
         self._texts: OrderedDict[Text, Conditioning] = OrderedDict()
         self._told: tuple[tuple[Row, ...], Conditioning] = ((), {})
+        # Ever since: passes of the denoiser, steps of images in them, and what all took.
+        self.passes = self.steps = 0
+        self.seconds = self._began = 0.0
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -125,6 +129,7 @@ class Engine:
         When memory runs out, fewer are taken together from now on, and these again. A device that
         is lost is lost to all: its error is raised.
         """
+        self._began = time.perf_counter()
         try:
             act(rows)
             return
@@ -143,6 +148,14 @@ class Engine:
             return
         self._fitting[bound] = fewer = len(rows) // 2
         self.say(f"out of memory with {len(rows)} images together: {fewer} from now on")
+
+    def _charge(self, rows: list[Row], work: str, parts: Sequence[int] | None = None) -> None:
+        """Divide the time of what runs among its images, by parts or equally."""
+        parts = parts or [1] * len(rows)
+        taken = time.perf_counter() - self._began
+        self.seconds += taken
+        for row, part in zip(rows, parts, strict=True):
+            row.drawing.seconds[work] += taken * part / sum(parts)
 
     def _fail(self, rows: Iterable[Row], error: Exception) -> None:
         for drawing in dict.fromkeys(row.drawing for row in rows):
@@ -272,6 +285,9 @@ class Engine:
                 self._fail([row], error)
             else:
                 self._advance(row, found)
+        self.passes += 1
+        self.steps += len(rows)
+        self._charge(rows, "denoising", [1 + (row.away is not None) for row in rows])
         shown = [row.drawing for row in self._shown]
         for drawing in dict.fromkeys(row.drawing for row in rows):
             if drawing not in shown and not drawing.cancelled:
@@ -314,6 +330,7 @@ class Engine:
             assert row.clean is not None
             row.drawing.on_preview(row.drawing, row.image, self._pixels(row.clean)[0])
             row.clean = None
+        self._charge(rows, "decoding")
 
     def _conditioning(self, rows: Sequence[Row]) -> Conditioning:
         """[rows, guided ones twice, ...]; of the same rows as in the pass before made only once."""
@@ -328,9 +345,9 @@ class Engine:
     # --- the end ---------------------------------------------------------------------------------
 
     def _decode(self, rows: list[Row]) -> None:
-        for row, pixels in zip(
-            rows, self._pixels(torch.cat([r.latents for r in rows])), strict=True
-        ):
+        images = self._pixels(torch.cat([row.latents for row in rows]))
+        self._charge(rows, "decoding")
+        for row, pixels in zip(rows, images, strict=True):
             row.drawing.images[row.image] = pixels
         for row in rows:
             self._finished.remove(row)

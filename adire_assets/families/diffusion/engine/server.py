@@ -22,12 +22,16 @@ by so many bytes. Who closes a connection gives up what it asked for.
                                                   {"shape": [n, H, W, 3], "bytes": n, "step": n,
                                                   "steps": n, "left_out": {input: text},
                                                   "adapters": what each of a mix is, with its
-                                                  weight}
+                                                  weight, "seconds": of its denoising and
+                                                  its decoding}
     {"held": true}                                -> {"adapters": [names], "waiting": images,
                                                   "batch_images": n, "pid": n}
 
 What cannot be done is answered by {"refused": sentence}, a mistake in the request, by {"gone":
 sentence} when an adapter is not held (any more), or by {"failed": sentence}.
+
+Beside it, at SOCKET with the suffix .metrics, whoever connects is sent lines for the slot's page of
+metrics (see `serving.fleet.metrics_page`).
 """
 
 import fcntl
@@ -45,6 +49,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -88,15 +93,17 @@ class Server:
         self._mark = secrets.token_hex(8)
 
     def listen(self, path: Path) -> None:
-        """Accept connections at a unix socket, in a thread."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Nobody sees a socket at which nothing listens.
-        making = path.with_name(f"{path.name}.{os.getpid()}")
-        listener.bind(str(making))
-        making.chmod(0o600)
-        listener.listen(1024)
-        making.rename(path)
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        """Accept connections at unix sockets, in threads."""
+        self.name = path.stem.rpartition("_")[2]
+        for place, answer in ((path.with_suffix(".metrics"), self._show), (path, self._answer)):
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            # Nobody sees a socket at which nothing listens.
+            making = place.with_name(f"{place.name}.{os.getpid()}")
+            listener.bind(str(making))
+            making.chmod(0o600)
+            listener.listen(1024)
+            making.rename(place)
+            threading.Thread(target=self._accept, args=(listener, answer), daemon=True).start()
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Run passes as long as there is something to draw, and wait where there is not."""
@@ -111,11 +118,11 @@ class Server:
 
     # --- connections -----------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
         while True:
             try:
                 connection, _ = listener.accept()
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
             except (OSError, RuntimeError) as error:  # no descriptors, or no threads are left
                 say(f"a request could not be taken: {error}")
                 time.sleep(LOOK_SECONDS)
@@ -144,6 +151,18 @@ class Server:
                 say(f"a request failed: {type(error).__name__}: {error}")
                 _send(connection, {"failed": type(error).__name__})
 
+    def _show(self, connection: socket.socket) -> None:
+        counted = {
+            "adire_images_waiting": self.engine.waiting,
+            "adire_adapters_held": len(self._held),
+            "adire_image_steps_total": self.engine.steps,
+            "adire_passes_total": self.engine.passes,
+            "adire_engine_seconds_total": self.engine.seconds,
+        }
+        lines = (f'{name}{{engine="{self.name}"}} {value}\n' for name, value in counted.items())
+        with suppress(OSError), connection:
+            connection.sendall("".join(lines).encode())
+
     def _told(self) -> dict[str, Any]:
         return {
             "adapters": sorted(held["name"] for held in self._held.values()),
@@ -167,7 +186,8 @@ class Server:
             _send(connection, {"adapter": key, "software": software(self.engine.device)})
             connection.recv(1)  # nothing ever comes but the end
         finally:
-            self._between_passes(lambda: self._forget(key))
+            self._commands.put(partial(self._forget, key))  # between passes
+            self._work.set()
 
     def _add(self, key: str, asked: dict[str, Any], layers: Layers) -> None:
         with self._changing:
@@ -194,22 +214,6 @@ class Server:
             most = max(held["batch_images"] for held in self._held.values())
             self.engine.batch_images = self.engine.decoded_images = most
 
-    def _between_passes(self, act: Callable[[], None]) -> None:
-        """Have the drawing thread do something, and wait for it."""
-        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-
-        def do() -> None:
-            try:
-                act()
-                done.put(None)
-            except Exception as error:
-                done.put(error)
-
-        self._commands.put(do)
-        self._work.set()
-        if (error := done.get()) is not None:
-            raise error
-
     def _draw(self, connection: socket.socket, asked: dict[str, Any]) -> None:
         request = Request(**asked["draw"])
         left_out = self._left_out(request, asked.get("truncation", True))
@@ -226,6 +230,7 @@ class Server:
         def on_end(drawing: Drawing) -> None:
             if drawing.error is None:
                 told = {"left_out": left_out, "adapters": adapters, **_progress(drawing)}
+                told["seconds"] = drawing.seconds
                 events.put((told, drawing.images))
             else:
                 gone = isinstance(drawing.error, AdapterGone)

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_requests_of_any_steps_and_guidance_share_passes(
     engine.submit(Request("c", num_inference_steps=1, guidance_scale=0.0))
     finish(engine)
     assert seen == [1 + 2, 1 + 2 + 1, 2]
+
+
+def test_the_time_of_a_pass_is_divided_among_its_images(engine: Engine) -> None:
+    passes, steps, seconds, began = engine.passes, engine.steps, engine.seconds, time.perf_counter()
+    one = engine.submit(Request("a", num_inference_steps=2))
+    two = engine.submit(Request("b", num_inference_steps=4, num_images=3))
+    finish(engine)
+    assert (engine.passes - passes, engine.steps - steps) == (4, 2 + 12)
+    for work in ("denoising", "decoding"):
+        assert 0 < one.seconds[work] < two.seconds[work]
+    told = sum(one.seconds.values()) + sum(two.seconds.values())
+    assert told == pytest.approx(engine.seconds - seconds)
+    assert engine.seconds - seconds < time.perf_counter() - began
 
 
 def test_a_short_request_waits_for_its_share_of_a_long_one_and_none_starves(
