@@ -8,14 +8,15 @@ batched matrix products add what its mix changes to each layer's output, in plac
 work as one adapter for all rows would be, however many there are.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
 
 from .adapter_layers import Layer, Layers, read, weights_of
 from .architecture import Architecture
@@ -107,15 +108,11 @@ class _Changes:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Which mix each row of a pass takes: `indices` [rows], of the mixes; and the same as `runs` of
-    neighbouring rows with one mix, (index, how many rows)."""
+    """Which mix each row of a pass takes: `each` [rows]; and `groups`, [groups], of equally many
+    neighbouring rows: as many as divide each run of rows with one mix."""
 
-    indices: Tensor
-    runs: list[tuple[int, int]]
-
-    def of(self, mixes: Tensor) -> Tensor:
-        """[mixes, ...] as [rows, ...]."""
-        return mixes.index_select(0, self.indices)
+    each: Tensor
+    groups: Tensor
 
 
 class _Component:
@@ -162,10 +159,10 @@ class _Component:
                 hook = self._hook(self._stack(name, mixes))
                 self.hooks.append(self._module(name).register_forward_hook(hook))
             self.now = ("beside", mixes)
-        indices = [mixes.index(mix) for mix in rows]
-        runs = [(index, len(list(run))) for index, run in groupby(indices)]
+        each = torch.tensor([mixes.index(mix) for mix in rows])
+        together = math.gcd(*torch.unique_consecutive(each, return_counts=True)[1].tolist())
         device = next(self.part.parameters()).device
-        self.rows = _Rows(torch.tensor(indices, device=device), runs)
+        self.rows = _Rows(each.to(device), each[::together].to(device))
 
     def _changed(self, mixes: Sequence[Mix]) -> list[str]:
         """The modules that these change."""
@@ -204,20 +201,21 @@ class _Component:
 
         def add(module: Changeable, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             assert self.rows
-            before, rows = inputs[0], self.rows
-            up = rows.of(mixes.up)
+            before = inputs[0]
+            rows = self.rows.groups if isinstance(module, nn.Linear) else self.rows.each
+            down, up = mixes.down.index_select(0, rows), mixes.up.index_select(0, rows)
+            gain = None if mixes.gain is None else mixes.gain.index_select(0, rows)
             if isinstance(module, nn.Linear):
-                after = output.view(len(up), -1, output.shape[-1])
-                if mixes.gain is not None:
-                    _amplify(after, rows.of(mixes.gain)[:, None], module.bias)
-                seen = before.reshape(len(up), -1, before.shape[-1])
-                after.baddbmm_(seen @ rows.of(mixes.down).mT, up.mT)
+                after = output.view(len(rows), -1, output.shape[-1])
+                if gain is not None:
+                    _amplify(after, gain[:, None], module.bias)
+                after.baddbmm_(before.reshape(len(rows), -1, before.shape[-1]) @ down.mT, up.mT)
                 return
-            after = output.view(len(up), output.shape[1], -1)
-            if mixes.gain is not None:
+            after = output.view(len(rows), output.shape[1], -1)
+            if gain is not None:
                 bias = None if module.bias is None else module.bias[:, None]
-                _amplify(after, rows.of(mixes.gain)[..., None], bias)
-            after.baddbmm_(up, _convolved(module, before, mixes.down, rows).flatten(2))
+                _amplify(after, gain[..., None], bias)
+            after.baddbmm_(up, _convolved(module, before, down).flatten(2))
 
         return add
 
@@ -227,15 +225,25 @@ class _Component:
         return module
 
 
-def _convolved(module: nn.Conv2d, before: Tensor, down: Tensor, rows: _Rows) -> Tensor:
-    """[rows, rank, h, w]: each row convolved with its own of `down`, as the module does it."""
+def _convolved(module: nn.Conv2d, before: Tensor, down: Tensor) -> Tensor:
+    """[rows, rank, h, w]: each row convolved with its own of `down`, [rows, rank, in, height,
+    width], as the module does it."""
     if module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0):
-        return (rows.of(down.flatten(2)) @ before.flatten(2)).unflatten(2, before.shape[2:])
-    found, start = [], 0
-    for index, count in rows.runs:
-        found.append(module._conv_forward(before[start : start + count], down[index], None))
-        start += count
-    return torch.cat(found)
+        return (down.flatten(2) @ before.flatten(2)).unflatten(2, before.shape[2:])
+    padding: Any = module.padding
+    if module.padding_mode != "zeros":
+        before = pad(before, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+        padding = 0
+    # One image in which each row is a group of channels: one call, however many mixes there are.
+    found = conv2d(
+        before.flatten(0, 1)[None],
+        down.flatten(0, 1),
+        stride=module.stride,
+        padding=padding,
+        dilation=module.dilation,
+        groups=len(down) * module.groups,
+    )
+    return found[0].unflatten(0, down.shape[:2])
 
 
 def _amplify(output: Tensor, gain: Tensor, bias: Tensor | None) -> None:
