@@ -54,7 +54,9 @@ def test_a_stream_shows_its_steps_and_ends_with_the_images(live: House) -> None:
     *on_the_way, last = pieces(live, preview_steps=2)
     whole = generate(live.address, MODEL, **ASKED)
     assert np.array_equal(last.content.images, whole.content)
-    assert last.provenance == whole.provenance and last.release == 1
+    told = [{**answer.provenance} for answer in (last, whole)]
+    assert [list(one.pop("engine_seconds")) for one in told] == [["denoising", "decoding"]] * 2
+    assert told[0] == told[1] and last.release == 1
     assert all((one.release, one.provenance["model"]) == (1, MODEL) for one in on_the_way)
     shown = [one.content for one in on_the_way]
     assert {one.steps for one in shown} == {12} and last.content.step == 12
