@@ -20,8 +20,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from adire_assets.config.fleet import GatewayConfig, SlotConfig
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.gateway import Gateway
+from adire_assets.serving.gateway.served import ServedModel
 from adire_assets.serving.gateway.traffic import Traffic
 from tests.support.backend import Backend
 from tests.support.ports import free_port

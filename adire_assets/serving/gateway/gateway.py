@@ -23,7 +23,8 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import read_json, write_bytes, write_json
 from adire_assets.serving.connection import host_and_port
 from adire_assets.serving.gateway import config, traffic
-from adire_assets.serving.gateway.config import ServedModel, any_suffix, cluster_name
+from adire_assets.serving.gateway.config import any_suffix, cluster_name
+from adire_assets.serving.gateway.served import ServedModel, protocols_of
 from adire_assets.serving.gateway.traffic import Traffic
 
 ADMIN_SECONDS = 2.0  # the admin port answers from memory
@@ -157,7 +158,7 @@ class Gateway:
         Envoy looks once a second, so this comes a little after the slot itself says so.
         """
         slot = self.slots[name]
-        ports = [one.port_of(slot) for one in config.protocols_of([slot])]
+        ports = [one.port_of(slot) for one in protocols_of([slot])]
         try:
             found = json.loads(self._admin("/clusters?format=json"))
         except GatewayDown:

@@ -13,9 +13,9 @@ from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.connection import Endpoint
-from adire_assets.serving.gateway import config
-from adire_assets.serving.gateway.config import ServedModel
+from adire_assets.serving.gateway import served
 from adire_assets.serving.gateway.gateway import Gateway
+from adire_assets.serving.gateway.served import ServedModel
 
 OWN_TOKEN_DAYS = 1.0
 
@@ -133,8 +133,8 @@ def requests_at_once(
 ) -> dict[tuple[str, int], int]:
     """(model, release) -> how many requests the gateway lets it answer at once."""
     settings, states = fleet.targets[target], record.read_all(project, target)
-    served = [one for state in states for one in _served(project, fleet, state)]
-    return config.requests_at_once(settings.gateway, settings.slots, served)
+    models = [one for state in states for one in _served(project, fleet, state)]
+    return served.requests_at_once(settings.gateway, settings.slots, models)
 
 
 def is_published(project: Project, fleet: FleetConfig, target: str, model: str) -> bool:

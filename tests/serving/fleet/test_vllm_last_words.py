@@ -17,7 +17,7 @@ from adire_vllm import last_words
 
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet.vllm import CODE
-from adire_assets.serving.gateway.config import ServedModel
+from adire_assets.serving.gateway.served import ServedModel
 from benchmarks.chats import Chats, Stream
 from tests.support.chat import ChatServer
 from tests.support.fake_engine import install

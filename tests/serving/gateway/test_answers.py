@@ -10,7 +10,7 @@ from urllib.request import urlopen
 import pytest
 
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.gateway.config import ServedModel
+from adire_assets.serving.gateway.served import ServedModel
 from adire_assets.serving.gateway.traffic import Histogram, Traffic, histogram_total
 from adire_assets.serving.rollout.limits import count_slower
 from tests.support.chat import ChatServer

@@ -18,7 +18,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet.slot_client import SlotClient
 from adire_assets.serving.gateway import routing, tokens
-from adire_assets.serving.gateway.config import ServedModel
+from adire_assets.serving.gateway.served import ServedModel
 from tests.support.grpc_web import grpc_web, grpc_web_answer
 from tests.support.ports import free_port
 from tests.support.running_gateway import MODEL, SOUND, RunningGateway, running_gateway

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 from adire_assets.config.fleet import GatewayConfig, SlotConfig
 from adire_assets.core.answer import UsualRequest
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.gateway.config import ServedModel, requests_at_once
+from adire_assets.serving.gateway.served import ServedModel, requests_at_once
 from adire_assets.serving.gateway.traffic import Traffic
 from tests.support.running_gateway import MODEL, SOUND, running_gateway
 

@@ -10,8 +10,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.protocols.kserve import HEALTH
+from adire_assets.serving.gateway.served import ServedModel
 from tests.support import malformed
 from tests.support.asking import generate
 from tests.support.running_gateway import MODEL, PROMPT, SOUND, RunningGateway, before

@@ -12,8 +12,8 @@ from adire_assets.core.family import Family
 from adire_assets.core.waiting import wait_until
 from adire_assets.serving import client
 from adire_assets.serving.connection import Endpoint, Unanswered
-from adire_assets.serving.gateway.config import ServedModel
 from adire_assets.serving.gateway.protocols import openai_client
+from adire_assets.serving.gateway.served import ServedModel
 from tests.support.chat import ChatServer
 from tests.support.running_gateway import MODEL, RunningGateway, before
 

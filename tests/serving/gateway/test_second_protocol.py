@@ -23,7 +23,7 @@ from adire_assets.serving import client, release
 from adire_assets.serving.fleet import guard
 from adire_assets.serving.fleet.parity import scratch_server
 from adire_assets.serving.gateway import config, protocol
-from adire_assets.serving.gateway.config import ServedModel
+from adire_assets.serving.gateway.served import ServedModel
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
 from adire_assets.serving.rollout import steps

@@ -10,7 +10,8 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from adire_assets.core.waiting import wait_until
-from adire_assets.serving.gateway.config import ServedModel, clusters
+from adire_assets.serving.gateway.config import clusters
+from adire_assets.serving.gateway.served import ServedModel
 from adire_assets.serving.gateway.traffic import histogram_total
 from tests.support.running_gateway import MODEL, RunningGateway, running_gateway
 
