@@ -43,7 +43,7 @@ ARCHITECTURE = tuple(
 DRAWS = (
     *(
         f"families/diffusion/engine/{name}.py"
-        for name in ("sampling", "engine", "drawings", "adapters", "adapter_layers")
+        for name in (*("sampling", "engine", "drawings", "layouts", "adapters", "adapter_layers"),)
     ),
     *ARCHITECTURE,
 )

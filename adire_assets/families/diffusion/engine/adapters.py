@@ -20,6 +20,7 @@ from torch.nn.functional import conv2d, pad
 
 from .adapter_layers import Layer, Layers, read, weights_of
 from .architecture import Architecture
+from .layouts import plain, set_weight
 
 Mix = tuple[tuple[str, float], ...]  # (adapter, weight), sorted by name; () is the bare base
 Changeable = nn.Linear | nn.Conv2d
@@ -142,12 +143,12 @@ class _Component:
         # One after the other: the changes of all layers together are as large as the base.
         for name in self._changed([mix]):
             module = self._module(name)
-            merged = own = module.weight.float()
+            merged = own = plain(module.weight).float()
             for adapter, weight in mix:
                 if (layer := self.layers[adapter].get(name)) is not None:
                     merged = merged + weight * layer.change(own)
             self.own[module] = cast(nn.Parameter, module.weight)
-            module.weight = nn.Parameter(merged.to(module.weight.dtype), requires_grad=False)
+            set_weight(module, merged.to(module.weight.dtype))
         self.now = ("merged", mix)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 from tests.support import tiny
 
 STEPS = 3
+ORDERED = 1  # of 255 levels, by which ordered convolutions round otherwise
 
 
 def ask(prompt: str, **options: object) -> Request:
@@ -109,7 +110,7 @@ def test_it_draws_what_the_stock_pipeline_draws(
 
     ours = Sampler(base, adapter=adapter, device="cpu")
     [bare] = ours.generate([asked], with_adapter=False)
-    assert np.array_equal(by_stock(), bare)
+    assert largest_difference(by_stock(), bare) <= ORDERED
     stock.load_lora_weights(str(adapter))
     [drawn] = ours.generate([asked])
     # Merged weights round otherwise than two products do.
@@ -144,7 +145,7 @@ def test_a_distilled_unet_is_told_its_guidance(tmp_path: Path, random_base: Path
 
 
 def assert_stock_draws(stock: StableDiffusionPipeline, folder: Path, scale: float = 4.0) -> Any:
-    """The sampler draws what the pipeline `stock` draws; returns the image."""
+    """The sampler draws what the pipeline `stock` draws; returns its image."""
     stock.set_progress_bar_config(disable=True)
     stock.save_pretrained(folder)
     asked = Request("circles", guidance_scale=scale, seed=11, num_inference_steps=4)
@@ -156,7 +157,7 @@ def assert_stock_draws(stock: StableDiffusionPipeline, folder: Path, scale: floa
         output_type="np",
     ).images
     [drawn] = Sampler(folder, device="cpu").generate([asked])
-    assert np.array_equal((image * 255).round().astype(np.uint8), drawn)
+    assert largest_difference((image * 255).round(), drawn) <= ORDERED
     return drawn
 
 
