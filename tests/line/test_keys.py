@@ -40,13 +40,10 @@ ARCHITECTURE = tuple(
     f"families/diffusion/engine/{name}.py"
     for name in ("architecture", "architectures", "stable_diffusion")
 )
-DRAWS = (
-    *(
-        f"families/diffusion/engine/{name}.py"
-        for name in (*("sampling", "engine", "drawings", "layouts", "adapters", "adapter_layers"),)
-    ),
-    *ARCHITECTURE,
-)
+DRAWING = (
+    "sampling", "engine", "stepping", "drawings", "layouts", "adapters", "adapter_layers",
+)  # fmt: skip
+DRAWS = (*(f"families/diffusion/engine/{name}.py" for name in DRAWING), *ARCHITECTURE)
 ENCODED = ("families/diffusion/training/encoding.py", *ARCHITECTURE)
 TRAINING = (
     "lora.py", "denoising.py", "encoding.py", "examples.py", "views.py", "objectives.py",

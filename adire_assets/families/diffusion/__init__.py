@@ -18,7 +18,7 @@ ENGINE = _step(
     *(
         f"engine.{module}"
         for module in (
-            "sampling", "engine", "drawings", "layouts", "adapters", "adapter_layers",
+            "sampling", "engine", "stepping", "drawings", "layouts", "adapters", "adapter_layers",
             "architectures", "architecture", "stable_diffusion",
         )
     )

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .layouts import plain
+from .layouts import unpacked
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 SETTINGS = "lora_adapter_metadata"  # the metadata in which diffusers keeps peft's settings
@@ -134,7 +134,7 @@ def _layer(
                 f"{file}: {component}.{name} has {magnitude.numel()} magnitudes for a weight of "
                 f"{list(weight.shape)}; is it for another base?"
             )
-        whole = plain(weight).float() + (up @ down.flatten(1)).view(weight.shape)
+        whole = unpacked(weight).float() + (up @ down.flatten(1)).view(weight.shape)
         gain = magnitude.flatten().to(weight.device) / whole.flatten(1).norm(dim=1)
         up, gain = gain[:, None] * up, (gain - 1).to(weight.dtype)
     return Layer(down.to(weight.dtype), up.to(weight.dtype), gain)

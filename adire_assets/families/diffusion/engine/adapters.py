@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d, pad
 
 from .adapter_layers import Layer, Layers, read, weights_of
 from .architecture import Architecture
-from .layouts import plain, set_weight
+from .layouts import set_weight, unpacked
 
 Mix = tuple[tuple[str, float], ...]  # (adapter, weight), sorted by name; () is the bare base
 Changeable = nn.Linear | nn.Conv2d
@@ -143,7 +143,7 @@ class _Component:
         # One after the other: the changes of all layers together are as large as the base.
         for name in self._changed([mix]):
             module = self._module(name)
-            merged = own = plain(module.weight).float()
+            merged = own = unpacked(module.weight).float()
             for adapter, weight in mix:
                 if (layer := self.layers[adapter].get(name)) is not None:
                     merged = merged + weight * layer.change(own)

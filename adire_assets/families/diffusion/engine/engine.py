@@ -16,9 +16,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from inspect import signature
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +24,7 @@ from torch import Tensor
 from .adapters import Adapters, Mix
 from .architecture import Architecture, Conditioning
 from .drawings import Drawing, Request, Row, Text
+from .stepping import guided, rows_in_step, scaled, step_arguments, step_together
 
 SEED_RANGE = 2**63  # seeds count modulo this, the range of torch's generators
 CACHED_TEXTS = 512  # of each text once per mix of adapters that changes texts
@@ -206,7 +204,7 @@ class Engine:
             scheduler, timesteps = model.schedule(steps, *size, request.scheduler)
             # Schedulers that add noise at each step draw it per image too.
             options = {"generator": [generator], "eta": 0.0}
-            taken = _taken(type(scheduler).step)
+            taken = step_arguments(type(scheduler).step)
             noise = torch.randn(shape, generator=generator).to(self.device, model.dtype)
             rows.append(
                 Row(
@@ -264,27 +262,24 @@ class Engine:
     # --- between ---------------------------------------------------------------------------------
 
     def _denoise(self, rows: list[Row]) -> None:
-        """One step of each row, with the guidance of Ho and Salimans 2022."""
+        """One step of each row."""
         # Rows of one mix beside each other; of each pair, [where it is led away from, where to].
         rows = sorted(rows, key=lambda row: row.drawing.mix)
         both = [row for row in rows for _ in range(1 + (row.away is not None))]
         self._take([row.drawing.mix for row in both])
-        noisy = torch.cat([_scaled(row) for row in both])
+        noisy = torch.cat([scaled(row) for row in both])
         timesteps = torch.stack([row.timestep.to(self.device) for row in both])
-        predicted = iter(self.model.denoise(noisy, timesteps, self._conditioning(rows)).split(1))
-        for row in rows:
-            away = next(predicted) if row.away is not None else None
-            towards = next(predicted)
-            if away is not None:
-                towards = away + row.drawing.request.guidance_scale * (towards - away)
+        predicted = self.model.denoise(noisy, timesteps, self._conditioning(rows))
+        towards = guided(rows, predicted)
+        for indices in rows_in_step(rows):
+            group = [rows[index] for index in indices]
             try:
-                found = row.scheduler.step(
-                    towards, row.timestep, row.latents, return_dict=False, **row.options
-                )
+                found = step_together(group, towards[indices])
             except Exception as error:  # a schedule has moved, and cannot be asked again
-                self._fail([row], error)
+                self._fail(group, error)
             else:
-                self._advance(row, found)
+                for row, stepped in zip(group, found, strict=True):
+                    self._advance(row, stepped)
         self.passes += 1
         self.steps += len(rows)
         self._charge(rows, "denoising", [1 + (row.away is not None) for row in rows])
@@ -360,18 +355,6 @@ class Engine:
         pixels = (self.model.decode(latents) * 0.5 + 0.5).clamp(0, 1)
         images = pixels.cpu().permute(0, 2, 3, 1).float().numpy()
         return (images * 255).round().astype(np.uint8)
-
-
-def _scaled(row: Row) -> Tensor:
-    """The latents as the denoiser takes them at this step."""
-    scale = getattr(row.scheduler, "scale_model_input", None)
-    return row.latents if scale is None else scale(row.latents, row.timestep)
-
-
-@cache
-def _taken(step: Callable[..., Any]) -> frozenset[str]:
-    """What a scheduler's step is told."""
-    return frozenset(signature(step).parameters)
 
 
 def _out_of_memory(error: Exception) -> bool:

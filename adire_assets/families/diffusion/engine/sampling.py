@@ -23,7 +23,7 @@ from .adapter_layers import ADAPTER_FILE as ADAPTER_FILE
 from .architectures import load
 from .drawings import Request as Request
 from .engine import Engine
-from .layouts import order
+from .layouts import prepack
 
 ADAPTER = "adapter"  # its name in the engine
 
@@ -88,7 +88,7 @@ def open_engine(
     model = load(base, variant, torch.float16 if device == "cuda" else torch.float32)
     model.pipe.to(device)
     for name in (model.denoiser, model.autoencoder):
-        order(model.component(name))
+        prepack(model.component(name))
     return Engine(model, device, batch_images)
 
 

@@ -165,7 +165,7 @@ def test_a_transformer_in_the_unets_place_is_trained_and_drawn_as_stock_diffuser
         ).images
         [drawn] = sampler.generate([asked], with_adapter)
         difference = np.abs((image * 255).round() - drawn).max()
-        # Ordered convolutions and merged weights round otherwise.
+        # Prepacked convolutions and merged weights round otherwise.
         assert difference <= 1 + with_adapter
     [bare] = sampler.generate([asked], with_adapter=False)
     assert not np.array_equal(drawn, bare)
