@@ -206,17 +206,16 @@ class _Component:
             rows = self.rows.groups if isinstance(module, nn.Linear) else self.rows.each
             down, up = mixes.down.index_select(0, rows), mixes.up.index_select(0, rows)
             gain = None if mixes.gain is None else mixes.gain.index_select(0, rows)
+            # [rows, ..., channels], as the outputs of prepacked convolutions lie in memory too.
             if isinstance(module, nn.Linear):
                 after = output.view(len(rows), -1, output.shape[-1])
-                if gain is not None:
-                    _amplify(after, gain[:, None], module.bias)
-                after.baddbmm_(before.reshape(len(rows), -1, before.shape[-1]) @ down.mT, up.mT)
-                return
-            after = output.view(len(rows), output.shape[1], -1)
+                low = before.reshape(len(rows), -1, before.shape[-1]) @ down.mT
+            else:
+                after = output.permute(0, 2, 3, 1).view(len(rows), -1, output.shape[1])
+                low = _convolved(module, before, down).flatten(2).mT
             if gain is not None:
-                bias = None if module.bias is None else module.bias[:, None]
-                _amplify(after, gain[..., None], bias)
-            after.baddbmm_(up, _convolved(module, before, down).flatten(2))
+                _amplify(after, gain[:, None], module.bias)
+            after.baddbmm_(low, up.mT)
 
         return add
 

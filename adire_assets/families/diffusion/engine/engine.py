@@ -274,7 +274,7 @@ class Engine:
         for indices in rows_in_step(rows):
             group = [rows[index] for index in indices]
             try:
-                found = step_together(group, towards[indices])
+                found = step_together(group, torch.cat([towards[at : at + 1] for at in indices]))
             except Exception as error:  # a schedule has moved, and cannot be asked again
                 self._fail(group, error)
             else:

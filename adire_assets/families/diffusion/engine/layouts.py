@@ -1,7 +1,7 @@
-"""The weight layout of convolutions during inference.
+"""The weight layout of convolutions during inference on the CPU.
 
-On the CPU oneDNN computes with weights in a blocked layout. torch's convolution converts them at
-each call, which for a small batch takes up to half of the time; here they are converted once.
+oneDNN computes with weights in a blocked layout. torch's convolution converts them at each call,
+which for a small batch takes up to half of the time; here they are converted once.
 """
 
 from typing import Any
@@ -22,13 +22,11 @@ class _PrepackedConv2d(nn.Conv2d):
 
 
 def prepack(part: nn.Module) -> None:
-    """Convert the weights of a part's convolutions to the fastest layout of its device."""
+    """Convert the weights of a part's convolutions; on another device than the CPU do nothing."""
+    if not torch.backends.mkldnn.is_available():
+        return
     for module in part.modules():
-        if type(module) is not nn.Conv2d:
-            continue
-        if module.weight.is_cuda:
-            set_weight(module, module.weight.contiguous(memory_format=torch.channels_last))
-        elif module.weight.dtype == torch.float32 and module.padding_mode == "zeros":
+        if type(module) is nn.Conv2d and _is_packable(module):
             module.__class__ = _PrepackedConv2d
             set_weight(module, module.weight)
 
@@ -44,6 +42,11 @@ def set_weight(module: nn.Linear | nn.Conv2d, weight: Tensor) -> None:
     if isinstance(module, _PrepackedConv2d):
         weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *_settings(module))
     module.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _is_packable(module: nn.Conv2d) -> bool:
+    plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return plain and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
 
 
 def _settings(module: nn.Conv2d) -> tuple[Any, ...]:

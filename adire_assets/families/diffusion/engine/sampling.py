@@ -87,8 +87,10 @@ def open_engine(
         torch.set_num_threads(threads)
     model = load(base, variant, torch.float16 if device == "cuda" else torch.float32)
     model.pipe.to(device)
-    for name in (model.denoiser, model.autoencoder):
-        prepack(model.component(name))
+    prepack(model.component(model.denoiser))
+    for name, part in model.component(model.autoencoder).named_children():
+        if name != "encoder":  # which draws nothing
+            prepack(part)
     return Engine(model, device, batch_images)
 
 

@@ -33,16 +33,13 @@ def scaled(row: Row) -> Tensor:
 def guided(rows: Sequence[Row], predicted: Tensor) -> Tensor:
     """[rows, C, h, w]: the guidance of Ho and Salimans 2022. Of guided rows `predicted` has two,
     [away from, towards], of others one."""
-    counts = [1 + (row.away is not None) for row in rows]
-    ends = torch.tensor(counts, device=predicted.device).cumsum(0)
-    towards = predicted.index_select(0, ends - 1)
-    if max(counts) == 1:
-        return towards
-    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    away = predicted.index_select(0, starts)
-    scales = torch.tensor([row.drawing.request.guidance_scale for row in rows])
-    scales = scales.to(predicted.device).view(-1, *[1] * (predicted.dim() - 1))
+    parts = predicted.split([1 + (row.away is not None) for row in rows])
+    away = torch.cat([part[:1] for part in parts])
+    towards = torch.cat([part[-1:] for part in parts])
     # Of a row without guidance both are the same.
+    scales = torch.tensor([row.drawing.request.guidance_scale for row in rows], dtype=torch.float32)
+    scales = scales.to(predicted.device, non_blocking=True)
+    scales = scales.view(-1, *[1] * (predicted.dim() - 1))
     return (away + scales * (towards - away)).to(predicted.dtype)
 
 
@@ -50,6 +47,7 @@ def rows_in_step(rows: Sequence[Row]) -> list[list[int]]:
     """The indices of rows whose schedulers can step in one call, group by group."""
     found: dict[Hashable, list[int]] = {}
     for index, row in enumerate(rows):
+        # Copies of one prepared schedule share its config (`architecture._copied`).
         shared = type(row.scheduler).__name__ in WITHOUT_MEMORY
         same = (id(row.scheduler.config), len(row.timesteps), row.step) if shared else index
         found.setdefault(same, []).append(index)
@@ -65,7 +63,7 @@ def step_together(rows: Sequence[Row], towards: Tensor) -> list[tuple[Tensor, ..
         options["generator"] = [one for row in rows for one in row.options["generator"]]
     latents = torch.cat([row.latents for row in rows])
     found = first.scheduler.step(towards, first.timestep, latents, return_dict=False, **options)
-    for row in rows[1:]:
+    for row in rows[1:]:  # their schedules continue from the same position
         if hasattr(row.scheduler, "_step_index"):
             row.scheduler._step_index = first.scheduler._step_index
     parts = (one.split(1) for one in found if isinstance(one, Tensor))
