@@ -2,10 +2,12 @@
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from adire_assets.families.diffusion.engine import architectures
+from adire_assets.families.diffusion.engine import engine as engine_module
 from adire_assets.families.diffusion.engine.adapters import AdapterGone, Mix, mix_of
 from adire_assets.families.diffusion.engine.drawings import Drawing, Request
 from adire_assets.families.diffusion.engine.engine import Engine
@@ -135,17 +138,20 @@ def test_requests_of_any_steps_and_guidance_share_passes(
     assert seen == [1 + 2, 1 + 2 + 1, 2]
 
 
-def test_the_time_of_a_pass_is_divided_among_its_images(engine: Engine) -> None:
-    passes, steps, seconds, began = engine.passes, engine.steps, engine.seconds, time.perf_counter()
+def test_the_time_of_a_pass_is_divided_among_its_images(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By this clock every pass takes a second.
+    clock = SimpleNamespace(perf_counter=partial(next, count()))
+    monkeypatch.setattr(engine_module, "time", clock)
+    passes, steps, seconds = engine.passes, engine.steps, engine.seconds
     one = engine.submit(Request("a", num_inference_steps=2))
     two = engine.submit(Request("b", num_inference_steps=4, num_images=3))
     finish(engine)
     assert (engine.passes - passes, engine.steps - steps) == (4, 2 + 12)
-    for work in ("denoising", "decoding"):
-        assert 0 < one.seconds[work] < two.seconds[work]
-    told = sum(one.seconds.values()) + sum(two.seconds.values())
-    assert told == pytest.approx(engine.seconds - seconds)
-    assert engine.seconds - seconds < time.perf_counter() - began
+    assert one.seconds == pytest.approx({"denoising": 2 / 4, "decoding": 1})
+    assert two.seconds == pytest.approx({"denoising": 2 * 3 / 4 + 2, "decoding": 1})
+    assert engine.seconds - seconds == pytest.approx(6)
 
 
 def test_a_short_request_waits_for_its_share_of_a_long_one_and_none_starves(
