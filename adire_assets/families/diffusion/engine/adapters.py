@@ -206,7 +206,7 @@ class _Component:
             rows = self.rows.groups if isinstance(module, nn.Linear) else self.rows.each
             down, up = mixes.down.index_select(0, rows), mixes.up.index_select(0, rows)
             gain = None if mixes.gain is None else mixes.gain.index_select(0, rows)
-            # [rows, ..., channels], as the outputs of prepacked convolutions lie in memory too.
+            # As [rows, positions, channels], the memory layout of prepacked convolutions' outputs.
             if isinstance(module, nn.Linear):
                 after = output.view(len(rows), -1, output.shape[-1])
                 low = before.reshape(len(rows), -1, before.shape[-1]) @ down.mT

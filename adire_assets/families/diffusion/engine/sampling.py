@@ -89,7 +89,7 @@ def open_engine(
     model.pipe.to(device)
     prepack(model.component(model.denoiser))
     for name, part in model.component(model.autoencoder).named_children():
-        if name != "encoder":  # which draws nothing
+        if name != "encoder":  # drawing only decodes
             prepack(part)
     return Engine(model, device, batch_images)
 

@@ -1,6 +1,6 @@
 """Stable Diffusion 1, 2 and XL (Rombach et al. 2022, Podell et al. 2023) as architectures.
 
-All that is computed is what the stock pipelines compute.
+Computes what diffusers' pipelines compute.
 """
 
 from collections.abc import Sequence

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .drawings import Row
 
-# diffusers' schedulers that keep nothing from one step to the next but their position. Rows at the
-# same position share a call, which takes as long as that of one row.
-WITHOUT_MEMORY = frozenset(
+# diffusers' schedulers that keep no state between steps but their position. Rows at the same
+# position share a call, which takes as long as that of one row.
+STATELESS = frozenset(
     {
         "DDIMScheduler",
         "EulerAncestralDiscreteScheduler",
@@ -48,7 +48,7 @@ def rows_in_step(rows: Sequence[Row]) -> list[list[int]]:
     found: dict[Hashable, list[int]] = {}
     for index, row in enumerate(rows):
         # Copies of one prepared schedule share its config (`architecture._copied`).
-        shared = type(row.scheduler).__name__ in WITHOUT_MEMORY
+        shared = type(row.scheduler).__name__ in STATELESS
         same = (id(row.scheduler.config), len(row.timesteps), row.step) if shared else index
         found.setdefault(same, []).append(index)
     return list(found.values())
