@@ -40,34 +40,34 @@ def reconcile(project: Project, target: str, name: str, slot: Path) -> list[str]
     """Bring a slot's folder to what the records say that it holds; the models that it then has."""
     while True:
         broken: dict[str, UserError] = {}
-        held = _held(project, target, name, broken)
-        served = _brought(project, slot, held, broken)
+        recorded = held(project, target, name, broken)
+        served = _brought(project, slot, recorded, broken)
         # However long that took, what a record has come to say since then is what counts.
-        if _held(project, target, name, {}) == held:
+        if held(project, target, name, {}) == recorded:
             return served
 
 
-def _held(project: Project, target: str, name: str, broken: dict[str, UserError]) -> dict[str, int]:
+def held(project: Project, target: str, name: str, broken: dict[str, UserError]) -> dict[str, int]:
     """Model -> the release that the slot should hold; `broken` gets the records that are."""
     states = record.read_all(project, target, broken.__setitem__)
     return {state.model: state.slots[name] for state in states if name in state.slots}
 
 
 def _brought(
-    project: Project, slot: Path, held: dict[str, int], broken: dict[str, UserError]
+    project: Project, slot: Path, recorded: dict[str, int], broken: dict[str, UserError]
 ) -> list[str]:
     models = slot / "models"
     models.mkdir(parents=True, exist_ok=True)
     for path in models.iterdir():
         names = {path.name, release.model_named(path.name)}
-        if path.is_dir() and not names & {*held, *broken}:
+        if path.is_dir() and not names & {*recorded, *broken}:
             shutil.rmtree(path)
     served = []
     for model, error in broken.items():
         # What it held goes on being served, until somebody mends the record.
         print(f"{model}: {error}", file=sys.stderr, flush=True)
         served += [model] if release.installed(slot, model) else []
-    for model, number in held.items():
+    for model, number in recorded.items():
         try:
             release.install(project, release.read_record(project, model, number), slot)
         except (UserError, OSError) as error:

@@ -28,6 +28,7 @@ from adire_assets.serving.fleet import guard, orphans, slot
 from adire_assets.serving.fleet.needed import needed
 from adire_assets.serving.fleet.plain_paths import private_folder
 from adire_assets.serving.gateway import routing
+from adire_assets.serving.gateway.gateway import Gateway
 from adire_assets.serving.slot_server import is_live, server_of
 
 WEB_SECONDS = 120.0
@@ -82,7 +83,7 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                     partial(is_live, config),
                     max(fleet.load_timeout_seconds, server_of(config).start_seconds(folder)),
                     slot=True,
-                    seen=partial(gateway.sees, name),
+                    seen=partial(_is_seen, project, target, name, gateway),
                 )
             )
         if settings.gateway.launch == "local":
@@ -118,6 +119,11 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
         ),
     ]
     return found
+
+
+def _is_seen(project: Project, target: str, name: str, gateway: Gateway) -> bool:
+    """Whether requests for what the slot should hold come to it, also in another slot's place."""
+    return gateway.sees(name, slot.held(project, target, name, {}).keys())
 
 
 def slot_marks(project: Project, fleet: FleetConfig) -> list[str]:

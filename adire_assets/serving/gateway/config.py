@@ -72,6 +72,11 @@ def cluster_name(model: str, number: int, suffix: str = "", *, pinned: bool = Fa
     return f"{model}-{number}{'-pinned' if pinned else ''}{suffix}"
 
 
+def model_of_cluster(name: str) -> str:
+    """The model whose release a cluster of this name leads to. Model names have no hyphen."""
+    return name.partition("-")[0]
+
+
 def any_suffix() -> str:
     """The pattern of the suffix of any protocol."""
     return f"({'|'.join(one.suffix for one in all_protocols())})"

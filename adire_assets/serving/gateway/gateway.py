@@ -23,7 +23,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import read_json, write_bytes, write_json
 from adire_assets.serving.connection import host_and_port
 from adire_assets.serving.gateway import config, traffic
-from adire_assets.serving.gateway.config import any_suffix, cluster_name
+from adire_assets.serving.gateway.config import any_suffix, cluster_name, model_of_cluster
 from adire_assets.serving.gateway.served import ServedModel, protocols_of
 from adire_assets.serving.gateway.traffic import Traffic
 
@@ -152,8 +152,9 @@ class Gateway:
         table = file["resources"][0]["virtual_hosts"][0]["routes"]
         return all(one in table for one in config.model_routes(self.config, self.slots, served))
 
-    def sees(self, name: str) -> bool:
-        """Whether a slot is healthy to Envoy, wherever it is the first choice; True without Envoy.
+    def sees(self, name: str, models: Set[str] = frozenset()) -> bool:
+        """Whether a slot is healthy to Envoy, wherever it is the first choice, and where it stands
+        in for another slot of these models; True without Envoy.
 
         Envoy looks once a second, so this comes a little after the slot itself says so.
         """
@@ -169,7 +170,7 @@ class Gateway:
             for host in cluster.get("host_statuses", [])
             # The copies of a shadow go to an address that is no socket.
             if host["address"].get("socket_address", {}).get("port_value") in ports
-            and not host.get("priority")
+            and (not host.get("priority") or model_of_cluster(cluster["name"]) in models)
         )
 
     def traffic(self, model: str, number: int) -> Traffic:

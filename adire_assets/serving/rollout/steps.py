@@ -137,6 +137,7 @@ def bring(project: Project, fleet: FleetConfig, target: str, model: str, name: s
             if now.rollout or now.slots.get(name) != number:
                 raise UserError("what it should hold has changed meanwhile")
 
+        slot_client.wait()  # one that was just killed has started with what was recorded then
         ready = slot_client.ready(model)
         if number is None:
             for left in ready:

@@ -205,6 +205,17 @@ def test_only_who_brings_a_good_token_is_let_in(tmp_path: Path):
         assert made.http("/v2/health/live")[0] == 401
 
 
+def test_a_slot_that_stands_in_is_seen_when_the_gateway_would_ask_it(opened: RunningGateway):
+    opened.gateway.publish([ServedModel("paper", {5: "blue"}, {5: 100})])
+    sees = opened.gateway.sees
+    assert wait_until(lambda: sees("green", {"paper"}), 10)
+    opened.green.healthy = False
+    assert wait_until(lambda: not sees("green", {"paper"}), 10)
+    assert sees("green") and sees("green", {MODEL}), "it is nobody's first choice"
+    opened.green.healthy = True
+    assert wait_until(lambda: sees("green", {"paper"}), 10)
+
+
 def test_clients_that_give_up_early_are_not_the_releases_failure(opened: RunningGateway):
     opened.publish({1: 100})
     before = opened.counted(1)

@@ -311,6 +311,24 @@ def test_a_killed_slot_comes_back_with_what_it_held(lit: House) -> None:
     assert lit.deploy(1).live == 1
 
 
+def test_a_slot_that_starts_while_its_release_goes_back_comes_to_hold_what_is_recorded(
+    lit: House,
+) -> None:
+    lit.ensure_live(1)
+    thread = begun(lit, 2, lit.configured(minimum_seconds=1000.0))
+    awaited(lambda: canary_percent(lit) == 50, 60)
+    slot = lit.slot_client(lit.record.rollout.slot)
+    killed = lit.tritonserver(slot.name)
+    killed.kill()
+    killed.wait(10)
+    # It has read the record, which names the release still, and does not answer yet.
+    awaited(lambda: any("tritonserver" in one.name() for one in lit.processes(slot.name)), 30)
+    lit.roll_back()
+    thread.join(30)
+    assert lit.differences() == []
+    assert slot.ready(MODEL) == {1}
+
+
 def test_a_release_whose_stub_died_is_loaded_again(lit: House) -> None:
     lit.ensure_live(1)
     for process in lit.processes(lit.live_slot_client.name):
