@@ -106,6 +106,23 @@ def import_adapter(
 
 
 @file_app.command()
+def uses(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE[:LINE]",
+            help="A file of the data, or with a line one record in it: data/indigo/x.png, "
+            "data/letters/letters.jsonl:12.",
+        ),
+    ],
+) -> Iterable[str]:
+    """Say which datasets, adapters and releases rest on a file of the data, by its content."""
+    from adire_assets.ops.uses import uses
+
+    return uses(Project.find(), what)
+
+
+@file_app.command()
 def reproduce(
     what: Annotated[
         str, typer.Argument(help="A release, such as indigo@3, or the file of an answer.")

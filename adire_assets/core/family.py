@@ -78,7 +78,8 @@ class Family:
                   once more from its source
         dataset   build(source, output, config, files), of these files
         shows     of_dataset(folder), of_adapter(folder), of_evaluation(folder): lists of
-                  `core.shown.Shown`
+                  `core.shown.Shown`; items(dataset, files): its `core.shown.Item`s, `files` being
+                  those that it was made of
         drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that
                   its time depends on, as far as they are in there
         samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation

@@ -1,4 +1,4 @@
-"""What a family shows of an artifact, in Dagster and in MLflow."""
+"""What a family shows of an artifact, in Dagster, in MLflow and in the terminal."""
 
 import base64
 import mimetypes
@@ -26,6 +26,18 @@ class Shown:
         if self.kind == "picture":
             return inline(self.content)
         return self.content.read_text("utf-8") if isinstance(self.content, Path) else self.content
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a dataset has of one image or record: its split, a key of `core.splits.SPLITS`; its file
+    in the folder of the data, and where a file has several the line; and what is the same of the
+    same content, in any dataset."""
+
+    split: str
+    file: str
+    line: int | None
+    identity: str
 
 
 def inline(picture: Path) -> str:

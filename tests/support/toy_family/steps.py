@@ -9,7 +9,7 @@ import numpy as np
 from adire_assets.core.files import read_json, write_json
 from adire_assets.core.lineage import Recipe, file_digest
 from adire_assets.core.sample import Answer, Sample
-from adire_assets.core.shown import Shown
+from adire_assets.core.shown import Item, Shown
 from adire_assets.core.statistic import Statistic, save_statistics
 from toy_family import ngram
 
@@ -33,7 +33,9 @@ def make(project, config, recipe, folder, run_worker):
 
 def build(*, source, output, config, files=None, progress=None):
     found = [Path(source) / name for name in files] if files else Path(source).iterdir()
-    texts = sorted({text for file in found for text in file.read_text().splitlines()})
+    where = {text: file.name for file in found for text in file.read_text().splitlines()}
+    texts = sorted(where)
+    write_json(Path(output) / "where.json", where)
     write_json(Path(output) / "held_out.json", texts[::4])
     write_json(Path(output) / "train.json", [text for text in texts if text not in texts[::4]])
     return {}
@@ -109,6 +111,13 @@ def samples(evaluation, dataset):
 
 def of_dataset(folder):
     return [Shown("texts", "value", len(read_json(folder / "train.json")))]
+
+
+def items(dataset, files):
+    where = read_json(dataset / "where.json")
+    for split in ("held_out", "train"):
+        for text in read_json(dataset / f"{split}.json"):
+            yield Item(split, where[text], None, text)
 
 
 def of_adapter(folder):

@@ -47,11 +47,11 @@ class View:
 
 def read_rows(folder: Path, name: str) -> list[Row]:
     """The rows of <name>.jsonl in a dataset artifact."""
-    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
     manifest = folder / "manifest.json"
     known = read_json(manifest)["files"] if manifest.is_file() else {}
     rows = []
-    for line in lines:
+    for line in filter(None, lines):
         row = json.loads(line)
         file = row["file_name"]
         content = known.get(file) or file_digest(folder / file)
