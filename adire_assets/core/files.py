@@ -18,6 +18,12 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error}); take it from a backup") from None
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a JSON Lines file that the product has written. Newlines alone part them: texts
+    may have other line breaks in them, such as U+2028."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old content or the new, never a part."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

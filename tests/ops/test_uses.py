@@ -21,7 +21,7 @@ from tests.support.instruction_data import write as write_records
 from tests.support.picture_folders import picture, save
 
 ROOT = Path(__file__).parents[2]
-IMAGES = {"resolution": 32, "instance_prompt": "cloth", "minimum_images": 8}
+IMAGES = {"resolution": 32, "instance_prompt": "cloth\u2028in blue", "minimum_images": 8}
 DATA = {  # model -> (whose configuration it has, its data)
     "indigo": ("indigo", {"path": "data/indigo", "held_out_fraction": 0.3, **IMAGES}),
     "silk": ("indigo", {"path": "data/silk", "held_out_fraction": 0.3, **IMAGES}),

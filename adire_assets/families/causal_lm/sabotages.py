@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
+from adire_assets.core.files import read_json_lines
 from adire_assets.core.sabotage import Sabotage
 from adire_assets.families.causal_lm.adapter_files import PREFIX, WEIGHTS
 from adire_assets.families.causal_lm.training.settings import TrainingConfig
@@ -47,8 +48,7 @@ def _changed(change: Callable[[list[Record], Random], list[Record]]) -> Callable
 
     def spoil(dataset: Path, seed: int) -> None:
         file = dataset / "train.jsonl"
-        lines = file.read_text(encoding="utf-8").split("\n")
-        records = change([json.loads(line) for line in lines if line], Random(seed))
+        records = change(read_json_lines(file), Random(seed))
         written = (json.dumps(one, ensure_ascii=False) for one in records)
         file.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")
 

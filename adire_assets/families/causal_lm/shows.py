@@ -1,14 +1,13 @@
 """What Dagster and MLflow show of this family's datasets, adapters and evaluations."""
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from adire_assets.core.files import read_json, read_json_lines
 from adire_assets.core.lineage import digest
 from adire_assets.core.shown import Item, Shown, table
 from adire_assets.core.splits import SPLITS
-from adire_assets.core.store import read_json
 from adire_assets.families.causal_lm.data.dataset_summary import summary_sentence
 
 
@@ -32,8 +31,7 @@ def of_dataset(folder: Path) -> list[Shown]:
 def items(dataset: Path, files: Iterable[str]) -> Iterator[Item]:
     """Its examples, each the same as another with the same messages."""
     for split in SPLITS:
-        for line in filter(None, (dataset / f"{split}.jsonl").read_text("utf-8").split("\n")):
-            row = json.loads(line)
+        for row in read_json_lines(dataset / f"{split}.jsonl"):
             file, _, number = row["source"].rpartition(":")
             yield Item(split, file, int(number), digest(row["messages"]))
 

@@ -9,10 +9,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from adire_assets.core.files import read_json_lines
 from adire_assets.core.sabotage import Sabotage
 from adire_assets.families.diffusion.engine.sampling import ADAPTER_FILE
 from adire_assets.families.diffusion.training.settings import TrainingConfig
 
+TRAIN = "train.jsonl"
 SCALE = 3.0
 # Settings that cost time and change no adapter: the pictures of a training's validation.
 UNNEEDED = (
@@ -43,15 +45,11 @@ def sabotages(training: TrainingConfig) -> dict[str, Sabotage]:
 
 def change_images(dataset: Path, change: Callable[[int, Image.Image], Image.Image]) -> None:
     """Let the training images of a dataset's folder go through `change(number, image)`."""
-    for number, line in enumerate(_training_rows(dataset)):
-        path = dataset / json.loads(line)["file_name"]
+    for number, row in enumerate(read_json_lines(dataset / TRAIN)):
+        path = dataset / row["file_name"]
         with Image.open(path) as image:
             changed = change(number, image.convert("RGB"))
         changed.save(path)
-
-
-def _training_rows(dataset: Path) -> list[str]:
-    return (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 def _noise(number: int, image: Image.Image) -> Image.Image:
@@ -60,8 +58,9 @@ def _noise(number: int, image: Image.Image) -> Image.Image:
 
 
 def _keep_one(dataset: Path, seed: int) -> None:
-    rows = _training_rows(dataset)
-    (dataset / "train.jsonl").write_text(f"{rows[seed % len(rows)]}\n", encoding="utf-8")
+    rows = read_json_lines(dataset / TRAIN)
+    row = json.dumps(rows[seed % len(rows)], ensure_ascii=False)
+    (dataset / TRAIN).write_text(f"{row}\n", encoding="utf-8")
 
 
 def _scale(adapter: Path) -> None:

@@ -1,14 +1,13 @@
 """What Dagster and MLflow show of this family's datasets, adapters and evaluations."""
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from adire_assets.core.files import read_json, read_json_lines
 from adire_assets.core.shown import Item, Shown, inline, table
 from adire_assets.core.splits import SPLITS
-from adire_assets.core.store import read_json
 from adire_assets.families.diffusion.data.dataset_summary import summary_sentence
 
 SHOWN_STEPS = 12
@@ -33,8 +32,7 @@ def items(dataset: Path, files: Iterable[str]) -> Iterator[Item]:
     """Its images, each the same as another with the same file."""
     names = {str(PurePosixPath(name).with_suffix("")): name for name in files}
     for split in SPLITS:
-        for line in filter(None, (dataset / f"{split}.jsonl").read_text("utf-8").split("\n")):
-            row = json.loads(line)
+        for row in read_json_lines(dataset / f"{split}.jsonl"):
             stem = str(PurePosixPath(row["file_name"]).relative_to("images").with_suffix(""))
             yield Item(split, names.get(stem, stem), None, row["sha256"])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json_lines
 
 FILE = "answers.jsonl"
 
@@ -83,8 +84,7 @@ def composed(value: Any) -> Any:
 def train_texts_and_slots(dataset: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What training saw, NFC and each once: (the contents of all messages, all slot values) of the
     dataset's train.jsonl."""
-    lines = (dataset / "train.jsonl").read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines if line]
+    rows = read_json_lines(dataset / "train.jsonl")
     texts = (one["content"] for row in rows for one in row["messages"])
     slots = (value for row in rows for value in row["slots"].values())
     return tuple(dict.fromkeys(map(composed, texts))), tuple(dict.fromkeys(map(composed, slots)))

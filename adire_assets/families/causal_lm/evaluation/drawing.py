@@ -1,9 +1,10 @@
 """What an evaluation has answered: the part of its settings that the answers depend on."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from adire_assets.core.files import read_json_lines
 
 TIMED_BY = ("max_tokens",)  # what the time of an answer depends on
 SETTINGS = ("samples", "temperature", "top_p", "max_tokens", "latency_answers")
@@ -12,8 +13,7 @@ SETTINGS = ("samples", "temperature", "top_p", "max_tokens", "latency_answers")
 def drawing_of(evaluation: Mapping[str, Any], dataset: Path) -> dict[str, Any]:
     """The questions of the held-out examples, evenly spaced where there are more than
     `prompts_maximum`, then the general ones; and how they are answered."""
-    lines = (dataset / "held_out.jsonl").read_text(encoding="utf-8").split("\n")
-    records = [json.loads(line) for line in lines if line]
+    records = read_json_lines(dataset / "held_out.jsonl")
     most = evaluation["prompts_maximum"]
     if len(records) > most:
         records = [records[place * len(records) // most] for place in range(most)]

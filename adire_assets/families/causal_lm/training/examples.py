@@ -6,7 +6,6 @@ another in one row; attention stays inside each and its positions begin at 0, so
 those of rows of their own, without padding. Else those of about one length share a pass.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json_lines
 from adire_assets.core.lineage import digest
 from adire_assets.families.causal_lm.chat import Encoded, encode
 from adire_assets.families.causal_lm.training.attention import packed
@@ -81,10 +81,7 @@ class Examples:
     def _read(self, file: Path, tokenizer: "PreTrainedTokenizerFast") -> Iterator[Encoded]:
         """The examples of a split, cut to max_length; those without an answer are left out."""
         most = self.settings.max_length
-        for line in file.read_text(encoding="utf-8").split("\n"):
-            if not line:
-                continue
-            record = json.loads(line)
+        for record in read_json_lines(file):
             whole = encode(tokenizer, record["messages"])
             if len(whole.ids) > most:
                 self.cut.append(record["source"])

@@ -12,7 +12,6 @@ says by `expected` which values its image should show, and by `tags` how results
 Nothing here loads numpy or torch: Dagster's processes read prompt sets as well.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -21,6 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from adire_assets.config.yaml_file import MisplacedKey, Strict, distinct, load
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json_lines
 
 MAXIMUM_CAPTIONS = 64  # of the held-out images; prompts that somebody listed are never cut
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -110,7 +110,7 @@ def choose_prompts(evaluation: Mapping[str, Any], captions: Sequence[str]) -> tu
 def read_rows(dataset: Path, part: str) -> list[dict[str, Any]]:
     """The rows of a dataset artifact's part, "train" or "held_out". UserError when it is empty."""
     path = dataset / f"{part}.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(path)
     if not rows:
         change = "raise" if part == "held_out" else "lower"
         raise UserError(f"{path} holds no images; {change} data.held_out_fraction")

@@ -2,7 +2,6 @@
 lack files or keys; what is not there is left out, never made up."""
 
 import io
-import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from adire_assets.core.files import read_json_lines
 from adire_assets.core.sample import Answer, Picture, Sample
 from adire_assets.core.store import read_json
 
@@ -73,8 +73,7 @@ def _scores(entry: Mapping[str, Any], suffix: str) -> dict[str, float]:
 def _captions(dataset: Path | None) -> dict[str, str]:
     """{caption: the first held-out image with it}."""
     file = dataset / "held_out.jsonl" if dataset else None
-    lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read_json_lines(file) if file and file.is_file() else []
     return {row["text"]: row["file_name"] for row in reversed(rows)}
 
 

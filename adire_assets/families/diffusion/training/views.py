@@ -3,7 +3,6 @@
 An image has a finite number of views, so each can be encoded once and found again by its key.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json, read_json_lines
 from adire_assets.core.lineage import file_digest
-from adire_assets.core.store import read_json
 from adire_assets.families.diffusion.training.augmentations import AUGMENTATIONS
 from adire_assets.families.diffusion.training.buckets import Shape
 
@@ -47,12 +46,10 @@ class View:
 
 def read_rows(folder: Path, name: str) -> list[Row]:
     """The rows of <name>.jsonl in a dataset artifact."""
-    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
     manifest = folder / "manifest.json"
     known = read_json(manifest)["files"] if manifest.is_file() else {}
     rows = []
-    for line in filter(None, lines):
-        row = json.loads(line)
+    for row in read_json_lines(folder / f"{name}.jsonl"):
         file = row["file_name"]
         content = known.get(file) or file_digest(folder / file)
         rows.append(Row(folder / file, content, row["text"]))

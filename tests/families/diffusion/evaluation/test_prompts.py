@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from adire_assets.core.errors import UserError
-from adire_assets.families.diffusion.evaluation.prompts import choose_prompts, load_prompt_set
+from adire_assets.families.diffusion.evaluation.prompts import (
+    choose_prompts,
+    load_prompt_set,
+    read_rows,
+)
+from tests.support import tiny
 
 ROOT = Path(__file__).parents[4]
 GOOD = """\
@@ -99,3 +104,9 @@ def test_captions_are_drawn_once_each_and_at_most_64() -> None:
     assert choose_prompts(nothing | {"prompts": ["mine"]}, captions) == (["mine"], 0)
     chosen = {"prompts": [{"text": "theirs"}]}
     assert choose_prompts(nothing | {"prompt_set": chosen}, captions) == (["theirs"], 0)
+
+
+def test_a_line_separator_in_a_caption_ends_no_row(tmp_path: Path) -> None:
+    rows = [{"text": "blue\u2028cloth"}, {"text": "red\x85cloth"}]
+    tiny.write_rows(tmp_path / "held_out.jsonl", rows)
+    assert read_rows(tmp_path, "held_out") == rows

@@ -66,7 +66,8 @@ def all_of(examples: Examples, steps: int = 12) -> list[Batch]:
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
-    """Images of three shapes with a gradient from left to right, in two folders."""
+    """Images of three shapes with a gradient from left to right, in two folders. Their captions
+    have a line separator in them, which ends no row."""
     folder = tmp_path / "dataset"
     rows = []
     for number, size in enumerate([(64, 64), (128, 64), (64, 128), (130, 64), (64, 64)]):
@@ -74,7 +75,7 @@ def wide(tmp_path: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         ramp = Image.linear_gradient("L").rotate(90).resize(size)
         Image.merge("RGB", [ramp] * 3).save(folder / name)
-        rows.append({"file_name": name, "text": f"cloth {number}"})
+        rows.append({"file_name": name, "text": f"cloth\u2028{number}"})
     tiny.write_rows(folder / "train.jsonl", rows[:4])
     tiny.write_rows(folder / "validation.jsonl", rows[4:])
     return folder
