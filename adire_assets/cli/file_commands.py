@@ -8,7 +8,9 @@ import typer
 
 from adire_assets.cli.arguments import (
     LARGEST_NUMBER,
+    By,
     Model,
+    Reason,
     Release,
     file_to_read,
     file_to_write,
@@ -120,6 +122,19 @@ def uses(
     from adire_assets.ops.uses import uses
 
     return uses(Project.find(), what)
+
+
+@file_app.command()
+def takedown(
+    what: Annotated[str, typer.Argument(metavar="FILE[:LINE]", help="As `adire uses` takes it.")],
+    reason: Reason,
+    by: By = None,
+) -> Iterable[str]:
+    """Keep a file of the data, or a record in it, out of all trainings to come, and quarantine the
+    releases that rest on it."""
+    from adire_assets.ops.takedown import take_down
+
+    return take_down(Project.find(), what, reason, by)
 
 
 @file_app.command()

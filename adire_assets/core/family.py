@@ -60,7 +60,9 @@ class Family:
 
     Worker functions, which run in a child process (see `core.worker`), by step:
 
-        dataset   build(source, output, config), of all files in the folder `source`
+        dataset   build(source, output, config, and where there is any taken_down), of all files in
+                  the folder `source`; taken_down: {identity of a `core.shown.Item`: why it is to
+                  stay out}
         train     train(dataset, base_model, output, training, work, cache, device)
         trial     run(storage, study, number, and what train is given); storage: an SQLite file
         generate  draw(base_model, adapter, drawing, output, device)
@@ -76,7 +78,8 @@ class Family:
                   see `config.held_weights`;
                   find_again(project, base_model, folder): the base model that a manifest names,
                   once more from its source
-        dataset   build(source, output, config, files), of these files
+        dataset   build(source, output, config, files, and where there is any taken_down), of these
+                  files
         shows     of_dataset(folder), of_adapter(folder), of_evaluation(folder): lists of
                   `core.shown.Shown`; items(dataset, files): its `core.shown.Item`s, `files` being
                   those that it was made of

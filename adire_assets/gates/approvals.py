@@ -198,7 +198,7 @@ def approve(
     already."""
     with adding(project, wanted) as add:
         refuse_approved(project, wanted)
-        who = by or ", ".join((rating or {}).get("raters", [])) or _user()
+        who = by or ", ".join((rating or {}).get("raters", [])) or account()
         return add("approved", by=who, reason=reason, rating=rating)
 
 
@@ -225,7 +225,7 @@ def revoke(project: Project, wanted: ReleaseRecord, reason: str, by: str | None 
                     f"release {number} of {model} is {'on its way' if on_its_way else 'live'} on "
                     f'{state.target}; `adire rollback {model} --reason "..."` takes it away'
                 )
-        return add("revoked", by=by or _user(), reason=reason)
+        return add("revoked", by=by or account(), reason=reason)
 
 
 def note_sheet(
@@ -291,7 +291,8 @@ def _name(model: str, number: int) -> str:
     return f"approvals/{model}/{number}"
 
 
-def _user() -> str:
+def account() -> str:
+    """The name of the account that runs this. UserError when it has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from adire_assets.config import takedowns
 from adire_assets.config.fleet import fleet_file
 from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.core import lineage
@@ -34,6 +35,7 @@ CODE = {
     lineage.PACKAGE: (".py", ".lua", ".js", ".j2"),
     "triton_models": (".py", ".pbtxt"),
     "base_models": (".dvc",),
+    takedowns.FILE: (".yaml",),
 }
 TOP = "dagster_defs.py"
 SHOWN = 5
@@ -107,6 +109,8 @@ def _deciding(project: Project, model: str, config: ModelConfig | None) -> Itera
         named = (*config.evaluation.files(), *config.serving.files())
         yield from (project.root / name for name in named)
         yield project.root / config.data.dvc_file
+    if (gone := project.root / takedowns.FILE).is_file():
+        yield gone
     for name in CODE:
         below = (project.root / name).rglob("*")
         yield from (path for path in below if _is_code(project, path) and path.is_file())

@@ -25,6 +25,8 @@ def build(project: Project, data: Artifact) -> Built:
         versions.verify_working_tree(project, config["dvc_file"], config["path"], tree)
         places = {"source": project.inside(config["path"], "data.path"), "output": folder}
         arguments = {**places, "config": config}
+        if gone := read.get("taken_down"):
+            arguments["taken_down"] = gone
         step.functions.build(**arguments, files=tree.files)
         versions.verify_working_tree(project, config["dvc_file"], config["path"], tree)
         job = recorded_job(step.job("build"), arguments, places)

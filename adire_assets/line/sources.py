@@ -15,6 +15,7 @@ from typing import Any
 from adire_assets.config import held_weights
 from adire_assets.config.fleet import device_class
 from adire_assets.config.model import ModelConfig, load_model
+from adire_assets.config.takedowns import taken_down
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Built, Store, write_json
@@ -28,7 +29,7 @@ def training_data(project: Project, model: str) -> Built:
     config = whole.data
     tree = versions.subtree(project, config.dvc_file, config.path)
     versions.verify_working_tree(project, config.dvc_file, config.path, tree)
-    recipe = _training_data_recipe(model, whole, tree)
+    recipe = _training_data_recipe(project, model, whole, tree)
 
     def make(folder: Path) -> dict[str, Any]:
         write_json(folder / "files.json", dict(sorted(tree.files.items())))
@@ -69,11 +70,15 @@ def source_key(project: Project, model: str, name: str) -> str:
 
 def _training_data_now(project: Project, model: str, config: ModelConfig) -> Recipe:
     tree = versions.subtree(project, config.data.dvc_file, config.data.path)
-    return _training_data_recipe(model, config, tree)
+    return _training_data_recipe(project, model, config, tree)
 
 
-def _training_data_recipe(model: str, config: ModelConfig, tree: versions.Subtree) -> Recipe:
+def _training_data_recipe(
+    project: Project, model: str, config: ModelConfig, tree: versions.Subtree
+) -> Recipe:
     settings = {"family": config.family, "data": config.data.model_dump()}
+    if gone := taken_down(project):
+        settings["taken_down"] = gone
     return Recipe("training_data", model, inputs={"files": tree.hash}, config=settings)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,8 +16,19 @@ from adire_assets.core.shown import Item
 from adire_assets.core.splits import SPLITS
 from adire_assets.core.store import Artifact, Store
 from adire_assets.serving import record, release
+from adire_assets.serving.release import ReleaseRecord
 
 RECORD = re.compile(r"(.+):([1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True)
+class Use:
+    """A dataset that has what was asked for: `had`, with where their files are; and the adapters
+    that are trained on it, with their releases."""
+
+    dataset: Artifact
+    had: list[tuple[str, Item]]
+    adapters: list[tuple[Artifact, list[ReleaseRecord]]]
 
 
 def uses(project: Project, what: str) -> Iterator[str]:
@@ -25,26 +37,38 @@ def uses(project: Project, what: str) -> Iterator[str]:
 
     UserError when no data version of this project's home has it.
     """
+    content, found = used(project, what)
+    one = len(content) == 1
+    for use in found:
+        yield f"dataset {use.dataset.key[:12]} of {use.dataset.model}: {_in_words(use.had)}"
+        names = sorted({_place(where, item) for where, item in use.had} - {what})
+        yield from (f"  there it is {name}" for name in names if one)
+        for adapter, releases in use.adapters:
+            yield f"  adapter {adapter.key[:12]}"
+            for number in releases:
+                where = whereabouts(project, number)
+                yield f"    release {number.model}@{number.number}{where and f': {where}'}"
+
+
+def used(project: Project, what: str) -> tuple[set[str], list[Use]]:
+    """(the identities of `what`, each dataset that has one of them), as `uses` tells them."""
     path, line = _parted(project, what)
     datasets = list(_datasets(project))
     # By the newest version that has it: what is in the file by now may never have been used.
     asked: set[str] = set()
     for _, items in datasets:
-        found = {i.identity for where, i in items if where == path and line in (None, i.line)}
-        asked = asked or found
+        here = {i.identity for where, i in items if where == path and line in (None, i.line)}
+        asked = asked or here
     if not asked:
         raise UserError(
             f"{what}: no dataset in {project.home} has it; name it as below the project's folder, "
             "such as data/indigo/x.png, a record as data/letters/letters.jsonl:12"
         )
+    found = []
     for dataset, items in datasets:
-        had = [(where, item) for where, item in items if item.identity in asked]
-        if had:
-            yield f"dataset {dataset.key[:12]} of {dataset.model}: {_in_words(had)}"
-            names = sorted({_place(where, item) for where, item in had} - {what})
-            if line is not None or len(asked) == 1:
-                yield from (f"  there it is {name}" for name in names)
-            yield from _rests_on(project, dataset)
+        if had := [(where, item) for where, item in items if item.identity in asked]:
+            found.append(Use(dataset, had, _rest_on(project, dataset)))
+    return asked, found
 
 
 def _parted(project: Project, what: str) -> tuple[str, int | None]:
@@ -83,23 +107,23 @@ def _in_words(had: list[tuple[str, Item]]) -> str:
     )
 
 
-def _rests_on(project: Project, dataset: Artifact) -> Iterator[str]:
-    releases: dict[str, list[release.ReleaseRecord]] = defaultdict(list)
+def _rest_on(project: Project, dataset: Artifact) -> list[tuple[Artifact, list[ReleaseRecord]]]:
+    releases: dict[str, list[ReleaseRecord]] = defaultdict(list)
     for one in release.records(project, dataset.model):
         releases[one.adapter["content_hash"]].append(one)
-    for adapter in Store(project).known(dataset.model, "lora_weights"):
-        if _inputs(adapter).get("dataset") == dataset.content_hash:
-            yield f"  adapter {adapter.key[:12]}"
-            for one in releases[adapter.content_hash]:
-                yield f"    release {dataset.model}@{one.number}{_where(project, one)}"
+    return [
+        (adapter, releases[adapter.content_hash])
+        for adapter in Store(project).known(dataset.model, "lora_weights")
+        if _inputs(adapter).get("dataset") == dataset.content_hash
+    ]
 
 
 def _inputs(artifact: Artifact) -> Mapping[str, Any]:
     return artifact.manifest["recipe"]["inputs"]
 
 
-def _where(project: Project, one: release.ReleaseRecord) -> str:
-    """Where it answers, or may again."""
+def whereabouts(project: Project, one: ReleaseRecord) -> str:
+    """Where a release answers, or may again; "" for nowhere."""
     told = []
     for target in record.targets(project, one.model):
         state = record.read(project, target, one.model)
@@ -109,4 +133,4 @@ def _where(project: Project, one: release.ReleaseRecord) -> str:
             told.append(f"in a rollout on {target}")
         elif one.number in state.slots.values():
             told.append(f"held on {target} for the way back")
-    return f": {', '.join(told)}" if told else ""
+    return ", ".join(told)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from adire_assets.core.files import read_json, write_json
-from adire_assets.core.lineage import Recipe, file_digest
+from adire_assets.core.lineage import Recipe, digest, file_digest
 from adire_assets.core.sample import Answer, Sample
 from adire_assets.core.shown import Item, Shown
 from adire_assets.core.statistic import Statistic, save_statistics
@@ -31,9 +31,10 @@ def make(project, config, recipe, folder, run_worker):
     return {"source": file.name, "revision": None}
 
 
-def build(*, source, output, config, files=None, progress=None):
+def build(*, source, output, config, files=None, progress=None, taken_down=()):
     found = [Path(source) / name for name in files] if files else Path(source).iterdir()
     where = {text: file.name for file in found for text in file.read_text().splitlines()}
+    where = {text: name for text, name in where.items() if digest(text) not in taken_down}
     texts = sorted(where)
     write_json(Path(output) / "where.json", where)
     write_json(Path(output) / "held_out.json", texts[::4])
@@ -117,7 +118,7 @@ def items(dataset, files):
     where = read_json(dataset / "where.json")
     for split in ("held_out", "train"):
         for text in read_json(dataset / f"{split}.json"):
-            yield Item(split, where[text], None, text)
+            yield Item(split, where[text], None, digest(text))
 
 
 def of_adapter(folder):

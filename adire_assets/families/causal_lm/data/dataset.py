@@ -31,6 +31,7 @@ from adire_assets.core.data_files import (
 )
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import suffix_of
+from adire_assets.core.lineage import digest
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.causal_lm.config import DataConfig
@@ -76,11 +77,13 @@ def build_dataset(
     config: DataConfig,
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
+    taken_down: Mapping[str, str] | None = None,
 ) -> Summary:
     """Build the dataset of `source` in the empty or absent folder `output`.
 
     `files` are the relative paths to take (default: all below `source`); what is not content
-    (`file_names.is_content`) is left out. UserError: no records, mistakes in them, too few examples
+    (`file_names.is_content`) is left out. So are records in `taken_down`, {digest of the messages:
+    why}. UserError: no records, mistakes in them, too few examples
     in all (`config.minimum_examples`), held out or to train on.
     """
     found = content_files(source, files)
@@ -107,7 +110,9 @@ def build_dataset(
             progress(f"{number} of {len(named)} files read")
     if read.problems:
         raise UserError(mistakes(f"the records in {source} have", read.problems))
-    by_split, rejected = split_examples(read.examples, config)
+    kept, gone = _without(read.examples, taken_down or {})
+    by_split, rejected = split_examples(kept, config)
+    rejected = sorted([*gone, *rejected], key=lambda item: (item.file, item.line))
     refuse_too_few(source, config, by_split, rejected)
     rows = {name: [_row(one) for one in split] for name, split in by_split.items()}
     summary = Summary(
@@ -138,16 +143,35 @@ def build(
     config: Mapping[str, Any],
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
+    taken_down: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """`build_dataset` with plain values, as the line and a worker call it."""
     settings = DataConfig.model_validate(config)
-    return asdict(build_dataset(Path(source), Path(output), settings, files, progress))
+    found = build_dataset(Path(source), Path(output), settings, files, progress, taken_down)
+    return asdict(found)
+
+
+def _without(
+    examples: Iterable[Example], taken_down: Mapping[str, str]
+) -> tuple[list[Example], list[Rejection]]:
+    """(those that stay, the others)."""
+    kept, gone = [], []
+    for example in examples:
+        if why := taken_down.get(digest(_messages(example))):
+            gone.append(Rejection(example.file, example.line, f"taken down: {why}"))
+        else:
+            kept.append(example)
+    return kept, gone
+
+
+def _messages(example: Example) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in example.messages]
 
 
 def _row(placed: Placed) -> dict[str, Any]:
     example = placed.example
     return {
-        "messages": [{"role": role, "content": text} for role, text in example.messages],
+        "messages": _messages(example),
         "slots": example.slots,
         "language": example.language or _language_of(example),
         "source": example.source,

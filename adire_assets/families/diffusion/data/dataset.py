@@ -90,11 +90,13 @@ def build_dataset(
     config: DataConfig,
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
+    taken_down: Mapping[str, str] | None = None,
 ) -> Summary:
     """Build the dataset of `source` in the empty or absent folder `output`.
 
     `files` are the relative paths to take (default: all below `source`); what is not content
-    (`file_names.is_content`) is left out. UserError: no files, wrong caption files, two images of
+    (`file_names.is_content`) is left out. So are images with the pixels of a file in `taken_down`,
+    {SHA-256: why}. UserError: no files, wrong caption files, two images of
     one name, too few images in all (`config.minimum_images`), held out or to train on.
     """
     found = content_files(source, files)
@@ -109,7 +111,7 @@ def build_dataset(
     with new_folder(output):
         (output / STAGING).mkdir()
         with own_pixel_limit():
-            summary = _build(source, output, config, found, captions, progress)
+            summary = _build(source, output, config, found, captions, progress, taken_down or {})
         shutil.rmtree(output / STAGING)
     return summary
 
@@ -121,10 +123,12 @@ def build(
     config: Mapping[str, Any],
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
+    taken_down: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """`build_dataset` with plain values, as the line and a worker call it."""
     settings = DataConfig.model_validate(config)
-    return asdict(build_dataset(Path(source), Path(output), settings, files, progress))
+    found = build_dataset(Path(source), Path(output), settings, files, progress, taken_down)
+    return asdict(found)
 
 
 def _build(
@@ -134,12 +138,16 @@ def _build(
     files: Mapping[str, Path],
     captions: Captions,
     progress: Progress | None,
+    taken_down: Mapping[str, str],
 ) -> Summary:
     rejected: list[Rejection] = []
+    gone: dict[str, str] = {}  # pixels of what was taken down -> why
     unused: list[Rejection] = []
     images: list[Accepted] = []
     first: dict[str, str] = {}
     for found in _normalised(source, output / STAGING, config, files, progress):
+        if isinstance(found, Accepted) and (why := taken_down.get(found.sha256)):
+            gone[found.pixels] = why
         if isinstance(found, Rejection):
             name = found.file
             if found.reason == NO_IMAGE and suffix_of(name) not in (*ENDINGS, *OTHER_PICTURES):
@@ -152,6 +160,10 @@ def _build(
         else:
             first[found.pixels] = found.source
             images.append(found)
+    for image in [image for image in images if image.pixels in gone]:
+        images.remove(image)
+        image.staged.unlink()
+        rejected.append(Rejection(image.source, f"taken down: {gone[image.pixels]}"))
     _refuse_equal_names(source, images)
     splits, straddling = split_images(images, config)
     rejected = sorted([*rejected, *straddling], key=lambda item: item.file)
