@@ -113,12 +113,21 @@ def test_a_file_that_decides_is_named(project: Project, name: str, how: str) -> 
     [
         ("adire_assets/core/hidden.py", "not in the commit"),
         ("base_models/other/base.dvc", "not in the commit"),
+        ("configs/takedowns.yaml", "not in the commit"),
     ],
 )
 def test_a_file_that_git_does_not_know_is_named(project: Project, name: str, told: str) -> None:
     (project.root / name).parent.mkdir(exist_ok=True)
     (project.root / name).write_text("")
     assert clean_commit.uncommitted(project, MODEL) == [f"{name} ({told})"]
+
+
+def test_a_list_of_takedowns_that_is_gone_is_named(project: Project) -> None:
+    file = project.root / "configs" / "takedowns.yaml"
+    file.write_text("takedowns: []\n")
+    commit(project)
+    file.unlink()
+    assert clean_commit.uncommitted(project, MODEL) == ["configs/takedowns.yaml (deleted)"]
 
 
 @pytest.mark.parametrize("how", ["changed", "added", "deleted"])
