@@ -40,8 +40,14 @@ class Takedowns(Strict):
 def taken_down(project: Project) -> dict[str, str]:
     """{content: why it was taken down}, sorted; empty without the file. UserError for mistakes."""
     path = project.root / FILE
-    found = load(path, Takedowns).takedowns if path.is_file() else []
+    found = load(path, Takedowns).takedowns if _says_something(path) else []
     return dict(sorted((one.content, one.reason) for one in found))
+
+
+def _says_something(path: Path) -> bool:
+    """Whether there is more than comments: after the last entry is deleted there is not."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return any(line.strip() and not line.lstrip().startswith("#") for line in lines)
 
 
 def add(project: Project, entries: Iterable[Takedown]) -> Path:
@@ -51,7 +57,7 @@ def add(project: Project, entries: Iterable[Takedown]) -> Path:
         known = taken_down(project)
         new = [one.model_dump() for one in entries if one.content not in known]
         tree.yaml_set_start_comment(OPENING)
-        if path.is_file():
+        if _says_something(path):
             tree = yaml.load(path.read_text(encoding="utf-8"))
         if tree.get("takedowns"):
             tree["takedowns"].extend(new)

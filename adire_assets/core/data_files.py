@@ -13,6 +13,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content, same_form
 
 SHOWN_PROBLEMS = 100
+TAKEN_DOWN = "excluded by configs/takedowns.yaml"  # why a file or a record is rejected
 
 
 def content_files(source: Path, files: Iterable[str] | None = None) -> dict[str, Path]:

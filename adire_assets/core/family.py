@@ -61,8 +61,7 @@ class Family:
     Worker functions, which run in a child process (see `core.worker`), by step:
 
         dataset   build(source, output, config, and where there is any taken_down), of all files in
-                  the folder `source`; taken_down: {identity of a `core.shown.Item`: why it is to
-                  stay out}
+                  the folder `source`; taken_down: identities of `core.shown.Item`s to leave out
         train     train(dataset, base_model, output, training, work, cache, device)
         trial     run(storage, study, number, and what train is given); storage: an SQLite file
         generate  draw(base_model, adapter, drawing, output, device)

@@ -39,6 +39,10 @@ class Item:
     line: int | None
     identity: str
 
+    def told(self, file: str) -> str:
+        """Such as data/letters/letters.jsonl:12; `file` is where its file is."""
+        return file if self.line is None else f"{file}:{self.line}"
+
 
 def inline(picture: Path) -> str:
     """A picture's file in Markdown."""

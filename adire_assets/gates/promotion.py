@@ -21,7 +21,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store, read_json, write_json
-from adire_assets.gates import approvals, measurements, policy_comparison, upgrades
+from adire_assets.gates import approvals, contents, measurements, policy_comparison, upgrades
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.gates.verdict import Verdict, decide
 from adire_assets.serving import release, slot_server
@@ -209,6 +209,7 @@ def require_release(project: Project, record: ReleaseRecord, progress: Progress)
 
 def require_passable(project: Project, record: ReleaseRecord, progress: Progress) -> None:
     """UserError for a release that not even an approval lets through."""
+    contents.refuse_taken_down(project, record)
     store = Store(project)
     evaluation = store.open(record.evaluation)
     store.verify(evaluation)

@@ -78,7 +78,7 @@ def _training_data_recipe(
 ) -> Recipe:
     settings = {"family": config.family, "data": config.data.model_dump()}
     if gone := taken_down(project):
-        settings["taken_down"] = gone
+        settings["taken_down"] = [*gone]
     return Recipe("training_data", model, inputs={"files": tree.hash}, config=settings)
 
 

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 from adire_assets.config import takedowns
 from adire_assets.config.takedowns import Takedown
+from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.gates import approvals
 from adire_assets.ops import uses
 from adire_assets.serving import record
 
 STAYS = (
-    "the file itself stays in the data, in DVC's cache and in its remotes: delete it from the "
-    "folder, `dvc add` that, commit, and run `dvc gc --workspace --cloud`"
+    "the file itself stays in the data, DVC's cache and remotes, and in datasets that the store "
+    "keeps: docs/reproduce.md says how to delete it"
 )
 
 
@@ -19,26 +20,33 @@ def take_down(project: Project, what: str, reason: str, by: str | None) -> Itera
     """Exclude `what`, a file of the data or FILE:LINE, from all datasets built from now on, and
     quarantine the releases that rest on it; a line for each.
 
-    A live release stays live; a line says how to leave it. UserError, with nothing changed, when no
-    data version contains it.
+    A live release stays live, a rollout ends. UserError, with nothing changed, when `what` is
+    neither in the data nor in a dataset, or is several records.
     """
     content, found = uses.used(project, what)
-    facts = {"was": what, "reason": reason, "by": by or approvals.account(), "at": record.now()}
-    path = takedowns.add(project, [Takedown(content=one, **facts) for one in sorted(content)])
-    answering = set()
-    for one in (one for use in found for _, releases in use.adapters for one in releases):
-        if record.quarantine_reason(project, one.model, one.number) is None:
-            why = f"rests on {what}, which was taken down: {reason}"
-            record.quarantine(project, one.model, one.number, why)
-        where = uses.whereabouts(project, one)
-        yield f"release {one.model}@{one.number}: quarantined{where and f'; {where}'}"
-        if "live on" in where or "in a rollout" in where:
-            answering.add(one.model)
-    for model in sorted(answering):
-        yield (
-            f"{model}: a release that rests on it still answers; the next release replaces it, or "
-            f"leave it now: `adire rollback {model} --reason ...`"
+    if len(content) > 1:
+        raise UserError(
+            f"{what} holds {len(content)} records; put each on a line of its own, and name one as "
+            "FILE:LINE"
         )
-    models = ", ".join(sorted({use.dataset.model for use in found}))
-    yield f"{path}: entry added; once it is committed, the sensors train {models} without it"
+    by = by or approvals.account()
+    new = [
+        Takedown(content=one, was=what, reason=reason, by=by, at=record.now()) for one in content
+    ]
+    path = takedowns.add(project, new)
+    releases = [one for use in found for _, them in use.adapters for one in them]
+    why = f"rests on {what}, which was taken down: {reason}"
+    for one in releases:  # all of them before anything is told: who reads the lines may go away
+        if not (record.quarantine_reason(project, one.model, one.number) or "").startswith(why):
+            record.quarantine(project, one.model, one.number, why)
+    yield from uses.lines(project, what, content, found)
+    for one in releases:
+        where = uses.whereabouts(project, one)
+        yield f"release {one.model}@{one.number} is quarantined{where and f', and {where}'}"
+        if "live on" in where:
+            yield (
+                f"  it still answers until the next release replaces it; `adire rollback "
+                f"{one.model} --reason ...` goes back to the last one that does not rest on it"
+            )
+    yield f"{path}: entry added; commit it, and the sensors train models that had it without it"
     yield STAYS

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from adire_assets.config.model import family_of
+from adire_assets.config.model import models
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import family
-from adire_assets.core.file_names import same_form
+from adire_assets.core.file_names import same_form, spelled_as_on_disk
 from adire_assets.core.project import Project
 from adire_assets.core.shown import Item
 from adire_assets.core.splits import SPLITS
 from adire_assets.core.store import Artifact, Store
+from adire_assets.gates import contents
 from adire_assets.serving import record, release
 from adire_assets.serving.release import ReleaseRecord
 
@@ -35,40 +36,71 @@ def uses(project: Project, what: str) -> Iterator[str]:
     """Lines that lead from `what`, a file of the data or FILE:LINE, one record in it, to all that
     rests on it, by content: under whatever name, in the data of whichever model.
 
-    UserError when no data version of this project's home has it.
+    UserError when it is neither in the data nor in a dataset of this project's home.
     """
     content, found = used(project, what)
-    one = len(content) == 1
+    yield from lines(project, what, content, found)
+
+
+def lines(project: Project, what: str, content: set[str], found: list[Use]) -> Iterator[str]:
+    """What `used` has found, in words."""
+    if not found:
+        yield f"{what}: in no dataset"
     for use in found:
         yield f"dataset {use.dataset.key[:12]} of {use.dataset.model}: {_in_words(use.had)}"
-        names = sorted({_place(where, item) for where, item in use.had} - {what})
-        yield from (f"  there it is {name}" for name in names if one)
+        names = sorted({item.told(where) for where, item in use.had} - {what})
+        yield from (f"  there it is {name}" for name in names if len(content) == 1)
         for adapter, releases in use.adapters:
             yield f"  adapter {adapter.key[:12]}"
-            for number in releases:
-                where = whereabouts(project, number)
-                yield f"    release {number.model}@{number.number}{where and f': {where}'}"
+            for one in releases:
+                where = whereabouts(project, one)
+                yield f"    release {one.model}@{one.number}{where and f': {where}'}"
+    yield from _unsearched(project)
 
 
 def used(project: Project, what: str) -> tuple[set[str], list[Use]]:
-    """(the identities of `what`, each dataset that has one of them), as `uses` tells them."""
+    """(the identities of `what`, each dataset that has one of them).
+
+    A file that is there counts as it is now; one that is gone as in the newest dataset that has it.
+    UserError as of `uses`.
+    """
     path, line = _parted(project, what)
-    datasets = list(_datasets(project))
-    # By the newest version that has it: what is in the file by now may never have been used.
-    asked: set[str] = set()
-    for _, items in datasets:
-        here = {i.identity for where, i in items if where == path and line in (None, i.line)}
-        asked = asked or here
+    datasets = [(one, contents.items(project, one)) for one in _datasets(project)]
+    asked = _there_now(project, path, line)
+    if asked is None:
+        named = (
+            {i.identity for where, i in items if _is(where, i, path, line)} for _, items in datasets
+        )
+        asked = next(filter(None, named), set())
     if not asked:
         raise UserError(
-            f"{what}: no dataset in {project.home} has it; name it as below the project's folder, "
-            "such as data/indigo/x.png, a record as data/letters/letters.jsonl:12"
+            f"{what}: neither the data nor a dataset in {project.home} has it; name it from the "
+            "project's folder, as data/indigo/x.png, or a record as data/letters/letters.jsonl:12"
         )
     found = []
     for dataset, items in datasets:
         if had := [(where, item) for where, item in items if item.identity in asked]:
             found.append(Use(dataset, had, _rest_on(project, dataset)))
     return asked, found
+
+
+def _is(where: str, item: Item, path: str, line: int | None) -> bool:
+    """Whether an item of a dataset is what was asked for. Where the list of files was deleted, its
+    name may lack the ending."""
+    return where in (path, str(PurePosixPath(path).with_suffix(""))) and line in (None, item.line)
+
+
+def _there_now(project: Project, path: str, line: int | None) -> set[str] | None:
+    """What the file holds as it is, by the models whose data it is; None without such a file."""
+    file = spelled_as_on_disk(project.root / path)
+    found = None
+    for config in models(project)[0].values():
+        folder = PurePosixPath(config.data.path)
+        if file.is_file() and PurePosixPath(path).is_relative_to(folder):
+            name = PurePosixPath(path).relative_to(folder).as_posix()
+            read = family(config.family).shows.functions.identities(file, name, config.data)
+            found = (found or set()) | {one for at, one in read if line in (None, at)}
+    return found
 
 
 def _parted(project: Project, what: str) -> tuple[str, int | None]:
@@ -79,25 +111,22 @@ def _parted(project: Project, what: str) -> tuple[str, int | None]:
     return same_form(below.as_posix()), line
 
 
-def _datasets(project: Project) -> Iterator[tuple[Artifact, list[tuple[str, Item]]]]:
-    """Each dataset in the store, the newest first, with its items and where their files are; of one
-    whose training_data is deleted only their names in the folder of the data are known."""
+def _datasets(project: Project) -> list[Artifact]:
+    """The datasets in the store, the newest first; of equal ones one."""
     store = Store(project)
-    read = {one.content_hash: one for one in store.artifacts(kind="training_data")}
-    made = [(one.manifest["created"], one.name, one) for one in store.artifacts(kind="dataset")]
-    for _, _, listed in sorted(made, reverse=True):
-        dataset = store.open(listed.reference())
-        if (data := read.get(dataset.manifest["recipe"]["inputs"]["training_data"])) is not None:
-            told, files = data.json("data.json"), data.json("files.json")
-            plug, folder = family(told["family"]), PurePosixPath(told["data"]["path"])
-        else:
-            files, plug, folder = {}, family_of(project, dataset.model), PurePosixPath("(unknown)")
-        items = plug.shows.functions.items(dataset.path, files)
-        yield dataset, [(same_form((folder / item.file).as_posix()), item) for item in items]
+    made = sorted(store.artifacts(kind="dataset"), key=lambda one: one.manifest["created"])
+    found = {(one.model, one.content_hash): one for one in made}
+    return [store.open(one.reference()) for one in reversed(found.values())]
 
 
-def _place(where: str, item: Item) -> str:
-    return where if item.line is None else f"{where}:{item.line}"
+def _unsearched(project: Project) -> Iterator[str]:
+    """How many datasets were deleted, of which nobody knows the content any more."""
+    store = Store(project)
+    for folder in sorted(store.memory.glob("*/dataset")):
+        known = store.known(folder.parent.name, "dataset")
+        there = {one.content_hash for one in known if store.holds(one)}
+        if gone := {one.content_hash for one in known} - there:
+            yield f"{folder.parent.name}: {len(gone)} deleted datasets could not be searched"
 
 
 def _in_words(had: list[tuple[str, Item]]) -> str:

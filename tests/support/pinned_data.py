@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
@@ -33,8 +34,9 @@ def build(project: Project, model: str) -> Artifact:
 def release_on(project: Project, data: Artifact) -> release.ReleaseRecord:
     """The next release of the model, whose adapter is trained on this dataset."""
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> dict[str, Any]:
         write_json(folder / "adapter.json", data.key)
+        return {"dataset": data.reference()}
 
     inputs = {"dataset": data.content_hash}
     adapter = Store(project).build(Recipe("lora_weights", data.model, inputs=inputs), write)

@@ -1,14 +1,16 @@
 """What Dagster and MLflow show of this family's datasets, adapters and evaluations."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from adire_assets.core.data_files import decode_text
 from adire_assets.core.files import read_json, read_json_lines
-from adire_assets.core.lineage import digest
 from adire_assets.core.shown import Item, Shown, table
 from adire_assets.core.splits import SPLITS
 from adire_assets.families.causal_lm.data.dataset_summary import summary_sentence
+from adire_assets.families.causal_lm.identity import identity
 
 
 def of_dataset(folder: Path) -> list[Shown]:
@@ -29,11 +31,24 @@ def of_dataset(folder: Path) -> list[Shown]:
 
 
 def items(dataset: Path, files: Iterable[str]) -> Iterator[Item]:
-    """Its examples, each the same as another with the same messages."""
+    """Its examples, each the same as another with the same question and answer."""
     for split in SPLITS:
         for row in read_json_lines(dataset / f"{split}.jsonl"):
             file, _, number = row["source"].rpartition(":")
-            yield Item(split, file, int(number), digest(row["messages"]))
+            yield Item(split, file, int(number), _identity(row["messages"]))
+
+
+def identities(file: Path, name: str, config: Any) -> Iterator[tuple[int | None, str]]:
+    """(line, identity) of the records in a file, as `items` tells them; without the faulty ones."""
+    from adire_assets.families.causal_lm.data.records import Read, read_records
+
+    read = Read()
+    read_records(decode_text(file.read_bytes()), name, config, read)
+    yield from ((one.line, identity(one.messages)) for one in read.examples)
+
+
+def _identity(messages: Iterable[Mapping[str, str]]) -> str:
+    return identity((one["role"], one["content"]) for one in messages)
 
 
 def of_adapter(folder: Path) -> list[Shown]:

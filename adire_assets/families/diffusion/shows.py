@@ -4,10 +4,14 @@ import csv
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from adire_assets.core.file_names import suffix_of
 from adire_assets.core.files import read_json, read_json_lines
+from adire_assets.core.lineage import file_digest
 from adire_assets.core.shown import Item, Shown, inline, table
 from adire_assets.core.splits import SPLITS
+from adire_assets.families.diffusion.data.captions import SIDECARS
 from adire_assets.families.diffusion.data.dataset_summary import summary_sentence
 
 SHOWN_STEPS = 12
@@ -30,11 +34,22 @@ def of_dataset(folder: Path) -> list[Shown]:
 
 def items(dataset: Path, files: Iterable[str]) -> Iterator[Item]:
     """Its images, each the same as another with the same file."""
-    names = {str(PurePosixPath(name).with_suffix("")): name for name in files}
+    summary = read_json(dataset / "summary.json")
+    others = {one["file"] for part in ("rejected", "unused") for one in summary[part]}
+    names = {
+        str(PurePosixPath(name).with_suffix("")): name
+        for name in files
+        if name not in others and suffix_of(name) not in SIDECARS
+    }
     for split in SPLITS:
         for row in read_json_lines(dataset / f"{split}.jsonl"):
             stem = str(PurePosixPath(row["file_name"]).relative_to("images").with_suffix(""))
             yield Item(split, names.get(stem, stem), None, row["sha256"])
+
+
+def identities(file: Path, name: str, config: Any) -> Iterator[tuple[int | None, str]]:
+    """(no line, identity) of an image file, as `items` tells it."""
+    yield None, file_digest(file)
 
 
 def of_adapter(folder: Path) -> list[Shown]:

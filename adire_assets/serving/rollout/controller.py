@@ -207,6 +207,9 @@ class RolloutController:
     def _watch(self, state: DeploymentRecord, rollout: Rollout) -> None:
         if not self._routed(rollout):
             return
+        if why := record.quarantine_reason(self.project, self.model, rollout.number):
+            self._send_back(rollout, f"it was quarantined meanwhile: {why}", {})
+            return
         try:
             analysis, fields = self.watch.look(rollout)
         except GatewayDown:

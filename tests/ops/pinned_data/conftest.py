@@ -13,7 +13,7 @@ from adire_assets.core.project import Project
 from tests.support.instruction_data import alpaca
 from tests.support.instruction_data import write as write_records
 from tests.support.picture_folders import picture, save
-from tests.support.pinned_data import DATA, pin
+from tests.support.pinned_data import DATA, IMAGE, pin
 
 ROOT = Path(__file__).parents[3]
 Adire = Callable[..., tuple[int, list[str], str]]
@@ -33,6 +33,7 @@ def project(project: Project) -> Iterator[Project]:
         save(project.root / "data" / "indigo" / "old cloth", f"p{number}.png", picture(number))
         if number < 12:
             save(project.root / "data" / "silk", f"{number}.png", picture(number))
+    (project.root / IMAGE).with_suffix(".txt").write_text("a cloth with a caption of its own")
     write_records(project.root / "data/letters/letters.jsonl", [alpaca(n) for n in range(40)])
     from dvc.repo import Repo
 

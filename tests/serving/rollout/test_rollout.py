@@ -256,6 +256,21 @@ rollout.carry_out(project, fleet, "light", controller.Callbacks(lambda evaluatio
 
 
 @pytest.mark.parametrize("stage", ["loading", "serving"])
+def test_a_release_that_is_quarantined_meanwhile_goes_back(lit: House) -> None:
+    lit.ensure_live(1)
+    undecided = lit.configured(
+        error_rate_maximum=1e-6, maximum_seconds=0.5, replays_maximum=0, steps=[10, 100]
+    )
+    number = add_light(lit)
+    thread = begun(lit, number, undecided)
+    awaited(lambda: bool(lit.record.rollout and lit.record.rollout.held), 60)
+    record.quarantine(lit.project, MODEL, number, "its data was taken down")
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (lit.record.live, lit.serving(), lit.record.rollout) == (1, 1, None)
+    assert lit.record.last_rollout and "was taken down" in lit.record.last_rollout["reason"]
+
+
 def test_a_killed_controller_is_replaced_when_its_lease_has_run_out(
     lit: House, stage: str, clean_environment: dict[str, str]
 ) -> None:

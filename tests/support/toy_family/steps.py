@@ -121,6 +121,11 @@ def items(dataset, files):
             yield Item(split, where[text], None, digest(text))
 
 
+def identities(file, name, config):
+    for text in file.read_text().splitlines():
+        yield None, digest(text)
+
+
 def of_adapter(folder):
     return [Shown("contexts", "value", len(read_json(folder / COUNTS)))]
 

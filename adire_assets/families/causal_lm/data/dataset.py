@@ -16,13 +16,14 @@ left out and listed. A `UserError` leaves nothing behind.
 import codecs
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from adire_assets.core.data_files import (
+    TAKEN_DOWN,
     content_files,
     decode_text,
     mistakes,
@@ -31,7 +32,6 @@ from adire_assets.core.data_files import (
 )
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import suffix_of
-from adire_assets.core.lineage import digest
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.causal_lm.config import DataConfig
@@ -43,6 +43,7 @@ from adire_assets.families.causal_lm.data.splits import (
     same_questions,
     split_examples,
 )
+from adire_assets.families.causal_lm.identity import identity
 from adire_assets.families.causal_lm.languages import language_of
 
 ENDINGS = (".json", ".jsonl", ".ndjson")
@@ -77,14 +78,14 @@ def build_dataset(
     config: DataConfig,
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
-    taken_down: Mapping[str, str] | None = None,
+    taken_down: Collection[str] = (),
 ) -> Summary:
     """Build the dataset of `source` in the empty or absent folder `output`.
 
     `files` are the relative paths to take (default: all below `source`); what is not content
-    (`file_names.is_content`) is left out. So are records in `taken_down`, {digest of the messages:
-    why}. UserError: no records, mistakes in them, too few examples
-    in all (`config.minimum_examples`), held out or to train on.
+    (`file_names.is_content`) is left out. So are records whose `identity` is in `taken_down`.
+    UserError: no records, mistakes in them, too few examples in all (`config.minimum_examples`),
+    held out or to train on.
     """
     found = content_files(source, files)
     if odd := [ascii(name)[1:-1] for name in found if re.search("[\ud800-\udfff]", name)]:
@@ -110,7 +111,7 @@ def build_dataset(
             progress(f"{number} of {len(named)} files read")
     if read.problems:
         raise UserError(mistakes(f"the records in {source} have", read.problems))
-    kept, gone = _without(read.examples, taken_down or {})
+    kept, gone = _without(read.examples, taken_down)
     by_split, rejected = split_examples(kept, config)
     rejected = sorted([*gone, *rejected], key=lambda item: (item.file, item.line))
     refuse_too_few(source, config, by_split, rejected)
@@ -143,7 +144,7 @@ def build(
     config: Mapping[str, Any],
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
-    taken_down: Mapping[str, str] | None = None,
+    taken_down: Collection[str] = (),
 ) -> dict[str, Any]:
     """`build_dataset` with plain values, as the line and a worker call it."""
     settings = DataConfig.model_validate(config)
@@ -152,13 +153,13 @@ def build(
 
 
 def _without(
-    examples: Iterable[Example], taken_down: Mapping[str, str]
+    examples: Iterable[Example], taken_down: Collection[str]
 ) -> tuple[list[Example], list[Rejection]]:
     """(those that stay, the others)."""
     kept, gone = [], []
     for example in examples:
-        if why := taken_down.get(digest(_messages(example))):
-            gone.append(Rejection(example.file, example.line, f"taken down: {why}"))
+        if identity(example.messages) in taken_down:
+            gone.append(Rejection(example.file, example.line, TAKEN_DOWN))
         else:
             kept.append(example)
     return kept, gone

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -33,7 +33,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from adire_assets.core.data_files import content_files, new_folder
+from adire_assets.core.data_files import TAKEN_DOWN, content_files, new_folder
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import suffix_of
 from adire_assets.core.lineage import file_digest
@@ -90,13 +90,13 @@ def build_dataset(
     config: DataConfig,
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
-    taken_down: Mapping[str, str] | None = None,
+    taken_down: Collection[str] = (),
 ) -> Summary:
     """Build the dataset of `source` in the empty or absent folder `output`.
 
     `files` are the relative paths to take (default: all below `source`); what is not content
-    (`file_names.is_content`) is left out. So are images with the pixels of a file in `taken_down`,
-    {SHA-256: why}. UserError: no files, wrong caption files, two images of
+    (`file_names.is_content`) is left out. So are images with the pixels of a file whose SHA-256 is
+    in `taken_down`. UserError: no files, wrong caption files, two images of
     one name, too few images in all (`config.minimum_images`), held out or to train on.
     """
     found = content_files(source, files)
@@ -111,7 +111,7 @@ def build_dataset(
     with new_folder(output):
         (output / STAGING).mkdir()
         with own_pixel_limit():
-            summary = _build(source, output, config, found, captions, progress, taken_down or {})
+            summary = _build(source, output, config, found, captions, progress, taken_down)
         shutil.rmtree(output / STAGING)
     return summary
 
@@ -123,7 +123,7 @@ def build(
     config: Mapping[str, Any],
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
-    taken_down: Mapping[str, str] | None = None,
+    taken_down: Collection[str] = (),
 ) -> dict[str, Any]:
     """`build_dataset` with plain values, as the line and a worker call it."""
     settings = DataConfig.model_validate(config)
@@ -138,16 +138,16 @@ def _build(
     files: Mapping[str, Path],
     captions: Captions,
     progress: Progress | None,
-    taken_down: Mapping[str, str],
+    taken_down: Collection[str],
 ) -> Summary:
     rejected: list[Rejection] = []
-    gone: dict[str, str] = {}  # pixels of what was taken down -> why
+    gone: set[str] = set()  # pixels of what was taken down
     unused: list[Rejection] = []
     images: list[Accepted] = []
     first: dict[str, str] = {}
     for found in _normalised(source, output / STAGING, config, files, progress):
-        if isinstance(found, Accepted) and (why := taken_down.get(found.sha256)):
-            gone[found.pixels] = why
+        if isinstance(found, Accepted) and found.sha256 in taken_down:
+            gone.add(found.pixels)
         if isinstance(found, Rejection):
             name = found.file
             if found.reason == NO_IMAGE and suffix_of(name) not in (*ENDINGS, *OTHER_PICTURES):
@@ -163,7 +163,7 @@ def _build(
     for image in [image for image in images if image.pixels in gone]:
         images.remove(image)
         image.staged.unlink()
-        rejected.append(Rejection(image.source, f"taken down: {gone[image.pixels]}"))
+        rejected.append(Rejection(image.source, TAKEN_DOWN))
     _refuse_equal_names(source, images)
     splits, straddling = split_images(images, config)
     rejected = sorted([*rejected, *straddling], key=lambda item: item.file)
