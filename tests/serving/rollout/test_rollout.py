@@ -255,7 +255,6 @@ rollout.carry_out(project, fleet, "light", controller.Callbacks(lambda evaluatio
 """
 
 
-@pytest.mark.parametrize("stage", ["loading", "serving"])
 def test_a_release_that_is_quarantined_meanwhile_goes_back(lit: House) -> None:
     lit.ensure_live(1)
     undecided = lit.configured(
@@ -271,6 +270,7 @@ def test_a_release_that_is_quarantined_meanwhile_goes_back(lit: House) -> None:
     assert lit.record.last_rollout and "was taken down" in lit.record.last_rollout["reason"]
 
 
+@pytest.mark.parametrize("stage", ["loading", "serving"])
 def test_a_killed_controller_is_replaced_when_its_lease_has_run_out(
     lit: House, stage: str, clean_environment: dict[str, str]
 ) -> None:
