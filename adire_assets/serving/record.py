@@ -208,12 +208,18 @@ def lift_quarantine(project: Project, model: str, number: int, reason: str) -> N
     _change(project, model, number, lifted)
 
 
-def quarantine_reason(project: Project, model: str, number: int) -> str | None:
-    """Why a release is quarantined, None when it is not."""
+def quarantine_entry(project: Project, model: str, number: int) -> dict[str, Any] | None:
+    """Why ("reason") and since when ("at") a release is quarantined, None when it is not."""
     found = _quarantine(project, model, number)
     if decided := _unseen(project, model, number, found):
         found = _latest(decided)
-    return None if not found or found.get("lifted") else f"{found['reason']} ({found['at']})"
+    return None if not found or found.get("lifted") else found
+
+
+def quarantine_reason(project: Project, model: str, number: int) -> str | None:
+    """Why and since when a release is quarantined, for a sentence; None when it is not."""
+    found = quarantine_entry(project, model, number)
+    return f"{found['reason']} ({found['at']})" if found else None
 
 
 def lift_reason(project: Project, model: str, number: int) -> str | None:

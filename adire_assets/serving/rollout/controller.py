@@ -54,6 +54,10 @@ class LeaseLost(Exception):
     """Somebody else carries the rollout out, or has ended it."""
 
 
+class Quarantined(Exception):
+    """The release was quarantined during its rollout; the message is the reason."""
+
+
 class RolloutController:
     """One process that carries out, or follows, the rollout of a model on a target."""
 
@@ -79,7 +83,12 @@ class RolloutController:
                     time.sleep(TICK_SECONDS)
                     continue
                 with suppress(LeaseLost):
-                    stages.get(rollout.stage, self._watch)(state, rollout)
+                    try:
+                        if rollout.stage != "waiting":  # nothing of it is there yet
+                            self._refuse_quarantined(rollout)
+                        stages.get(rollout.stage, self._watch)(state, rollout)
+                    except Quarantined as reason:
+                        self._turn_away(rollout, str(reason))
         finally:
             over.set()
             self.watch.close()
@@ -127,6 +136,11 @@ class RolloutController:
         known = (self.holder, rollout.number, rollout.stage, rollout.slot)
         if now is None or (now.lease["holder"], now.number, now.stage, now.slot) != known:
             raise LeaseLost
+
+    def _refuse_quarantined(self, rollout: Rollout) -> None:
+        """`Quarantined` for a rollout of a quarantined release."""
+        if entry := record.quarantine_entry(self.project, self.model, rollout.number):
+            raise Quarantined(entry["reason"])
 
     def _set(self, **fields: Any) -> None:
         """Change fields of the rollout."""
@@ -207,9 +221,6 @@ class RolloutController:
     def _watch(self, state: DeploymentRecord, rollout: Rollout) -> None:
         if not self._routed(rollout):
             return
-        if why := record.quarantine_reason(self.project, self.model, rollout.number):
-            self._send_back(rollout, f"it was quarantined meanwhile: {why}", {})
-            return
         try:
             analysis, fields = self.watch.look(rollout)
         except GatewayDown:
@@ -251,7 +262,13 @@ class RolloutController:
         except GatewayDown:
             return  # the same decision is made again when it is back
         begun |= {"since": time.time(), "held": False, "approved": False, "reason": None}
-        self._set(**begun, **fields)
+
+        def enter(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
+            # Under the record's lock: a quarantine written before this change is always seen.
+            self._refuse_quarantined(now)
+            return replace(state, rollout=replace(now, **begun, **fields))
+
+        self._change(enter)
         self._publish()
         percent = replace(rollout, **fields).percent
         mirrored = self.fleet.targets[self.target].rollout.mirrored_percent
@@ -262,6 +279,7 @@ class RolloutController:
         verdict = self._release(rollout).verdict
 
         def live(state: DeploymentRecord, now: Rollout) -> DeploymentRecord:
+            self._refuse_quarantined(now)  # under the record's lock, as in `_enter`
             before = replace(state, rollout=None)
             if now.strategy == record.ROLLBACK:
                 return before.after_rollback(now.number, verdict, now.reason, record.now())
@@ -270,6 +288,13 @@ class RolloutController:
 
         self._change(live)
         self._over(f"release {rollout.number} of {self.model} is live on {self.target}")
+
+    def _turn_away(self, rollout: Rollout, reason: str) -> None:
+        """End the rollout of a quarantined release; a rollback leaves what is live as it is."""
+        if rollout.strategy == record.ROLLBACK:
+            self._end(rollout, "failed", reason)
+        else:
+            self._send_back(rollout, reason, {})
 
     def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
         """End the rollout, here and on the targets that have the release already, as one plan."""

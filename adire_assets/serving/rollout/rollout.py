@@ -127,7 +127,8 @@ def rollback(
     `to`: an earlier live release, by default the last one that is not quarantined. The release that
     is left is quarantined with `reason`. UserError, with nothing changed anywhere, when there is
     nothing to go back to on a target; UserError also when the earlier release does not load on one,
-    which stays as it was. `follow` is called when all records and routes are as decided.
+    or is quarantined while it does; that target stays as it was. `follow` is called when all
+    records and routes are as decided.
 
     A rollback that was left unfinished is finished; then only a named release is gone back to.
     """
@@ -163,7 +164,7 @@ def rollback(
         wanted = plan.steps.get(state.target)
         if wanted and wanted.begin and state.outcome_of(wanted.to) == "failed":
             raise UserError(
-                f"release {wanted.to} of {model} did not load on {state.target}, where release "
+                f"release {wanted.to} of {model} did not come back on {state.target}, where release "
                 f"{state.live} is still live: {(state.last_rollout or {})['reason']}"
             )
     return states

@@ -105,7 +105,7 @@ def test_an_earlier_release_that_does_not_load_on_one_target_leaves_that_as_it_w
 ) -> None:
     two.deploy(3)
     two.broken.add(("us", 1))
-    with pytest.raises(UserError, match="release 1 of light did not load on us, where release 3"):
+    with pytest.raises(UserError, match="release 1 of light did not come back on us, where"):
         two.roll_back(to=1)
     assert two.live() == [1, 3]
     assert record.read_plan(two.house.project, MODEL).pending is None
