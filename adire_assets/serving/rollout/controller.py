@@ -284,7 +284,9 @@ class RolloutController:
             if now.strategy == record.ROLLBACK:
                 return before.after_rollback(now.number, verdict, now.reason, record.now())
             after = before.with_live_release(now.number, "deploy", None)
-            return replace(after, verdict=verdict, last_rollout=now.summary("live", None))
+            after = replace(after, verdict=verdict, last_rollout=now.summary("live", None))
+            # What was live until now may have been quarantined, and must not stand by.
+            return steps.without_quarantined(self.project, after)
 
         self._change(live)
         self._over(f"release {rollout.number} of {self.model} is live on {self.target}")

@@ -1,6 +1,7 @@
 """What slots are to hold: a release on its way, the one before, or a second copy of the live one.
 
-A slot that is killed costs no request as long as the other one has something to answer with.
+A slot that is killed costs no request as long as the other one has something to answer with. A
+quarantined release stands by in no slot: it would answer whoever asks for it by number.
 """
 
 import time
@@ -12,6 +13,8 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet.slot_client import SlotClient
+from adire_assets.serving.gateway import routing
+from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.slot_server import slots_speaking
 from adire_assets.serving.state import DeploymentRecord, Rollout, Step
 
@@ -86,6 +89,47 @@ def idle_slot(project: Project, fleet: FleetConfig, state: DeploymentRecord, num
                 f'`adire rollback {state.model} --reason "..."`'
             )
     return next(name for name in names if name != state.active)
+
+
+def without_quarantined(project: Project, state: DeploymentRecord) -> DeploymentRecord:
+    """The record with quarantined releases in no slot but those of the live release and of a
+    rollout, which its controller ends."""
+    filled = state.rollout.slot if state.rollout and state.rollout.stage != "waiting" else None
+    standby = {
+        name: number
+        for name, number in state.slots.items()
+        if number != state.live and name != filled
+    }
+    gone = {
+        name
+        for name, number in standby.items()
+        if record.quarantine_reason(project, state.model, number)
+    }
+    kept = {name: number for name, number in state.slots.items() if name not in gone}
+    return replace(state, slots=kept) if gone else state
+
+
+def withdraw_quarantined(
+    project: Project, fleet: FleetConfig, model: str, progress: Callable[[str], None]
+) -> None:
+    """Take quarantined releases of a model out of the slots in which they stand by, on all targets.
+
+    First out of the records, then out of the routes, then out of the slots. What does not answer is
+    reported, and fails nothing.
+    """
+    for target in record.targets(project, model):
+        record.change(project, target, model, lambda state: without_quarantined(project, state))
+        if target not in fleet.targets:
+            progress(f"{target} is not in {fleet_file_name()}: what its slots hold is unknown")
+            continue
+        try:
+            routing.publish(project, fleet, target)
+        except GatewayDown as down:
+            progress(f"{down}; it will route as recorded")
+        try:
+            restore_standby(project, fleet, target, model, progress)
+        except UserError as error:
+            progress(f"the slots of {target} are not as recorded: {error}")
 
 
 def restore_standby(

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.errors import UserError
@@ -53,11 +54,15 @@ def _move(
     def is_as_seen(now: DeploymentRecord) -> bool:
         return (now.live, now.active, now.rollout) == (seen.live, seen.active, None)
 
+    def brought(now: DeploymentRecord, **fields: Any) -> DeploymentRecord:
+        # `before` may have been quarantined since it was seen.
+        return steps.without_quarantined(project, replace(now, **fields))
+
     def holding(number: int | None) -> Callable[[DeploymentRecord], DeploymentRecord]:
         def change(now: DeploymentRecord) -> DeploymentRecord:
             others = {name: held for name, held in now.slots.items() if name != home}
             slots = others if number is None else {**others, home: number}
-            return replace(now, slots=slots) if is_as_seen(now) else now
+            return brought(now, slots=slots) if is_as_seen(now) else now
 
         return change
 
@@ -65,7 +70,7 @@ def _move(
         if not is_as_seen(now) or now.slots.get(home) != now.live or now.active is None:
             return now
         kept = now.slots if before is None else {**now.slots, now.active: before}
-        return replace(now, active=home, slots=kept)
+        return brought(now, active=home, slots=kept)
 
     record.change(project, target, model, holding(seen.live))
     try:
