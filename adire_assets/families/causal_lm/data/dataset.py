@@ -83,9 +83,9 @@ def build_dataset(
     """Build the dataset of `source` in the empty or absent folder `output`.
 
     `files` are the relative paths to take (default: all below `source`); what is not content
-    (`file_names.is_content`) is left out. So are records whose `identity` is in `taken_down`.
-    UserError: no records, mistakes in them, too few examples in all (`config.minimum_examples`),
-    held out or to train on.
+    (`file_names.is_content`) is left out. So are records whose `identity` is in `taken_down`; what
+    is a duplicate of one stays rejected for it. UserError: no records, mistakes in them, too few
+    examples in all (`config.minimum_examples`), held out or to train on.
     """
     found = content_files(source, files)
     if odd := [ascii(name)[1:-1] for name in found if re.search("[\ud800-\udfff]", name)]:
@@ -111,9 +111,18 @@ def build_dataset(
             progress(f"{number} of {len(named)} files read")
     if read.problems:
         raise UserError(mistakes(f"the records in {source} have", read.problems))
-    kept, gone = _without(read.examples, taken_down)
-    by_split, rejected = split_examples(kept, config)
-    rejected = sorted([*gone, *rejected], key=lambda item: (item.file, item.line))
+    by_split, rejected = split_examples(read.examples, config)
+    excluded = {
+        (one.file, one.line) for one in read.examples if identity(one.messages) in taken_down
+    }
+    # Excluded only after the split: what was rejected for their sake would be trained on instead.
+    by_split = {
+        name: [one for one in split if (one.example.file, one.example.line) not in excluded]
+        for name, split in by_split.items()
+    }
+    rejected = [one for one in rejected if (one.file, one.line) not in excluded]
+    rejected += [Rejection(file, line, TAKEN_DOWN) for file, line in excluded]
+    rejected.sort(key=lambda item: (item.file, item.line))
     refuse_too_few(source, config, by_split, rejected)
     rows = {name: [_row(one) for one in split] for name, split in by_split.items()}
     summary = Summary(
@@ -152,27 +161,10 @@ def build(
     return asdict(found)
 
 
-def _without(
-    examples: Iterable[Example], taken_down: Collection[str]
-) -> tuple[list[Example], list[Rejection]]:
-    """(those that stay, the others)."""
-    kept, gone = [], []
-    for example in examples:
-        if identity(example.messages) in taken_down:
-            gone.append(Rejection(example.file, example.line, TAKEN_DOWN))
-        else:
-            kept.append(example)
-    return kept, gone
-
-
-def _messages(example: Example) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for role, text in example.messages]
-
-
 def _row(placed: Placed) -> dict[str, Any]:
     example = placed.example
     return {
-        "messages": _messages(example),
+        "messages": [{"role": role, "content": text} for role, text in example.messages],
         "slots": example.slots,
         "language": example.language or _language_of(example),
         "source": example.source,

@@ -29,10 +29,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import imagehash
-import numpy as np
-from PIL import Image
-
 from adire_assets.core.data_files import TAKEN_DOWN, content_files, new_folder
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import suffix_of
@@ -42,6 +38,7 @@ from adire_assets.core.worker import Progress
 from adire_assets.families.diffusion.config import DataConfig
 from adire_assets.families.diffusion.data.captions import Captions, read_captions
 from adire_assets.families.diffusion.data.contact_sheet import contact_sheet
+from adire_assets.families.diffusion.data.dataset_summary import SAME_IMAGE
 from adire_assets.families.diffusion.data.images import (
     ENDINGS,
     NO_IMAGE,
@@ -50,6 +47,7 @@ from adire_assets.families.diffusion.data.images import (
     load,
     own_pixel_limit,
 )
+from adire_assets.families.diffusion.data.same_image import fit, perceptual_hash
 from adire_assets.families.diffusion.data.splits import (
     Accepted,
     NearDuplicate,
@@ -96,8 +94,9 @@ def build_dataset(
 
     `files` are the relative paths to take (default: all below `source`); what is not content
     (`file_names.is_content`) is left out. So are images with the pixels of a file whose SHA-256 is
-    in `taken_down`. UserError: no files, wrong caption files, two images of
-    one name, too few images in all (`config.minimum_images`), held out or to train on.
+    in `taken_down`; what is a near duplicate of one stays rejected for it. UserError: no files,
+    wrong caption files, two images of one name, too few images in all (`config.minimum_images`),
+    held out or to train on.
     """
     found = content_files(source, files)
     if not found:
@@ -155,18 +154,23 @@ def _build(
             else:
                 rejected.append(found)
         elif found.pixels in first:
-            rejected.append(Rejection(found.source, f"the same image as {first[found.pixels]}"))
+            rejected.append(Rejection(found.source, f"{SAME_IMAGE}{first[found.pixels]}"))
             found.staged.unlink()
         else:
             first[found.pixels] = found.source
             images.append(found)
-    for image in [image for image in images if image.pixels in gone]:
-        images.remove(image)
-        image.staged.unlink()
-        rejected.append(Rejection(image.source, TAKEN_DOWN))
-    _refuse_equal_names(source, images)
+    # Excluded only after the split: what was rejected for their sake would be trained on instead.
     splits, straddling = split_images(images, config)
-    rejected = sorted([*rejected, *straddling], key=lambda item: item.file)
+    excluded = {image.source for image in images if image.pixels in gone}
+    images = [image for image in images if image.source not in excluded]
+    splits = {
+        name: [image for image in split if image.source not in excluded]
+        for name, split in splits.items()
+    }
+    straddling = [item for item in straddling if item.file not in excluded]
+    rejected += [*straddling, *(Rejection(name, TAKEN_DOWN) for name in excluded)]
+    rejected.sort(key=lambda item: item.file)
+    _refuse_equal_names(source, images)
     refuse_too_few(source, config, images, splits, rejected)
     for name, split in splits.items():
         _write_split(output, name, split, captions.texts, config.instance_prompt)
@@ -237,11 +241,9 @@ def _normalise(source: Path, name: str, path: Path, staged: Path, config: DataCo
             f"({config.resolution})"
         )
     pixels = sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
-    if shorter != config.resolution:
-        width, height = (round(side * config.resolution / shorter) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    phash = np.packbits(imagehash.phash(image).hash.flatten()).tobytes()
+    image = fit(image, config.resolution)
     image.save(staged, "PNG", compress_level=PNG_COMPRESSION)
+    phash = perceptual_hash(image)
     return Accepted(name, staged, pixels, file_digest(path), phash, uncalibrated)
 
 

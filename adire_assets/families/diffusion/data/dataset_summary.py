@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHOWN = 3  # files of each kind
+SAME_IMAGE = "the same image as "  # before the name of the one that is kept: why one is rejected
 
 
 def summary_sentence(summary: Mapping[str, Any]) -> str:

@@ -10,10 +10,12 @@ from random import Random
 
 import pytest
 
+from adire_assets.core.data_files import TAKEN_DOWN
 from adire_assets.core.errors import UserError
 from adire_assets.families.causal_lm.config import DataConfig
 from adire_assets.families.causal_lm.data.dataset import build, build_dataset
 from adire_assets.families.causal_lm.data.duplicates import near_duplicates, shingles
+from adire_assets.families.causal_lm.identity import identity
 from tests.support.instruction_data import (
     LETTERS,
     SPLITS,
@@ -329,3 +331,18 @@ def test_records_that_all_ask_the_same_cannot_be_split(tmp_path):
 def test_a_setting_that_cannot_be_is_refused(changes, told: str):
     with pytest.raises(ValueError, match=told):
         config(**changes)
+
+
+def test_near_duplicates_of_what_was_taken_down_stay_left_out(tmp_path):
+    records = [alpaca(number) for number in range(60)]
+    near = [{**one, "instruction": edited(one["instruction"])} for one in records]
+    write(tmp_path / "in" / "a.jsonl", [*records, *near])
+    before = built(tmp_path / "in", tmp_path / "all")
+    [first, *_] = [one.reason.split()[-1] for one in before.rejected if "held-out" in one.reason]
+    row = by_source(tmp_path / "all")[first]
+    gone = identity((one["role"], one["content"]) for one in row["messages"])
+    after = build_dataset(tmp_path / "in", tmp_path / "out", config(), taken_down=[gone])
+    kept = by_source(tmp_path / "out").keys()
+    assert by_source(tmp_path / "all").keys() == {first, *kept} and first not in kept
+    reasons = {f"{one.file}:{one.line}": one.reason for one in after.rejected}
+    assert reasons[first] == TAKEN_DOWN and len(reasons) == len(before.rejected) + 1

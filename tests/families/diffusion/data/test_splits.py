@@ -7,7 +7,10 @@ import imagehash
 import numpy as np
 import pytest
 
+from adire_assets.core.data_files import TAKEN_DOWN
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json
+from adire_assets.core.lineage import file_digest
 from adire_assets.families.diffusion.data.dataset import build_dataset
 from adire_assets.families.diffusion.data.duplicates import nearest, nearest_earlier
 from tests.support.picture_folders import (
@@ -163,3 +166,25 @@ def test_nearest_hashes_agree_with_counting_bits(monkeypatch):
     assert (index[0], found[0]) == (-1, 65)
     for row in range(1, 40):
         assert (index[row], found[row]) == (distance[row, :row].argmin(), distance[row, :row].min())
+
+
+def test_near_duplicates_of_what_was_taken_down_stay_rejected(tmp_path):
+    source = fill(tmp_path / "in", 30)
+    for number in range(30):
+        image = picture(number)
+        image.putpixel((0, 0), (number, 99, 7))
+        save(source, f"near{number}.png", image)
+    build_dataset(source, tmp_path / "all", config())
+    twins = {
+        item["file"]: item["reason"].rsplit(" ", 1)[1]
+        for item in read_json(tmp_path / "all" / "summary.json")["rejected"]
+        if " held-out " in item["reason"]
+    }
+    assert twins
+    gone = [file_digest(source / twin) for twin in twins.values()][:2]
+    summary = build_dataset(source, tmp_path / "out", config(), taken_down=gone)
+    before = {row["file_name"] for name in SPLITS for row in rows(tmp_path / "all", name)}
+    after = {row["file_name"] for name in SPLITS for row in rows(tmp_path / "out", name)}
+    assert after < before and len(after) == len(before) - len(set(gone))
+    assert all(reasons(summary)[twin] == TAKEN_DOWN for twin in [*twins.values()][:2])
+    assert all("near duplicate" in reasons(summary)[name] for name in twins)
