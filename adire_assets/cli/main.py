@@ -253,9 +253,9 @@ def rollback(
 @app.command("lift-quarantine")
 def lift_quarantine(model: Model, release: Number, reason: Reason) -> str:
     """Let a release that was rolled back be deployed again."""
-    from adire_assets.serving import record
+    from adire_assets.gates import contents
 
-    record.lift_quarantine(Project.find(), model, release, reason)
+    contents.lift_quarantine(Project.find(), model, release, reason)
     return f"{model}: release {release} may be deployed again"
 
 

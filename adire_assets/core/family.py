@@ -81,7 +81,10 @@ class Family:
                   files
         shows     of_dataset(folder), of_adapter(folder), of_evaluation(folder): lists of
                   `core.shown.Shown`; items(dataset, files): its `core.shown.Item`s, `files` being
-                  those that it was made of
+                  those that it was made of, with left-out copies of an item as items of their own;
+                  file_items(file, name, config, datasets): those of a file of the data as it is
+                  now, and what `datasets` have of the same image in other bytes; UserError for a
+                  file that has none
         drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that
                   its time depends on, as far as they are in there
         samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation

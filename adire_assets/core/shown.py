@@ -30,14 +30,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Item:
-    """What a dataset has of one image or record: its split, a key of `core.splits.SPLITS`; its file
-    in the folder of the data, and where a file has several the line; and what is the same of the
-    same content, in any dataset."""
+    """One image or record of a dataset, or of a file of the data.
 
-    split: str
-    file: str
-    line: int | None
+    `identity` is a hash of its content, equal in every dataset.
+    """
+
+    split: str  # a key of `core.splits.SPLITS`; "" of what is in no dataset yet
+    file: str  # in the folder of the data
+    line: int | None  # of a record in a file with several
     identity: str
+    text: str = ""  # the beginning of a record
 
     def told(self, file: str) -> str:
         """Such as data/letters/letters.jsonl:12; `file` is where its file is."""

@@ -1,8 +1,9 @@
 """The last asset of the line, `deployed_model`: a release on its way to its users, and back.
 
 Here a release meets the gates that the YAML holds today, the person who approves, and the fleet;
-`serving.rollout` does the work, and MLflow's aliases follow what became live. `progress` is called
-with sentences about what happens, `report` with each decision, as (target, decision).
+`serving.rollout` does the work, and MLflow's aliases follow what became live. Before that, releases
+that rest on something taken down are quarantined. `progress` is called with sentences about what
+happens, `report` with each decision, as (target, decision).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.config import held_weights
-from adire_assets.config.fleet import load_fleet
+from adire_assets.config.fleet import FleetConfig, load_fleet
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact
-from adire_assets.gates import approval_commands, approvals, promotion, upgrades
+from adire_assets.gates import approval_commands, approvals, contents, promotion, upgrades
 from adire_assets.serving import record, release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord
-from adire_assets.serving.rollout import deployment, rollout
+from adire_assets.serving.rollout import deployment, rollout, steps
 from adire_assets.serving.rollout.controller import Callbacks
 
 
@@ -42,11 +43,12 @@ def deployed_model(
         if number is None
         else release.read_record(project, repository.model, number)
     )
-    asked = record.now()
+    asked, fleet = record.now(), load_fleet(project)
+    _quarantine_taken_down(project, fleet, wanted.model, progress)
     try:
         records = deployment.deploy(
             project,
-            load_fleet(project),
+            fleet,
             wanted.model,
             wanted.number,
             verify=lambda candidate: promotion.require_release(project, candidate, progress),
@@ -69,6 +71,7 @@ def watch_rollout(
     """Carry out the rollout that is under way, or follow its process, and finish a rollback that
     was interrupted; the record of each target."""
     fleet = load_fleet(project)
+    _quarantine_taken_down(project, fleet, model, progress)
     rollout.carry_out(project, fleet, model, _callbacks(project, model, progress, report))
     promotion.reconcile_aliases(project, model)
     return [record.read(project, target, model) for target in fleet.targets]
@@ -101,12 +104,21 @@ def roll_back(
     project: Project, model: str, to: int | None, reason: str, progress: Callable[[str], None]
 ) -> list[DeploymentRecord]:
     """End a rollout, or go back to an earlier release; the alias follows."""
+    fleet = load_fleet(project)
+    _quarantine_taken_down(project, fleet, model, progress)
     return rollout.rollback(
         project,
-        load_fleet(project),
+        fleet,
         model,
         to,
         reason,
         progress,
         follow=lambda: promotion.reconcile_aliases(project, model),
     )
+
+
+def _quarantine_taken_down(
+    project: Project, fleet: FleetConfig, model: str, progress: Callable[[str], None]
+) -> None:
+    if contents.quarantine_taken_down(project, model, progress):
+        steps.withdraw_quarantined(project, fleet, model, progress)

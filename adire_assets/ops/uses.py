@@ -2,10 +2,9 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from adire_assets.config.model import models
 from adire_assets.core.errors import UserError
@@ -24,12 +23,31 @@ RECORD = re.compile(r"(.+):([1-9][0-9]{0,8})")
 
 @dataclass(frozen=True)
 class Use:
-    """A dataset that has what was asked for: `had`, with where their files are; and the adapters
-    that are trained on it, with their releases."""
+    """A dataset that contains what was asked for: `had`, its items with the paths of their files;
+    and the adapters trained on it, with their releases."""
 
     dataset: Artifact
     had: list[tuple[str, Item]]
     adapters: list[tuple[Artifact, list[ReleaseRecord]]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What FILE or FILE:LINE names: `items`, and a remark where that may surprise."""
+
+    what: str
+    items: list[Item]
+    remark: str | None = None
+
+    @property
+    def identities(self) -> set[str]:
+        return {item.identity for item in self.items}
+
+    @property
+    def records(self) -> int:
+        """How many records it is; an image is one, whatever other bytes it is known in."""
+        several = len({item.line for item in self.items}) > 1
+        return len(self.identities) if several else 1
 
 
 def uses(project: Project, what: str) -> Iterator[str]:
@@ -38,50 +56,100 @@ def uses(project: Project, what: str) -> Iterator[str]:
 
     UserError when it is neither in the data nor in a dataset of this project's home.
     """
-    content, found = used(project, what)
-    yield from lines(project, what, content, found)
+    datasets = read_datasets(project)
+    asked = asked_for(project, what, datasets)
+    yield from lines(project, asked, datasets, used(project, asked, datasets))
 
 
-def lines(project: Project, what: str, content: set[str], found: list[Use]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Datasets:
+    """The datasets in the store, the newest first; of equal ones one.
+
+    `read`: each with its family and its items, with the paths of their files. `unread`: a sentence
+    for each that cannot be read here.
+    """
+
+    read: list[tuple[Artifact, str, list[tuple[str, Item]]]]
+    unread: list[str]
+
+
+def read_datasets(project: Project) -> Datasets:
+    """Reads every dataset of every model, configured or not."""
+    store = Store(project)
+    lists: dict[str, dict[str, Artifact]] = {}
+    made = sorted(store.artifacts(kind="dataset"), key=lambda one: one.manifest["created"])
+    distinct = {(one.model, one.content_hash): one for one in made}
+    found = Datasets([], [])
+    for one in reversed(distinct.values()):
+        if one.model not in lists:
+            lists[one.model] = contents.file_lists(project, one.model)
+        try:
+            held = store.open(one.reference())
+            found.read.append((held, *contents.read(held, lists[one.model])))
+        except UserError as error:
+            found.unread.append(str(error))
+    return found
+
+
+def lines(project: Project, asked: Asked, datasets: Datasets, found: list[Use]) -> Iterator[str]:
     """What `used` has found, in words."""
+    if asked.records == 1 and asked.items[0].text:
+        yield f"{asked.what}: {asked.items[0].text}"
+    if asked.remark:
+        yield asked.remark
     if not found:
-        yield f"{what}: in no dataset"
+        yield f"{asked.what}: in no dataset"
     for use in found:
         yield f"dataset {use.dataset.key[:12]} of {use.dataset.model}: {_in_words(use.had)}"
-        names = sorted({item.told(where) for where, item in use.had} - {what})
-        yield from (f"  there it is {name}" for name in names if len(content) == 1)
+        names = sorted({item.told(where) for where, item in use.had} - {asked.what})
+        yield from (f"  as {name}" for name in names if asked.records == 1)
         for adapter, releases in use.adapters:
             yield f"  adapter {adapter.key[:12]}"
             for one in releases:
                 where = whereabouts(project, one)
                 yield f"    release {one.model}@{one.number}{where and f': {where}'}"
-    yield from _unsearched(project)
+    yield from datasets.unread
+    yield from _deleted(project)
 
 
-def used(project: Project, what: str) -> tuple[set[str], list[Use]]:
-    """(the identities of `what`, each dataset that has one of them).
+def asked_for(project: Project, what: str, datasets: Datasets) -> Asked:
+    """The items that `what` names: those of the file as it is now. For a deleted file, or one
+    without a sound record in that line, the newest dataset that contains it decides.
 
-    A file that is there counts as it is now; one that is gone as in the newest dataset that has it.
     UserError as of `uses`.
     """
     path, line = _parted(project, what)
-    datasets = [(one, contents.items(project, one)) for one in _datasets(project)]
-    asked = _there_now(project, path, line)
-    if asked is None:
-        named = (
-            {i.identity for where, i in items if _is(where, i, path, line)} for _, items in datasets
-        )
-        asked = next(filter(None, named), set())
-    if not asked:
+    now = _there_now(project, path, line, datasets)
+    named = [
+        (dataset, found)
+        for dataset, _, items in datasets.read
+        if (found := [item for where, item in items if _is(where, item, path, line)])
+    ]
+    if not now and not named:
         raise UserError(
             f"{what}: neither the data nor a dataset in {project.home} has it; name it from the "
             "project's folder, as data/indigo/x.png, or a record as data/letters/letters.jsonl:12"
         )
+    if not now:
+        return Asked(what, named[0][1])
+    remark = None
+    single = line is not None or len({item.line for item in now}) == 1
+    if named and single and not {i.identity for i in now} & {i.identity for i in named[0][1]}:
+        dataset, [other, *_] = named[0]
+        remark = (
+            f"warning: in dataset {dataset.key[:12]} of {dataset.model}, the newest that has it, "
+            f"{what} is {f'another record: {other.text}' if other.text else 'another image'}"
+        )
+    return Asked(what, now, remark)
+
+
+def used(project: Project, asked: Asked, datasets: Datasets) -> list[Use]:
+    """Each dataset that contains something that was asked for, with what rests on it."""
     found = []
-    for dataset, items in datasets:
-        if had := [(where, item) for where, item in items if item.identity in asked]:
+    for dataset, _, items in datasets.read:
+        if had := [(where, item) for where, item in items if item.identity in asked.identities]:
             found.append(Use(dataset, had, _rest_on(project, dataset)))
-    return asked, found
+    return found
 
 
 def _is(where: str, item: Item, path: str, line: int | None) -> bool:
@@ -90,16 +158,25 @@ def _is(where: str, item: Item, path: str, line: int | None) -> bool:
     return where in (path, str(PurePosixPath(path).with_suffix(""))) and line in (None, item.line)
 
 
-def _there_now(project: Project, path: str, line: int | None) -> set[str] | None:
-    """What the file holds as it is, by the models whose data it is; None without such a file."""
+def _there_now(project: Project, path: str, line: int | None, datasets: Datasets) -> list[Item]:
+    """What the file holds as it is, by the models whose data it is; nothing without such a file."""
     file = spelled_as_on_disk(project.root / path)
-    found = None
+    found: list[Item] = []
+    refused = None
     for config in models(project)[0].values():
         folder = PurePosixPath(config.data.path)
-        if file.is_file() and PurePosixPath(path).is_relative_to(folder):
-            name = PurePosixPath(path).relative_to(folder).as_posix()
-            read = family(config.family).shows.functions.identities(file, name, config.data)
-            found = (found or set()) | {one for at, one in read if line in (None, at)}
+        if not file.is_file() or not PurePosixPath(path).is_relative_to(folder):
+            continue
+        name = PurePosixPath(path).relative_to(folder).as_posix()
+        alike = [one.path for one, kind, _ in datasets.read if kind == config.family]
+        plug = family(config.family).shows.functions
+        try:
+            read = plug.file_items(file, name, config.data, alike)
+            found += [item for item in read if line in (None, item.line)]
+        except UserError as error:
+            refused = error
+    if refused and not found:
+        raise refused
     return found
 
 
@@ -111,26 +188,19 @@ def _parted(project: Project, what: str) -> tuple[str, int | None]:
     return same_form(below.as_posix()), line
 
 
-def _datasets(project: Project) -> list[Artifact]:
-    """The datasets in the store, the newest first; of equal ones one."""
-    store = Store(project)
-    made = sorted(store.artifacts(kind="dataset"), key=lambda one: one.manifest["created"])
-    found = {(one.model, one.content_hash): one for one in made}
-    return [store.open(one.reference()) for one in reversed(found.values())]
-
-
-def _unsearched(project: Project) -> Iterator[str]:
+def _deleted(project: Project) -> Iterator[str]:
     """How many datasets were deleted, of which nobody knows the content any more."""
     store = Store(project)
     for folder in sorted(store.memory.glob("*/dataset")):
         known = store.known(folder.parent.name, "dataset")
         there = {one.content_hash for one in known if store.holds(one)}
         if gone := {one.content_hash for one in known} - there:
-            yield f"{folder.parent.name}: {len(gone)} deleted datasets could not be searched"
+            many = "1 deleted dataset" if len(gone) == 1 else f"{len(gone)} deleted datasets"
+            yield f"{folder.parent.name}: {many} could not be searched"
 
 
 def _in_words(had: list[tuple[str, Item]]) -> str:
-    counts = Counter(item.split for _, item in had)
+    counts = Counter(split for split, _ in {(item.split, item.identity) for _, item in had})
     return ", ".join(
         f"{counts[split]} in its {name} split" for split, name in SPLITS.items() if counts[split]
     )
@@ -139,16 +209,12 @@ def _in_words(had: list[tuple[str, Item]]) -> str:
 def _rest_on(project: Project, dataset: Artifact) -> list[tuple[Artifact, list[ReleaseRecord]]]:
     releases: dict[str, list[ReleaseRecord]] = defaultdict(list)
     for one in release.records(project, dataset.model):
-        releases[one.adapter["content_hash"]].append(one)
+        releases[one.adapter["key"]].append(one)
     return [
-        (adapter, releases[adapter.content_hash])
+        (adapter, releases[adapter.key])
         for adapter in Store(project).known(dataset.model, "lora_weights")
-        if _inputs(adapter).get("dataset") == dataset.content_hash
+        if adapter.manifest["recipe"]["inputs"].get("dataset") == dataset.content_hash
     ]
-
-
-def _inputs(artifact: Artifact) -> Mapping[str, Any]:
-    return artifact.manifest["recipe"]["inputs"]
 
 
 def whereabouts(project: Project, one: ReleaseRecord) -> str:
@@ -161,5 +227,5 @@ def whereabouts(project: Project, one: ReleaseRecord) -> str:
         elif state.rollout and state.rollout.number == one.number:
             told.append(f"in a rollout on {target}")
         elif one.number in state.slots.values():
-            told.append(f"held on {target} for the way back")
+            told.append(f"loaded as standby on {target}")
     return ", ".join(told)

@@ -16,7 +16,7 @@ PROMISED = {
     "generate": ("draw", "measure"),
     "evaluate": ("score",),
     "samples": ("samples",),
-    "shows": ("of_dataset", "of_adapter", "of_evaluation", "items", "identities"),
+    "shows": ("of_dataset", "of_adapter", "of_evaluation", "items", "file_items"),
     "golden": ("write_evaluated", "redraw", "conditions", "Comparison"),
     "formats": ("export", "import_"),
     "sabotages": ("sabotages", "UNNEEDED"),

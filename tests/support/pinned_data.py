@@ -6,7 +6,7 @@ from typing import Any
 
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Store, write_json
+from adire_assets.core.store import Artifact, Store, read_json, write_json
 from adire_assets.line import dataset, sources
 from adire_assets.serving import record, release
 from adire_assets.serving.state import DeploymentRecord
@@ -52,3 +52,13 @@ def make_live(project: Project, one: release.ReleaseRecord, slots: dict[str, int
         return replace(state, slots=slots).with_live_release(one.number, "deploy", None)
 
     record.change(project, "local", one.model, live)
+
+
+def foreign(dataset: Artifact) -> None:
+    """Make a dataset one of a family that is not installed."""
+    manifest = dataset.manifest
+    manifest["recipe"]["modules"] = {"sculpture.dataset": "0" * 64}
+    write_json(dataset.path / "manifest.json", manifest)
+    data = dataset.path.parents[1] / "training_data"
+    for path in data.glob("*/data.json"):
+        write_json(path, {**read_json(path), "family": "sculpture"})

@@ -1,16 +1,19 @@
 """What Dagster and MLflow show of this family's datasets, adapters and evaluations."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from adire_assets.core.data_files import decode_text
+from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json, read_json_lines
 from adire_assets.core.shown import Item, Shown, table
 from adire_assets.core.splits import SPLITS
 from adire_assets.families.causal_lm.data.dataset_summary import summary_sentence
 from adire_assets.families.causal_lm.identity import identity
+
+SHOWN_TEXT = 60  # characters of a record
 
 
 def of_dataset(folder: Path) -> list[Shown]:
@@ -31,24 +34,32 @@ def of_dataset(folder: Path) -> list[Shown]:
 
 
 def items(dataset: Path, files: Iterable[str]) -> Iterator[Item]:
-    """Its examples, each the same as another with the same question and answer."""
+    """Its examples; those with the same question and answer have the same identity."""
     for split in SPLITS:
         for row in read_json_lines(dataset / f"{split}.jsonl"):
             file, _, number = row["source"].rpartition(":")
-            yield Item(split, file, int(number), _identity(row["messages"]))
+            messages = [(one["role"], one["content"]) for one in row["messages"]]
+            yield _item(split, file, int(number), messages)
 
 
-def identities(file: Path, name: str, config: Any) -> Iterator[tuple[int | None, str]]:
-    """(line, identity) of the records in a file, as `items` tells them; without the faulty ones."""
+def file_items(file: Path, name: str, config: Any, datasets: Iterable[Path]) -> Iterator[Item]:
+    """The records in a file, without the faulty ones. In `datasets`, their identities are equal."""
     from adire_assets.families.causal_lm.data.records import Read, read_records
 
+    try:
+        text = decode_text(file.read_bytes())
+    except ValueError as clause:
+        raise UserError(f"{file} has no records: {clause}") from None
     read = Read()
-    read_records(decode_text(file.read_bytes()), name, config, read)
-    yield from ((one.line, identity(one.messages)) for one in read.examples)
+    read_records(text, name, config, read)
+    yield from (_item("", one.file, one.line, one.messages) for one in read.examples)
 
 
-def _identity(messages: Iterable[Mapping[str, str]]) -> str:
-    return identity((one["role"], one["content"]) for one in messages)
+def _item(split: str, file: str, line: int, messages: Iterable[tuple[str, str]]) -> Item:
+    said = [(role, content) for role, content in messages if role != "system"]
+    text = " ".join("".join(sign if sign.isprintable() else " " for sign in said[0][1]).split())
+    begins = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}..."
+    return Item(split, file, line, identity(said), begins)
 
 
 def of_adapter(folder: Path) -> list[Shown]:

@@ -3,16 +3,17 @@
 import csv
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adire_assets.core.file_names import suffix_of
+from adire_assets.core.file_names import same_form, suffix_of
 from adire_assets.core.files import read_json, read_json_lines
 from adire_assets.core.lineage import file_digest
 from adire_assets.core.shown import Item, Shown, inline, table
 from adire_assets.core.splits import SPLITS
 from adire_assets.families.diffusion.data.captions import SIDECARS
-from adire_assets.families.diffusion.data.dataset_summary import summary_sentence
+from adire_assets.families.diffusion.data.dataset_summary import SAME_IMAGE, summary_sentence
 
 SHOWN_STEPS = 12
 
@@ -33,23 +34,40 @@ def of_dataset(folder: Path) -> list[Shown]:
 
 
 def items(dataset: Path, files: Iterable[str]) -> Iterator[Item]:
-    """Its images, each the same as another with the same file."""
+    """Its images, identified by the SHA-256 of their files; an image that was rejected as the same
+    as one of them has that one's identity."""
     summary = read_json(dataset / "summary.json")
-    others = {one["file"] for part in ("rejected", "unused") for one in summary[part]}
+    rejected = summary.get("rejected", [])
+    others = {one["file"] for one in (*rejected, *summary.get("unused", []))}
     names = {
-        str(PurePosixPath(name).with_suffix("")): name
-        for name in files
+        _stem(name): name
+        for name in map(same_form, files)
         if name not in others and suffix_of(name) not in SIDECARS
     }
+    found = {}
     for split in SPLITS:
         for row in read_json_lines(dataset / f"{split}.jsonl"):
-            stem = str(PurePosixPath(row["file_name"]).relative_to("images").with_suffix(""))
-            yield Item(split, names.get(stem, stem), None, row["sha256"])
+            stem = _stem(str(PurePosixPath(row["file_name"]).relative_to("images")))
+            found[stem] = Item(split, names.get(stem, stem), None, row["sha256"])
+    yield from found.values()
+    for one in rejected:
+        _, same, original = one["reason"].partition(SAME_IMAGE)
+        if same and (item := found.get(_stem(original))):
+            yield replace(item, file=one["file"])
 
 
-def identities(file: Path, name: str, config: Any) -> Iterator[tuple[int | None, str]]:
-    """(no line, identity) of an image file, as `items` tells it."""
-    yield None, file_digest(file)
+def file_items(file: Path, name: str, config: Any, datasets: Iterable[Path]) -> Iterator[Item]:
+    """The image of a file, once with the identity that the file has and once with each that it has
+    in `datasets` in other bytes."""
+    from adire_assets.families.diffusion.data import same_image
+
+    identities = same_image.identities(file, config.maximum_pixels, datasets)
+    for identity in dict.fromkeys([file_digest(file), *identities]):
+        yield Item("", name, None, identity)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def of_adapter(folder: Path) -> list[Shown]:

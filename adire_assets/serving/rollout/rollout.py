@@ -164,8 +164,8 @@ def rollback(
         wanted = plan.steps.get(state.target)
         if wanted and wanted.begin and state.outcome_of(wanted.to) == "failed":
             raise UserError(
-                f"release {wanted.to} of {model} did not come back on {state.target}, where release "
-                f"{state.live} is still live: {(state.last_rollout or {})['reason']}"
+                f"release {wanted.to} of {model} did not come back on {state.target}, where "
+                f"release {state.live} is still live: {(state.last_rollout or {})['reason']}"
             )
     return states
 

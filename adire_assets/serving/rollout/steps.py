@@ -126,6 +126,8 @@ def withdraw_quarantined(
             routing.publish(project, fleet, target)
         except GatewayDown as down:
             progress(f"{down}; it will route as recorded")
+        except UserError as error:
+            progress(f"the gateway of {target} does not route as recorded: {error}")
         try:
             restore_standby(project, fleet, target, model, progress)
         except UserError as error:

@@ -10,6 +10,7 @@ import yaml
 
 from adire_assets.cli import main
 from adire_assets.core.project import Project
+from tests.support.fleets import make_fleet
 from tests.support.instruction_data import alpaca
 from tests.support.instruction_data import write as write_records
 from tests.support.picture_folders import picture, save
@@ -29,6 +30,7 @@ def project(project: Project) -> Iterator[Project]:
     for model, (like, data) in DATA.items():
         config = yaml.safe_load((ROOT / "configs" / "models" / f"{like}.yaml").read_text("utf-8"))
         (folder / f"{model}.yaml").write_text(yaml.safe_dump({**config, "data": data}))
+    (folder.parent / "fleet.yaml").write_text(make_fleet().model_dump_json(exclude_none=True))
     for number in range(20):
         save(project.root / "data" / "indigo" / "old cloth", f"p{number}.png", picture(number))
         if number < 12:

@@ -1,9 +1,12 @@
 """`adire takedown`: what was taken down is trained on no more, under whatever name."""
 
+from collections.abc import Iterable
+
 import pytest
 from PIL import Image
 
 from adire_assets.config import takedowns
+from adire_assets.config.takedowns import Takedown
 from adire_assets.core.data_files import TAKEN_DOWN
 from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json_lines
@@ -11,10 +14,11 @@ from adire_assets.core.project import Project
 from adire_assets.core.splits import SPLITS
 from adire_assets.core.store import Artifact
 from adire_assets.gates import contents, promotion
+from adire_assets.line import train
 from adire_assets.line.sources import source_key
 from adire_assets.serving import record
 from tests.ops.pinned_data.conftest import Adire
-from tests.support.pinned_data import IMAGE, RECORD, build, make_live, pin, release_on
+from tests.support.pinned_data import IMAGE, RECORD, build, foreign, make_live, pin, release_on
 
 WHY = ["--reason", "its weaver asked", "--by", "ada"]
 
@@ -108,6 +112,78 @@ def test_a_record_is_trained_on_no_more(project: Project, adire: Adire) -> None:
     assert f"letters.jsonl: {TAKEN_DOWN}" in rejected(second)
 
 
+def test_a_copy_in_other_bytes_leads_to_the_releases_on_the_original(
+    project: Project, adire: Adire
+) -> None:
+    copy = project.root / "data" / "indigo" / "copy.png"
+    with Image.open(project.root / IMAGE) as image:
+        image.save(copy, compress_level=1)
+    pin(project)
+    first, silk = build(project, "indigo"), build(project, "silk")
+    held = [release_on(project, first), release_on(project, silk)]
+    _, said, _ = adire("takedown", "data/indigo/copy.png", *WHY)
+    assert "release indigo@1 is quarantined" in said and "release silk@1 is quarantined" in said
+    for one in held:
+        with pytest.raises(UserError, match="rests on data/"):
+            contents.refuse_taken_down(project, one)
+    copy.unlink()
+    pin(project)
+    assert len(sources(build(project, "silk"))) == len(sources(silk)) - 1
+
+
+def test_what_stands_by_answers_no_more(project: Project, adire: Adire) -> None:
+    one = release_on(project, build(project, "indigo"))
+    (project.root / IMAGE).unlink()
+    pin(project)
+    two = release_on(project, build(project, "indigo"))
+    make_live(project, one, {"blue": 1})
+    make_live(project, two, {"blue": 1, "green": 2})
+    _, said, _ = adire("takedown", IMAGE, *WHY)
+    state = record.read(project, "local", "indigo")
+    assert state.live == 2 and 1 not in state.slots.values()
+    assert "release indigo@1 is quarantined" in said
+    # No fleet runs here: that is told, and stops nothing.
+    assert any("the gateway" in line and "it will route as recorded" in line for line in said)
+    assert any("of local is not as recorded" in line for line in said)
+
+
+def test_a_release_that_is_recorded_meanwhile_is_quarantined(
+    project: Project, adire: Adire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, add = build(project, "indigo"), takedowns.add
+
+    def slowly(project: Project, entries: Iterable[Takedown]) -> list[Takedown]:
+        release_on(project, data)
+        return add(project, entries)
+
+    monkeypatch.setattr(takedowns, "add", slowly)
+    assert "release indigo@1 is quarantined" in adire("takedown", IMAGE, *WHY)[1]
+
+
+def test_an_adapter_is_not_trained_on_a_dataset_that_still_has_it(
+    project: Project, adire: Adire
+) -> None:
+    data = build(project, "indigo")
+    adire("takedown", IMAGE, *WHY)
+    nothing = {"base_weights": None, "config": None, "run_worker": None, "tracked": None}
+    with pytest.raises(UserError, match=f"contains {IMAGE}, .*adire materialize indigo --select"):
+        train.lora_weights(project, data, **nothing)
+
+
+def test_one_dataset_that_cannot_be_read_concerns_its_own_releases_only(
+    project: Project, adire: Adire
+) -> None:
+    silk, indigo = build(project, "silk"), build(project, "indigo")
+    held, other = release_on(project, silk), release_on(project, indigo)
+    foreign(silk)
+    status, said, _ = adire("takedown", IMAGE, *WHY)
+    assert status == 0 and "release indigo@1 is quarantined" in said
+    with pytest.raises(UserError, match=r"nobody can tell whether release 1 of silk rests on"):
+        contents.refuse_taken_down(project, held)
+    with pytest.raises(UserError, match="release 1 of indigo rests on"):
+        contents.refuse_taken_down(project, other)
+
+
 def test_the_file_keeps_what_people_wrote(project: Project, adire: Adire) -> None:
     build(project, "indigo")
     adire("takedown", IMAGE, *WHY)
@@ -119,10 +195,38 @@ def test_the_file_keeps_what_people_wrote(project: Project, adire: Adire) -> Non
     assert len(takedowns.taken_down(project)) == 2
     adire("takedown", IMAGE, *WHY)
     assert path.read_text() == text
-    path.write_text("# none any more\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# none any more\n", "# none any more\ntakedowns:\n", "# none any more\ntakedowns: []\n"],
+)
+def test_a_file_without_entries_excludes_nothing(project: Project, adire: Adire, text: str) -> None:
+    path = project.root / takedowns.FILE
+    path.write_text(text)
     assert takedowns.taken_down(project) == {}
-    adire("takedown", IMAGE, *WHY)
+    _, said, _ = adire("takedown", IMAGE, *WHY)
+    assert any("takedowns.yaml: entry added" in line for line in said)
+    assert path.read_text().startswith("# none any more\n")
     assert len(takedowns.taken_down(project)) == 1
+    _, said, _ = adire("takedown", IMAGE, *WHY)
+    assert not any("entry added" in line for line in said)
+
+
+def test_a_date_needs_no_quotes(project: Project) -> None:
+    entry = "  was: x.png\n  reason: asked\n  by: ada\n  at: 2026-11-30"
+    path = project.root / takedowns.FILE
+    for end in ("", " 12:00:00"):
+        path.write_text(f"takedowns:\n- content: {'a' * 64}\n{entry}{end}\n")
+        assert takedowns.taken_down(project)["a" * 64].at.startswith("2026-11-30")
+
+
+@pytest.mark.parametrize("text", ["# caf\u00e9\n", "takedowns: []  # caf\u00e9\n"])
+def test_a_file_in_another_encoding_is_refused(project: Project, adire: Adire, text: str) -> None:
+    (project.root / takedowns.FILE).write_bytes(text.encode("latin-1"))
+    status, _, said = adire("takedown", IMAGE, *WHY)
+    assert status == 1 and "takedowns.yaml: not UTF-8 text" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_mistakes_change_nothing(project: Project, adire: Adire) -> None:

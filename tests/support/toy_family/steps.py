@@ -121,9 +121,9 @@ def items(dataset, files):
             yield Item(split, where[text], None, digest(text))
 
 
-def identities(file, name, config):
+def file_items(file, name, config, datasets):
     for text in file.read_text().splitlines():
-        yield None, digest(text)
+        yield Item("", name, None, digest(text))
 
 
 def of_adapter(folder):
