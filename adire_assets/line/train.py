@@ -11,6 +11,7 @@ from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import RunWorker
+from adire_assets.gates import contents
 from adire_assets.line.job_recipe import job_recipe, references
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
@@ -24,7 +25,8 @@ def lora_weights(
     run_worker: RunWorker,
     tracked: Tracked,
 ) -> Built:
-    """The trained adapter."""
+    """The trained adapter. UserError for a dataset with something that was taken down since."""
+    contents.refuse_dataset(project, dataset)
     settings = config.json("config.json")
     plug, device = family(settings["family"]), settings["device"]
     made_from = {"dataset": dataset, "base_model": base_weights}
