@@ -113,12 +113,12 @@ def uses(
         str,
         typer.Argument(
             metavar="FILE[:LINE]",
-            help="A file of the data, or with a line one record in it: data/indigo/x.png, "
-            "data/letters/letters.jsonl:12.",
+            help="An image or a file of records of the data, such as data/indigo/x.png; with a "
+            "line one record in it, such as data/letters/letters.jsonl:12.",
         ),
     ],
 ) -> Iterable[str]:
-    """Say which datasets, adapters and releases rest on a file of the data, by its content."""
+    """List the datasets, adapters and releases that rest on an image or record, by its content."""
     from adire_assets.ops.uses import uses
 
     return uses(Project.find(), what)
@@ -126,12 +126,19 @@ def uses(
 
 @file_app.command()
 def takedown(
-    what: Annotated[str, typer.Argument(metavar="FILE[:LINE]", help="As `adire uses` takes it.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE[:LINE]",
+            help="An image of the data, such as data/indigo/x.png, or one record, such as "
+            "data/letters/letters.jsonl:12.",
+        ),
+    ],
     reason: Reason,
     by: By = None,
 ) -> Iterable[str]:
-    """Keep a file of the data, or a record in it, out of all trainings to come, and quarantine the
-    releases that rest on it."""
+    """Exclude an image or a record from all datasets to come, and quarantine the releases that rest
+    on it. configs/takedowns.yaml lists what is excluded; commit it."""
     from adire_assets.ops.takedown import take_down
 
     return take_down(Project.find(), what, reason, by)
