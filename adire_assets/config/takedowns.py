@@ -20,7 +20,7 @@ from adire_assets.core.files import write_bytes
 from adire_assets.core.project import Project
 
 FILE = "configs/takedowns.yaml"
-OPENING = "Images and records that no model may be trained on; `adire takedown` adds to it."
+OPENING = "Images and records that no model may be trained on, see docs/reproduce.md."
 
 
 def _as_text(value: Any) -> Any:
