@@ -43,8 +43,10 @@ def read(dataset: Artifact, lists: Mapping[str, Artifact]) -> tuple[str, list[tu
         folder = PurePosixPath(config["path"])
         plug = _family(dataset, said)
         found = list(plug.shows.functions.items(dataset.path, files))
-    except (KeyError, FileNotFoundError) as error:
-        raise UserError(f"{_named(dataset)} cannot be read here: it has no {error}") from None
+    except KeyError as key:
+        raise UserError(f"{_named(dataset)} cannot be read here: it lacks the key {key}") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{_named(dataset)} cannot be read here: no {error.filename}") from None
     except UserError as error:
         raise UserError(f"{_named(dataset)} cannot be read here: {error}") from None
     return plug.name, [(same_form((folder / item.file).as_posix()), item) for item in found]
@@ -149,7 +151,10 @@ def _refuse(project: Project, wanted: ReleaseRecord, advice: str) -> None:
 def _dataset_of(project: Project, wanted: ReleaseRecord) -> Artifact | None:
     """The dataset that a release's adapter was trained on; None when it was deleted."""
     store = Store(project)
-    dataset = store.recall(store.recall(wanted.adapter).manifest["dataset"])
+    named = store.recall(wanted.adapter).manifest.get("dataset")
+    if named is None:
+        raise UserError("its adapter does not say what it was trained on")
+    dataset = store.recall(named)
     return dataset if store.holds(dataset) else None
 
 
