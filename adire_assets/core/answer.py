@@ -14,6 +14,19 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """What a piece of a stream of images shows: `step` of `steps` passes are done. `preview` is
+    image `image` of the request as it is now, uint8 [H, W, 3] RGB; `images` come last, uint8
+    [n, H, W, 3] RGB."""
+
+    step: int
+    steps: int
+    preview: Any = None
+    image: int | None = None
+    images: Any = None
+
+
+@dataclass(frozen=True)
 class UsualRequest:
     """What a request of the default size takes: so many `seconds` of its engine, by the least that
     others were seen to take; beside requests to other releases `shared` times as much.

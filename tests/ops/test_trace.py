@@ -17,21 +17,12 @@ from adire_assets.ops import operations
 from adire_assets.serving import release
 from adire_assets.serving.release import ReleaseRecord
 from tests.support.fake_engine import FakeEngine, install
+from tests.support.provenance import FACTS
 from tests.support.served_door import served_door
 
 HI = [{"role": "user", "content": "hi"}]
 CONTENT = "c0ffee" + 58 * "0"
 NAMED = {"model": "letters@3", "choices": [{"index": 0, "message": {"content": "Dear Ada"}}]}
-FACTS: dict[str, Any] = {
-    "code": {"commit": "a" * 40, "dirty": False},
-    "dvc_hash": "feed.dir",
-    "data_hash": "beef.dir",
-    "base_model": {"source": "base", "revision": None, "hash": "ba5e" * 16},
-    "adapter_recipe_key": "4ec1" * 16,
-    "adapter_hash": "ada0" * 16,
-    "hyperparameters": {"rank": 16, "learning_rate": 0.008},
-    "evaluation": {"rouge_l_char": 0.965},
-}
 TOLD = [
     "release 3 of letters",
     CONTENT,

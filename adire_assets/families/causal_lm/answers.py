@@ -73,10 +73,10 @@ def _parts(path: Path) -> list[dict[str, Any]]:
         text = text.replace("\r\n", "\n").partition("\n\n")[2]
     try:
         found = [json.loads(text)]
-    except ValueError:
+    except (ValueError, RecursionError):
         found = []
-        for line in text.splitlines():
-            with suppress(ValueError):  # the last event may be cut; [DONE] is none
+        for line in text.split("\n"):
+            with suppress(ValueError, RecursionError):  # the last event may be cut; [DONE] is none
                 found.append(json.loads(line.removeprefix("data:")))
     whole = found[0] if len(found) == 1 and isinstance(found[0], list) else found
     return [part for part in whole if isinstance(part, dict)]

@@ -19,6 +19,9 @@ from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion import serve
 
 PROVENANCE_KEY = "adire"  # the PNG text chunk
+LARGEST_PIXELS = 2**26
+# An image may have been saved in another; a file may come from anybody, so no more are tried.
+FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def files(out: Path, request: Mapping[str, Any]) -> list[Path]:
@@ -58,10 +61,14 @@ def save_png(image: np.ndarray, path: Path, provenance: dict[str, Any], index: i
 def read_provenance(path: Path) -> dict[str, Any] | None:
     """The provenance inside a PNG file; None for a file that is no image.
 
-    UserError for an image that cannot be read or has none.
+    UserError for an image that cannot be read, is larger than any that is drawn, or has none.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > LARGEST_PIXELS:
+                raise UserError(
+                    f"{path} has {image.width} x {image.height} pixels, too many to read"
+                )
             image.load()
             text = getattr(image, "text", {}).get(PROVENANCE_KEY)
     except UnidentifiedImageError:
@@ -70,7 +77,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is not an image that can be read: {error}") from None
     try:
         found = json.loads(text) if text else None
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UserError(
