@@ -101,7 +101,12 @@ def open_judge(project: Project, model: str, evaluation: Path) -> Any:
 
 
 def roll_back(
-    project: Project, model: str, to: int | None, reason: str, progress: Callable[[str], None]
+    project: Project,
+    model: str,
+    to: int | None,
+    reason: str,
+    progress: Callable[[str], None],
+    only: int | None = None,
 ) -> list[DeploymentRecord]:
     """End a rollout, or go back to an earlier release; the alias follows."""
     fleet = load_fleet(project)
@@ -114,6 +119,7 @@ def roll_back(
         reason,
         progress,
         follow=lambda: promotion.reconcile_aliases(project, model),
+        only=only,
     )
 
 

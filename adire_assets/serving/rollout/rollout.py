@@ -90,8 +90,11 @@ def carry_out(project: Project, fleet: FleetConfig, model: str, callbacks: Callb
     finish(project, fleet, model, callbacks.progress, callbacks.follow)
 
 
-def approve(project: Project, fleet: FleetConfig, model: str, reason: str) -> list[str]:
-    """Let the rollouts that wait for a decision go on; a line for each. UserError without one."""
+def approve(
+    project: Project, fleet: FleetConfig, model: str, reason: str, only: int | None = None
+) -> list[str]:
+    """Let the rollouts that wait for a decision go on, of release `only` where it is given; a line
+    for each. UserError without one."""
     if not reason.strip():
         raise UserError("going on needs a reason, which is kept with the rollout")
     said = []
@@ -100,6 +103,8 @@ def approve(project: Project, fleet: FleetConfig, model: str, reason: str) -> li
         def approved(state: DeploymentRecord) -> DeploymentRecord:
             now = state.rollout
             if now is None or now.stage not in ("mirroring", "serving"):
+                return state
+            if only not in (None, now.number):
                 return state
             said.append(f"release {now.number} of {model} goes on from {now.where} on {target}")  # noqa: B023
             return replace(state, rollout=replace(now, approved=True, reason=reason))
@@ -121,6 +126,7 @@ def rollback(
     reason: str,
     progress: Progress,
     follow: Callable[[], None] = lambda: None,
+    only: int | None = None,
 ) -> list[DeploymentRecord]:
     """End a rollout that is under way, or go back from what is live, on every target at once.
 
@@ -129,6 +135,9 @@ def rollback(
     nothing to go back to on a target; UserError also when the earlier release does not load on one,
     or is quarantined while it does; that target stays as it was. `follow` is called when all
     records and routes are as decided.
+
+    With `only`, nothing is done but ending the rollout of that release; UserError when it is not on
+    its way any more.
 
     A rollback that was left unfinished is finished; then only a named release is gone back to.
     """
@@ -142,6 +151,10 @@ def rollback(
 
     def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
         coming = {state.rollout.number for state in states.values() if state.rollout}
+        if only is not None and only not in coming:
+            raise UserError(
+                f"release {only} of {model} is not on its way any more; look at `adire status`"
+            )
         if not coming or to is not None:
             return {name: _back(project, fleet, one, to, reason) for name, one in states.items()}
         # A release that is on its way is taken away wherever it has got to, and nothing else is.
