@@ -26,7 +26,9 @@ AWKWARD = "d'été \"18"  # a folder's name as users have them: quotes, a blank 
 os.environ["GOMP_SPINCOUNT"] = lineage.SPIN_COUNT
 
 # Files whose tests share the fleet of `tests/serving/conftest.py`, which takes long to start.
-FLEET = ("serving/test_release.py", "serving/test_requests.py", "serving/test_image_streams.py")
+FLEET = tuple(
+    f"serving/test_{name}.py" for name in ("release", "requests", "image_streams", "studio")
+)
 
 # What takes long, longest first: files or folders below tests/.
 LONG = (

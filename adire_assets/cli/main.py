@@ -35,6 +35,7 @@ from adire_assets.cli.arguments import (
 from adire_assets.cli.chat_command import chat
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.generate_command import generate
+from adire_assets.config import roles
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
@@ -273,6 +274,15 @@ def up(
 
 
 @app.command()
+def studio() -> None:
+    """Serve the studio: the web pages for designers and operators. `up` starts it too."""
+    from adire_assets.studio.app import serve
+
+    project = Project.find()
+    serve(project, load_fleet(project))
+
+
+@app.command()
 def down() -> None:
     """Stop what `up` started."""
     from adire_assets.serving.fleet import processes
@@ -336,9 +346,16 @@ def auth_token(
     ] = 30.0,
     issuer: Annotated[str, typer.Option(help="Its claim iss.", callback=not_blank)] = "adire",
     audience: Annotated[str, typer.Option(help="Its claim aud.", callback=not_blank)] = "adire",
+    role: Annotated[
+        list[str],
+        typer.Option(
+            help="What it may do in the studio; may be given again.", callback=roles.known
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     folder: AuthFolder = AUTH_FOLDER,
 ) -> str:
     """Sign a token and print it; it is kept nowhere."""
     from adire_assets.serving.gateway import tokens
 
-    return tokens.issue(folder, subject, issuer=issuer, audience=audience, days=days)
+    claims = {"issuer": issuer, "audience": audience}
+    return tokens.issue(folder, subject, **claims, days=days, roles=role)

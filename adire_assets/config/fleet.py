@@ -74,6 +74,13 @@ class WebConfig(Strict):
     port: Port = 3000
 
 
+class StudioConfig(Strict):
+    """The web pages for designers and operators, on loopback."""
+
+    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
+    port: Port = 3001
+
+
 class TlsConfig(Strict):
     """PEM files, below the project or absolute."""
 
@@ -242,6 +249,7 @@ class FleetConfig(Strict):
     # When a target sends a release back: what becomes of the targets that have it already.
     on_failure: Literal["rollback", "keep"] = "rollback"
     dagster: WebConfig = WebConfig()
+    studio: StudioConfig = StudioConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
 
@@ -264,6 +272,7 @@ class FleetConfig(Strict):
         """(what tells a server of this launch from others, the key that says it)."""
         if launch == "local":
             yield (LOOPBACK[0], str(self.dagster.port)), "dagster.port"
+            yield (LOOPBACK[0], str(self.studio.port)), "studio.port"
         for name, target in self.targets.items():
             servers: dict[str, SlotConfig | GatewayConfig] = {}
             servers |= {f"slots.{slot_name}": slot for slot_name, slot in target.slots.items()}

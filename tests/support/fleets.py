@@ -7,6 +7,7 @@ from adire_assets.config.fleet import (
     GatewayConfig,
     RolloutConfig,
     SlotConfig,
+    StudioConfig,
     TargetConfig,
     WebConfig,
 )
@@ -26,5 +27,7 @@ def make_fleet(
         }
         gateway = GatewayConfig(port=next(ports), admin_port=next(ports))
         made[name] = TargetConfig(slots=slots, gateway=gateway, rollout=rollout or RolloutConfig())
-    [web] = free_ports(1)
-    return FleetConfig(targets=made, dagster=WebConfig(port=web), device="cpu")
+    web, studio = free_ports(2)
+    return FleetConfig(
+        targets=made, dagster=WebConfig(port=web), studio=StudioConfig(port=studio), device="cpu"
+    )

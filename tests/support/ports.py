@@ -39,6 +39,12 @@ def free_port() -> int:
     return port
 
 
+def listens(port: int) -> bool:
+    """Whether something takes connections at this port of 127.0.0.1."""
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -48,8 +48,10 @@ class Shop:
         self.mlflow_is_away = False
 
     def part(self, kind: str, name: str) -> Artifact:
-        def make(folder: Path) -> None:
+        def make(folder: Path) -> dict[str, Any]:
             (folder / "name").write_text(name)
+            adapter = kind == "lora_weights"
+            return {"dataset": self.part("dataset", "monday").reference()} if adapter else {}
 
         return self.store.build(Recipe(kind, MODEL, config={"name": name}), make).artifact
 
@@ -122,7 +124,7 @@ class Shop:
                 evaluation=evaluation.reference(),
                 verdict=(verdict or evaluation).reference(),
                 mlflow_run_id=None,
-                provenance={},
+                provenance={"code": {"commit": "c" * 40}, "dvc_hash": "d.dir"},
             ),
         )
 

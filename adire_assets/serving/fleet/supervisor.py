@@ -97,7 +97,7 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                     prepare=gateway.prepare,
                 )
             )
-    web, definitions = fleet.dagster, ["-m", "dagster_defs"]
+    web, pages, definitions = fleet.dagster, fleet.studio, ["-m", "dagster_defs"]
     address = ["-h", web.host, "-p", str(web.port)]
     found += [
         Program(
@@ -114,6 +114,14 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
             [sys.executable, "-m", "dagster._daemon", "run", *definitions],
             {},
             lambda: True,
+            WEB_SECONDS,
+            serving=False,
+        ),
+        Program(
+            "studio",
+            [sys.executable, "-m", "adire_assets.cli", "studio"],
+            {pages.port: "studio.port"},
+            lambda: _answers(pages.host, pages.port),
             WEB_SECONDS,
             serving=False,
         ),

@@ -80,6 +80,7 @@ def test_everything_starts_once_and_survives_the_death_of_its_supervisor(
         "gateway-local",
         "dagster-webserver",
         "dagster-daemon",
+        "studio",
     ]
     assert all(row["ready"] for row in rows), rows
     servers = [p for row in rows[:2] for p in psutil.Process(row["pid"]).children(recursive=True)]

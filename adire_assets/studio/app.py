@@ -1,0 +1,87 @@
+"""The studio as a web application: its pages behind its guard, served on loopback.
+
+    serve(Project.find(), fleet)
+
+Where the gateway of the first target has tokens, the studio asks for the same ones, and their roles
+say what somebody may do. Without tokens everybody on this machine may do all that the command line
+lets them do.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+
+from adire_assets.config.fleet import FleetConfig, TokenConfig
+from adire_assets.core.project import Project
+from adire_assets.serving.connection import host_and_port
+from adire_assets.serving.fleet import orphans
+from adire_assets.serving.gateway import tokens
+from adire_assets.serving.gateway.tokens import Bearer
+from adire_assets.studio import sign_in
+from adire_assets.studio.guard import LOGIN, Guard
+
+STOP_SECONDS = 3  # for requests that are under way
+RECONNECT_SECONDS = 60.0  # a page that is away for longer has to be loaded again
+
+
+def serve(project: Project, fleet: FleetConfig) -> None:
+    """Serve the pages until the process is told to stop. UserError for a port that is taken."""
+    orphans.require_free_ports({fleet.studio.port: "studio.port"})
+    config = uvicorn.Config(
+        application(project, fleet),
+        host=fleet.studio.host,
+        port=fleet.studio.port,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ws_per_message_deflate=False,  # pictures are compressed already
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    asyncio.run(uvicorn.Server(config).serve())
+
+
+def application(project: Project, fleet: FleetConfig) -> Guard:
+    """The pages of a project behind their guard; once in a process, since NiceGUI has one set of
+    pages. UserError when the keys of the tokens cannot be read."""
+    # Before NiceGUI is imported, which would keep its files in the folder that it is called in.
+    os.environ["NICEGUI_STORAGE_PATH"] = str(project.home / "studio")
+    from nicegui import ui
+
+    from adire_assets.studio import lineage, pages
+
+    app = FastAPI(title="Adire Assets", openapi_url=None, docs_url=None, redoc_url=None)
+    check = _check(project, next(iter(fleet.targets.values())).gateway.tokens)
+    if check:
+        app.router.routes.extend(sign_in.routes(check, secure=False))
+    pages.register(project, app, signs_in=check is not None)
+    ui.run_with(
+        app,
+        title="Adire Assets",
+        dark=None,
+        language="en-US",
+        binding_refresh_interval=None,
+        reconnect_timeout=RECONNECT_SECONDS,
+        message_history_length=100,
+        show_welcome_message=False,
+    )
+    port = fleet.studio.port
+    return Guard(
+        app,
+        hosts=frozenset(host_and_port(host, port) for host in ("127.0.0.1", "localhost", "::1")),
+        check=check,
+        open=(LOGIN,),
+        limits={lineage.ANSWER: lineage.LARGEST_ANSWER},
+    )
+
+
+def _check(project: Project, config: TokenConfig | None) -> Callable[[str], Bearer] | None:
+    if config is None:
+        return None
+    keys = project.root / config.keys
+    tokens.read_keys(keys)
+    return partial(tokens.verify, keys, issuer=config.issuer, audience=config.audience)

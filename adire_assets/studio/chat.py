@@ -1,0 +1,129 @@
+"""The page that talks with a language model, with one release or two side by side."""
+
+import asyncio
+from contextlib import aclosing
+
+from nicegui import ui
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
+from adire_assets.core.project import Project
+from adire_assets.studio.asking import Asking, given, inputs_of, releases_served
+from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
+
+TEXT_CHARACTERS = 100_000
+Conversations = dict[int, list[dict[str, str]]]  # the turns so far, by release
+
+
+async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> None:
+    """The page."""
+    try:
+        visitor.require("generate")
+        served = await in_thread(releases_served, project, model)
+    except UserError as error:
+        lines([error])
+        return
+    _Page(project, model, plug, visitor, served)
+
+
+class _Page:
+    """The conversation of one visitor's page; beside it that with a second release."""
+
+    def __init__(
+        self, project: Project, model: str, plug: Family, visitor: Visitor, served: dict[int, str]
+    ) -> None:
+        self.project, self.model, self.plug, self.visitor = project, model, plug, visitor
+        self.asking: list[Asking] = []
+        self.said: Conversations = {}
+        with ui.row().classes("w-full items-end gap-4 mb-6"):
+            first = next(iter(served))
+            self.release = ui.select(served, label="Release", value=first, on_change=self.forget)
+            others = {0: "none"} | served
+            self.beside = ui.select(others, label="Beside it", value=0, on_change=self.forget)
+            self.fields = inputs_of(plug)
+        self.release.classes("w-32")
+        self.beside.classes("w-32")
+        with ui.element("section").props('aria-label="Conversation"').classes("w-full"):
+            self.turns = ui.column().classes("w-full")
+        with ui.element("form").classes("w-full").on("submit.prevent", self.send):
+            self.turn = ui.textarea("Your turn").classes("w-full")
+            self.turn.props(f"autogrow rows=2 maxlength={TEXT_CHARACTERS}")
+            self.turn.on("keydown.ctrl.enter", self.send)
+            with ui.row().classes("items-center"):
+                self.button = ui.button("Send").props("type=submit no-caps")
+                self.stop = quiet("Stop", self.give_up)
+                quiet("New conversation", self.forget)
+                self.status = ui.label().props("role=status")
+        self.stop.set_enabled(False)
+        ui.context.client.on_delete(self.give_up)
+
+    async def send(self) -> None:
+        said = (self.turn.value or "").strip()
+        if self.asking or not said:
+            return
+        try:
+            self.visitor.require("generate")
+        except UserError as error:
+            tell(error)
+            return
+        self.turn.set_value("")
+        wanted = list(dict.fromkeys([self.release.value, self.beside.value or self.release.value]))
+        self.asking = [Asking() for _ in wanted]
+        self.at_work(True)
+        try:
+            with self.turns:
+                with ui.card().classes("self-end"):
+                    lines([said])
+                with ui.row().classes("w-full items-start"):
+                    cards = [ui.card().classes("grow") for _ in wanted]
+            await asyncio.gather(
+                *(
+                    self.answer(card, asking, number, said)
+                    for card, asking, number in zip(cards, self.asking, wanted, strict=True)
+                )
+            )
+        finally:
+            self.asking = []
+            if not self.turns.is_deleted:
+                self.at_work(False)
+
+    def at_work(self, now: bool) -> None:
+        self.button.set_enabled(not now)
+        self.stop.set_enabled(now)
+        self.status.set_text("Writing" if now else "Done")
+
+    async def answer(self, card: ui.card, asking: Asking, number: int, said: str) -> None:
+        """One release's answer; a turn that failed is not part of the conversation."""
+        conversations = self.said
+        asked = [*conversations.get(number, []), {"role": "user", "content": said}]
+        request = {**given(self.plug, self.fields), "prompt": said, "messages": asked}
+        with card:
+            ui.label(f"Release {number}").classes("text-sm")
+            shown = ui.label().style("white-space: pre-wrap")
+        text = ""
+        try:
+            async with aclosing(
+                asking.answers(self.project, self.model, request, number)
+            ) as pieces:
+                async for piece in pieces:
+                    text += piece.content
+                    if card.is_deleted:
+                        asking.given_up = True
+                    else:
+                        shown.set_text(text)
+        except (UserError, OSError) as error:
+            if not card.is_deleted:
+                with card:
+                    lines([sentence(error)])
+            return
+        if text:
+            conversations[number] = [*asked, {"role": "assistant", "content": text}]
+
+    def forget(self) -> None:
+        self.give_up()
+        self.said = {}
+        self.turns.clear()
+
+    def give_up(self) -> None:
+        for asking in self.asking:
+            asking.given_up = True

@@ -1,0 +1,212 @@
+"""The page that draws: a prompt and its options, previews, and a gallery with provenance.
+
+With two releases chosen, both draw the same seeds, side by side. What was drawn stays on the page
+until it is closed; an image is kept by saving it, with its provenance inside.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import secrets
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from nicegui import ui
+from PIL import Image
+
+from adire_assets.core.answer import Answer, Piece
+from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
+from adire_assets.core.project import Project
+from adire_assets.studio.asking import Asking, files_of, given, inputs_of, releases_served
+from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
+
+KEPT_BYTES = 2**25  # of the images in a page's gallery
+PREVIEWS = 8  # of an image, at most
+FIRST_SEEDS = 2**31 - 65  # an image of a request has the seed + its place
+PROMPT_CHARACTERS = 10_000
+TEXT_CHARACTERS = 200  # of an image's description
+
+
+async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> None:
+    """The page."""
+    try:
+        visitor.require("generate")
+        served = await in_thread(releases_served, project, model)
+    except UserError as error:
+        lines([error])
+        return
+    _Page(project, model, plug, visitor, served)
+
+
+class _Page:
+    """The form and the gallery of one visitor's page."""
+
+    def __init__(
+        self, project: Project, model: str, plug: Family, visitor: Visitor, served: dict[int, str]
+    ) -> None:
+        self.project, self.model, self.plug, self.visitor = project, model, plug, visitor
+        self.asking: list[Asking] = []
+        self.kept: list[tuple[ui.row, int]] = []  # rows of the gallery with their bytes
+        with ui.element("form").classes("w-full").on("submit.prevent", self.draw):
+            self.prompt = ui.textarea("Prompt").classes("w-full")
+            self.prompt.props(f"autogrow rows=2 maxlength={PROMPT_CHARACTERS}")
+            self.prompt.on("keydown.ctrl.enter", self.draw)
+            with ui.row().classes("w-full items-end gap-4 mb-6"):
+                first = next(iter(served))
+                self.release = ui.select(served, label="Release", value=first).classes("w-32")
+                others = {0: "none"} | served
+                self.beside = ui.select(others, label="Beside it", value=0).classes("w-32")
+                self.fields = inputs_of(plug)
+            with ui.row().classes("items-center"):
+                self.button = ui.button("Draw").props("type=submit no-caps")
+                self.stop = quiet("Stop", self.give_up)
+                self.stop.set_enabled(False)
+                self.status = ui.label().props("role=status")
+        with ui.element("section").props('aria-label="Gallery"').classes("w-full"):
+            self.gallery = ui.column().classes("w-full")
+        ui.context.client.on_delete(self.give_up)
+
+    async def draw(self) -> None:
+        if self.asking:
+            return
+        try:
+            self.visitor.require("generate")
+            request = self.request()
+        except UserError as error:
+            tell(error)
+            return
+        wanted = list(dict.fromkeys([self.release.value, self.beside.value or self.release.value]))
+        self.asking = [Asking() for _ in wanted]
+        self.at_work(True)
+        try:
+            with self.gallery, ui.row().classes("w-full items-start gap-4") as row:
+                cards = [ui.card() for _ in wanted]
+            row.move(target_index=0)
+            kept = await asyncio.gather(
+                *(
+                    self.draw_into(card, asking, number, request)
+                    for card, asking, number in zip(cards, self.asking, wanted, strict=True)
+                )
+            )
+            self.keep(row, sum(kept))
+        finally:
+            self.asking = []
+            if not self.gallery.is_deleted:
+                self.at_work(False)
+
+    def at_work(self, now: bool) -> None:
+        self.button.set_enabled(not now)
+        self.stop.set_enabled(now)
+        self.status.set_text("Drawing" if now else "Done")
+
+    def keep(self, row: ui.row, size: int) -> None:
+        """Keep a row in the gallery, and as many of those before it as it has room for."""
+        self.kept.append((row, size))
+        while len(self.kept) > 1 and sum(size for _, size in self.kept) > KEPT_BYTES:
+            oldest, _ = self.kept.pop(0)
+            if not oldest.is_deleted:
+                oldest.delete()
+
+    def request(self) -> dict[str, Any]:
+        """What is asked for. UserError for an empty prompt."""
+        prompt = (self.prompt.value or "").strip()
+        if not prompt:
+            raise UserError("say in the prompt what to draw")
+        return {
+            "prompt": prompt,
+            "seed": secrets.randbelow(FIRST_SEEDS),
+            **given(self.plug, self.fields),
+        }
+
+    async def draw_into(
+        self, card: ui.card, asking: Asking, number: int, request: dict[str, Any]
+    ) -> int:
+        """Show an answer as it comes into being; the bytes of its images."""
+        with card:
+            title = ui.label(f"Release {number}").classes("font-semibold")
+            bar = ui.linear_progress(0, show_value=False).props('aria-label="Progress"')
+            preview = ui.image().classes("w-64").props('alt="Preview"')
+        steps = request.get("num_inference_steps", PREVIEWS)
+        asked = {**request, "preview_steps": max(1, steps // PREVIEWS)}
+        whole = None
+        try:
+            async with aclosing(asking.answers(self.project, self.model, asked, number)) as answers:
+                async for answer in answers:
+                    piece: Piece = answer.content
+                    shown = None
+                    if piece.images is not None:
+                        whole = replace(answer, content=piece.images)
+                    elif piece.preview is not None:
+                        shown = _data("jpeg", await in_thread(_jpeg, piece.preview))
+                    if card.is_deleted:
+                        asking.given_up = True
+                    elif whole is None:
+                        bar.set_value(piece.step / piece.steps)
+                        if shown:
+                            preview.set_source(shown)
+            if whole:
+                lacking, files = await in_thread(files_of, self.project, whole, request)
+        except (UserError, OSError) as error:
+            if not card.is_deleted:
+                title.set_text(f"Release {number} has not drawn it")
+                with card:
+                    lines([sentence(error)])
+            return 0
+        finally:
+            if not card.is_deleted:
+                bar.delete()
+                preview.delete()
+        if card.is_deleted or whole is None:
+            if not card.is_deleted:
+                title.set_text(f"Release {number}: stopped")
+            return 0
+        with card:
+            title.delete()
+            self.show(whole, lacking, files, request)
+        return sum(len(content) for _, _, content in files)
+
+    def show(
+        self,
+        answer: Answer,
+        lacking: list[str],
+        files: list[tuple[str, str, bytes]],
+        request: dict[str, Any],
+    ) -> None:
+        for place, (name, told, content) in enumerate(files):
+            data = _data("png", content)
+            image = ui.image(data).classes("w-64")
+            image.props["alt"] = request["prompt"][:TEXT_CHARACTERS]
+            ui.label(told).classes("text-sm")
+            with ui.row().classes("gap-1"):
+                quiet("Save", partial(_download, data, name))
+                quiet("Again with this seed", partial(self.again, request["seed"] + place))
+        for one in lacking:
+            ui.label(one).classes("w-64")
+        with ui.expansion("Provenance").classes("w-64"):
+            lines(json.dumps(answer.provenance, indent=1, ensure_ascii=False).splitlines())
+
+    def again(self, seed: int) -> None:
+        self.fields["seed"].set_value(seed)
+        self.prompt.run_method("focus")
+
+    def give_up(self) -> None:
+        for asking in self.asking:
+            asking.given_up = True
+
+
+def _jpeg(image: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image, "RGB").save(file, "jpeg", quality=70)
+    return file.getvalue()
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _download(data: str, name: str) -> None:
+    ui.download(base64.b64decode(data.partition(",")[2]), name)

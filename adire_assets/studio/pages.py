@@ -1,0 +1,82 @@
+"""The pages of the studio and their addresses.
+
+What a page needs to know is read in a thread before the page is made.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from nicegui import ui
+
+from adire_assets.config.model import family_of, models
+from adire_assets.core.errors import UserError
+from adire_assets.core.family import Family
+from adire_assets.core.project import Project
+from adire_assets.gates.report import pages as reports
+from adire_assets.studio import chat, generate, lineage, overview, releases
+from adire_assets.studio.frame import Visitor, frame, in_thread, lines
+
+# A report has scripts of its own, and an origin of its own, which may ask the studio for nothing.
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+)
+Fill = Callable[[Project, str, Family, Visitor], Awaitable[None]]
+
+
+def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
+    """Serve the pages of `project`; `signs_in`: visitors can sign out."""
+
+    @ui.page("/")
+    def overview_page(request: Request) -> None:
+        with frame(request, "Models", signs_in=signs_in):
+            overview.fill(project)
+
+    @ui.page("/lineage")
+    def lineage_page(request: Request) -> None:
+        with frame(request, "Lineage", signs_in=signs_in) as visitor:
+            lineage.fill(project, visitor)
+
+    async def of_model(request: Request, model: str, title: str, fill: Fill | None) -> None:
+        """A page of one model, or the sentence that there is none."""
+        try:
+            plug = await in_thread(_family, project, model)
+        except UserError as error:
+            lines([error])
+            return
+        asks = "Chat" if plug.served.chat else "Generate"
+        fill = fill or (chat.fill if plug.served.chat else generate.fill)
+        with frame(request, title or asks, model, asks, signs_in=signs_in) as visitor:
+            await fill(project, model, plug, visitor)
+
+    @ui.page("/models/{model}/generate")
+    async def generate_page(request: Request, model: str) -> None:
+        await of_model(request, model, "", None)
+
+    @ui.page("/models/{model}/releases")
+    async def releases_page(request: Request, model: str) -> None:
+        await of_model(request, model, "Releases", releases.fill)
+
+    lineage.serve_answers(project, app)
+
+    @app.get("/models/{model}/releases/{number}/report")
+    async def report(model: str, number: int) -> Response:
+        try:
+            path = await in_thread(_report, project, model, number)
+        except UserError as error:
+            return PlainTextResponse(f"{error}\n", 404)
+        return FileResponse(path, headers={"content-security-policy": REPORT_POLICY})
+
+
+def _family(project: Project, model: str) -> Family:
+    """The family of a model. UserError where there is no such model."""
+    found, _ = models(project)
+    if model not in found:
+        raise UserError(f"there is no model {model}; models: {', '.join(found) or 'none'}")
+    return family_of(project, model)
+
+
+def _report(project: Project, model: str, number: int) -> str:
+    _family(project, model)
+    return str(reports.report(project, f"{model}@{number}", None))

@@ -1,0 +1,116 @@
+"""The studio before a live model: drawing in a browser, what is kept of it, and going back."""
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.serving.conftest import MODEL
+from tests.support import studio
+from tests.support.asking import generate
+from tests.support.house import House
+from tests.support.studio import opened, running_studio, serious_faults, visit
+
+pytestmark = studio.needs_chromium
+YAML = """\
+family: diffusion
+data: {path: data/cloth, instance_prompt: cloth}
+base_model: {source: base}
+evaluation: {judge: {source: judge}}
+"""
+PAGE = f"/models/{MODEL}/generate"
+
+
+@pytest.fixture(scope="module")
+def url(served: House) -> Iterator[str]:
+    served.ensure_live(1)
+    file = served.project.model_file(MODEL)
+    file.write_text(YAML)
+    try:
+        with running_studio(served.project, served.fleet) as found:
+            yield found
+    finally:
+        file.unlink()
+        (served.project.root / "configs" / "fleet.yaml").unlink()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with studio.browser() as found:
+        yield found
+
+
+def draw(page: Page, **values: str) -> None:
+    for label, value in values.items():
+        page.get_by_label(label.replace("_", " "), exact=True).fill(value)
+    page.get_by_role("button", name="Draw").click()
+
+
+def test_an_image_is_drawn_and_saved_with_where_it_comes_from(
+    browser: Browser, url: str, served: House
+) -> None:
+    with opened(browser, url) as page:
+        visit(page, PAGE)
+        draw(page, Prompt="indigo rings", Seed="5", Num_inference_steps="6")
+        gallery = page.get_by_role("region", name="Gallery")
+        expect(gallery.get_by_text("release 1, seed 5")).to_be_visible(timeout=60_000)
+        with page.expect_download() as saved:
+            gallery.get_by_role("button", name="Save").click()
+        assert saved.value.suggested_filename == f"{MODEL}-1.png"
+        with Image.open(BytesIO(saved.value.path().read_bytes())) as image:
+            facts = json.loads(image.text["adire"])
+            drawn = image.convert("RGB").tobytes()
+        asked = {"prompt": "indigo rings", "seed": 5, "num_inference_steps": 6}
+        assert {name: facts["request"][name] for name in asked} == asked
+        assert generate(served.address, MODEL, **asked).content[0].tobytes() == drawn
+        gallery.get_by_text("Provenance").click()
+        expect(gallery).to_contain_text('"release_hash"')
+        assert serious_faults(page) == []
+
+
+def test_two_releases_draw_the_same_seed_side_by_side(
+    browser: Browser, url: str, served: House
+) -> None:
+    served.ensure_live(1)
+    served.ensure_live(2)
+    with opened(browser, url) as page:
+        visit(page, PAGE)
+        page.get_by_label("Beside it").click()
+        page.get_by_role("option", name="1", exact=True).click()
+        draw(page, Prompt="indigo rings", Num_inference_steps="4")
+        gallery = page.get_by_role("region", name="Gallery")
+        first = gallery.get_by_text("release 2, seed ")
+        expect(first).to_be_visible(timeout=60_000)
+        seed = first.inner_text().split()[-1]
+        expect(gallery.get_by_text(f"release 1, seed {seed}")).to_be_visible(timeout=60_000)
+        gallery.get_by_role("button", name="Again with this seed").first.click()
+        expect(page.get_by_label("Seed", exact=True)).to_have_value(seed)
+
+
+def test_what_cannot_be_drawn_is_said_in_its_place(browser: Browser, url: str) -> None:
+    with opened(browser, url) as page:
+        visit(page, PAGE)
+        draw(page, Prompt=" ")
+        expect(page.get_by_role("alert")).to_contain_text("what to draw")
+        draw(page, Prompt="rings", Num_inference_steps="900")
+        gallery = page.get_by_role("region", name="Gallery")
+        expect(gallery).to_contain_text("allowed is 1 to 20", timeout=60_000)
+        expect(page.get_by_role("button", name="Draw")).to_be_enabled()
+
+
+def test_a_release_goes_back_with_a_reason(browser: Browser, url: str, served: House) -> None:
+    served.ensure_live(2)
+    with opened(browser, url) as page:
+        visit(page, f"/models/{MODEL}/releases")
+        cards = page.locator(".q-card")
+        expect(cards.nth(0)).to_contain_text("live on local")
+        cards.nth(1).get_by_role("button", name="Go back to it").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Reason").fill("too pale")
+        dialog.get_by_role("button", name="Go back to it").click()
+        expect(cards.nth(1)).to_contain_text("live on local", timeout=60_000)
+        expect(cards.nth(0)).to_contain_text("too pale (local, in the studio)")
+    assert served.record.live == 1 and served.serving() == 1
