@@ -1,4 +1,4 @@
-"""What fifty cancelled streams leave behind in the engine.
+"""What cancelled streams leave behind in the engine.
 
     python -m benchmarks.cancelled [--streams 50] [--rounds 3] [--seconds 12]
 
@@ -33,16 +33,16 @@ STEPS = 30
 SETTLED_SECONDS = 1.0
 
 
-def shown(house: House, name: str) -> float:
-    """A metric of the engine in the slot that serves."""
+def metric(house: House, name: str) -> float:
+    """A metric of the engine in the active slot."""
     port = house.fleet.targets[TARGET].slots[house.record.active or ""].metrics_port
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
         text = page.read().decode()
     return sum(float(value) for value in re.findall(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE))
 
 
-def begin_and_close(address: str, number: int) -> None:
-    """A stream of which some passes are read."""
+def cancel_stream(address: str, number: int) -> None:
+    """Cancel a stream after one to ten of its passes."""
     chance = random.Random(number)
     request = {"prompt": f"indigo cloth {number}", "seed": number, "num_inference_steps": STEPS}
     model = MODELS[number % len(MODELS)]
@@ -53,7 +53,7 @@ def begin_and_close(address: str, number: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--streams", type=int, default=50, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
     options = parser.parse_args()
@@ -73,12 +73,12 @@ def main() -> None:
         throughput()  # warms all up
         for number in range(options.rounds):
             figures["before"].append(throughput())
-            list(pool.map(lambda one: begin_and_close(address, one), range(options.streams)))
+            list(pool.map(lambda one: cancel_stream(address, one), range(options.streams)))
             time.sleep(SETTLED_SECONDS)
-            figures["left"].append(shown(house, "adire_images_waiting"))
-            drawn = shown(house, "adire_image_steps_total")
+            figures["left"].append(metric(house, "adire_images_waiting"))
+            drawn = metric(house, "adire_image_steps_total")
             time.sleep(SETTLED_SECONDS)
-            figures["steps"].append(shown(house, "adire_image_steps_total") - drawn)
+            figures["steps"].append(metric(house, "adire_image_steps_total") - drawn)
             figures["after"].append(throughput())
             told = ", ".join(f"{name} {values[-1]:.2f}" for name, values in figures.items())
             print(f"round {number + 1}: {told}", flush=True)

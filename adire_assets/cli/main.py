@@ -253,7 +253,7 @@ def rollback(
 
 @app.command("lift-quarantine")
 def lift_quarantine(model: Model, release: Number, reason: Reason) -> str:
-    """Let a release that was rolled back be deployed again."""
+    """Let a quarantined release be deployed again."""
     from adire_assets.gates import contents
 
     contents.lift_quarantine(Project.find(), model, release, reason)
@@ -263,10 +263,10 @@ def lift_quarantine(model: Model, release: Number, reason: Reason) -> str:
 @app.command()
 def up(
     only: Annotated[
-        Literal["all", "serving"], typer.Option(help="serving: without the Dagster UI.")
+        Literal["all", "serving"], typer.Option(help="serving: without Dagster and the studio.")
     ] = "all",
 ) -> None:
-    """Start slots, gateway, Dagster UI and the sensors' daemon, supervised, in the background."""
+    """Start slots, gateway, Dagster UI and daemon, and the studio, supervised in the background."""
     from adire_assets.serving.fleet import processes
 
     project = Project.find()
@@ -275,7 +275,7 @@ def up(
 
 @app.command()
 def studio() -> None:
-    """Serve the studio: the web pages for designers and operators. `up` starts it too."""
+    """Serve the studio, web pages for designers and operators, until Ctrl-C; `up` starts it too."""
     from adire_assets.studio.app import serve
 
     project = Project.find()
@@ -349,7 +349,8 @@ def auth_token(
     role: Annotated[
         list[str],
         typer.Option(
-            help="What it may do in the studio; may be given again.", callback=roles.known
+            help="In the studio: viewer, designer, operator or approver; repeat for several.",
+            callback=roles.checked,
         ),
     ] = [],  # noqa: B006 - typer copies it
     folder: AuthFolder = AUTH_FOLDER,

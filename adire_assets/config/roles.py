@@ -8,7 +8,7 @@ from adire_assets.core.errors import UserError
 PERMISSIONS: dict[str, tuple[str, ...]] = {
     "generate": ("designer", "operator", "approver"),
     "roll back": ("operator",),
-    "go on with a rollout": ("operator", "approver"),
+    "promote a rollout": ("operator", "approver"),
     "approve": ("approver",),
     "lift a quarantine": ("approver",),
     "take data down": ("approver",),
@@ -16,7 +16,7 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
 ROLES = ("viewer", *dict.fromkeys(role for roles in PERMISSIONS.values() for role in roles))
 
 
-def known(roles: Iterable[str]) -> list[str]:
+def checked(roles: Iterable[str]) -> list[str]:
     """The roles, each once. UserError for one that there is not."""
     found = list(dict.fromkeys(roles))
     for role in found:

@@ -1,7 +1,7 @@
 """configs/takedowns.yaml: images and records that no model may be trained on, and why.
 
-An entry names a content (`core.shown.Item.identity`), which stays excluded under any name. `adire
-takedown` adds entries; people may add and delete them too.
+An entry names content by its hash (`core.shown.Item.identity`), so it stays excluded under any
+name. `adire takedown` adds entries; people may add and delete them too.
 """
 
 from collections.abc import Iterable
@@ -24,15 +24,17 @@ OPENING = "Images and records that no model may be trained on, see docs/reproduc
 
 
 def _as_text(value: Any) -> Any:
-    """YAML makes a date of an unquoted one."""
+    """YAML parses an unquoted date as a date."""
     return value.isoformat() if isinstance(value, date) else value
 
 
 class Takedown(Strict):
     """One image or record."""
 
-    content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256, see `core.shown.Item`
-    was: Annotated[str, Field(min_length=1)]  # where it stood: FILE or FILE:LINE
+    sha256: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{64}$")
+    ]  # of its content, see `core.shown.Item`
+    file: Annotated[str, Field(min_length=1)]  # where it stood: FILE or FILE:LINE
     reason: Annotated[str, Field(min_length=1)]
     by: Annotated[str, Field(min_length=1)]
     at: Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]  # ISO 8601
@@ -45,18 +47,18 @@ class Takedowns(Strict):
 
 
 def taken_down(project: Project) -> dict[str, Takedown]:
-    """{content: its first entry}, sorted; empty without the file. UserError for mistakes."""
+    """{hash: its first entry}, sorted; empty without the file. UserError for mistakes."""
     path = project.root / FILE
     found = (load(path, Takedowns).takedowns if _has_keys(_text(path)) else None) or []
-    return dict(sorted({one.content: one for one in reversed(found)}.items()))
+    return dict(sorted({one.sha256: one for one in reversed(found)}.items()))
 
 
 def add(project: Project, entries: Iterable[Takedown]) -> list[Takedown]:
-    """Add entries to the file, which keeps its comments; those that it lacked."""
+    """Add entries to the file and keep its comments; returns those that were new."""
     path, yaml = project.root / FILE, YAML()
     with project.locks.acquire("takedowns"):
         known = taken_down(project)
-        new = [one for one in entries if one.content not in known]
+        new = [one for one in entries if one.sha256 not in known]
         if not new:
             return []
         text = _text(path)

@@ -97,7 +97,7 @@ def lift_quarantine(project: Project, model: str, number: int, reason: str) -> N
     # Its dataset may have been deleted since.
     if entry := _told(project, model, number, taken_down(project)):
         raise UserError(
-            f"release {number} of {model} rests on {entry.was}, which {FILE} excludes: "
+            f"release {number} of {model} rests on {entry.file}, which {FILE} excludes: "
             f"{entry.reason}; {advice}"
         )
     record.lift_quarantine(project, model, number, reason)
@@ -169,7 +169,7 @@ def _first_taken_down(
 
 
 def _why(entry: Takedown) -> str:
-    return f"rests on {entry.was}, which was taken down: {entry.reason}"
+    return f"rests on {entry.file}, which was taken down: {entry.reason}"
 
 
 def _told(

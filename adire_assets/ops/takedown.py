@@ -34,8 +34,8 @@ def take_down(project: Project, what: str, reason: str, by: str | None) -> Itera
             f"{what} holds {asked.records} records; put each on a line of its own, and name one as "
             "FILE:LINE"
         )
-    told = {"was": what, "reason": reason, "by": by or approvals.account(), "at": record.now()}
-    entries = [Takedown(content=one, **told) for one in sorted(asked.identities)]
+    told = {"file": what, "reason": reason, "by": by or approvals.account(), "at": record.now()}
+    entries = [Takedown(sha256=one, **told) for one in sorted(asked.identities)]
     added = takedowns.add(project, entries)
     # Read again: what was built or released before the entry was there may rest on it.
     datasets = uses.read_datasets(project)

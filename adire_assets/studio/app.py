@@ -3,8 +3,8 @@
     serve(Project.find(), fleet)
 
 Where the gateway of the first target has tokens, the studio asks for the same ones, and their roles
-say what somebody may do. Without tokens everybody on this machine may do all that the command line
-lets them do.
+say what somebody may do. Without tokens anyone who can reach the port may use every
+page, with the rights of the account that runs the studio.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from adire_assets.studio import sign_in
 from adire_assets.studio.guard import LOGIN, Guard
 
 STOP_SECONDS = 3  # for requests that are under way
-RECONNECT_SECONDS = 60.0  # a page that is away for longer has to be loaded again
+RECONNECT_SECONDS = 60.0  # a page that is disconnected for longer reloads
 
 
 def serve(project: Project, fleet: FleetConfig) -> None:

@@ -20,17 +20,17 @@ from adire_assets.serving.gateway import routing
 from adire_assets.serving.release import family_of_release, read_record
 from adire_assets.studio.frame import in_thread
 
-AT_ONCE = 64  # answers that the studio waits for
-PIECE_SECONDS = 120.0  # the longest that a piece is waited for
-# Each holds a thread, and decisions must not wait for drawings.
+AT_ONCE = 64  # answers under way in the studio
+PIECE_SECONDS = 120.0  # timeout of one piece
+# Each waiting answer holds a thread; a pool of its own keeps buttons responsive.
 WAITING = ThreadPoolExecutor(AT_ONCE, "asking")
 
 
 @dataclass
 class Asking:
-    """One request under way; `given_up` ends it after the piece that comes next."""
+    """One request under way; `cancelled` ends it after its next piece."""
 
-    given_up: bool = False
+    cancelled: bool = False
 
     async def answers(
         self, project: Project, model: str, request: Mapping[str, Any], release: int
@@ -42,8 +42,8 @@ class Asking:
             yield piece
 
     def _next(self, found: Iterator[Answer]) -> Answer | None:
-        """The next piece; closes the connection where the request was given up."""
-        if self.given_up:
+        """The next piece; closes the connection of a cancelled request."""
+        if self.cancelled:
             found.close()  # type: ignore[attr-defined]
             return None
         return next(found, None)
@@ -60,20 +60,19 @@ def first_target(project: Project) -> str:
 
 
 def releases_served(project: Project, model: str) -> dict[int, str]:
-    """The releases that can be asked for now, each with what it is called; the live one first.
-    UserError when there are none."""
+    """{release: label} of the loaded releases, the live one first. UserError without any."""
     state = record.read(project, first_target(project), model)
     loaded = sorted(state.loaded, key=lambda number: (number != state.live, -number))
     if not loaded:
-        raise UserError(f"no release of {model} is loaded yet; look at its releases")
+        raise UserError(f"no release of {model} is loaded yet; see the Releases page")
     return {number: f"{number}{' (live)' if number == state.live else ''}" for number in loaded}
 
 
 def files_of(
     project: Project, answer: Answer, request: Mapping[str, Any]
 ) -> tuple[list[str], list[tuple[str, str, bytes]]]:
-    """(what an answer lacks of what was asked, its files as `adire generate` would write them:
-    each its name, what it is, and its content)."""
+    """(warnings, [(name, description, content) of each file]) of an answer, as `adire generate`
+    writes them."""
     model, number = answer.provenance["model"], answer.release
     plug = family_of_release(project, read_record(project, model, number))
     functions = plug.answers.functions
@@ -95,8 +94,8 @@ def inputs_of(plug: Family) -> dict[str, Any]:
     return {option.name: _field(option) for option in plug.served.options}
 
 
-def given(plug: Family, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was filled in."""
+def filled_in(plug: Family, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the fields that have one."""
     found = {}
     for option in plug.served.options:
         value = fields[option.name].value

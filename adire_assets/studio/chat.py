@@ -8,7 +8,7 @@ from nicegui import ui
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
-from adire_assets.studio.asking import Asking, given, inputs_of, releases_served
+from adire_assets.studio.asking import Asking, filled_in, inputs_of, releases_served
 from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
 
 TEXT_CHARACTERS = 100_000
@@ -39,23 +39,23 @@ class _Page:
             first = next(iter(served))
             self.release = ui.select(served, label="Release", value=first, on_change=self.forget)
             others = {0: "none"} | served
-            self.beside = ui.select(others, label="Beside it", value=0, on_change=self.forget)
+            self.beside = ui.select(others, label="Compare with", value=0, on_change=self.forget)
             self.fields = inputs_of(plug)
         self.release.classes("w-32")
         self.beside.classes("w-32")
         with ui.element("section").props('aria-label="Conversation"').classes("w-full"):
             self.turns = ui.column().classes("w-full")
         with ui.element("form").classes("w-full").on("submit.prevent", self.send):
-            self.turn = ui.textarea("Your turn").classes("w-full")
+            self.turn = ui.textarea("Message").classes("w-full")
             self.turn.props(f"autogrow rows=2 maxlength={TEXT_CHARACTERS}")
             self.turn.on("keydown.ctrl.enter", self.send)
             with ui.row().classes("items-center"):
                 self.button = ui.button("Send").props("type=submit no-caps")
-                self.stop = quiet("Stop", self.give_up)
+                self.stop = quiet("Stop", self.cancel)
                 quiet("New conversation", self.forget)
                 self.status = ui.label().props("role=status")
         self.stop.set_enabled(False)
-        ui.context.client.on_delete(self.give_up)
+        ui.context.client.on_delete(self.cancel)
 
     async def send(self) -> None:
         said = (self.turn.value or "").strip()
@@ -96,7 +96,7 @@ class _Page:
         """One release's answer; a turn that failed is not part of the conversation."""
         conversations = self.said
         asked = [*conversations.get(number, []), {"role": "user", "content": said}]
-        request = {**given(self.plug, self.fields), "prompt": said, "messages": asked}
+        request = {**filled_in(self.plug, self.fields), "prompt": said, "messages": asked}
         with card:
             ui.label(f"Release {number}").classes("text-sm")
             shown = ui.label().style("white-space: pre-wrap")
@@ -108,7 +108,7 @@ class _Page:
                 async for piece in pieces:
                     text += piece.content
                     if card.is_deleted:
-                        asking.given_up = True
+                        asking.cancelled = True
                     else:
                         shown.set_text(text)
         except (UserError, OSError) as error:
@@ -120,10 +120,10 @@ class _Page:
             conversations[number] = [*asked, {"role": "assistant", "content": text}]
 
     def forget(self) -> None:
-        self.give_up()
+        self.cancel()
         self.said = {}
         self.turns.clear()
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         for asking in self.asking:
-            asking.given_up = True
+            asking.cancelled = True

@@ -1,10 +1,6 @@
 """What all pages of the studio have in common: head, navigation, and how a button does its work.
 
-    with frame(project, request, "Releases", model) as visitor:
-        ...
-        ui.button("Roll back", on_click=lambda: with_reason("Roll back", do))
-
-What blocks runs in a thread. A mistake is shown in its sentence, and the page stays as it was.
+Blocking work runs in a thread. A mistake is shown in its sentence, and the page stays as it was.
 """
 
 import asyncio
@@ -25,9 +21,9 @@ from adire_assets.serving.gateway.tokens import Bearer
 from adire_assets.studio.guard import LOGOUT, USER
 
 THREADS = ThreadPoolExecutor(16, "studio")
-FAILED = "The studio failed here; its log says why."
+FAILED = "Internal error; see the studio's log (logs/studio.log of the fleet, or the terminal)."
 _shared: dict[str, asyncio.Future[Any]] = {}
-_ended: dict[str, float] = {}  # when each of these came to its end
+_ended: dict[str, float] = {}  # when each of these finished
 INDIGO = {"primary": "#2f3e8f", "secondary": "#5b6bb8", "accent": "#2f3e8f", "dark": "#12162b"}
 STYLE = """
 <style>
@@ -87,9 +83,9 @@ def frame(
                 _link(name, path, request)
         if signs_in:
             with ui.element("form").props(f'method="post" action="{LOGOUT}"'):
-                ui.button(f"Sign out {visitor.name}").props("flat dense no-caps type=submit").style(
-                    "color: #fff"
-                )
+                ui.button(f"Sign out ({visitor.name})").props(
+                    "flat dense no-caps type=submit"
+                ).style("color: #fff")
     with ui.element("div").classes("adire-page"):
         heading(title if model is None else f"{model}: {title}", 1)
         yield visitor

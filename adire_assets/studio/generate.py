@@ -1,7 +1,7 @@
-"""The page that draws: a prompt and its options, previews, and a gallery with provenance.
+"""The page that generates: a prompt and its options, previews, and a gallery with provenance.
 
-With two releases chosen, both draw the same seeds, side by side. What was drawn stays on the page
-until it is closed; an image is kept by saving it, with its provenance inside.
+With two releases chosen, both get the same seeds, side by side. Images stay on the page until it is
+closed; a saved one contains its provenance.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from adire_assets.core.answer import Answer, Piece
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
-from adire_assets.studio.asking import Asking, files_of, given, inputs_of, releases_served
+from adire_assets.studio.asking import Asking, files_of, filled_in, inputs_of, releases_served
 from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
 
 KEPT_BYTES = 2**25  # of the images in a page's gallery
@@ -51,26 +51,26 @@ class _Page:
         self.project, self.model, self.plug, self.visitor = project, model, plug, visitor
         self.asking: list[Asking] = []
         self.kept: list[tuple[ui.row, int]] = []  # rows of the gallery with their bytes
-        with ui.element("form").classes("w-full").on("submit.prevent", self.draw):
+        with ui.element("form").classes("w-full").on("submit.prevent", self.generate):
             self.prompt = ui.textarea("Prompt").classes("w-full")
             self.prompt.props(f"autogrow rows=2 maxlength={PROMPT_CHARACTERS}")
-            self.prompt.on("keydown.ctrl.enter", self.draw)
+            self.prompt.on("keydown.ctrl.enter", self.generate)
             with ui.row().classes("w-full items-end gap-4 mb-6"):
                 first = next(iter(served))
                 self.release = ui.select(served, label="Release", value=first).classes("w-32")
                 others = {0: "none"} | served
-                self.beside = ui.select(others, label="Beside it", value=0).classes("w-32")
+                self.beside = ui.select(others, label="Compare with", value=0).classes("w-32")
                 self.fields = inputs_of(plug)
             with ui.row().classes("items-center"):
-                self.button = ui.button("Draw").props("type=submit no-caps")
-                self.stop = quiet("Stop", self.give_up)
+                self.button = ui.button("Generate").props("type=submit no-caps")
+                self.stop = quiet("Stop", self.cancel)
                 self.stop.set_enabled(False)
                 self.status = ui.label().props("role=status")
         with ui.element("section").props('aria-label="Gallery"').classes("w-full"):
             self.gallery = ui.column().classes("w-full")
-        ui.context.client.on_delete(self.give_up)
+        ui.context.client.on_delete(self.cancel)
 
-    async def draw(self) -> None:
+    async def generate(self) -> None:
         if self.asking:
             return
         try:
@@ -88,7 +88,7 @@ class _Page:
             row.move(target_index=0)
             kept = await asyncio.gather(
                 *(
-                    self.draw_into(card, asking, number, request)
+                    self.generate_into(card, asking, number, request)
                     for card, asking, number in zip(cards, self.asking, wanted, strict=True)
                 )
             )
@@ -101,7 +101,7 @@ class _Page:
     def at_work(self, now: bool) -> None:
         self.button.set_enabled(not now)
         self.stop.set_enabled(now)
-        self.status.set_text("Drawing" if now else "Done")
+        self.status.set_text("Generating" if now else "Done")
 
     def keep(self, row: ui.row, size: int) -> None:
         """Keep a row in the gallery, and as many of those before it as it has room for."""
@@ -115,14 +115,14 @@ class _Page:
         """What is asked for. UserError for an empty prompt."""
         prompt = (self.prompt.value or "").strip()
         if not prompt:
-            raise UserError("say in the prompt what to draw")
+            raise UserError("enter a prompt")
         return {
             "prompt": prompt,
             "seed": secrets.randbelow(FIRST_SEEDS),
-            **given(self.plug, self.fields),
+            **filled_in(self.plug, self.fields),
         }
 
-    async def draw_into(
+    async def generate_into(
         self, card: ui.card, asking: Asking, number: int, request: dict[str, Any]
     ) -> int:
         """Show an answer as it comes into being; the bytes of its images."""
@@ -143,16 +143,16 @@ class _Page:
                     elif piece.preview is not None:
                         shown = _data("jpeg", await in_thread(_jpeg, piece.preview))
                     if card.is_deleted:
-                        asking.given_up = True
+                        asking.cancelled = True
                     elif whole is None:
                         bar.set_value(piece.step / piece.steps)
                         if shown:
                             preview.set_source(shown)
             if whole:
-                lacking, files = await in_thread(files_of, self.project, whole, request)
+                warnings, files = await in_thread(files_of, self.project, whole, request)
         except (UserError, OSError) as error:
             if not card.is_deleted:
-                title.set_text(f"Release {number} has not drawn it")
+                title.set_text(f"Release {number} failed")
                 with card:
                     lines([sentence(error)])
             return 0
@@ -166,13 +166,13 @@ class _Page:
             return 0
         with card:
             title.delete()
-            self.show(whole, lacking, files, request)
+            self.show(whole, warnings, files, request)
         return sum(len(content) for _, _, content in files)
 
     def show(
         self,
         answer: Answer,
-        lacking: list[str],
+        warnings: list[str],
         files: list[tuple[str, str, bytes]],
         request: dict[str, Any],
     ) -> None:
@@ -183,19 +183,19 @@ class _Page:
             ui.label(told).classes("text-sm")
             with ui.row().classes("gap-1"):
                 quiet("Save", partial(_download, data, name))
-                quiet("Again with this seed", partial(self.again, request["seed"] + place))
-        for one in lacking:
+                quiet("Use this seed", partial(self.use_seed, request["seed"] + place))
+        for one in warnings:
             ui.label(one).classes("w-64")
         with ui.expansion("Provenance").classes("w-64"):
             lines(json.dumps(answer.provenance, indent=1, ensure_ascii=False).splitlines())
 
-    def again(self, seed: int) -> None:
+    def use_seed(self, seed: int) -> None:
         self.fields["seed"].set_value(seed)
         self.prompt.run_method("focus")
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         for asking in self.asking:
-            asking.given_up = True
+            asking.cancelled = True
 
 
 def _jpeg(image: Any) -> bytes:

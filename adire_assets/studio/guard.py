@@ -1,16 +1,17 @@
 """What stands before every page of the studio: who asks, from where, and how much.
 
-An ASGI middleware. Refused with one sentence, before anything is read:
+An ASGI middleware. It refuses, with one sentence:
 
-- a Host that is not the studio's: otherwise a page elsewhere could reach it by a name that it lets
-  point to this machine (DNS rebinding);
-- a websocket or a request that changes something from another Origin: cookies travel with those;
+- a Host that is not the studio's: a site whose name resolves to this machine could reach it (DNS
+  rebinding);
+- a request or websocket from another Origin (a page on another port of this host is same-site, so
+  the browser sends the cookie), and a changing request without an Origin;
 - a body larger than the route allows, counted while it arrives;
 - a request without a session, where tokens are configured; a browser that opens a page is led to
   where one signs in.
 
 A session is the user's token in a cookie that scripts cannot read and that other sites' pages do
-not send. Nothing about it is kept here, so it cannot be fixed in advance. It ends with the token,
+not send. The server keeps no session state, so there is nothing to fixate. It ends with the token,
 which is checked with each request and with each message of an open websocket.
 """
 
@@ -44,7 +45,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-EVERYBODY = Bearer("local", frozenset(ROLES), float("inf"))  # on loopback, as at the command line
+LOCAL_USER = Bearer("local", frozenset(ROLES), float("inf"))  # on loopback, as at the command line
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -96,14 +97,14 @@ class Guard:
 
     def _refuse_strangers(self, scope: Scope, headers: Mapping[str, str]) -> None:
         if headers.get("host") not in self.hosts:
-            raise Refused(421, "the studio is not asked by this name")
+            raise Refused(421, "unknown host; open the studio as http://127.0.0.1 with its port")
         origin = headers.get("origin")
         safe = scope["type"] == "http" and scope["method"] in SAFE_METHODS
         # Browsers send it with every websocket and with everything that is not safe.
         if origin is not None and origin.partition("://")[2] != headers["host"]:
-            raise Refused(403, "a page of another site asked for this")
+            raise Refused(403, "cross-site request refused")
         if origin is None and not safe:
-            raise Refused(403, "a request that changes something needs an Origin")
+            raise Refused(403, "the Origin header is missing")
 
     def _bound(self, path: str) -> int:
         fitting = [begin for begin in self.limits if path.startswith(begin)]
@@ -111,7 +112,7 @@ class Guard:
 
     def _user(self, scope: Scope, headers: Mapping[str, str]) -> Bearer | None:
         if self.check is None:
-            return EVERYBODY
+            return LOCAL_USER
         try:
             found = self.check(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
         except UserError:
@@ -123,7 +124,7 @@ class Guard:
             place = f"{self.open[0]}?next={wanted}" if page else ""
             raise Refused(303 if page else 401, "sign in first", place) from None
         if found.roles.isdisjoint(ROLES) and scope["path"] not in (*self.open, LOGOUT):
-            raise Refused(403, f"the token of {found.subject} has no role here; {ASK_FOR_ROLES}")
+            raise Refused(403, f"the token of {found.subject} has no studio role; {ASK_FOR_ROLES}")
         return found
 
 
@@ -148,7 +149,7 @@ class _Body:
             raise self._refusal()
 
     def _refusal(self) -> Refused:
-        return Refused(413, f"at most {self.bound:,} bytes are taken here")
+        return Refused(413, f"the request is larger than {self.bound:,} bytes")
 
     async def receive(self) -> Message:
         message = await self._receive()

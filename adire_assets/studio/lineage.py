@@ -1,4 +1,4 @@
-"""The page of lineage: what an answer was made from, and what rests on a file of the data."""
+"""The page of lineage: what an answer was made from, and what uses a file of the data."""
 
 import asyncio
 import re
@@ -35,10 +35,10 @@ SEND = f"""async (event) => {{
     const answer = await fetch(place, {{method: "POST", body: file}})
     emit(answer.ok, await answer.text())
   }} catch (error) {{
-    emit(false, "the studio did not take the file: " + error.message)
+    emit(false, "the upload failed: " + error.message)
   }}
 }}"""
-AT_ONCE = 2  # files that are looked at
+AT_ONCE = 2  # files that are traced
 
 
 def serve_answers(project: Project, app: FastAPI) -> None:
@@ -115,12 +115,12 @@ def fill(project: Project, visitor: Visitor) -> None:
             if said is not None:
                 show(said)
 
-        text = f"{name} is left out of every training to come, and the releases that rest on it "
-        with_reason("Take it down", text + "are quarantined.", take)
+        text = f"Future datasets leave out {name}. Releases trained on it are quarantined."
+        with_reason("Take it down", text, take)
 
     what.on("keydown.enter", look)
     with buttons:
-        ui.button("What rests on it", on_click=look).props("no-caps")
+        ui.button("Find its uses", on_click=look).props("no-caps")
         if visitor.may("take data down"):
             quiet("Take it down", ask)
 

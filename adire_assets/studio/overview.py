@@ -49,5 +49,5 @@ def _show(found: View) -> None:
                         link = ui.link(text, f"/models/{name}/{place}").classes("adire-link")
                         link.props["aria-label"] = f"{name}: {text}"
     with ui.card().classes("w-full"):
-        heading("Processes", 2)
+        heading("Processes and notes", 2)
         lines(others)

@@ -1,6 +1,6 @@
 """The pages of the studio and their addresses.
 
-What a page needs to know is read in a thread before the page is made.
+Blocking reads run in a thread.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from adire_assets.gates.report import pages as reports
 from adire_assets.studio import chat, generate, lineage, overview, releases
 from adire_assets.studio.frame import Visitor, frame, in_thread, lines
 
-# A report has scripts of its own, and an origin of its own, which may ask the studio for nothing.
+# A report runs its own scripts, so it is sandboxed: it cannot call the studio.
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"

@@ -14,7 +14,7 @@ from adire_assets.core.family import Family
 from adire_assets.core.gate import Gate
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
-from adire_assets.gates import approval_commands, approvals
+from adire_assets.gates import approval_commands, approvals, contents
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line import deploy
 from adire_assets.serving import record, release
@@ -54,12 +54,12 @@ class ModelView:
 
     releases: tuple[ReleaseView, ...]
     rollouts: tuple[str, ...]
-    coming: int | None  # the release that they are of
+    rolling_out: int | None  # their release
     held: bool  # one of them waits for a person
 
 
 def view(project: Project, model: str) -> ModelView:
-    """What the page shows now."""
+    """The state of a model's releases."""
     states = [record.read(project, target, model) for target in load_fleet(project).targets]
     required = load_model(project, model).evaluation.gates.human_approval == "required"
     waiting = {one.number for one in approvals.waiting(project, model)} if required else set()
@@ -91,9 +91,9 @@ def view(project: Project, model: str) -> ModelView:
         assert now
         last = now.decisions[-1]["sentence"] if now.decisions else now.reason or ""
         said.append(f"release {now.number} on {state.target}: {now.where}; {last}".rstrip("; "))
-    coming = next((state.rollout.number for state in under_way if state.rollout), None)
+    rolling_out = next((state.rollout.number for state in under_way if state.rollout), None)
     held = any(state.rollout and state.rollout.held for state in under_way)
-    return ModelView(tuple(shown), tuple(said), coming, held)
+    return ModelView(tuple(shown), tuple(said), rolling_out, held)
 
 
 def _told(gate: Gate) -> str:
@@ -113,7 +113,7 @@ async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> 
 
 
 class _Page:
-    """The buttons of one visitor's page."""
+    """The page of one visitor, which is shown anew when the records change."""
 
     refresh: Callable[[], Any]
 
@@ -121,16 +121,16 @@ class _Page:
         self.project, self.model, self.visitor = project, model, visitor
 
     def show(self, found: ModelView) -> None:
-        if found.coming is not None:
+        if found.rolling_out is not None:
             with ui.card().classes("w-full").props('aria-live="polite"'):
                 heading("Rollout", 2)
                 lines(found.rollouts)
-                about = f"release {found.coming} of {self.model}"
+                about = f"release {found.rolling_out} of {self.model}"
                 with ui.row():
                     if found.held:
-                        go_on = partial(self.go_on, found.coming)
-                        self.button("Go on", "go on with a rollout", about, go_on)
-                    end = partial(self.end_rollout, found.coming)
+                        promote = partial(self.promote, found.rolling_out)
+                        self.button("Promote", "promote a rollout", about, promote)
+                    end = partial(self.end_rollout, found.rolling_out)
                     self.button("End the rollout", "roll back", about, end)
         if not found.releases:
             ui.label("No release yet.")
@@ -170,9 +170,8 @@ class _Page:
                     what = partial(self.lift, number)
                     self.button("Lift the quarantine", "lift a quarantine", about, what)
                 elif one.was_live and not one.live_on:
-                    self.button(
-                        "Go back to it", "roll back", about, partial(self.roll_back, number)
-                    )
+                    back = partial(self.roll_back, number)
+                    self.button("Roll back", "roll back", f"to {about}", back)
 
     def button(self, title: str, action: str, about: str, work: Callable[[str], list[str]]) -> None:
         """A button that asks for a reason first; none where the visitor may not do it."""
@@ -180,7 +179,7 @@ class _Page:
             return
 
         async def do(reason: str) -> None:
-            ui.notify(f"{title}: under way", type="ongoing", timeout=2000)
+            ui.notify(f"{title}: in progress", type="ongoing", timeout=2000)
             said = await act(self.visitor, action, work, reason)
             if said is not None:
                 ui.notify("\n".join(said), type="positive", multi_line=True, timeout=8000)
@@ -200,7 +199,7 @@ class _Page:
         return [approval_commands.revoke(self.project, name, reason, by, _silent)]
 
     def lift(self, number: int, reason: str) -> list[str]:
-        record.lift_quarantine(self.project, self.model, number, self._by(reason))
+        contents.lift_quarantine(self.project, self.model, number, self._by(reason))
         return [f"{self.model}: release {number} may be deployed again"]
 
     def roll_back(self, number: int, reason: str) -> list[str]:
@@ -209,11 +208,11 @@ class _Page:
 
     def end_rollout(self, number: int, reason: str) -> list[str]:
         why = self._by(reason)
-        # What is live must not go because that rollout has ended meanwhile.
+        # If that rollout is over, the live release must not be rolled back.
         states = deploy.roll_back(self.project, self.model, None, why, _silent, only=number)
         return self._live(states)
 
-    def go_on(self, number: int, reason: str) -> list[str]:
+    def promote(self, number: int, reason: str) -> list[str]:
         fleet = load_fleet(self.project)
         return rollout.approve(self.project, fleet, self.model, self._by(reason), only=number)
 
@@ -225,4 +224,4 @@ class _Page:
 
 
 def _silent(message: str) -> None:
-    """The page shows how it goes by itself."""
+    """The page polls the record instead."""

@@ -43,10 +43,10 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-def draw(page: Page, **values: str) -> None:
+def ask(page: Page, **values: str) -> None:
     for label, value in values.items():
         page.get_by_label(label.replace("_", " "), exact=True).fill(value)
-    page.get_by_role("button", name="Draw").click()
+    page.get_by_role("button", name="Generate").click()
 
 
 def test_an_image_is_drawn_and_saved_with_where_it_comes_from(
@@ -54,7 +54,7 @@ def test_an_image_is_drawn_and_saved_with_where_it_comes_from(
 ) -> None:
     with opened(browser, url) as page:
         visit(page, PAGE)
-        draw(page, Prompt="indigo rings", Seed="5", Num_inference_steps="6")
+        ask(page, Prompt="indigo rings", Seed="5", Num_inference_steps="6")
         gallery = page.get_by_role("region", name="Gallery")
         expect(gallery.get_by_text("release 1, seed 5")).to_be_visible(timeout=60_000)
         with page.expect_download() as saved:
@@ -78,27 +78,27 @@ def test_two_releases_draw_the_same_seed_side_by_side(
     served.ensure_live(2)
     with opened(browser, url) as page:
         visit(page, PAGE)
-        page.get_by_label("Beside it").click()
+        page.get_by_label("Compare with").click()
         page.get_by_role("option", name="1", exact=True).click()
-        draw(page, Prompt="indigo rings", Num_inference_steps="4")
+        ask(page, Prompt="indigo rings", Num_inference_steps="4")
         gallery = page.get_by_role("region", name="Gallery")
         first = gallery.get_by_text("release 2, seed ")
         expect(first).to_be_visible(timeout=60_000)
         seed = first.inner_text().split()[-1]
         expect(gallery.get_by_text(f"release 1, seed {seed}")).to_be_visible(timeout=60_000)
-        gallery.get_by_role("button", name="Again with this seed").first.click()
+        gallery.get_by_role("button", name="Use this seed").first.click()
         expect(page.get_by_label("Seed", exact=True)).to_have_value(seed)
 
 
 def test_what_cannot_be_drawn_is_said_in_its_place(browser: Browser, url: str) -> None:
     with opened(browser, url) as page:
         visit(page, PAGE)
-        draw(page, Prompt=" ")
-        expect(page.get_by_role("alert")).to_contain_text("what to draw")
-        draw(page, Prompt="rings", Num_inference_steps="900")
+        ask(page, Prompt=" ")
+        expect(page.get_by_role("alert")).to_contain_text("enter a prompt")
+        ask(page, Prompt="rings", Num_inference_steps="900")
         gallery = page.get_by_role("region", name="Gallery")
         expect(gallery).to_contain_text("allowed is 1 to 20", timeout=60_000)
-        expect(page.get_by_role("button", name="Draw")).to_be_enabled()
+        expect(page.get_by_role("button", name="Generate")).to_be_enabled()
 
 
 def test_a_release_goes_back_with_a_reason(browser: Browser, url: str, served: House) -> None:
@@ -107,10 +107,10 @@ def test_a_release_goes_back_with_a_reason(browser: Browser, url: str, served: H
         visit(page, f"/models/{MODEL}/releases")
         cards = page.locator(".q-card")
         expect(cards.nth(0)).to_contain_text("live on local")
-        cards.nth(1).get_by_role("button", name="Go back to it").click()
+        cards.nth(1).get_by_role("button", name="Roll back").click()
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("Reason").fill("too pale")
-        dialog.get_by_role("button", name="Go back to it").click()
+        dialog.get_by_role("button", name="Roll back").click()
         expect(cards.nth(1)).to_contain_text("live on local", timeout=60_000)
         expect(cards.nth(0)).to_contain_text("too pale (local, in the studio)")
     assert served.record.live == 1 and served.serving() == 1

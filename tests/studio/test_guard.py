@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from adire_assets.core.errors import UserError
 from adire_assets.serving.gateway.tokens import Bearer
-from adire_assets.studio.guard import COOKIE, EVERYBODY, USER, Guard
+from adire_assets.studio.guard import COOKIE, LOCAL_USER, USER, Guard
 
 ADA = Bearer("ada", frozenset({"designer"}), 9e9)
 OWN = {"origin": "http://studio:3001"}
@@ -67,7 +67,7 @@ def test_a_session_is_the_token_in_a_cookie(client: TestClient) -> None:
 
 def test_without_tokens_whoever_is_on_this_machine_comes_in() -> None:
     with made(None) as client:
-        assert client.get("/").text == f"{EVERYBODY.subject} 0"
+        assert client.get("/").text == f"{LOCAL_USER.subject} 0"
 
 
 def test_another_name_and_other_sites_are_refused(client: TestClient) -> None:

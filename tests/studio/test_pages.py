@@ -117,7 +117,7 @@ def test_a_mistake_is_shown_in_its_sentence(browser: Browser, url: str) -> None:
     with opened(browser, url) as page:
         visit(page, "/lineage")
         page.get_by_label("A file of the data").fill("data/nothing.png")
-        page.get_by_role("button", name="What rests on it").click()
+        page.get_by_role("button", name="Find its uses").click()
         expect(page.get_by_role("alert")).to_contain_text("data/nothing.png")
         visit(page, "/models/silk/releases")
         expect(page.locator("body")).to_contain_text("there is no model silk; models: cloth")
@@ -221,7 +221,7 @@ class TestRoles:
             assert serious_faults(page) == []
             page.get_by_label("Your token").fill("nonsense")
             page.get_by_role("button", name="Sign in").click()
-            expect(page.get_by_role("alert")).to_contain_text("ask for another")
+            expect(page.get_by_role("alert")).to_contain_text("ask for a new one")
 
     @pytest.mark.parametrize(
         "role, shown",
@@ -240,5 +240,5 @@ class TestRoles:
             expect(page.locator(".q-card")).to_have_count(3)
             buttons = page.locator("main button").all_inner_texts()
             assert set(buttons) == shown
-            page.get_by_role("button", name="Sign out ada").click()
+            page.get_by_role("button", name="Sign out (ada)").click()
             expect(page.get_by_label("Your token")).to_be_visible()

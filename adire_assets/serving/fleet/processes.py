@@ -1,9 +1,9 @@
 """The processes that serve: started, watched and stopped through supervisord.
 
 `up` writes <home>/fleet/supervisord.conf, starts supervisord as a daemon of its own (it survives
-the terminal) and waits until slots, gateways and the Dagster UI answer; it may be repeated at any
-time, also after supervisord itself was killed. `down` stops everything and leaves no process and
-no shared memory. `status` says what runs. Logs: <home>/fleet/logs/<program>.log.
+the terminal) and waits until slots, gateways, the Dagster UI and the studio answer; it may be
+repeated at any time, also after supervisord itself was killed. `down` stops everything and leaves
+no process and no shared memory. `status` says what runs. Logs: <home>/fleet/logs/<program>.log.
 
 supervisord is reached through a unix socket that only its user can open; nothing listens beyond
 loopback.
@@ -44,7 +44,7 @@ def up(
 ) -> None:
     """Start what is not running and wait until it is ready.
 
-    `only="serving"` leaves the Dagster UI and daemon as they are. After supervisord itself was
+    `only="serving"` leaves Dagster and the studio as they are. After supervisord itself was
     killed, what it has left goes on serving and is taken over one process at a time. UserError for
     a busy port (number, owner, and the key that sets it), for a process that does not get ready
     (its last words), and when all run and a release that a record names does not answer (why).

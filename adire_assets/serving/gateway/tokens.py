@@ -106,8 +106,8 @@ def verify(keys: Path, token: str, *, issuer: str, audience: str) -> Bearer:
         )
     except (jwt.PyJWTError, KeyError) as error:
         expired = isinstance(error, jwt.ExpiredSignatureError)
-        why = "has expired" if expired else f"is not one that {keys} has a key for"
-        raise UserError(f"the token {why}; ask for another: `adire auth token`") from None
+        why = "has expired" if expired else "is not valid"
+        raise UserError(f"the token {why}; ask for a new one: `adire auth token`") from None
     roles = claims.get("roles", [])
     wrong = not isinstance(roles, list) or not all(isinstance(role, str) for role in roles)
     return Bearer(claims["sub"], frozenset(() if wrong else roles), float(claims["exp"]))
@@ -126,7 +126,9 @@ def read_keys(keys: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{keys} is not a JWKS ({error!r}); remove it") from None
     except OSError as error:
-        raise UserError(f"{keys} cannot be read: {error.strerror}; `adire auth keys`") from None
+        raise UserError(
+            f"{keys} cannot be read: {error.strerror}; make keys with `adire auth keys`"
+        ) from None
 
 
 def _keys(folder: Path) -> Path:

@@ -136,8 +136,7 @@ def rollback(
     or is quarantined while it does; that target stays as it was. `follow` is called when all
     records and routes are as decided.
 
-    With `only`, nothing is done but ending the rollout of that release; UserError when it is not on
-    its way any more.
+    With `only`, it only ends the rollout of that release; UserError when there is none.
 
     A rollback that was left unfinished is finished; then only a named release is gone back to.
     """
@@ -153,7 +152,7 @@ def rollback(
         coming = {state.rollout.number for state in states.values() if state.rollout}
         if only is not None and only not in coming:
             raise UserError(
-                f"release {only} of {model} is not on its way any more; look at `adire status`"
+                f"release {only} of {model} is no longer in a rollout; see `adire status`"
             )
         if not coming or to is not None:
             return {name: _back(project, fleet, one, to, reason) for name, one in states.items()}

@@ -214,10 +214,10 @@ def test_a_file_without_entries_excludes_nothing(project: Project, adire: Adire,
 
 
 def test_a_date_needs_no_quotes(project: Project) -> None:
-    entry = "  was: x.png\n  reason: asked\n  by: ada\n  at: 2026-11-30"
+    entry = "  file: x.png\n  reason: asked\n  by: ada\n  at: 2026-11-30"
     path = project.root / takedowns.FILE
     for end in ("", " 12:00:00"):
-        path.write_text(f"takedowns:\n- content: {'a' * 64}\n{entry}{end}\n")
+        path.write_text(f"takedowns:\n- sha256: {'a' * 64}\n{entry}{end}\n")
         assert takedowns.taken_down(project)["a" * 64].at.startswith("2026-11-30")
 
 
@@ -234,7 +234,7 @@ def test_mistakes_change_nothing(project: Project, adire: Adire) -> None:
     status, _, said = adire("takedown", "data/indigo/none.png", *WHY)
     assert status == 1 and "neither the data nor a dataset" in said
     assert not (project.root / takedowns.FILE).exists()
-    (project.root / takedowns.FILE).write_text("takedowns:\n- content: abc\n")
+    (project.root / takedowns.FILE).write_text("takedowns:\n- sha256: abc\n")
     status, _, said = adire("takedown", IMAGE, *WHY)
     assert status == 1 and "takedowns.yaml:2" in said
     with pytest.raises(UserError, match=r"takedowns.yaml:2"):

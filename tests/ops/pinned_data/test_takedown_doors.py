@@ -33,7 +33,7 @@ def covered(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     two = release_on(project, build(project, "indigo"))
     make_live(project, one, {"blue": 1})
     make_live(project, two, {"blue": 1, "green": 2})
-    entry = Takedown(content=content, was=IMAGE, reason="asked", by="ada", at="2026-11-30")
+    entry = Takedown(sha256=content, file=IMAGE, reason="asked", by="ada", at="2026-11-30")
     takedowns.add(project, [entry])
     return project
 

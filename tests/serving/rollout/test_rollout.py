@@ -397,7 +397,7 @@ def test_a_rollback_that_leads_nowhere_says_why(
 def test_who_ends_a_rollout_that_is_over_takes_nothing_away(lit: House) -> None:
     lit.ensure_live(1)
     before = lit.record
-    with pytest.raises(UserError, match="release 2 of light is not on its way any more"):
+    with pytest.raises(UserError, match="release 2 of light is no longer in a rollout"):
         rollout.rollback(lit.project, lit.fleet, MODEL, None, "too late", print, only=2)
     with pytest.raises(UserError, match="no release of light is waiting"):
         rollout.approve(lit.project, lit.fleet, MODEL, "too late", only=2)
