@@ -319,10 +319,9 @@ def rollout_watch(model: Model) -> Iterable[str]:
 @rollout_app.command("promote")
 def rollout_promote(model: Model, reason: Reason) -> Iterable[str]:
     """Let a rollout that is on hold or waits go on to its next step."""
-    from adire_assets.serving.rollout import rollout
+    from adire_assets.line import deploy
 
-    project = Project.find()
-    return rollout.approve(project, load_fleet(project), model, reason)
+    return deploy.promote(Project.find(), model, reason, say)
 
 
 @auth_app.command("keys")

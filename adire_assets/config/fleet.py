@@ -272,7 +272,8 @@ class FleetConfig(Strict):
         """(what tells a server of this launch from others, the key that says it)."""
         if launch == "local":
             yield (LOOPBACK[0], str(self.dagster.port)), "dagster.port"
-            yield (LOOPBACK[0], str(self.studio.port)), "studio.port"
+            if "studio" in self.model_fields_set:  # else `adire up` finds out
+                yield (LOOPBACK[0], str(self.studio.port)), "studio.port"
         for name, target in self.targets.items():
             servers: dict[str, SlotConfig | GatewayConfig] = {}
             servers |= {f"slots.{slot_name}": slot for slot_name, slot in target.slots.items()}

@@ -82,6 +82,8 @@ def _text(path: Path) -> str:
         return ""
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _has_keys(text: str) -> bool:

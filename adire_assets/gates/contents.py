@@ -47,7 +47,7 @@ def read(dataset: Artifact, lists: Mapping[str, Artifact]) -> tuple[str, list[tu
         raise UserError(f"{_named(dataset)} cannot be read here: it lacks the key {key}") from None
     except FileNotFoundError as error:
         raise UserError(f"{_named(dataset)} cannot be read here: no {error.filename}") from None
-    except UserError as error:
+    except (UserError, ValueError, TypeError, OSError) as error:
         raise UserError(f"{_named(dataset)} cannot be read here: {error}") from None
     return plug.name, [(same_form((folder / item.file).as_posix()), item) for item in found]
 

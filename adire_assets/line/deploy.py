@@ -6,15 +6,17 @@ that rest on something taken down are quarantined. `progress` is called with sen
 happens, `report` with each decision, as (target, decision).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config import held_weights
+from adire_assets.config import held_weights, takedowns
 from adire_assets.config.fleet import FleetConfig, load_fleet
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
+from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact
 from adire_assets.gates import approval_commands, approvals, contents, promotion, upgrades
@@ -44,7 +46,8 @@ def deployed_model(
         else release.read_record(project, repository.model, number)
     )
     asked, fleet = record.now(), load_fleet(project)
-    _quarantine_taken_down(project, fleet, wanted.model, progress)
+    contents.quarantine_taken_down(project, wanted.model, progress)
+    _withdraw(project, fleet, wanted.model, progress)
     try:
         records = deployment.deploy(
             project,
@@ -71,8 +74,8 @@ def watch_rollout(
     """Carry out the rollout that is under way, or follow its process, and finish a rollback that
     was interrupted; the record of each target."""
     fleet = load_fleet(project)
-    _quarantine_taken_down(project, fleet, model, progress)
-    rollout.carry_out(project, fleet, model, _callbacks(project, model, progress, report))
+    with _takedowns_applied(project, fleet, model, progress):
+        rollout.carry_out(project, fleet, model, _callbacks(project, model, progress, report))
     promotion.reconcile_aliases(project, model)
     return [record.read(project, target, model) for target in fleet.targets]
 
@@ -110,21 +113,51 @@ def roll_back(
 ) -> list[DeploymentRecord]:
     """End a rollout, or go back to an earlier release; the alias follows."""
     fleet = load_fleet(project)
-    _quarantine_taken_down(project, fleet, model, progress)
-    return rollout.rollback(
-        project,
-        fleet,
-        model,
-        to,
-        reason,
-        progress,
-        follow=lambda: promotion.reconcile_aliases(project, model),
-        only=only,
-    )
+    with _takedowns_applied(project, fleet, model, progress):
+        return rollout.rollback(
+            project,
+            fleet,
+            model,
+            to,
+            reason,
+            progress,
+            follow=lambda: promotion.reconcile_aliases(project, model),
+            only=only,
+        )
 
 
-def _quarantine_taken_down(
+def promote(
+    project: Project,
+    model: str,
+    reason: str,
+    progress: Callable[[str], None],
+    only: int | None = None,
+) -> list[str]:
+    """Let a rollout that waits for a person go on; see `rollout.approve`."""
+    fleet = load_fleet(project)
+    with _takedowns_applied(project, fleet, model, progress):
+        return rollout.approve(project, fleet, model, reason, only)
+
+
+@contextmanager
+def _takedowns_applied(
+    project: Project, fleet: FleetConfig, model: str, progress: Callable[[str], None]
+) -> Iterator[None]:
+    """Inside, releases that configs/takedowns.yaml covers are quarantined; afterwards none of them
+    stands by. What is wrong with the file or a dataset keeps nobody from going back."""
+    try:
+        contents.quarantine_taken_down(project, model, progress)
+    except UserError as error:
+        progress(f"{takedowns.FILE} is not applied: {error}")
+    try:
+        yield
+    finally:
+        _withdraw(project, fleet, model, progress)
+
+
+def _withdraw(
     project: Project, fleet: FleetConfig, model: str, progress: Callable[[str], None]
 ) -> None:
-    if contents.quarantine_taken_down(project, model, progress):
+    states = [record.read(project, target, model) for target in fleet.targets]
+    if any(steps.without_quarantined(project, state) is not state for state in states):
         steps.withdraw_quarantined(project, fleet, model, progress)

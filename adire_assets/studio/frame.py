@@ -17,6 +17,7 @@ from nicegui import ui
 from adire_assets.config import roles
 from adire_assets.core.disk import refusal
 from adire_assets.core.errors import UserError
+from adire_assets.core.readers import reading
 from adire_assets.serving.gateway.tokens import Bearer
 from adire_assets.studio.guard import LOGOUT, USER
 
@@ -125,8 +126,13 @@ def lines(found: Any) -> None:
 async def in_thread(
     work: Callable[..., Any], *arguments: Any, pool: ThreadPoolExecutor = THREADS
 ) -> Any:
-    """What `work` returns, which may block."""
-    return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+    """What `work` returns, which may block. Artifacts that it opens are held until its end."""
+
+    def working() -> Any:
+        with reading():
+            return work(*arguments)
+
+    return await asyncio.get_running_loop().run_in_executor(pool, working)
 
 
 async def shared(key: str, seconds: float, work: Callable[[], Any]) -> Any:

@@ -18,7 +18,6 @@ from adire_assets.gates import approval_commands, approvals, contents
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line import deploy
 from adire_assets.serving import record, release
-from adire_assets.serving.rollout import rollout
 from adire_assets.studio.frame import (
     Visitor,
     act,
@@ -213,8 +212,7 @@ class _Page:
         return self._live(states)
 
     def promote(self, number: int, reason: str) -> list[str]:
-        fleet = load_fleet(self.project)
-        return rollout.approve(self.project, fleet, self.model, self._by(reason), only=number)
+        return deploy.promote(self.project, self.model, self._by(reason), _silent, only=number)
 
     def _live(self, states: list[record.DeploymentRecord]) -> list[str]:
         return [f"{self.model}: {one.live_text} is live on {one.target}" for one in states]

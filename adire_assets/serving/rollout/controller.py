@@ -292,14 +292,22 @@ class RolloutController:
         self._over(f"release {rollout.number} of {self.model} is live on {self.target}")
 
     def _turn_away(self, rollout: Rollout, reason: str) -> None:
-        """End the rollout of a quarantined release; a rollback leaves what is live as it is."""
+        """End the rollout of a quarantined release; what is live stays live, on every target."""
         if rollout.strategy == record.ROLLBACK:
             self._end(rollout, "failed", reason)
         else:
-            self._send_back(rollout, reason, {})
+            self._send_back(rollout, reason, {}, elsewhere=False)
 
-    def _send_back(self, rollout: Rollout, reason: str, numbers: Mapping[str, Any]) -> None:
-        """End the rollout, here and on the targets that have the release already, as one plan."""
+    def _send_back(
+        self,
+        rollout: Rollout,
+        reason: str,
+        numbers: Mapping[str, Any],
+        *,
+        elsewhere: bool = True,
+    ) -> None:
+        """End the rollout as one plan; `elsewhere`, the targets that have the release already go
+        back too."""
         decision = rollout.decision("rollback", reason, numbers)
 
         def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
@@ -316,7 +324,7 @@ class RolloutController:
                 },
             }
 
-        before = rollout.after if self.fleet.on_failure == "rollback" else []
+        before = rollout.after if elsewhere and self.fleet.on_failure == "rollback" else []
         before = [name for name in before if name in self.fleet.targets]
         pending = f"release {rollout.number} of {self.model} goes back: {reason}"
         plan = record.commit(self.project, self.model, [self.target, *before], decide, pending)

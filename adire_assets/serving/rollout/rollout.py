@@ -145,7 +145,7 @@ def rollback(
     if (left := record.read_plan(project, model)) and left.pending:
         progress(f"finishing what was begun at {left.at}: {left.pending}")
         states = finish(project, fleet, model, progress, follow)
-        if to is None or all(state.live == to for state in states):
+        if only is None and (to is None or all(state.live == to for state in states)):
             return states
 
     def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:

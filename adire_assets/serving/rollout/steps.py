@@ -92,21 +92,17 @@ def idle_slot(project: Project, fleet: FleetConfig, state: DeploymentRecord, num
 
 
 def without_quarantined(project: Project, state: DeploymentRecord) -> DeploymentRecord:
-    """The record with quarantined releases in no slot but those of the live release and of a
-    rollout, which its controller ends."""
+    """The record without quarantined standby releases. The live release and a rollout keep their
+    slots; the controller ends the rollout."""
     filled = state.rollout.slot if state.rollout and state.rollout.stage != "waiting" else None
-    standby = {
+    kept = {
         name: number
         for name, number in state.slots.items()
-        if number != state.live and name != filled
+        if number == state.live
+        or name == filled
+        or not record.quarantine_reason(project, state.model, number)
     }
-    gone = {
-        name
-        for name, number in standby.items()
-        if record.quarantine_reason(project, state.model, number)
-    }
-    kept = {name: number for name, number in state.slots.items() if name not in gone}
-    return replace(state, slots=kept) if gone else state
+    return state if kept == state.slots else replace(state, slots=kept)
 
 
 def withdraw_quarantined(
@@ -144,6 +140,7 @@ def restore_standby(
     """
 
     def stocked(state: DeploymentRecord) -> DeploymentRecord:
+        state = without_quarantined(project, state)
         if state.live is None or state.rollout:
             return state
         idle = idle_slot(project, fleet, state, state.live)

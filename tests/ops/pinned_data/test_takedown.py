@@ -188,7 +188,7 @@ def test_the_file_keeps_what_people_wrote(project: Project, adire: Adire) -> Non
     build(project, "indigo")
     adire("takedown", IMAGE, *WHY)
     path = project.root / takedowns.FILE
-    path.write_text(path.read_text().replace("- content", "# by letter\n- content", 1))
+    path.write_text(path.read_text().replace("- sha256", "# by letter\n- sha256", 1))
     adire("takedown", "data/indigo/old cloth/p3.png", *WHY)
     text = path.read_text()
     assert text.startswith("# Images and records") and "# by letter" in text

@@ -50,11 +50,12 @@ def test_no_rollback_leads_to_it(covered: Project) -> None:
     [
         lambda project: deploy.roll_back(project, "indigo", None, "too pale", print),
         lambda project: deploy.watch_rollout(project, "indigo", print),
+        lambda project: deploy.promote(project, "indigo", "looked at it", print),
         lambda project: deploy.deployed_model(
             project, Store(project).artifacts("indigo", "lora_weights")[0], print, print, 1
         ),
     ],
-    ids=["rollback", "rollout watch", "deployed_model"],
+    ids=["rollback", "rollout watch", "rollout promote", "deployed_model"],
 )
 def test_it_stands_by_no_more(covered: Project, door: Callable[[Project], object]) -> None:
     try:
@@ -65,6 +66,15 @@ def test_it_stands_by_no_more(covered: Project, door: Callable[[Project], object
     assert state.live == 2 and set(state.slots.values()) == {2}
     assert f"rests on {IMAGE}" in (record.quarantine_reason(covered, "indigo", 1) or "")
     assert record.quarantine_reason(covered, "indigo", 2) is None
+
+
+@pytest.mark.parametrize("text", [b"takedowns: [\n", b"takedowns:\n- file: x\n", b"\xff"])
+def test_a_broken_list_keeps_nobody_from_going_back(covered: Project, text: bytes) -> None:
+    (covered.root / takedowns.FILE).write_bytes(text)
+    said: list[str] = []
+    deploy.roll_back(covered, "indigo", 1, "too pale", said.append)
+    assert record.read(covered, "local", "indigo").live == 1
+    assert any(f"{takedowns.FILE} is not applied: " in line for line in said)
 
 
 def test_its_quarantine_is_not_lifted_while_an_entry_covers_it(

@@ -72,3 +72,16 @@ def test_a_release_that_is_loaded_to_go_back_to_does_not_come_back(two: Fleet, w
     assert two.live() == [3, 3] and two.settled()
     assert two.state().last_rollout["outcome"] == "failed"
     assert two.quarantined(3) is None
+
+
+def test_what_is_live_elsewhere_stays_live(two: Fleet) -> None:
+    def at(what: str) -> None:
+        if "on us, 50 %" in what and not two.quarantined(3):
+            for number in (2, 3):  # also the one that eu would go back to
+                record.quarantine(two.house.project, MODEL, number, WHY)
+
+    two.at = at
+    two.begin(3)
+    two.carry_out()
+    assert two.live() == [3, 2]
+    assert two.state("us").last_rollout["outcome"] == "rolled_back"

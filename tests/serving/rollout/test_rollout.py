@@ -213,7 +213,7 @@ def test_another_release_has_to_wait(lit: House) -> None:
         lit.deploy(add_light(lit))
     # A person ends it; whoever carries it out finds that out.
     lit.roll_back(reason="enough")
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     assert (lit.record.live, lit.serving(), lit.record.rollout) == (1, 1, None)
     assert "enough" in record.quarantine_reason(lit.project, MODEL, 2)
@@ -231,7 +231,7 @@ def test_what_cannot_be_decided_is_held_until_a_person_says_so(lit: House) -> No
         awaited(lambda now=percent: canary_percent(lit) == now, 30)
         assert rollout.approve(lit.project, undecided, MODEL, "looked at it")
         awaited(lambda now=percent: canary_percent(lit) != now, 30)
-    thread.join(30)
+    thread.join(120)
     assert lit.record.live == 2
     assert any("a person said" in d["sentence"] for d in lit.record.last_rollout["decisions"])
     with pytest.raises(UserError, match="no release of light is waiting"):
@@ -264,7 +264,7 @@ def test_a_release_that_is_quarantined_meanwhile_goes_back(lit: House) -> None:
     thread = begun(lit, number, undecided)
     awaited(lambda: bool(lit.record.rollout and lit.record.rollout.held), 60)
     record.quarantine(lit.project, MODEL, number, "its data was taken down")
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     assert (lit.record.live, lit.serving(), lit.record.rollout) == (1, 1, None)
     assert lit.record.last_rollout and "was taken down" in lit.record.last_rollout["reason"]
@@ -311,7 +311,7 @@ def test_who_has_lost_the_lease_changes_nothing(lit: House) -> None:
     assert lit.record.revision == revision
     assert lit.serving() in (1, 2) and lit.record.live == 1
     lit.roll_back()
-    thread.join(30)
+    thread.join(120)
 
 
 def test_a_killed_slot_comes_back_with_what_it_held(lit: House) -> None:
@@ -339,7 +339,7 @@ def test_a_slot_that_starts_while_its_release_goes_back_comes_to_hold_what_is_re
     # It has read the record, which names the release still, and does not answer yet.
     awaited(lambda: any("tritonserver" in one.name() for one in lit.processes(slot.name)), 30)
     lit.roll_back()
-    thread.join(30)
+    thread.join(120)
     assert lit.differences() == []
     assert slot.ready(MODEL) == {1}
 
