@@ -90,6 +90,7 @@ BAD = [
     ["takedown", "../x.png", "--reason", "asked"],
     ["takedown", "data/cloth/x.png", "--reason", " "],
     ["takedown", "data/cloth/x.png"],
+    ["studio", "--port", "1"],
     ["approve", "cloth@1", "--reason", " "],
     ["approve", "cloth", "--reason", "good"],
     ["approve", "cloth@1", "--reason", "good", "--by", ""],

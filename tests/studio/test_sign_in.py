@@ -59,7 +59,7 @@ def test_who_signs_in_stays_so_until_signing_out(client: TestClient, folder: Pat
 
 def test_what_is_no_token_signs_nobody_in(client: TestClient, folder: Path) -> None:
     late = tokens.issue(folder, "ada", **CLAIMS, days=-1)
-    for token, why in {"x": "is not one", late: "has expired", "": "is not one"}.items():
+    for token, why in {"x": "is not valid", late: "has expired", "": "is not valid"}.items():
         refused = client.post("/login", data={"token": token}, headers=OWN)
         assert refused.status_code == 401 and f"the token {why}" in refused.text
         assert "set-cookie" not in refused.headers

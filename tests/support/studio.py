@@ -53,10 +53,11 @@ def running_studio(project: Project, fleet: FleetConfig) -> Iterator[str]:
             )
             assert listening, log.read_text()
             yield f"http://127.0.0.1:{port}"
+            served = log.read_text()
         finally:
             process.terminate()
-            process.wait(20)
-    assert "Traceback" not in log.read_text(), log.read_text()
+            process.wait(60)
+    assert "Traceback" not in served, served
 
 
 @contextmanager

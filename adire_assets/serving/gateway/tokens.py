@@ -107,7 +107,7 @@ def verify(keys: Path, token: str, *, issuer: str, audience: str) -> Bearer:
     except (jwt.PyJWTError, KeyError) as error:
         expired = isinstance(error, jwt.ExpiredSignatureError)
         why = "has expired" if expired else "is not valid"
-        raise UserError(f"the token {why}; ask for a new one: `adire auth token`") from None
+        raise UserError(f"the token {why}; ask for a new one: `adire auth token NAME`") from None
     roles = claims.get("roles", [])
     wrong = not isinstance(roles, list) or not all(isinstance(role, str) for role in roles)
     return Bearer(claims["sub"], frozenset(() if wrong else roles), float(claims["exp"]))

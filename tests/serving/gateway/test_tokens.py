@@ -58,17 +58,17 @@ def test_what_is_no_token_of_ours_is_refused(tmp_path: Path) -> None:
     head, body, sign = good.split(".")
     key = {"kid": jwt.get_unverified_header(good)["kid"]}
     bad = {
-        "": "is not one",
-        "a.b.c": "is not one",
-        f"{head}.{body}.": "is not one",
-        f"{head}.{body[:-2]}.{sign}": "is not one",
-        tokens.issue(theirs, "ada", **CLAIMS, days=1): "is not one",
-        tokens.issue(ours, "ada", **CLAIMS | {"audience": "shop"}, days=1): "is not one",
-        tokens.issue(ours, "ada", **CLAIMS | {"issuer": "shop"}, days=1): "is not one",
+        "": "is not valid",
+        "a.b.c": "is not valid",
+        f"{head}.{body}.": "is not valid",
+        f"{head}.{body[:-2]}.{sign}": "is not valid",
+        tokens.issue(theirs, "ada", **CLAIMS, days=1): "is not valid",
+        tokens.issue(ours, "ada", **CLAIMS | {"audience": "shop"}, days=1): "is not valid",
+        tokens.issue(ours, "ada", **CLAIMS | {"issuer": "shop"}, days=1): "is not valid",
         tokens.issue(ours, "ada", **CLAIMS, days=-1): "has expired",
         # Unsigned, and signed with a secret, by the name of our key.
-        jwt.encode({"sub": "ada"}, None, "none", headers=key): "is not one",
-        jwt.encode({"sub": "ada"}, "x" * 64, "HS256", headers=key): "is not one",
+        jwt.encode({"sub": "ada"}, None, "none", headers=key): "is not valid",
+        jwt.encode({"sub": "ada"}, "x" * 64, "HS256", headers=key): "is not valid",
     }
     for token, why in bad.items():
         with pytest.raises(UserError, match=f"the token {why}"):
