@@ -113,8 +113,8 @@ def uses(
         str,
         typer.Argument(
             metavar="FILE[:LINE]",
-            help="An image or a file of records of the data, such as data/indigo/x.png; with a "
-            "line one record in it, such as data/letters/letters.jsonl:12.",
+            help="An image or a file of records, by its path below the project; with a line one "
+            "record in it, such as data/letters/letters.jsonl:12.",
         ),
     ],
 ) -> Iterable[str]:
@@ -130,7 +130,7 @@ def takedown(
         str,
         typer.Argument(
             metavar="FILE[:LINE]",
-            help="An image of the data, such as data/indigo/x.png, or one record, such as "
+            help="An image, by its path below the project, or one record, such as "
             "data/letters/letters.jsonl:12.",
         ),
     ],

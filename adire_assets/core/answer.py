@@ -14,16 +14,13 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a piece of a stream of images shows: `step` of `steps` passes are done. `preview` is
-    image `image` of the request as it is now, uint8 [H, W, 3] RGB; `images` come last, uint8
-    [n, H, W, 3] RGB."""
+class Progress:
+    """How far an answer has come, for a person: a `share` of the work, perhaps a `picture` of it as
+    it is now (a JPEG), and its `content` when it is whole."""
 
-    step: int
-    steps: int
-    preview: Any = None
-    image: int | None = None
-    images: Any = None
+    share: float
+    picture: bytes | None = None
+    content: Any = None
 
 
 @dataclass(frozen=True)

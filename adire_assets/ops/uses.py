@@ -128,7 +128,7 @@ def asked_for(project: Project, what: str, datasets: Datasets) -> Asked:
     if not now and not named:
         raise UserError(
             f"{what}: neither the data nor a dataset in {project.home} has it; name it from the "
-            "project's folder, as data/indigo/x.png, or a record as data/letters/letters.jsonl:12"
+            "project's folder, a record as data/letters/letters.jsonl:12"
         )
     if not now:
         return Asked(what, named[0][1])

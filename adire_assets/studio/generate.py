@@ -6,8 +6,8 @@ closed; a saved one contains its provenance.
 
 import asyncio
 import base64
-import io
 import json
+import mimetypes
 import secrets
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,9 +15,8 @@ from functools import partial
 from typing import Any
 
 from nicegui import ui
-from PIL import Image
 
-from adire_assets.core.answer import Answer, Piece
+from adire_assets.core.answer import Answer, Progress
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
@@ -130,24 +129,21 @@ class _Page:
             title = ui.label(f"Release {number}").classes("font-semibold")
             bar = ui.linear_progress(0, show_value=False).props('aria-label="Progress"')
             preview = ui.image().classes("w-64").props('alt="Preview"')
-        steps = request.get("num_inference_steps", PREVIEWS)
-        asked = {**request, "preview_steps": max(1, steps // PREVIEWS)}
+        functions = self.plug.answers.functions
+        asked = functions.with_previews(request, PREVIEWS)
         whole = None
         try:
             async with aclosing(asking.answers(self.project, self.model, asked, number)) as answers:
                 async for answer in answers:
-                    piece: Piece = answer.content
-                    shown = None
-                    if piece.images is not None:
-                        whole = replace(answer, content=piece.images)
-                    elif piece.preview is not None:
-                        shown = _data("jpeg", await in_thread(_jpeg, piece.preview))
+                    now: Progress = await in_thread(functions.progress, answer.content)
+                    if now.content is not None:
+                        whole = replace(answer, content=now.content)
                     if card.is_deleted:
                         asking.cancelled = True
                     elif whole is None:
-                        bar.set_value(piece.step / piece.steps)
-                        if shown:
-                            preview.set_source(shown)
+                        bar.set_value(now.share)
+                        if now.picture:
+                            preview.set_source(_data("x.jpeg", now.picture))
             if whole:
                 warnings, files = await in_thread(files_of, self.project, whole, request)
         except (UserError, OSError) as error:
@@ -177,7 +173,7 @@ class _Page:
         request: dict[str, Any],
     ) -> None:
         for place, (name, told, content) in enumerate(files):
-            data = _data("png", content)
+            data = _data(name, content)
             image = ui.image(data).classes("w-64")
             image.props["alt"] = request["prompt"][:TEXT_CHARACTERS]
             ui.label(told).classes("text-sm")
@@ -198,14 +194,9 @@ class _Page:
             asking.cancelled = True
 
 
-def _jpeg(image: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image, "RGB").save(file, "jpeg", quality=70)
-    return file.getvalue()
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def _data(name: str, content: bytes) -> str:
+    """A file of this name as a URL that contains it."""
+    return f"data:{mimetypes.guess_type(name)[0]};base64,{base64.b64encode(content).decode()}"
 
 
 def _download(data: str, name: str) -> None:

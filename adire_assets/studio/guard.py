@@ -93,7 +93,12 @@ class Guard:
                     return {"type": "websocket.disconnect", "code": 1008}
             return message
 
-        await self.app({**scope, USER: user}, next_message, body.send)
+        try:
+            await self.app({**scope, USER: user}, next_message, body.send)
+        except RuntimeError:
+            # Starlette's middleware raises where a browser goes away before it has its answer.
+            if not body.gone:
+                raise
 
     def _refuse_strangers(self, scope: Scope, headers: Mapping[str, str]) -> None:
         if headers.get("host") not in self.hosts:
@@ -142,7 +147,7 @@ class _Body:
 
     def __init__(self, receive: Receive, send: Send, bound: int) -> None:
         self._receive, self._send, self.bound = receive, send, bound
-        self.seen, self.answered = 0, False
+        self.seen, self.answered, self.gone = 0, False, False
 
     def refuse_announced(self, length: str) -> None:
         if not length.isdecimal() or int(length) > self.bound:
@@ -153,6 +158,7 @@ class _Body:
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self.gone = self.gone or message["type"] == "http.disconnect"
         self.seen += len(message.get("body", b""))
         return message if self.seen <= self.bound else {"type": "http.disconnect"}
 

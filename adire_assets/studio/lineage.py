@@ -88,7 +88,7 @@ def fill(project: Project, visitor: Visitor) -> None:
 
     def named() -> str:
         if not (name := (what.value or "").strip()):
-            raise UserError("name a file of the data, such as data/indigo/x.png")
+            raise UserError("name a file of the data by its path below the project")
         return name
 
     def show(said: list[str]) -> None:

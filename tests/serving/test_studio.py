@@ -105,12 +105,17 @@ def test_a_release_goes_back_with_a_reason(browser: Browser, url: str, served: H
     served.ensure_live(2)
     with opened(browser, url) as page:
         visit(page, f"/models/{MODEL}/releases")
-        cards = page.locator(".q-card")
-        expect(cards.nth(0)).to_contain_text("live on local")
-        cards.nth(1).get_by_role("button", name="Roll back").click()
+        first, second = (
+            page.locator(
+                ".q-card", has=page.get_by_role("heading", name=f"Release {one}", exact=True)
+            )
+            for one in (1, 2)
+        )
+        expect(second).to_contain_text("live on local")
+        first.get_by_role("button", name="Roll back").click()
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("Reason").fill("too pale")
         dialog.get_by_role("button", name="Roll back").click()
-        expect(cards.nth(1)).to_contain_text("live on local", timeout=60_000)
-        expect(cards.nth(0)).to_contain_text("too pale (local, in the studio)")
+        expect(first).to_contain_text("live on local", timeout=60_000)
+        expect(second).to_contain_text("too pale (local, in the studio)")
     assert served.record.live == 1 and served.serving() == 1

@@ -3,6 +3,7 @@
 An image's own seed is the request's seed plus the image's position; its file takes it down.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from adire_assets.core.answer import Answer
+from adire_assets.core.answer import Answer, Progress
 from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion import serve
 
 PROVENANCE_KEY = "adire"  # the PNG text chunk
 LARGEST_PIXELS = 2**26
+PREVIEW_QUALITY = 70  # of a JPEG
 # An image may have been saved in another; a file may come from anybody, so no more are tried.
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -85,6 +87,22 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
             "a program that edited it took the text chunks out"
         )
     return found
+
+
+def with_previews(request: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The request, asking for about `count` previews of each image on the way."""
+    steps = request.get("num_inference_steps", count)
+    return {**request, "preview_steps": max(1, steps // count)}
+
+
+def progress(piece: serve.Piece) -> Progress:
+    """What a piece of a stream shows."""
+    picture = None
+    if piece.preview is not None:
+        file = io.BytesIO()
+        Image.fromarray(piece.preview, "RGB").save(file, "jpeg", quality=PREVIEW_QUALITY)
+        picture = file.getvalue()
+    return Progress(piece.step / piece.steps, picture, piece.images)
 
 
 def position(provenance: Mapping[str, Any]) -> str:

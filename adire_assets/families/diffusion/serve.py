@@ -6,6 +6,7 @@ When a GPU drew either side, the structural similarity must be at least 0.98.
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from adire_assets.core.answer import Answer, Piece, UsualRequest
+from adire_assets.core.answer import Answer, UsualRequest
 from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json
 
@@ -87,6 +88,18 @@ def content(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise ValueError("its images are none")
     return images
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a piece of a stream shows: `step` of `steps` passes are done. `preview` is image `image`
+    of the request as it is now, uint8 [H, W, 3] RGB; `images` come last, see `content`."""
+
+    step: int
+    steps: int
+    preview: np.ndarray | None = None
+    image: int | None = None
+    images: np.ndarray | None = None
 
 
 def piece(outputs: Mapping[str, np.ndarray]) -> Piece:

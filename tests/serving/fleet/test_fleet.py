@@ -33,6 +33,8 @@ def place(tmp_path: Path) -> Iterator[tuple[Project, FleetConfig]]:
     (root / "configs" / "models").mkdir(parents=True)
     (root / "dagster_defs.py").write_text(DEFINITIONS)
     config = make_fleet()
+    # The studio reads it by itself.
+    (root / "configs" / "fleet.yaml").write_text(config.model_dump_json())
     project = Project(root, root / "home")
     yield project, config
     processes.down(project, config)
