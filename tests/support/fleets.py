@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import yaml
+
 from adire_assets.config.fleet import (
     FleetConfig,
     GatewayConfig,
@@ -11,6 +13,7 @@ from adire_assets.config.fleet import (
     TargetConfig,
     WebConfig,
 )
+from adire_assets.core.project import Project
 from tests.support.ports import free_ports
 
 
@@ -31,3 +34,9 @@ def make_fleet(
     return FleetConfig(
         targets=made, dagster=WebConfig(port=web), studio=StudioConfig(port=studio), device="cpu"
     )
+
+
+def write_fleet(project: Project, fleet: FleetConfig) -> None:
+    """Let the processes of a project find this fleet by themselves."""
+    text = yaml.safe_dump(fleet.model_dump(mode="json", exclude_none=True))
+    (project.root / "configs" / "fleet.yaml").write_text(text)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
+from tests.support.fleets import write_fleet
 from tests.support.ports import listens
 
 CHROMIUM = shutil.which("chromium")
@@ -28,8 +28,7 @@ needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="chromium is not instal
 @contextmanager
 def running_studio(project: Project, fleet: FleetConfig) -> Iterator[str]:
     """`adire studio` of a project, whose fleet file this writes; its URL."""
-    text = yaml.safe_dump(fleet.model_dump(mode="json"))
-    (project.root / "configs" / "fleet.yaml").write_text(text)
+    write_fleet(project, fleet)
     project.home.mkdir(parents=True, exist_ok=True)
     log = project.home / "studio.log"
     environment = {

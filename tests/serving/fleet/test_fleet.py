@@ -18,7 +18,7 @@ from adire_assets.core.waiting import wait_until
 from adire_assets.serving.fleet import orphans, processes
 from adire_assets.serving.fleet.supervisor import slot_marks
 from adire_assets.serving.slot_server import is_live
-from tests.support.fleets import make_fleet
+from tests.support.fleets import make_fleet, write_fleet
 from tests.support.line import answers
 from tests.support.ports import free_port
 
@@ -33,9 +33,8 @@ def place(tmp_path: Path) -> Iterator[tuple[Project, FleetConfig]]:
     (root / "configs" / "models").mkdir(parents=True)
     (root / "dagster_defs.py").write_text(DEFINITIONS)
     config = make_fleet()
-    # The studio reads it by itself.
-    (root / "configs" / "fleet.yaml").write_text(config.model_dump_json())
     project = Project(root, root / "home")
+    write_fleet(project, config)  # the studio reads it by itself
     yield project, config
     processes.down(project, config)
     assert left_over(project) == []
