@@ -118,7 +118,7 @@ def uses(
         ),
     ],
 ) -> Iterable[str]:
-    """List the datasets, adapters and releases that rest on an image or record, by its content."""
+    """List the datasets, adapters and releases that use an image or record, by its content."""
     from adire_assets.ops.uses import uses
 
     return uses(Project.find(), what)

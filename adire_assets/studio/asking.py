@@ -1,7 +1,7 @@
 """How a page asks a served model: the form of its options, and the pieces of the answer."""
 
 import tempfile
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,29 @@ from adire_assets.serving import client, record
 from adire_assets.serving.connection import Endpoint
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.release import family_of_release, read_record
-from adire_assets.studio.frame import in_thread
+from adire_assets.studio.frame import Visitor, in_thread, lines
 
 AT_ONCE = 64  # answers under way in the studio
 PIECE_SECONDS = 120.0  # timeout of one piece
 # Each waiting answer holds a thread; a pool of its own keeps buttons responsive.
 WAITING = ThreadPoolExecutor(AT_ONCE, "asking")
+
+
+async def show_page(
+    page: Callable[[Project, str, Family, Visitor, dict[int, str]], Any],
+    project: Project,
+    model: str,
+    plug: Family,
+    visitor: Visitor,
+) -> None:
+    """Show a page that asks a model, or why this visitor cannot ask it now."""
+    try:
+        visitor.require("generate")
+        served = await in_thread(releases_served, project, model)
+    except UserError as error:
+        lines([error])
+        return
+    page(project, model, plug, visitor, served)
 
 
 @dataclass

@@ -8,25 +8,14 @@ from nicegui import ui
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
-from adire_assets.studio.asking import Asking, filled_in, inputs_of, releases_served
-from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
+from adire_assets.studio.asking import Asking, filled_in, inputs_of
+from adire_assets.studio.frame import Visitor, lines, quiet, sentence, tell
 
 TEXT_CHARACTERS = 100_000
 Conversations = dict[int, list[dict[str, str]]]  # the turns so far, by release
 
 
-async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> None:
-    """The page."""
-    try:
-        visitor.require("generate")
-        served = await in_thread(releases_served, project, model)
-    except UserError as error:
-        lines([error])
-        return
-    _Page(project, model, plug, visitor, served)
-
-
-class _Page:
+class Page:
     """The conversation of one visitor's page; beside it that with a second release."""
 
     def __init__(

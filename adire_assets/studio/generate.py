@@ -20,7 +20,7 @@ from adire_assets.core.answer import Answer, Progress
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
-from adire_assets.studio.asking import Asking, files_of, filled_in, inputs_of, releases_served
+from adire_assets.studio.asking import Asking, files_of, filled_in, inputs_of
 from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
 
 KEPT_BYTES = 2**25  # of the images in a page's gallery
@@ -30,18 +30,7 @@ PROMPT_CHARACTERS = 10_000
 TEXT_CHARACTERS = 200  # of an image's description
 
 
-async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> None:
-    """The page."""
-    try:
-        visitor.require("generate")
-        served = await in_thread(releases_served, project, model)
-    except UserError as error:
-        lines([error])
-        return
-    _Page(project, model, plug, visitor, served)
-
-
-class _Page:
+class Page:
     """The form and the gallery of one visitor's page."""
 
     def __init__(

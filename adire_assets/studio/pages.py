@@ -14,7 +14,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.gates.report import pages as reports
-from adire_assets.studio import chat, generate, lineage, overview, releases
+from adire_assets.studio import asking, chat, generate, lineage, overview, releases
 from adire_assets.studio.frame import Visitor, frame, in_thread, lines
 
 # A report runs its own scripts, so it is sandboxed: it cannot call the studio.
@@ -38,7 +38,7 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
         with frame(request, "Lineage", signs_in=signs_in) as visitor:
             lineage.fill(project, visitor)
 
-    async def of_model(request: Request, model: str, title: str, fill: Fill | None) -> None:
+    async def of_model(request: Request, model: str, title: str, fill: Fill) -> None:
         """A page of one model, or the sentence that there is none."""
         try:
             plug = await in_thread(_family, project, model)
@@ -46,13 +46,12 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
             lines([error])
             return
         asks = "Chat" if plug.served.chat else "Generate"
-        fill = fill or (chat.fill if plug.served.chat else generate.fill)
         with frame(request, title or asks, model, asks, signs_in=signs_in) as visitor:
             await fill(project, model, plug, visitor)
 
     @ui.page("/models/{model}/generate")
     async def generate_page(request: Request, model: str) -> None:
-        await of_model(request, model, "", None)
+        await of_model(request, model, "", _ask)
 
     @ui.page("/models/{model}/releases")
     async def releases_page(request: Request, model: str) -> None:
@@ -67,6 +66,11 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
         except UserError as error:
             return PlainTextResponse(f"{error}\n", 404)
         return FileResponse(path, headers={"content-security-policy": REPORT_POLICY})
+
+
+async def _ask(project: Project, model: str, plug: Family, visitor: Visitor) -> None:
+    page = chat.Page if plug.served.chat else generate.Page
+    await asking.show_page(page, project, model, plug, visitor)
 
 
 def _family(project: Project, model: str) -> Family:

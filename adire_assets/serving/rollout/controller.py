@@ -84,7 +84,7 @@ class RolloutController:
                     continue
                 with suppress(LeaseLost):
                     try:
-                        if rollout.stage != "waiting":  # nothing of it is there yet
+                        if rollout.stage != "waiting":  # checked when it starts
                             self._refuse_quarantined(rollout)
                         stages.get(rollout.stage, self._watch)(state, rollout)
                     except Quarantined as reason:
