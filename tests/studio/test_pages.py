@@ -240,5 +240,8 @@ class TestRoles:
             expect(page.locator(".q-card")).to_have_count(3)
             buttons = page.locator("main button").all_inner_texts()
             assert set(buttons) == shown
+            visit(page, f"/models/{MODEL}/generate")
+            may = "you may not generate" if role == "viewer" else "no release of cloth is loaded"
+            expect(page.locator("main")).to_contain_text(may)
             page.get_by_role("button", name="Sign out (ada)").click()
             expect(page.get_by_label("Your token")).to_be_visible()
