@@ -27,7 +27,8 @@ os.environ["GOMP_SPINCOUNT"] = lineage.SPIN_COUNT
 
 # Files whose tests share the fleet of `tests/serving/conftest.py`, which takes long to start.
 FLEET = tuple(
-    f"serving/test_{name}.py" for name in ("release", "requests", "image_streams", "studio")
+    f"serving/test_{name}.py"
+    for name in ("release", "requests", "image_streams", "quality", "studio")
 )
 
 # What takes long, longest first: files or folders below tests/.

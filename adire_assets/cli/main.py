@@ -282,6 +282,18 @@ def studio() -> None:
     serve(project, load_fleet(project))
 
 
+@app.command(hidden=True)
+def quality(target: str) -> None:
+    """Measure a share of the answers that users of a target get, until Ctrl-C; `up` starts it."""
+    from adire_assets.monitoring.quality import watch
+
+    project = Project.find()
+    fleet = load_fleet(project)
+    if target not in fleet.targets:
+        raise UserError(f"there is no target {target}; targets: {', '.join(fleet.targets)}")
+    watch(project, fleet, target, say)
+
+
 @app.command()
 def down() -> None:
     """Stop what `up` started."""

@@ -116,6 +116,8 @@ class GatewayConfig(Strict):
     request_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
     sticky_header: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] | None = None
     worker_threads: Annotated[int, Field(ge=1, le=256)] = 1
+    # Of users' answers, the share whose quality is judged as they pass; 0: none.
+    sample_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @model_validator(mode="after")
     def _guarded_beyond_loopback(self) -> "GatewayConfig":

@@ -114,13 +114,14 @@ class Family:
                  `prompt`; expected(evaluation): the score of each; repeated(serving): how many of
                  them a release must repeat; probe(request): the cheapest of its kind;
                  again(request, random): one that was not evaluated; inputs(request): {name: array}
-                 of the backend, whose outputs are `release`, `provenance` (JSON; `device`,
-                 `software` and `request` of it are told) and what content(outputs) makes an
-                 answer's content of; piece(outputs): what a piece of a stream has, where there are
-                 streams, with `served.chat` its text; parity(evaluation, answers, on_cpu): {passed,
-                 explanation} and what was measured; where answers tell what they took,
-                 together(serving, request): requests like it that are worked on together, and
-                 usual_request(serving, told) by the provenance of their answers: a
+                 of the backend, and prompt(inputs) back from that; its outputs are `release`,
+                 `provenance` (JSON; `device`, `software` and `request` of it are told) and what
+                 content(outputs) makes an answer's content of; piece(outputs): what a piece of a
+                 stream has, where there are streams, with `served.chat` its text, and whole(list of
+                 outputs), where they have another protocol: their `content`; parity(evaluation,
+                 answers, on_cpu): {passed, explanation} and what was measured; where answers tell
+                 what they took, together(serving, request): requests like it that are worked on
+                 together, and usual_request(serving, told) by the provenance of their answers: a
                  `core.answer.UsualRequest`, None when that does not tell
         answers  files(out, request): the files of an answer; save(answer, files): a line for each;
                  demonstrate(evaluation, ask, out): what `adire demo` shows of a live release, in
@@ -132,6 +133,9 @@ class Family:
         judge_process   open_judge(judge, evaluation, device): a context with the function
                  (prompts, contents) -> scores, which judges answers of the release with this
                  evaluation while it goes live
+        signals  open_signals(judge, evaluation, device): a context with the function (prompts,
+                 contents) -> {name: number} of each, which measures answers that users got of the
+                 release with this evaluation; NaN says nothing
 
     What `score` writes is read by gates, report and comparison, for the answer "image":
 
@@ -175,6 +179,7 @@ class Family:
     trial: Step | None = None  # without: `adire search` refuses
     golden: Step | None = None  # without: nothing is made again after an upgrade
     sabotages: Step | None = None
+    signals: Step | None = None  # without: answers that users got are not measured
     formats: Step | None = None  # without: `adire export` and `adire import` refuse
 
     def served_by(self, engine: str) -> "Family":

@@ -37,7 +37,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     root = tmp_path_factory.mktemp("house")
     (root / "configs" / "models").mkdir(parents=True)
     (root / "triton_models").symlink_to(ROOT / "triton_models")
-    made = House(Project(root, root / "home"), make_fleet(QUICK), MODEL)
+    made = House(Project(root, root / "home"), make_fleet(QUICK, sample_share=1.0), MODEL)
     add_diffusion(made, 1)
     add_diffusion(made, 2)
     return made

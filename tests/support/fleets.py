@@ -18,7 +18,9 @@ from tests.support.ports import free_ports
 
 
 def make_fleet(
-    rollout: RolloutConfig | None = None, targets: Sequence[str] = ("local",)
+    rollout: RolloutConfig | None = None,
+    targets: Sequence[str] = ("local",),
+    sample_share: float = 0.0,
 ) -> FleetConfig:
     """A fleet of local targets on loopback, on the CPU."""
     made = {}
@@ -28,7 +30,7 @@ def make_fleet(
             slot: SlotConfig(http_port=next(ports), grpc_port=next(ports), metrics_port=next(ports))
             for slot in ("blue", "green")
         }
-        gateway = GatewayConfig(port=next(ports), admin_port=next(ports))
+        gateway = GatewayConfig(port=next(ports), admin_port=next(ports), sample_share=sample_share)
         made[name] = TargetConfig(slots=slots, gateway=gateway, rollout=rollout or RolloutConfig())
     web, studio = free_ports(2)
     return FleetConfig(

@@ -64,4 +64,5 @@ FAMILY = Family(
     serve=_step("serve"),
     answers=_step("answers"),
     judge_process=_step("judge_process"),
+    signals=_step("evaluation.signals"),
 )

@@ -75,6 +75,14 @@ def inputs(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": request["prompt"]}], **body}
 
 
+def prompt(asked: Mapping[str, Any]) -> str:
+    """What the user said last. KeyError or TypeError without a text."""
+    said = asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
+    if not isinstance(said, str):
+        raise TypeError("what the user says is no text")
+    return said
+
+
 def content(answer: Mapping[str, Any]) -> str:
     """The text of an answer. KeyError or TypeError when there is none."""
     text = answer["choices"][0]["message"]["content"]

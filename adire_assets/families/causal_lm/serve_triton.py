@@ -27,6 +27,11 @@ def inputs(request: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {**found, "stream": np.array([True])}
 
 
+def prompt(asked: Mapping[str, np.ndarray]) -> str:
+    """What the user said last. KeyError, ValueError or the like without a text."""
+    return serve.prompt({"messages": json.loads(asked["messages"].reshape(-1)[0])})
+
+
 def piece(outputs: Mapping[str, np.ndarray]) -> str:
     """The text in a piece of an answer. KeyError, ValueError or the like when there is none."""
     return bytes(outputs["text_output"].reshape(-1)[0]).decode("utf-8")

@@ -70,5 +70,6 @@ FAMILY = Family(
     sabotages=_step("sabotages"),
     shows=_step("shows"),
     judge_process=_step("evaluation.judge_process"),
+    signals=_step("evaluation.signals"),
     formats=_step("steps.exchange"),
 )

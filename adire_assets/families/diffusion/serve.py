@@ -82,6 +82,16 @@ def inputs(request: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return found
 
 
+def prompt(inputs: Mapping[str, np.ndarray]) -> str:
+    """The prompt of `inputs`. KeyError or ValueError without one."""
+    return bytes(inputs["prompt"].reshape(-1)[0]).decode()
+
+
+def whole(pieces: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """`content` of an answer that came in pieces."""
+    return content(pieces[-1])
+
+
 def content(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """uint8 [n, H, W, 3] RGB images, n, H and W above 0. ValueError when there are none."""
     images = outputs["images"]

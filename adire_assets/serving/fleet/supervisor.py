@@ -97,6 +97,17 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                     prepare=gateway.prepare,
                 )
             )
+        if settings.gateway.sample_share:
+            found.append(
+                Program(
+                    f"quality-{target}",
+                    [sys.executable, "-m", "adire_assets.cli", "quality", target],
+                    {},
+                    lambda: True,
+                    WEB_SECONDS,
+                    serving=False,
+                )
+            )
     web, pages, definitions = fleet.dagster, fleet.studio, ["-m", "dagster_defs"]
     address = ["-h", web.host, "-p", str(web.port)]
     found += [

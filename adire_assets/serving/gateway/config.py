@@ -34,6 +34,7 @@ PARTS, READING, SCRIPT, ANSWERS = (
     Path(__file__).with_name(name)
     for name in ("envoy.yml", "reading.lua", "gateway.lua", "answers.lua")
 )
+TAP = "answers"  # the name by which the tap filter is asked (see `tap`)
 FLUSH_SECONDS = 0.05  # latencies are read off after a flush, and a rollout looks often
 
 
@@ -307,8 +308,9 @@ def bootstrap(
     }
     answers = [part("answers", scripts=scripts)] if scripts else []
     counted = [part("count", services=services), *answers, part("router")]
+    tap = [part("tap", name=TAP)] if gateway.sample_share else []
     watched = {"folder": str(folder), "routes_file": str(folder / "routes.json")}
-    filters = [*_filters(gateway, protocols, root), *counted]
+    filters = [*_filters(gateway, protocols, root), *tap, *counted]
     manager = part("manager", name="door", filters=filters, **watched)
     manager["typed_config"] |= part("door_manager")
     copies = part("manager", name="mirror", filters=counted, **watched)

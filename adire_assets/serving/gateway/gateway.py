@@ -202,9 +202,14 @@ class Gateway:
         found = json.loads(self._admin("/clusters?format=json"))
         return {one["name"] for one in found.get("cluster_statuses", [])}
 
-    def _admin(self, path: str) -> str:
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        """Host and port of its admin interface."""
         host = self.config.host if self.config.launch == "remote" else "127.0.0.1"
-        address = f"http://{host}:{self.config.admin_port}"
+        return host, self.config.admin_port
+
+    def _admin(self, path: str) -> str:
+        address = f"http://{host_and_port(*self.admin_address)}"
         try:
             with urllib.request.urlopen(address + path, timeout=ADMIN_SECONDS) as answer:
                 return str(answer.read().decode())

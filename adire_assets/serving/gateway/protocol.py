@@ -92,6 +92,9 @@ class InferenceProtocol:
     what `serve.inputs` of the family gives and its `serve.content` takes is in that one's form.
     `stream` is "module:function" likewise, which gives an Answer for each piece as it comes, in the
     form that `serve.piece` takes; without, this project asks for answers in one piece.
+    `read` is "module:function" of (headers, body) of a request and of its answer, as they went over
+    the wire -> (request, content) in the form of the client; KeyError, ValueError or the like when
+    they are none. Without, answers of this protocol are not sampled.
     """
 
     name: str
@@ -108,6 +111,7 @@ class InferenceProtocol:
     methods: tuple[str, tuple[str, ...]] | None = None
     client: str = ""
     stream: str = ""
+    read: str = ""
 
     def port_of(self, slot: SlotConfig) -> int:
         return int(getattr(slot, self.port))

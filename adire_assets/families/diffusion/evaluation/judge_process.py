@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import numpy as np
 
 from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
+
+MODULE = "adire_assets.families.diffusion.evaluation.judge_process"
 
 
 def open_judge(judge: Path, evaluation: Path, device: str) -> "JudgeProcess":
@@ -32,16 +34,11 @@ def open_judge(judge: Path, evaluation: Path, device: str) -> "JudgeProcess":
 class JudgeProcess:
     """Starts loading at once; the first call waits until that is done."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        """`folder` holds a CLIP or SigLIP; `device` is "cpu" or "cuda"."""
+    def __init__(self, folder: Path, device: str, *more: str, module: str = MODULE) -> None:
+        """`folder` holds a CLIP or SigLIP; `device` is "cpu" or "cuda"; `module` answers, by these
+        arguments and `more`."""
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "adire_assets.families.diffusion.evaluation.judge_process",
-                str(folder),
-                device,
-            ],
+            [sys.executable, "-m", module, str(folder), device, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -57,9 +54,9 @@ class JudgeProcess:
         self.process.kill()
         self.process.communicate()
 
-    def __call__(self, prompts: Sequence[str], contents: Sequence[np.ndarray]) -> list[float]:
-        """CLIP-S of the first image of each uint8 [n, H, W, 3] against its prompt. UserError when
-        it fails."""
+    def __call__(self, prompts: Sequence[str], contents: Sequence[np.ndarray]) -> list[Any]:
+        """What the module says of the first image of each uint8 [n, H, W, 3] and its prompt, such
+        as CLIP-S. UserError when it fails."""
         assert self.process.stdin and self.process.stdout and self.process.stderr
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "images.npz"
@@ -89,12 +86,17 @@ def main() -> None:
 
     torch.set_num_threads(1)
     judge = Judge(Path(sys.argv[1]), sys.argv[2])
+    for prompts, images in jobs():
+        scores = clip_s.scores(judge.embed_images(images), judge.embed_texts(prompts))
+        print(json.dumps([float(score) for score in scores]), flush=True)
+
+
+def jobs() -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """What the parent asks, in the child: prompts, and an image uint8 [H, W, 3] for each."""
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)
         with np.load(job["images"]) as stored:
-            images = [stored[f"arr_{place}"] for place in range(len(job["prompts"]))]
-        scores = clip_s.scores(judge.embed_images(images), judge.embed_texts(job["prompts"]))
-        print(json.dumps([float(score) for score in scores]), flush=True)
+            yield job["prompts"], [stored[f"arr_{place}"] for place in range(len(job["prompts"]))]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ GRPC = InferenceProtocol(
     retriable={"grpc-status": str(NOT_FOUND)},
     methods=(SERVICE, ("ModelInfer",)),
     client="adire_assets.serving.gateway.protocols.kserve_client:ask",
+    read="adire_assets.serving.gateway.protocols.kserve_exchange:read_grpc",
 )
 STREAM = InferenceProtocol(
     "kserve-stream",
@@ -47,6 +48,7 @@ STREAM = InferenceProtocol(
     methods=(SERVICE, ("ModelStreamInfer",)),
     client="adire_assets.serving.gateway.protocols.kserve_client:ask_stream",
     stream="adire_assets.serving.gateway.protocols.kserve_client:stream",
+    read="adire_assets.serving.gateway.protocols.kserve_exchange:read_stream",
 )
 HTTP = InferenceProtocol(
     "kserve-http",
@@ -57,4 +59,5 @@ HTTP = InferenceProtocol(
     server_paths=("/v2", "/v2/health/live", "/v2/health/ready"),
     scripts=(FOLDER / "kserve_http.lua",),
     outcomes=HTTP_OUTCOMES,
+    read="adire_assets.serving.gateway.protocols.kserve_exchange:read_http",
 )

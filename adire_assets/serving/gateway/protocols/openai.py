@@ -20,4 +20,5 @@ HTTP = InferenceProtocol(
     streams=True,
     client="adire_assets.serving.gateway.protocols.openai_client:ask",
     stream="adire_assets.serving.gateway.protocols.openai_client:stream",
+    read="adire_assets.serving.gateway.protocols.openai_client:read",
 )

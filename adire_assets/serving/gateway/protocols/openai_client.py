@@ -69,6 +69,24 @@ def stream(
     raise _unanswered(endpoint, "ABORTED", BROKEN)
 
 
+def read(
+    asked: tuple[Mapping[str, str], bytes], answered: tuple[Mapping[str, str], bytes]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(request, content as of `ask`) of a request and its answer as they went over the wire; an
+    answer that came in pieces is put together. ValueError or the like when they are none."""
+    request, (headers, body) = json.loads(asked[1]), answered
+    if headers[":status"] != "200":
+        raise ValueError("it was not answered")
+    if not request.get("stream"):
+        return request, json.loads(body)
+    events = [line.removeprefix(b"data:").strip() for line in body.split(b"\n") if line.strip()]
+    if events[-1] != b"[DONE]":
+        raise ValueError("the answer broke off")
+    choices = [choice for one in events[:-1] for choice in json.loads(one)["choices"]]
+    text = "".join(one["delta"].get("content") or "" for one in choices)
+    return request, {"choices": [{**choices[-1], "message": {"content": text}}]}
+
+
 @contextmanager
 def _asked(
     endpoint: Endpoint, body: Mapping[str, Any], release: int | None, timeout: float

@@ -1,0 +1,68 @@
+"""What is measured of answers that users got, by the release's own judge, in a child process.
+
+with open_signals(judge, evaluation, device) as signals:
+    signals(prompts, contents)    # {name: number} of each
+
+clip_s            CLIP-S of the first image with its prompt, higher is better
+nsfw              the probability that the first image is not safe for work, 0 to 1
+prompt_distance   1 - the largest cosine of the prompt with a prompt of the evaluation, by the
+                  judge; 0 for one that was evaluated, larger the less it is like any
+image_distance    the same of the first image and the evaluated ones
+
+python -m adire_assets.families.diffusion.evaluation.signals FOLDER DEVICE EVALUATION
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from adire_assets.core.files import read_json
+from adire_assets.families.diffusion.evaluation.judge_process import JudgeProcess, jobs
+
+SIGNALS = ("clip_s", "nsfw", "prompt_distance", "image_distance")
+
+
+def open_signals(judge: Path, evaluation: Path, device: str) -> JudgeProcess:
+    """By the artifacts of a release's judge and evaluation; `device` is "cpu" or "cuda"."""
+    return JudgeProcess(judge / "pipeline", device, str(evaluation), module=__name__)
+
+
+def main() -> None:
+    from adire_assets.core.worker import die_with_parent, importing
+
+    die_with_parent()
+    with importing():
+        import torch
+
+        from adire_assets.families.diffusion.evaluation.image_files import ImageFiles
+        from adire_assets.families.diffusion.evaluation.judge import Judge
+        from adire_assets.families.diffusion.evaluation.metrics import clip_s
+        from adire_assets.families.diffusion.evaluation.safety import nsfw_probabilities
+
+    torch.set_num_threads(1)
+    judge, evaluation = Judge(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3])
+    entries = read_json(evaluation / "images.json")
+    known = judge.embed_texts(sorted({entry["prompt"] for entry in entries}))
+    seen = judge.embed_images(ImageFiles([evaluation / one["file"] for one in entries]))
+    for prompts, images in jobs():
+        texts, pictures = judge.embed_texts(prompts), judge.embed_images(images)
+        found = zip(
+            clip_s.scores(pictures, texts),
+            nsfw_probabilities(images),
+            distances(texts, known),
+            distances(pictures, seen),
+            strict=True,
+        )
+        told = [dict(zip(SIGNALS, map(float, one), strict=True)) for one in found]
+        print(json.dumps(told), flush=True)
+
+
+def distances(vectors: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """1 - the largest cosine of each unit vector [n, d] with those of `known` [m, d]: float [n]."""
+    return 1 - (vectors @ known.T).max(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The quality of answers that users got, measured as they pass the gateway of a real fleet."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from adire_assets.core.child_environment import child_environment
+from adire_assets.core.errors import UserError
+from adire_assets.families.diffusion import FAMILY
+from adire_assets.monitoring import quality
+from adire_assets.serving.client import stream
+from tests.serving.conftest import MODEL
+from tests.support import tiny
+from tests.support.asking import generate
+from tests.support.fleets import write_fleet
+from tests.support.house import TARGET, House, awaited
+
+YAML = """\
+family: diffusion
+data: {path: data/cloth, instance_prompt: cloth}
+base_model: {source: base}
+evaluation: {judge: {source: judge}}
+"""
+SIGNALS = {"clip_s", "nsfw", "prompt_distance", "image_distance"}
+
+
+@pytest.fixture(scope="module")
+def watched(served: House) -> Iterator[House]:
+    """The house with release 1 live, whose answers are all measured."""
+    served.ensure_live(1)
+    tiny.make_random_judge(served.project.root / "judge")
+    file = served.project.model_file(MODEL)
+    file.write_text(YAML)
+    environment = child_environment(
+        ADIRE_PROJECT=str(served.project.root), ADIRE_HOME=str(served.project.home)
+    )
+    write_fleet(served.project, served.fleet)
+    command = [sys.executable, "-m", "adire_assets.cli", "quality", TARGET]
+    watching = subprocess.Popen(command, env=environment, cwd=served.project.root)
+    try:
+        yield served
+        assert watching.poll() is None
+    finally:
+        watching.kill()
+        watching.wait()
+        file.unlink()
+        (served.project.root / "configs" / "fleet.yaml").unlink()
+
+
+def measured(house: House, release: int = 1) -> quality.ReleaseQuality:
+    return quality.read(house.project, TARGET, MODEL, release)
+
+
+def until_measured(house: House, count: int, ask: Callable[[], object]) -> None:
+    """Ask until so many more answers are measured: the tap may be just opening."""
+    before = measured(house).answers
+
+    def enough() -> bool:
+        ask()
+        return measured(house).answers >= before + count
+
+    awaited(enough, 60)
+
+
+def test_users_answers_are_measured_and_not_kept(watched: House) -> None:
+    prompt = "indigo circles with a most secret word"
+    until_measured(watched, 2, lambda: generate(watched.address, MODEL, prompt, seed=3))
+    found = measured(watched)
+    assert set(found.series) == SIGNALS
+    assert found.changes() == {}
+    assert f"{found.answers} answers: clip_s " in found.sentence()
+    for path in (watched.project.home / "quality").rglob("*"):
+        if path.is_file():
+            assert b"secret" not in path.read_bytes()
+
+
+def test_an_evaluated_prompt_is_no_distance_away(watched: House) -> None:
+    from tests.support.diffusion import PROMPTS
+
+    until_measured(watched, 1, lambda: generate(watched.address, MODEL, PROMPTS[0]))
+    distances = measured(watched).series["prompt_distance"].last
+    assert min(distances) == pytest.approx(0, abs=1e-5) < max(distances)
+
+
+def over_http(house: House) -> None:
+    prompt = {"name": "prompt", "datatype": "BYTES", "shape": [1, 1], "data": ["crosses"]}
+    body = json.dumps({"inputs": [prompt]}).encode()
+    url = f"http://{house.address}/v2/models/{MODEL}/infer"
+    urllib.request.urlopen(urllib.request.Request(url, body)).read()
+
+
+def streamed(house: House) -> None:
+    assert [*stream(house.address, FAMILY, MODEL, {"prompt": "crosses"})][-1].content is not None
+
+
+@pytest.mark.parametrize("ask", [over_http, streamed])
+def test_answers_over_http_and_in_streams_are_measured_too(
+    watched: House, ask: Callable[[House], None]
+) -> None:
+    until_measured(watched, 1, lambda: ask(watched))
+
+
+def test_requests_that_name_their_release_are_left_out(watched: House) -> None:
+    before = measured(watched).answers
+    for _ in range(3):
+        generate(watched.address, MODEL, "indigo circles", release=1)
+    until_measured(watched, 1, lambda: generate(watched.address, MODEL, "crosses"))
+    assert measured(watched).answers <= before + 3
+
+
+def test_without_a_share_nothing_is_measured(watched: House) -> None:
+    target = watched.fleet.targets[TARGET]
+    gateway = target.gateway.model_copy(update={"sample_share": 0.0})
+    target = target.model_copy(update={"gateway": gateway})
+    fleet = watched.fleet.model_copy(update={"targets": {TARGET: target}})
+    with pytest.raises(UserError, match="sample_share is 0"):
+        quality.watch(watched.project, fleet, TARGET, print)
