@@ -121,14 +121,25 @@ def mlflow_project(
     return project
 
 
-@pytest.fixture(scope="session")
-def embedded_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base that the repository carries, pulled from its DVC remote into another folder."""
+def _embedded(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """What the repository carries of this name, pulled from its DVC remote into another folder."""
     root = tmp_path_factory.mktemp("embedded")
-    pointer = Path("base_models") / "tiny" / "pipeline.dvc"
+    pointer = Path("base_models") / "tiny" / f"{name}.dvc"
     (root / pointer).parent.mkdir(parents=True)
     shutil.copy(ROOT / pointer, root / pointer)
     ignored = shutil.ignore_patterns("cache", "tmp")
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=ignored)
     operations.pull(Project(root, root / "home"), lambda message, **numbers: None)
     return (root / pointer).with_suffix("")
+
+
+@pytest.fixture(scope="session")
+def embedded_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base that the repository carries."""
+    return _embedded(tmp_path_factory, "pipeline")
+
+
+@pytest.fixture(scope="session")
+def embedded_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The judge that the repository carries."""
+    return _embedded(tmp_path_factory, "judge")

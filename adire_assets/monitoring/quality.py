@@ -25,7 +25,7 @@ from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
 from adire_assets.core.evidence import RATE, threshold
 from adire_assets.core.family import Family
-from adire_assets.core.files import read_json_lines
+from adire_assets.core.files import read_json, write_json
 from adire_assets.core.project import Project
 from adire_assets.core.readers import reading
 from adire_assets.core.store import Store
@@ -35,7 +35,8 @@ from adire_assets.serving.gateway.gateway import GatewayDown
 from adire_assets.serving.gateway.tap import Exchange, exchanges
 from adire_assets.serving.release import family_of_release, find_record
 
-FOLDER = "quality"
+FOLDER, SUMMARY = "quality", "summary.json"
+TELL_SECONDS = 2.0  # from one summary of a release to the next
 AGAIN_SECONDS = 2.0  # after the gateway has ended
 FAILED_SECONDS = 60.0  # after the signals of a release could not be opened
 FIRST = 50  # measured answers whose mean is what later ones are told against
@@ -84,19 +85,14 @@ class ReleaseQuality:
         """{signal: since when it is known to have changed}."""
         return {name: one.changed_at for name, one in self.series.items() if one.changed_at}
 
-    def sentence(self) -> str:
-        """All of it in a line."""
-        told = [
-            f"{name} {fmean(one.last):.3g}"
-            + (
-                f" (CHANGED, seen {one.changed_at}; {fmean(one.first):.3g} at first)"
-                if one.changed_at
-                else ""
-            )
+    def summary(self) -> dict[str, Any]:
+        """Means of the first and of the last answers, and what has changed."""
+        signals = {
+            name: {"first": fmean(one.first), "last": fmean(one.last), "changed_at": one.changed_at}
             for name, one in self.series.items()
             if one.last
-        ]
-        return f"quality of release {self.release}, {self.answers} answers: {', '.join(told)}"
+        }
+        return {"answers": self.answers, "signals": signals}
 
 
 def read(project: Project, target: str, model: str, release: int) -> ReleaseQuality:
@@ -104,8 +100,7 @@ def read(project: Project, target: str, model: str, release: int) -> ReleaseQual
     out."""
     found = ReleaseQuality(model, release)
     for path in sorted(_folder(project, target, model, release).glob("*.jsonl")):
-        _mend(path)
-        for row in read_json_lines(path):
+        for row in _rows(path):
             found.observe(_numbers(row["signals"]), row["at"])
     return found
 
@@ -145,6 +140,7 @@ class Measured:
         self.project, self.fleet, self.target, self.say = project, fleet, target, say
         self.open: dict[tuple[str, int], tuple[ExitStack, Signals, Family]] = {}
         self.known: dict[tuple[str, int], ReleaseQuality] = {}
+        self.told: dict[tuple[str, int], float] = {}  # when its summary was last written
         self.failed: dict[tuple[str, int], float] = {}  # until when it is not tried again
 
     def take(self, exchange: Exchange) -> None:
@@ -185,6 +181,8 @@ class Measured:
         now = datetime.now(UTC)
         at = now.isoformat(timespec="seconds")
         if key not in self.known:
+            for path in _folder(self.project, self.target, *key).glob("*.jsonl"):
+                _mend(path)
             self.known[key] = read(self.project, self.target, *key)
         before = self.known[key].changes()
         self.known[key].observe(found, at)
@@ -193,14 +191,27 @@ class Measured:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{now.date()}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if time.monotonic() > self.told.get(key, 0.0) + TELL_SECONDS:
+            self.told[key] = time.monotonic()
+            write_json(folder / SUMMARY, self.known[key].summary())
         for name in self.known[key].changes().keys() - before.keys():
             self.say(f"{key[0]}@{key[1]} on {self.target}: {name} has changed")
 
 
-def sentences(project: Project, target: str, model: str) -> Iterator[str]:
-    """A line for each release that has been measured, the newest first."""
-    for number in reversed(releases(project, target, model)):
-        yield read(project, target, model, number).sentence()
+def sentences(project: Project, target: str, model: str, release: int) -> Iterator[str]:
+    """What has been measured of a release, a line, and one for each signal that has changed."""
+    path = _folder(project, target, model, release) / SUMMARY
+    if not path.is_file():
+        return
+    told = read_json(path)
+    values = ", ".join(f"{name} {one['last']:.3g}" for name, one in told["signals"].items())
+    yield f"quality: {told['answers']} answers measured; means of the last {FIRST}: {values}"
+    for name, one in told["signals"].items():
+        if one["changed_at"]:
+            yield (
+                f"CHANGED: {name}, seen {one['changed_at']}: {one['last']:.3g}, and "
+                f"{one['first']:.3g} at first"
+            )
 
 
 def _asked(plug: Family, exchange: Exchange) -> tuple[str, Any]:
@@ -229,6 +240,12 @@ def _opened(
 def _folder(project: Project, target: str, model: str, release: int | None = None) -> Path:
     folder = project.home / FOLDER / target / model
     return folder if release is None else folder / str(release)
+
+
+def _rows(path: Path) -> list[Any]:
+    """Its whole lines: the last one may be just written, or was cut off by a kill."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
 
 
 def _mend(path: Path) -> None:

@@ -25,6 +25,7 @@ from adire_assets.gates import approvals, clean_commit, measurements, policy, po
 from adire_assets.gates.report import pages
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line import evaluate, generate
+from adire_assets.monitoring import quality
 from adire_assets.serving import client, record, release
 from adire_assets.serving.fleet import processes, served_releases
 from adire_assets.serving.gateway import routing
@@ -114,6 +115,8 @@ def _live_on(project: Project, fleet: FleetConfig, live: deployment.TargetStatus
         facts = found.provenance
         yield f"  from: {_code(facts['code'])}, data {facts['dvc_hash'][:12]}"
         asked = facts.get("policy", {})
+        for line in quality.sentences(project, state.target, state.model, state.live):
+            yield f"  {line}"
         if files := asked.get("uncommitted"):
             yield f"  decided by files that were not committed: {clean_commit.file_list(files)}"
         if refused := asked.get("refused_before"):

@@ -12,6 +12,7 @@ from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.monitoring import quality
+from adire_assets.ops import operations
 from adire_assets.serving.client import stream
 from tests.serving.conftest import MODEL
 from tests.support import tiny
@@ -25,7 +26,9 @@ data: {path: data/cloth, instance_prompt: cloth}
 base_model: {source: base}
 evaluation: {judge: {source: judge}}
 """
-SIGNALS = {"clip_s", "nsfw", "prompt_distance", "image_distance"}
+SIGNALS = {"clip_s", "nsfw"} | {
+    f"{kind}_{name}" for kind in ("prompt", "image") for name in ("distance", 1, 2, 3, 4)
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +73,12 @@ def test_users_answers_are_measured_and_not_kept(watched: House) -> None:
     prompt = "indigo circles with a most secret word"
     until_measured(watched, 2, lambda: generate(watched.address, MODEL, prompt, seed=3))
     found = measured(watched)
-    assert set(found.series) == SIGNALS
+    assert {*found.series} <= SIGNALS
+    assert {*found.series} >= {"clip_s", "nsfw", "prompt_distance", "image_distance", "image_1"}
     assert found.changes() == {}
-    assert f"{found.answers} answers: clip_s " in found.sentence()
+    [line] = quality.sentences(watched.project, TARGET, MODEL, 1)
+    assert "answers measured; means of the last 50: clip_s " in line
+    assert f"  {line}" in [*operations.status(watched.project)]
     for path in (watched.project.home / "quality").rglob("*"):
         if path.is_file():
             assert b"secret" not in path.read_bytes()
@@ -83,7 +89,8 @@ def test_an_evaluated_prompt_is_no_distance_away(watched: House) -> None:
 
     until_measured(watched, 1, lambda: generate(watched.address, MODEL, PROMPTS[0]))
     distances = measured(watched).series["prompt_distance"].last
-    assert min(distances) == pytest.approx(0, abs=1e-5) < max(distances)
+    assert min(distances) == pytest.approx(0, abs=1e-5)
+    assert max(distances) > 0.01
 
 
 def over_http(house: House) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from adire_assets.core.files import read_json
 from adire_assets.families.diffusion.evaluation.judge_process import JudgeProcess, jobs
 
-SIGNALS = ("clip_s", "nsfw", "prompt_distance", "image_distance")
+COMPONENTS = 4  # of prompts and of images
 
 
 def open_signals(judge: Path, evaluation: Path, device: str) -> JudgeProcess:
@@ -48,20 +48,26 @@ def main() -> None:
     seen = judge.embed_images(ImageFiles([evaluation / one["file"] for one in entries]))
     for prompts, images in jobs():
         texts, pictures = judge.embed_texts(prompts), judge.embed_images(images)
-        found = zip(
-            clip_s.scores(pictures, texts),
-            nsfw_probabilities(images),
-            distances(texts, known),
-            distances(pictures, seen),
-            strict=True,
-        )
-        told = [dict(zip(SIGNALS, map(float, one), strict=True)) for one in found]
+        measured = {
+            "clip_s": clip_s.scores(pictures, texts),
+            "nsfw": np.array(nsfw_probabilities(images)),
+            **places("prompt", texts, known),
+            **places("image", pictures, seen),
+        }
+        told = [
+            {name: float(values[place]) for name, values in measured.items()}
+            for place in range(len(prompts))
+        ]
         print(json.dumps(told), flush=True)
 
 
-def distances(vectors: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """1 - the largest cosine of each unit vector [n, d] with those of `known` [m, d]: float [n]."""
-    return 1 - (vectors @ known.T).max(1)
+def places(kind: str, vectors: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """Where unit vectors [n, d] lie among the evaluated ones, `known` [m, d]: {signal: [n]}."""
+    mean = known.mean(0)
+    components = np.linalg.svd(known - mean, full_matrices=False)[2][:COMPONENTS]
+    along = (vectors - mean) @ components.T
+    distance = {f"{kind}_distance": 1 - (vectors @ known.T).max(1)}
+    return distance | {f"{kind}_{n + 1}": along[:, n] for n in range(along.shape[1])}
 
 
 if __name__ == "__main__":
