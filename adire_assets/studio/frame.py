@@ -96,6 +96,7 @@ def _paths(model: str | None, asks: str) -> Iterator[tuple[str, str]]:
     if model:
         yield asks, f"/models/{model}/generate"
         yield "Releases", f"/models/{model}/releases"
+        yield "Rate", f"/models/{model}/rate"
     yield "Lineage", "/lineage"
 
 
