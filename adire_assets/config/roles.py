@@ -10,6 +10,7 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
     "rate": ("designer", "operator", "approver"),
     "roll back": ("operator",),
     "promote a rollout": ("operator", "approver"),
+    "declare a model": ("operator",),
     "approve": ("approver",),
     "lift a quarantine": ("approver",),
     "take data down": ("approver",),

@@ -15,7 +15,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.gates.report import pages as reports
-from adire_assets.studio import asking, chat, generate, lineage, overview, rate, releases
+from adire_assets.studio import asking, chat, generate, lineage, new_model, overview, rate, releases
 from adire_assets.studio.frame import Visitor, frame, in_thread, lines
 
 # A report runs its own scripts, so it is sandboxed: it cannot call the studio.
@@ -38,6 +38,11 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     def lineage_page(request: Request) -> None:
         with frame(request, "Lineage", signs_in=signs_in) as visitor:
             lineage.fill(project, visitor)
+
+    @ui.page("/new-model")
+    def new_model_page(request: Request) -> None:
+        with frame(request, "New model", signs_in=signs_in) as visitor:
+            new_model.fill(project, visitor)
 
     async def of_model(request: Request, model: str, title: str, fill: Fill) -> None:
         """A page of one model, or the sentence that there is none."""
