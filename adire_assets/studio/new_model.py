@@ -54,6 +54,7 @@ class _Page:
     def __init__(self, project: Project, visitor: Visitor) -> None:
         self.project, self.visitor = project, visitor
         self.fields: dict[str, Any] = {}
+        self.required: list[str] = []
         self.text = ""  # that was checked, and is shown
         names = family_names()
         with ui.row().classes("w-full items-end gap-4"):
@@ -76,7 +77,9 @@ class _Page:
         self.fields = {}
         self.form.clear()
         keys = new_model.keys_of(self.family.value)
+        self.required = [key.name for key in keys if key.required]
         first = [key for key in keys if key.required or key.name in FIRST]
+        first.sort(key=lambda key: not key.required)
         others = [key for key in keys if key not in first]
         with self.form:
             with ui.row().classes("w-full gap-x-4 gap-y-6"):
@@ -151,12 +154,21 @@ class _Page:
         found = said.splitlines()
         for line in found:
             mistake = MISTAKE.search(line)
-            if mistake and (field := self.fields.get(mistake["key"])):
+            if mistake is None:
+                continue
+            for field in self.fields_of(mistake["key"]):
                 field.props["error"] = True
                 field.props["error-message"] = line[mistake.end() :]
                 field.update()
         with self.found, ui.element("div").props("role=alert"):
             lines(found)
+
+    def fields_of(self, key: str) -> list[Any]:
+        """The field of a key; of a section that lacks them, those that must be filled in."""
+        if key in self.fields:
+            return [self.fields[key]]
+        inside = [name for name in self.required if name.startswith(f"{key}.")]
+        return [self.fields[name] for name in inside if not self.fields[name].value]
 
     async def write(self, name: str, text: str, buttons: ui.row) -> None:
         path = await act(self.visitor, DECLARE, new_model.write, self.project, name, text)

@@ -18,8 +18,8 @@ from tests.support.studio import NARROW, WIDE, opened, running_studio, serious_f
 pytestmark = studio.needs_chromium
 PAGE = "/new-model"
 FILLED = {
+    "data.instance_prompt (required)": "yes",  # first: the form of the other family has none
     "data.path (required)": "data/silk",
-    "data.instance_prompt (required)": "yes",
     "base_model.source (required)": "base",
     "evaluation.judge.source (required)": "judge",
 }
@@ -79,11 +79,11 @@ def test_a_model_is_declared_and_committed_from_the_form(
     with opened(browser, url, token=token(project, "obi", "operator")) as page:
         visit(page, PAGE)
         fill(page, "silk")
-        page.get_by_label("training.rank").fill("many")
+        page.get_by_label("training.rank", exact=True).fill("many")
         page.get_by_role("button", name="Check").click()
         expect(page.get_by_role("alert").first).to_contain_text("found 'many'")
         expect(page.get_by_role("button", name="Write the file")).to_have_count(0)
-        page.get_by_label("training.rank").fill("8")
+        page.get_by_label("training.rank", exact=True).fill("8")
         page.get_by_role("button", name="Check").click()
         expect(page.locator("main")).to_contain_text("+++ b/configs/models/silk.yaml")
         expect(page.locator("main")).to_contain_text('instance_prompt: "yes"')
