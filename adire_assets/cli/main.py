@@ -211,11 +211,19 @@ def approve(
             help="A file saved from the blind sheet; repeat for several.", callback=file_to_read
         ),
     ] = None,
+    count_ratings: Annotated[
+        bool,
+        typer.Option(
+            "--count-ratings", help="Only if the ratings handed in on the Rate page speak for it."
+        ),
+    ] = False,
 ) -> str:
     """Approve a release that waits for a person (human_approval: required)."""
     from adire_assets.gates import approval_commands
 
-    return approval_commands.approve(Project.find(), release, reason, by, ratings or [], say)
+    return approval_commands.approve(
+        Project.find(), release, reason, by, ratings or [], say, count=count_ratings
+    )
 
 
 @app.command()

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from adire_assets.config.gates import GateConfig
 from adire_assets.config.search import SearchConfig
 from adire_assets.config.weights import FilePath, ModelSource
-from adire_assets.config.yaml_file import ChosenBy, Strict, load
+from adire_assets.config.yaml_file import ChosenBy, Strict, load, understood
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family, told
 from adire_assets.core.file_names import is_content, suffix_of
@@ -128,6 +128,22 @@ def engine_of(serving: Mapping[str, Any]) -> str:
 
 def load_model(project: Project, name: str) -> ModelConfig:
     """configs/models/<name>.yaml, validated. UserError: file, line, key and what is allowed."""
+    require_name(name)
+    path = project.model_file(name)
+    if not path.is_file():
+        raise UserError(no_model(project, name))
+    return _fitting(project, path, load(path, SCHEMA))
+
+
+def model_of_text(project: Project, name: str, text: str) -> ModelConfig:
+    """What configs/models/<name>.yaml would say with this text. UserError as for `load_model`."""
+    require_name(name)
+    path = project.model_file(name)
+    return _fitting(project, path, understood(path, text, SCHEMA))
+
+
+def require_name(name: str) -> None:
+    """UserError for what cannot be the name of a model."""
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"model name {name!r}: use lower-case letters, digits and _, a letter first"
@@ -137,10 +153,10 @@ def load_model(project: Project, name: str) -> ModelConfig:
             f"model name {name!r}: {STREAMS} ends the names by which releases are asked for "
             "streams; choose another"
         )
-    path = project.model_file(name)
-    if not path.is_file():
-        raise UserError(no_model(project, name))
-    config = load(path, SCHEMA)
+
+
+def _fitting(project: Project, path: Path, config: ModelConfig) -> ModelConfig:
+    """The config, if it fits to the project. UserError when it does not."""
     config.require_files(project, path)
     data, tracked = config.data, config.data.dvc_file
     folder = project.inside(data.path, f"{path}: data.path")

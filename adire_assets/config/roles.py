@@ -7,8 +7,10 @@ from adire_assets.core.errors import UserError
 # Action -> the roles that may do it. Everyone who is let in may look at everything.
 PERMISSIONS: dict[str, tuple[str, ...]] = {
     "generate": ("designer", "operator", "approver"),
+    "rate": ("designer", "operator", "approver"),
     "roll back": ("operator",),
     "promote a rollout": ("operator", "approver"),
+    "declare a model": ("operator",),
     "approve": ("approver",),
     "lift a quarantine": ("approver",),
     "take data down": ("approver",),

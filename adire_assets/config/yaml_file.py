@@ -123,12 +123,13 @@ def load(path: Path, schema: type[T] | ChosenBy[T]) -> T:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    return _understood(path, text, schema)
+    return understood(path, text, schema)
 
 
 @lru_cache(maxsize=KEPT)
-def _understood(path: Path, text: str, schema: type[T] | ChosenBy[T]) -> T:
-    """What the text of a file says; the same text is asked about many times in one run."""
+def understood(path: Path, text: str, schema: type[T] | ChosenBy[T]) -> T:
+    """What the text of the file `path` says, or is to say; UserError as for `load`."""
+    # The same text is asked about many times in one run.
     try:
         tree = YAML().load(same_form(text))
     except MarkedYAMLError as error:

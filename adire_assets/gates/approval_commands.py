@@ -18,12 +18,20 @@ TAG_CHARACTERS = 1000  # of a reason, which stands in full in the approval
 
 
 def approve(
-    project: Project, name: str, reason: str, by: str | None, rated: list[Path], progress: Progress
+    project: Project,
+    name: str,
+    reason: str,
+    by: str | None,
+    rated: list[Path],
+    progress: Progress,
+    *,
+    count: bool = False,
 ) -> str:
     """Let release `name`, such as indigo@3, go live; what becomes of it in a sentence.
 
-    UserError when it is unknown, quarantined, refused by a gate or parity, or approved already, or
-    when its blind ratings, those in the files `rated` and all before them, do not speak for it.
+    With files `rated`, or with `count`, only if its blind ratings speak for it: those of the files
+    and all that were handed in before them. UserError when they do not, and when the release is
+    unknown, quarantined, refused by a gate or parity, or approved already.
     """
     wanted = release.record_named(project, name)
     model, number = wanted.model, wanted.number
@@ -32,8 +40,9 @@ def approve(
     approvals.refuse_approved(project, wanted)
     promotion.require_passable(project, wanted, progress)
     champion = deployment.champion(project, load_fleet(project), model)
-    rating = count_ratings(project, wanted, champion, rated, policy) if rated else None
-    if not rated and (against := loss_sentence(project, wanted, champion)):
+    counted = count or bool(rated)
+    rating = count_ratings(project, wanted, champion, rated, policy) if counted else None
+    if not counted and (against := loss_sentence(project, wanted, champion)):
         reason = f"{reason} (although its ratings were not enough: {against})"
     entry = approvals.approve(project, wanted, reason, by, rating)
     _tell_approval(project, wanted, progress)

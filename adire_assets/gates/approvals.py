@@ -4,7 +4,7 @@
 
     held       its deployment was asked for, and waits
     sheet      a blind A/B sheet was made: its nonce and pairs
-    rated      a rating of such a sheet was handed in: who chose what
+    rated      a rating of such a sheet was handed in, as a file or on the Rate page: who chose what
     approved   who, why, and what all ratings said that it rests on, if any
     revoked    who took the approval back, and why
     rejected   the ratings did not show that it is better; it gives and takes nothing

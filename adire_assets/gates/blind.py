@@ -2,7 +2,8 @@
 
     rating_outcomes(rating, secret)    {pair: "won", "lost" or "tie"}
 
-ratings.json comes from the sheet of `document.ab_sheet`.
+ratings.json comes from the sheet of `document.ab_sheet`; the studio's Rate page keeps the same
+(`gates.sheets`).
 
 Contract: the sheet does not tell the sides. They follow from HMAC-SHA-256 under a secret that never
 leaves the project, over the sheet's nonce and the pair's name. The nonce is signed with what the
@@ -24,7 +25,9 @@ from adire_assets.config.yaml_file import Strict
 from adire_assets.core.errors import UserError
 
 TAG_DIGITS = 32
+BASE = 0  # as a champion: the bare base, where no release is live
 Outcome = Literal["won", "lost", "tie"]
+Choice = Literal["left", "right", "tie"]
 About = tuple[str, int, int]  # model, challenger, champion
 Text = Annotated[str, Field(pattern=r"\S", max_length=1000)]
 
@@ -37,7 +40,12 @@ class Rating(Strict):
     champion: int
     nonce: Text
     rater: Text
-    choices: Annotated[dict[str, Literal["left", "right", "tie"]], Field(min_length=1)]
+    choices: Annotated[dict[str, Choice], Field(min_length=1)]
+
+
+def champion_name(champion: int) -> str:
+    """Such as "release 3"."""
+    return f"release {champion}" if champion != BASE else "the base"
 
 
 def read_rating(path: Path) -> Rating:
@@ -91,8 +99,8 @@ def rating_outcomes(rating: Rating, secret: bytes) -> dict[str, Outcome]:
     if not hmac.compare_digest(nonce.encode(), _nonce(secret, salt, about, choices).encode()):
         raise UserError(
             f"these ratings do not belong to a blind sheet that this project made for release "
-            f"{about[1]} of {about[0]} against release {about[2]} (nonce, model, releases or pairs "
-            "differ); download ratings.json from the sheet again and do not edit it"
+            f"{about[1]} of {about[0]} against {champion_name(about[2])} (nonce, model, releases "
+            "or pairs differ); download ratings.json from the sheet again and do not edit it"
         )
     left = {pair: Shuffle(secret, nonce).challenger_is_left(pair) for pair in choices}
     return {

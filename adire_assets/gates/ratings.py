@@ -1,8 +1,9 @@
 """Blind ratings: challenger against champion, pair by pair, by who does not know which is which.
 
-The report's A/B sheet saves what was chosen; only the project's secret tells whose side was whose.
-Every rating that is handed in is kept with the release, won or lost, and all of the same adapter
-against the same champion decide together. A rater's second answer to a pair does not count.
+The report's A/B sheet saves what was chosen, or the studio's Rate page keeps it (`gates.sheets`);
+only the project's secret tells whose side was whose. Where no release is live, the champion is the
+bare base. Every rating that is handed in is kept with the release, won or lost, and all of the same
+adapter against the same champion decide together. A rater's second answer to a pair does not count.
 
 The unit is the prompt: it goes to the release that was chosen more often in its pairs, by all
 raters. The seeds of a prompt and the raters of a pair share their fate and are no evidence of their
@@ -12,7 +13,7 @@ scipy.stats.binomtest), at `human_confidence`.
 
 A rating can be looked at, found wanting, and another one handed in: so the error that is allowed,
 1 - `human_confidence`, is spent over the looks, four fifths of what is left at each (Bonferroni:
-their sum stays below it). Ratings that are handed in together are one look.
+their sum stays below it). All ratings that came since the last look are one look.
 """
 
 import unicodedata
@@ -28,12 +29,19 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.gates import approvals
 from adire_assets.gates.approvals import Entry, figures
-from adire_assets.gates.blind import rating_outcomes, read_rating
+from adire_assets.gates.blind import (
+    BASE,
+    Rating,
+    champion_name,
+    rating_outcomes,
+    read_rating,
+)
 from adire_assets.serving.release import ReleaseRecord
 
 FIRST_SHARE = 0.8  # of the error that is left, spent at each look
 LOOKS = ("rejected", "approved")  # each is a look at all ratings until then
 SIGN = {"won": 1, "lost": -1, "tie": 0}
+Vote = tuple[str, str, int]  # rater (as `same_rater` spells it), prompt, seed
 
 
 # --- what it takes ---------------------------------------------------------------------------
@@ -67,8 +75,8 @@ def rule(
     UserError when it could not bring enough, whatever is chosen.
     """
     policy = load_model(project, wanted.model).evaluation.gates
-    entries = _of_comparison(project, wanted, champion)
-    rated = _rated(entries)
+    entries = of_comparison(project, wanted, champion)
+    rated = ratings_in(entries)
     known = {(vote["prompt"], vote["seed"]) for rating in rated for vote in rating["votes"]}
     look = _looks(entries) + 1
     prompts = len({*pairs.values(), *(prompt for prompt, _ in known)})
@@ -107,23 +115,29 @@ def count_ratings(
     paths: Sequence[Path],
     policy: GateConfig,
 ) -> dict[str, Any]:
-    """What all ratings of `wanted` against the live release `champion` say, if they speak for it.
+    """What all ratings of `wanted` against the live release `champion`, or for None against the
+    base, say, if they speak for it.
 
     Those in the files `paths` are added first. UserError when one is of other releases or was
-    counted before, with nothing added; when too few pairs are decided until now, whose result stays
-    untold; or when the challenger does not win by more than chance, which is kept as `rejected`.
+    counted before, with nothing added; when there is none since the last look; when too few pairs
+    are decided until now, whose result stays untold; or when the challenger does not win by more
+    than chance, which is kept as `rejected`.
     """
     name = f"release {wanted.number} of {wanted.model}"
     with approvals.adding(project, wanted) as add:
-        rated = [_rating(project, wanted, champion, path) for path in paths]
+        rated = [_kept(project, wanted, champion, read_rating(path), str(path)) for path in paths]
         if len({_rater(one) for one in rated}) < len(rated):
             raise UserError("two of the files are the same rater's answers to the same sheet")
         for rating in rated:
             add("rated", by=rating["rater"], rating=rating)
-        assert champion is not None
-        all_of_it = _of_comparison(project, wanted, champion)
+        all_of_it = of_comparison(project, wanted, champion or BASE)
+        if not uncounted(all_of_it):
+            raise UserError(
+                f"{name}: no rating against {champion_name(champion or BASE)} was handed in since "
+                "the last count; rate it on the studio's Rate page, or approve without a rating"
+            )
         look = _looks(all_of_it) + 1
-        result = {**_pooled(all_of_it), "champion": champion, "look": look}
+        result = {**pooled(all_of_it), "champion": champion or BASE, "look": look}
         decided = result["pairs"]["decided"]
         if decided < policy.human_minimum_pairs:
             raise UserError(
@@ -145,26 +159,33 @@ def count_ratings(
         raise UserError(f"{name} is not approved: {reason}; its ratings are kept with the release")
 
 
+def hand_in(project: Project, wanted: ReleaseRecord, champion: int | None, rating: Rating) -> None:
+    """Keep a rating with the release, to be counted at the next look. UserError as for a file."""
+    with approvals.adding(project, wanted) as add:
+        kept = _kept(project, wanted, champion, rating, "this sheet")
+        add("rated", by=rating.rater, rating=kept)
+
+
 def loss_sentence(project: Project, wanted: ReleaseRecord, champion: int | None) -> str | None:
     """What its ratings against `champion` said last, when that was not enough."""
-    entries = _of_comparison(project, wanted, champion) if champion else []
+    entries = of_comparison(project, wanted, champion or BASE)
     last = next((one for one in reversed(entries) if one.action in LOOKS), None)
     return last.reason if last and last.action == "rejected" else None
 
 
-def _rating(
-    project: Project, wanted: ReleaseRecord, champion: int | None, path: Path
+def _kept(
+    project: Project, wanted: ReleaseRecord, champion: int | None, rating: Rating, source: str
 ) -> dict[str, Any]:
-    """The rating in `path` as it is kept. UserError when it is not about this comparison."""
-    rating, name = read_rating(path), f"release {wanted.number} of {wanted.model}"
+    """A rating as it is kept; `source` names it. UserError when it is not about this comparison."""
+    name = f"release {wanted.number} of {wanted.model}"
     nonce, rater = rating.nonce, rating.rater
     if (rating.model, rating.challenger) != (wanted.model, wanted.number):
-        raise UserError(f"{path} rates {rating.challenger} of {rating.model}, not {name}")
-    if champion is None or rating.champion != champion:
+        raise UserError(f"{source} rates {rating.challenger} of {rating.model}, not {name}")
+    if rating.champion != (champion or BASE):
         live = f"release {champion}" if champion else "nothing"
         raise UserError(
-            f"{path} rates {name} against release {rating.champion}, but {live} is live now; rate "
-            "a new sheet, or approve without a rating"
+            f"{source} rates {name} against {champion_name(rating.champion)}, but {live} is live "
+            "now; rate a new sheet, or approve without a rating"
         )
     outcomes = rating_outcomes(rating, approvals.rating_secret(project))
     kept = approvals.history(project, wanted.model, wanted.number)
@@ -172,36 +193,43 @@ def _rating(
     pairs = next((about["pairs"] for one, about in known if one.action == "sheet"), None)
     if pairs is None:
         raise UserError(
-            f"{path}: this project keeps no blind sheet with its nonce; rate a new one: `adire "
+            f"{source}: this project keeps no blind sheet with its nonce; rate a new one: `adire "
             f"report {wanted.model}@{wanted.number} --blind`"
         )
     for one, about in known:
-        if one.action == "rated" and _same(about["rater"]) == _same(rater):
-            raise UserError(f"{path}: {rater}'s rating of this sheet was counted at {one.at}")
+        if one.action == "rated" and same_rater(about["rater"]) == same_rater(rater):
+            raise UserError(f"{source}: {rater}'s rating of this sheet was counted at {one.at}")
     votes = [
         {"prompt": pairs[pair][0], "seed": pairs[pair][1], "outcome": outcome}
         for pair, outcome in sorted(outcomes.items())
     ]
-    return {"nonce": nonce, "champion": champion, "rater": rater, "votes": votes}
+    return {"nonce": nonce, "champion": rating.champion, "rater": rater, "votes": votes}
 
 
-def _of_comparison(project: Project, wanted: ReleaseRecord, champion: int) -> list[Entry]:
+def of_comparison(project: Project, wanted: ReleaseRecord, champion: int) -> list[Entry]:
     """What was kept of ratings of this adapter, however it was evaluated, against `champion`."""
     known = approvals.history(project, wanted.model, wanted.number)
     own = [one for one in known if one.content["adapter"] == wanted.adapter["content_hash"]]
     return [one for one in own if (one.rating or {}).get("champion") == champion]
 
 
-def _pooled(entries: Sequence[Entry]) -> dict[str, Any]:
-    """{"wins", "losses", "ties"} of prompts; the same of "pairs", and how many of them anybody
-    "decided"; "raters"; how many "sheets" were "made" and "rated"."""
-    votes: dict[tuple[str, str, int], int] = {}  # a rater's first answer to a pair
-    raters: dict[str, str] = {}
-    for rating in _rated(entries):
-        who = _same(rating["rater"])
-        raters.setdefault(who, rating["rater"])
+def first_votes(entries: Sequence[Entry]) -> dict[Vote, int]:
+    """Each rater's first answer to each pair: 1 for the challenger, -1 against it, 0 for a tie."""
+    votes: dict[Vote, int] = {}
+    for rating in ratings_in(entries):
+        who = same_rater(rating["rater"])
         for vote in rating["votes"]:
             votes.setdefault((who, vote["prompt"], vote["seed"]), SIGN[vote["outcome"]])
+    return votes
+
+
+def pooled(entries: Sequence[Entry]) -> dict[str, Any]:
+    """{"wins", "losses", "ties"} of prompts; the same of "pairs", and how many of them anybody
+    "decided"; "raters"; how many "sheets" were "made" and "rated"."""
+    votes = first_votes(entries)
+    raters: dict[str, str] = {}
+    for rating in ratings_in(entries):
+        raters.setdefault(same_rater(rating["rater"]), rating["rater"])
     prompts: Counter[str] = Counter()
     pairs: Counter[tuple[str, int]] = Counter()
     for (_, prompt, seed), sign in votes.items():
@@ -222,7 +250,8 @@ def _tally(balances: Any) -> dict[str, int]:
     return {"wins": signs[1], "losses": signs[-1], "ties": signs[0]}
 
 
-def _rated(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def ratings_in(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The ratings that were handed in, in their order."""
     return [one.rating for one in entries if one.action == "rated" and one.rating]
 
 
@@ -231,10 +260,16 @@ def _looks(entries: Sequence[Entry]) -> int:
     return sum(one.action in LOOKS for one in entries)
 
 
+def uncounted(entries: Sequence[Entry]) -> bool:
+    """Whether a rating was handed in since the ratings were looked at."""
+    marks = [one.action for one in entries if one.action in (*LOOKS, "rated")]
+    return marks[-1:] == ["rated"]
+
+
 def _rater(rating: Mapping[str, Any]) -> tuple[str, str]:
-    return rating["nonce"], _same(rating["rater"])
+    return rating["nonce"], same_rater(rating["rater"])
 
 
-def _same(rater: str) -> str:
+def same_rater(rater: str) -> str:
     """Equal for one rater, however the name is typed."""
     return " ".join(unicodedata.normalize("NFKC", rater).split()).casefold()

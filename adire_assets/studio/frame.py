@@ -80,7 +80,7 @@ def frame(
     with ui.header().classes("items-center gap-x-4 gap-y-1 flex-wrap"):
         _link("Adire Assets", "/", request).classes("text-lg font-semibold")
         with ui.element("nav").props('aria-label="Pages"').classes("flex flex-wrap gap-1 grow"):
-            for name, path in _paths(model, asks):
+            for name, path in _paths(visitor, model, asks):
                 _link(name, path, request)
         if signs_in:
             with ui.element("form").props(f'method="post" action="{LOGOUT}"'):
@@ -92,11 +92,14 @@ def frame(
         yield visitor
 
 
-def _paths(model: str | None, asks: str) -> Iterator[tuple[str, str]]:
+def _paths(visitor: Visitor, model: str | None, asks: str) -> Iterator[tuple[str, str]]:
     if model:
         yield asks, f"/models/{model}/generate"
         yield "Releases", f"/models/{model}/releases"
+        yield "Rate", f"/models/{model}/rate"
     yield "Lineage", "/lineage"
+    if visitor.may("declare a model"):
+        yield "New model", "/new-model"
 
 
 def _link(text: str, path: str, request: Request) -> ui.link:

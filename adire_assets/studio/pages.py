@@ -4,6 +4,7 @@ Blocking reads run in a thread.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
@@ -14,7 +15,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.gates.report import pages as reports
-from adire_assets.studio import asking, chat, generate, lineage, overview, releases
+from adire_assets.studio import asking, chat, generate, lineage, new_model, overview, rate, releases
 from adire_assets.studio.frame import Visitor, frame, in_thread, lines
 
 # A report runs its own scripts, so it is sandboxed: it cannot call the studio.
@@ -38,6 +39,11 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
         with frame(request, "Lineage", signs_in=signs_in) as visitor:
             lineage.fill(project, visitor)
 
+    @ui.page("/new-model")
+    def new_model_page(request: Request) -> None:
+        with frame(request, "New model", signs_in=signs_in) as visitor:
+            new_model.fill(project, visitor)
+
     async def of_model(request: Request, model: str, title: str, fill: Fill) -> None:
         """A page of one model, or the sentence that there is none."""
         try:
@@ -56,6 +62,11 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     @ui.page("/models/{model}/releases")
     async def releases_page(request: Request, model: str) -> None:
         await of_model(request, model, "Releases", releases.fill)
+
+    @ui.page("/models/{model}/rate")
+    async def rate_page(request: Request, model: str, release: int = 0, rater: str = "") -> None:
+        fill = partial(rate.fill, number=release, rater=rater)
+        await of_model(request, model, "Rate", fill)
 
     lineage.serve_answers(project, app)
 

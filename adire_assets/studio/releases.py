@@ -160,6 +160,10 @@ class _Page:
                 path = f"/models/{self.model}/releases/{one.number}/report"
                 link = ui.link("Report", path, new_tab=True).classes("adire-link")
                 link.props["aria-label"] = f"Report on release {one.number}"
+                if not one.live_on and not one.quarantined:
+                    path = f"/models/{self.model}/rate?release={one.number}"
+                    link = ui.link("Rate", path).classes("adire-link")
+                    link.props["aria-label"] = f"Rate release {one.number}"
                 about, number = f"release {one.number} of {self.model}", one.number
                 if one.waits or not (one.approved or one.live_on or one.quarantined):
                     self.button("Approve", "approve", about, partial(self.approve, number))

@@ -3,7 +3,7 @@
 import json
 import shutil
 import stat
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
-from adire_assets.core.store import Artifact, Store, write_json
+from adire_assets.core.store import Store, write_json
 from adire_assets.families.diffusion.evaluation.samples import picture
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
@@ -22,132 +22,14 @@ from adire_assets.gates.comparison import Comparison
 from adire_assets.gates.report import pages
 from adire_assets.gates.report.document import MAXIMUM_PAIRS, html, shuffle_of, view_of
 from adire_assets.gates.verdict import decide
-from adire_assets.serving import record, release
+from adire_assets.serving import release
+from tests.support.compared import compared_releases, evaluated
 from tests.support.pages import Nesting, rated, sheet_data
-
-ROOT = Path(__file__).parents[2]
-
-
-def colour(*rgb: int) -> np.ndarray:
-    return np.full((16, 16, 3), rgb, np.uint8)
-
-
-PROMPTS = [f"cloth {number}" for number in range(25)]
-SEEDS = [0, 1]
-
-
-def write_evaluation(folder: Path, shift: float) -> None:
-    listed, scores = [], []
-    for place, prompt in enumerate(PROMPTS):
-        for seed in SEEDS:
-            files = {}
-            for key, side in (("file", "adapter"), ("base_file", "base")):
-                files[key] = f"images/{side}/{place:03d}-seed{seed}.png"
-                (folder / files[key]).parent.mkdir(parents=True, exist_ok=True)
-                shade = colour(place * 9, 100 if side == "base" else 200, int(shift * 100))
-                Image.fromarray(shade).save(folder / files[key])
-            listed.append({**files, "prompt": prompt, "seed": seed})
-            value = 1 + place / 100 + seed / 1000 + shift
-            scores.append(
-                {
-                    "prompt": prompt,
-                    "seed": seed,
-                    "clip_s": value,
-                    "clip_s_base": value / 2,
-                    "sharpness": 0.5,
-                    "sharpness_base": None,
-                }
-            )
-    report = {"per_image": scores, "seeds": SEEDS, "images": 50, "prompts": 25, "judge": "a judge"}
-    write_json(folder / "images.json", listed)
-    write_json(folder / "report.json", report | {"clip_s_held_out_mean": 1.9})
-    timings = {"seconds_per_image": [1.0, 2.0, 3.0], "cold_load_seconds": 0.5, "device": "cpu"}
-    write_json(folder / "timings.json", timings | {"peak_memory_bytes": 2**30, "threads": 2})
-
-
-VERDICT = {
-    "passed": True,
-    "gates": [
-        {
-            "name": "clip_s",
-            "value": 1.6,
-            "threshold": 1.5,
-            "comparison": ">=",
-            "margin": 0.1,
-            "passed": True,
-            "unit": "CLIP-S",
-            "explanation": "not required; clip_s 1.6 is at or above 1.5",
-        }
-    ],
-}
-
-
-def evaluated(project: Project, shift: float) -> tuple[Artifact, Artifact]:
-    """An evaluation and its verdict, with what they are made from."""
-    store = Store(project)
-
-    def dataset(folder: Path) -> None:
-        (folder / "images").mkdir()
-        Image.fromarray(colour(0, 0, 0)).save(folder / "images" / "real.png")
-        row = {"file_name": "images/real.png", "text": PROMPTS[0]}
-        (folder / "held_out.jsonl").write_text(json.dumps(row) + "\n")
-
-    def evaluation(folder: Path) -> dict[str, Any]:
-        write_evaluation(folder, shift)
-        return {kind: artifact.reference() for kind, artifact in made.items()}
-
-    def verdict(folder: Path) -> dict[str, Any]:
-        write_json(folder / "verdict.json", VERDICT)
-        return {"evaluation": report.reference()}
-
-    def adapter(folder: Path) -> dict[str, Any]:
-        return {"dvc_hash": "d00d.dir", "data_hash": "da7a", "seed": 42}
-
-    def base(folder: Path) -> dict[str, Any]:
-        return {"source": "base_models/tiny", "revision": None}
-
-    settings = {"rank": 16, "target_modules": ["to_q", "to_k"]}
-    inputs = {"shift": str(shift)}
-    made = {
-        "dataset": store.build(Recipe("dataset", "cloth"), dataset).artifact,
-        "base_model": store.build(Recipe("base_model", "cloth"), base).artifact,
-        "lora_weights": store.build(
-            Recipe("lora_weights", "cloth", inputs=inputs, config=settings), adapter
-        ).artifact,
-    }
-    report = store.build(Recipe("evaluation_report", "cloth", inputs=inputs), evaluation).artifact
-    judged = store.build(Recipe("promotion_verdict", "cloth", inputs=inputs), verdict).artifact
-    return report, judged
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """Release 1 is live, release 2 was evaluated after it."""
-    (tmp_path / "configs" / "models").mkdir(parents=True)
-    shutil.copy(ROOT / "configs" / "fleet.yaml", tmp_path / "configs" / "fleet.yaml")
-    shutil.copytree(ROOT / "configs" / "prompts", tmp_path / "configs" / "prompts")
-    house = (ROOT / "configs" / "models" / "indigo.yaml").read_text()
-    (tmp_path / "configs" / "models" / "cloth.yaml").write_text(house)
-    project = Project(tmp_path, tmp_path / ".adire")
-    for number, shift in ((1, 0.0), (2, 0.5)):
-        report, verdict = evaluated(project, shift)
-        inner = report.manifest
-        release.write_record(
-            project,
-            release.ReleaseRecord(
-                model="cloth",
-                number=number,
-                repository=inner["lora_weights"],
-                adapter=inner["lora_weights"],
-                base_model=inner["base_model"],
-                evaluation=report.reference(),
-                verdict=verdict.reference(),
-                mlflow_run_id=None,
-                provenance={},
-            ),
-        )
-    record.change(project, "local", "cloth", lambda state: replace(state, live=1))
-    return project
+    return compared_releases(tmp_path)
 
 
 def test_the_report_of_a_release_says_what_its_artifacts_say(project: Project) -> None:

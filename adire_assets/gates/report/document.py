@@ -33,7 +33,7 @@ from adire_assets.core.gate import Gate
 from adire_assets.core.project import Project
 from adire_assets.core.sample import Answer, Content, Sample
 from adire_assets.core.store import Artifact, Store, read_json
-from adire_assets.gates.blind import Shuffle
+from adire_assets.gates.blind import BASE, Shuffle, champion_name
 from adire_assets.gates.policy import shortened
 from adire_assets.gates.report import charts
 from adire_assets.gates.verdict import CHAMPION, Verdict
@@ -101,7 +101,8 @@ class BatchSpeed:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same prompt and seed by challenger and champion, for the blind sheet."""
+    """The same prompt and seed by challenger and champion, or the base where no release is live,
+    for the blind sheet."""
 
     name: str
     prompt: str
@@ -157,7 +158,8 @@ def view_of(
     pairs: bool = False,
 ) -> ReportView:
     """The view of an evaluation, of release `release` if there is one, beside that of the champion;
-    with `pairs` also the answers of the blind sheet."""
+    with `pairs` also the answers of the blind sheet, those of the bare base where
+    `champion_release` is `blind.BASE`."""
     made_from = {
         kind: Store(project).recall(evaluation.manifest[kind])
         for kind in ("dataset", "lora_weights", "base_model")
@@ -183,6 +185,9 @@ def view_of(
     shown = min(PROMPTS_SHOWN, len(ranked) // 2)
     weakest = _one_a_prompt(ranked)[:shown]
     strongest = [key for key in _one_a_prompt(ranked[::-1]) if key not in weakest][:shown]
+    others = {key: one.adapter for key, one in rival.items()}
+    if champion_release == BASE:
+        others = {key: one.base for key, one in own.items() if one.base}
     adapter = made_from["lora_weights"]
     return ReportView(
         model=evaluation.model,
@@ -204,7 +209,7 @@ def view_of(
         best={key: answers[key] for key in strongest},
         distributions=tuple(_distributions(report, answers, answer)),
         speed={of: points for of, one in sides.items() if (points := _speed(one, answer))},
-        pairs=tuple(_pairs(own, rival)) if pairs else (),
+        pairs=tuple(_pairs(own, others)) if pairs else (),
         names=gates.NAMES,
     )
 
@@ -224,10 +229,10 @@ def _one_a_prompt(keys: Iterable[Key]) -> list[Key]:
     return list({prompt: (prompt, seed) for prompt, seed in reversed(list(keys))}.values())[::-1]
 
 
-def _pairs(own: Samples, champion: Samples) -> Iterable[Pair]:
+def _pairs(own: Samples, others: Mapping[Key, Answer]) -> Iterable[Pair]:
     """What both have answered, and not alike: equal answers are a tie, which decides nothing.
     Spread evenly over prompts when it is too much for one person."""
-    common = [(key, own[key], champion[key].adapter) for key in own if key in champion]
+    common = [(key, own[key], others[key]) for key in own if key in others]
     shown = [(key, one.name, one.adapter.show(), other.show()) for key, one, other in common]
     pairs = [Pair(name, *key, mine, other) for key, name, mine, other in shown if mine != other]
     if len(pairs) > MAXIMUM_PAIRS:
@@ -305,8 +310,8 @@ def shuffle_of(view: ReportView, secret: bytes) -> Shuffle:
         )
     if view.champion_release is None or not view.pairs:
         raise UserError(
-            f"{view.model}, {view.name}: no champion has answered the same prompts and seeds "
-            "otherwise, so there is nothing to rate it against"
+            f"{view.model}, {view.name}: neither a live release nor the base has answered the same "
+            "prompts and seeds otherwise, so there is nothing to rate it against"
         )
     about = (view.model, view.release, view.champion_release)
     return Shuffle.draw(secret, about, [pair.name for pair in view.pairs])
@@ -322,12 +327,14 @@ def ab_sheet(view: ReportView, shuffle: Shuffle, rule: tuple[str, str]) -> str:
         left, right = sides if shuffle.challenger_is_left(name) else reversed(sides)
         shown += [{"name": name, "prompt": pairs[name].prompt, "left": left, "right": right}]
     about = {"model": view.model, "answer": view.answer, "nonce": shuffle.nonce, "pairs": shown}
+    assert view.champion_release is not None
     sheet = about | {"challenger": view.release, "champion": view.champion_release}
     script = (TEMPLATES / "ab_sheet.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _templates().get_template("ab_sheet.html.j2")
     scripts = {"script": Markup(script), "script_hash": f"sha256-{allowed}"}
-    return page.render(sheet=sheet, rule=rule, **scripts)
+    against = champion_name(view.champion_release)
+    return page.render(sheet=sheet, against=against, rule=rule, **scripts)
 
 
 def _side(content: Content) -> dict[str, str]:

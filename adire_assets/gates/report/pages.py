@@ -11,6 +11,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact, Store, write_bytes
 from adire_assets.gates import approvals, ratings
+from adire_assets.gates.blind import BASE, Shuffle
 from adire_assets.gates.policy_comparison import VERDICT
 from adire_assets.gates.report import document
 from adire_assets.serving import release
@@ -35,10 +36,21 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
     """Write the A/B sheet of `model@N` against what is live: (its path, what it must bring and how
     that is counted).
 
+    UserError as for `draw_sheet`, and when the file cannot be written.
+    """
+    view, shuffle, rule = draw_sheet(project, name)
+    sheet = document.ab_sheet(view, shuffle, rule)
+    path = _written(project, output, f"{view.model}-{view.release}-blind.html", sheet)
+    return path, "; ".join(rule)
+
+
+def draw_sheet(project: Project, name: str) -> tuple[document.ReportView, Shuffle, tuple[str, str]]:
+    """A new sheet of `model@N`, noted in the release's record: (its pairs, their sides and order,
+    what it must bring and how that is counted).
+
     UserError as for `report`, and when no rating of it could be enough.
     """
-    evaluation, found, verdict = _judged(project, name)
-    view = _view(project, evaluation, verdict, found, blind=True)
+    view = blind_view(project, name)
     shuffle = document.shuffle_of(view, approvals.rating_secret(project))
     assert view.release is not None and view.champion_release is not None
     wanted = release.read_record(project, view.model, view.release)
@@ -46,9 +58,14 @@ def blind_sheet(project: Project, name: str, output: Path | None) -> tuple[Path,
     rule = ratings.rule(project, wanted, view.champion_release, prompts)
     pairs = {pair.name: [pair.prompt, pair.seed] for pair in view.pairs}
     approvals.note_sheet(project, wanted, view.champion_release, shuffle.nonce, pairs)
-    sheet = document.ab_sheet(view, shuffle, rule)
-    path = _written(project, output, f"{view.model}-{view.release}-blind.html", sheet)
-    return path, "; ".join(rule)
+    return view, shuffle, rule
+
+
+def blind_view(project: Project, name: str) -> document.ReportView:
+    """The view of `model@N` with its pairs against what is live; where nothing is, against the bare
+    base."""
+    evaluation, found, verdict = _judged(project, name)
+    return _view(project, evaluation, verdict, found, blind=True)
 
 
 def page_path(project: Project, verdict: Artifact) -> Path:
@@ -150,4 +167,6 @@ def _view(
         other = next((one for one in known if one.number == live and one != found), None)
         rival = store.recall(other.evaluation) if other else None
     own, theirs = (one.number if one else None for one in (found, other))
+    if blind and live is None:
+        theirs = BASE
     return document.view_of(project, evaluation, own, verdict, rival, theirs, pairs=blind)
