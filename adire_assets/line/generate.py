@@ -4,6 +4,7 @@ Its recipe knows neither judge nor metric nor threshold, only what the answers d
 releases on one base share the base's answers, and scoring is free to change.
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from adire_assets.core.store import Artifact, Built, Store, read_json, write_jso
 from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
 from adire_assets.line.job_recipe import job_recipe, references
+from adire_assets.line.step_cost import step_cost
 
 if TYPE_CHECKING:
     from adire_assets.core.worker import RunWorker
@@ -39,6 +41,7 @@ def evaluation_images(
     )
 
     def make(folder: Path) -> dict[str, Any]:
+        began = time.monotonic()
         run_worker(
             family.generate.job("draw"),
             base_model=base_weights.path,
@@ -49,7 +52,8 @@ def evaluation_images(
         )
         if adapter and (timings := read_json(folder / TIMINGS)):
             measurements.add(project, recipe.model, recipe.as_dict(), timings)
-        return references(made_from)
+        cost = step_cost(project, device, time.monotonic() - began)
+        return {**references(made_from), "cost": cost}
 
     return Store(project).build(recipe, make)
 

@@ -1,6 +1,7 @@
 """The asset `lora_weights`: the adapter."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import contents
 from adire_assets.line.job_recipe import job_recipe, references
+from adire_assets.line.step_cost import step_cost
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
 
@@ -44,6 +46,7 @@ def lora_weights(
             places = {**read, "output": folder, "work": work}
             arguments: dict[str, Any] = {**places, "training": training, "device": device}
             job = recorded_job(plug.train.job("train"), arguments, places, launcher)
+            began = time.monotonic()
             result = run_worker(
                 plug.train.job("train"),
                 launcher=launcher,
@@ -52,6 +55,9 @@ def lora_weights(
                 cache=project.home / "cache",
                 **arguments,
             )
+            seconds = time.monotonic() - began
+            if cost := step_cost(project, device, seconds, every=bool(launcher)):
+                run.log_metrics({"cost": cost["amount"]})
             run.log_artifacts(str(folder), "adapter")
         return {
             **references(made_from),
@@ -60,6 +66,7 @@ def lora_weights(
             "mlflow_run_id": run.mlflow_run_id,
             "training": result,
             "job": job,
+            "cost": cost,
         }
 
     built = Store(project).build(recipe, make)
