@@ -1,5 +1,6 @@
 """What serving costs: as Prometheus says it, against what an hour's counters come to by hand."""
 
+import json
 import random
 import time
 from collections import defaultdict
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from adire_assets.config.fleet import FleetConfig
-from tests.support.promtool import labels, needs_prometheus
+from adire_assets.config.yaml_file import load
+from adire_assets.core.errors import UserError
+from adire_assets.serving.gateway import prometheus
+from tests.support.promtool import labels, needs_prometheus, needs_promtool, promtool
 from tests.support.replayed import Replayed, Samples, replayed
 
 SCRAPE_SECONDS, HOUR = 15, 3600
@@ -23,9 +27,17 @@ WORK = {
 UNITS = {"cloth": "image", "thread": "image", "letters": "token"}
 
 
-def fleet() -> FleetConfig:
+def fleet(budget: float = 5.0, **own: dict[str, object]) -> FleetConfig:
     def slot(name: str, **more: object) -> dict[str, object]:
-        return {"launch": "remote", "host": f"{name}.eu", "folder": f"/mnt/{name}", **more}
+        server = {"server": more.pop("server")} if "server" in more else {}
+        price = own.get(name, more)
+        return {
+            "launch": "remote",
+            "host": f"{name}.eu",
+            "folder": f"/mnt/{name}",
+            **price,
+            **server,
+        }
 
     slots = {
         "blue": slot("blue", hardware="cpu"),
@@ -38,7 +50,7 @@ def fleet() -> FleetConfig:
         "cost_per_hour": {"cpu": 0.4, "NVIDIA H200": 4.2},
         "storage_per_gib_month": 0.73,
         "transfer_per_gib": 0.1,
-        "budget_per_day": 5.0,
+        "budget_per_day": budget,
     }
     target = {"slots": slots, "gateway": {"launch": "remote", "host": "gateway.eu"}}
     return FleetConfig.model_validate({"targets": {"eu": target}, "costs": costs})
@@ -126,3 +138,80 @@ def test_what_a_slot_costs_is_its_models_cost_and_idle_cost(board: Replayed, hou
     paid = sum(hour.hours[slot] * price for slot, price in PRICES.items())
     assert board.value("fleet:adire_slots_cost:sum1h") == near(paid)
     assert sum(hour.cost.values()) + sum(map(hour.idle, PRICES)) == pytest.approx(paid)
+
+
+@needs_promtool
+@pytest.mark.parametrize("budget, fires", [(9.0, True), (10.2, False)])
+def test_an_alert_fires_when_a_day_costs_more_than_its_budget(
+    tmp_path: Path, budget: float, fires: bool
+) -> None:
+    """Two slots for a day, 9.60; a training for 0.20, storage for 0.24."""
+    series = {
+        **{f'up{{job="adire-slot", target="eu", slot="{slot}"}}': "1x1500" for slot in WORK},
+        'adire_step_cost_1d{model="cloth", step="lora_weights"}': "0.2x1500",
+        "adire_stored_bytes": f"{10 * 2**30}x1500",
+    }
+    prices = {"blue": 0.1, "green": 0.3, "violet": 0.0, "teal": 0.0}
+    made = fleet(budget, **{name: {"cost_per_hour": price} for name, price in prices.items()})
+    prometheus.write(made, tmp_path)
+    firing = {
+        "labels": '{alertname="AdireCostAboveBudget", alertstate="firing", severity="warning"}'
+    }
+    content = {
+        "rule_files": ["adire.limits.yml", "cost.rules.yml"],
+        "group_eval_order": ["adire-limits", "adire-cost"],
+        "evaluation_interval": "15m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": k, "values": v} for k, v in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": "round(fleet:adire_cost:sum1d, 0.1)",
+                        "eval_time": "24h",
+                        "exp_samples": [{"labels": "{}", "value": 10}],
+                    },
+                    {
+                        "expr": "count by (alertname, alertstate, severity) (ALERTS)",
+                        "eval_time": "24h",
+                        "exp_samples": [{**firing, "value": 1}] if fires else [],
+                    },
+                ],
+            }
+        ],
+    }
+    (tmp_path / "tests.yml").write_text(json.dumps(content))
+    promtool("test", "rules", str(tmp_path / "tests.yml"))
+
+
+def test_a_step_costs_its_seconds_on_the_hardware_that_it_ran_on() -> None:
+    costs = fleet().costs
+    assert costs
+    h200 = {"gpus": ["NVIDIA H200"] * 8}
+    assert costs.of_work({}, "cpu", 1800).amount == pytest.approx(0.2)  # type: ignore[union-attr]
+    one, all_of_them = (costs.of_work(h200, "cuda", 1800, every=every) for every in (False, True))
+    assert one and one.amount == pytest.approx(2.1)
+    assert all_of_them and all_of_them.amount == pytest.approx(16.8) and all_of_them.count == 8
+    # Nobody has said what this one costs.
+    assert costs.of_work({"gpus": ["NVIDIA L4"]}, "cuda", 1800) is None
+
+
+@pytest.mark.parametrize(
+    "slot, said",
+    [
+        ({}, r"targets\.eu\.slots\.blue: say with hardware which price .*cpu, NVIDIA H200"),
+        ({"hardware": "TPU"}, r"costs\.cost_per_hour has no TPU; it has: cpu, NVIDIA H200"),
+        ({"hardware": "cpu", "cost_per_hour": 1.0}, "hardware has no effect beside cost_per_hour"),
+    ],
+)
+def test_a_slot_without_one_price_is_refused(
+    tmp_path: Path, slot: dict[str, object], said: str
+) -> None:
+    written = fleet().model_dump(mode="json", exclude_none=True)
+    blue = written["targets"]["eu"]["slots"]["blue"]
+    del blue["hardware"]
+    blue |= slot
+    file = tmp_path / "fleet.yaml"
+    file.write_text(json.dumps(written))
+    with pytest.raises(UserError, match=said):
+        load(file, FleetConfig)

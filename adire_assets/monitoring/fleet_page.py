@@ -1,0 +1,165 @@
+"""What the project and its processes show Prometheus, beside gateways and slots.
+
+    lines(project, fleet) -> Prometheus' text
+
+The studio serves it at /metrics on loopback. Processes are looked at with each scrape; what is read
+from the store, a file of each artifact, at most once a minute, and the size of the home every ten.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from adire_assets.config.fleet import FleetConfig
+from adire_assets.core.errors import UserError
+from adire_assets.core.project import Project
+from adire_assets.core.store import Store
+from adire_assets.line import evaluate
+from adire_assets.serving import record, release
+from adire_assets.serving.fleet import guard, orphans
+
+PATH = "/metrics"
+DAY = 86_400.0  # seconds
+STORE_SECONDS, SIZE_SECONDS = 60.0, 600.0
+Sample = tuple[str, dict[str, str], float]  # name, labels, value
+
+
+@dataclass
+class FleetPage:
+    """The page of one project; keeps what is read seldom."""
+
+    project: Project
+    fleet: FleetConfig
+    now: Callable[[], float] = time.monotonic
+    _kept: dict[str, tuple[float, list[Sample]]] = field(default_factory=dict)
+    _reading: threading.Lock = field(default_factory=threading.Lock)
+
+    def lines(self) -> str:
+        """The whole page."""
+        found = [*processes(self.project), *disk(self.project), *shares(self.project, self.fleet)]
+        with self._reading:
+            found += self._seldom("size", SIZE_SECONDS, lambda: size(self.project))
+            found += self._seldom("steps", STORE_SECONDS, lambda: steps(self.project))
+            found += self._seldom(
+                "quality", STORE_SECONDS, lambda: quality(self.project, self.fleet)
+            )
+        return "".join(map(_line, found))
+
+    def _seldom(
+        self, name: str, seconds: float, look: Callable[[], Iterator[Sample]]
+    ) -> list[Sample]:
+        at, found = self._kept.get(name, (-float("inf"), []))
+        if self.now() - at > seconds:
+            found = list(look())
+            self._kept[name] = self.now(), found
+        return found
+
+
+def processes(project: Project) -> Iterator[Sample]:
+    """CPU seconds and resident bytes of each program of the fleet on this machine, with all that it
+    has started. What processes share, each counts."""
+    cpu, memory = defaultdict[str, float](float), defaultdict[str, float](float)
+    for process in guard.with_variable(orphans.MARK, str(project.home)):
+        program = guard.variable(process, orphans.PROGRAM) or "supervisord"
+        with suppress(psutil.Error):
+            with process.oneshot():
+                times, resident = process.cpu_times(), process.memory_info().rss
+            # With those of children that have ended, else the sum would fall.
+            cpu[program] += sum(times[:4])
+            memory[program] += resident
+    for program in sorted(cpu):
+        own = {"program": program}
+        yield "adire_process_cpu_seconds_total", own, cpu[program]
+        yield "adire_process_resident_bytes", own, memory[program]
+
+
+def disk(project: Project) -> Iterator[Sample]:
+    """Bytes of the file system that the home lies on."""
+    found = shutil.disk_usage(project.home if project.home.exists() else project.root)
+    yield "adire_disk_free_bytes", {}, found.free
+    yield "adire_disk_total_bytes", {}, found.total
+
+
+def size(project: Project) -> Iterator[Sample]:
+    """Bytes of the files in the home; one with several names counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for folder, _, names in os.walk(project.home):
+        for name in names:
+            with suppress(OSError):
+                found = Path(folder, name).lstat()
+                seen[found.st_dev, found.st_ino] = found.st_size
+    yield "adire_stored_bytes", {}, sum(seen.values())
+
+
+def shares(project: Project, fleet: FleetConfig) -> Iterator[Sample]:
+    """Which share of a model's requests each release gets, by the records."""
+    for target in fleet.targets:
+        for state in record.read_all(project, target):
+            for number in state.loaded:
+                own = {"target": target, "model": state.model, "release": str(number)}
+                yield "adire_release_share", own, state.weights.get(number, 0) / 100
+                yield "adire_release_live", own, float(number == state.live)
+
+
+def steps(project: Project) -> Iterator[Sample]:
+    """Of the steps that ended within the last day: how many, their seconds, and their cost."""
+    count, seconds, cost = (defaultdict[tuple[str, str], float](float) for _ in range(3))
+    latest: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+    since = datetime.now(UTC).timestamp() - DAY
+    for artifact in Store(project).artifacts():
+        manifest, key = artifact.manifest, (artifact.model, artifact.kind)
+        if latest.get(key, ("",))[0] < manifest["created"]:
+            latest[key] = manifest["created"], manifest
+        if datetime.fromisoformat(manifest["created"]).timestamp() < since:
+            continue
+        count[key] += 1
+        seconds[key] += manifest["seconds"]
+        cost[key] += (manifest.get("cost") or {}).get("amount", 0.0)
+    for key, (created, manifest) in sorted(latest.items()):
+        own = dict(zip(("model", "step"), key, strict=True))
+        yield "adire_steps_1d", own, count[key]
+        yield "adire_step_seconds_1d", own, seconds[key]
+        yield "adire_step_cost_1d", own, cost[key]
+        yield "adire_step_ended_timestamp_seconds", own, datetime.fromisoformat(created).timestamp()
+        for name, value in (manifest.get("training") or {}).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield "adire_training_result", {"model": key[0], "result": name}, value
+
+
+def quality(project: Project, fleet: FleetConfig) -> Iterator[Sample]:
+    """What each loaded release was evaluated at, and its base with the same judge."""
+    loaded = {
+        (state.model, number)
+        for target in fleet.targets
+        for state in record.read_all(project, target)
+        for number in state.loaded
+    }
+    for model, number in sorted(loaded):
+        with suppress(UserError):  # of a release whose evaluation is no longer in the store
+            found = release.read_record(project, model, number)
+            report = Store(project).open(found.evaluation).json(evaluate.REPORT)
+            for series, scores in (("score", "scores"), ("base_score", "base_scores")):
+                for metric, value in report.get(scores, {}).items():
+                    own = {"model": model, "release": str(number), "metric": metric}
+                    if isinstance(value, int | float):
+                        yield f"adire_evaluation_{series}", own, value
+
+
+def _line(sample: Sample) -> str:
+    name, labels, value = sample
+    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{told}}} {float(value)!r}\n" if told else f"{name} {float(value)!r}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
