@@ -1,6 +1,6 @@
 """What the project and its processes show Prometheus, beside gateways and slots.
 
-    lines(project, fleet) -> Prometheus' text
+    FleetPage(project).lines() -> Prometheus' text
 
 The studio serves it at /metrics on loopback. Processes are looked at with each scrape; what is read
 from the store, a file of each artifact, at most once a minute, and the size of the home every ten.
@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from adire_assets.config.fleet import FleetConfig
+from adire_assets.config.fleet import FleetConfig, load_fleet
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
@@ -39,20 +39,18 @@ class FleetPage:
     """The page of one project; keeps what is read seldom."""
 
     project: Project
-    fleet: FleetConfig
     now: Callable[[], float] = time.monotonic
     _kept: dict[str, tuple[float, list[Sample]]] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def lines(self) -> str:
         """The whole page."""
-        found = [*processes(self.project), *disk(self.project), *shares(self.project, self.fleet)]
+        project, fleet = self.project, load_fleet(self.project)
+        found = [*processes(project), *disk(project), *shares(project, fleet)]
         with self._reading:
-            found += self._seldom("size", SIZE_SECONDS, lambda: size(self.project))
-            found += self._seldom("steps", STORE_SECONDS, lambda: steps(self.project))
-            found += self._seldom(
-                "quality", STORE_SECONDS, lambda: quality(self.project, self.fleet)
-            )
+            found += self._seldom("size", SIZE_SECONDS, lambda: size(project))
+            found += self._seldom("steps", STORE_SECONDS, lambda: steps(project))
+            found += self._seldom("quality", STORE_SECONDS, lambda: quality(project, fleet))
         return "".join(map(_line, found))
 
     def _seldom(
@@ -105,7 +103,7 @@ def shares(project: Project, fleet: FleetConfig) -> Iterator[Sample]:
     """Which share of a model's requests each release gets, by the records."""
     for target in fleet.targets:
         for state in record.read_all(project, target):
-            for number in state.loaded:
+            for number in sorted({*state.loaded, *state.weights}):
                 own = {"target": target, "model": state.model, "release": str(number)}
                 yield "adire_release_share", own, state.weights.get(number, 0) / 100
                 yield "adire_release_live", own, float(number == state.live)
@@ -142,7 +140,7 @@ def quality(project: Project, fleet: FleetConfig) -> Iterator[Sample]:
         (state.model, number)
         for target in fleet.targets
         for state in record.read_all(project, target)
-        for number in state.loaded
+        for number in (*state.loaded, *state.weights)
     }
     for model, number in sorted(loaded):
         with suppress(UserError):  # of a release whose evaluation is no longer in the store

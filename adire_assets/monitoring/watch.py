@@ -38,6 +38,8 @@ WAITING = (
     "vllm:num_requests_waiting",
     "nv_inference_pending_request_count",
 )
+# Of a page, what is not looked at is not kept: those of language models' engines are long.
+KEPT = re.compile(rf"adire_.*|nv_gpu_memory_.*|{'|'.join(WAITING)}")
 Release = tuple[str, str, str]  # target, model, number
 Slot = tuple[str, str]  # target, name
 Page = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]  # series -> (labels, value)
@@ -146,9 +148,11 @@ def _page(slot: SlotConfig) -> Page | None:
 
 
 def parsed(text: str) -> Page:
-    """The series of a page in Prometheus' format."""
+    """Those series of a page in Prometheus' format that are looked at here."""
     found = defaultdict[str, list[tuple[Mapping[str, str], float]]](list)
     for name, labels, value in SERIES.findall(text):
+        if not KEPT.fullmatch(name):
+            continue
         found[name].append((dict(LABEL.findall(labels)), float(value)))
     return found
 
@@ -271,6 +275,13 @@ class History:
     def points(self, fleet: FleetConfig) -> list[Figures]:
         """What the time from each look to the next shows."""
         return [figures(fleet, one, other) for one, other in pairwise(self.looks)]
+
+
+def watch(project: Project, fleet: FleetConfig, seconds: float) -> Iterator[str]:
+    """`sentences` about the next `seconds`."""
+    before = look(project, fleet)
+    time.sleep(seconds)
+    yield from sentences(figures(fleet, before, look(project, fleet)))
 
 
 # --- words -------------------------------------------------------------------------------------

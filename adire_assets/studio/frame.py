@@ -97,6 +97,7 @@ def _paths(model: str | None, asks: str) -> Iterator[tuple[str, str]]:
         yield asks, f"/models/{model}/generate"
         yield "Releases", f"/models/{model}/releases"
     yield "Lineage", "/lineage"
+    yield "Watch", "/watch"
 
 
 def _link(text: str, path: str, request: Request) -> ui.link:
