@@ -1,6 +1,5 @@
 """The asset `evaluation_report`: an adapter's answers, beside the bare base's, in numbers."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,6 @@ def evaluation_report(
 
     def make(folder: Path) -> dict[str, Any]:
         with tracked(adapter.key) as run:
-            began = time.monotonic()
             run_worker(
                 plug.evaluate.job("score"),
                 dataset=dataset.path,
@@ -75,7 +73,7 @@ def evaluation_report(
                 # Costs time only when it is empty.
                 base_statistics=project.home / "cache" / of_base.kind / of_base.key,
             )
-            cost = step_cost(project, device, time.monotonic() - began)
+            cost = step_cost(project, device)
             drew = [one.artifact.manifest.get("cost") for one in made.values() if not one.reused]
             costs = [one["amount"] for one in (cost, *drew) if one]
             spent = {"evaluation_cost": sum(costs)} if costs else {}

@@ -4,7 +4,6 @@ Its recipe knows neither judge nor metric nor threshold, only what the answers d
 releases on one base share the base's answers, and scoring is free to change.
 """
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,6 @@ def evaluation_images(
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        began = time.monotonic()
         run_worker(
             family.generate.job("draw"),
             base_model=base_weights.path,
@@ -52,7 +50,7 @@ def evaluation_images(
         )
         if adapter and (timings := read_json(folder / TIMINGS)):
             measurements.add(project, recipe.model, recipe.as_dict(), timings)
-        cost = step_cost(project, device, time.monotonic() - began)
+        cost = step_cost(project, device)
         return {**references(made_from), "cost": cost}
 
     return Store(project).build(recipe, make)

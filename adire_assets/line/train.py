@@ -1,7 +1,6 @@
 """The asset `lora_weights`: the adapter."""
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,6 @@ def lora_weights(
             places = {**read, "output": folder, "work": work}
             arguments: dict[str, Any] = {**places, "training": training, "device": device}
             job = recorded_job(plug.train.job("train"), arguments, places, launcher)
-            began = time.monotonic()
             result = run_worker(
                 plug.train.job("train"),
                 launcher=launcher,
@@ -55,8 +53,7 @@ def lora_weights(
                 cache=project.home / "cache",
                 **arguments,
             )
-            seconds = time.monotonic() - began
-            if cost := step_cost(project, device, seconds, every=bool(launcher)):
+            if cost := step_cost(project, device, every=bool(launcher)):
                 run.log_metrics({"cost": cost["amount"]})
             run.log_artifacts(str(folder), "adapter")
         return {
