@@ -2,8 +2,8 @@
 
     FleetPage(project).lines() -> Prometheus' text
 
-The studio serves it at /metrics on loopback. Processes are looked at with each scrape; what is read
-from the store, a file of each artifact, at most once a minute, and the size of the home every ten.
+The studio serves it at /metrics on loopback. Processes are looked at with each scrape, the store at
+most once a minute (each manifest is read once), and the size of the home every ten.
 """
 
 import os
@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import psutil
 from adire_assets.config.fleet import FleetConfig, load_fleet
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.core.store import Store
+from adire_assets.core.store import Store, read_json
 from adire_assets.line import evaluate
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import guard, orphans
@@ -41,6 +41,7 @@ class FleetPage:
     project: Project
     now: Callable[[], float] = time.monotonic
     _kept: dict[str, tuple[float, list[Sample]]] = field(default_factory=dict)
+    _made: dict[str, "Made"] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def lines(self) -> str:
@@ -49,7 +50,7 @@ class FleetPage:
         found = [*processes(project), *disk(project), *shares(project, fleet)]
         with self._reading:
             found += self._seldom("size", SIZE_SECONDS, lambda: size(project))
-            found += self._seldom("steps", STORE_SECONDS, lambda: steps(project))
+            found += self._seldom("steps", STORE_SECONDS, lambda: steps(project, self._made))
             found += self._seldom("quality", STORE_SECONDS, lambda: quality(project, fleet))
         return "".join(map(_line, found))
 
@@ -109,29 +110,58 @@ def shares(project: Project, fleet: FleetConfig) -> Iterator[Sample]:
                 yield "adire_release_live", own, float(number == state.live)
 
 
-def steps(project: Project) -> Iterator[Sample]:
-    """Of the steps that ended within the last day: how many, their seconds, and their cost."""
-    count, seconds, cost = (defaultdict[tuple[str, str], float](float) for _ in range(3))
-    latest: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
-    since = datetime.now(UTC).timestamp() - DAY
-    for artifact in Store(project).artifacts():
-        manifest, key = artifact.manifest, (artifact.model, artifact.kind)
-        if latest.get(key, ("",))[0] < manifest["created"]:
-            latest[key] = manifest["created"], manifest
-        if datetime.fromisoformat(manifest["created"]).timestamp() < since:
-            continue
-        count[key] += 1
-        seconds[key] += manifest["seconds"]
-        cost[key] += (manifest.get("cost") or {}).get("amount", 0.0)
-    for key, (created, manifest) in sorted(latest.items()):
-        own = dict(zip(("model", "step"), key, strict=True))
-        yield "adire_steps_1d", own, count[key]
-        yield "adire_step_seconds_1d", own, seconds[key]
-        yield "adire_step_cost_1d", own, cost[key]
-        yield "adire_step_ended_timestamp_seconds", own, datetime.fromisoformat(created).timestamp()
-        for name, value in (manifest.get("training") or {}).items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                yield "adire_training_result", {"model": key[0], "result": name}, value
+@dataclass(frozen=True)
+class Made:
+    """What the manifest of an artifact, which never changes, says of its step."""
+
+    model: str
+    step: str
+    ended: float  # Unix time
+    seconds: float
+    cost: float
+    results: dict[str, float]  # of a training
+
+
+def steps(project: Project, known: dict[str, Made]) -> Iterator[Sample]:
+    """Of the steps that ended within the last day: how many, their seconds, and their cost.
+
+    `known` keeps by name what was read; it gets those that are new, and loses those that are gone.
+    """
+    names = set(project.storage.names())
+    for name in known.keys() - names:
+        del known[name]
+    for name in names - known.keys():
+        with suppress(FileNotFoundError):  # it was deleted just now
+            known[name] = _made(read_json(Store(project).root / name / "manifest.json"))
+    by_step = defaultdict[tuple[str, str], list[Made]](list)
+    for made in known.values():
+        by_step[made.model, made.step].append(made)
+    since = time.time() - DAY
+    for (model, step), all_of_it in sorted(by_step.items()):
+        own, recent = {"model": model, "step": step}, [m for m in all_of_it if m.ended >= since]
+        latest = max(all_of_it, key=lambda made: made.ended)
+        yield "adire_steps_1d", own, len(recent)
+        yield "adire_step_seconds_1d", own, sum(made.seconds for made in recent)
+        yield "adire_step_cost_1d", own, sum(made.cost for made in recent)
+        yield "adire_step_ended_timestamp_seconds", own, latest.ended
+        for name, value in latest.results.items():
+            yield "adire_training_result", {"model": model, "result": name}, value
+
+
+def _made(manifest: dict[str, Any]) -> Made:
+    results = {
+        name: float(value)
+        for name, value in (manifest.get("training") or {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return Made(
+        manifest["recipe"]["model"],
+        manifest["recipe"]["kind"],
+        datetime.fromisoformat(manifest["created"]).timestamp(),
+        manifest["seconds"],
+        (manifest.get("cost") or {}).get("amount", 0.0),
+        results,
+    )
 
 
 def quality(project: Project, fleet: FleetConfig) -> Iterator[Sample]:

@@ -226,13 +226,7 @@ class Server:
         mix, adapters = self._mix(asked)
         events: queue.SimpleQueue[tuple[dict[str, Any], np.ndarray | None]] = queue.SimpleQueue()
 
-        previewed = False
-
         def on_preview(drawing: Drawing, image: int, pixels: np.ndarray) -> None:
-            nonlocal previewed
-            if not previewed:
-                previewed = True
-                self.series.previewed(time.perf_counter() - came)
             events.put(({"preview": image, **_progress(drawing)}, pixels))
 
         def on_step(drawing: Drawing) -> None:
@@ -261,17 +255,19 @@ class Server:
             events.put(({}, None))
 
         threading.Thread(target=watch, daemon=True).start()
+        previewed = False
         try:
-            while True:
-                said, pixels = events.get()
-                if not said:
-                    return
-                if "step" not in said or "left_out" in said:
-                    break
+            said, pixels = events.get()
+            while "step" in said and "left_out" not in said:
+                if "preview" in said and not previewed:
+                    previewed = True
+                    self.series.previewed(time.perf_counter() - came)
                 _send(connection, said, pixels)
+                said, pixels = events.get()
         finally:
             self.series.ended(drawing, mix, time.perf_counter() - came)
-        _send(connection, said, pixels)
+        if said:
+            _send(connection, said, pixels)
 
     def _left_out(self, request: Request, allowed: bool) -> dict[str, str]:
         """{input: the end of it that the text encoder does not see}; refused if not allowed."""
