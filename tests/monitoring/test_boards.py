@@ -38,6 +38,12 @@ DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="GPU-1",device="nvidia0",modelName="NVIDIA H20
 DCGM_FI_DEV_FB_USED{gpu="0",UUID="GPU-1",device="nvidia0",modelName="NVIDIA H200",Hostname="a"} 9821
 DCGM_FI_DEV_FB_FREE{gpu="0",UUID="GPU-1",device="nvidia0",modelName="NVIDIA H200",Hostname="a"} 4100
 """
+# What a house with made-up judges has not.
+EVALUATED = """\
+adire_evaluation_score{model="cloth",release="2",metric="clip_s"} 1.41
+adire_evaluation_base_score{model="cloth",release="2",metric="clip_s"} 0.93
+adire_training_result{model="cloth",result="loss"} 0.12
+"""
 
 
 def test_boards_are_whole_and_each_has_a_name_of_its_own() -> None:
@@ -86,11 +92,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             return {**ports, key: metrics, **own}
 
         slots = {"blue": slot(page("blue")), "green": slot(page("green"))}
-        language = {
-            name: slot(page(f"language_{name}"), server="vllm", cost_per_hour=4.2)
-            for name in ("blue", "green")
-        }
-        more = {f"language_{name}": one for name, one in language.items()}
+        violet = slot(page("language_violet"), server="vllm", cost_per_hour=4.2)
+        more = {"violet": violet, "teal": slot(free_port(), server="vllm")}  # this one is down
         gateway = {"admin_port": page("gateway"), "port": free_port()}
         elsewhere = {"admin_port": page("language_gateway"), "port": free_port()}
         fleet = FleetConfig.model_validate(
@@ -99,11 +102,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
                     "eu": {
                         "slots": slots,
                         "gateway": gateway,
-                        "gpu_metrics": [f"127.0.0.1:{page('gpu', GPU)}"],
+                        "gpu_metrics": [f"127.0.0.1:{page('', GPU)}"],
                     },
                     "us": {"slots": more, "gateway": elsewhere},
                 },
-                "studio": {"port": page("studio")},
+                "studio": {"port": page("studio", EVALUATED)},
                 "dagster": {"port": free_port()},
                 "costs": {
                     "currency": "EUR",

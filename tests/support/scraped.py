@@ -15,11 +15,12 @@ LINE = re.compile(r"(\S+(?:\{.*\})?) (\S+)")
 
 
 class Page:
-    """One page, from the folder of its recordings; `more` are lines to add."""
+    """One page, from the folder of its recordings where it has a name; `more` are lines to add."""
 
-    def __init__(self, folder: Path, name: str, more: str = "") -> None:
+    def __init__(self, folder: Path, name: str = "", more: str = "") -> None:
         self.before, self.after = (
-            dict(_values((folder / f"{name}.{number}.txt").read_text() + more)) for number in (0, 1)
+            dict(_values(((folder / f"{name}.{number}.txt").read_text() if name else "") + more))
+            for number in (0, 1)
         )
         self.asked = 0
 
