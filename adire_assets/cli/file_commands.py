@@ -173,3 +173,31 @@ def prometheus(
 
     project = Project.find()
     return prometheus.write(needed(project, load_fleet(project)), folder)
+
+
+@file_app.command()
+def boards(
+    folder: Annotated[
+        Path, typer.Argument(help="Where to write the boards.", callback=folder_to_write)
+    ],
+    prometheus: Annotated[
+        str, typer.Option(help="The address of the Prometheus that Grafana asks.")
+    ] = "http://127.0.0.1:9090",
+) -> Iterable[Path]:
+    """Write what a Grafana needs to show this fleet: its boards, and their provisioning."""
+    from adire_assets.monitoring import boards
+
+    return boards.write(folder, prometheus)
+
+
+@file_app.command()
+def watch(
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=300, help="How long to look before saying something.")
+    ] = 5.0,
+) -> Iterable[str]:
+    """Say how fast, how busy and how costly what is served is, over the next seconds."""
+    from adire_assets.monitoring.watch import watch
+
+    project = Project.find()
+    return watch(project, load_fleet(project), seconds)

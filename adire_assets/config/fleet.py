@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from adire_assets.config.costs import CostConfig, Hardware, Price
 from adire_assets.config.model import Name
 from adire_assets.config.yaml_file import EffectiveOnlyWith, MisplacedKey, Strict, distinct, load
 from adire_assets.core.evidence import answers_needed, values_needed
@@ -15,6 +16,7 @@ from adire_assets.core.project import Project
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$")]
 FLEET_VARIABLE, FLEET_FILE = "ADIRE_FLEET", "configs/fleet.yaml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The kinds of slot servers, and their code: "module:object" of a `serving.slot_server.SlotServer`.
@@ -48,6 +50,17 @@ class SlotConfig(Strict):
     metrics_port: Port = 8002
     # A remote slot's folder as this machine sees it (a mount); it holds models/ and base_models/.
     folder: str | None = None
+    # Its own price, or which one of `costs.cost_per_hour`; none: the only one of these.
+    cost_per_hour: Price | None = None
+    hardware: Hardware | None = None
+
+    @model_validator(mode="after")
+    def _one_price(self) -> "SlotConfig":
+        if self.cost_per_hour is not None and self.hardware is not None:
+            raise MisplacedKey(
+                "hardware has no effect beside cost_per_hour; take one of them out", ("hardware",)
+            )
+        return self
 
     @field_validator("server")
     @classmethod
@@ -218,6 +231,8 @@ class TargetConfig(Strict):
     come to it."""
 
     slots: Annotated[dict[Name, SlotConfig], Field(min_length=2)]
+    # DCGM exporters of the machines that serve, as host:port; Prometheus asks them for the GPUs.
+    gpu_metrics: Annotated[list[Address], AfterValidator(distinct)] = []
     gateway: GatewayConfig = GatewayConfig()
     rollout: RolloutConfig = RolloutConfig()
 
@@ -252,6 +267,7 @@ class FleetConfig(Strict):
     on_failure: Literal["rollback", "keep"] = "rollback"
     dagster: WebConfig = WebConfig()
     studio: StudioConfig = StudioConfig()
+    costs: CostConfig | None = None  # without: nothing is said of costs
     device: Literal["auto", "cpu", "cuda"] = "auto"
     load_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
 
@@ -269,6 +285,41 @@ class FleetConfig(Strict):
                     )
                 seen[place] = key
         return self
+
+    @model_validator(mode="after")
+    def _every_slot_has_a_price(self) -> "FleetConfig":
+        known = self.costs.cost_per_hour if self.costs else {}
+        for name, target in self.targets.items():
+            for slot_name, slot in target.slots.items():
+                place = ("targets", name, "slots", slot_name)
+                for key in ("cost_per_hour", "hardware"):
+                    if not self.costs and getattr(slot, key) is not None:
+                        raise MisplacedKey(
+                            f"{key} has no effect without a section costs; add that, or take "
+                            f"{key} out",
+                            (*place, key),
+                        )
+                if slot.hardware is not None and slot.hardware not in known:
+                    raise MisplacedKey(
+                        f"costs.cost_per_hour has no {slot.hardware}; it has: {', '.join(known)}",
+                        (*place, "hardware"),
+                    )
+                if len(known) > 1 and slot.cost_per_hour is None and slot.hardware is None:
+                    raise MisplacedKey(
+                        f"say with hardware which price of costs.cost_per_hour holds here "
+                        f"({', '.join(known)}), or give the slot its own cost_per_hour",
+                        place,
+                    )
+        return self
+
+    def slot_cost_per_hour(self, target: str, slot: str) -> float | None:
+        """What an hour of a slot costs, None without `costs`."""
+        if self.costs is None:
+            return None
+        config, prices = self.targets[target].slots[slot], self.costs.cost_per_hour
+        if config.cost_per_hour is not None:
+            return config.cost_per_hour
+        return prices[config.hardware or next(iter(prices))]
 
     def _places(self, launch: str) -> Iterator[tuple[tuple[str, ...], str]]:
         """(what tells a server of this launch from others, the key that says it)."""

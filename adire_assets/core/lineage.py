@@ -301,6 +301,13 @@ def driver_version() -> str | None:
     return found[0] if found else None
 
 
+def gpu_names() -> list[str]:
+    """NVIDIA's GPUs as their driver names them."""
+    places = NVIDIA_DRIVER.parent.glob("gpus/*/information")
+    texts = (path.read_text(encoding="utf-8") for path in sorted(places))
+    return [found[1] for text in texts if (found := re.search(r"Model:\s*(.+?)\s*$", text, re.M))]
+
+
 def threads() -> int:
     """The CPU threads that a step computes with: ADIRE_THREADS, else the cores it may use.
 
@@ -370,4 +377,5 @@ def hardware() -> dict[str, Any]:
         "machine": platform.machine(),
         # Here and not in a recipe: a new driver runs the same compiled kernels.
         "driver": driver_version(),
+        "gpus": gpu_names(),
     }

@@ -9,6 +9,7 @@ carried out wherever both are. `core.worker` carries it out.
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 STOP_SECONDS = 20.0  # what a cancelled child may take to end
 # The hardware that carried out the latest `run_step` of this context, for the artifact made of it.
 computed_on: ContextVar[Mapping[str, Any] | None] = ContextVar("computed_on", default=None)
+# Of the same, the seconds that it had its device for, without those that it waited for it.
+computed_for: ContextVar[float | None] = ContextVar("computed_for", default=None)
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,10 @@ def run_step(
     """
     job = Job(function, arguments, threads or lineage.threads(), launcher, recorder, sources)
     with project.placement.start(job, environment) as started:
+        began = time.monotonic()
         for line in started.events():
             progress(line)
         outcome = started.outcome()
+        computed_for.set(time.monotonic() - began)
     computed_on.set(outcome.hardware)
     return outcome.returned()

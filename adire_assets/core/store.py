@@ -35,7 +35,7 @@ from adire_assets.core.files import sync
 from adire_assets.core.files import write_bytes as write_bytes
 from adire_assets.core.files import write_json as write_json
 from adire_assets.core.lineage import Recipe
-from adire_assets.core.placement import computed_on
+from adire_assets.core.placement import computed_for, computed_on
 from adire_assets.core.project import Project
 from adire_assets.core.storage import WITHDRAWN
 
@@ -204,6 +204,7 @@ class Store:
                     started = time.monotonic()
                     self._keep_recipe(made_with, recipe)
                     computed_on.set(None)
+                    computed_for.set(None)
                     facts = make(folder) or {}
                     made_with.rename(folder / "recipe")
                     self._finish(folder, recipe, facts, time.monotonic() - started)

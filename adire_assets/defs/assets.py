@@ -200,6 +200,7 @@ def _result(
 ) -> dg.MaterializeResult:
     """What an asset gives: a reference, facts, and what the family shows of the artifact."""
     artifact = built.artifact
+    cost = artifact.manifest.get("cost") or {}
     name = context.asset_key.to_user_string()
     context.log.info(f"{name}: {'reused' if built.reused else 'made'} {artifact.key[:12]}")
     for one in shown:
@@ -217,6 +218,7 @@ def _result(
             "content_hash": artifact.content_hash,
             "path": dg.MetadataValue.path(str(artifact.path)),
             "code": artifact.manifest["code"],
+            **({"cost": cost["amount"], "currency": cost["currency"]} if cost else {}),
             **{name: value for name, value in metadata.items() if value is not None},
         },
     )

@@ -14,6 +14,7 @@ from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
 from adire_assets.line.generate import evaluation_images
 from adire_assets.line.job_recipe import job_recipe, references
+from adire_assets.line.step_cost import step_cost
 from adire_assets.tracking.dvc import versions
 from adire_assets.tracking.runs import Tracked
 
@@ -40,10 +41,11 @@ def evaluation_report(
     evaluation = settings["evaluation"]
     plug, device = family(settings["family"]), device_class(project)
     drawing = plug.drawing.functions.drawing_of(evaluation, dataset.path)
-    drawn = {
-        name: evaluation_images(project, plug, base_weights, lora, drawing, run_worker).artifact
+    made = {
+        name: evaluation_images(project, plug, base_weights, lora, drawing, run_worker)
         for name, lora in (("base_images", None), ("adapter_images", adapter))
     }
+    drawn = {name: one.artifact for name, one in made.items()}
     made_from = {
         "dataset": dataset,
         "base_model": base_weights,
@@ -71,12 +73,16 @@ def evaluation_report(
                 # Costs time only when it is empty.
                 base_statistics=project.home / "cache" / of_base.kind / of_base.key,
             )
-            run.log_metrics(numbers(folder))
+            cost = step_cost(project, device)
+            drew = [one.artifact.manifest.get("cost") for one in made.values() if not one.reused]
+            costs = [one["amount"] for one in (cost, *drew) if one]
+            spent = {"evaluation_cost": sum(costs)} if costs else {}
+            run.log_metrics({**numbers(folder), **spent})
             shown = (one.content for one in plug.shows.functions.of_evaluation(folder))
             files = [path for path in shown if isinstance(path, Path)]
             for path in (folder / REPORT, folder / TIMINGS, *files):
                 run.log_artifact(str(path), "evaluation")
-        return references(made_from)
+        return {**references(made_from), "cost": cost}
 
     built = Store(project).build(recipe, make)
     # Another evaluation of this adapter may have had it measured since.

@@ -18,6 +18,7 @@ from adire_assets.core.store import Artifact, Built, Store, read_json, write_jso
 from adire_assets.gates import measurements
 from adire_assets.gates.measurements import TIMINGS
 from adire_assets.line.job_recipe import job_recipe, references
+from adire_assets.line.step_cost import step_cost
 
 if TYPE_CHECKING:
     from adire_assets.core.worker import RunWorker
@@ -49,7 +50,8 @@ def evaluation_images(
         )
         if adapter and (timings := read_json(folder / TIMINGS)):
             measurements.add(project, recipe.model, recipe.as_dict(), timings)
-        return references(made_from)
+        cost = step_cost(project, device)
+        return {**references(made_from), "cost": cost}
 
     return Store(project).build(recipe, make)
 

@@ -13,6 +13,7 @@ from adire_assets.core.store import Artifact, Built, Store
 from adire_assets.core.worker import RunWorker
 from adire_assets.gates import contents
 from adire_assets.line.job_recipe import job_recipe, references
+from adire_assets.line.step_cost import step_cost
 from adire_assets.tracking import runs
 from adire_assets.tracking.runs import Tracked
 
@@ -52,6 +53,8 @@ def lora_weights(
                 cache=project.home / "cache",
                 **arguments,
             )
+            if cost := step_cost(project, device, every=bool(launcher)):
+                run.log_metrics({"cost": cost["amount"]})
             run.log_artifacts(str(folder), "adapter")
         return {
             **references(made_from),
@@ -60,6 +63,7 @@ def lora_weights(
             "mlflow_run_id": run.mlflow_run_id,
             "training": result,
             "job": job,
+            "cost": cost,
         }
 
     built = Store(project).build(recipe, make)

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from adire_assets.config.fleet import FleetConfig, TokenConfig
 from adire_assets.core.project import Project
+from adire_assets.monitoring import fleet_page
 from adire_assets.serving.connection import host_and_port
 from adire_assets.serving.fleet import orphans
 from adire_assets.serving.gateway import tokens
@@ -74,7 +75,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
         app,
         hosts=frozenset(host_and_port(host, port) for host in ("127.0.0.1", "localhost", "::1")),
         check=check,
-        open=(LOGIN,),
+        open=(LOGIN, fleet_page.PATH),  # numbers, for a Prometheus on this machine
         limits={lineage.ANSWER: lineage.LARGEST_ANSWER},
     )
 

@@ -100,6 +100,7 @@ def _paths(visitor: Visitor, model: str | None, asks: str) -> Iterator[tuple[str
     yield "Lineage", "/lineage"
     if visitor.may("declare a model"):
         yield "New model", "/new-model"
+    yield "Watch", "/watch"
 
 
 def _link(text: str, path: str, request: Request) -> ui.link:

@@ -15,14 +15,27 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.gates.report import pages as reports
-from adire_assets.studio import asking, chat, generate, lineage, new_model, overview, rate, releases
-from adire_assets.studio.frame import Visitor, frame, in_thread, lines
+from adire_assets.monitoring import fleet_page
+from adire_assets.monitoring.watch import History
+from adire_assets.studio import (
+    asking,
+    chat,
+    generate,
+    lineage,
+    new_model,
+    overview,
+    rate,
+    releases,
+    watch,
+)
+from adire_assets.studio.frame import Visitor, frame, in_thread, lines, shared
 
 # A report runs its own scripts, so it is sandboxed: it cannot call the studio.
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
+SCRAPE_SECONDS = 1.0  # scrapes that are no further apart have the same page
 Fill = Callable[[Project, str, Family, Visitor], Awaitable[None]]
 
 
@@ -43,6 +56,18 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     def new_model_page(request: Request) -> None:
         with frame(request, "New model", signs_in=signs_in) as visitor:
             new_model.fill(project, visitor)
+    history = History()
+
+    @ui.page("/watch")
+    def watch_page(request: Request) -> None:
+        with frame(request, "Watch", signs_in=signs_in):
+            watch.fill(project, history)
+
+    page = fleet_page.FleetPage(project)
+
+    @app.get(fleet_page.PATH)
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(await shared("metrics", SCRAPE_SECONDS, page.lines))
 
     async def of_model(request: Request, model: str, title: str, fill: Fill) -> None:
         """A page of one model, or the sentence that there is none."""

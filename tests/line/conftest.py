@@ -59,6 +59,7 @@ SHORT_ROLLOUT = {
     "promotion_quantiles": ["p50"],
     "quality_drop_maximum": 0.5,
 }
+CPU_PER_HOUR = 0.36  # EUR
 # Sixty steps score 1.41 and 1.33 on these prompts (seeds 42, 43), at five times the rate 0.89 (KID
 # 3.1, the base 1.1). At ten times the loss may explode, and the trainer itself refuses.
 SHORT_GATES = {
@@ -182,6 +183,7 @@ def line(
     target["gateway"].update({name: next(ports) for name in GATEWAY_PORTS})
     target["rollout"] = SHORT_ROLLOUT
     tree["dagster"]["port"] = next(ports)
+    tree["costs"] = {"currency": "EUR", "cost_per_hour": {"cpu": CPU_PER_HOUR}}
     with (root / "configs" / "fleet.yaml").open("w") as file:
         fleet.dump(tree, file)
     line.configure("training", **SHORT_TRAINING)

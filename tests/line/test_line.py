@@ -18,6 +18,7 @@ from PIL import Image
 from adire_assets.core.store import Store
 from adire_assets.families.diffusion.answers import read_provenance
 from adire_assets.tracking import backend, registry, runs
+from tests.line.conftest import CPU_PER_HOUR
 from tests.support.line import (
     answers,
     made,
@@ -122,6 +123,32 @@ def test_mlflow_holds_one_finished_run_with_lineage_scores_and_pictures(line, fi
     files = [item.path for item in api.list_artifacts(run_id, "evaluation")]
     assert "evaluation/contact_sheet.png" in files
     assert registry.aliases(line.project, "indigo") == {"champion": 1}
+
+
+def test_steps_tell_what_they_cost(line, first) -> None:
+    """In their manifests, in MLflow and in Dagster; of what is drawn for an evaluation as well."""
+    store = Store(line.project)
+    costs = {}
+    for kind in ("lora_weights", "evaluation_images", "evaluation_report"):
+        for artifact in store.artifacts("indigo", kind):
+            cost = artifact.manifest["cost"]
+            assert 0 < cost["seconds"] <= artifact.manifest["seconds"]
+            assert cost["amount"] == pytest.approx(cost["seconds"] * CPU_PER_HOUR / 3600)
+            assert (cost["currency"], cost["hardware"]) == ("EUR", "cpu")
+            assert "cost" not in str(artifact.manifest["recipe"])
+            costs[kind] = costs.get(kind, 0.0) + cost["amount"]
+    [adapter] = store.artifacts("indigo", "lora_weights")
+    import mlflow
+
+    api = mlflow.MlflowClient(backend.tracking_uri(line.project))
+    told = api.get_run(adapter.manifest["mlflow_run_id"]).data.metrics
+    assert told["cost"] == pytest.approx(costs.pop("lora_weights"))
+    assert told["evaluation_cost"] == pytest.approx(sum(costs.values()))
+    with dg.DagsterInstance.from_config(str(line.project.home / "dagster")) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["indigo", "lora_weights"]))
+    assert event and event.asset_materialization
+    metadata = event.asset_materialization.metadata
+    assert (metadata["cost"].value, metadata["currency"].value) == (told["cost"], "EUR")
 
 
 def test_dvc_shows_the_metrics(line, first) -> None:

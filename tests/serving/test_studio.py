@@ -1,6 +1,7 @@
 """The studio before a live model: drawing in a browser, what is kept of it, and going back."""
 
 import json
+import re
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from adire_assets.config.costs import CostConfig
 from tests.serving.conftest import MODEL
 from tests.support import studio
 from tests.support.asking import generate
@@ -30,7 +32,9 @@ def url(served: House) -> Iterator[str]:
     file = served.project.model_file(MODEL)
     file.write_text(YAML)
     try:
-        with running_studio(served.project, served.fleet) as found:
+        costs = CostConfig(currency="EUR", cost_per_hour={"cpu": 0.4})
+        fleet = served.fleet.model_copy(update={"costs": costs})
+        with running_studio(served.project, fleet) as found:
             yield found
     finally:
         file.unlink()
@@ -99,6 +103,25 @@ def test_what_cannot_be_drawn_is_said_in_its_place(browser: Browser, url: str) -
         gallery = page.get_by_role("region", name="Gallery")
         expect(gallery).to_contain_text("allowed is 1 to 20", timeout=60_000)
         expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+
+
+def test_the_watch_says_how_much_is_drawn_and_what_it_costs(
+    browser: Browser, url: str, served: House
+) -> None:
+    served.ensure_live(2)
+    with opened(browser, url) as page:
+        visit(page, "/watch")
+        shown = page.locator("main")
+        expect(shown).to_contain_text(re.compile(r"The last \d+ seconds"), timeout=60_000)
+        for seed in range(3):
+            generate(served.address, MODEL, "rings", seed=seed, num_inference_steps=6)
+        said = rf"{MODEL} release 2 on local: 100% of the requests; [\d.]+ requests/s; 0\.0% failed"
+        expect(shown).to_contain_text(re.compile(rf"{said}.* images/s.* EUR per (1,000 )?image"))
+        expect(shown).to_contain_text(re.compile(r"EUR per hour idle"))
+        plot = page.get_by_role("img", name="Requests per second, over time")
+        expect(plot).to_be_visible()
+        expect(shown).to_contain_text(re.compile(rf"{MODEL} 2 on local: [\d.]+, between 0 and"))
+        assert serious_faults(page) == []
 
 
 def test_a_release_goes_back_with_a_reason(browser: Browser, url: str, served: House) -> None:

@@ -1,5 +1,6 @@
 """The studio's pages in a real browser: what they show, to whom, and what their buttons do."""
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ from tests.support.studio import NARROW, WIDE, opened, running_studio, serious_f
 
 pytestmark = studio.needs_chromium
 RELEASES = f"/models/{MODEL}/releases"
-PAGES = ("/", f"/models/{MODEL}/generate", RELEASES, "/lineage")
+PAGES = ("/", f"/models/{MODEL}/generate", RELEASES, "/lineage", "/watch")
+NUMBER = re.compile(r'\w+(\{(\w+="[\w.@-]*",?)+\})? [0-9.e+-]+')
 SCRIPT = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{ 1 + 1 }}'
 
 
@@ -222,6 +224,16 @@ class TestRoles:
             page.get_by_label("Your token").fill("nonsense")
             page.get_by_role("button", name="Sign in").click()
             expect(page.get_by_role("alert")).to_contain_text("ask for a new one")
+
+    def test_prometheus_needs_no_token_and_sees_numbers_alone(
+        self, browser: Browser, guarded: str
+    ) -> None:
+        with opened(browser, guarded, known="401") as page:
+            answer = page.request.get("/metrics")
+            assert answer.status == 200 and f'model="{MODEL}"' in answer.text()
+            assert all(NUMBER.fullmatch(line) for line in answer.text().splitlines())
+            page.goto("/watch")
+            expect(page.get_by_label("Your token")).to_be_visible()
 
     @pytest.mark.parametrize(
         "role, shown",

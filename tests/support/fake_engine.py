@@ -70,7 +70,7 @@ class FakeEngine:
         elif not body.get("stream"):
             choice = {"index": 0, "finish_reason": self.finish, "logprobs": None}
             said = {"message": {"role": "assistant", "content": self.text}}
-            content = {"model": body["model"], "choices": [{**choice, **said}]}
+            content = {"model": body["model"], "choices": [{**choice, **said}], **self._usage()}
             await _send(send, 200, content)
         else:
             await self._stream(body, send)
@@ -90,8 +90,13 @@ class FakeEngine:
             choice = {"index": 0, "delta": {"content": f"{word} "}}
             choice["finish_reason"] = self.finish if last else None
             await send(_event({"model": body["model"], "choices": [choice]}))
+        if body.get("stream_options", {}).get("include_usage"):
+            await send(_event({"model": body["model"], "choices": [], **self._usage()}))
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    def _usage(self) -> Message:
+        return {"usage": {"completion_tokens": len(self.text.split(" "))}}
 
     async def _break(self, send: Send) -> None:
         assert self.breaks

@@ -62,7 +62,10 @@ FAMILY = Family(
     evaluate=_step("steps.evaluate"),
     samples=_step("evaluation.samples"),
     release=Step(
-        (*ENGINE.modules, *_step("engine.server", "engine.client", "engine.turns").modules)
+        (
+            *ENGINE.modules,
+            *_step("engine.server", "engine.client", "engine.series", "engine.turns").modules,
+        )
     ),
     serve=_step("serve"),
     answers=_step("answers"),

@@ -88,7 +88,7 @@ class VLLM(SlotServer):
     drain_seconds = 20
     # An exception's last line, as the engine's own processes write it.
     error_line = r"\] \w*(?:Error|Exception): |^load failed for model "
-    metric_rules = None
+    metric_rules = Path(__file__).with_name("vllm.rules.yml")
 
     def command(
         self, project: Project, folder: Path, slot: SlotConfig, models: Sequence[str]

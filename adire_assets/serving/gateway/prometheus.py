@@ -22,6 +22,7 @@ from adire_assets.serving.slot_server import SlotServer, server_named
 
 CONFIG_FILE, LIMITS_FILE = "prometheus.yml", "adire.limits.yml"
 RULES = Path(__file__).with_name("adire.rules.yml")
+COST_RULES = RULES.with_name("cost.rules.yml")
 HEADER = "# Written by `adire prometheus` from {}; it replaces this file whole.\n"
 SCRAPE_SECONDS = 15
 
@@ -48,6 +49,14 @@ def scrape_config(fleet: FleetConfig, interval_seconds: int = SCRAPE_SECONDS) ->
         ]
         job = {"job_name": f"adire-slot-{kind}", "static_configs": slots}
         jobs.append({**job, "metric_relabel_configs": [dict(one) for one in server.metric_labels]})
+    pages = [{"targets": [host_and_port(fleet.studio.host, fleet.studio.port)]}]
+    jobs.append({"job_name": "adire-fleet", "static_configs": pages})
+    if gpus := [
+        {"targets": target.gpu_metrics, "labels": {"target": name}}
+        for name, target in fleet.targets.items()
+        if target.gpu_metrics
+    ]:
+        jobs.append({"job_name": "adire-gpu", "static_configs": gpus})
     return {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [LIMITS_FILE, *(path.name for path in _rules(fleet))],
@@ -62,6 +71,7 @@ def limits(fleet: FleetConfig) -> dict[str, Any]:
         for name, target in fleet.targets.items()
         for limit, value, labels in _limits(name, target)
     ]
+    rules += _prices(fleet)
     return {"groups": [{"name": "adire-limits", "rules": rules}]}
 
 
@@ -76,6 +86,31 @@ def _limits(name: str, target: TargetConfig) -> list[tuple[str, float, dict[str,
         ("latency_maximum_bucket", 1.0, {**labels, "le": f"{bound:g}"}),
         *([("latency_increase_maximum", increase, labels)] if increase is not None else []),
         *([("cut_off_increase_maximum", cut_off, labels)] if cut_off is not None else []),
+    ]
+
+
+def _prices(fleet: FleetConfig) -> list[dict[str, Any]]:
+    """What costs are made with, as series."""
+    costs = fleet.costs
+    if costs is None:
+        return []
+    found: list[tuple[str, float, dict[str, str]]] = [
+        ("fleet:adire_storage_cost_per_gib_month", costs.storage_per_gib_month, {}),
+        ("fleet:adire_transfer_cost_per_gib", costs.transfer_per_gib, {}),
+    ]
+    if costs.budget_per_day is not None:
+        found.append(("fleet:adire_cost_budget_per_day", costs.budget_per_day, {}))
+    for name, target in fleet.targets.items():
+        for slot in target.slots:
+            price = fleet.slot_cost_per_hour(name, slot) or 0.0
+            found.append(("slot:adire_cost_per_hour", price, {"target": name, "slot": slot}))
+    return [
+        {
+            "record": record,
+            "expr": f"vector({value:.12g})",
+            **({"labels": labels} if labels else {}),
+        }
+        for record, value, labels in found
     ]
 
 
@@ -108,7 +143,12 @@ def _servers(fleet: FleetConfig) -> dict[str, SlotServer]:
 
 
 def _rules(fleet: FleetConfig) -> list[Path]:
-    return [RULES, *(one.metric_rules for one in _servers(fleet).values() if one.metric_rules)]
+    costs = [COST_RULES] if fleet.costs else []
+    return [
+        RULES,
+        *costs,
+        *(one.metric_rules for one in _servers(fleet).values() if one.metric_rules),
+    ]
 
 
 def write(fleet: FleetConfig, folder: Path, interval_seconds: int = SCRAPE_SECONDS) -> list[Path]:

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from adire_vllm import launcher
+from adire_vllm import launcher, series
 from adire_vllm.middleware import Door
 from prometheus_client import REGISTRY
 
@@ -85,6 +86,11 @@ def slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def opened(slot: Path) -> Opened:
     return Opened(slot, FakeEngine())
+
+
+def counted_of(model: str, release: str) -> float:
+    labels = {"model": model, "release": release}
+    return REGISTRY.get_sample_value("adire_busy_seconds_total", labels) or 0.0
 
 
 def counted(name: str, **labels: str) -> float:
@@ -209,6 +215,52 @@ def test_failures_and_mistakes_are_told_apart(opened: Opened) -> None:
         opened.engine.status = status
         assert opened.chat()[0] == status
         assert counted("adire_llm_requests_total", outcome=outcome) == before + 1
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_tokens_of_an_answer_are_counted_for_its_release(opened: Opened, asked: bool) -> None:
+    made, busy = (
+        partial(counted, name) for name in ("adire_made_total", "adire_busy_seconds_total")
+    )
+    before, computed = made(unit="token"), busy()
+    opened.engine.seconds = 0.02
+    opened.chat()
+    assert made(unit="token") == before + 4
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    body = opened.chat(stream=True, **options)[2]
+    assert made(unit="token") == before + 8
+    # Who has not asked for it does not see what it is counted by.
+    assert (b'"usage"' in body) is asked and body.endswith(b"data: [DONE]\n\n")
+    told = json.loads(body.split(b"\n\n")[3].removeprefix(b"data: "))["provenance"]["request"]
+    assert told.get("stream_options") == options.get("stream_options")
+    assert 0.08 <= busy() - computed < 5
+
+
+def test_the_time_that_requests_share_is_divided_among_them() -> None:
+    now = [0.0]
+    shares = series.Busy(lambda: now[0])
+    one, two = ("cloth", "1"), ("cloth", "2")
+    before = [counted_of(*one), counted_of(*two)]
+    now[0] = 100.0  # nobody asks anything
+    with shares.answering(one):
+        now[0] = 101.0
+        with shares.answering(two), shares.answering(two):
+            now[0] = 104.0
+        shares.settle()
+    now[0] = 200.0
+    shares.settle()
+    after = [counted_of(*one), counted_of(*two)]
+    assert [a - b for a, b in zip(after, before, strict=True)] == pytest.approx([2.0, 2.0])
+
+
+def test_a_release_is_counted_from_the_moment_it_is_loaded(opened: Opened) -> None:
+    install(opened.slot, 7)
+    opened.reconcile()
+    labels = {"model": "letters", "release": "7"}
+    assert REGISTRY.get_sample_value("adire_made_total", {**labels, "unit": "token"}) == 0
+    assert REGISTRY.get_sample_value("adire_busy_seconds_total", labels) == 0
+    assert REGISTRY.get_sample_value("adire_load_seconds", labels) > 0
+    assert REGISTRY.get_sample_value("adire_adapters_held") == 2
 
 
 def test_answers_cut_off_are_counted(opened: Opened) -> None:

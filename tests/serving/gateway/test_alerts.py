@@ -49,6 +49,31 @@ def given_up(after: float, count: float) -> dict[str, str]:
     return found
 
 
+def refused(per_scrape: float) -> dict[str, str]:
+    """Requests that the gateway refused because release 2 was answering as many as it may."""
+    same = labels(target="eu", model=MODEL, release="2", protocol="grpc")
+    return {f"{ENVOY}upstream_rq_pending_overflow{{{same}}}": steady(per_scrape)}
+
+
+def memory(used: int, by: str) -> dict[str, str]:
+    """A GPU of the slot blue with so many percent of its memory in use, by whose names."""
+    slot = labels(target="eu", slot="blue")
+    two = {
+        "DCGM": ("DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE", 'gpu="0", Hostname="a"', 100 - used),
+        "Triton": ("nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", 'gpu_uuid="u"', 100),
+        "engine": (
+            "adire_gpu_memory_used_bytes",
+            "adire_gpu_memory_total_bytes",
+            'engine="e"',
+            100,
+        ),
+    }
+    first, second, own, rest = two[by]
+    return {f"{first}{{{slot}, {own}}}": f"{used}x80", f"{second}{{{slot}, {own}}}": f"{rest}x80"}
+
+
+QUEUE = [alert("AdireQueueLong")]
+MEMORY = [{"alertname": "AdireGpuMemoryShort", "target": "eu", "slot": "blue"}]
 GATEWAY = 'up{job="adire-gateway", target="eu"}'
 BLUE = 'up{job="adire-slot", target="eu", slot="blue"}'
 GREEN = 'up{job="adire-slot", target="eu", slot="green"}'
@@ -112,6 +137,13 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
         LEAVING | release(2, {55: 6}, values=lambda each: f"_x30 0+{each}x50"),
         [],
     ),
+    "more requests than a release can answer": (release(2, {22: 6}) | refused(0.6), QUEUE),
+    "hardly more than it can": (release(2, {22: 60}) | refused(0.3), []),
+    "one that was too much": (release(2, {22: 0.5}) | refused(0.05), []),
+    "a GPU that is nearly full, by DCGM": (memory(97, "DCGM"), MEMORY),
+    "a GPU that is nearly full, by Triton": (memory(97, "Triton"), MEMORY),
+    "a GPU that is nearly full, by the engine": (memory(97, "engine"), MEMORY),
+    "a GPU with room": (memory(90, "DCGM") | memory(90, "Triton"), []),
     "an ejection": (SOUND | release(2, {22: 6}, ejected="0x50 1x30"), [alert("AdireSlotEjected")]),
     "an ejection long ago": (SOUND | release(2, {22: 6}, ejected="0x5 1x75"), []),
     "a gateway that is down": ({GATEWAY: "1x50 0x30", BLUE: "1x80"}, [GATEWAY_DOWN]),

@@ -113,7 +113,8 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
     gateway = {"host": "0.0.0.0", "tls": tls, "tokens": {"keys": "c"}}
     green = {"http_port": 8010, "grpc_port": 8011, "metrics_port": 8012}
     here = {"slots": {"blue": {"host": "::1"}, "green": green}, "gateway": gateway}
-    fleet = FleetConfig.model_validate({"targets": {**fleet_of("eu").targets, "here": here}})
+    there = fleet_of("eu").targets["eu"].model_copy(update={"gpu_metrics": ["dcgm.eu:9400"]})
+    fleet = FleetConfig.model_validate({"targets": {"eu": there, "here": here}})
     config, *files = prometheus.write(fleet, tmp_path)
     assert {path.name for path in files} == {*RULE_FILES}
     assert {path.name for path in tmp_path.iterdir()} == {config.name, *RULE_FILES}
@@ -121,11 +122,13 @@ def test_every_gateway_and_every_slot_is_asked(tmp_path: Path):
         prometheus.write(fleet, config / "below")
     jobs = YAML(typ="safe").load(config)["scrape_configs"]
     asked = {
-        (*one["targets"], one["labels"]["target"], one["labels"].get("slot"))
+        (*one["targets"], *(one.get("labels", {}).get(name) for name in ("target", "slot")))
         for job in jobs
         for one in job["static_configs"]
     }
     assert asked == {
+        ("127.0.0.1:3001", None, None),
+        ("dcgm.eu:9400", "eu", None),
         ("gateway.eu:9901", "eu", None),
         ("blue.eu:8002", "eu", "blue"),
         ("green.eu:8002", "eu", "green"),
@@ -262,8 +265,8 @@ def test_prometheus_records_models_and_releases(tmp_path: Path, gate: RunningGat
 
         # The other release may be the running one, nothing asks the slot itself, nor for a stream.
         unseen = re.compile(
-            "release:adire_(running|first_token|inter_token|answers_).*|slot:.*_seconds:.*"
-            "|slot:adire_(images|adapters|engine)_.*"  # see test_requests.py
+            "release:adire_(running|first_token|inter_token|answers_|made|busy).*|slot:.*_seconds:.*"
+            "|slot:adire_(images|adapters|engine|batch|gpu)_.*"  # see test_boards.py
         )
         expected = {name for name in recorded() if not unseen.fullmatch(name)}
         assert wait_until(lambda: expected <= seen(), 60), expected - seen()

@@ -65,6 +65,7 @@ from .client import ALREADY
 from .drawings import Drawing, Request
 from .engine import Engine
 from .sampling import open_engine
+from .series import Series, device_memory
 from .turns import Turns
 
 LOOK_SECONDS = 0.5
@@ -82,6 +83,8 @@ class Server:
     def __init__(self, engine: Engine, turns: AbstractContextManager | None = None) -> None:
         self.engine = engine
         self.turns = turns or nullcontext()
+        self.series = Series()
+        self.load_seconds = 0.0  # of the base, until it can draw
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._work = threading.Event()
         # Key in the engine -> what was asked to hold it; replaced, never changed, since all threads
@@ -154,14 +157,16 @@ class Server:
     def _show(self, connection: socket.socket) -> None:
         counted = {
             "adire_images_waiting": self.engine.waiting,
+            "adire_batch_images": self.engine.batch_images,
             "adire_adapters_held": len(self._held),
             "adire_image_steps_total": self.engine.steps,
             "adire_passes_total": self.engine.passes,
             "adire_engine_seconds_total": self.engine.seconds,
+            "adire_engine_load_seconds": self.load_seconds,
+            **device_memory(self.engine.device),
         }
-        lines = (f'{name}{{engine="{self.name}"}} {value}\n' for name, value in counted.items())
         with suppress(OSError), connection:
-            connection.sendall("".join(lines).encode())
+            connection.sendall(self.series.lines(self.name, counted).encode())
 
     def _told(self) -> dict[str, Any]:
         return {
@@ -173,7 +178,7 @@ class Server:
 
     def _hold(self, connection: socket.socket, asked: dict[str, Any]) -> None:
         """Hold an adapter as long as the connection is open."""
-        folder = Path(asked["adapter"])
+        folder, began = Path(asked["adapter"]), time.perf_counter()
         try:
             layers = self.engine.adapters.read(folder)
         except (OSError, SafetensorError) as error:
@@ -181,7 +186,7 @@ class Server:
         # Who asks for the same, as a release and its streams do, shares it.
         same = f"{self._mark}{json.dumps(asked, sort_keys=True)}"
         key = sha256(same.encode()).hexdigest()
-        self._add(key, asked, layers)
+        self._add(key, asked, layers, began)
         try:
             _send(connection, {"adapter": key, "software": software(self.engine.device)})
             connection.recv(1)  # nothing ever comes but the end
@@ -189,10 +194,11 @@ class Server:
             self._commands.put(partial(self._forget, key))  # between passes
             self._work.set()
 
-    def _add(self, key: str, asked: dict[str, Any], layers: Layers) -> None:
+    def _add(self, key: str, asked: dict[str, Any], layers: Layers, began: float) -> None:
         with self._changing:
             if key not in self._held:
                 self.engine.adapters.add(key, layers)
+                self.series.loaded(key, asked["name"], time.perf_counter() - began)
                 self._held = {**self._held, key: asked}
                 self._resize()
             self._holders[key] += 1
@@ -215,7 +221,7 @@ class Server:
             self.engine.batch_images = self.engine.decoded_images = most
 
     def _draw(self, connection: socket.socket, asked: dict[str, Any]) -> None:
-        request = Request(**asked["draw"])
+        request, came = Request(**asked["draw"]), time.perf_counter()
         left_out = self._left_out(request, asked.get("truncation", True))
         mix, adapters = self._mix(asked)
         events: queue.SimpleQueue[tuple[dict[str, Any], np.ndarray | None]] = queue.SimpleQueue()
@@ -249,13 +255,19 @@ class Server:
             events.put(({}, None))
 
         threading.Thread(target=watch, daemon=True).start()
-        while True:
+        previewed = False
+        try:
             said, pixels = events.get()
-            if not said:
-                return
+            while "step" in said and "left_out" not in said:
+                if "preview" in said and not previewed:
+                    previewed = True
+                    self.series.previewed(time.perf_counter() - came)
+                _send(connection, said, pixels)
+                said, pixels = events.get()
+        finally:
+            self.series.ended(drawing, mix, time.perf_counter() - came)
+        if said:
             _send(connection, said, pixels)
-            if "step" not in said or "left_out" in said:
-                return
 
     def _left_out(self, request: Request, allowed: bool) -> dict[str, str]:
         """{input: the end of it that the text encoder does not see}; refused if not allowed."""
@@ -317,11 +329,8 @@ def _send(
 
 def _what(error: Exception) -> str:
     say(f"images could not be drawn: {type(error).__name__}: {error}")
-    return (
-        f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError)
-        else type(error).__name__
-    )
+    kind = type(error).__name__
+    return f"{kind}: {error}" if isinstance(error, MemoryError) else kind
 
 
 def software(device: str) -> dict[str, str | None]:
@@ -358,6 +367,7 @@ def end_when_unused(users: Path) -> None:
 
 
 def main() -> None:
+    began = time.perf_counter()
     base, path, users = (Path(argument) for argument in sys.argv[1:4])
     settings = json.loads(sys.argv[4])
     # Held as long as this process lives: there is one engine at a socket.
@@ -383,6 +393,7 @@ def main() -> None:
     engine.submit(WARM_UP)
     while engine.step():
         pass
+    server.load_seconds = time.perf_counter() - began
     server.listen(path)
     server.run()
 

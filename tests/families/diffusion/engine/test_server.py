@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import pairwise
@@ -321,3 +323,44 @@ def test_an_engine_that_hangs_in_its_turn_does_not_hang_the_others(tmp_path: Pat
         assert not other.waits, "it would wait again for a turn that does not come"
     with other:
         assert other.waits
+
+
+def shown(one: Any) -> dict[str, float]:
+    """What the engine tells the slot's page of metrics; labels without its name."""
+    with client._connected(Path(one.client.socket).with_suffix(".metrics")) as connection:
+        lines = [line.split(" ") for line in connection.makefile().read().splitlines()]
+    return {re.sub(r'engine="[^"]*",?', "", name): float(value) for name, value in lines}
+
+
+def test_what_is_computed_and_drawn_is_counted_for_its_release(attached: Any) -> None:
+    one, two = attached("cloth/1"), attached("cloth/2")
+    first, second = (f'model="cloth",release="{number}"' for number in (1, 2))
+    busy, made = "adire_busy_seconds_total{%s}", 'adire_made_total{%s,unit="image"}'
+    before = shown(one)
+    assert before[made % second] >= 0, "a counter begins before its release is asked"
+    assert before[f"adire_load_seconds{{{second}}}"] > 0 < before["adire_engine_load_seconds{}"]
+    began = time.monotonic()
+    [(told, _)] = one.client.draw({**asdict(ASKED), "num_images": 3}, lambda: False)
+    taken = time.monotonic() - began
+    names = (busy % first, made % first, 'adire_images_by_steps_total{steps="4"}')
+
+    def risen(names: Sequence[str]) -> list[float]:
+        after = shown(one)
+        return [after[name] - before[name] for name in names]
+
+    assert wait_until(lambda: risen(names)[1] == 3, 5)
+    seconds, _, images = risen(names)
+    assert seconds == pytest.approx(sum(told["seconds"].values())) and images == 3
+    waited = risen(['adire_image_seconds_by_steps_total{steps="4"}'])[0]
+    assert 3 * seconds <= waited <= 3 * taken
+    assert risen([busy % second, made % second]) == [0, 0]
+    # A mix is divided by its weights.
+    draw(two, mix={"cloth@1": -0.5, "cloth@2": 1.5})
+    assert wait_until(lambda: risen([made % first, made % second]) == [3.25, 0.75], 5)
+    # What was given up has taken time, and made nothing.
+    before = shown(one)
+    steps = ["adire_image_steps_total{}"]
+    with pytest.raises(client.Cancelled):
+        list(two.client.draw(asdict(LONG), lambda: risen(steps)[0] > 2))
+    assert wait_until(lambda: risen([busy % second])[0] > 0, 30)
+    assert risen([made % second]) == [0]

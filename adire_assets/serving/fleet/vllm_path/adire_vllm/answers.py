@@ -47,6 +47,7 @@ class Answer:
         self.head: Message | None = None
         self.status = 0
         self.sent = self.ended = self.failed = self.cut_off = self.given_up = False
+        self.tells_usage = True  # whether the client has asked for a stream's last event with it
         self.body = self.rest = b""
         self.text: dict[int, str] = {}  # of each answer in a stream
 
@@ -103,6 +104,7 @@ class Answer:
         body = self.body
         if self.status == 200:
             content = json.loads(body)
+            self._count(content)
             for choice in content["choices"]:
                 self._look_at(choice, choice.get("message", choice), "content")
             body = json.dumps(self._with_provenance(content), ensure_ascii=False).encode()
@@ -118,6 +120,10 @@ class Answer:
             if self.words.refuse:
                 holder[key], choice["finish_reason"] = LEFT_OUT, "content_filter"
                 choice["logprobs"] = None
+
+    def _count(self, content: dict[str, Any]) -> None:
+        made = (content.get("usage") or {}).get("completion_tokens", 0)
+        series.MADE.labels(*self.labels, series.UNIT).inc(made)
 
     # --- streamed ------------------------------------------------------------------------------
 
@@ -137,7 +143,9 @@ class Answer:
                 return
             if verdict == "last":
                 out[place] = self._stamped(event)
-        await self._pass_on(out)
+            if verdict == "usage" and not self.tells_usage:
+                out[place] = b""
+        await self._pass_on([event for event in out if event])
         if not more and self.rest:  # half an event
             await self._break_off()
         elif not more:
@@ -153,6 +161,9 @@ class Answer:
             return "broken"
         if "error" in found:
             return "broken"
+        if found.get("usage") and not found.get("choices"):
+            self._count(found)
+            return "usage"
         last = None
         for choice in found.get("choices", ()):
             if choice.get("finish_reason"):

@@ -10,12 +10,14 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from adire_vllm import series
 from adire_vllm.launcher import AGAIN, BASE_NAME
 from adire_vllm.releases import Engine, Release, choose, installed
 
@@ -81,10 +83,14 @@ class Holder:
                     await _asked(app, scope, "/v1/unload_lora_adapter", {"lora_name": name})
                     del self.held[name]
             for name in there.keys() - self.held.keys():
+                began = time.perf_counter()
                 if why := await self._load(app, scope, there[name]):
                     failed[name] = why
                 else:
                     self.held[name] = there[name]
+                    labels = there[name].model, str(there[name].number)
+                    series.begin(labels, time.perf_counter() - began)
+            series.HELD.set(len(self.held))
             for name, why in failed.items():
                 print(f"load failed for model {name}: {why}", file=sys.stderr, flush=True)
             held = self.numbers().get(model or "", [])

@@ -46,6 +46,7 @@ class Door:
         self.device = os.environ[DEVICE]
         self.holder, self.software = Holder(slot, engine), software(self.device)
         self.streams = Streams()
+        self.busy = series.Busy()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -53,6 +54,7 @@ class Door:
         elif scope["type"] != "http":
             return
         elif scope["path"] in PASSED_ON and scope["method"] == "GET":
+            self.busy.settle()
             await self.app(scope, receive, send)
         else:
             try:
@@ -114,6 +116,9 @@ class Door:
         }
         streamed, begin = bool(asked.get("stream")), partial(self.streams.begin, receive)
         answer = Answer(release, streamed, words, told, send, begin)
+        if streamed:  # whoever asked, how many tokens an answer has is counted
+            answer.tells_usage = asked.get("stream_options", {}).get("include_usage", False)
+            asked = {**asked, "stream_options": {"include_usage": True}}
         data = json.dumps({**asked, "model": release.name}, ensure_ascii=False).encode()
         given = False
 
@@ -127,7 +132,8 @@ class Door:
             return {"type": "http.request", "body": data, "more_body": False}
 
         try:
-            await self.app(_with_length(scope, len(data)), received, answer.send)
+            with self.busy.answering(answer.labels):
+                await self.app(_with_length(scope, len(data)), received, answer.send)
         finally:
             await answer.finish()
 

@@ -1,8 +1,13 @@
 """What an engine tells Prometheus of each release; its own series know the base alone."""
 
-from prometheus_client import Counter, Histogram
+import collections
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-LABELS = ("model", "release")
+from prometheus_client import Counter, Gauge, Histogram
+
+LABELS, UNIT = ("model", "release"), "token"
 SECONDS = (
     *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
     *(1, 1.5, 2, 3, 5, 10, 20, 30, 60, 120, 300),
@@ -37,3 +42,50 @@ MODERATED = Counter(
     "Prompts and answers that hold a word of the release's list.",
     (*LABELS, "side"),
 )
+# What costs are made of, under the same names as those of other engines.
+BUSY = Counter(
+    "adire_busy_seconds",
+    "Time in which requests were answered: each moment is divided equally among those under way.",
+    LABELS,
+)
+MADE = Counter(
+    "adire_made",
+    "Tokens of answers that have ended; those given up are not in it.",
+    (*LABELS, "unit"),
+)
+LOAD = Gauge("adire_load_seconds", "How long loading the release took, and asking it.", LABELS)
+HELD = Gauge("adire_adapters_held", "Releases whose adapter the engine holds.")
+
+
+class Busy:
+    """Divides the time that passes among the requests that are answered in it."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now, self.since = now, now()
+        self.running: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    def settle(self) -> None:
+        """Count what has passed until now."""
+        before, self.since = self.since, self.now()
+        if count := self.running.total():
+            for labels, own in self.running.items():
+                BUSY.labels(*labels).inc((self.since - before) * own / count)
+
+    @contextmanager
+    def answering(self, labels: tuple[str, str]) -> Iterator[None]:
+        """A request to this release is answered inside."""
+        self.settle()
+        self.running[labels] += 1
+        try:
+            yield
+        finally:
+            self.settle()
+            self.running[labels] -= 1
+            self.running += collections.Counter()  # without those that have none left
+
+
+def begin(labels: tuple[str, str], seconds: float) -> None:
+    """Let the series of a release begin at zero: a rate does not see the first value of one."""
+    BUSY.labels(*labels)
+    MADE.labels(*labels, UNIT)
+    LOAD.labels(*labels).set(seconds)
