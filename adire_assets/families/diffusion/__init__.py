@@ -62,7 +62,11 @@ FAMILY = Family(
     evaluate=_step("steps.evaluate"),
     samples=_step("evaluation.samples"),
     release=Step(
-        (*ENGINE.modules, *_step("engine.server", "engine.client", "engine.turns").modules)
+        (
+            *ENGINE.modules,
+            *_step("engine.server", "engine.client", "engine.turns").modules,
+            "adire_assets.core.answer_token",
+        )
     ),
     serve=_step("serve"),
     answers=_step("answers"),
