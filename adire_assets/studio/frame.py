@@ -33,7 +33,9 @@ body { font-family: system-ui, sans-serif; }
 .adire-page { max-width: 76rem; margin: 0 auto; padding: 1rem; width: 100%; }
 main h1 { font-size: 1.6rem; line-height: 1.3; font-weight: 600; margin: 0 0 .75rem; }
 main h3 { font-size: 1rem; line-height: 1.4; font-weight: 600; margin: 0; }
-main h2 { font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0 .25rem; }
+main h2, .q-dialog h2 {
+  font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0 .25rem;
+}
 .body--dark .q-card { background: #1b2040; }
 .adire-quiet { color: #2f3e8f; }
 .body--dark .adire-quiet { color: #b9c4ff; }
@@ -41,6 +43,9 @@ main h2 { font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0
 a.adire-link { color: #2f3e8f; text-decoration: underline; }
 a.adire-nav { color: #fff; padding: .35rem .5rem; border-radius: .25rem; }
 a.adire-nav[aria-current=page] { background: #ffffff33; text-decoration: underline; }
+.q-dialog .q-card h2 { margin-top: 0; }
+.q-dialog .q-card { position: relative; z-index: 1; }
+.q-notification .q-btn { color: inherit !important; }
 :focus-visible { outline: 3px solid #e0a100; outline-offset: 2px; }
 pre.adire-lines { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; margin: 0; }
 </style>
@@ -210,6 +215,7 @@ def dialog_above(page: ui.element, title: str) -> Iterator[ui.dialog]:
     the page's content: what is behind the dialog may be shown anew meanwhile."""
     with page, ui.dialog(value=True) as dialog, ui.card().classes("w-96"):
         dialog.props["aria-label"] = title
+        dialog.props("transition-duration=0")
         heading(title, 2)
         yield dialog
     dialog.on("hide", dialog.delete)

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -18,38 +19,60 @@ from adire_assets.config.fleet import FleetConfig, GatewayConfig, TokenConfig
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.answers import save_png
 from adire_assets.monitoring import feedback
+from adire_assets.serving import answer_keys, record
 from adire_assets.serving.gateway import tokens
+from adire_assets.serving.release import ReleaseRecord, write_record
 from tests.support import studio
+from tests.support.fake_engine import FakeEngine, install
 from tests.support.feedback import token_of
 from tests.support.fleets import make_fleet
+from tests.support.served_door import served_door
 from tests.support.shop import MODEL, Shop
 from tests.support.studio import NARROW, WIDE, opened, running_studio, serious_faults, visit
 
+LETTERS = "family: causal_lm\ndata: {path: data/letters}\nbase_model: {source: base}\n"
 PAGE = f"/models/{MODEL}/feedback"
 SCRIPT = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{ 1 + 1 }}'
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """Release 1 is live."""
+    """Release 1 is live; so is one of a model that chats."""
     made = Shop(tmp_path_factory.mktemp("feedback"))
     evaluation = made.evaluation("1", 1.5)
     made.release(1, evaluation, made.decide(evaluation).artifact)
     made.bring_live(1)
+    made.project.model_file("letters").write_text(LETTERS)
+    nothing = {"key": "", "content_hash": ""}
+    facts = dict.fromkeys(("repository", "adapter", "base_model", "evaluation", "verdict"), nothing)
+    more = {"mlflow_run_id": None, "provenance": {}, "family": "causal_lm", "engine": "vllm"}
+    write_record(made.project, ReleaseRecord("letters", 1, **facts, **more))
+    record.change(
+        made.project,
+        "local",
+        "letters",
+        lambda state: replace(state, live=1, active="blue", slots={"blue": 1}),
+    )
     return made
 
 
 @pytest.fixture(scope="module")
 def url(shop: Shop) -> Iterator[str]:
-    fleet = make_fleet()
-    target = fleet.targets["local"]
-    keys = TokenConfig(keys="auth/keys.json")
-    gateway = GatewayConfig(**{**target.gateway.model_dump(), "tokens": keys})
-    targets = {"local": target.model_copy(update={"gateway": gateway})}
+    """Of the studio behind tokens; the door of a vLLM stands for the gateway."""
+    fleet, slot = make_fleet(), shop.project.root / "slot"
+    install(slot, 1)
+    answer_keys.ensure(shop.project)
     tokens.make_keys(shop.project.root / "auth")
-    guarded = FleetConfig(**{**fleet.model_dump(), "targets": targets})
-    with running_studio(shop.project, guarded) as found:
-        yield found
+    target = fleet.targets["local"]
+    with pytest.MonkeyPatch.context() as patch, served_door(slot, FakeEngine()) as port:
+        for name, value in answer_keys.environment(shop.project).items():
+            patch.setenv(name, value)
+        keys = TokenConfig(keys="auth/keys.json")
+        gateway = GatewayConfig(launch="remote", port=port, tokens=keys)
+        targets = {"local": target.model_copy(update={"gateway": gateway})}
+        guarded = FleetConfig(**{**fleet.model_dump(), "targets": targets})
+        with running_studio(shop.project, guarded) as found:
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +185,7 @@ def test_other_sites_and_other_tokens_give_none(url: str, shop: Shop) -> None:
 
 
 @studio.needs_chromium
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("width, dark", [(WIDE, False), (NARROW, True)])
 def test_what_was_said_is_reviewed_by_the_keyboard(
     browser: Browser, url: str, shop: Shop, width: int, dark: bool
 ) -> None:
@@ -213,3 +235,33 @@ def test_who_may_not_review_sees_the_figures_alone(
         expect(page.locator("main")).to_contain_text("release 1: ")
         expect(page.locator("main")).not_to_contain_text("nobody reads this")
         expect(page.locator("main button")).to_have_count(0)
+
+
+@studio.needs_chromium
+def test_an_answer_of_a_chat_is_reported_with_what_was_asked(
+    browser: Browser, url: str, shop: Shop
+) -> None:
+    with opened(browser, url, token=bearer(shop.project, "ada", "designer")) as page:
+        visit(page, "/models/letters/generate")
+        page.get_by_label("Message").fill("Write to Ada.")
+        page.get_by_role("button", name="Send").click()
+        conversation = page.get_by_role("region", name="Conversation")
+        conversation.get_by_role("button", name="Rate or report").click()
+        dialog = page.get_by_role("dialog", name="Rate or report")
+        expect(dialog).to_contain_text("the answer of release 1 to 'Write to Ada.'")
+        dialog.get_by_role("button", name="Send").click()
+        expect(page.get_by_role("alert")).to_contain_text("give a rating of 1 to 5, or a flag")
+        dialog.get_by_role("checkbox", name="Wrong fact").click()
+        dialog.get_by_role("checkbox", name="Attach the prompt").click()
+        dialog.get_by_label("Remarks").fill("Ada has two")
+        assert serious_faults(page) == []
+        dialog.get_by_role("button", name="Send").click()
+        expect(page.get_by_text("thank you")).to_be_visible()
+    [one] = feedback.all_given(shop.project, "letters")
+    assert (one.user, one.flags, one.text) == ("ada", ("wrong fact",), "Ada has two")
+    kept = feedback.attachment(shop.project, "letters", one.name)
+    assert kept
+    content = json.loads(kept.read_text())
+    assert content["text"].startswith("three cloths for Ada")
+    asked = content["provenance"]["request"]["messages"]
+    assert asked == [{"role": "user", "content": "Write to Ada."}]
