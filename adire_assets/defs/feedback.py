@@ -6,6 +6,7 @@ materializes a model's line, which has no days, does not meet it.
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,7 +16,7 @@ from adire_assets.defs.resources import answered
 from adire_assets.monitoring import feedback, feedback_watch
 
 GROUP = "feedback"
-FIRST_DAY = "2026-01-01"
+DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_offset=1)  # with the day that it is
 HOUR = 1  # of the night, UTC, at which the day before is materialized
 
 
@@ -26,11 +27,11 @@ def feedback_asset(project: Project, model: str) -> dg.AssetsDefinition:
         name=GROUP,
         key_prefix=[model],
         group_name=GROUP,
-        partitions_def=dg.DailyPartitionsDefinition(FIRST_DAY, end_offset=1),  # with today
+        partitions_def=DAYS,
         code_version="1",
     )
     @answered()
-    def of_day(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def of_day(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """What users said of the model's answers on this day."""
         given = feedback.of_day(project, model, context.partition_key)
         for alarm in feedback_watch.alarms(project, model):
@@ -56,7 +57,6 @@ def feedback_schedule(model: str) -> dg.ScheduleDefinition:
     job = dg.define_asset_job(
         f"{model}_feedback",
         selection=dg.AssetSelection.assets([model, GROUP]),
-        partitions_def=dg.DailyPartitionsDefinition(FIRST_DAY, end_offset=1),
         description=f"What users said of {model} on a day.",
     )
 
@@ -68,8 +68,6 @@ def feedback_schedule(model: str) -> dg.ScheduleDefinition:
         description=f"Materializes the day before of {model}/{GROUP}.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        from datetime import timedelta
-
         day = context.scheduled_execution_time - timedelta(days=1)
         return dg.RunRequest(partition_key=day.strftime("%Y-%m-%d"))
 
