@@ -17,6 +17,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from adire_assets.config.gates import GateConfig
+from adire_assets.config.monitoring import MonitoringConfig
 from adire_assets.config.search import SearchConfig
 from adire_assets.config.weights import FilePath, ModelSource
 from adire_assets.config.yaml_file import ChosenBy, Strict, load, understood
@@ -100,6 +101,7 @@ class ModelConfig(Strict):
     training: Strict
     evaluation: EvaluationConfig
     serving: ServingConfig
+    monitoring: MonitoringConfig = MonitoringConfig()
     search: SearchConfig | None = None
 
     def weights(self) -> dict[str, ModelSource]:

@@ -8,6 +8,8 @@ from adire_assets.core.errors import UserError
 PERMISSIONS: dict[str, tuple[str, ...]] = {
     "generate": ("designer", "operator", "approver"),
     "rate": ("designer", "operator", "approver"),
+    "give feedback": ("designer", "operator", "approver"),
+    "review feedback": ("operator", "approver"),
     "roll back": ("operator",),
     "promote a rollout": ("operator", "approver"),
     "declare a model": ("operator",),

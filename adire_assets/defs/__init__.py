@@ -10,6 +10,7 @@ from adire_assets.config.model import models as configured
 from adire_assets.core.project import Project
 from adire_assets.defs.assets import model_assets
 from adire_assets.defs.checks import golden_check
+from adire_assets.defs.feedback import feedback_asset, feedback_schedule
 from adire_assets.defs.resources import ChildProcesses, MlflowTracking, ReferenceIOManager
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
 from adire_assets.defs.sensors import (
@@ -75,9 +76,10 @@ def _of_model(project: Project, model: str) -> dg.Definitions:
     )
     rollout, deployment = rollout_job(project, model), deployment_job(model)
     return dg.Definitions(
-        assets=model_assets(project, model),
+        assets=[*model_assets(project, model), feedback_asset(project, model)],
         asset_checks=[golden_check(project, model)] if family_of(project, model).golden else [],
         jobs=[line, rollout, deployment],
+        schedules=[feedback_schedule(model)],
         sensors=[
             model_sensor(project, model, line.name),
             rollout_sensor(project, model, rollout),

@@ -60,7 +60,7 @@ def materialize(project: Project, model: str, select: str | None = None) -> None
         )
         defs = build_definitions(project, also=model)
     graph = defs.resolve_asset_graph()
-    known = [key for key in graph.toposorted_asset_keys if key.path[0] == model]
+    known = line_of(graph, model)
     wanted = known if select is None else selected(model, select, graph)
     for sentence in left_behind(project, model, graph, wanted):
         print(sentence, flush=True)
@@ -76,12 +76,18 @@ def materialize(project: Project, model: str, select: str | None = None) -> None
         raise UserError("\n".join(_failures(result)) or f"{model}: the run did not finish")
 
 
+def line_of(graph: Any, model: str) -> list[dg.AssetKey]:
+    """The model's assets in an AssetGraph, in its order, without those that are made by the day."""
+    own = (key for key in graph.toposorted_asset_keys if key.path[0] == model)
+    return [key for key in own if graph.get(key).partitions_def is None]
+
+
 def selected(model: str, text: str, graph: Any) -> list[dg.AssetKey]:
     """The model's assets that `text` selects in an AssetGraph, in the order of the graph.
 
     UserError when a name is none of the model's, the text is no selection, or it selects nothing.
     """
-    known = [key for key in graph.toposorted_asset_keys if key.path[0] == model]
+    known = line_of(graph, model)
     names = [key.path[-1] for key in known]
     found: set[dg.AssetKey] = set()
     for part in text.split(","):

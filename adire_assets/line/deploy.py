@@ -110,8 +110,9 @@ def roll_back(
     reason: str,
     progress: Callable[[str], None],
     only: int | None = None,
+    leaving: int | None = None,
 ) -> list[DeploymentRecord]:
-    """End a rollout, or go back to an earlier release; the alias follows."""
+    """End a rollout, or go back to an earlier release (`rollout.rollback`); the alias follows."""
     fleet = load_fleet(project)
     with _takedowns_applied(project, fleet, model, progress):
         return rollout.rollback(
@@ -123,6 +124,7 @@ def roll_back(
             progress,
             follow=lambda: promotion.reconcile_aliases(project, model),
             only=only,
+            leaving=leaving,
         )
 
 

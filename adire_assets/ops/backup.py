@@ -55,7 +55,7 @@ MADE_AGAIN = ("cache", "work", "jobs", "md5", "fleet", "locks")
 HISTORY = ("mlartifacts", "dagster", "search", "reports", "manifests")  # large, and only grows
 # By its file there, a run of MLflow that was under way is known to have been killed.
 MARKS = "locks/mlflow-run-*.lock"
-SECRETS = ("rating_secret", "private.pem")
+SECRETS = ("rating_secret", "private.pem", "answer_keys.json")
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 READINGS = 200
 HOME, HOME_URI = "@ADIRE_HOME@", "@ADIRE_HOME_URI@"
@@ -115,6 +115,8 @@ def restore(project: Project, source: Path, progress: Progress) -> None:
                 replace_texts(path, {HOME: str(home), HOME_URI: home.as_uri()})
             if path.is_relative_to(folder / "store"):
                 path.chmod(0o444)
+            if path.is_relative_to(folder / "feedback"):  # who said what is nobody else's
+                path.chmod(0o600)
     for state in _live(project):
         progress(
             f"release {state.live} of {state.model} is live on {state.target}; `adire up` serves it"

@@ -25,7 +25,7 @@ from adire_assets.gates import approvals, clean_commit, measurements, policy, po
 from adire_assets.gates.report import pages
 from adire_assets.gates.verdict import Verdict
 from adire_assets.line import evaluate, generate
-from adire_assets.monitoring import quality
+from adire_assets.monitoring import feedback_watch, quality
 from adire_assets.serving import client, record, release
 from adire_assets.serving.fleet import processes, served_releases
 from adire_assets.serving.gateway import routing
@@ -45,6 +45,7 @@ def status(project: Project) -> Iterator[str]:
             if enabled or release.records(project, model):
                 yield from _live(project, model)
                 yield from _policy(project, model)
+                yield from (f"  feedback: {line}" for line in feedback_watch.alarms(project, model))
                 yield from (f"  stale: {line}" for line in stale(project, model))
         except (UserError, OSError) as error:  # the rest is wanted most when something is wrong
             yield f"{model}: cannot tell more: {refusal(error) or error}"

@@ -53,7 +53,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
     os.environ["NICEGUI_STORAGE_PATH"] = str(project.home / "studio")
     from nicegui import ui
 
-    from adire_assets.studio import lineage, pages
+    from adire_assets.studio import feedback, lineage, pages
 
     app = FastAPI(title="Adire Assets", openapi_url=None, docs_url=None, redoc_url=None)
     check = _check(project, next(iter(fleet.targets.values())).gateway.tokens)
@@ -76,7 +76,10 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
         hosts=frozenset(host_and_port(host, port) for host in ("127.0.0.1", "localhost", "::1")),
         check=check,
         open=(LOGIN, fleet_page.PATH),  # numbers, for a Prometheus on this machine
-        limits={lineage.ANSWER: lineage.LARGEST_ANSWER},
+        limits={
+            lineage.ANSWER: lineage.LARGEST_ANSWER,
+            feedback.PLACE: feedback.LARGEST_BODY,
+        },
     )
 
 

@@ -2,16 +2,20 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 from nicegui import ui
 
+from adire_assets.core.answer_token import FIELD
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
-from adire_assets.studio.asking import Asking, filled_in, inputs_of
-from adire_assets.studio.frame import Visitor, lines, quiet, sentence, tell
+from adire_assets.studio import feedback
+from adire_assets.studio.asking import Asking, files_of, filled_in, inputs_of
+from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
 
 TEXT_CHARACTERS = 100_000
+ABOUT_CHARACTERS = 60  # of a question, where its answer is rated
 Conversations = dict[int, list[dict[str, str]]]  # the turns so far, by release
 
 
@@ -89,13 +93,13 @@ class Page:
         with card:
             ui.label(f"Release {number}").classes("text-sm")
             shown = ui.label().style("white-space: pre-wrap")
-        text = ""
+        text, last = "", None
         try:
             async with aclosing(
                 asking.answers(self.project, self.model, request, number)
             ) as pieces:
                 async for piece in pieces:
-                    text += piece.content
+                    text, last = text + piece.content, piece
                     if card.is_deleted:
                         asking.cancelled = True
                     else:
@@ -107,6 +111,14 @@ class Page:
             return
         if text:
             conversations[number] = [*asked, {"role": "assistant", "content": text}]
+        if last and FIELD in last.provenance:
+            whole = replace(last, content=text)
+            _, [(_, _, content)] = await in_thread(files_of, self.project, whole, request)
+            if card.is_deleted:
+                return
+            about = f"the answer of release {number} to {said[:ABOUT_CHARACTERS]!r}"
+            with card:
+                feedback.button(self.project, self.visitor, self.plug, whole, about, content)
 
     def forget(self) -> None:
         self.cancel()

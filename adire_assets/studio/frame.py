@@ -32,7 +32,10 @@ body { font-family: system-ui, sans-serif; }
 .nicegui-content { padding: 0; }
 .adire-page { max-width: 76rem; margin: 0 auto; padding: 1rem; width: 100%; }
 main h1 { font-size: 1.6rem; line-height: 1.3; font-weight: 600; margin: 0 0 .75rem; }
-main h2 { font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0 .25rem; }
+main h3 { font-size: 1rem; line-height: 1.4; font-weight: 600; margin: 0; }
+main h2, .q-dialog h2 {
+  font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0 .25rem;
+}
 .body--dark .q-card { background: #1b2040; }
 .adire-quiet { color: #2f3e8f; }
 .body--dark .adire-quiet { color: #b9c4ff; }
@@ -40,6 +43,9 @@ main h2 { font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0
 a.adire-link { color: #2f3e8f; text-decoration: underline; }
 a.adire-nav { color: #fff; padding: .35rem .5rem; border-radius: .25rem; }
 a.adire-nav[aria-current=page] { background: #ffffff33; text-decoration: underline; }
+.q-dialog .q-card h2 { margin-top: 0; }
+.q-dialog .q-card { position: relative; z-index: 1; }
+.q-notification .q-btn { color: inherit !important; }
 :focus-visible { outline: 3px solid #e0a100; outline-offset: 2px; }
 pre.adire-lines { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; margin: 0; }
 </style>
@@ -97,6 +103,7 @@ def _paths(visitor: Visitor, model: str | None, asks: str) -> Iterator[tuple[str
         yield asks, f"/models/{model}/generate"
         yield "Releases", f"/models/{model}/releases"
         yield "Rate", f"/models/{model}/rate"
+        yield "Feedback", f"/models/{model}/feedback"
     yield "Lineage", "/lineage"
     if visitor.may("declare a model"):
         yield "New model", "/new-model"
@@ -206,11 +213,22 @@ async def act(
         return None
 
 
+@contextmanager
+def dialog_above(page: ui.element, title: str) -> Iterator[ui.dialog]:
+    """An open dialog with a heading; inside are its parts. It is gone when it is closed. `page` is
+    the page's content: what is behind the dialog may be shown anew meanwhile."""
+    with page, ui.dialog(value=True) as dialog, ui.card().classes("w-96"):
+        dialog.props["aria-label"] = title
+        dialog.props("transition-duration=0")
+        heading(title, 2)
+        yield dialog
+    dialog.on("hide", dialog.delete)
+
+
 def with_reason(title: str, text: str, do: Callable[[str], Awaitable[None]]) -> None:
     """Ask for the reason, without which nothing is done, and then `do(reason)`."""
-    page = ui.context.client.content  # what is behind the dialog may be shown anew meanwhile
-    with page, ui.dialog(value=True) as dialog, ui.card().classes("w-96"):
-        heading(title, 2)
+    page = ui.context.client.content
+    with dialog_above(page, title) as dialog:
         ui.label(text)
         reason = ui.textarea("Reason; it is kept in the record").props("autofocus")
         reason.classes("w-full")
@@ -227,4 +245,3 @@ def with_reason(title: str, text: str, do: Callable[[str], Awaitable[None]]) -> 
         with ui.row().classes("w-full justify-end"):
             quiet("Cancel", dialog.close)
             ui.button(title, on_click=confirmed).props("no-caps")
-    dialog.on("hide", dialog.delete)

@@ -20,6 +20,7 @@ from adire_assets.core.answer import Answer, Progress
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
+from adire_assets.studio import feedback
 from adire_assets.studio.asking import Asking, files_of, filled_in, inputs_of
 from adire_assets.studio.frame import Visitor, in_thread, lines, quiet, sentence, tell
 
@@ -169,6 +170,7 @@ class Page:
             with ui.row().classes("gap-1"):
                 quiet("Save", partial(_download, data, name))
                 quiet("Use this seed", partial(self.use_seed, request["seed"] + place))
+                feedback.button(self.project, self.visitor, self.plug, answer, told, content, place)
         for one in warnings:
             ui.label(one).classes("w-64")
         with ui.expansion("Provenance").classes("w-64"):

@@ -12,7 +12,8 @@ An ASGI middleware. It refuses, with one sentence:
 
 A session is the user's token in a cookie that scripts cannot read and that other sites' pages do
 not send. The server keeps no session state, so there is nothing to fixate. It ends with the token,
-which is checked with each request and with each message of an open websocket.
+which is checked with each request and with each message of an open websocket. A program sends the
+token in the header Authorization instead, as it does to the gateway; it needs no Origin then.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -108,7 +109,8 @@ class Guard:
         # Browsers send it with every websocket and with everything that is not safe.
         if origin is not None and origin.partition("://")[2] != headers["host"]:
             raise Refused(403, "cross-site request refused")
-        if origin is None and not safe:
+        # No site can have a browser send this header elsewhere: a program sends it.
+        if origin is None and not safe and _bearer(headers) is None:
             raise Refused(403, "the Origin header is missing")
 
     def _bound(self, path: str) -> int:
@@ -119,7 +121,10 @@ class Guard:
         if self.check is None:
             return LOCAL_USER
         try:
-            found = self.check(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
+            token = _bearer(headers)
+            if token is None:
+                token = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+            found = self.check(token)
         except UserError:
             if scope["path"] in self.open:
                 return None
@@ -172,6 +177,12 @@ class _Body:
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    """The token that a program sends, as it does to the gateway."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
 
 
 def _with_headers(send: Send) -> Send:

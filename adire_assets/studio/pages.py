@@ -20,6 +20,7 @@ from adire_assets.monitoring.watch import History
 from adire_assets.studio import (
     asking,
     chat,
+    feedback,
     generate,
     lineage,
     new_model,
@@ -92,8 +93,12 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     async def rate_page(request: Request, model: str, release: int = 0, rater: str = "") -> None:
         fill = partial(rate.fill, number=release, rater=rater)
         await of_model(request, model, "Rate", fill)
+    @ui.page("/models/{model}/feedback")
+    async def feedback_page(request: Request, model: str) -> None:
+        await of_model(request, model, "Feedback", feedback.fill)
 
     lineage.serve_answers(project, app)
+    feedback.serve_feedback(project, app)
 
     @app.get("/models/{model}/releases/{number}/report")
     async def report(model: str, number: int) -> Response:

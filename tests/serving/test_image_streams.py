@@ -13,9 +13,11 @@ import psutil
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
+from adire_assets.core import answer_token
 from adire_assets.core.answer import Answer
 from adire_assets.core.waiting import wait_until
 from adire_assets.families.diffusion import FAMILY, serve
+from adire_assets.serving import answer_keys
 from adire_assets.serving.client import stream
 from adire_assets.serving.connection import Unanswered
 from adire_assets.serving.fleet import guard, slot
@@ -56,6 +58,11 @@ def test_a_stream_shows_its_steps_and_ends_with_the_images(live: House) -> None:
     assert np.array_equal(last.content.images, whole.content)
     told = [{**answer.provenance} for answer in (last, whole)]
     assert [list(one.pop("engine_seconds")) for one in told] == [["denoising", "decoding"]] * 2
+    keys = answer_keys.read(live.project)
+    tokens = [answer_token.verify(keys, one.pop(answer_token.FIELD)) for one in told]
+    assert tokens[0].id != tokens[1].id and tokens[0].contents == tokens[1].contents
+    digests = [answer_token.digest(image.tobytes()) for image in whole.content]
+    assert (tokens[0].model, tokens[0].release, [*tokens[0].contents]) == (MODEL, 1, digests)
     assert told[0] == told[1] and last.release == 1
     assert all((one.release, one.provenance["model"]) == (1, MODEL) for one in on_the_way)
     shown = [one.content for one in on_the_way]

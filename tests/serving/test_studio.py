@@ -10,6 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from adire_assets.config.costs import CostConfig
+from adire_assets.monitoring import feedback
 from tests.serving.conftest import MODEL
 from tests.support import studio
 from tests.support.asking import generate
@@ -73,6 +74,36 @@ def test_an_image_is_drawn_and_saved_with_where_it_comes_from(
         gallery.get_by_text("Provenance").click()
         expect(gallery).to_contain_text('"release_hash"')
         assert serious_faults(page) == []
+
+
+def test_an_image_is_rated_by_the_keyboard(browser: Browser, url: str, served: House) -> None:
+    with opened(browser, url) as page:
+        visit(page, PAGE)
+        ask(page, Prompt="indigo rings", Seed="5", Num_inference_steps="2", Num_images="2")
+        gallery = page.get_by_role("region", name="Gallery")
+        opens = gallery.get_by_role("button", name="Rate or report: ")
+        expect(opens).to_have_count(2, timeout=60_000)
+        opens.nth(1).focus()
+        page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog", name="Rate or report")
+        expect(dialog).to_contain_text("release 1, seed 6")
+        for role, name in (("radio", "2"), ("checkbox", "Artefact"), ("checkbox", "Attach")):
+            dialog.get_by_role(role, name=name).focus()
+            page.keyboard.press("Space")
+        assert serious_faults(page) == []
+        dialog.get_by_role("button", name="Send").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("thank you")).to_be_visible()
+        expect(opens.nth(1)).to_have_text("Change your rating")
+    [one] = feedback.all_given(served.project, MODEL)
+    assert (one.release, one.part, one.rating, one.flags) == (1, 1, 2, ("artefact",))
+    kept = feedback.attachment(served.project, MODEL, one.name)
+    drawn = generate(
+        served.address, MODEL, "indigo rings", seed=5, num_inference_steps=2, num_images=2
+    )
+    with Image.open(kept) as image:
+        assert image.convert("RGB").tobytes() == drawn.content[1].tobytes()
+        assert json.loads(image.text["adire"])["request"]["prompt"] == "indigo rings"
 
 
 def test_two_releases_draw_the_same_seed_side_by_side(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -20,6 +21,10 @@ from tests.support.ports import listens
 CHROMIUM = shutil.which("chromium")
 START_SECONDS = 60.0
 WIDE, NARROW = 1280, 390
+
+# The bar that Quasar shows while something is loaded is no part of a page.
+IDLE = """() => [...document.querySelectorAll(".q-loading-bar")]
+    .every((bar) => getComputedStyle(bar).opacity === "0")"""
 
 expect.set_options(timeout=30_000)  # the machine may be busy
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
@@ -117,8 +122,14 @@ def _close(context: BrowserContext) -> None:
 
 def serious_faults(page: Page) -> list[str]:
     """What axe-core calls serious or critical, with where it is."""
+    page.wait_for_function(IDLE)
     return [
-        f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes']]}"
+        f"{one['id']}: {one['help']}: {[_told(node) for node in one['nodes']]}"
         for one in Axe().run(page).response["violations"]
         if one["impact"] in ("serious", "critical")
     ]
+
+
+def _told(node: dict[str, Any]) -> str:
+    why = [check["message"] for check in node["any"][:1]]
+    return f"{node['html'][:200]} {why}"

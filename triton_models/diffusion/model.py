@@ -13,8 +13,9 @@ Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32 [1])
 [1]: JSON of the release, of the software that drew and of the request, so that the request can be
 repeated; `left_out`: the ends of the texts that the text encoder does not see, or by serving.json
 such a text is refused; `adapters`: what each adapter of a mix is; `scheduler`: as in serving.json;
-`engine_seconds`: its parts of the engine's time). A value outside its limits is answered with
-INVALID_ARGUMENT and one sentence. While the engine is started again the answer is UNAVAILABLE.
+`engine_seconds`: its parts of the engine's time; `feedback_token`: see answer_token.py). A value
+outside its limits is answered with INVALID_ARGUMENT and one sentence. While the engine is started
+again the answer is UNAVAILABLE.
 
 The same files serve the release as `<model>_stream`, by its decoupled configuration stream.pbtxt:
 a request there may have preview_steps (INT32, 0 to its steps; 0, as when absent: no previews), and
@@ -44,7 +45,7 @@ sys.path[:0] = filter(None, [os.environ.get("ADIRE_SITE_PACKAGES")])
 import numpy as np  # noqa: E402
 import triton_python_backend_utils as pb  # noqa: E402
 
-from . import client  # noqa: E402, TID252 - Triton imports 3/model.py as 3.model
+from . import answer_token, client  # noqa: E402, TID252 - Triton imports 3/model.py as 3.model
 
 LARGEST_SEED = 2**31 - 1
 LARGEST_WEIGHT = 2.0  # of an adapter in a mix
@@ -138,7 +139,9 @@ class TritonPythonModel:
     def _outputs(self, told: dict[str, Any], images: Any) -> list:
         software = self.engine.software  # of now: an engine may come back on another device
         own = {"device": software["device"], "software": software}
-        provenance = {**self.provenance, **own, **told}
+        digests = [answer_token.digest(image.tobytes()) for image in images]
+        signed = answer_token.told(self.model, self.provenance["release"], digests)
+        provenance = {**self.provenance, **own, **told, **signed}
         text = json.dumps(provenance, ensure_ascii=False).encode()
         return [
             pb.Tensor("images", images),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adire_assets.core.answer import Answer
+from adire_assets.core.answer_token import digest
 from adire_assets.core.errors import UserError
 from adire_assets.core.files import read_json, write_json
 from adire_assets.families.causal_lm import serve
@@ -60,6 +61,18 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     hashes = (str(part.get("system_fingerprint")) for part in answers)
     known = next((one for one in hashes if HASH.fullmatch(one)), "")
     return {"model": named[1], "release": int(named[2]), "release_hash": known}
+
+
+def rewritten(file: Path, out: Path) -> str:
+    """Write the file of an answer that `save` wrote anew, with text and provenance alone; the
+    SHA-256 of the text (see `core.answer_token`). UserError for another file."""
+    parts = _parts(file)
+    text = parts[0].get("text") if len(parts) == 1 else None
+    if not isinstance(text, str):
+        raise UserError(f"{file} is no answer that `adire generate` or the studio has saved")
+    provenance = parts[0].get(PROVENANCE)
+    write_json(out, {"text": text, PROVENANCE: provenance if isinstance(provenance, dict) else {}})
+    return digest(text.encode("utf-8", errors="replace"))
 
 
 def _parts(path: Path) -> list[dict[str, Any]]:

@@ -65,6 +65,7 @@ FAMILY = Family(
         (
             *ENGINE.modules,
             *_step("engine.server", "engine.client", "engine.series", "engine.turns").modules,
+            "adire_assets.core.answer_token",
         )
     ),
     serve=_step("serve"),

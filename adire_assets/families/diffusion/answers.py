@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from adire_assets.core.answer import Answer, Progress
+from adire_assets.core.answer_token import digest
 from adire_assets.core.disk import written_whole
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion import serve
@@ -87,6 +88,21 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
             "a program that edited it took the text chunks out"
         )
     return found
+
+
+def rewritten(file: Path, out: Path) -> str:
+    """Write one image of an answer anew, with nothing in its file but pixels and provenance; the
+    SHA-256 of its pixels (see `core.answer_token`). UserError as for `read_provenance`."""
+    provenance = read_provenance(file)
+    if provenance is None:
+        raise UserError(f"{file} is no image of a served model")
+    with Image.open(file, formats=FORMATS) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    try:
+        save_png(pixels, out, provenance, provenance.get("image_index", 0))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file}: its provenance is none that was saved ({error!r})") from None
+    return digest(pixels.tobytes())
 
 
 def with_previews(request: Mapping[str, Any], count: int) -> dict[str, Any]:

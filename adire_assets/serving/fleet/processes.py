@@ -23,6 +23,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.core.waiting import wait_until
+from adire_assets.serving import answer_keys
 from adire_assets.serving.fleet import guard, orphans, served_releases, supervisor
 from adire_assets.serving.fleet.needed import needed
 from adire_assets.serving.fleet.supervisor import Program, programs, slot_marks, slot_program
@@ -54,6 +55,7 @@ def up(
     require_room(project.home)
     with project.locks.acquire("fleet"):
         dagster_home(project)
+        answer_keys.ensure(project)
         supervisor.write_config(project, every)
         left: set[str] = set()
         if not supervisor.is_running(project):

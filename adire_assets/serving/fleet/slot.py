@@ -15,7 +15,7 @@ from adire_assets.config.fleet import SLOT_PORTS, SlotConfig
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.readers import reading
-from adire_assets.serving import record, release
+from adire_assets.serving import answer_keys, record, release
 from adire_assets.serving.fleet import guard, metrics_page
 from adire_assets.serving.slot_server import server_of
 
@@ -104,7 +104,9 @@ def serve(target: str, name: str, config: SlotConfig, device: str, threads: int)
     return guard.run(
         server.command(project, slot, config, models),
         mark=guard.mark(slot),
-        env=server.environment(device, threads) | guard.turns(project),
+        env=server.environment(device, threads)
+        | guard.turns(project)
+        | answer_keys.environment(project),
         stop_seconds=2 * server.drain_seconds,
     )
 

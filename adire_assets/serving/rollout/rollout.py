@@ -127,6 +127,7 @@ def rollback(
     progress: Progress,
     follow: Callable[[], None] = lambda: None,
     only: int | None = None,
+    leaving: int | None = None,
 ) -> list[DeploymentRecord]:
     """End a rollout that is under way, or go back from what is live, on every target at once.
 
@@ -136,7 +137,9 @@ def rollback(
     or is quarantined while it does; that target stays as it was. `follow` is called when all
     records and routes are as decided.
 
-    With `only`, it only ends the rollout of that release; UserError when there is none.
+    With `only`, it only ends the rollout of that release; UserError when there is none. With
+    `leaving`, it only goes back from that release; UserError when it is not live everywhere, or a
+    rollout is under way.
 
     A rollback that was left unfinished is finished; then only a named release is gone back to.
     """
@@ -145,7 +148,7 @@ def rollback(
     if (left := record.read_plan(project, model)) and left.pending:
         progress(f"finishing what was begun at {left.at}: {left.pending}")
         states = finish(project, fleet, model, progress, follow)
-        if only is None and (to is None or all(state.live == to for state in states)):
+        if only is leaving is None and (to is None or all(state.live == to for state in states)):
             return states
 
     def decide(states: dict[str, DeploymentRecord]) -> dict[str, Step]:
@@ -153,6 +156,11 @@ def rollback(
         if only is not None and only not in coming:
             raise UserError(
                 f"release {only} of {model} is no longer in a rollout; see `adire status`"
+            )
+        if leaving is not None and (coming or {one.live for one in states.values()} != {leaving}):
+            raise UserError(
+                f"release {leaving} of {model} is not the one that is live on all targets, or a "
+                "rollout is under way; see `adire status`"
             )
         if not coming or to is not None:
             return {name: _back(project, fleet, one, to, reason) for name, one in states.items()}

@@ -11,6 +11,9 @@ from adire_vllm import launcher, series
 from adire_vllm.middleware import Door
 from prometheus_client import REGISTRY
 
+from adire_assets.core import answer_token
+from adire_assets.core.project import Project
+from adire_assets.serving import answer_keys
 from tests.support.fake_engine import FakeEngine, install
 
 CHAT = "/v1/chat/completions"
@@ -179,6 +182,31 @@ def test_an_answer_says_what_it_comes_from(opened: Opened) -> None:
     assert told["request"] == {"messages": HI, "max_tokens": 5, "temperature": 0}
     assert answer["system_fingerprint"] == "letters1"
     assert counted("adire_llm_requests_total", outcome="answered") == before + 1
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("how", ["off", "refuse"])
+def test_an_answer_has_a_token_that_names_what_it_says(
+    slot: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, streamed: bool
+) -> None:
+    install(slot, 1, moderation=how, moderation_words=["Ada"] if how == "refuse" else [])
+    opened = Opened(slot, FakeEngine(text="three cloths é for Ada"))
+    project = Project(tmp_path, tmp_path / "home")
+    assert answer_token.FIELD not in json.loads(opened.chat()[2])["provenance"]
+    answer_keys.ensure(project)
+    for name, value in answer_keys.environment(project).items():
+        monkeypatch.setenv(name, value)
+    body = opened.chat(stream=streamed)[2]
+    events = [json.loads(one.removeprefix(b"data: ")) for one in body.split(b"\n\n") if b"{" in one]
+    said = [
+        choice.get("delta", choice.get("message")) for one in events for choice in one["choices"]
+    ]
+    text = "".join(one.get("content", "") for one in said)
+    [told] = [one["provenance"] for one in events if "provenance" in one]
+    claims = answer_token.verify(answer_keys.read(project), told[answer_token.FIELD])
+    assert (claims.model, claims.release) == ("letters", 1)
+    assert claims.contents == (answer_token.digest(text.encode()),) and text
+    assert ("Ada" in text) is (how == "off")
 
 
 def test_a_stream_is_passed_on_and_its_head_waits_for_the_first_piece(opened: Opened) -> None:

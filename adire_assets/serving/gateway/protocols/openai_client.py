@@ -48,14 +48,16 @@ def stream(
     endpoint: Endpoint, model: str, request: Mapping[str, Any], release: int | None, timeout: float
 ) -> Iterator[Answer]:
     """The answer in pieces, as the server sends them: the `content` of each is one event. The
-    provenance is {model, release, release_hash}; `timeout` is between two pieces.
+    provenance is {model, release, release_hash}, and whole at the end; `timeout` is between two
+    pieces.
 
     `Unanswered` also for an answer that breaks off; KeyError, ValueError or the like as for `ask`.
     """
     body = {**request, "model": model, "stream": True}
     with _asked(endpoint, body, release, timeout) as answer:
         number, content_hash = (_header(answer, name) for name in (RELEASE, MANIFEST))
-        told = {"model": model, "release": int(number), "release_hash": content_hash}
+        told: dict[str, Any] = {"model": model, "release": int(number)}
+        told["release_hash"] = content_hash
         for line in answer:
             event = line.strip().removeprefix(b"data:").strip()
             if not event:
@@ -65,6 +67,7 @@ def stream(
             content = json.loads(event)
             if "error" in content:
                 raise _unanswered(endpoint, "ABORTED", _message(event))
+            told = {**told, **content.get("provenance", {})}
             yield Answer(int(number), told, content)
     raise _unanswered(endpoint, "ABORTED", BROKEN)
 

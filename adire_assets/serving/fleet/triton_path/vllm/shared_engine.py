@@ -24,6 +24,7 @@ from typing import Any
 TOLD = "ADIRE_ENGINE"  # in the environment: JSON of what starts an engine, or why none can be
 MARK = "ADIRE_SLOT"  # there too: what the slot's files in SHARED_MEMORY begin with
 SOCKET = "ADIRE_ENGINE_SOCKET"  # in the environment of an engine's processes: whose they are
+SIGNING = ("ADIRE_ANSWER_KEYS", "ADIRE_ANSWER_TOKEN")  # there too: what answers are signed with
 SHARED_MEMORY = Path("/dev/shm")
 LOOK_SECONDS = 0.2
 RECONCILE_SECONDS = 300.0
@@ -146,6 +147,7 @@ class SharedEngine:
 
     def _start(self) -> subprocess.Popen:
         mine = {SOCKET: self.socket, MARK: os.environ.get(MARK, "")}
+        mine |= {name: os.environ[name] for name in SIGNING if name in os.environ}
         # A stub knows no other letters than ASCII in paths; bytes it passes on as they are.
         environment = {
             os.fsencode(name): value.encode("utf-8", "surrogateescape")

@@ -8,10 +8,12 @@ end: an answer that only looks whole would be counted as one.
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
+from hashlib import sha256
 from typing import Any
 
-from adire_vllm import series
+from adire_vllm import series, signing
 from adire_vllm.last_words import broken_event
 from adire_vllm.moderation import Words
 from adire_vllm.releases import Release
@@ -50,6 +52,7 @@ class Answer:
         self.tells_usage = True  # whether the client has asked for a stream's last event with it
         self.body = self.rest = b""
         self.text: dict[int, str] = {}  # of each answer in a stream
+        self.digests: defaultdict[int, Any] = defaultdict(sha256)  # likewise
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -107,6 +110,7 @@ class Answer:
             self._count(content)
             for choice in content["choices"]:
                 self._look_at(choice, choice.get("message", choice), "content")
+                self._say(choice, choice.get("message", choice))
             body = json.dumps(self._with_provenance(content), ensure_ascii=False).encode()
         await self._begin(length=len(body))
         self.ended = True
@@ -169,7 +173,7 @@ class Answer:
             if choice.get("finish_reason"):
                 last = "last"
             self.cut_off |= choice.get("finish_reason") == "length"
-            piece = choice.get("delta", {}).get("content") or choice.get("text") or ""
+            piece = _text(choice.get("delta", choice))
             if self.words and piece:
                 before = self.text.get(choice["index"], "")
                 text = self.text[choice["index"]] = before + piece
@@ -177,7 +181,12 @@ class Answer:
                     series.MODERATED.labels(*self.labels, "answer").inc()
                     if self.words.refuse:
                         return "refused"
+            self._say(choice, choice.get("delta", choice))
         return last
+
+    def _say(self, choice: dict[str, Any], holder: dict[str, Any]) -> None:
+        """Count what a choice says as part of the answer that its token names."""
+        self.digests[choice.get("index", 0)].update(_text(holder).encode())
 
     def _stamped(self, event: bytes) -> bytes:
         """The last event with text, which tells what an answer in one piece tells."""
@@ -185,8 +194,13 @@ class Answer:
         return EVENT + json.dumps(content).encode()
 
     def _with_provenance(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The token names the answers that end here: all of them, or one of several in a stream."""
         fingerprint = self.release.content_hash[:16]
-        return {**content, "system_fingerprint": fingerprint, "provenance": self.told}
+        ended = [choice.get("index", 0) for choice in content["choices"]]
+        digests = [self.digests[index].hexdigest() for index in ended]
+        signed = signing.told(self.release.model, self.release.number, digests)
+        told = {**self.told, **signed}
+        return {**content, "system_fingerprint": fingerprint, "provenance": told}
 
     async def _pass_on(self, events: list[bytes]) -> None:
         if not events:
@@ -240,6 +254,11 @@ class Answer:
 
 
 def _nothing() -> None: ...
+
+
+def _text(holder: dict[str, Any]) -> str:
+    """What a message, a piece of one or a completion says."""
+    return str(holder.get("content") or holder.get("text") or "")
 
 
 def _ending(event: bytes) -> bytes:

@@ -1,0 +1,459 @@
+"""What users say of answers: kept by the day, one of each user for each part of an answer.
+
+    <home>/feedback/<model>/<day>.jsonl        one JSON object a line, in the order of arrival (UTC)
+    <home>/feedback/<model>/attached/<name>    answers that their readers have attached
+    <home>/feedback/<model>/reviews.jsonl      what became of them, see `review`
+
+A user's second rating replaces the first: both stay in the files, and the last one counts. Prompt
+and answer are kept only where the user attaches them. A line is there when `keep` returns; the half
+of one that a killed process has left was never acknowledged, and is passed over.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from adire_assets.config.model import load_model
+from adire_assets.core import answer_token
+from adire_assets.core.disk import writing
+from adire_assets.core.errors import UserError
+from adire_assets.core.files import sync
+from adire_assets.core.folders import temporary_folder
+from adire_assets.core.project import Project
+from adire_assets.serving import answer_keys
+from adire_assets.serving.release import ReleaseRecord, family_of_release, find_record
+
+FLAGS = ("off-style", "artefact", "wrong fact", "unsafe")
+LOWEST, HIGHEST, BAD = 1, 5, 2  # of a rating; BAD and what is below
+TEXT_CHARACTERS = 2_000
+LARGEST_FILE = 2**23  # bytes of an attached answer
+RATINGS_A_DAY = 1_000  # of a user, for a model
+FILES_A_DAY = 50  # likewise
+DAY_SECONDS = 86_400
+CLOCKS_DIFFER_SECONDS = 300
+REVIEWS = "reviews.jsonl"
+
+
+@dataclass(frozen=True)
+class Given:
+    """One user's word on one part of an answer, which counts from 0.
+
+    `at` is when it was given and `made` when the answer was, ISO 8601 in UTC; `attached` is the
+    name of a file in attached/.
+    """
+
+    at: str
+    user: str
+    model: str
+    release: int
+    answer: str
+    part: int
+    made: str
+    rating: int | None
+    flags: tuple[str, ...] = ()
+    text: str = ""
+    attached: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from all others; of letters that a file's name may have."""
+        return f"{self.answer}-{self.part}-{sha256(self.user.encode()).hexdigest()[:12]}"
+
+    @property
+    def is_bad(self) -> bool:
+        return bool(self.flags) or (self.rating is not None and self.rating <= BAD)
+
+    @property
+    def says_more(self) -> bool:
+        """Whether a person should look at it."""
+        return self.is_bad or bool(self.text) or self.attached is not None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept, and whether it takes the place of an earlier word of the same user."""
+
+    given: Given
+    replaced: bool
+
+    def told(self) -> str:
+        """In a sentence."""
+        about = f"release {self.given.release} of {self.given.model}"
+        return f"thank you: your feedback on {about} {'is changed' if self.replaced else 'is kept'}"
+
+
+def keep(
+    project: Project,
+    token: str,
+    user: str,
+    *,
+    rating: int | None = None,
+    flags: Iterable[str] = (),
+    text: str = "",
+    part: int = 0,
+    attached: Path | None = None,
+    model: str | None = None,
+) -> Kept:
+    """Keep what `user` says of a part of the answer with this token; `attached` is the file of it
+    that the answer was saved as, and `model` whose answer it must be.
+
+    UserError, with nothing kept: for a token that is forged, expired, of another model or of a
+    release that is not known here; for a file that is not that answer; for what is out of bounds.
+    """
+    flags, text = tuple(dict.fromkeys(flags)), _readable(text)
+    _require_bounds(rating, flags, text)
+    claims, record = _claimed(project, token, model)
+    if not 0 <= part < len(claims.contents):
+        raise UserError(f"the answer has {len(claims.contents)} part(s), so there is no {part}")
+    given = Given(
+        at=_iso(time.time()),
+        user=user,
+        model=claims.model,
+        release=claims.release,
+        answer=claims.id,
+        part=part,
+        made=_iso(claims.time),
+        rating=rating,
+        flags=flags,
+        text=text,
+    )
+    folder = _folder(project, claims.model)
+    with project.locks.acquire(f"feedback-{claims.model}"):
+        mine = [one for one in _of_day(folder, given.at[:10])[0] if one.user == user]
+        _require_room(mine, attached is not None)
+        if attached is not None:
+            suffix = family_of_release(project, record).served.suffix
+            given = replace(given, attached=f"{given.name}{suffix}")
+            _attach(project, record, attached, claims.contents[part], folder / "attached", given)
+        known = {one.name for one in all_given(project, claims.model, since=given.made[:10])}
+        _append(folder / f"{given.at[:10]}.jsonl", asdict(given))
+    return Kept(given, given.name in known)
+
+
+def _require_bounds(rating: int | None, flags: Sequence[str], text: str) -> None:
+    if rating is None and not flags:
+        raise UserError("give a rating of 1 to 5, or a flag")
+    whole = isinstance(rating, int) and not isinstance(rating, bool)
+    if rating is not None and not (whole and LOWEST <= rating <= HIGHEST):
+        raise UserError(f"the rating is {rating!r}, allowed is {LOWEST} to {HIGHEST}")
+    for flag in flags:
+        if flag not in FLAGS:
+            raise UserError(f"there is no flag {flag!r}; flags are {', '.join(FLAGS)}")
+    if len(text) > TEXT_CHARACTERS:
+        raise UserError(
+            f"the text has {len(text)} characters, at most {TEXT_CHARACTERS} are kept; shorten it"
+        )
+
+
+def _readable(text: str) -> str:
+    """The text without control characters and the like, which nobody can read."""
+    return "".join(one if one.isprintable() or one == "\n" else " " for one in text).strip()
+
+
+def _claimed(
+    project: Project, token: str, model: str | None
+) -> tuple[answer_token.Claims, ReleaseRecord]:
+    """What a token says, and the record of the release that it names."""
+    try:
+        claims = answer_token.verify(answer_keys.read(project), token)
+    except answer_token.NotSigned as error:
+        raise UserError(
+            f"the feedback token {error}; send the `{answer_token.FIELD}` of the answer that you "
+            "rate as it came"
+        ) from None
+    name = f"release {claims.release} of {claims.model}"
+    if model not in (None, claims.model):
+        raise UserError(f"the feedback token is that of an answer of {name}, not of {model}")
+    record = find_record(project, claims.model, claims.release)
+    if record is None:
+        raise UserError(f"the feedback token names {name}, of which this project has no record")
+    days = load_model(project, claims.model).monitoring.feedback.token_days
+    age = time.time() - claims.time
+    if age > days * DAY_SECONDS:
+        raise UserError(
+            f"the feedback token has expired: an answer can be rated for {days} days "
+            "(monitoring.feedback.token_days)"
+        )
+    if age < -CLOCKS_DIFFER_SECONDS:
+        raise UserError(
+            f"the feedback token is of {_iso(claims.time)}, which is still to come; set the clocks "
+            "of slots and studio"
+        )
+    return claims, record
+
+
+def _require_room(mine: Sequence[Given], file: bool) -> None:
+    """UserError for a user who has said too much today."""
+    if len(mine) >= RATINGS_A_DAY:
+        raise UserError(
+            f"you have rated {RATINGS_A_DAY} answers of this model today; go on tomorrow"
+        )
+    if file and sum(one.attached is not None for one in mine) >= FILES_A_DAY:
+        raise UserError(
+            f"you have attached {FILES_A_DAY} answers of this model today; rate without attaching"
+        )
+
+
+def _attach(
+    project: Project, record: ReleaseRecord, file: Path, digest: str, folder: Path, given: Given
+) -> None:
+    """Keep an answer that is the rated one, written anew: nothing else in its file comes along."""
+    plug = family_of_release(project, record)
+    if file.stat().st_size > LARGEST_FILE:
+        raise UserError(f"the attached file is larger than {LARGEST_FILE:,} bytes")
+    assert given.attached
+    with temporary_folder(project, folder.parent / ".new") as scratch:
+        clean = scratch / given.attached
+        found = plug.answers.functions.rewritten(file, clean)
+        if found != digest:
+            raise UserError(
+                f"the attached {plug.answer} is not the one that is rated; attach it as it was "
+                "saved"
+            )
+        clean.chmod(0o600)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync(clean)
+        clean.replace(folder / given.attached)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _folder(project: Project, model: str) -> Path:
+    return project.home / "feedback" / model
+
+
+def _append(path: Path, value: dict[str, Any]) -> None:
+    """Add a line; it has reached the disk when this returns. The caller holds the model's lock."""
+    line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    with writing(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "rb+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line  # behind the half of a line that a killed process has left
+            file.write(line)
+            os.fsync(descriptor)
+
+
+def _lines(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    """(the objects of a file, how many lines are none)."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return (), 0
+    return _parsed(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, size: int, changed: int) -> tuple[tuple[dict[str, Any], ...], int]:
+    """`_lines` of a file of this size and time, which only grows: most days are over."""
+    text = path.read_bytes()[:size].decode("utf-8", errors="replace")
+    found, damaged = [], 0
+    for line in filter(None, text.split("\n")):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        else:
+            damaged += 1
+    return tuple(found), damaged
+
+
+def _of_day(folder: Path, day: str) -> tuple[list[Given], int]:
+    """(what was given on a day, in the order of arrival, how many lines are damaged)."""
+    found, damaged = _lines(folder / f"{day}.jsonl")
+    given = []
+    for value in found:
+        try:
+            given.append(Given(**{**value, "flags": tuple(value["flags"])}))
+        except (TypeError, KeyError):
+            damaged += 1
+    return given, damaged
+
+
+def _last(given: Iterable[Given]) -> list[Given]:
+    """The last word of each user on each part, in the order of the first."""
+    return list({one.name: one for one in given}.values())
+
+
+def days(project: Project, model: str) -> list[str]:
+    """The days on which something was given, as 2026-01-31, ascending."""
+    return sorted(path.stem for path in _folder(project, model).glob("????-??-??.jsonl"))
+
+
+def of_day(project: Project, model: str, day: str) -> list[Given]:
+    """The last words of a day."""
+    return _last(_of_day(_folder(project, model), day)[0])
+
+
+def all_given(project: Project, model: str, since: str = "") -> list[Given]:
+    """The last words of all days, or of those from `since` on."""
+    folder, found = _folder(project, model), days(project, model)
+    return _last(one for day in found if day >= since for one in _of_day(folder, day)[0])
+
+
+def damaged_lines(project: Project, model: str) -> int:
+    """How many lines of a model's files are not what was written."""
+    folder = _folder(project, model)
+    return sum(_of_day(folder, day)[1] for day in days(project, model))
+
+
+def attachment(project: Project, model: str, name: str) -> Path | None:
+    """The attached file of the feedback `name`; None where there is none."""
+    found = next((one for one in all_given(project, model) if one.name == name), None)
+    if found is None or found.attached is None:
+        return None
+    path = _folder(project, model) / "attached" / found.attached
+    return path if path.is_file() else None
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was said of a release: `mean` of its ratings and its 95 % interval (`low`, `high`),
+    which counts users and not their ratings (Student's t); None without enough of them."""
+
+    release: int
+    count: int
+    users: int
+    bad: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    flags: dict[str, int]
+
+    def told(self) -> str:
+        """In a line."""
+        mean = "no rating" if self.mean is None else f"mean {self.mean:.2f}"
+        if self.low is not None and self.high is not None:
+            mean += f" ({self.low:.2f} to {self.high:.2f})"
+        flags = "".join(f", {count} {flag}" for flag, count in self.flags.items() if count)
+        return f"release {self.release}: {self.count} by {self.users} user(s), {mean}{flags}"
+
+
+def figures(given: Iterable[Given]) -> list[Figures]:
+    """The figures of each release, the newest first."""
+    by_release: dict[int, list[Given]] = {}
+    for one in given:
+        by_release.setdefault(one.release, []).append(one)
+    return [_figures(number, by_release[number]) for number in sorted(by_release, reverse=True)]
+
+
+def _figures(number: int, given: Sequence[Given]) -> Figures:
+    by_user: dict[str, list[int]] = {}
+    for one in given:
+        if one.rating is not None:
+            by_user.setdefault(one.user, []).append(one.rating)
+    flags = Counter(flag for one in given for flag in one.flags)
+    mean, low, high = _interval([sum(all_) / len(all_) for all_ in by_user.values()])
+    return Figures(
+        release=number,
+        count=len(given),
+        users=len({one.user for one in given}),
+        bad=sum(one.is_bad for one in given),
+        mean=mean,
+        low=low,
+        high=high,
+        flags={flag: flags[flag] for flag in FLAGS},
+    )
+
+
+def _interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    if not values:
+        return None, None, None
+    count, mean = len(values), sum(values) / len(values)
+    if count < 2:
+        return mean, None, None
+    from scipy.stats import t  # not in every command
+
+    deviation = (sum((one - mean) ** 2 for one in values) / (count - 1)) ** 0.5
+    half = float(t.ppf(0.975, count - 1)) * deviation / count**0.5
+    return mean, max(float(LOWEST), mean - half), min(float(HIGHEST), mean + half)
+
+
+# --- review --------------------------------------------------------------------------------------
+
+# What a person makes of feedback. The note says it: the better caption or answer, the file to
+# leave out, the prompt that evaluations should have.
+OUTCOMES = ("correction", "exclusion", "prompt", "nothing")
+
+
+@dataclass(frozen=True)
+class Review:
+    """What became of the feedback `name`."""
+
+    at: str
+    by: str
+    name: str
+    outcome: str
+    note: str
+
+
+def review(project: Project, model: str, name: str, outcome: str, note: str, by: str) -> str:
+    """Take feedback off the list of what is to be looked at; what was said, in a sentence.
+
+    UserError for what is not on the list, for an outcome that there is not, and without a note.
+    """
+    if outcome not in OUTCOMES:
+        raise UserError(f"there is no outcome {outcome!r}; outcomes are {', '.join(OUTCOMES)}")
+    if not note.strip() or len(note) > TEXT_CHARACTERS:
+        raise UserError(f"a review needs a note of at most {TEXT_CHARACTERS} characters")
+    with project.locks.acquire(f"feedback-{model}"):
+        if name not in {one.name for one in to_review(project, model)}:
+            raise UserError(f"{name} is not on the list of {model}; see `adire feedback list`")
+        made = Review(_iso(time.time()), by, name, outcome, note.strip())
+        _append(_folder(project, model) / REVIEWS, asdict(made))
+    return f"{model}: {name} is reviewed: {outcome}"
+
+
+def reviews(project: Project, model: str) -> list[Review]:
+    """All reviews, in the order of arrival."""
+    return [Review(**value) for value in _lines(_folder(project, model) / REVIEWS)[0]]
+
+
+def to_review(project: Project, model: str) -> list[Given]:
+    """What a person should look at and has not since it was said, the latest first."""
+    done = {one.name: one.at for one in reviews(project, model)}
+    found = [one for one in all_given(project, model) if one.says_more]
+    waiting = [one for one in found if done.get(one.name, "") < one.at]
+    return sorted(waiting, key=lambda one: one.at, reverse=True)
+
+
+def listed(project: Project, model: str, outcome: str | None = None) -> Iterator[str]:
+    """Lines: the figures of each release and what is to be looked at; or, with an `outcome`, the
+    notes of the reviews with it."""
+    if outcome is not None:
+        if outcome not in OUTCOMES:
+            raise UserError(f"there is no outcome {outcome!r}; outcomes are {', '.join(OUTCOMES)}")
+        yield from (one.note for one in reviews(project, model) if one.outcome == outcome)
+        return
+    given = all_given(project, model)
+    yield from (one.told() for one in figures(given))
+    if not given:
+        yield f"nobody has rated an answer of {model} yet"
+    if damaged := damaged_lines(project, model):
+        yield f"{damaged} line(s) below {_folder(project, model)} are damaged and do not count"
+    for one in to_review(project, model):
+        said = [f"rated {one.rating}"] if one.rating is not None else []
+        about = ", ".join([*said, *one.flags, *(["attached"] if one.attached else [])])
+        yield f"  {one.name}: release {one.release}, {one.user}, {one.at}: {about}"
+        if one.text:
+            yield f"    {' '.join(one.text.split())}"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
