@@ -95,6 +95,7 @@ def frame(
 def _paths(model: str | None, asks: str) -> Iterator[tuple[str, str]]:
     if model:
         yield asks, f"/models/{model}/generate"
+        yield "Training", f"/models/{model}/training"
         yield "Releases", f"/models/{model}/releases"
     yield "Lineage", "/lineage"
 
