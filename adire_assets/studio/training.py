@@ -103,6 +103,7 @@ class _Page:
 
     def __init__(self, project: Project, model: str, visitor: Visitor) -> None:
         self.project, self.model, self.visitor = project, model, visitor
+        self.busy = False
 
     async def view(self) -> View:
         work = partial(training.view, self.project, self.model)
@@ -159,9 +160,17 @@ class _Page:
         await self.do(training.stop, self.project, self.model, run_id, self.visitor.name)
 
     async def do(self, work: Callable[..., str], *arguments: Any) -> None:
-        said = await act(self.visitor, "train", work, *arguments)
-        if said is not None:
-            ui.notify(said, type="positive", timeout=8000)
+        if self.busy:  # a second click while the first one is answered
+            return
+        self.busy = True
+        try:
+            # The button may be shown anew meanwhile.
+            with ui.context.client.content:
+                said = await act(self.visitor, "train", work, *arguments)
+                if said is not None:
+                    ui.notify(said, type="positive", timeout=8000)
+        finally:
+            self.busy = False
         for look in self.refresh:
             await look()
 
