@@ -46,6 +46,7 @@ PARTS = {
     "triton_repository": "release",
     "deployed_model": "going live",
 }
+LAST_PART = "deployed_model"
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,22 @@ class Curve:
         whole = f" of {self.steps:,}" if self.steps else ""
         said = f"Step {step:,}{whole}, loss {loss:.4g}"
         if self.validation:
-            when, best = self.validation[-1]
-            said += f"; validation loss {best:.4g} at step {when:,}"
+            when, value = self.validation[-1]
+            said += f"; validation loss {value:.4g} at step {when:,}"
         return f"{said}."
 
 
 @dataclass(frozen=True)
 class RunView:
-    """The latest run of a model in plain words. `parts`: (what is made, how it stands) of its
-    steps; `said`: its last lines; `problems`: gates that refused and steps that failed."""
+    """The latest run of a model in plain words. It `can_stop` while it is under way, until its
+    release goes live: that is for who decides about releases. `parts`: (what is made, how it
+    stands) of its steps; `said`: its last lines; `problems`: gates that refused and steps that
+    failed."""
 
     id: str
     sentence: str
     under_way: bool
+    can_stop: bool
     parts: tuple[tuple[str, str], ...]
     said: tuple[str, ...]
     problems: tuple[str, ...]
@@ -98,7 +102,7 @@ def state(project: Project, model: str) -> Iterator[str]:
     """What a run would find changed since the latest release, and what keeps it from starting."""
     known = release.records(project, model)
     if not known:
-        yield "There is no release yet: a run makes everything, from the data on."
+        yield "There is no release yet: a run makes the first one, from the data on."
     else:
         number = known[-1].number
         try:
@@ -156,9 +160,14 @@ def start(project: Project, model: str, by: str) -> str:
 
 def stop(project: Project, model: str, run_id: str, by: str) -> str:
     """Stop a run for somebody; a sentence. What it has made, and its checkpoint, stay. UserError
-    when it is not the one under way."""
+    when it is not the one under way, and while its release goes live."""
     for run in dagster_runs.latest_runs(project, model):
         if run.id == run_id and run.under_way:
+            if _goes_live(dagster_runs.log_of(project, run)):
+                raise UserError(
+                    f"{run.short} of {model} brings its release live; end the rollout on the "
+                    "releases' page"
+                )
             dagster_runs.terminate(project, run)
             _note_stop(project, model, {"run": run_id, "by": by, "at": record.now()})
             return f"{model}: {run.short} is stopping; its checkpoint stays"
@@ -175,7 +184,7 @@ def shown(project: Project, model: str, curve: Curve) -> list[tuple[int, list[Sh
 
 def samples_at(project: Project, model: str, run_id: str, step: int) -> list[Shown]:
     """What a training has shown at a step, as its family sees it. UserError without any."""
-    folder = followed.shown_at(project, run_id, step)
+    folder = followed.shown_at(project, model, run_id, step)
     found: list[Shown] = family_of(project, model).shows.functions.of_validation(folder)
     return found
 
@@ -231,6 +240,7 @@ def _run_view(project: Project, model: str, run: Run, curve: Curve | None) -> Ru
         run.id,
         f"{head} {_status(project, model, run, log, curve, number)}{ended}.",
         run.under_way,
+        run.under_way and not _goes_live(log),
         tuple((what, log.steps.get(part, "not yet")) for part, what in PARTS.items()),
         tuple(log.said[-LINES:]),
         tuple(log.problems),
@@ -265,6 +275,10 @@ def _status(
         case "FAILURE":
             return "was refused" if any("refused by" in one for one in log.problems) else "failed"
     return f"is {run.status.lower()}"
+
+
+def _goes_live(log: RunLog) -> bool:
+    return log.steps.get(LAST_PART) == "now"
 
 
 def _note_stop(project: Project, model: str, told: dict[str, str]) -> None:

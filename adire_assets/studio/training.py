@@ -53,9 +53,10 @@ class SampleView:
 
 @dataclass(frozen=True)
 class Controls:
-    """What can be pressed: Stop for the run that is `under_way`, else Start; a link to releases."""
+    """What can be pressed: Start, or Stop for the run of this id; a link to releases."""
 
-    under_way: str | None
+    start: bool
+    stop: str | None
     release: int | None
 
 
@@ -122,7 +123,7 @@ class _Page:
         if run is None:
             ui.label("No run yet.")
             return
-        ui.label(run.sentence).props('aria-live="polite"')
+        ui.label(run.sentence)
         lines(run.problems)
         with ui.element("ul").props('aria-label="Steps"').classes("flex flex-wrap gap-2"):
             for what, how in run.parts:
@@ -137,17 +138,17 @@ class _Page:
         except UserError:
             return None  # said by `run`
         if run is None:
-            return Controls(None, None)
-        return Controls(run.id if run.under_way else None, run.release)
+            return Controls(True, None, None)
+        return Controls(not run.under_way, run.id if run.can_stop else None, run.release)
 
     def show_controls(self, found: Controls | None) -> None:
         if found is None:
             return
         with ui.row().classes("items-center gap-4"):
             if self.visitor.may("train"):
-                if found.under_way:
-                    quiet("Stop", partial(self.stop, found.under_way))
-                else:
+                if found.stop:
+                    quiet("Stop", partial(self.stop, found.stop))
+                if found.start:
                     ui.button("Start", on_click=self.start).props("no-caps")
             if found.release is not None:
                 text = f"Release {found.release}: verdict, gates and report"

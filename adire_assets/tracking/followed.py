@@ -1,14 +1,16 @@
 """What MLflow knows of a training while it runs: its losses by step, and what it has shown."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from adire_assets.core.errors import UserError
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.project import Project
-from adire_assets.tracking.backend import client, is_server
+from adire_assets.tracking.backend import client
 from adire_assets.tracking.runs import RECIPE_KEY, VALIDATION
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 DAGSTER_RUN = "dagster_run_id"  # dagster-mlflow's tag: the run of Dagster that works on it, or did
+RUN_ID = re.compile("[0-9a-f]{32}")
 KEPT_HISTORIES = 64  # metrics of a run
 Latest = tuple[tuple[str, float], ...]
 _histories: dict[tuple[str, str], tuple[Latest, dict[int, float]]] = {}
@@ -76,15 +79,23 @@ def _history(mlflow: "MlflowClient", run_id: str, name: str, now: Latest) -> dic
     return _histories[run_id, name][1]
 
 
-def shown_at(project: Project, run_id: str, step: int) -> Path:
-    """The folder of what a training has shown at a step. UserError when it has shown nothing."""
+def shown_at(project: Project, model: str, run_id: str, step: int) -> Path:
+    """The folder of what a training of the model has shown at a step. UserError when there is no
+    such training, and when it has shown nothing then."""
     name = f"{VALIDATION}/step-{step:06}"
     with client(project) as mlflow:
+        experiment = mlflow.get_experiment_by_name(model)
+        query = f"attributes.run_id = '{run_id}'"
+        known = experiment and RUN_ID.fullmatch(run_id)
+        found = mlflow.search_runs([experiment.experiment_id], query) if known else []
+        if not found:
+            raise UserError(f"{model} has no such training")
         files = [one.path for one in mlflow.list_artifacts(run_id, name) if not one.is_dir]
         if not files:
             raise UserError(f"the training {run_id} has shown nothing at step {step}")
-        if not is_server(project):
-            return Path(mlflow.download_artifacts(run_id, name))
+        place = urlsplit(found[0].info.artifact_uri)
+        if place.scheme == "file":
+            return Path(unquote(place.path)) / name
         kept = project.home / "cache" / "shown" / run_id
         for path in files:
             if not (kept / path).is_file():

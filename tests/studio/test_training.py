@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = "cloth"
 PAGE = f"/models/{MODEL}/training"
 STEPS = 300
-PATIENT = 240_000  # ms; what Dagster does takes a while on a busy machine
+PATIENT = 480_000  # ms; what Dagster does takes a while on a busy machine
 CONFIG: dict[str, Any] = {
     "family": "diffusion",
     "require_clean_commit": False,
@@ -114,6 +114,7 @@ def project(
         for name in set(os.environ) - set(clean_environment):
             if name != "ADIRE_PASS":
                 patch.delenv(name)
+        patch.setenv("ADIRE_THREADS", "1")
         yield made
 
 
@@ -188,8 +189,6 @@ def test_a_viewer_follows_and_has_no_button(browser: Browser, url: str, project:
 def test_a_training_is_followed_stopped_and_goes_on_from_its_checkpoint(
     page: Page, project: Project, fleet: FleetConfig, started: ExitStack
 ) -> None:
-    processes.up(project, fleet, only="serving")
-    started.callback(processes.down, project, fleet)
     started.enter_context(dagster_up.running(project, fleet, "dagster-daemon"))
     expect(page.get_by_text("training: now")).to_be_visible(timeout=PATIENT)
     step = step_of(page)
@@ -206,14 +205,25 @@ def test_a_training_is_followed_stopped_and_goes_on_from_its_checkpoint(
     expect(page.get_by_text(f"going on from the checkpoint at step {kept}")).to_be_visible(
         timeout=PATIENT
     )
+    page.get_by_role("button", name="Stop").click()
+    expect(stopped).to_be_visible(timeout=PATIENT)
 
 
-def test_its_samples_and_its_release_come_out(page: Page, project: Project) -> None:
+@pytest.mark.full
+def test_its_samples_and_its_release_come_out(
+    page: Page, project: Project, fleet: FleetConfig, started: ExitStack
+) -> None:
+    processes.up(project, fleet, only="serving")
+    started.callback(processes.down, project, fleet)
+    page.get_by_role("button", name="Start").click()
     expect(page.get_by_text("has ended: release 1 is live on local")).to_be_visible(timeout=PATIENT)
     assert step_of(page) == STEPS
     expect(page.get_by_role("heading", name=f"Step {STEPS}")).to_be_visible()
     picture = page.get_by_role("img", name=f"Image 1, Step {STEPS}")
     expect(picture).to_be_visible()
+    address = page.locator("img[src*='/training/']").first.get_attribute("src")
+    for other in (address.replace("/300/", "/7/"), address[:-1] + "9", f"{PAGE}/x'y/300/0"):
+        assert page.request.get(other).status == 404
     page.wait_for_function("() => [...document.images].some((one) => one.naturalWidth == 64)")
     expect(page.get_by_text("Nothing has changed since release 1")).to_be_visible()
     page.set_viewport_size({"width": NARROW, "height": 900})
@@ -221,3 +231,17 @@ def test_its_samples_and_its_release_come_out(page: Page, project: Project) -> N
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW
     page.get_by_role("link", name="Release 1: verdict, gates and report").click()
     expect(page.get_by_role("heading", name="Release 1")).to_be_visible()
+
+
+@pytest.mark.full
+def test_a_refusal_is_told_in_the_gates_own_sentence(page: Page, project: Project) -> None:
+    gates = {**CONFIG["evaluation"]["gates"], "clip_s_minimum": 2.5}
+    evaluation = {**CONFIG["evaluation"], "gates": gates}
+    write_yaml(project.model_file(MODEL), {**CONFIG, "evaluation": evaluation})
+    with suppress(UserError):  # the sensor may have been faster
+        training.start(project, MODEL, "obi")
+    refused = page.get_by_text(re.compile("refused by the gate clip_s .* is below 2.5"))
+    expect(refused).to_be_visible(timeout=PATIENT)
+    expect(page.get_by_text(re.compile(r"^Run .* was refused at "))).to_be_visible()
+    # Nothing was trained: the curve is that of the adapter, which is there.
+    assert step_of(page) == STEPS

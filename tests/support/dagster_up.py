@@ -25,8 +25,7 @@ def running(project: Project, fleet: FleetConfig, name: str) -> Iterator[subproc
         process = subprocess.Popen(
             program.command,
             cwd=project.root,
-            env=child_environment(**{key: str(folder) for key, folder in folders.items()})
-            | {"ADIRE_THREADS": "1"},
+            env=child_environment(**{key: str(folder) for key, folder in folders.items()}),
             stdout=said,
             stderr=said,
             stdin=subprocess.DEVNULL,
