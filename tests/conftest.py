@@ -37,6 +37,7 @@ LONG = (
     *FLEET,
     "serving/rollout/test_rollout.py",
     "serving/fleet/",
+    "studio/test_training.py",
     "ops/test_home_before.py",
     "families/diffusion/formats/",
     "families/diffusion/evaluation/",

@@ -121,6 +121,14 @@ def materialize(
 
 
 @app.command()
+def runs(model: Model) -> Iterable[str]:
+    """How the latest run of a model stands, how far its training is, and what has changed since."""
+    from adire_assets.ops import training
+
+    return training.lines(Project.find(), model)
+
+
+@app.command()
 def search(
     model: Model,
     trials: Annotated[

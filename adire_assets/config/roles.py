@@ -10,6 +10,7 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
     "rate": ("designer", "operator", "approver"),
     "give feedback": ("designer", "operator", "approver"),
     "review feedback": ("operator", "approver"),
+    "train": ("designer", "operator"),
     "roll back": ("operator",),
     "promote a rollout": ("operator", "approver"),
     "declare a model": ("operator",),

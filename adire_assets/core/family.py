@@ -80,7 +80,8 @@ class Family:
         dataset   build(source, output, config, files, and where there is any taken_down), of these
                   files
         shows     of_dataset(folder), of_adapter(folder), of_evaluation(folder): lists of
-                  `core.shown.Shown`; items(dataset, files): its `core.shown.Item`s, `files` being
+                  `core.shown.Shown`; where a training hands its progress a folder, of_validation of
+                  that folder likewise; items(dataset, files): its `core.shown.Item`s, `files` being
                   those that it was made of, with left-out copies of an item as items of their own;
                   file_items(file, name, config, datasets): those of a file of the data as it is
                   now, and what `datasets` have of the same image in other bytes; UserError for a

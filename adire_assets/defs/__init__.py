@@ -14,15 +14,12 @@ from adire_assets.defs.feedback import feedback_asset, feedback_schedule
 from adire_assets.defs.resources import ChildProcesses, MlflowTracking, ReferenceIOManager
 from adire_assets.defs.rollouts import rollout_job, rollout_sensor
 from adire_assets.defs.sensors import (
-    MODEL_TAG,
     approval_sensor,
     broken_models,
     deployment_job,
     model_sensor,
 )
-
-# Dagster's own, though they come as messages; dagster-mlflow calls every run a new one.
-NOISE = ("[pipes]", "Dependencies for step", "Starting a new mlflow run")
+from adire_assets.line.changes import MODEL_TAG, NOISE, line_job
 
 
 @dg.logger(None, description="What the steps say, one line each, without Dagster's own events.")
@@ -69,7 +66,7 @@ def build_definitions(project: Project, also: str | None = None) -> dg.Definitio
 
 def _of_model(project: Project, model: str) -> dg.Definitions:
     line = dg.define_asset_job(
-        f"{model}_line",
+        line_job(model),
         selection=dg.AssetSelection.groups(model),
         tags={MODEL_TAG: model},
         description=f"The whole line of {model}: from its data to the live model.",

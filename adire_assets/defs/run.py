@@ -25,8 +25,8 @@ from adire_assets.core.disk import require_room
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.defs import build_definitions
-from adire_assets.defs.sensors import MODEL_TAG
 from adire_assets.line import sources
+from adire_assets.line.changes import MODEL_TAG, WHY_TAG
 from adire_assets.serving.fleet.processes import dagster_home
 
 CLAUSE = re.compile(r"([*+]*)([\w/]+)([*+]*)")
@@ -69,7 +69,7 @@ def materialize(project: Project, model: str, select: str | None = None) -> None
             instance=instance,
             asset_selection=wanted,
             raise_on_error=False,
-            tags={MODEL_TAG: model},
+            tags={MODEL_TAG: model, WHY_TAG: "`adire materialize`"},
             run_config={"loggers": {"lines": {}}},
         )
     if not result.success:

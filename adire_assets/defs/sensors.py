@@ -12,29 +12,38 @@ nothing failed, `deployed_model` is not materialized, and its checks warn with t
 it go on. Once it is approved, the job `<model>_deployment` deploys that release, which may be older
 than the latest one.
 
+A run that a person stopped, in the studio or in Dagster's UI, is not started again for the same
+state.
+
 Neither starts anything while a file that decides is not committed
 (`adire_assets.gates.clean_commit`); a run of theirs asks that again before it deploys.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 import dagster as dg
 
-from adire_assets.config.model import family_of, load_model
-from adire_assets.core import lineage
+from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.defs import ticks
 from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.gates import approvals, clean_commit, policy_comparison
 from adire_assets.gates.policy_comparison import VERDICT
-from adire_assets.line.changes import code_and_libraries
-from adire_assets.line.sources import source_keys
+from adire_assets.line.changes import (
+    MODEL_TAG,
+    POLICY_TAG,
+    STATE_TAG,
+    WHY_TAG,
+    State,
+    run_tags,
+    state_of,
+)
 
-STATE_TAG, MODEL_TAG, APPROVAL_TAG = "adire/state", "adire/model", "adire/approval"
+APPROVAL_TAG = "adire/approval"
 LAST = ("triton_repository", "deployed_model")
 LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
 
@@ -51,23 +60,21 @@ def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefini
     def changes(context: ticks.Context) -> dg.RunRequest | str:
         if not load_model(project, model).enabled:
             return f"{model} is disabled in {project.model_file(model)}"
-        sources = source_keys(project, model)
-        others = code_and_libraries(project, family_of(project, model))
-        state = lineage.digest({**sources, **others})[:32]
-        found = _wanted(context, project, model, sources, state)
+        state = state_of(project, model)
+        found = _wanted(context, project, model, state)
         if isinstance(found, str):
-            return f"state {state[:12]}: {found}"
-        context.log.info(f"state {state[:12]}: {found.tags['adire/why']}; starting a run")
+            return f"state {state.digest[:12]}: {found}"
+        context.log.info(f"state {state.digest[:12]}: {found.tags[WHY_TAG]}; starting a run")
         return found
 
     return changes
 
 
 def _wanted(
-    context: ticks.Context, project: Project, model: str, sources: dict[str, str], state: str
+    context: ticks.Context, project: Project, model: str, state: State
 ) -> dg.RunRequest | str:
     """A run for this state of the working tree, or why there is none to start."""
-    instance = context.instance
+    instance, sources = context.instance, state.sources
     runs = ticks.runs_of(context, MODEL_TAG, model, limit=20)
     if ticks.under_way(runs):
         run = runs[0].dagster_run
@@ -77,10 +84,17 @@ def _wanted(
             return f"{ticks.short(runs[0])} is under way"
         instance.report_run_failed(run, "The process of this run was killed.")
         return f"{ticks.short(runs[0])} was killed; marked as failed"
-    same = list(takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state, runs))
+    same = list(
+        takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state.digest, runs)
+    )
     failed = bool(same) and not same[0].dagster_run.is_success
     made = {name: _materialized(instance, model, name) for name in (*sources, *LAST)}
     changed = [name for name, key in sources.items() if made[name][0] != key]
+    if _stopped(runs, same, changed):
+        return (
+            f"{ticks.short(runs[0])} was stopped; start it again in the studio or with `adire "
+            f"materialize {model}`, or change something"
+        )
     if not changed and not failed:
         sources_made = max(made[name][1] for name in sources)
         released, deployed = (made[name][1] >= sources_made for name in LAST)
@@ -101,17 +115,30 @@ def _wanted(
     why = f"{', '.join(changed) or 'code, libraries or an unfinished run'} changed"
     if hindrance := ticks.hindrance(project, model):
         return f"{why}; {hindrance}"
-    tags = {STATE_TAG: state, MODEL_TAG: model, "adire/why": why}
-    if weaker := policy_comparison.current_sentence(project, model):
+    tags = run_tags(project, model, state, why)
+    if weaker := tags.get(POLICY_TAG):
         context.log.warning(f"{model}: the policy is {weaker}")
-        tags["adire/policy"] = weaker
     return dg.RunRequest(tags=tags)
 
 
+def _stopped(
+    runs: Sequence[dg.RunRecord], same: Sequence[dg.RunRecord], changed: Sequence[str]
+) -> bool:
+    """Whether a person stopped the latest run, and it was for the state as it is now.
+
+    Dagster calls a run canceled only if somebody asked for that; one whose process was interrupted
+    otherwise has failed. Runs of the terminal or of Dagster's UI do not say their state.
+    """
+    if not runs or runs[0].dagster_run.status != dg.DagsterRunStatus.CANCELED:
+        return False
+    return bool(same) or not (changed or STATE_TAG in runs[0].dagster_run.tags)
+
+
 def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
-    """UserError when a sensor started `run`, and files that decide are not committed (any more)."""
+    """UserError when a sensor or the studio started `run`, and files that decide are not committed
+    (any more)."""
     if {STATE_TAG, APPROVAL_TAG} & {*run.tags} and (why := clean_commit.refusal(project, model)):
-        raise UserError(f"{model}: this run was started by a sensor; {why}")
+        raise UserError(f"{model}: this run was started by a sensor or in the studio; {why}")
 
 
 class Deployment(dg.Config):
@@ -154,9 +181,9 @@ def approval_sensor(project: Project, model: str, job_name: str) -> dg.SensorDef
             return f"{release} is approved: {pause}"
         if hindrance := ticks.hindrance(project, model):
             return f"{release} is approved; {hindrance}"
-        tags = {APPROVAL_TAG: found.key, "adire/why": f"{release} is approved"}
+        tags = {APPROVAL_TAG: found.key, WHY_TAG: f"{release} is approved"}
         if told := policy_comparison.current_sentence(project, model):
-            tags["adire/policy"] = told
+            tags[POLICY_TAG] = told
         config = {"config": {"release": found.record.number}}
         return dg.RunRequest(
             # Each approval and each attempt has its own: one that was seen is never seen again.

@@ -34,7 +34,7 @@ def lora_weights(
     recipe = job_recipe(
         project, plug, plug.train, "lora_weights", made_from, settings["training"], device
     )
-    work = project.home / "work" / recipe.key[:32]
+    work = work_folder(project, recipe.key)
 
     def make(folder: Path) -> dict[str, Any]:
         with tracked(recipe.key) as run:
@@ -69,6 +69,11 @@ def lora_weights(
     built = Store(project).build(recipe, make)
     shutil.rmtree(work, ignore_errors=True)  # the checkpoints have served
     return built
+
+
+def work_folder(project: Project, recipe_key: str) -> Path:
+    """Where the training of this recipe keeps its checkpoints."""
+    return project.home / "work" / recipe_key[:32]
 
 
 def _training_tags(

@@ -150,8 +150,12 @@ def stale(project: Project, model: str) -> list[str]:
     champion = deployment.champion(project, load_fleet(project), model)
     if champion is None:
         return []
-    store = Store(project)
-    found = release.read_record(project, model, champion)
+    return differences(project, release.read_record(project, model, champion))
+
+
+def differences(project: Project, found: release.ReleaseRecord) -> list[str]:
+    """How the project as it is now differs from what a release was made from, likewise."""
+    store, model = Store(project), found.model
     evaluation = store.open(found.evaluation).manifest
     adapter = store.open(found.adapter).manifest
     dataset = store.recall(adapter["dataset"]).manifest

@@ -101,6 +101,7 @@ def frame(
 def _paths(visitor: Visitor, model: str | None, asks: str) -> Iterator[tuple[str, str]]:
     if model:
         yield asks, f"/models/{model}/generate"
+        yield "Training", f"/models/{model}/training"
         yield "Releases", f"/models/{model}/releases"
         yield "Rate", f"/models/{model}/rate"
         yield "Feedback", f"/models/{model}/feedback"

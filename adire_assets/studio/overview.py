@@ -10,6 +10,7 @@ from adire_assets.ops import operations
 from adire_assets.studio.frame import heading, lines, shared, watched
 
 SECONDS = 5.0  # from one look at the processes to the next
+PAGES = (("Training", "training"), ("Releases", "releases"))  # of a model, beside where it is asked
 View = tuple[dict[str, tuple[str, list[str]]], list[str]]
 
 
@@ -45,7 +46,7 @@ def _show(found: View) -> None:
             lines(said)
             if asks:
                 with ui.row():
-                    for text, place in ((asks, "generate"), ("Releases", "releases")):
+                    for text, place in ((asks, "generate"), *PAGES):
                         link = ui.link(text, f"/models/{name}/{place}").classes("adire-link")
                         link.props["aria-label"] = f"{name}: {text}"
     with ui.card().classes("w-full"):

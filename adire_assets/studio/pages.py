@@ -27,6 +27,7 @@ from adire_assets.studio import (
     overview,
     rate,
     releases,
+    training,
     watch,
 )
 from adire_assets.studio.frame import Visitor, frame, in_thread, lines, shared
@@ -57,6 +58,7 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     def new_model_page(request: Request) -> None:
         with frame(request, "New model", signs_in=signs_in) as visitor:
             new_model.fill(project, visitor)
+
     history = History()
 
     @ui.page("/watch")
@@ -93,12 +95,18 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     async def rate_page(request: Request, model: str, release: int = 0, rater: str = "") -> None:
         fill = partial(rate.fill, number=release, rater=rater)
         await of_model(request, model, "Rate", fill)
+
     @ui.page("/models/{model}/feedback")
     async def feedback_page(request: Request, model: str) -> None:
         await of_model(request, model, "Feedback", feedback.fill)
 
+    @ui.page("/models/{model}/training")
+    async def training_page(request: Request, model: str) -> None:
+        await of_model(request, model, "Training", training.fill)
+
     lineage.serve_answers(project, app)
     feedback.serve_feedback(project, app)
+    training.serve_samples(project, app)
 
     @app.get("/models/{model}/releases/{number}/report")
     async def report(model: str, number: int) -> Response:

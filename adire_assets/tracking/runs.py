@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RECIPE_KEY = "adire.recipe_key"
 HOLDER = "adire.holder"  # host and home of the processes that log into a run
+VALIDATION = "validation"  # the folder of a run that has what a training has shown, by step
 BATCH = 100  # of each kind in one request, MLflow's limit for parameters and tags
 
 # A context that yields the logging functions of the one run of an adapter, by its recipe key.
@@ -227,7 +228,7 @@ def record_progress(
         log_metrics(project, run_id, numbers, step)
     if shown:
         files = sorted(path for path in shown.iterdir() if path.is_file())
-        log_artifacts(project, run_id, files, f"validation/step-{step:06}")
+        log_artifacts(project, run_id, files, f"{VALIDATION}/step-{step:06}")
 
 
 def log_tags(project: Project, run_id: str, tags: Mapping[str, Any]) -> None:

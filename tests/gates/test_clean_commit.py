@@ -16,6 +16,7 @@ from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.defs import sensors
 from adire_assets.gates import clean_commit, policy_comparison
+from adire_assets.line import changes
 from adire_assets.tracking.dvc.files import md5_of_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -216,8 +217,8 @@ def test_a_hook_does_not_point_at_another_checkout(
 
 def tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> dg.RunRequest | str:
     """What the sensor says about a state that was never materialized."""
-    monkeypatch.setattr(sensors, "source_keys", lambda *_: {"training_config": "new"})
-    monkeypatch.setattr(sensors, "code_and_libraries", lambda *_: {})
+    monkeypatch.setattr(changes, "source_keys", lambda *_: {"training_config": "new"})
+    monkeypatch.setattr(changes, "code_and_libraries", lambda *_: {})
     monkeypatch.setattr(held_weights, "known", lambda *_: None)
     sensor = sensors.model_sensor(project, MODEL, "cloth_line")
     with (
@@ -250,7 +251,9 @@ def test_a_run_of_a_sensor_asks_again_before_it_deploys(project: Project, tag: s
     started, by_hand = (dg.DagsterRun(job_name="line", tags=tags) for tags in ({tag: "x"}, {}))
     sensors.require_committed(project, MODEL, started)
     change(project, "configs/fleet.yaml")
-    with pytest.raises(UserError, match=r"started by a sensor; not committed: configs/fleet\.yaml"):
+    with pytest.raises(
+        UserError, match=r"a sensor or in the studio; not committed: configs/fleet\.yaml"
+    ):
         sensors.require_committed(project, MODEL, started)
     sensors.require_committed(project, MODEL, by_hand)
 

@@ -24,7 +24,14 @@ from tests.support.studio import NARROW, WIDE, opened, running_studio, serious_f
 
 pytestmark = studio.needs_chromium
 RELEASES = f"/models/{MODEL}/releases"
-PAGES = ("/", f"/models/{MODEL}/generate", RELEASES, "/lineage", "/watch")
+PAGES = (
+    "/",
+    f"/models/{MODEL}/generate",
+    f"/models/{MODEL}/training",  # where no Dagster answers
+    RELEASES,
+    "/lineage",
+    "/watch",
+)
 NUMBER = re.compile(r'\w+(\{(\w+="[\w.@-]*",?)+\})? [0-9.e+-]+')
 SCRIPT = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{ 1 + 1 }}'
 

@@ -84,7 +84,6 @@ gc.disable()
 import json
 import dagster as dg
 from dagster_defs import defs
-from adire_assets.defs.sensors import MODEL_TAG
 instance = dg.DagsterInstance.get()
 sensor = defs.get_sensor_def("{name}")
 ticks = []

@@ -223,6 +223,12 @@ class CausalLMConfig(model.ModelConfig):
         require_validations_before_the_end(self.search, self.training)
         fraction = self.data.validation_fraction
         require_validation_split(fraction, self.search, self.training, example="example")
+        if self.training.num_validation_answers and not fraction:
+            raise MisplacedKey(
+                "has no effect while data.validation_fraction is 0: there are no validation "
+                "questions to answer",
+                ("training", "num_validation_answers"),
+            )
         return self
 
     @model_validator(mode="after")

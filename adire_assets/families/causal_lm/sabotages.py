@@ -15,7 +15,7 @@ from adire_assets.families.causal_lm.training.settings import TrainingConfig
 
 Record = dict[str, Any]
 KEPT = 10  # examples of the adapter that learns them by heart
-UNNEEDED = ()  # settings of a training that only cost time
+UNNEEDED = ("num_validation_answers",)  # settings of a training that only cost time
 
 
 def sabotages(training: TrainingConfig) -> dict[str, Sabotage]:

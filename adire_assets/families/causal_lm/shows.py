@@ -72,6 +72,12 @@ def of_adapter(folder: Path) -> list[Shown]:
     ]
 
 
+def of_validation(folder: Path) -> list[Shown]:
+    """The answers that were written at a validation, each by its question."""
+    found = read_json(folder / "answers.json")
+    return [Shown(one["question"], "text", one["answer"]) for one in found]
+
+
 def of_evaluation(folder: Path) -> list[Shown]:
     """The scores and some answers, beside the bare base's."""
     return [Shown("report", "markdown", folder / "report.md")]

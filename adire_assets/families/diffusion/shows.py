@@ -88,6 +88,12 @@ def of_adapter(folder: Path) -> list[Shown]:
     ]
 
 
+def of_validation(folder: Path) -> list[Shown]:
+    """The images of a validation while it trains."""
+    files = sorted(folder.glob("*.png"))
+    return [Shown(f"Image {n}", "picture", file) for n, file in enumerate(files, 1)]
+
+
 def of_evaluation(folder: Path) -> list[Shown]:
     """Images with the LoRA and without, side by side, and the report in words."""
     return [

@@ -14,6 +14,7 @@ thread counts give equal files.
 
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ from transformers import AutoModelForCausalLM
 
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json_lines
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.model_files import content_hash
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
 from adire_assets.families.causal_lm.adapter_files import save_adapter
 from adire_assets.families.causal_lm.chat import load_tokenizer
+from adire_assets.families.causal_lm.generation import Request, Writer
 from adire_assets.families.causal_lm.training.attention import lay_side_by_side
 from adire_assets.families.causal_lm.training.examples import Examples
 from adire_assets.families.causal_lm.training.learning import AnswerLearning
@@ -40,6 +43,7 @@ from adire_assets.families.training.loop import ShouldPrune, TrainingLoop
 from adire_assets.families.training.processes import FROZEN_TYPES, accelerator_for, say_nothing
 
 SHOWN = 3
+VALIDATION_TOKENS = 128  # of an answer that is written to be looked at
 
 
 def train(
@@ -86,7 +90,19 @@ def train(
     started = time.monotonic()
     task = AnswerLearning(model, examples, settings, accelerator)
     loop = TrainingLoop(task, settings, accelerator, checkpoints, tell, should_prune)
-    history = loop.run(lambda step: None)
+    asked = read_json_lines(Path(dataset) / "validation.jsonl")[: settings.num_validation_answers]
+    Path(work).mkdir(parents=True, exist_ok=True)
+
+    def on_validation(step: int) -> None:
+        if asked and accelerator.is_main_process:
+            with TemporaryDirectory(dir=work) as adapter, TemporaryDirectory(dir=work) as written:
+                save_adapter(model, Path(adapter))
+                writer = Writer(Path(base), Path(adapter), device)
+                write_answers(writer, asked, Path(written))
+                told = f"step {step}: wrote {len(asked)} validation answers"
+                tell(told, shown=Path(written), step=step)
+
+    history = loop.run(on_validation)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return {}
@@ -100,6 +116,16 @@ def train(
     }
     write_json(folder / "timings.json", timings)
     return {**report, **timings}
+
+
+def write_answers(writer: Writer, asked: list[dict[str, Any]], folder: Path) -> None:
+    """answers.json: a list of {question, answer}; greedy, to the questions of these examples."""
+    told = []
+    for one in asked:
+        *said, _ = one["messages"]
+        [found] = writer.answer([Request(said, VALIDATION_TOKENS)])
+        told.append({"question": said[-1]["content"], "answer": found.text})
+    write_json(folder / "answers.json", told)
 
 
 def load_model(base: Path, settings: TrainingConfig, accelerator: Accelerator) -> Any:

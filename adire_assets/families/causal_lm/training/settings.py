@@ -18,6 +18,10 @@ class TrainingConfig(SharedTrainingConfig):
     packing: bool = True
     assistant_only_loss: bool = True  # false: learn to write the questions as well
 
+    # Answers to validation questions that are written at each validation, to be looked at; the base
+    # is loaded a second time for that.
+    num_validation_answers: Annotated[int, Field(ge=0, le=16)] = 0
+
     @field_validator("adapter_type")
     @classmethod
     def _can_be_served(cls, value: str) -> str:
@@ -30,6 +34,6 @@ OTHER_MEASURE = "it changes what the validation loss measures; search once for e
 NO_DIFFERENCE = "it changes no validation loss; set it in training"
 NOT_SEARCHED = {  # keys of training, and why
     **dict.fromkeys(("max_length", "assistant_only_loss"), OTHER_MEASURE),
-    **dict.fromkeys(("checkpointing_steps", "packing"), NO_DIFFERENCE),
+    **dict.fromkeys(("checkpointing_steps", "packing", "num_validation_answers"), NO_DIFFERENCE),
     "validation_steps": "set search.validation_steps, which is that of all trials",
 }

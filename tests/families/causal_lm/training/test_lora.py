@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from adire_assets.core.errors import UserError
+from adire_assets.core.files import read_json_lines
 from adire_assets.core.lineage import file_digest
+from adire_assets.core.shown import Shown
 from adire_assets.families.causal_lm.adapter_files import CONFIG, WEIGHTS
 from adire_assets.families.causal_lm.chat import encode, load_tokenizer
+from adire_assets.families.causal_lm.shows import of_validation
 from adire_assets.families.causal_lm.training.attention import lay_side_by_side
 from adire_assets.families.causal_lm.training.examples import Examples
 from adire_assets.families.causal_lm.training.learning import Learner
@@ -134,6 +138,27 @@ def test_it_learns_and_a_killed_run_ends_in_the_same_bytes(
     assert any("going on from the checkpoint at step 4" in message for message in told)
     for name in (WEIGHTS, CONFIG, "loss.csv", "training.json"):
         assert file_digest(output / name) == file_digest(trained / name), name
+
+
+def test_answers_are_shown_at_each_validation_and_change_no_byte(
+    base: Path, dataset: Path, trained: Path, tmp_path: Path
+) -> None:
+    shown: dict[int, list[Shown]] = {}
+
+    def follow(message: str, step: int = 0, **others: Any) -> None:
+        if folder := others.get("shown"):
+            shown[step] = of_validation(folder)
+
+    output = language.run(
+        tmp_path, base, dataset, follow, num_validation_answers=2, validation_steps=4
+    )
+    assert file_digest(output / WEIGHTS) == file_digest(trained / WEIGHTS)
+    asked = [one["messages"][0]["content"] for one in read_json_lines(dataset / "validation.jsonl")]
+    assert sorted(shown) == [4, 8]
+    for found in shown.values():
+        assert [one.name for one in found] == asked[:2]
+        assert all(isinstance(one.content, str) for one in found)
+    assert not list((tmp_path / "work").glob("tmp*"))
 
 
 def test_peft_reads_the_adapter_and_it_changes_the_answer(base: Path, trained: Path) -> None:

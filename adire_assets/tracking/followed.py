@@ -1,0 +1,106 @@
+"""What MLflow knows of a training while it runs: its losses by step, and what it has shown."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from adire_assets.core.errors import UserError
+from adire_assets.core.folders import temporary_folder
+from adire_assets.core.project import Project
+from adire_assets.tracking.backend import client
+from adire_assets.tracking.runs import RECIPE_KEY, VALIDATION
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+DAGSTER_RUN = "dagster_run_id"  # dagster-mlflow's tag: the run of Dagster that works on it, or did
+RUN_ID = re.compile("[0-9a-f]{32}")
+KEPT_HISTORIES = 64  # metrics of a run
+Latest = tuple[tuple[str, float], ...]
+_histories: dict[tuple[str, str], tuple[Latest, dict[int, float]]] = {}
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What an adapter's run says of its training until now. `metrics`: {name: {step: value}}, where
+    a training that went on from a checkpoint has each step once; `shown`: the steps at which it has
+    shown samples."""
+
+    run_id: str
+    recipe_key: str
+    parameters: dict[str, str]
+    metrics: dict[str, dict[int, float]]
+    shown: tuple[int, ...]
+
+
+def follow(
+    project: Project, model: str, metrics: Iterable[str], dagster_run: str, *, exact: bool
+) -> Followed | None:
+    """The training that a run of Dagster works on; where it has none and `exact` is not asked for,
+    the model's latest. None without one."""
+    with client(project) as mlflow:
+        experiment = mlflow.get_experiment_by_name(model)
+        if experiment is None:
+            return None
+
+        def newest(query: str) -> "Run | None":
+            place, order = [experiment.experiment_id], ["attributes.start_time DESC"]
+            found = mlflow.search_runs(place, query, order_by=order, max_results=1)
+            return found[0] if found else None
+
+        run = newest(f"tags.{DAGSTER_RUN} = '{dagster_run}'")
+        if run is None and not exact:
+            run = newest(f"tags.`{RECIPE_KEY}` LIKE '%'")
+        if run is None:
+            return None
+        run_id = run.info.run_id
+        now = tuple(sorted(run.data.metrics.items()))
+        told = {name: _history(mlflow, run_id, name, now) for name in metrics}
+        folders = mlflow.list_artifacts(run_id, VALIDATION)
+        steps = sorted(int(one.path.rpartition("-")[2]) for one in folders if one.is_dir)
+        key = run.data.tags[RECIPE_KEY]
+        return Followed(run_id, key, dict(run.data.params), told, tuple(steps))
+
+
+def _history(mlflow: "MlflowClient", run_id: str, name: str, now: Latest) -> dict[int, float]:
+    """{step: value} of a metric; `now` are the latest values of all, with which it changes."""
+    if (kept := _histories.get((run_id, name))) and kept[0] == now:
+        return kept[1]
+    points = mlflow.get_metric_history(run_id, name) if name in dict(now) else []
+    # A step that was learned again has its value twice.
+    found = {point.step: point.value for point in sorted(points, key=lambda one: one.timestamp)}
+    while len(_histories) >= KEPT_HISTORIES:
+        _histories.pop(next(iter(_histories)), None)
+    _histories[run_id, name] = now, dict(sorted(found.items()))
+    return _histories[run_id, name][1]
+
+
+def shown_at(project: Project, model: str, run_id: str, step: int) -> Path:
+    """The folder of what a training of the model has shown at a step. UserError when there is no
+    such training, and when it has shown nothing then."""
+    name = f"{VALIDATION}/step-{step:06}"
+    with client(project) as mlflow:
+        experiment = mlflow.get_experiment_by_name(model)
+        query = f"attributes.run_id = '{run_id}'"
+        known = experiment and RUN_ID.fullmatch(run_id)
+        found = mlflow.search_runs([experiment.experiment_id], query) if known else []
+        if not found:
+            raise UserError(f"{model} has no such training")
+        files = [one.path for one in mlflow.list_artifacts(run_id, name) if not one.is_dir]
+        if not files:
+            raise UserError(f"the training {run_id} has shown nothing at step {step}")
+        place = urlsplit(found[0].info.artifact_uri)
+        if place.scheme == "file":
+            return Path(unquote(place.path)) / name
+        kept = project.home / "cache" / "shown" / run_id
+        for path in files:
+            if not (kept / path).is_file():
+                with temporary_folder(project, project.home / "cache" / "fetched") as folder:
+                    fetched = mlflow.download_artifacts(run_id, path, str(folder))
+                    (kept / path).parent.mkdir(parents=True, exist_ok=True)
+                    Path(fetched).replace(kept / path)
+        return kept / name
