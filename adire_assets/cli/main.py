@@ -33,6 +33,7 @@ from adire_assets.cli.arguments import (
     yaml_to_write,
 )
 from adire_assets.cli.chat_command import chat
+from adire_assets.cli.data_commands import data_app
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.generate_command import generate
 from adire_assets.config import roles
@@ -72,6 +73,7 @@ auth_app = typer.Typer(
 app.add_typer(file_app)  # commands beside those below
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(auth_app, name="auth")
+app.add_typer(data_app, name="data")
 if find_spec("adire_assets.embedded"):  # a package without it has none of its commands
     from adire_assets.cli.embedded_commands import embedded_app
 

@@ -7,6 +7,7 @@ from adire_assets.core.errors import UserError
 # Action -> the roles that may do it. Everyone who is let in may look at everything.
 PERMISSIONS: dict[str, tuple[str, ...]] = {
     "generate": ("designer", "operator", "approver"),
+    "change data": ("designer", "operator"),
     "roll back": ("operator",),
     "promote a rollout": ("operator", "approver"),
     "approve": ("approver",),

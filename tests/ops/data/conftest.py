@@ -1,0 +1,23 @@
+"""A checkout with data of an image and of a language model, fresh for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adire_assets.core.project import Project
+from tests.support import git_project
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("checkout")
+    with pytest.MonkeyPatch.context() as patch:
+        git_project.isolate(patch, folder / "dvc")
+        yield git_project.make(folder / "project")
+
+
+@pytest.fixture
+def project(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    git_project.isolate(monkeypatch, tmp_path / "dvc")
+    return git_project.copy(checkout, tmp_path / "project")
