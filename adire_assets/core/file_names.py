@@ -31,7 +31,9 @@ def refused_name(name: str) -> str | None:
         return "it has no name"
     if name.startswith("/") or ".." in parts or "." in parts or "" in parts:
         return "its name leads elsewhere (/ in front, ., .. or an empty part)"
-    if any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for sign in name):
+    if any(
+        unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for sign in name
+    ):
         return "its name has characters that cannot be seen; rename it"
     if wrong := UNFIT.search(name):
         return f"its name has a {wrong[0]}; rename it"

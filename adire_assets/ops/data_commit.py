@@ -11,7 +11,6 @@ entry of the index. A sensor that sees the new .dvc file finds its data there.
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,9 +19,10 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import spelled_as_on_disk
-from adire_assets.core.files import read_json, sync, write_bytes, write_json
+from adire_assets.core.files import read_json, sync, write_json
 from adire_assets.core.project import Project
 from adire_assets.ops.data_draft import delete
 from adire_assets.tracking.dvc import files as dvc_files
@@ -59,8 +59,8 @@ def require_committed(project: Project, dvc_file: str, mode: str) -> str:
     head = git(project.root, "rev-parse", "-q", "--verify", "HEAD^{commit}", check=False).strip()
     if not head:
         raise UserError(
-            f"{project.root} is no git checkout with a commit, and a change of the data is one; run "
-            "`git init` and commit the project first"
+            f"{project.root} is no git checkout with a commit, and a change of the data is one; "
+            "run `git init` and commit the project first"
         )
     if changed := git(project.root, "status", "--porcelain=v1", "--", dvc_file).strip():
         raise UserError(
@@ -190,7 +190,7 @@ def _complete(project: Project, change: Change) -> None:
                 _take_back(project, change)
                 (project.home / JOURNAL).unlink()
                 raise
-        write_bytes(root / change.dvc_file, change.text.encode())
+        _replace(root / change.dvc_file, change.text.encode())
         git(root, "update-index", "--", change.dvc_file)
     _forget(project, change)
 
@@ -206,6 +206,7 @@ def _take_back(project: Project, change: Change) -> None:
     back = {**dict.fromkeys(change.added), **change.before}
     now = _pinned(project, change)
     wanted = {name: now.get(name) for name in back}
+    (project.root / change.dvc_file).with_name(STAGED).unlink(missing_ok=True)
     _bring(project, project.root / change.folder, wanted, {**change.before, **change.added})
 
 
@@ -233,12 +234,18 @@ def _bring(
                 path.parent.rmdir()
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.parent / STAGED  # one name, so that a killed process leaves one
-        shutil.copyfile(dvc_files.object_file(cache, md5), staged)
-        sync(staged)
-        staged.replace(path)
+        _replace(path, dvc_files.object_file(cache, md5).read_bytes())
     for staged in folder.rglob(STAGED) if folder.is_dir() else ():
         staged.unlink()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole; what a killed process leaves is found by its name, and goes."""
+    staged = path.with_name(STAGED)
+    with writing(path):
+        staged.write_bytes(content)
+        sync(staged)
+        staged.replace(path)
 
 
 def _text(project: Project, dvc_file: str) -> str:

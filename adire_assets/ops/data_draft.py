@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.config import held_weights
+from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.config.takedowns import taken_down
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family
@@ -233,7 +233,7 @@ def _leave_out_dropped(found: Place, draft: Draft) -> None:
 
 
 def judge(*, name: str, seconds: int, progress: Progress, **arguments: Any) -> dict[str, Any]:
-    """The family's `data.judge`, with bounds on this process's memory and CPU. A worker function."""
+    """The family's `data.judge` with bounds on memory and CPU. A worker function."""
     resource.setrlimit(resource.RLIMIT_AS, (CHECK_BYTES, CHECK_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     step = family(name).data
@@ -288,7 +288,7 @@ def drop(found: Place, name: str, line: int | None = None) -> None:
 
 
 def remove(found: Place, name: str, gone: bool = True) -> None:
-    """Let a file of the data go, or (`gone` False) stay after all. UserError where there is none."""
+    """Let a file of the data go, or (`gone` False) stay. UserError where there is none."""
     with changing(found) as draft:
         if name not in pinned(found) or not found.functions.is_item(name):
             raise UserError(f"{name} is not in the data of {found.model}")

@@ -77,7 +77,9 @@ def publish(project: Project, model: str, by: str, reason: str, progress: Progre
                     "publish again:\n" + "\n".join(f"{name}: {why}" for name, why in news[:20])
                 )
         if lost := [name for name in draft.removed if name not in there]:
-            raise UserError(f"{lost[0]} is not in the data any more; let it stay, and publish again")
+            raise UserError(
+                f"{lost[0]} is not in the data any more; let it stay, and publish again"
+            )
         with temporary_folder(project, project.home / "jobs") as output:
             changes = found.functions.lay_down(
                 source=found.data,
@@ -182,7 +184,9 @@ def _versions(found: Place) -> Iterator[Version]:
     told = git(project.root, "log", form, "--", data.dvc_file)
     output, prefix = dvc_versions.place_of(project, data.dvc_file, data.path)
     now = digest(data_draft.pinned(found))
-    held: Version | None = None  # its predecessor may have the same data, and be the one that counts
+    held: Version | None = (
+        None  # its predecessor may have the same data, and be the one that counts
+    )
     marked = False
     for entry in filter(str.strip, told.split("\x1e")):
         commit, when, by, reason = entry.strip("\n").split("\x1f")
@@ -264,4 +268,3 @@ def go_back(
                 else:
                     changes[name] = path
             return _carry_out(found, parent, mode, there, changes, reason, progress, None)
-

@@ -45,7 +45,11 @@ def _show(found: View) -> None:
             lines(said)
             if asks:
                 with ui.row():
-                    for text, place in ((asks, "generate"), ("Releases", "releases")):
+                    for text, place in (
+                        (asks, "generate"),
+                        ("Data", "data"),
+                        ("Releases", "releases"),
+                    ):
                         link = ui.link(text, f"/models/{name}/{place}").classes("adire-link")
                         link.props["aria-label"] = f"{name}: {text}"
     with ui.card().classes("w-full"):

@@ -14,7 +14,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.gates.report import pages as reports
-from adire_assets.studio import asking, chat, generate, lineage, overview, releases
+from adire_assets.studio import asking, chat, data, generate, lineage, overview, releases
 from adire_assets.studio.frame import Visitor, frame, in_thread, lines
 
 # A report runs its own scripts, so it is sandboxed: it cannot call the studio.
@@ -57,7 +57,12 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     async def releases_page(request: Request, model: str) -> None:
         await of_model(request, model, "Releases", releases.fill)
 
+    @ui.page("/models/{model}/data")
+    async def data_page(request: Request, model: str) -> None:
+        await of_model(request, model, "Data", data.fill)
+
     lineage.serve_answers(project, app)
+    data.serve_files(project, app)
 
     @app.get("/models/{model}/releases/{number}/report")
     async def report(model: str, number: int) -> Response:

@@ -31,9 +31,10 @@ def pin(
 ) -> dict[str, Any]:
     """The text of `dvc_file` for its folder with other files below `folder`.
 
-    A worker function. `added`: {path below `folder`: a file with its content}; `removed`: such paths
-    that are there. Of `leaving`, paths below `folder`, the content comes into the cache too, so that
-    it can be taken back. Returns {text, md5s: {path: MD5} of `added`}. UserError with DVC's sentence.
+    A worker function. `added`: {path below `folder`: a file with its content}; `removed`: such
+    paths that are there. Of `leaving`, paths below `folder`, the content comes into the cache too,
+    so that it can be taken back. Returns {text, md5s: {path: MD5} of `added`}. UserError with
+    DVC's sentence.
     """
     project = Project(Path(root), Path(home))
     session.require_dvc(project)
@@ -47,7 +48,9 @@ def pin(
     for name, md5 in md5s.items():
         whole = same_form(f"{prefix}{name}")
         listed[spelled.get(whole, whole)] = md5
-    with session.opened(project, f"adding {len(added)} files to {dvc_file}", progress, None) as repo:
+    with session.opened(
+        project, f"adding {len(added)} files to {dvc_file}", progress, None
+    ) as repo:
         from dvc_data.hashfile.tree import Tree
         from dvc_objects.fs.local import LocalFileSystem
 

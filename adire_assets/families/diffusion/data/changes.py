@@ -328,8 +328,8 @@ def propose(
     evaluation: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """A caption for each of `files`, {name: path}: the instance prompt, and of each attribute of the
-    prompt set the value whose text the judge finds nearest to the image.
+    """A caption for each of `files`, {name: path}: the instance prompt, and of each attribute of
+    the prompt set the value whose text the judge finds nearest to the image.
 
     A worker function. `judge` is the folder of a judge's artifact; without attributes it is the
     instance prompt alone.
