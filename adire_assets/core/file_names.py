@@ -18,6 +18,7 @@ LEFTOVERS = (
     *("~$*", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
     *("__macosx", "@eadir", "$recycle.bin", "__pycache__"),
 )
+LEFTOVER = "it is hidden or a program's leftover"  # why a name is refused
 LONGEST_PART, MOST_PARTS = 150, 8  # bytes of one part of a path, which may get an addition; parts
 UNFIT = re.compile(r'[<>:"|?*\\]')  # Windows keeps no such name, and takes \ for a separator
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])( *\..*)?", re.I)
@@ -44,7 +45,7 @@ def refused_name(name: str) -> str | None:
     if any(DEVICES.fullmatch(part) for part in parts):
         return "its name is that of a device of Windows; rename it"
     if not is_content(name):
-        return "it is hidden or a program's leftover"
+        return LEFTOVER
     return None
 
 

@@ -188,8 +188,9 @@ def _check(found: Place, draft: Draft, progress: Progress) -> None:
         tree = versions.subtree(project, versions_data.dvc_file, versions_data.path)
         versions.verify_working_tree(project, versions_data.dvc_file, versions_data.path, tree)
     left = {name: md5 for name, md5 in there.items() if name not in draft.removed}
-    added = sorted({*draft.unchecked, *(one["file"] for one in draft.items)})
-    added = [name for name in added if (found.files / name).is_file()]
+    known = [one["file"] for one in draft.items]
+    order = dict.fromkeys([*known, *draft.unchecked])  # of two that are the same the first stays
+    added = [name for name in order if (found.files / name).is_file()]
     _leave_out_dropped(found, draft)
     job = Job(
         f"{__name__}:judge",

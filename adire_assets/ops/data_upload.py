@@ -6,18 +6,25 @@ and sizes are counted while a zip is read, whatever it says of itself.
 """
 
 import io
-import shutil
+import os
 import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from adire_assets.core.disk import writing, written_whole
+from adire_assets.core.disk import refusal, writing, written_whole
 from adire_assets.core.errors import UserError
-from adire_assets.core.file_names import is_content, printable, refused_name, same_form, suffix_of
+from adire_assets.core.file_names import (
+    LEFTOVER,
+    printable,
+    refused_name,
+    same_form,
+    suffix_of,
+)
 
 MEGABYTE = 2**20
 LARGEST_UPLOAD = 512 * MEGABYTE  # of one request, or one zip
@@ -69,11 +76,6 @@ def take(
         except _NotTaken as why:
             refused.append((printable(given), str(why)))
             continue
-        except BROKEN as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            refused.append((printable(given), f"cannot be read: {error}"))
-            continue
         left = Room(left.size - size, left.files - 1)
         kept.append(found)
     return kept, refused
@@ -94,9 +96,10 @@ def _parts(
                 refused.append((shown, f"has {len(members):,} files; at most {MOST_FILES:,}"))
                 return
             for member in members:
-                if member.is_dir() or not is_content(member.filename.rstrip("/")):
-                    continue
                 given = member.filename
+                # What programs of a desktop pack along nobody has meant to send.
+                if member.is_dir() or refused_name(same_form(given)) == LEFTOVER:
+                    continue
                 if why := _refused_member(member):
                     refused.append((f"{shown}: {printable(given)}", why))
                     continue
@@ -104,7 +107,7 @@ def _parts(
     except _NotTaken as why:
         refused.append((shown, str(why)))
     except BROKEN as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if refusal(error):  # of the disk
             raise
         refused.append((shown, "is not a zip that can be read; pack it anew"))
 
@@ -127,7 +130,9 @@ class _Directory(io.FileIO):
     """A zip's file, whose table of contents is read in one piece that must not be large."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0 or size > LARGEST_DIRECTORY:
+        if size is None or size < 0:  # to the end
+            size = os.fstat(self.fileno()).st_size - self.tell()
+        if size > LARGEST_DIRECTORY:
             raise _NotTaken("has too many files, or says so; pack fewer")
         return super().read(size)
 
@@ -136,19 +141,24 @@ class _Member(io.RawIOBase):
     """A member that is read; it ends where more comes out than its packed size allows."""
 
     def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-        try:
-            self.opened = archive.open(member)
-        except RuntimeError as error:  # a password
-            raise ValueError(str(error)) from None
+        self.opened = self._tried(partial(archive.open, member))
         self.most = max(SMALL, LARGEST_RATIO * member.compress_size)
         self.seen = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        piece = self.opened.read(size)
+        piece = self._tried(partial(self.opened.read, size))
         self.seen += len(piece)
         if self.seen > self.most:
             raise _NotTaken(f"becomes more than {LARGEST_RATIO} times as large; it is no file")
         return piece
+
+    def _tried(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except (*BROKEN, RuntimeError) as error:  # RuntimeError: a password
+            if refusal(error):  # of the disk
+                raise
+            raise _NotTaken("cannot be read; pack the zip anew") from None
 
     def close(self) -> None:
         self.opened.close()
@@ -189,9 +199,3 @@ def require_size(name: str, file: Path) -> None:
         raise UserError(
             f"{printable(name)} has {size:,} bytes; at most {LARGEST_UPLOAD:,} at a time"
         )
-
-
-def copy_into(source: Path, target: Path) -> None:
-    """Copy a file of this machine as an upload of it would."""
-    with writing(target):
-        shutil.copyfile(source, target)

@@ -135,13 +135,25 @@ def view(place: Place) -> View:
 
 async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> None:
     """The page."""
-    try:
-        place = await in_thread(data_draft.place, project, model, visitor.name)
-        found = await in_thread(view, place)
-    except UserError as error:
-        lines([error])
-        return
-    _Page(place, visitor).build(found)
+    body = ui.column().classes("w-full")
+    with body:
+        ui.spinner(size="lg").props('aria-label="Loading"')
+
+    async def first() -> None:
+        try:
+            place = await in_thread(data_draft.place, project, model, visitor.name)
+            found = await in_thread(view, place)
+        except (UserError, OSError) as error:
+            body.clear()
+            with body:
+                lines([sentence(error)])
+            return
+        if not body.is_deleted:
+            body.clear()
+            with body:
+                _Page(place, visitor).build(found)
+
+    ui.timer(0, first, once=True)  # git may take longer than a page has to appear
 
 
 class _Page:

@@ -22,6 +22,7 @@ REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
+FIRST_SECONDS = 30.0  # what a page may take that is the first to read a family's schema
 Fill = Callable[[Project, str, Family, Visitor], Awaitable[None]]
 
 
@@ -49,15 +50,15 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
         with frame(request, title or asks, model, asks, signs_in=signs_in) as visitor:
             await fill(project, model, plug, visitor)
 
-    @ui.page("/models/{model}/generate")
+    @ui.page("/models/{model}/generate", response_timeout=FIRST_SECONDS)
     async def generate_page(request: Request, model: str) -> None:
         await of_model(request, model, "", _ask)
 
-    @ui.page("/models/{model}/releases")
+    @ui.page("/models/{model}/releases", response_timeout=FIRST_SECONDS)
     async def releases_page(request: Request, model: str) -> None:
         await of_model(request, model, "Releases", releases.fill)
 
-    @ui.page("/models/{model}/data")
+    @ui.page("/models/{model}/data", response_timeout=FIRST_SECONDS)
     async def data_page(request: Request, model: str) -> None:
         await of_model(request, model, "Data", data.fill)
 
