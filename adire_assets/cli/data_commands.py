@@ -30,8 +30,7 @@ def data_add(
 
     found = data_draft.place(Project.find(), model, by or account())
     for file in files:
-        for line in data_draft.add(found, file.name, file)[:-1]:
-            yield f"refused: {line}"
+        data_draft.add(found, file.name, file)
     yield from data_draft.lines(found, data_draft.check(found, print_progress))
 
 

@@ -13,7 +13,7 @@ from adire_assets.config.fleet import FleetConfig, GatewayConfig, TokenConfig
 from adire_assets.core.project import Project
 from adire_assets.serving.gateway import tokens
 from adire_assets.studio import data
-from tests.support import git_project, studio
+from tests.support import git_project, hostile, studio
 from tests.support.fleets import make_fleet
 from tests.support.git_project import git, is_clean
 from tests.support.instruction_data import alpaca
@@ -181,3 +181,26 @@ def test_who_may_not_change_the_data_sees_it_only(
         )
         assert page.request.get(f"{data.PICTURE}/indigo/{quote('../known')}").status == 404
     assert not list(project.home.glob("drafts/indigo/vic-*"))
+
+
+def test_hostile_uploads_are_answered_in_a_sentence_each(
+    browser: Browser, url: str, project: Project
+) -> None:
+    uploads = [one for one in hostile.for_images() if "\ud800" not in one[0]][::12]
+    with opened(browser, url, token=token(project, "mallory", "designer")) as page:
+        for name, content in uploads:
+            place = f"{data.UPLOAD}?model=indigo&name={quote(name)}"
+            answer = page.request.post(place, data=content, headers={"origin": url})
+            assert answer.status == 200 and answer.text()
+            assert answer.headers["content-type"].startswith("text/plain")
+        visit(page, PAGE)
+        page.get_by_role("button", name="Check").click()
+        expect(page.locator("main")).to_contain_text("Not taken", timeout=60_000)
+        expect(page.get_by_text("not checked")).to_have_count(0, timeout=60_000)
+        page.get_by_role("button", name="Discard").click()
+        expect(page.get_by_text("Not taken")).to_have_count(0)
+        for place in ("?model=../x&name=a.png", "?model=indigo", ""):
+            answer = page.request.post(data.UPLOAD + place, data=b"x", headers={"origin": url})
+            assert answer.status in (200, 400) and answer.text()
+        foreign = page.request.post(data.UPLOAD, data=b"x", headers={"origin": "http://evil"})
+        assert foreign.status == 403

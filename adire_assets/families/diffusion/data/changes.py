@@ -4,28 +4,20 @@ The plug `data` (see `core.family`). Captions may come along, as the dataset ste
 are taken over and written to the metadata file of the folder, which keeps what it has.
 """
 
-import csv
 import io
-import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adire_assets.core.data_files import TAKEN_DOWN, content_files, decode_text
+from adire_assets.core.data_files import TAKEN_DOWN, content_files
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import suffix_of
 from adire_assets.core.files import read_json, write_bytes, write_json
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.data.captions import (
-    METADATA,
-    REQUIRED,
-    SIDECARS,
-    json_rows,
-    read_captions,
-)
+from adire_assets.families.diffusion.data.caption_files import changed_metadata
+from adire_assets.families.diffusion.data.captions import SIDECARS, read_captions
 from adire_assets.families.diffusion.data.images import ENDINGS as PICTURES
-from adire_assets.families.diffusion.data.tables import csv_rows
 from adire_assets.tracking.dvc.files import md5_of
 
 TAKES = "images (PNG, JPEG, WebP, BMP, TIFF), with captions in metadata.csv or side-car .txt files"
@@ -260,64 +252,16 @@ def lay_down(
     there, gone = content_files(source, files), set(removed)
     changes: dict[str, Path | None] = {one["file"]: draft / one["file"] for one in items}
     changes |= dict.fromkeys(gone)
-    stems = {stem for name in gone for stem in (name.rpartition(".")[0], name)}
+    # A caption beside an image counts no more once the metadata say another.
+    stems = {stem for name in gone | texts.keys() for stem in (name.rpartition(".")[0], name)}
     sidecars = [name for name in there if suffix_of(name) in SIDECARS]
     changes |= {name: None for name in sidecars if name.rpartition(".")[0] in stems}
-    for number, (name, content) in enumerate(_metadata(there, texts, gone)):
-        changes[name] = output / f"{number}{suffix_of(name)}"
-        write_bytes(output / f"{number}{suffix_of(name)}", content)
+    for number, (name, content) in enumerate(changed_metadata(there, texts, gone)):
+        changes[name] = None
+        if content is not None:
+            changes[name] = output / f"{number}{suffix_of(name)}"
+            write_bytes(output / f"{number}{suffix_of(name)}", content)
     return changes
-
-
-def _metadata(
-    there: Mapping[str, Path], texts: Mapping[str, str], gone: set[str]
-) -> Iterator[tuple[str, bytes]]:
-    """(name, new content) of the metadata files that change."""
-    left = {name: text for name, text in texts.items() if name not in gone}
-    known = [name for name in sorted(there) if name.rpartition("/")[2].casefold() in METADATA]
-    top = next((name for name in known if "/" not in name), METADATA[0])
-    tables = {name: _rows(there[name], name) for name in known} | (
-        {} if top in known else {top: []}
-    )
-    changed = set()
-    for name, rows in tables.items():
-        folder = name.rpartition("/")[0]
-        for row in [*rows]:
-            image = f"{folder}/{row['file_name'].strip()}".lstrip("/").replace("\\", "/")
-            if image in gone:
-                rows.remove(row)
-                changed.add(name)
-            elif image in left:
-                text = left.pop(image)
-                if row["text"] != text:
-                    row["text"] = text
-                    changed.add(name)
-    for image, text in sorted(left.items()):
-        tables[top].append({"file_name": image, "text": text})
-        changed.add(top)
-    for name in sorted(changed):
-        yield name, _written(tables[name], name)
-
-
-def _rows(path: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of a metadata file; its mistakes were told when the data were looked at."""
-    reader = csv_rows if suffix_of(name) == ".csv" else json_rows
-    problems: list[str] = []
-    found = [row for _, row in reader(decode_text(path.read_bytes()), name, problems, REQUIRED)]
-    if problems:
-        raise UserError("\n".join(problems))
-    return found
-
-
-def _written(rows: Sequence[Mapping[str, Any]], name: str) -> bytes:
-    if suffix_of(name) != ".csv":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    columns = list(dict.fromkeys([*REQUIRED, *(key for row in rows for key in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def propose(
