@@ -33,6 +33,7 @@ from adire_assets.cli.arguments import (
     yaml_to_write,
 )
 from adire_assets.cli.chat_command import chat
+from adire_assets.cli.data_commands import data_app
 from adire_assets.cli.feedback_commands import feedback_app
 from adire_assets.cli.file_commands import file_app
 from adire_assets.cli.generate_command import generate
@@ -74,6 +75,7 @@ app.add_typer(file_app)  # commands beside those below
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(auth_app, name="auth")
 app.add_typer(feedback_app, name="feedback")
+app.add_typer(data_app, name="data")
 if find_spec("adire_assets.embedded"):  # a package without it has none of its commands
     from adire_assets.cli.embedded_commands import embedded_app
 

@@ -92,6 +92,9 @@ class StudioConfig(Strict):
 
     host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
     port: Port = 3001
+    # Where a change of the data is committed: on the branch of this checkout, or on a new one,
+    # data/<who>-<date>, for somebody to merge.
+    publish: Literal["direct", "branch"] = "direct"
 
 
 class TlsConfig(Strict):

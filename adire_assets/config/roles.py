@@ -11,6 +11,7 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
     "give feedback": ("designer", "operator", "approver"),
     "review feedback": ("operator", "approver"),
     "train": ("designer", "operator"),
+    "change data": ("designer", "operator"),
     "roll back": ("operator",),
     "promote a rollout": ("operator", "approver"),
     "declare a model": ("operator",),

@@ -86,6 +86,15 @@ class Family:
                   file_items(file, name, config, datasets): those of a file of the data as it is
                   now, and what `datasets` have of the same image in other bytes; UserError for a
                   file that has none
+        data      a change of the data before it is kept (`ops.data_draft`): TAKES, in words what
+                  can be added, and ENDINGS, of its files; TEXT, what an item's own text is called
+                  ("": it has none); is_item(name): whether a file is an item, or says something of
+                  others; judge(source, files, draft, added, config, taken_down, memory, pictures),
+                  in a child: what the dataset step says of the files `added` in `draft` beside
+                  those in `source`, see families/diffusion/data/changes.py; texts(source, files):
+                  {file: its text}; lay_down(source, files, draft, items, texts, removed, output):
+                  {file: its new content, None: gone}; with TEXT propose(judge, files, data,
+                  evaluation), in a child: {file: text}
         drawing   drawing_of(evaluation, dataset): what generate draws; TIMED_BY, the settings that
                   its time depends on, as far as they are in there
         samples   samples(evaluation, dataset): the `core.sample.Sample`s of an evaluation
@@ -179,6 +188,7 @@ class Family:
     streams: str = ""
     by_engine: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     launch: Step | None = None  # without: a training is one process
+    data: Step | None = None  # without: data is changed by hand and `dvc add` only
     trial: Step | None = None  # without: `adire search` refuses
     golden: Step | None = None  # without: nothing is made again after an upgrade
     sabotages: Step | None = None

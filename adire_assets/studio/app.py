@@ -16,8 +16,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from adire_assets.config.fleet import FleetConfig, TokenConfig
+from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.monitoring import fleet_page
+from adire_assets.ops import data_commit
+from adire_assets.ops.data_upload import LARGEST_UPLOAD
 from adire_assets.serving.connection import host_and_port
 from adire_assets.serving.fleet import orphans
 from adire_assets.serving.gateway import tokens
@@ -32,6 +35,10 @@ RECONNECT_SECONDS = 60.0  # a page that is disconnected for longer reloads
 def serve(project: Project, fleet: FleetConfig) -> None:
     """Serve the pages until the process is told to stop. UserError for a port that is taken."""
     orphans.require_free_ports({fleet.studio.port: "studio.port"})
+    try:
+        print(*data_commit.recover(project), sep="\n", end="", flush=True)
+    except UserError as error:  # publishing says it again; all else goes on
+        print(error, flush=True)
     config = uvicorn.Config(
         application(project, fleet),
         host=fleet.studio.host,
@@ -53,7 +60,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
     os.environ["NICEGUI_STORAGE_PATH"] = str(project.home / "studio")
     from nicegui import ui
 
-    from adire_assets.studio import feedback, lineage, pages
+    from adire_assets.studio import data, feedback, lineage, pages
 
     app = FastAPI(title="Adire Assets", openapi_url=None, docs_url=None, redoc_url=None)
     check = _check(project, next(iter(fleet.targets.values())).gateway.tokens)
@@ -79,6 +86,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
         limits={
             lineage.ANSWER: lineage.LARGEST_ANSWER,
             feedback.PLACE: feedback.LARGEST_BODY,
+            data.UPLOAD: LARGEST_UPLOAD,
         },
     )
 

@@ -20,6 +20,7 @@ from adire_assets.monitoring.watch import History
 from adire_assets.studio import (
     asking,
     chat,
+    data,
     feedback,
     generate,
     lineage,
@@ -38,6 +39,7 @@ REPORT_POLICY = (
     "script-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
 SCRAPE_SECONDS = 1.0  # scrapes that are no further apart have the same page
+FIRST_SECONDS = 30.0  # what a page may take that is the first to read a family's schema
 Fill = Callable[[Project, str, Family, Visitor], Awaitable[None]]
 
 
@@ -83,11 +85,11 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
         with frame(request, title or asks, model, asks, signs_in=signs_in) as visitor:
             await fill(project, model, plug, visitor)
 
-    @ui.page("/models/{model}/generate")
+    @ui.page("/models/{model}/generate", response_timeout=FIRST_SECONDS)
     async def generate_page(request: Request, model: str) -> None:
         await of_model(request, model, "", _ask)
 
-    @ui.page("/models/{model}/releases")
+    @ui.page("/models/{model}/releases", response_timeout=FIRST_SECONDS)
     async def releases_page(request: Request, model: str) -> None:
         await of_model(request, model, "Releases", releases.fill)
 
@@ -104,7 +106,12 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
     async def training_page(request: Request, model: str) -> None:
         await of_model(request, model, "Training", training.fill)
 
+    @ui.page("/models/{model}/data", response_timeout=FIRST_SECONDS)
+    async def data_page(request: Request, model: str) -> None:
+        await of_model(request, model, "Data", data.fill)
+
     lineage.serve_answers(project, app)
+    data.serve_files(project, app)
     feedback.serve_feedback(project, app)
     training.serve_samples(project, app)
 

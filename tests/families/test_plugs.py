@@ -9,6 +9,7 @@ SHIPPED = ("causal_lm", "diffusion")
 PROMISED = {
     "weights": ("recipe", "make", "find_again"),
     "dataset": ("build",),
+    "data": ("TAKES", "ENDINGS", "TEXT", "is_item", "judge", "texts", "lay_down"),
     "train": ("train",),
     "trial": ("run", "refusal", "METRIC", "DIRECTION", "UNPRUNED_TRIALS"),
     "launch": ("launched",),

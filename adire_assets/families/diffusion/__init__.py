@@ -53,6 +53,7 @@ FAMILY = Family(
     ),
     weights=_step("weights"),
     dataset=_step("data.dataset"),
+    data=_step("data.changes"),
     # launch: the per-process batch split is part of what is trained.
     train=Step((*_step("steps.train").modules, _LAUNCH)),
     launch=Step((_LAUNCH,)),

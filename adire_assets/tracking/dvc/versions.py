@@ -49,9 +49,8 @@ def subtree(project: Project, dvc_file: str, folder: str) -> Subtree:
     UserError when the .dvc file is missing or malformed, when its listing is neither in DVC's cache
     nor in a remote that is a local folder, or when it has no file below `folder`.
     """
-    output, inner = _owner(project, dvc_file, folder)
-    prefix = "" if inner == "." else f"{inner}/"
-    files = _below(prefix, listing(project, output))
+    output, prefix = place_of(project, dvc_file, folder)
+    files = files_below(prefix, listing(project, output))
     if not files:
         raise UserError(
             f"{dvc_file} has no files below {folder}: put files there and run "
@@ -60,7 +59,14 @@ def subtree(project: Project, dvc_file: str, folder: str) -> Subtree:
     return Subtree(digest(files), output.md5, files)
 
 
-def _below(prefix: str, listed: Mapping[str, str]) -> dict[str, str]:
+def place_of(project: Project, dvc_file: str, folder: str) -> tuple[Output, str]:
+    """The output of `dvc_file` that holds `folder`, and what the paths below `folder` begin with in
+    its listing: "" or a path with /. UserError when there is none."""
+    output, inner = _owner(project, dvc_file, folder)
+    return output, "" if inner == "." else f"{inner}/"
+
+
+def files_below(prefix: str, listed: Mapping[str, str]) -> dict[str, str]:
     """The files of a listing that count, by their path below `prefix` ("" or a path with /)."""
     prefix = same_form(prefix)
     below = {same_form(name): md5 for name, md5 in listed.items()}
@@ -198,7 +204,7 @@ def _subtree_of(listed: list[dict[str, str]], path: str, data_hash: str) -> dict
     parts = PurePosixPath(path).parts
     everything = {entry["relpath"]: entry["md5"] for entry in listed}
     for start in range(len(parts) + 1):
-        files = _below("".join(f"{part}/" for part in parts[start:]), everything)
+        files = files_below("".join(f"{part}/" for part in parts[start:]), everything)
         if digest(files) == data_hash:
             return files
     return {}

@@ -57,7 +57,7 @@ def read_captions(source: Path, files: Mapping[str, Path]) -> Captions:
         if folders.setdefault(folder, name) != name:
             problems.append(f"{name}: {folders[folder]} stands beside it; keep one of the two")
         text = _read(files[name], name, problems)
-        reader = csv_rows if suffix_of(name) == ".csv" else _json_rows
+        reader = csv_rows if suffix_of(name) == ".csv" else json_rows
         for line, row in reader(text, name, problems, REQUIRED) if text is not None else ():
             place = f"{name}:{line}"
             image, caption = _entry(row, folder, place, files, problems)
@@ -169,9 +169,10 @@ def _read(path: Path, name: str, problems: list[str]) -> str | None:
     return None
 
 
-def _json_rows(
+def json_rows(
     text: str, name: str, problems: list[str], required: tuple[str, ...]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row) of a file of JSON lines."""
     rows = 0
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():

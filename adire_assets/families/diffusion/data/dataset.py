@@ -212,7 +212,7 @@ def _normalised(
     def work(job: tuple[int, tuple[str, Path]]) -> Accepted | Rejection:
         number, (name, path) = job
         try:
-            return _normalise(source, name, path, staging / f"{number}.png", config)
+            return normalise(source, name, path, staging / f"{number}.png", config)
         except Rejected as reason:
             return Rejection(name, str(reason))
 
@@ -228,7 +228,9 @@ def _normalised(
             pool.shutdown(cancel_futures=True)
 
 
-def _normalise(source: Path, name: str, path: Path, staged: Path, config: DataConfig) -> Accepted:
+def normalise(source: Path, name: str, path: Path, staged: Path, config: DataConfig) -> Accepted:
+    """The image at `path`, in the folder `source` as `name`, whose normalised pixels this writes to
+    the PNG `staged`. Rejected for a file that no dataset takes."""
     try:
         name.encode()
     except UnicodeEncodeError:
