@@ -2,10 +2,10 @@
 
     benchmarks/device.sh [--dry-run] [--only PART]
 
-The parts of diffusion models stand in benchmarks/device_diffusion.py, those of language models in
-benchmarks/device_language.py. A part that lacks a package is skipped and says which.
-With `--dry-run` each part's process only imports what it needs and checks its settings, so that a
-machine without a GPU tells whether it would start. The last line is
+The parts of diffusion models stand in benchmarks/device_diffusion.py and device_drawing.py, those
+of language models in benchmarks/device_language.py. A part that lacks a package is skipped and says
+which. With `--dry-run` each part's process only imports what it needs and checks its settings, so
+that a machine without a GPU tells whether it would start. The last line is
 
     device: card=<name> parts=<n> ok=<n> skipped=<n> failed=<n> seconds=<whole time>
 """
@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import device_diffusion, device_language
+from benchmarks import device_diffusion, device_drawing, device_language
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 480.0  # of all parts together
@@ -42,7 +42,7 @@ class Part:
 
 PARTS = tuple(
     Part(*part, base=parts.BASE)
-    for parts in (device_diffusion, device_language)
+    for parts in (device_diffusion, device_drawing, device_language)
     for part in parts.PARTS
 )
 

@@ -20,7 +20,7 @@ Policy = Mapping[str, Any]
 ABSENT = "absent"  # a key that is no longer there, such as a margin that was taken away
 SHOWN_CHARACTERS = 60
 # What is left out where it is not set: a policy without it asks for the default.
-UNSAID = {"evaluation.scheduler": None}
+UNSAID = {"evaluation.scheduler": None, "evaluation.quantization": None}
 TARGET_KEY = re.compile(r"rollout\.([^.]+)\.(.+)")  # target, limit
 
 

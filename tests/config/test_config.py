@@ -94,6 +94,10 @@ def test_defaults_are_the_classic_recipe(project: Project) -> None:
             "cloth.yaml:5: serving.scheduler: there is no scheduler dpmsolver; by the names of "
             "diffusers' classes there is DDIMScheduler, ",
         ),
+        (
+            ("family: diffusion", "family: diffusion\nserving: {quantization: 4bit}"),
+            "cloth.yaml:5: serving.quantization: ",
+        ),
     ],
 )
 def test_mistakes_name_file_line_key_and_what_is_allowed(
@@ -112,16 +116,20 @@ def test_pinning_the_judge_evaluates_nothing_again(project: Project) -> None:
     assert settings[0]["judge"] == {"source": "judge", "revision": None, "variant": None}
 
 
-def test_a_scheduler_is_part_of_evaluation_and_release_and_nothing_where_none_is_set(
-    project: Project,
+@pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [("scheduler", "null", "UniPCMultistepScheduler"), ("quantization", "none", "int8")],
+)
+def test_how_images_are_drawn_is_part_of_evaluation_and_release_where_it_is_not_the_default(
+    project: Project, key: str, default: str, other: str
 ) -> None:
     found = []
-    for serving in ("", "serving: {scheduler: UniPCMultistepScheduler}"):
+    for serving in ("", f"serving: {{{key}: {default}}}", f"serving: {{{key}: {other}}}"):
         project.model_file("cloth").write_text(f"{GOOD}{serving}\n")
         config = load_model(project, "cloth")
         found += [config.evaluation_settings(project), config.serving.settings(project)]
-    assert not any("scheduler" in settings for settings in found[:2])
-    assert [settings["scheduler"] for settings in found[2:]] == ["UniPCMultistepScheduler"] * 2
+    assert not any(key in settings for settings in found[:4])
+    assert [settings[key] for settings in found[4:]] == [other] * 2
 
 
 def with_prompt_set(project: Project, text: str | None, more: str = "") -> str:

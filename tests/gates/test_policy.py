@@ -116,6 +116,7 @@ def test_what_asks_less_is_named_with_both_values(now: dict[str, Any], told: str
             of(settings={"scheduler": "UniPCMultistepScheduler"}),
             "evaluation.scheduler none -> UniPCMultistepScheduler",
         ),
+        (of(settings={"quantization": "int8"}), "evaluation.quantization none -> int8"),
     ],
 )
 def test_another_way_of_evaluating_is_not_comparable(now: dict[str, Any], told: str) -> None:

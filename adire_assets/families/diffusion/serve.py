@@ -159,10 +159,12 @@ def usual_request(
     )
     decoding = min(seconds["decoding"] / asked["num_images"] for asked, seconds in known)
     steps = _steps(1, serving["default_inference_steps"], serving["default_guidance_scale"])
+    engine, several = serving["base_model"], SEVERAL_ADAPTERS
+    if quantization := serving.get("quantization"):  # whose adapters are never merged
+        engine, several = f"{engine}-{quantization}", 1.0
     # Requests that mix adapters are like those that share a pass with other releases'.
-    mixed = SEVERAL_ADAPTERS if serving.get("mixes_with") else 1.0
-    seconds = step * steps * mixed + decoding
-    return UsualRequest(serving["base_model"], seconds, SEVERAL_ADAPTERS / mixed)
+    mixed = several if serving.get("mixes_with") else 1.0
+    return UsualRequest(engine, step * steps * mixed + decoding, several / mixed)
 
 
 def _steps(images: int, steps: int, guidance: float) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .layouts import unpacked
+from .quantized import restored
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 SETTINGS = "lora_adapter_metadata"  # the metadata in which diffusers keeps peft's settings
@@ -57,13 +58,30 @@ class Layer:
 Layers = dict[tuple[str, str], Layer]  # by (component, name of the module in it)
 
 
-Weights = Mapping[tuple[str, str], Tensor]  # the base's own, of all that can get a layer
+@dataclass(frozen=True)
+class BaseWeight:
+    """A weight of the base as its module holds it; `scale` where it is quantized."""
+
+    held: Tensor
+    scale: Tensor | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that is computed in."""
+        return self.held.dtype if self.scale is None else self.scale.dtype
+
+    def whole(self) -> Tensor:
+        """In torch's own layout, in the type that is computed in."""
+        return unpacked(self.held) if self.scale is None else restored(self.held, self.scale)
+
+
+Weights = Mapping[tuple[str, str], BaseWeight]  # the base's own, of all that can get a layer
 
 
 def weights_of(model: Architecture) -> Weights:
     """The weights of a base that has no adapter on it."""
     return {
-        (component, name): module.weight
+        (component, name): BaseWeight(module.weight, getattr(module, "scale", None))
         for component in model.trainable()
         for name, module in model.component(component).named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
@@ -87,8 +105,8 @@ def read(folder: Path, base: Weights) -> Layers:
     for (component, name), parts in sorted(found.items()):
         kept = _name(base, component, name, file)
         with torch.no_grad():
-            weight = base[component, kept]
-            layers[component, kept] = _layer(weight, parts, settings, component, name, file)
+            own = base[component, kept]
+            layers[component, kept] = _layer(own, parts, settings, component, name, file)
     return layers
 
 
@@ -109,7 +127,7 @@ def _name(base: Weights, component: str, name: str, file: Path) -> str:
 
 
 def _layer(
-    weight: Tensor,
+    own: BaseWeight,
     parts: Mapping[str, Tensor],
     settings: Mapping[str, Any],
     component: str,
@@ -119,7 +137,7 @@ def _layer(
     down, up = parts.get("down"), parts.get("up")
     if down is None or up is None:
         raise AdapterError(f"{file}: half of {component}.{name} is missing")
-    rank = down.shape[0]
+    rank, weight = down.shape[0], own.held  # of which shape and device count
     if down.shape[1:] != weight.shape[1:] or up.shape[:2] != (weight.shape[0], rank) or not rank:
         raise AdapterError(
             f"{file}: {component}.{name} is {list(up.shape)} by {list(down.shape)}, which does not "
@@ -134,10 +152,10 @@ def _layer(
                 f"{file}: {component}.{name} has {magnitude.numel()} magnitudes for a weight of "
                 f"{list(weight.shape)}; is it for another base?"
             )
-        whole = unpacked(weight).float() + (up @ down.flatten(1)).view(weight.shape)
+        whole = own.whole().float() + (up @ down.flatten(1)).view(weight.shape)
         gain = magnitude.flatten().to(weight.device) / whole.flatten(1).norm(dim=1)
-        up, gain = gain[:, None] * up, (gain - 1).to(weight.dtype)
-    return Layer(down.to(weight.dtype), up.to(weight.dtype), gain)
+        up, gain = gain[:, None] * up, (gain - 1).to(own.dtype)
+    return Layer(down.to(own.dtype), up.to(own.dtype), gain)
 
 
 def _scale(settings: Mapping[str, Any], component: str, name: str, rank: int) -> float:

@@ -1,10 +1,10 @@
 """The engine as the front of a release sees it: started, asked, and let go.
 
 Triton runs a process, a stub, for each version of a model. The versions of a slot that have one
-base and one code share an engine: whoever comes first starts it, from the code in its own folder.
-It ends when the last stub has ended, however that was. What belongs to it lies in /dev/shm under
-the slot's mark, where the slot's guard finds it. A stub's Python has no torch, and nothing of the
-project but what lies beside this file.
+base, one quantization of it and one code share an engine: whoever comes first starts it, from the
+code in its own folder. It ends when the last stub has ended, however that was. What belongs to it
+lies in /dev/shm under the slot's mark, where the slot's guard finds it. A stub's Python has no
+torch, and nothing of the project but what lies beside this file.
 """
 
 import fcntl
@@ -52,8 +52,8 @@ class Cancelled(Exception):
 
 
 class EngineClient:
-    """The engine for the release in `folder` on the base model in `base`; this process uses it, and
-    keeps it running, until it ends."""
+    """The engine for the release in `folder` on the base model in `base`, held by `quantization` if
+    that is given; this process uses it, and keeps it running, until it ends."""
 
     def __init__(
         self,
@@ -62,8 +62,9 @@ class EngineClient:
         name: str,
         batch_images: int,
         provenance: Mapping[str, Any] | None = None,
+        quantization: str | None = None,
     ) -> None:
-        self.folder, self.base = folder, base
+        self.folder, self.base, self.quantization = folder, base, quantization
         self.asked = {
             "adapter": str(folder / "adapter"),
             "name": name,
@@ -72,7 +73,7 @@ class EngineClient:
         }
         slot = folder.parents[2]
         mark = os.environ.get(MARK) or f"adire_{sha256(os.fsencode(slot)).hexdigest()[:16]}_"
-        place = f"{mark}engine_{_key(folder, base)}"
+        place = f"{mark}engine_{_key(folder, base, quantization)}"
         self.socket = SHARED_MEMORY / f"{place}.sock"
         self.users = SHARED_MEMORY / f"{place}.users"
         self.starting = SHARED_MEMORY / f"{place}.start"
@@ -217,6 +218,8 @@ class EngineClient:
         }
         if "threads" in settings:
             settings["threads"] = int(settings["threads"])
+        if self.quantization:
+            settings["quantization"] = self.quantization
         # The home of a stub's Python is not that of one in a virtual environment.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
         places = [str(place) for place in (self.base, self.socket, self.users)]
@@ -287,9 +290,11 @@ def _connected(place: Path) -> socket.socket:
     return connection
 
 
-def _key(folder: Path, base: Path) -> str:
-    """What releases of one engine have in common: the code, and the base model."""
+def _key(folder: Path, base: Path, quantization: str | None) -> str:
+    """What releases of one engine have in common: the code, the base model, its quantization."""
     code = sha256(os.fsencode(base.name))
+    if quantization:
+        code.update(f"\0{quantization}\0".encode())
     for file in sorted(folder.glob("*.py")):
         code.update(file.name.encode() + b"\0" + file.read_bytes())
     return code.hexdigest()[:16]

@@ -24,6 +24,7 @@ from torch import Tensor
 from .adapters import Adapters, Mix
 from .architecture import Architecture, Conditioning
 from .drawings import Drawing, Request, Row, Text
+from .quantized import is_quantized
 from .stepping import guided, rows_in_step, scaled, step_arguments, step_together
 
 SEED_RANGE = 2**63  # seeds count modulo this, the range of torch's generators
@@ -53,7 +54,8 @@ class Engine:
         self.size = (model.resolution, model.resolution)
         self.say = say
         self._fitting: dict[str, int] = {}  # what memory is enough for, once it ran out
-        self._merges = True  # whether memory is enough for merged weights
+        # Whether memory is enough for merged weights: they are whole, as quantized ones are not.
+        self._merges = not is_quantized(model.component(model.denoiser))
         # Encoding changes settings of a tokenizer, which counting tokens must not meet.
         self._tokenizers = threading.Lock()
         self._arrived: list[Drawing] = []

@@ -3,8 +3,9 @@
     python -m <package>.server BASE SOCKET USERS SETTINGS
 
 BASE is a base model's folder (pipeline/, base.json), SETTINGS a JSON object of what may be missing:
-`device`, `threads`, `turns` (a path: engines that share it run their passes in turns). Each user
-holds a shared lock on the file USERS; when nobody does any more, the engine ends.
+`device`, `threads`, `turns` (a path: engines that share it run their passes in turns),
+`quantization` (of the base, see `quantized`). Each user holds a shared lock on the file USERS; when
+nobody does any more, the engine ends.
 
 A connection is one request, a line of JSON; answers are lines of JSON, those with `bytes` followed
 by so many bytes. Who closes a connection gives up what it asked for.
@@ -64,6 +65,7 @@ from .adapters import AdapterGone, Mix, mix_of
 from .client import ALREADY
 from .drawings import Drawing, Request
 from .engine import Engine
+from .quantized import NONE, UnsupportedQuantization
 from .sampling import open_engine
 from .series import Series, device_memory
 from .turns import Turns
@@ -381,12 +383,16 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each request has a connection
     threading.Thread(target=end_when_unused, args=(users,), daemon=True).start()
     variant = json.loads((base / "base.json").read_text(encoding="utf-8"))["variant"]
-    engine = open_engine(
-        base / "pipeline",
-        variant,
-        settings.get("device") or "auto",
-        settings.get("threads"),
-    )
+    try:
+        engine = open_engine(
+            base / "pipeline",
+            variant,
+            settings.get("device") or "auto",
+            settings.get("threads"),
+            quantization=settings.get("quantization") or NONE,
+        )
+    except UnsupportedQuantization as error:
+        sys.exit(f"engine: serving.quantization: {error}")
     engine.say = say
     turns = Turns(Path(settings["turns"]), say) if settings.get("turns") else None
     server = Server(engine, turns)

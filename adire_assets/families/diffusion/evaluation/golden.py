@@ -5,7 +5,8 @@ A golden set is a folder
     00.png, 01.png ...    the images
     golden.json           requests (the whole batch that was drawn together), images (of its first
                           requests: file, SHA-256 of the raw pixels, perceptual hash), threads,
-                          device, conditions (all that decides the bits, see `conditions`)
+                          device, conditions (all that decides the bits, see `conditions`), and
+                          quantization, if there was one
 
 `redraw` draws the same batch with the same thread count by the software of now. Under the recorded
 conditions every pixel must come out equal; under others the difference is measured, and the change
@@ -163,7 +164,8 @@ def write_evaluated(evaluation: Artifact, folder: Path) -> None:
     made_with = conditions(manifest["recipe"]["environment"], manifest["hardware"])
     requests = [{name: entry[name] for name in REQUEST if name in entry} for entry in entries]
     images = [_read(evaluation.path / entry["file"]) for entry in entries[:MAXIMUM_IMAGES]]
-    write(folder, requests, images, made_with)
+    quantization = manifest["recipe"]["config"].get("quantization")
+    write(folder, requests, images, made_with, quantization)
 
 
 def write(
@@ -171,6 +173,7 @@ def write(
     requests: Sequence[Mapping[str, Any]],
     images: Sequence[np.ndarray],
     made_with: Mapping[str, str | None],
+    quantization: str | None = None,
 ) -> None:
     """Write a golden set. `requests` were drawn together; uint8 [H, W, 3] `images`, of the first
     of them, are kept."""
@@ -188,6 +191,7 @@ def write(
             "device": made_with["device"],
             "threads": int(threads) if threads else None,
             "conditions": dict(made_with),
+            **({"quantization": quantization} if quantization else {}),
         },
     )
 
@@ -223,6 +227,7 @@ def redraw(
         Path(release) / "adapter",
         device,
         settings["threads"],
+        settings.get("quantization"),
     )
     drawn = images[: len(settings["images"])]
     comparison = compare(Path(golden), drawn, now)
@@ -241,9 +246,20 @@ def draw(
     adapter: Path | None,
     device: str,
     threads: int | None,
+    quantization: str | None = None,
 ) -> list[np.ndarray]:
-    """uint8 [H, W, 3] for each request, all drawn in one batch."""
+    """uint8 [H, W, 3] for each request, all drawn in one batch. UserError for a quantization that
+    the device does not know."""
     code = _load(sampling)
+    options: dict[str, Any] = {}  # that the code of earlier releases does not know
+    if quantization:
+        from adire_assets.families.diffusion.engine import quantized
+
+        options["quantization"] = quantization
+        try:
+            quantized.require_supported(quantization, device)
+        except quantized.UnsupportedQuantization as error:
+            raise UserError(f"serving.quantization: {error}") from None
     sampler = code.Sampler(
         base,
         variant=variant,
@@ -251,6 +267,7 @@ def draw(
         device=device,
         threads=threads if device == "cpu" else None,
         batch_images=len(requests),
+        **options,
     )
     return [images[0] for images in sampler.generate([code.Request(**r) for r in requests])]
 

@@ -147,6 +147,32 @@ def test_releases_of_one_base_share_an_engine_and_draw_what_each_is(attached: An
         draw(one, mix={"cloth": 1.0, "cloth@2": 1.0})
 
 
+def test_a_base_in_8_bits_has_an_engine_of_its_own(
+    attached: Any, slot: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, base = attached("cloth/1"), slot / "base_models" / "plain"
+    held_so = EngineClient(one.folder, base, "cloth@1", 8, None, "int8")
+    try:
+        held_so.attach(lambda error: None)
+        assert held(held_so)["pid"] != held(one.client)["pid"]
+        [(event, pixels)] = held_so.draw(asdict(ASKED), lambda: False)
+    finally:
+        held_so.close()
+    images = np.frombuffer(pixels, np.uint8).reshape(event["shape"]).astype(int)
+    sampler = Sampler(
+        base / "pipeline", adapter=one.folder / "adapter", device="cpu", quantization="int8"
+    )
+    wanted, whole = sampler.generate([ASKED])[0], expected(one)
+    assert difference(images, wanted) <= 2
+    # 8 bits change so small a base by a level here and there, another sum next to nothing.
+    assert np.abs(images - wanted).sum() < np.abs(images - whole).sum() / 2
+    impossible = EngineClient(one.folder, base, "cloth@1", 8, None, "float8")
+    with pytest.raises(client.NoEngine, match=r"ended while it started .*; the slot's log"):
+        impossible.attach(lambda error: None)
+    impossible.used.close()
+    assert "engine: serving.quantization: float8 needs a GPU of compute" in capfd.readouterr().err
+
+
 def test_an_adapter_for_another_base_does_not_load_and_harms_nobody(attached: Any) -> None:
     one = attached("cloth/1")
     with pytest.raises(Refused, match=r"does not fit a weight of .*; is it for another base"):
