@@ -14,8 +14,8 @@ Outputs: images (UINT8 [num_images, height, width, 3], RGB), release (INT32 [1])
 repeated; `left_out`: the ends of the texts that the text encoder does not see, or by serving.json
 such a text is refused; `adapters`: what each adapter of a mix is; `scheduler` and `quantization`:
 as in serving.json; `engine_seconds`: its parts of the engine's time; `feedback_token`: see
-answer_token.py). A value outside its limits is answered with INVALID_ARGUMENT and one sentence. While
-the engine is started again the answer is UNAVAILABLE.
+answer_token.py). A value outside its limits is answered with INVALID_ARGUMENT and one sentence.
+While the engine is started again the answer is UNAVAILABLE.
 
 The same files serve the release as `<model>_stream`, by its decoupled configuration stream.pbtxt:
 a request there may have preview_steps (INT32, 0 to its steps; 0, as when absent: no previews), and
