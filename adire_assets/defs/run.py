@@ -69,7 +69,7 @@ def materialize(project: Project, model: str, select: str | None = None) -> None
             instance=instance,
             asset_selection=wanted,
             raise_on_error=False,
-            tags={MODEL_TAG: model, WHY_TAG: "`adire materialize`"},
+            tags={MODEL_TAG: model, WHY_TAG: f"`adire materialize {model}`"},
             run_config={"loggers": {"lines": {}}},
         )
     if not result.success:
