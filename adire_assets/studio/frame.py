@@ -33,6 +33,7 @@ body { font-family: system-ui, sans-serif; }
 .adire-page { max-width: 76rem; margin: 0 auto; padding: 1rem; width: 100%; }
 main h1 { font-size: 1.6rem; line-height: 1.3; font-weight: 600; margin: 0 0 .75rem; }
 main h2 { font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0 .25rem; }
+main h3 { font-size: 1rem; line-height: 1.4; font-weight: 600; margin: .5rem 0 .25rem; }
 .body--dark .q-card { background: #1b2040; }
 .adire-quiet { color: #2f3e8f; }
 .body--dark .adire-quiet { color: #b9c4ff; }
