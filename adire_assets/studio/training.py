@@ -85,15 +85,15 @@ async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> 
             watched(SECONDS, page.controls, page.show_controls),
         ]
     with ui.card().classes("w-full"):
+        heading("What has changed", 2)
+        look = partial(shared, f"state {model}", STATE_SECONDS / 2, page.state)
+        watched(STATE_SECONDS, look, lines)
+    with ui.card().classes("w-full"):
         heading("Loss", 2)
         page.add_curve()
     with ui.card().classes("w-full"):
         heading("Samples", 2)
         watched(SAMPLES_SECONDS, page.samples, page.show_samples)
-    with ui.card().classes("w-full"):
-        heading("What has changed", 2)
-        look = partial(shared, f"state {model}", STATE_SECONDS / 2, page.state)
-        watched(STATE_SECONDS, look, lines)
 
 
 class _Page:
@@ -124,7 +124,8 @@ class _Page:
             ui.label("No run yet.")
             return
         ui.label(run.sentence)
-        lines(run.problems)
+        if run.problems:
+            lines(run.problems)
         with ui.element("ul").props('aria-label="Steps"').classes("flex flex-wrap gap-2"):
             for what, how in run.parts:
                 with ui.element("li").classes("flex items-center gap-1"):
@@ -264,7 +265,7 @@ def _options() -> dict[str, Any]:
     return {
         "animation": False,
         "grid": {"left": 8, "right": 16, "top": 36, "bottom": 24, "containLabel": True},
-        "legend": {"textStyle": {"color": "currentColor"}},
+        "legend": {"top": 0, "textStyle": {"color": "currentColor"}},
         "tooltip": {"trigger": "axis"},
         "xAxis": {**axis, "name": "step", "nameLocation": "middle", "nameGap": 24},
         "yAxis": {**axis, "scale": True},
