@@ -135,6 +135,9 @@ def keep(
             _attach(project, record, attached, claims.contents[part], folder / "attached", given)
         known = {one.name for one in all_given(project, claims.model, since=given.made[:10])}
         _append(folder / f"{given.at[:10]}.jsonl", asdict(given))
+        if attached is None:  # what was attached to an earlier word is withdrawn with it
+            for old in (folder / "attached").glob(f"{given.name}.*"):
+                old.unlink()
     return Kept(given, given.name in known)
 
 

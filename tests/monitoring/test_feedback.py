@@ -222,6 +222,8 @@ def test_an_answer_is_attached_when_it_is_the_rated_one(shop: Shop, tmp_path: Pa
         assert image.getpixel((0, 0)) == (7, 7, 7)
         assert json.loads(image.text["adire"])["request"]["prompt"] == "rings"
     assert feedback.attachment(shop.project, MODEL, "../../answer_keys.json") is None
+    keep(shop.project, token, "ada", rating=1, part=1)
+    assert not kept.exists() and feedback.attachment(shop.project, MODEL, given.name) is None
 
 
 @pytest.mark.parametrize("content", [b"no image", b"\x89PNG\r\n\x1a\n", None, {"request": [1]}])
