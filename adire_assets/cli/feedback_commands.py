@@ -84,7 +84,7 @@ def list_(
 @feedback_app.command("review")
 def review(
     model: Model,
-    name: Annotated[str, typer.Argument(help="As `adire feedback list` names it.")],
+    name: Annotated[str, typer.Argument(help="As `adire feedback list MODEL` names it.")],
     outcome: Annotated[str, typer.Option(help="correction, exclusion, prompt or nothing.")],
     note: Annotated[
         str,

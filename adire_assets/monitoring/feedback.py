@@ -417,7 +417,7 @@ def review(project: Project, model: str, name: str, outcome: str, note: str, by:
         raise UserError(f"a review needs a note of at most {TEXT_CHARACTERS} characters")
     with project.locks.acquire(f"feedback-{model}"):
         if name not in {one.name for one in to_review(project, model)}:
-            raise UserError(f"{name} is not on the list of {model}; see `adire feedback list`")
+            raise UserError(f"{name} is not on that list; see `adire feedback list {model}`")
         made = Review(_iso(time.time()), by, name, outcome, note.strip())
         _append(_folder(project, model) / REVIEWS, asdict(made))
     return f"{model}: {name} is reviewed: {outcome}"

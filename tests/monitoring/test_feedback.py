@@ -270,7 +270,7 @@ def test_what_was_reviewed_leaves_the_list_until_it_is_said_anew(shop: Shop) -> 
     bad = keep(shop.project, token, "ada", rating=1, text="no rings").given
     assert [one.name for one in feedback.to_review(shop.project, MODEL)] == [bad.name]
     for name, outcome, note, why in (
-        (fine.name, "prompt", "x", "is not on the list"),
+        (fine.name, "prompt", "x", "is not on that list"),
         (bad.name, "applause", "x", "there is no outcome 'applause'"),
         (bad.name, "prompt", " ", "needs a note"),
     ):
