@@ -23,7 +23,7 @@ from tests.support.studio import NARROW, WIDE, opened, running_studio, serious_f
 
 pytestmark = studio.needs_chromium
 RELEASES = f"/models/{MODEL}/releases"
-PAGES = ("/", f"/models/{MODEL}/generate", RELEASES, "/lineage")
+PAGES = ("/", f"/models/{MODEL}/generate", RELEASES, f"/models/{MODEL}/feedback", "/lineage")
 SCRIPT = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{ 1 + 1 }}'
 
 
