@@ -41,14 +41,13 @@ def add(
     from adire_assets.serving.client import provenance_of
 
     project = Project.find()
-    facts, _ = provenance_of(project, file)
+    facts, plug = provenance_of(project, file)
     token = facts.get(FIELD)
     if not isinstance(token, str):
         raise UserError(
             f"{file} has no {FIELD}: the slot that gave it has no keys, or a program has changed "
             "the file; answers of a fleet that `adire up` has started have one"
         )
-    part = facts.get("image_index", 0)
     kept = feedback.keep(
         project,
         token,
@@ -56,7 +55,7 @@ def add(
         rating=rating,
         flags=flag,
         text=text,
-        part=part if isinstance(part, int) else 0,
+        part=plug.answers.functions.part(facts),
         attached=file if attach else None,
     )
     yield kept.told()
@@ -85,7 +84,7 @@ def list_(
 @feedback_app.command("review")
 def review(
     model: Model,
-    name: Annotated[str, typer.Argument(help="As the command `list` names it.")],
+    name: Annotated[str, typer.Argument(help="As `adire feedback list MODEL` names it.")],
     outcome: Annotated[str, typer.Option(help="correction, exclusion, prompt or nothing.")],
     note: Annotated[
         str,

@@ -138,10 +138,11 @@ class Family:
                  lines, by ask(request) -> Answer; the last line sums it up, `out` begins files;
                  read_provenance(file): None when it is no file of an answer, {model, release,
                  release_hash} alone when it only names its release; position(provenance): which
-                 part of its answer a file is; rewritten(file, out): the digest of the answer in a
-                 file by anybody (see `core.answer_token`), written anew with nothing else in it;
-                 of streams that are no chat, progress(piece): a
-                 `core.answer.Progress`, and with_previews(request, count), which asks for some
+                 part of its answer a file is, in words, and part(provenance) by its number from 0;
+                 rewritten(file, out): the digest of the answer in a file by anybody (see
+                 `core.answer_token`), written anew with nothing else in it; of streams that are no
+                 chat, progress(piece): a `core.answer.Progress`, and with_previews(request, count),
+                 which asks for some
         judge_process   open_judge(judge, evaluation, device): a context with the function
                  (prompts, contents) -> scores, which judges answers of the release with this
                  evaluation while it goes live

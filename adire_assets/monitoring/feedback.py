@@ -135,6 +135,9 @@ def keep(
             _attach(project, record, attached, claims.contents[part], folder / "attached", given)
         known = {one.name for one in all_given(project, claims.model, since=given.made[:10])}
         _append(folder / f"{given.at[:10]}.jsonl", asdict(given))
+        if attached is None:  # what was attached to an earlier word is withdrawn with it
+            for old in (folder / "attached").glob(f"{given.name}.*"):
+                old.unlink()
     return Kept(given, given.name in known)
 
 
@@ -414,9 +417,7 @@ def review(project: Project, model: str, name: str, outcome: str, note: str, by:
         raise UserError(f"a review needs a note of at most {TEXT_CHARACTERS} characters")
     with project.locks.acquire(f"feedback-{model}"):
         if name not in {one.name for one in to_review(project, model)}:
-            raise UserError(
-                f"{name} is not on the list of {model}; see `adire feedback list {model}`"
-            )
+            raise UserError(f"{name} is not on that list; see `adire feedback list {model}`")
         made = Review(_iso(time.time()), by, name, outcome, note.strip())
         _append(_folder(project, model) / REVIEWS, asdict(made))
     return f"{model}: {name} is reviewed: {outcome}"

@@ -10,6 +10,7 @@ answers {"said": sentence}, or {"error": sentence} with a status of 4xx.
 import asyncio
 import base64
 import logging
+import mimetypes
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -116,8 +117,14 @@ def serve_feedback(project: Project, app: FastAPI) -> None:
         if path is None:
             return PlainTextResponse(f"nothing is attached to {name!r} of {model!r}\n", 404)
         policy = {"content-security-policy": "sandbox; default-src 'none'"}
-        kind = None if path.suffix == ".png" else "text/plain"
+        kind = _image_kind(path.name) or "text/plain"
         return FileResponse(path, media_type=kind, headers=policy)
+
+
+def _image_kind(name: str) -> str | None:
+    """The kind of a file that a browser shows by itself; None for another one."""
+    kind = mimetypes.guess_type(name)[0] or ""
+    return kind if kind.startswith("image/") else None
 
 
 def _sent(project: Project, user: str, body: bytes) -> feedback.Kept:
@@ -278,7 +285,7 @@ class _Page:
             if one.text:
                 ui.label(one.text).style("white-space: pre-wrap; overflow-wrap: anywhere")
             place = f"/models/{self.model}/feedback/{one.name}"
-            if one.attached and one.attached.endswith(".png"):
+            if one.attached and _image_kind(one.attached):
                 ui.image(place).classes("w-64").props('alt="The attached answer"')
             elif one.attached:
                 link = ui.link("The attached answer", place, new_tab=True).classes("adire-link")

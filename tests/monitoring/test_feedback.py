@@ -222,6 +222,8 @@ def test_an_answer_is_attached_when_it_is_the_rated_one(shop: Shop, tmp_path: Pa
         assert image.getpixel((0, 0)) == (7, 7, 7)
         assert json.loads(image.text["adire"])["request"]["prompt"] == "rings"
     assert feedback.attachment(shop.project, MODEL, "../../answer_keys.json") is None
+    keep(shop.project, token, "ada", rating=1, part=1)
+    assert not kept.exists() and feedback.attachment(shop.project, MODEL, given.name) is None
 
 
 @pytest.mark.parametrize("content", [b"no image", b"\x89PNG\r\n\x1a\n", None, {"request": [1]}])
@@ -268,7 +270,7 @@ def test_what_was_reviewed_leaves_the_list_until_it_is_said_anew(shop: Shop) -> 
     bad = keep(shop.project, token, "ada", rating=1, text="no rings").given
     assert [one.name for one in feedback.to_review(shop.project, MODEL)] == [bad.name]
     for name, outcome, note, why in (
-        (fine.name, "prompt", "x", "is not on the list"),
+        (fine.name, "prompt", "x", "is not on that list"),
         (bad.name, "applause", "x", "there is no outcome 'applause'"),
         (bad.name, "prompt", " ", "needs a note"),
     ):

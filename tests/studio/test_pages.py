@@ -29,6 +29,7 @@ PAGES = (
     f"/models/{MODEL}/generate",
     f"/models/{MODEL}/training",  # where no Dagster answers
     RELEASES,
+    f"/models/{MODEL}/feedback",
     "/lineage",
     "/watch",
 )

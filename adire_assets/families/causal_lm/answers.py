@@ -63,6 +63,11 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     return {"model": named[1], "release": int(named[2]), "release_hash": known}
 
 
+def part(provenance: Mapping[str, Any]) -> int:
+    """Which part of its answer a file is: there is one."""
+    return 0
+
+
 def rewritten(file: Path, out: Path) -> str:
     """Write the file of an answer that `save` wrote anew, with text and provenance alone; the
     SHA-256 of the text (see `core.answer_token`). UserError for another file."""

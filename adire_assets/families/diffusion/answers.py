@@ -90,6 +90,12 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     return found
 
 
+def part(provenance: Mapping[str, Any]) -> int:
+    """Which image of its request, from 0, the file with this provenance is."""
+    index = provenance.get("image_index", 0)
+    return index if isinstance(index, int) else 0
+
+
 def rewritten(file: Path, out: Path) -> str:
     """Write one image of an answer anew, with nothing in its file but pixels and provenance; the
     SHA-256 of its pixels (see `core.answer_token`). UserError as for `read_provenance`."""
@@ -99,7 +105,7 @@ def rewritten(file: Path, out: Path) -> str:
     with Image.open(file, formats=FORMATS) as image:
         pixels = np.asarray(image.convert("RGB"))
     try:
-        save_png(pixels, out, provenance, provenance.get("image_index", 0))
+        save_png(pixels, out, provenance, part(provenance))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{file}: its provenance is none that was saved ({error!r})") from None
     return digest(pixels.tobytes())
