@@ -86,8 +86,8 @@ def shown_at(project: Project, model: str, run_id: str, step: int) -> Path:
     with client(project) as mlflow:
         experiment = mlflow.get_experiment_by_name(model)
         query = f"attributes.run_id = '{run_id}'"
-        known = experiment and RUN_ID.fullmatch(run_id)
-        found = mlflow.search_runs([experiment.experiment_id], query) if known else []
+        known = experiment if RUN_ID.fullmatch(run_id) else None
+        found = mlflow.search_runs([known.experiment_id], query) if known else []
         if not found:
             raise UserError(f"{model} has no such training")
         files = [one.path for one in mlflow.list_artifacts(run_id, name) if not one.is_dir]
