@@ -73,10 +73,10 @@ def list_(
     ] = None,
 ) -> Iterator[str]:
     """Figures of each release, and what a person should look at."""
-    from adire_assets.monitoring import feedback, feedback_watch
+    from adire_assets.monitoring import feedback_review, feedback_watch
 
     project = Project.find()
-    yield from feedback.listed(project, model, outcome)
+    yield from feedback_review.listed(project, model, outcome)
     if outcome is None:
         yield from feedback_watch.alarms(project, model)
 
@@ -95,9 +95,9 @@ def review(
     by: By = None,
 ) -> str:
     """Say what becomes of feedback, which takes it off the list."""
-    from adire_assets.monitoring import feedback
+    from adire_assets.monitoring import feedback_review
 
-    return feedback.review(Project.find(), model, name, outcome, note, by or getuser())
+    return feedback_review.review(Project.find(), model, name, outcome, note, by or getuser())
 
 
 @feedback_app.command("new-key")

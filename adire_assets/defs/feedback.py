@@ -13,7 +13,7 @@ import dagster as dg
 
 from adire_assets.core.project import Project
 from adire_assets.defs.resources import answered
-from adire_assets.monitoring import feedback, feedback_watch
+from adire_assets.monitoring import feedback, feedback_review, feedback_watch
 
 GROUP = "feedback"
 DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_offset=1)  # with the day that it is
@@ -36,13 +36,13 @@ def feedback_asset(project: Project, model: str) -> dg.AssetsDefinition:
         given = feedback.of_day(project, model, context.partition_key)
         for alarm in feedback_watch.alarms(project, model):
             context.log.warning(alarm)
-        releases = {str(one.release): _facts(one) for one in feedback.figures(given)}
+        releases = {str(one.release): _facts(one) for one in feedback_review.figures(given)}
         return dg.MaterializeResult(metadata={"count": len(given), "releases": releases})
 
     return of_day
 
 
-def _facts(one: feedback.Figures) -> Mapping[str, Any]:
+def _facts(one: feedback_review.Figures) -> Mapping[str, Any]:
     return {
         "count": one.count,
         "users": one.users,

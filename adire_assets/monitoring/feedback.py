@@ -2,7 +2,7 @@
 
     <home>/feedback/<model>/<day>.jsonl        one JSON object a line, in the order of arrival (UTC)
     <home>/feedback/<model>/attached/<name>    answers that their readers have attached
-    <home>/feedback/<model>/reviews.jsonl      what became of them, see `review`
+    <home>/feedback/<model>/reviews.jsonl      what became of them, see `feedback_review`
 
 A user's second rating replaces the first: both stay in the files, and the last one counts. Prompt
 and answer are kept only where the user attaches them. A line is there when `keep` returns; the half
@@ -12,8 +12,7 @@ of one that a killed process has left was never acknowledged, and is passed over
 import json
 import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -39,7 +38,6 @@ RATINGS_A_DAY = 1_000  # of a user, for a model
 FILES_A_DAY = 50  # likewise
 DAY_SECONDS = 86_400
 CLOCKS_DIFFER_SECONDS = 300
-REVIEWS = "reviews.jsonl"
 
 
 @dataclass(frozen=True)
@@ -114,18 +112,18 @@ def keep(
     if not 0 <= part < len(claims.contents):
         raise UserError(f"the answer has {len(claims.contents)} part(s), so there is no {part}")
     given = Given(
-        at=_iso(time.time()),
+        at=iso(time.time()),
         user=user,
         model=claims.model,
         release=claims.release,
         answer=claims.id,
         part=part,
-        made=_iso(claims.time),
+        made=iso(claims.time),
         rating=rating,
         flags=flags,
         text=text,
     )
-    folder = _folder(project, claims.model)
+    folder = folder_of(project, claims.model)
     with project.locks.acquire(f"feedback-{claims.model}"):
         mine = [one for one in _of_day(folder, given.at[:10])[0] if one.user == user]
         _require_room(mine, attached is not None)
@@ -134,7 +132,7 @@ def keep(
             given = replace(given, attached=f"{given.name}{suffix}")
             _attach(project, record, attached, claims.contents[part], folder / "attached", given)
         known = {one.name for one in all_given(project, claims.model, since=given.made[:10])}
-        _append(folder / f"{given.at[:10]}.jsonl", asdict(given))
+        append(folder / f"{given.at[:10]}.jsonl", asdict(given))
         if attached is None:  # what was attached to an earlier word is withdrawn with it
             for old in (folder / "attached").glob(f"{given.name}.*"):
                 old.unlink()
@@ -187,7 +185,7 @@ def _claimed(
         )
     if age < -CLOCKS_DIFFER_SECONDS:
         raise UserError(
-            f"the feedback token is of {_iso(claims.time)}, which is still to come; set the clocks "
+            f"the feedback token is of {iso(claims.time)}, which is still to come; set the clocks "
             "of slots and studio"
         )
     return claims, record
@@ -230,11 +228,12 @@ def _attach(
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _folder(project: Project, model: str) -> Path:
+def folder_of(project: Project, model: str) -> Path:
+    """Where a model's feedback lies."""
     return project.home / "feedback" / model
 
 
-def _append(path: Path, value: dict[str, Any]) -> None:
+def append(path: Path, value: dict[str, Any]) -> None:
     """Add a line; it has reached the disk when this returns. The caller holds the model's lock."""
     line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     with writing(path):
@@ -248,7 +247,7 @@ def _append(path: Path, value: dict[str, Any]) -> None:
             os.fsync(descriptor)
 
 
-def _lines(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+def lines(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
     """(the objects of a file, how many lines are none)."""
     try:
         facts = path.stat()
@@ -276,7 +275,7 @@ def _parsed(path: Path, size: int, changed: int) -> tuple[tuple[dict[str, Any], 
 
 def _of_day(folder: Path, day: str) -> tuple[list[Given], int]:
     """(what was given on a day, in the order of arrival, how many lines are damaged)."""
-    found, damaged = _lines(folder / f"{day}.jsonl")
+    found, damaged = lines(folder / f"{day}.jsonl")
     given = []
     for value in found:
         try:
@@ -293,23 +292,23 @@ def _last(given: Iterable[Given]) -> list[Given]:
 
 def days(project: Project, model: str) -> list[str]:
     """The days on which something was given, as 2026-01-31, ascending."""
-    return sorted(path.stem for path in _folder(project, model).glob("????-??-??.jsonl"))
+    return sorted(path.stem for path in folder_of(project, model).glob("????-??-??.jsonl"))
 
 
 def of_day(project: Project, model: str, day: str) -> list[Given]:
     """The last words of a day."""
-    return _last(_of_day(_folder(project, model), day)[0])
+    return _last(_of_day(folder_of(project, model), day)[0])
 
 
 def all_given(project: Project, model: str, since: str = "") -> list[Given]:
     """The last words of all days, or of those from `since` on."""
-    folder, found = _folder(project, model), days(project, model)
+    folder, found = folder_of(project, model), days(project, model)
     return _last(one for day in found if day >= since for one in _of_day(folder, day)[0])
 
 
 def damaged_lines(project: Project, model: str) -> int:
     """How many lines of a model's files are not what was written."""
-    folder = _folder(project, model)
+    folder = folder_of(project, model)
     return sum(_of_day(folder, day)[1] for day in days(project, model))
 
 
@@ -318,145 +317,10 @@ def attachment(project: Project, model: str, name: str) -> Path | None:
     found = next((one for one in all_given(project, model) if one.name == name), None)
     if found is None or found.attached is None:
         return None
-    path = _folder(project, model) / "attached" / found.attached
+    path = folder_of(project, model) / "attached" / found.attached
     return path if path.is_file() else None
 
 
-# --- figures -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What was said of a release: `mean` of its ratings and its 95 % interval (`low`, `high`),
-    which counts users and not their ratings (Student's t); None without enough of them."""
-
-    release: int
-    count: int
-    users: int
-    bad: int
-    mean: float | None
-    low: float | None
-    high: float | None
-    flags: dict[str, int]
-
-    def told(self) -> str:
-        """In a line."""
-        mean = "no rating" if self.mean is None else f"mean {self.mean:.2f}"
-        if self.low is not None and self.high is not None:
-            mean += f" ({self.low:.2f} to {self.high:.2f})"
-        flags = "".join(f", {count} {flag}" for flag, count in self.flags.items() if count)
-        return f"release {self.release}: {self.count} by {self.users} user(s), {mean}{flags}"
-
-
-def figures(given: Iterable[Given]) -> list[Figures]:
-    """The figures of each release, the newest first."""
-    by_release: dict[int, list[Given]] = {}
-    for one in given:
-        by_release.setdefault(one.release, []).append(one)
-    return [_figures(number, by_release[number]) for number in sorted(by_release, reverse=True)]
-
-
-def _figures(number: int, given: Sequence[Given]) -> Figures:
-    by_user: dict[str, list[int]] = {}
-    for one in given:
-        if one.rating is not None:
-            by_user.setdefault(one.user, []).append(one.rating)
-    flags = Counter(flag for one in given for flag in one.flags)
-    mean, low, high = _interval([sum(all_) / len(all_) for all_ in by_user.values()])
-    return Figures(
-        release=number,
-        count=len(given),
-        users=len({one.user for one in given}),
-        bad=sum(one.is_bad for one in given),
-        mean=mean,
-        low=low,
-        high=high,
-        flags={flag: flags[flag] for flag in FLAGS},
-    )
-
-
-def _interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    if not values:
-        return None, None, None
-    count, mean = len(values), sum(values) / len(values)
-    if count < 2:
-        return mean, None, None
-    from scipy.stats import t  # not in every command
-
-    deviation = (sum((one - mean) ** 2 for one in values) / (count - 1)) ** 0.5
-    half = float(t.ppf(0.975, count - 1)) * deviation / count**0.5
-    return mean, max(float(LOWEST), mean - half), min(float(HIGHEST), mean + half)
-
-
-# --- review --------------------------------------------------------------------------------------
-
-# What a person makes of feedback. The note says it: the better caption or answer, the file to
-# leave out, the prompt that evaluations should have.
-OUTCOMES = ("correction", "exclusion", "prompt", "nothing")
-
-
-@dataclass(frozen=True)
-class Review:
-    """What became of the feedback `name`."""
-
-    at: str
-    by: str
-    name: str
-    outcome: str
-    note: str
-
-
-def review(project: Project, model: str, name: str, outcome: str, note: str, by: str) -> str:
-    """Take feedback off the list of what is to be looked at; what was said, in a sentence.
-
-    UserError for what is not on the list, for an outcome that there is not, and without a note.
-    """
-    if outcome not in OUTCOMES:
-        raise UserError(f"there is no outcome {outcome!r}; outcomes are {', '.join(OUTCOMES)}")
-    if not note.strip() or len(note) > TEXT_CHARACTERS:
-        raise UserError(f"a review needs a note of at most {TEXT_CHARACTERS} characters")
-    with project.locks.acquire(f"feedback-{model}"):
-        if name not in {one.name for one in to_review(project, model)}:
-            raise UserError(f"{name} is not on that list; see `adire feedback list {model}`")
-        made = Review(_iso(time.time()), by, name, outcome, note.strip())
-        _append(_folder(project, model) / REVIEWS, asdict(made))
-    return f"{model}: {name} is reviewed: {outcome}"
-
-
-def reviews(project: Project, model: str) -> list[Review]:
-    """All reviews, in the order of arrival."""
-    return [Review(**value) for value in _lines(_folder(project, model) / REVIEWS)[0]]
-
-
-def to_review(project: Project, model: str) -> list[Given]:
-    """What a person should look at and has not since it was said, the latest first."""
-    done = {one.name: one.at for one in reviews(project, model)}
-    found = [one for one in all_given(project, model) if one.says_more]
-    waiting = [one for one in found if done.get(one.name, "") < one.at]
-    return sorted(waiting, key=lambda one: one.at, reverse=True)
-
-
-def listed(project: Project, model: str, outcome: str | None = None) -> Iterator[str]:
-    """Lines: the figures of each release and what is to be looked at; or, with an `outcome`, the
-    notes of the reviews with it."""
-    if outcome is not None:
-        if outcome not in OUTCOMES:
-            raise UserError(f"there is no outcome {outcome!r}; outcomes are {', '.join(OUTCOMES)}")
-        yield from (one.note for one in reviews(project, model) if one.outcome == outcome)
-        return
-    given = all_given(project, model)
-    yield from (one.told() for one in figures(given))
-    if not given:
-        yield f"nobody has rated an answer of {model} yet"
-    if damaged := damaged_lines(project, model):
-        yield f"{damaged} line(s) below {_folder(project, model)} are damaged and do not count"
-    for one in to_review(project, model):
-        said = [f"rated {one.rating}"] if one.rating is not None else []
-        about = ", ".join([*said, *one.flags, *(["attached"] if one.attached else [])])
-        yield f"  {one.name}: release {one.release}, {one.user}, {one.at}: {about}"
-        if one.text:
-            yield f"    {' '.join(one.text.split())}"
-
-
-def _iso(seconds: float) -> str:
+def iso(seconds: float) -> str:
+    """A time in seconds since the epoch, ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -27,15 +27,15 @@ from adire_assets.core.answer_token import FIELD
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
-from adire_assets.monitoring import feedback, feedback_watch
+from adire_assets.monitoring import feedback, feedback_review, feedback_watch
 from adire_assets.monitoring.feedback import (
     FLAGS,
     HIGHEST,
     LOWEST,
-    OUTCOMES,
     TEXT_CHARACTERS,
     Given,
 )
+from adire_assets.monitoring.feedback_review import OUTCOMES
 from adire_assets.studio.frame import (
     Visitor,
     act,
@@ -248,11 +248,11 @@ async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> 
 def _view(project: Project, model: str) -> tuple[list[str], list[Given]]:
     """(the figures, what is to be reviewed)."""
     given = feedback.all_given(project, model)
-    said = [one.told() for one in feedback.figures(given)]
+    said = [one.told() for one in feedback_review.figures(given)]
     said += [one.told() for one in feedback_watch.live_signals(project, model) if one.count]
     if damaged := feedback.damaged_lines(project, model):
         said.append(f"{damaged} damaged line(s) do not count")
-    return said, feedback.to_review(project, model)
+    return said, feedback_review.to_review(project, model)
 
 
 class _Page:
@@ -304,7 +304,7 @@ class _Page:
 
             async def done() -> None:
                 given = one.name, outcome.value, note.value or "", self.visitor.name
-                work = partial(feedback.review, self.project, self.model, *given)
+                work = partial(feedback_review.review, self.project, self.model, *given)
                 said = await act(self.visitor, REVIEW, work)
                 if said is not None:
                     dialog.close()

@@ -13,7 +13,7 @@ from PIL import Image
 from adire_assets.core import answer_token
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion.answers import save_png
-from adire_assets.monitoring import feedback
+from adire_assets.monitoring import feedback, feedback_review
 from adire_assets.monitoring.feedback import keep
 from adire_assets.serving import answer_keys
 from tests.support.feedback import token_of
@@ -175,7 +175,7 @@ def test_the_half_of_a_line_is_passed_over_and_said(shop: Shop) -> None:
     assert [one.rating for one in feedback.all_given(shop.project, MODEL)] == [4]
     keep(shop.project, token_of(shop.project, MODEL), "obi", rating=1)
     assert [one.rating for one in feedback.all_given(shop.project, MODEL)] == [4, 1]
-    assert any("1 line(s) below" in line for line in feedback.listed(shop.project, MODEL))
+    assert any("1 line(s) below" in line for line in feedback_review.listed(shop.project, MODEL))
 
 
 WRITER = """
@@ -257,27 +257,27 @@ def test_the_figures_of_a_release_count_users(shop: Shop) -> None:
         for rating in ratings:
             keep(shop.project, token_of(shop.project, MODEL), user, rating=rating)
     keep(shop.project, token_of(shop.project, MODEL, 2), "ada", flags=["unsafe", "unsafe"])
-    second, first = feedback.figures(feedback.all_given(shop.project, MODEL))
+    second, first = feedback_review.figures(feedback.all_given(shop.project, MODEL))
     assert (first.count, first.users, first.bad, first.mean) == (6, 3, 1, 3.0)
     assert first.low == 1.0 and first.high == 5.0  # three users show little
     assert (second.mean, second.flags["unsafe"], second.bad) == (None, 1, 1)
-    assert feedback.figures([]) == []
+    assert feedback_review.figures([]) == []
 
 
 def test_what_was_reviewed_leaves_the_list_until_it_is_said_anew(shop: Shop) -> None:
     token = token_of(shop.project, MODEL)
     fine = keep(shop.project, token_of(shop.project, MODEL), "ada", rating=5).given
     bad = keep(shop.project, token, "ada", rating=1, text="no rings").given
-    assert [one.name for one in feedback.to_review(shop.project, MODEL)] == [bad.name]
+    assert [one.name for one in feedback_review.to_review(shop.project, MODEL)] == [bad.name]
     for name, outcome, note, why in (
         (fine.name, "prompt", "x", "is not on that list"),
         (bad.name, "applause", "x", "there is no outcome 'applause'"),
         (bad.name, "prompt", " ", "needs a note"),
     ):
         with pytest.raises(UserError, match=why):
-            feedback.review(shop.project, MODEL, name, outcome, note, "obi")
-    feedback.review(shop.project, MODEL, bad.name, "prompt", "indigo rings", "obi")
-    assert feedback.to_review(shop.project, MODEL) == []
-    assert [*feedback.listed(shop.project, MODEL, "prompt")] == ["indigo rings"]
+            feedback_review.review(shop.project, MODEL, name, outcome, note, "obi")
+    feedback_review.review(shop.project, MODEL, bad.name, "prompt", "indigo rings", "obi")
+    assert feedback_review.to_review(shop.project, MODEL) == []
+    assert [*feedback_review.listed(shop.project, MODEL, "prompt")] == ["indigo rings"]
     keep(shop.project, token, "ada", rating=2, text="still none")
-    assert [one.name for one in feedback.to_review(shop.project, MODEL)] == [bad.name]
+    assert [one.name for one in feedback_review.to_review(shop.project, MODEL)] == [bad.name]

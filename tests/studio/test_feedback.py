@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, expect
 from adire_assets.config.fleet import FleetConfig, GatewayConfig, TokenConfig
 from adire_assets.core.project import Project
 from adire_assets.families.diffusion.answers import save_png
-from adire_assets.monitoring import feedback
+from adire_assets.monitoring import feedback, feedback_review
 from adire_assets.serving import answer_keys, record
 from adire_assets.serving.gateway import tokens
 from adire_assets.serving.release import ReleaseRecord, write_record
@@ -192,7 +192,7 @@ def test_what_was_said_is_reviewed_by_the_keyboard(
     ada = program(shop, f"ada{width}{dark}", "designer")
     body = {"token": token_of(shop.project, MODEL), "rating": 1, "text": SCRIPT}
     assert sent(url, body, **ada)[0] == 200
-    one = next(one for one in feedback.to_review(shop.project, MODEL) if one.text == SCRIPT)
+    one = next(one for one in feedback_review.to_review(shop.project, MODEL) if one.text == SCRIPT)
     who = bearer(shop.project, "obi", "operator")
     with opened(browser, url, width=width, dark=dark, token=who) as page:
         visit(page, PAGE)
@@ -216,7 +216,9 @@ def test_what_was_said_is_reviewed_by_the_keyboard(
         page.keyboard.press("Enter")
         expect(review).to_have_count(0)
         assert page.evaluate("window.hacked") is None
-    found = [review for review in feedback.reviews(shop.project, MODEL) if review.name == one.name]
+    found = [
+        review for review in feedback_review.reviews(shop.project, MODEL) if review.name == one.name
+    ]
     assert [(each.outcome, each.note, each.by) for each in found] == [
         ("prompt", "indigo rings on white", "obi")
     ]
@@ -251,6 +253,8 @@ def test_an_answer_of_a_chat_is_reported_with_what_was_asked(
         expect(dialog).to_contain_text("the answer of release 1 to 'Write to Ada.'")
         dialog.get_by_role("button", name="Send").click()
         expect(page.get_by_role("alert")).to_contain_text("give a rating of 1 to 5, or a flag")
+        page.get_by_role("button", name="Close").click()
+        expect(page.get_by_role("alert")).to_have_count(0)  # it fades away
         dialog.get_by_role("checkbox", name="Wrong fact").click()
         dialog.get_by_role("checkbox", name="Attach the prompt").click()
         dialog.get_by_label("Remarks").fill("Ada has two")

@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from adire_assets.config.fleet import SlotConfig
+from adire_assets.core import answer_token
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.waiting import wait_until
 from adire_assets.families.causal_lm import FAMILY, serve_triton
-from adire_assets.serving import release
+from adire_assets.serving import answer_keys, release
 from adire_assets.serving.connection import Endpoint, Unanswered
 from adire_assets.serving.fleet import guard
 from adire_assets.serving.fleet.triton import BACKENDS, SERVER
@@ -60,12 +61,14 @@ class Slot:
         self.config = SlotConfig(**ports)
         self.endpoint = Endpoint(f"127.0.0.1:{self.config.grpc_port}")
         self.mark = guard.mark(self.folder)
-        command = SERVER.command(Project(root, root / ".adire"), self.folder, self.config, [])
+        self.project = Project(root, root / ".adire")
+        answer_keys.ensure(self.project)
+        command = SERVER.command(self.project, self.folder, self.config, [])
         own = {guard.MARK: self.mark, **({"ADIRE_ENGINE": json.dumps(told)} if told else {})}
         self.log = (root / "triton.log").open("wb")
         self.process = subprocess.Popen(
             command,
-            env=SERVER.environment("cpu", 1) | own,
+            env=SERVER.environment("cpu", 1) | own | answer_keys.environment(self.project),
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
@@ -140,6 +143,9 @@ def test_an_answer_comes_in_pieces_and_says_where_it_comes_from(slot: Slot) -> N
     assert (told["release"], told["release_hash"], told["device"]) == (1, "letters1", "cpu")
     assert told["request"]["messages"] == [{"role": "user", "content": "hi"}]
     assert found[-1].content["finish_reason"][0] == b"stop"
+    token = told[answer_token.FIELD]
+    claims = answer_token.verify(answer_keys.read(slot.project), token)
+    assert claims.contents == (answer_token.digest(TEXT.encode()),)
     given = serve_triton.inputs(HI)
     whole = kserve_client.ask_stream(
         slot.endpoint, MODEL, given | {"stream": ~given["stream"]}, 1, 20
