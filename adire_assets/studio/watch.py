@@ -16,6 +16,7 @@ from adire_assets.studio.frame import heading, lines, shared, watched
 
 SECONDS = 5.0  # from one look to the next
 INK = "#7a86c2"  # readable on light and on dark
+GRID = {"splitNumber": 3, "splitLine": {"lineStyle": {"color": INK, "opacity": 0.3}}}
 Series = Mapping[str, list[float | None]]
 
 
@@ -96,7 +97,7 @@ def _plot(title: str, series: Series) -> None:
             "animation": False,
             "grid": {"left": 48, "right": 12, "top": 12, "bottom": 12},
             "xAxis": {"type": "category", "show": False},
-            "yAxis": {"type": "value", "min": 0, "axisLabel": {"color": INK}, "splitNumber": 3},
+            "yAxis": {"type": "value", "min": 0, "axisLabel": {"color": INK}, **GRID},
             "series": [
                 {"name": name, "type": "line", "data": values, "showSymbol": len(values) < 4}
                 for name, values in series.items()
