@@ -303,7 +303,7 @@ def studio() -> None:
 
 
 @app.command(hidden=True)
-def quality(target: str) -> None:
+def quality(target: str, share: float) -> None:
     """Measure a share of the answers that users of a target get, until Ctrl-C; `up` starts it."""
     from adire_assets.monitoring.quality import watch
 
@@ -311,7 +311,7 @@ def quality(target: str) -> None:
     fleet = load_fleet(project)
     if target not in fleet.targets:
         raise UserError(f"there is no target {target}; targets: {', '.join(fleet.targets)}")
-    watch(project, fleet, target, say)
+    watch(project, fleet, target, share, say)
 
 
 @app.command()

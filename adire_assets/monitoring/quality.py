@@ -5,12 +5,17 @@ measured is the family's (`signals`); of an answer only these numbers are kept, 
 time, in <home>/quality/<target>/<model>/<release>/<day>.jsonl. Neither prompts nor answers are.
 
 Each signal of a release is watched for a change since the release's first answer (see `drift`). The
-chance that any of them is reported while nothing changes is at most `RATE`, however long that is.
+chance that any of them is reported while nothing changes is at most `RATE`, however long that is; a
+user who asks for much of one kind at once is a change.
 """
 
 import json
 import math
+import os
+import queue
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +24,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from adire_assets.config import held_weights
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
@@ -32,7 +36,7 @@ from adire_assets.core.store import Store
 from adire_assets.monitoring.drift import Martingale
 from adire_assets.serving.gateway import routing
 from adire_assets.serving.gateway.gateway import GatewayDown
-from adire_assets.serving.gateway.tap import Exchange, exchanges
+from adire_assets.serving.gateway.tap import Exchange, exchange, traces
 from adire_assets.serving.release import family_of_release, find_record
 
 FOLDER, SUMMARY = "quality", "summary.json"
@@ -40,7 +44,8 @@ TELL_SECONDS = 2.0  # from one summary of a release to the next
 AGAIN_SECONDS = 2.0  # after the gateway has ended
 FAILED_SECONDS = 60.0  # after the signals of a release could not be opened
 FIRST = 50  # measured answers whose mean is what later ones are told against
-RELEASES = 8  # whose signals are open at once
+RELEASES = 4  # whose signals are open at once, each with a judge in memory
+WAITING = 4  # answers that wait to be measured
 
 Signals = Callable[[list[str], list[Any]], list[dict[str, float]]]
 
@@ -111,24 +116,46 @@ def releases(project: Project, target: str, model: str) -> list[int]:
     return sorted(int(one.name) for one in folder.glob("*") if one.name.isdecimal())
 
 
-def watch(project: Project, fleet: FleetConfig, target: str, say: Callable[[str], None]) -> None:
-    """Measure answers until the process ends; waits while the gateway is down. UserError when the
-    gateway's `sample_share` is 0."""
+def watch(
+    project: Project, fleet: FleetConfig, target: str, share: float, say: Callable[[str], None]
+) -> None:
+    """Measure `share` of the answers, in (0, 1], until the process ends; waits while the gateway is
+    down. UserError for a share that is none."""
+    if not 0 < share <= 1:
+        raise UserError(f"the share is {share:g}; give one above 0, up to 1")
     gateway = routing.gateway_of(project, fleet, target)
-    share = gateway.config.sample_share
-    if not share:
-        raise UserError(
-            f"targets.{target}.gateway.sample_share is 0, so that no answers are measured; set it "
-            "to the share that is to be, such as 0.05, and run `adire up`"
-        )
     measured = Measured(project, fleet, target, say)
+    # Envoy would hold what is not read, so somebody always reads.
+    waiting: queue.Queue[bytes] = queue.Queue(WAITING)
+    threading.Thread(target=_measure, args=(measured, waiting), daemon=True).start()
+    dropped = 0
     while True:
         try:
-            for exchange in exchanges(gateway, share):
-                measured.take(exchange)
+            for trace in traces(gateway, share):
+                try:
+                    waiting.put_nowait(trace)
+                except queue.Full:
+                    dropped += 1
+                    if dropped.bit_count() == 1:  # said ever more rarely
+                        say(f"{dropped} sampled answers so far came too fast to be measured")
         except GatewayDown as error:
             say(str(error))
             time.sleep(AGAIN_SECONDS)
+
+
+def _measure(measured: "Measured", waiting: "queue.Queue[bytes]") -> None:
+    try:
+        while True:
+            try:
+                found = exchange(waiting.get(timeout=TELL_SECONDS))
+            except queue.Empty:
+                measured.tell()
+                continue
+            if found is not None:
+                measured.take(found)
+    except BaseException:  # the process ends with its thread, and supervisord starts it again
+        traceback.print_exc()
+        os._exit(1)
 
 
 class Measured:
@@ -140,27 +167,34 @@ class Measured:
         self.project, self.fleet, self.target, self.say = project, fleet, target, say
         self.open: dict[tuple[str, int], tuple[ExitStack, Signals, Family]] = {}
         self.known: dict[tuple[str, int], ReleaseQuality] = {}
-        self.told: dict[tuple[str, int], float] = {}  # when its summary was last written
+        self.told = 0.0  # when summaries were last written
+        self.untold: set[tuple[str, int]] = set()  # of which no summary has the last answer
         self.failed: dict[tuple[str, int], float] = {}  # until when it is not tried again
 
-    def take(self, exchange: Exchange) -> None:
+    def take(self, one: Exchange) -> None:
         """Measure one; what cannot be measured is said and left out."""
-        key = exchange.model, exchange.release
+        key = one.model, one.release
         if time.monotonic() < self.failed.get(key, 0.0):
             return
         try:
             with reading():  # what opens the signals reads the evaluation by the first answer
                 signals, plug = self._signals(*key)
-                prompt, content = _asked(plug, exchange)
+                prompt, content = _asked(plug, one)
                 [found] = signals([prompt], [content])
+                self._keep(key, found)
         except (UserError, OSError) as error:
             self.say(f"answers of {key[0]}@{key[1]} cannot be measured: {error}")
             self.failed[key] = time.monotonic() + FAILED_SECONDS
             self._close(key)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             self.say(f"an answer of {key[0]}@{key[1]} is none of its family: {error!r}")
-        else:
-            self._keep(key, found)
+
+    def tell(self) -> None:
+        """Write the summaries that are not of all answers yet."""
+        for key in self.untold:
+            path = _folder(self.project, self.target, *key) / SUMMARY
+            write_json(path, self.known[key].summary())
+        self.untold.clear()
 
     def _signals(self, model: str, release: int) -> tuple[Signals, Family]:
         key = model, release
@@ -171,6 +205,7 @@ class Measured:
             with ExitStack() as opening:
                 signals = opening.enter_context(context)
                 self.open[key] = opening.pop_all(), signals, plug
+        self.open[key] = self.open.pop(key)  # the one that was used last is last
         return self.open[key][1:]
 
     def _close(self, key: tuple[str, int]) -> None:
@@ -191,9 +226,10 @@ class Measured:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{now.date()}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if time.monotonic() > self.told.get(key, 0.0) + TELL_SECONDS:
-            self.told[key] = time.monotonic()
-            write_json(folder / SUMMARY, self.known[key].summary())
+        self.untold.add(key)
+        if time.monotonic() > self.told + TELL_SECONDS:
+            self.told = time.monotonic()
+            self.tell()
         for name in self.known[key].changes().keys() - before.keys():
             self.say(f"{key[0]}@{key[1]} on {self.target}: {name} has changed")
 
@@ -214,12 +250,12 @@ def sentences(project: Project, target: str, model: str, release: int) -> Iterat
             )
 
 
-def _asked(plug: Family, exchange: Exchange) -> tuple[str, Any]:
+def _asked(plug: Family, one: Exchange) -> tuple[str, Any]:
     """The prompt, and the content of the answer."""
     functions = plug.serve.functions
-    pieces = exchange.protocol.name == plug.streams
-    content = (functions.whole if pieces else functions.content)(exchange.content)
-    return functions.prompt(exchange.request), content
+    pieces = one.protocol.name == plug.streams
+    content = (functions.whole if pieces else functions.content)(one.content)
+    return functions.prompt(one.request), content
 
 
 def _opened(
@@ -231,10 +267,10 @@ def _opened(
     plug = family_of_release(project, record)
     if plug.signals is None:
         raise UserError(f"the family {plug.name} has no signals to measure answers by")
-    evaluation = Store(project).open(record.evaluation).path
-    judge = held_weights.held(project, model, "judge").artifact
+    evaluation = Store(project).open(record.evaluation)
+    judge = Store(project).open(evaluation.manifest["judge"])
     device = lineage.device_class(fleet.device)
-    return plug.signals.functions.open_signals(judge.path, evaluation, device), plug
+    return plug.signals.functions.open_signals(judge.path, evaluation.path, device), plug
 
 
 def _folder(project: Project, target: str, model: str, release: int | None = None) -> Path:

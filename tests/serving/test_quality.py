@@ -12,21 +12,15 @@ from adire_assets.core.child_environment import child_environment
 from adire_assets.core.errors import UserError
 from adire_assets.families.diffusion import FAMILY
 from adire_assets.monitoring import quality
-from adire_assets.ops import operations
 from adire_assets.serving.client import stream
+from adire_assets.serving.gateway import tap
+from adire_assets.serving.gateway.gateway import GatewayDown
 from tests.serving.conftest import MODEL
-from tests.support import tiny
 from tests.support.asking import generate
 from tests.support.diffusion import PROMPTS
 from tests.support.fleets import write_fleet
 from tests.support.house import TARGET, House, awaited
 
-YAML = """\
-family: diffusion
-data: {path: data/cloth, instance_prompt: cloth}
-base_model: {source: base}
-evaluation: {judge: {source: judge}}
-"""
 SIGNALS = {"clip_s", "nsfw"} | {
     f"{kind}_{name}" for kind in ("prompt", "image") for name in ("distance", 1, 2, 3, 4)
 }
@@ -36,14 +30,11 @@ SIGNALS = {"clip_s", "nsfw"} | {
 def watched(served: House) -> Iterator[House]:
     """The house with release 1 live, whose answers are all measured."""
     served.ensure_live(1)
-    tiny.make_random_judge(served.project.root / "judge")
-    file = served.project.model_file(MODEL)
-    file.write_text(YAML)
     environment = child_environment(
         ADIRE_PROJECT=str(served.project.root), ADIRE_HOME=str(served.project.home)
     )
     write_fleet(served.project, served.fleet)
-    command = [sys.executable, "-m", "adire_assets.cli", "quality", TARGET]
+    command = [sys.executable, "-m", "adire_assets.cli", "quality", TARGET, "1"]
     watching = subprocess.Popen(command, env=environment, cwd=served.project.root)
     try:
         yield served
@@ -51,7 +42,6 @@ def watched(served: House) -> Iterator[House]:
     finally:
         watching.kill()
         watching.wait()
-        file.unlink()
         (served.project.root / "configs" / "fleet.yaml").unlink()
 
 
@@ -77,21 +67,23 @@ def test_users_answers_are_measured_and_not_kept(watched: House) -> None:
     assert {*found.series} <= SIGNALS
     assert {*found.series} >= {"clip_s", "nsfw", "prompt_distance", "image_distance", "image_1"}
     assert found.changes() == {}
+    awaited(lambda: len([*quality.sentences(watched.project, TARGET, MODEL, 1)]) == 1, 30)
     [line] = quality.sentences(watched.project, TARGET, MODEL, 1)
     assert "answers measured; means of the last 50: clip_s " in line
-    assert f"  {line}" in [*operations.status(watched.project)]
     for path in (watched.project.home / "quality").rglob("*"):
         if path.is_file():
             assert b"secret" not in path.read_bytes()
 
 
 def test_an_evaluated_prompt_is_no_distance_away(watched: House) -> None:
+    until_measured(watched, 1, lambda: generate(watched.address, MODEL, "a cow on the moon"))
+    assert max(measured(watched).series["prompt_distance"].last) > 0.01
+
     def near() -> bool:
         generate(watched.address, MODEL, PROMPTS[0])
         return min(measured(watched).series["prompt_distance"].last) < 1e-5
 
     awaited(near, 60)
-    assert max(measured(watched).series["prompt_distance"].last) > 0.01
 
 
 def over_http(house: House) -> None:
@@ -120,10 +112,12 @@ def test_requests_that_name_their_release_are_left_out(watched: House) -> None:
     assert measured(watched).answers <= before + 3
 
 
-def test_without_a_share_nothing_is_measured(watched: House) -> None:
-    target = watched.fleet.targets[TARGET]
-    gateway = target.gateway.model_copy(update={"sample_share": 0.0})
-    target = target.model_copy(update={"gateway": gateway})
-    fleet = watched.fleet.model_copy(update={"targets": {TARGET: target}})
-    with pytest.raises(UserError, match="sample_share is 0"):
-        quality.watch(watched.project, fleet, TARGET, print)
+def test_what_is_no_share_is_refused(served: House) -> None:
+    with pytest.raises(UserError, match="the share is 2; give one above 0, up to 1"):
+        quality.watch(served.project, served.fleet, TARGET, 2.0, print)
+
+
+def test_a_second_process_is_told_that_the_tap_is_taken(watched: House) -> None:
+    until_measured(watched, 1, lambda: generate(watched.address, MODEL, "crosses"))
+    with pytest.raises(GatewayDown, match="one process at a time"):
+        next(tap.traces(watched.gateway, 0.5))

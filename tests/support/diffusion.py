@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -108,6 +108,15 @@ def make_adapter_of(house: House, base: Artifact, seed: int) -> Artifact:
     return Store(house.project).build(recipe, make).artifact
 
 
+def _judge(house: House) -> Artifact:
+    from tests.support import tiny
+
+    def make(folder: Path) -> None:
+        tiny.make_random_judge(folder / "pipeline")
+
+    return Store(house.project).build(Recipe("judge", house.model), make).artifact
+
+
 def _evaluation(
     house: House, base: Artifact, adapter: Artifact, scheduler: str | None, quantization: str
 ) -> Artifact:
@@ -119,7 +128,7 @@ def _evaluation(
         environment={"device": "cpu"},
     )
 
-    def make(folder: Path) -> None:
+    def make(folder: Path) -> dict[str, Any]:
         from adire_assets.families.diffusion.engine.sampling import Request, Sampler
 
         variant = json.loads((base.path / "base.json").read_text())["variant"]
@@ -148,5 +157,6 @@ def _evaluation(
         (folder / "images.json").write_text(json.dumps(entries))
         scores = [{"clip_s": 1.0 + 0.01 * place} for place in range(len(entries))]
         (folder / "report.json").write_text(json.dumps({"per_image": scores}))
+        return {"judge": _judge(house).reference()}
 
     return Store(house.project).build(recipe, make).artifact

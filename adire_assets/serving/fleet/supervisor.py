@@ -97,11 +97,12 @@ def programs(project: Project, fleet: FleetConfig) -> list[Program]:
                     prepare=gateway.prepare,
                 )
             )
-        if settings.gateway.sample_share:
+        if share := settings.gateway.sample_share:
             found.append(
                 Program(
                     f"quality-{target}",
-                    [sys.executable, "-m", "adire_assets.cli", "quality", target],
+                    # With its share, so that another one is another command, and is started.
+                    [sys.executable, "-m", "adire_assets.cli", "quality", target, str(share)],
                     {},
                     lambda: True,
                     WEB_SECONDS,

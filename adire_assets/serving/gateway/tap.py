@@ -35,14 +35,22 @@ class Exchange:
     content: Any
 
 
-def exchanges(gateway: Gateway, share: float) -> Iterator[Exchange]:
-    """Exchanges as they end, `share` of them, in (0, 1]. `GatewayDown` without a gateway, and when
-    it ends."""
+def traces(gateway: Gateway, share: float) -> Iterator[bytes]:
+    """What Envoy sends of requests and answers as they end, for `exchange`; `share` of them, in
+    (0, 1]. Envoy holds what is not read, so read on. `GatewayDown` without a gateway, when it
+    refuses, and when it ends."""
     gateway.require_ours()
     connection = http.client.HTTPConnection(*gateway.admin_address)
     try:
         connection.request("POST", "/tap", json.dumps(_asked(gateway, share)))
-        yield from _read(connection.getresponse())  # which comes with the first exchange
+        answer = connection.getresponse()  # which comes with the first exchange
+        if answer.status != 200:
+            said = answer.read().decode(errors="replace").strip()
+            raise GatewayDown(
+                f"the gateway refuses its tap: {said}; one process at a time may have it, and only "
+                "a gateway that was started with a sample_share has one"
+            )
+        yield from _read(answer)
     except (OSError, http.client.HTTPException) as error:
         raise GatewayDown(f"the gateway's tap ended: {error}; it is opened again") from None
     finally:
@@ -75,22 +83,22 @@ def _asked(gateway: Gateway, share: float) -> dict[str, Any]:
     }
 
 
-def _read(answer: http.client.HTTPResponse) -> Iterator[Exchange]:
+def _read(answer: http.client.HTTPResponse) -> Iterator[bytes]:
     """Objects of several lines each, one after the other; the last line of one is a brace."""
     lines: list[bytes] = []
     for line in answer:
         lines.append(line)
         if line.rstrip() == b"}":
-            found = _exchange(json.loads(b"".join(lines))["http_buffered_trace"])
-            if found is not None:
-                yield found
+            yield b"".join(lines)
             lines = []
-    raise GatewayDown("the gateway has ended its tap")
+    raise GatewayDown("the gateway has ended its tap; it is opened again")
 
 
-def _exchange(trace: Mapping[str, Any]) -> Exchange | None:
-    """None for what no protocol reads, such as an error."""
-    request, answer = trace["request"], trace.get("response", {})
+def exchange(trace: bytes) -> Exchange | None:
+    """What one of `traces` shows; None for what no protocol reads, such as an error, and for an
+    answer that is too long."""
+    parts = json.loads(trace)["http_buffered_trace"]
+    request, answer = parts["request"], parts.get("response", {})
     if request.get("body", {}).get("truncated") or answer.get("body", {}).get("truncated"):
         return None
     asked, answered = _headers(request), _headers(answer)

@@ -7,13 +7,14 @@ The parent imports neither torch nor transformers, and a crash of the child is a
 
     python -m adire_assets.families.diffusion.evaluation.judge_process FOLDER DEVICE
 
-reads {"prompts": [...], "images": path of an .npz} a line and writes the scores as JSON a line.
+reads {"prompts": [...], "shapes": [[H, W, 3], ...]} a line, followed by the bytes of these images,
+and writes the scores as JSON a line. Images come from users too: none is written to a disk.
 """
 
 import json
+import math
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,6 @@ class JudgeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             # It looks at images while releases are being watched, and must not slow them.
             env=child_environment(OMP_NUM_THREADS="1"),
         )
@@ -58,18 +58,18 @@ class JudgeProcess:
         """What the module says of the first image of each uint8 [n, H, W, 3] and its prompt, such
         as CLIP-S. UserError when it fails."""
         assert self.process.stdin and self.process.stdout and self.process.stderr
-        with tempfile.TemporaryDirectory() as name:
-            path = Path(name) / "images.npz"
-            np.savez(path, *(images[0] for images in contents))
-            try:
-                line = json.dumps({"prompts": list(prompts), "images": str(path)})
-                self.process.stdin.write(line + "\n")
-                self.process.stdin.flush()
-                answer = self.process.stdout.readline()
-            except (OSError, ValueError):
-                answer = ""
+        shown = [np.ascontiguousarray(images[0]) for images in contents]
+        head = {"prompts": list(prompts), "shapes": [image.shape for image in shown]}
+        try:
+            self.process.stdin.write(json.dumps(head).encode() + b"\n")
+            for image in shown:
+                self.process.stdin.write(image.data)
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except (OSError, ValueError):
+            answer = b""
         if not answer:
-            last = self.process.stderr.read().strip().splitlines()[-1:]
+            last = self.process.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
             raise UserError(f"the judge ended without an answer: {' '.join(last)}")
         return list(json.loads(answer))
 
@@ -93,10 +93,13 @@ def main() -> None:
 
 def jobs() -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """What the parent asks, in the child: prompts, and an image uint8 [H, W, 3] for each."""
-    for line in sys.stdin:
-        job: dict[str, Any] = json.loads(line)
-        with np.load(job["images"]) as stored:
-            yield job["prompts"], [stored[f"arr_{place}"] for place in range(len(job["prompts"]))]
+    for line in sys.stdin.buffer:
+        head: dict[str, Any] = json.loads(line)
+        images = []
+        for shape in head["shapes"]:
+            content = sys.stdin.buffer.read(math.prod(shape))
+            images.append(np.frombuffer(content, np.uint8).reshape(shape))
+        yield head["prompts"], images
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from adire_assets.core.files import read_json
 from adire_assets.families.diffusion.evaluation.judge_process import JudgeProcess, jobs
 
 COMPONENTS = 4  # of prompts and of images
+NOTHING = 1e-4  # a component along which the evaluated ones differ less is none
 
 
 def open_signals(judge: Path, evaluation: Path, device: str) -> JudgeProcess:
@@ -44,15 +45,16 @@ def main() -> None:
     torch.set_num_threads(1)
     judge, evaluation = Judge(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3])
     entries = read_json(evaluation / "images.json")
-    known = judge.embed_texts(sorted({entry["prompt"] for entry in entries}))
-    seen = judge.embed_images(ImageFiles([evaluation / one["file"] for one in entries]))
+    texts = judge.embed_texts(sorted({entry["prompt"] for entry in entries}))
+    known = Known("prompt", texts)
+    seen = Known("image", judge.embed_images(ImageFiles([evaluation / e["file"] for e in entries])))
     for prompts, images in jobs():
         texts, pictures = judge.embed_texts(prompts), judge.embed_images(images)
         measured = {
             "clip_s": clip_s.scores(pictures, texts),
             "nsfw": np.array(nsfw_probabilities(images)),
-            **places("prompt", texts, known),
-            **places("image", pictures, seen),
+            **known.places(texts),
+            **seen.places(pictures),
         }
         told = [
             {name: float(values[place]) for name, values in measured.items()}
@@ -61,13 +63,23 @@ def main() -> None:
         print(json.dumps(told), flush=True)
 
 
-def places(kind: str, vectors: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-    """Where unit vectors [n, d] lie among the evaluated ones, `known` [m, d]: {signal: [n]}."""
-    mean = known.mean(0)
-    components = np.linalg.svd(known - mean, full_matrices=False)[2][:COMPONENTS]
-    along = (vectors - mean) @ components.T
-    distance = {f"{kind}_distance": 1 - (vectors @ known.T).max(1)}
-    return distance | {f"{kind}_{n + 1}": along[:, n] for n in range(along.shape[1])}
+class Known:
+    """The unit vectors [m, d] of what was evaluated, prompts or images."""
+
+    def __init__(self, kind: str, vectors: np.ndarray) -> None:
+        self.kind, self.vectors, self.mean = kind, vectors, vectors.mean(0)
+        _, sizes, components = np.linalg.svd(vectors - self.mean, full_matrices=False)
+        components = components[:COMPONENTS][sizes[:COMPONENTS] > NOTHING]
+        # Which way a component points is for the library to choose: its largest entry decides.
+        largest = np.abs(components).argmax(1)
+        signs = np.sign(components[np.arange(len(components)), largest])
+        self.components = components * signs[:, None]
+
+    def places(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """Where unit vectors [n, d] lie among them: {signal: [n]}."""
+        along = (vectors - self.mean) @ self.components.T
+        distance = {f"{self.kind}_distance": 1 - (vectors @ self.vectors.T).max(1)}
+        return distance | {f"{self.kind}_{n + 1}": along[:, n] for n in range(along.shape[1])}
 
 
 if __name__ == "__main__":

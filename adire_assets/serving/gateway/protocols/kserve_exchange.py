@@ -33,10 +33,8 @@ def read_grpc(asked: Message, answered: Message) -> tuple[Arrays, Arrays]:
     from tritonclient.grpc import service_pb2
 
     (request,), (response,) = _messages(asked[1]), _messages(answered[1])
-    return (
-        _inputs(request),
-        _arrays(service_pb2.ModelInferResponse.FromString(response), "outputs"),
-    )
+    outputs = _parsed(service_pb2.ModelInferResponse, response)
+    return _inputs(request), _arrays(outputs, "outputs")
 
 
 def read_stream(asked: Message, answered: Message) -> tuple[Arrays, list[Arrays]]:
@@ -46,7 +44,7 @@ def read_stream(asked: Message, answered: Message) -> tuple[Arrays, list[Arrays]
     (request,) = _messages(asked[1])
     pieces = []
     for response in _messages(answered[1]):
-        piece = service_pb2.ModelStreamInferResponse.FromString(response)
+        piece = _parsed(service_pb2.ModelStreamInferResponse, response)
         if piece.error_message:
             raise ValueError(piece.error_message)
         pieces.append(_arrays(piece.infer_response, "outputs"))
@@ -66,6 +64,8 @@ def _messages(body: bytes) -> Iterator[bytes]:
     """The messages of a gRPC body."""
     place = 0
     while place < len(body):
+        if place + PREFIX.size > len(body):
+            raise ValueError("a message is cut off")
         compressed, size = PREFIX.unpack_from(body, place)
         place += PREFIX.size
         if compressed or place + size > len(body):
@@ -77,7 +77,16 @@ def _messages(body: bytes) -> Iterator[bytes]:
 def _inputs(request: bytes) -> Arrays:
     from tritonclient.grpc import service_pb2
 
-    return _arrays(service_pb2.ModelInferRequest.FromString(request), "inputs")
+    return _arrays(_parsed(service_pb2.ModelInferRequest, request), "inputs")
+
+
+def _parsed(kind: Any, message: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise ValueError(f"a message is none of KServe's: {error}") from None
 
 
 def _arrays(message: Any, field: str) -> Arrays:
@@ -111,7 +120,10 @@ def _array(kind: str, shape: Any, content: bytes) -> np.ndarray:
     from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
 
     if kind == "BYTES":
-        return deserialize_bytes_tensor(content).reshape(list(shape))
+        try:
+            return deserialize_bytes_tensor(content).reshape(list(shape))
+        except struct.error as error:
+            raise ValueError(f"a tensor is cut off: {error}") from None
     return np.frombuffer(content, triton_to_np_dtype(kind)).reshape(list(shape))
 
 

@@ -81,13 +81,21 @@ def read(
     if headers[":status"] != "200":
         raise ValueError("it was not answered")
     if not request.get("stream"):
-        return request, json.loads(body)
+        answer = json.loads(body)
+        return request, {"choices": [_as_message(one) for one in answer["choices"]]}
     events = [line.removeprefix(b"data:").strip() for line in body.split(b"\n") if line.strip()]
     if events[-1] != b"[DONE]":
         raise ValueError("the answer broke off")
     choices = [choice for one in events[:-1] for choice in json.loads(one)["choices"]]
-    text = "".join(one["delta"].get("content") or "" for one in choices)
-    return request, {"choices": [{**choices[-1], "message": {"content": text}}]}
+    if any(one["index"] for one in choices):
+        raise ValueError("it has several answers, of which the pieces are mixed")
+    text = "".join(one.get("text") or one.get("delta", {}).get("content") or "" for one in choices)
+    return request, {"choices": [{"message": {"content": text}}]}
+
+
+def _as_message(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice of a chat, or of a completion in the same form."""
+    return {"message": choice.get("message") or {"content": choice["text"]}}
 
 
 @contextmanager
