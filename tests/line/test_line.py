@@ -15,6 +15,7 @@ import pytest
 from dagster_graphql import DagsterGraphQLClient
 from PIL import Image
 
+from adire_assets.core.files import write_json
 from adire_assets.core.store import Store
 from adire_assets.families.diffusion.answers import read_provenance
 from adire_assets.tracking import backend, registry, runs
@@ -253,6 +254,16 @@ def test_a_run_that_dies_in_its_rollout_is_taken_over_by_the_sensor(line) -> Non
     assert "local, 100 %: promote: 0 of" in evaluations[0].description
     assert "errors" in evaluations[0].metadata["numbers"].value
     assert "local, checking: promote" in evaluations[1].description
+
+
+def test_status_says_what_has_changed_in_the_answers_that_users_get(line) -> None:
+    signal = {"first": 1.7, "last": 1.2, "changed_at": "2026-01-01T10:00:00+00:00"}
+    told = {"answers": 400, "signals": {"clip_s": signal}}
+    write_json(line.project.home / "quality/local/indigo/2/summary.json", told)
+    lines = line.adire("status").stdout.splitlines()
+    place = lines.index("  quality: 400 answers measured; means of the last 50: clip_s 1.2")
+    changed = "  CHANGED: clip_s, seen 2026-01-01T10:00:00+00:00: 1.2, and 1.7 at first"
+    assert lines[place + 1] == changed
 
 
 class TestRuinousAdapter:
