@@ -23,9 +23,10 @@ PROMISED = {
     "sabotages": ("sabotages", "UNNEEDED"),
     "serve": (
         *("requests", "expected", "repeated", "probe", "again"),
-        *("inputs", "content", "parity"),
+        *("inputs", "prompt", "content", "parity"),
     ),
     "judge_process": ("open_judge",),
+    "signals": ("open_signals",),
     "answers": ("files", "save", "read_provenance", "position"),
 }
 LANGUAGE = "adire_assets.families.causal_lm"
@@ -35,7 +36,7 @@ DECIDES = {
     "dataset": (("data.records", "data.splits", "languages"), ("training.lora", "generation")),
     "train": (
         ("chat", "adapter_files", "training.examples", "training.learning"),
-        ("generation", "evaluation.scores", "training.settings"),
+        ("evaluation.scores", "training.settings"),
     ),
     "generate": (("chat", "generation", "adapter_files"), ("evaluation.scores", "training.lora")),
     "evaluate": (
