@@ -75,6 +75,11 @@ class Shuffle:
         """A new one for the pairs of these names."""
         return Shuffle(secret, _nonce(secret, secrets.token_hex(12), about, pairs))
 
+    def is_of(self, about: About, pairs: Iterable[str]) -> bool:
+        """Whether it was drawn with this secret for the pairs of these names."""
+        own = _nonce(self.secret, self.nonce.partition(".")[0], about, pairs)
+        return hmac.compare_digest(self.nonce.encode(), own.encode())
+
     def challenger_is_left(self, pair: str) -> bool:
         return _mac(self.secret, "side", self.nonce, pair)[0] % 2 == 0
 
@@ -88,21 +93,21 @@ def rating_outcomes(rating: Rating, secret: bytes) -> dict[str, Outcome]:
     UserError when it is not the complete answer to a sheet that was made with `secret`.
     """
     nonce, choices = rating.nonce, rating.choices
-    salt, _, rest = nonce.partition(".")
-    count = rest.partition(".")[0]
+    count = nonce.partition(".")[2].partition(".")[0]
     if count.isdecimal() and len(choices) < int(count):
         raise UserError(
             f"{len(choices)} of {int(count)} pairs are rated; finish the sheet and download "
             "ratings.json again"
         )
     about = (rating.model, rating.challenger, rating.champion)
-    if not hmac.compare_digest(nonce.encode(), _nonce(secret, salt, about, choices).encode()):
+    shuffle = Shuffle(secret, nonce)
+    if not shuffle.is_of(about, choices):
         raise UserError(
             f"these ratings do not belong to a blind sheet that this project made for release "
             f"{about[1]} of {about[0]} against {champion_name(about[2])} (nonce, model, releases "
             "or pairs differ); download ratings.json from the sheet again and do not edit it"
         )
-    left = {pair: Shuffle(secret, nonce).challenger_is_left(pair) for pair in choices}
+    left = {pair: shuffle.challenger_is_left(pair) for pair in choices}
     return {
         pair: "tie" if choice == "tie" else "won" if (choice == "left") == left[pair] else "lost"
         for pair, choice in choices.items()

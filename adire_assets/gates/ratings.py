@@ -198,7 +198,7 @@ def _kept(
         )
     for one, about in known:
         if one.action == "rated" and same_rater(about["rater"]) == same_rater(rater):
-            raise UserError(f"{source}: {rater}'s rating of this sheet was counted at {one.at}")
+            raise UserError(f"{source}: {rater}'s rating of this sheet was handed in at {one.at}")
     votes = [
         {"prompt": pairs[pair][0], "seed": pairs[pair][1], "outcome": outcome}
         for pair, outcome in sorted(outcomes.items())

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from itertools import groupby
+from threading import Lock
 from typing import Any, get_args
 
 from adire_assets.config.fleet import load_fleet
@@ -39,6 +40,7 @@ from adire_assets.serving.rollout import deployment
 
 CHOICES: tuple[str, ...] = get_args(Choice)
 RATER_DIGITS = 16  # of the hash of a rater's name
+_showing = Lock()
 
 
 @dataclass(frozen=True)
@@ -121,22 +123,30 @@ def find(project: Project, wanted: ReleaseRecord, rater: str) -> Sheet | None:
 def start(project: Project, wanted: ReleaseRecord, rater: str) -> Sheet:
     """The sheet of a rater against what is live now, drawn where it was not begun.
 
-    UserError as for `pages.draw_sheet`, and for a rater who has handed in another sheet of it.
+    UserError as for `pages.draw_sheet`, for a rater who has handed in another sheet of it, and
+    where it was evaluated again.
     """
     champion = _champion(project, wanted.model)
     name = _name(wanted, champion, rater)
     with project.locks.acquire(name.replace("/", "-")) as lease:
+        _require_current(project, wanted)
         if found := find(project, wanted, rater):
             return found
-        if _rated_by(ratings.of_comparison(project, wanted, champion), rater):
+        entries, about = (
+            ratings.of_comparison(project, wanted, champion),
+            approvals.content_of(wanted),
+        )
+        if _rated_by([one for one in entries if one.content == about], rater):
             raise UserError(
                 f"{rater} has handed in a rating of release {wanted.number} of {wanted.model} "
                 "already; a second answer to a pair does not count"
             )
         view, shuffle, _ = pages.draw_sheet(project, f"{wanted.model}@{wanted.number}")
+        if view.champion_release != champion:
+            raise UserError("what is live has changed meanwhile; start again")
         begun: dict[str, Any] = {
-            "content": approvals.content_of(wanted),
-            "champion": view.champion_release,
+            "content": about,
+            "champion": champion,
             "rater": rater,
             "nonce": shuffle.nonce,
             "choices": [],
@@ -264,13 +274,16 @@ def _history(project: Project, wanted: ReleaseRecord) -> list[Entry]:
 def _sheet(
     project: Project, wanted: ReleaseRecord, kept: Mapping[str, Any], known: list[Entry]
 ) -> Sheet | None:
-    """The sheet that a record holds; None where it is about other content."""
+    """The sheet that a record holds; None where it is about other content, or was drawn with a
+    secret that the project no longer has."""
     made = [one.rating for one in known if one.action == "sheet" and one.rating]
     noted = next((one["pairs"] for one in made if one["nonce"] == kept["nonce"]), None)
     if noted is None or kept["content"] != approvals.content_of(wanted):
         return None
     own = [one for one in known if one.rating and one.rating.get("nonce") == kept["nonce"]]
     shuffle = Shuffle(approvals.rating_secret(project), kept["nonce"])
+    if not shuffle.is_of((wanted.model, wanted.number, kept["champion"]), noted):
+        return None
     return Sheet(
         wanted=wanted,
         champion=kept["champion"],
@@ -314,7 +327,9 @@ def _changed(project: Project, sheet: Sheet, choices: list[str]) -> Sheet:
 
 
 def _pairs(project: Project, wanted: ReleaseRecord, champion: int) -> Mapping[str, Pair]:
-    return _shown(project, wanted.model, wanted.number, wanted.evaluation["content_hash"], champion)
+    evaluation = wanted.evaluation["content_hash"]
+    with _showing:  # raters who come together have the pictures made once
+        return _shown(project, wanted.model, wanted.number, evaluation, champion)
 
 
 @lru_cache(maxsize=4)  # some megabytes each
@@ -325,4 +340,17 @@ def _shown(
     view = pages.blind_view(project, f"{model}@{number}")
     if view.champion_release != champion:
         raise UserError("what is live has changed since this sheet was drawn; open the page again")
+    _require_evaluation(project, model, number, evaluation)
     return {pair.name: pair for pair in view.pairs}
+
+
+def _require_current(project: Project, wanted: ReleaseRecord) -> None:
+    evaluation = wanted.evaluation["content_hash"]
+    _require_evaluation(project, wanted.model, wanted.number, evaluation)
+
+
+def _require_evaluation(project: Project, model: str, number: int, evaluation: str) -> None:
+    """UserError unless the release's evaluation still has this content hash."""
+    now = release.read_record(project, model, number)
+    if now.evaluation["content_hash"] != evaluation:
+        raise UserError(f"release {number} of {model} was evaluated again; open the page again")

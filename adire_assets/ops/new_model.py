@@ -12,11 +12,12 @@ is told by the check, at its line.
 """
 
 import difflib
+import errno
 import inspect
-import os
 import re
-import subprocess
+import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -37,6 +38,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import family, told
 from adire_assets.core.files import sync
 from adire_assets.core.project import Project
+from adire_assets.tracking.git import git
 
 # What all readers of YAML take for a text.
 PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*")
@@ -52,7 +54,8 @@ BOUNDS = {
 NODES = re.compile(r"(^|[\s\[{,:])[&*!]")
 VALUE_CHARACTERS, BRACKETS = 10_000, 50  # of a value, at most
 SHOWN_CHARACTERS = 60  # of a default
-GIT_SECONDS = 60.0
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # how file systems say so
+DEEP = "this is nested too deeply"
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,10 @@ def yaml_text(chosen: Mapping[str, str]) -> str:
     written = StringIO()
     yaml = YAML()
     yaml.width = 10_000
-    yaml.dump(tree, written)
+    try:
+        yaml.dump(tree, written)
+    except RecursionError:
+        raise UserError(f"{DEEP} for a YAML file; write fewer levels") from None
     return written.getvalue()
 
 
@@ -117,15 +123,13 @@ def write(project: Project, name: str, text: str) -> Path:
     Nothing is written over a file that came meanwhile."""
     check(project, name, text)
     path = project.model_file(name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with writing(path):
         try:
             temporary.write_text(text, encoding="utf-8")
             sync(temporary)
-            path.hardlink_to(temporary)  # fails where a file is there, as no renaming does
+            _link(path, temporary)
             sync(path.parent)
-        except FileExistsError:
-            raise UserError(_exists(path)) from None
         finally:
             temporary.unlink(missing_ok=True)
     return path
@@ -151,7 +155,9 @@ def commit(project: Project, name: str, reason: str, by: str) -> str:
         said = ("commit", "--quiet", "--only", f"--author={author} <>", "-m", reason, "--", path)
         _git(project, advice, *said)
     except UserError:
-        _git(project, advice, "rm", "--cached", "--quiet", "--", path)
+        if state.startswith("??"):
+            with suppress(UserError):  # why it was refused matters more
+                _git(project, advice, "rm", "--cached", "--quiet", "--", path)
         raise
     made = _git(project, advice, "rev-parse", "--short", "HEAD").strip()
     return f"{path} is committed as {made}"
@@ -258,6 +264,8 @@ def _value(name: str, text: str) -> Any:
         )
     try:
         found = YAML().load(text)
+    except RecursionError:
+        raise UserError(f"{name}: {DEEP}; write fewer levels") from None
     except (YAMLError, ValueError) as error:
         reason = " ".join(str(getattr(error, "problem", error)).split())
         raise UserError(f"{name}: this is not valid YAML: {reason}") from None
@@ -278,17 +286,26 @@ def _exists(path: Path) -> str:
     return f"{path} exists already; choose another name, or edit that file"
 
 
+def _link(path: Path, temporary: Path) -> None:
+    """Give a whole file its name, which fails where a file is there, as no renaming does."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise UserError(_exists(path)) from None
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        raise UserError(
+            f"{path} cannot be written: its file system has no hard links; save the text that is "
+            "shown in that file"
+        ) from None
+
+
 def _git(project: Project, advice: str, *arguments: str) -> str:
     """What git prints. UserError with `advice` where it refuses."""
-    command = ["git", "-C", str(project.root), "--literal-pathspecs", *arguments]
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=GIT_SECONDS, env=environment
+        return git(
+            project.root, *arguments, environment={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         )
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"git cannot be run here ({error}); {advice}") from None
-    if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[:300]
-        raise UserError(f"git refuses: {said}; {advice}")
-    return done.stdout
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None

@@ -4,6 +4,7 @@ What is checked is what is shown, and what is shown is what is written.
 """
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -34,7 +35,8 @@ FIRST = (
     "training.learning_rate",
     "training.rank",
 )
-MISTAKE = re.compile(r":\d+: (?P<key>[\w.]+): ")  # as the check of a file tells it
+# As checks tell it: a key, or an entry of its list, mostly behind a path and a line.
+MISTAKE = re.compile(r"(?:^|(?<=: ))(?P<key>[a-z_]\w*(?:\.[a-z_]\w*)*)(?:\.\d+)*: ")
 DECLARE = "declare a model"
 
 
@@ -48,6 +50,12 @@ def fill(project: Project, visitor: Visitor) -> None:
     _Page(project, visitor)
 
 
+def mistakes_in(line: str) -> Iterator[tuple[str, str]]:
+    """What may be a key in a line that tells a mistake, with what is said after it."""
+    for found in MISTAKE.finditer(line):
+        yield found["key"], line[found.end() :]
+
+
 class _Page:
     """The form of one visitor, and the file that it makes."""
 
@@ -55,7 +63,7 @@ class _Page:
         self.project, self.visitor = project, visitor
         self.fields: dict[str, Any] = {}
         self.required: list[str] = []
-        self.text = ""  # that was checked, and is shown
+        self.edits = 0  # by which a check that ends late is known
         names = family_names()
         with ui.row().classes("w-full items-end gap-4"):
             self.name = ui.input("Name", on_change=self.forget).classes("w-64")
@@ -117,7 +125,7 @@ class _Page:
 
     def forget(self) -> None:
         """What was checked is no longer what the form says."""
-        self.text = ""
+        self.edits += 1
         self.found.clear()
         for field in self.fields.values():
             if field.props.get("error"):
@@ -127,13 +135,16 @@ class _Page:
 
     async def check(self) -> None:
         self.forget()
+        edits = self.edits
         name = (self.name.value or "").strip()
         try:
             text, changes = await in_thread(self.checked, name, self.chosen())
         except (UserError, OSError) as error:
-            self.show_mistakes(sentence(error))
+            if edits == self.edits:
+                self.show_mistakes(sentence(error))
             return
-        self.text = text
+        if edits != self.edits:
+            return
         with self.found:
             heading(f"configs/models/{name}.yaml", 2)
             with ui.card().classes("w-full"):
@@ -153,12 +164,11 @@ class _Page:
     def show_mistakes(self, said: str) -> None:
         found = said.splitlines()
         for line in found:
-            mistake = MISTAKE.search(line)
-            if mistake is None:
-                continue
-            for field in self.fields_of(mistake["key"]):
+            told = ((self.fields_of(key), what) for key, what in mistakes_in(line))
+            fields, what = next((one for one in told if one[0]), ([], ""))
+            for field in fields:
                 field.props["error"] = True
-                field.props["error-message"] = line[mistake.end() :]
+                field.props["error-message"] = what
                 field.update()
         with self.found, ui.element("div").props("role=alert"):
             lines(found)

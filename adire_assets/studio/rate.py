@@ -26,6 +26,7 @@ from adire_assets.studio.frame import (
     in_thread,
     lines,
     quiet,
+    sentence,
     shared,
     tell,
     watched,
@@ -73,13 +74,12 @@ async def fill(
         found = await in_thread(sheets.rateable, project, model)
         wanted = await in_thread(_wanted, project, model, number, found)
         against = await in_thread(sheets.against, project, model)
-    except UserError as error:
-        lines([error])
+    except (UserError, OSError) as error:
+        lines([sentence(error)])
         return
     who = visitor.name if visitor.bearer is not LOCAL_USER else _name(rater)
     page = _Page(project, wanted, against, plug.answer, visitor, who)
     page.frame(found)
-    await page.look()
 
 
 def _wanted(project: Project, model: str, number: int, found: list[int]) -> ReleaseRecord:
@@ -113,6 +113,8 @@ class _Page:
         self.against, self.answer = against, answer
         self.sheet: Sheet | None = None
         self.shown: object = None  # what the sheet's part of the page shows
+        self.displayed: Sheet | None = None  # whose pair was shown last
+        self.drawn = 0  # pairs that were shown; the browser tells which of them it answers
         self.busy = False
 
     def frame(self, found: list[int]) -> None:
@@ -127,9 +129,12 @@ class _Page:
                 on_change=lambda event: ui.navigate.to(self.path(event.value)),
             ).classes("w-48")
         self.place = ui.element("section").classes("w-full").props('aria-label="Your sheet"')
+        with self.place:
+            ui.spinner(size="lg").props('aria-label="Loading"')
         with ui.element("section").classes("w-full").props('aria-label="All raters"'):
             heading("All raters", 2)
             self.refresh = watched(SECONDS, self.count, self.show_progress)
+        # The pictures may take longer than a page may take to come.
         ui.timer(SECONDS, self.look)
 
     def path(self, number: int) -> str:
@@ -144,12 +149,20 @@ class _Page:
             return
         try:
             self.visitor.require("rate")
-            found = await in_thread(self.find)
+            found, against = await in_thread(self.as_it_is)
         except (UserError, OSError) as error:
-            self.put(str(error), partial(lines, [error]))
+            self.put_refusal(error)
             return
         if not self.busy:
+            self.against = against
             await self.show(found)
+
+    def as_it_is(self) -> tuple[Sheet | None, str]:
+        """The sheet, and what it is rated against. UserError when it can no longer be rated."""
+        model, number = self.wanted.model, self.wanted.number
+        if number not in sheets.rateable(self.project, model):
+            raise UserError(f"release {number} of {model} is live or quarantined now")
+        return self.find(), sheets.against(self.project, model)
 
     def find(self) -> Sheet | None:
         return sheets.find(self.project, self.wanted, self.rater) if self.rater else None
@@ -162,20 +175,24 @@ class _Page:
             with self.place:
                 fill()
 
+    def put_refusal(self, error: UserError | OSError) -> None:
+        said = sentence(error)
+        self.put(said, partial(lines, [said]))
+
     async def show(self, sheet: Sheet | None) -> None:
-        before, self.sheet = self.sheet, sheet
+        self.sheet = sheet
         if sheet is None:
-            self.put("beginning", self.show_beginning)
+            self.put(("beginning", self.against), self.show_beginning)
         elif sheet.handed_in:
             self.put("end", self.show_end)
         elif sheet.complete:
             self.put("complete", self.show_complete)
-        elif self.shown != "pair" or before is None or before.choices != sheet.choices:
+        elif self.shown != "pair" or self.displayed != sheet:
             try:
                 rule = await in_thread(sheets.rule, self.project, sheet)
                 pair = await in_thread(sheets.sides, self.project, sheet)
-            except UserError as error:
-                self.put(str(error), partial(lines, [error]))
+            except (UserError, OSError) as error:
+                self.put_refusal(error)
                 return
             self.put("pair", partial(self.frame_pair, rule))
             if not self.place.is_deleted:
@@ -233,6 +250,8 @@ class _Page:
         self.pair.on("choose", self.choose, js_handler=EMIT)
 
     def show_pair(self, sheet: Sheet, prompt: str, *contents: Content) -> None:
+        self.displayed = sheet
+        self.drawn += 1
         for (picture, text), content in zip(self.sides, contents, strict=True):
             written = isinstance(content, str)
             picture.set_visibility(not written)
@@ -243,16 +262,18 @@ class _Page:
                 picture.update()
         self.prompt.set_text(prompt)
         self.status.set_text(f"Pair {len(sheet.choices) + 1} of {len(sheet.order)}")
-        self.pair.props(f"data-place={len(sheet.choices)}")
+        self.pair.props(f"data-place={self.drawn}")
 
     async def choose(self, event: events.GenericEventArguments) -> None:
         """Keep an answer to the pair that the browser showed, or take back the one before."""
         choice, place = event.args
-        sheet = self.sheet
-        if self.busy or sheet is None or place != len(sheet.choices):
+        sheet = self.displayed
+        if self.busy or sheet is None or self.shown != "pair":
+            return
+        if place != self.drawn or sheet != self.sheet:
             return  # a key that was pressed before the next pair came
         if choice == TAKE_BACK:
-            if place:
+            if sheet.choices:
                 await self.show_changed(sheets.take_back, self.project, sheet)
         else:
             await self.show_changed(sheets.answer, self.project, sheet, choice)

@@ -120,7 +120,7 @@ def test_a_rater_answers_a_pair_once_however_the_name_is_typed(
     sheet(house, "n2")
     with pytest.raises(UserError, match="5 of 16"):
         counted(house, file(tmp_path, chosen(5), "Ada Obi"))
-    with pytest.raises(UserError, match="rating of this sheet was counted at"):
+    with pytest.raises(UserError, match="rating of this sheet was handed in at"):
         counted(house, file(tmp_path, chosen(16), " ada  OBI"))
     with pytest.raises(UserError, match=r"5 of 16 .* 1 rater, 2 of 2 sheets"):
         counted(house, file(tmp_path, chosen(16), "ADA OBI", "n2"))

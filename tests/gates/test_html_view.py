@@ -15,6 +15,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store, write_json
+from adire_assets.families.diffusion.evaluation import samples
 from adire_assets.families.diffusion.evaluation.samples import picture
 from adire_assets.families.diffusion.gates import GateConfig
 from adire_assets.gates import ratings
@@ -101,9 +102,20 @@ def test_answers_that_are_alike_are_not_rated(project: Project) -> None:
     # Without it there are 49, of which as many are shown as before.
     assert len(view.pairs) == MAXIMUM_PAIRS
     assert "000-seed0" not in {pair.name for pair in view.pairs}
+    place = [(own.prompt, own.seed) for own in view.pairs]
+    assert place == sorted(place, key=lambda one: (int(one[0].split()[-1]), one[1]))
     alike = view_of(project, challenger, 2, None, challenger, 1, pairs=True)
     with pytest.raises(UserError, match="has answered the same prompts and seeds otherwise"):
         shuffle_of(alike, b"secret")
+
+
+def test_only_the_pictures_that_a_sheet_shows_are_made(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, picture = [], samples.picture
+    monkeypatch.setattr(samples, "picture", lambda path: made.append(path) or picture(path))
+    assert len(pages.blind_view(project, "cloth@2").pairs) == MAXIMUM_PAIRS
+    assert len(made) == 2 * MAXIMUM_PAIRS
 
 
 @pytest.mark.parametrize(

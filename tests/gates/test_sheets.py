@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from adire_assets.gates.agreement import krippendorff_alpha
 from adire_assets.gates.report import pages
 from adire_assets.gates.sheets import Sheet
 from adire_assets.serving import record, release
-from tests.support.compared import bring_live, compared_releases
+from tests.support.compared import bring_live, compared_releases, evaluated
 from tests.support.pages import sheet_data
 
 
@@ -209,6 +210,59 @@ def test_who_handed_a_file_in_gets_no_second_sheet(project: Project, tmp_path: P
         counted(project, tmp_path / "a.json")
     with pytest.raises(UserError, match="ada has handed in a rating of release 2 of cloth"):
         begun(project)
+
+
+def test_a_release_that_was_evaluated_again_is_rated_anew(tmp_path: Path) -> None:
+    project = compared_releases(tmp_path)
+    old = handed_in(project, "ada")
+    report, _ = evaluated(project, 0.7)
+    name = "releases/cloth/2"
+    new = {"evaluation": report.reference()}
+    project.records.change(name, lambda kept: {**kept, **new})
+    with pytest.raises(UserError, match="release 2 of cloth was evaluated again; open the page"):
+        sheets.start(project, old.wanted, "bisi")
+    other = begun(project, "ada")
+    assert (other.choices, other.wanted.evaluation) == ((), report.reference())
+    stale = replace(old.wanted, evaluation={**report.reference(), "content_hash": "0" * 64})
+    with pytest.raises(UserError, match="was evaluated again"):
+        sheets.sides(project, replace(begun(project, "bisi"), wanted=stale))
+
+
+def test_a_sheet_whose_secret_is_lost_is_drawn_again(project: Project) -> None:
+    sheet = sheets.answer(project, begun(project), "left")
+    (project.home / "rating_secret").unlink()
+    assert sheets.find(project, sheet.wanted, "ada") is None
+    assert handed_in(project, "ada").handed_in
+
+
+def test_what_goes_live_while_a_sheet_is_drawn_makes_it_no_sheet(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = pages.draw_sheet
+
+    def drawn_late(*arguments: object) -> object:
+        bring_live(project, None)
+        return draw(*arguments)
+
+    monkeypatch.setattr(pages, "draw_sheet", drawn_late)
+    with pytest.raises(UserError, match="what is live has changed meanwhile; start again"):
+        begun(project)
+    assert project.records.list("sheets/cloth/2") == []
+
+
+def test_the_pictures_are_made_once_for_all_who_rate_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = compared_releases(tmp_path)
+    raters = [begun(project, name) for name in ("ada", "bisi", "chike")]
+    made, view = [], pages.blind_view
+    monkeypatch.setattr(pages, "blind_view", lambda *one: made.append(one) or view(*one))
+    threads = [threading.Thread(target=sheets.sides, args=[project, one]) for one in raters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
 
 
 def test_what_is_live_or_quarantined_is_not_rated(project: Project) -> None:

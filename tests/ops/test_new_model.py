@@ -1,6 +1,8 @@
 """A model's YAML from a form: what it says, its check, and what writing and commit keep."""
 
+import errno
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,7 @@ def test_a_number_means_the_same_in_every_yaml() -> None:
         ("data.path", "../silk", r"silk\.yaml: data\.path: .*"),
         ("training.rank", "[1", "training.rank: this is not valid YAML"),
         ("evaluation.seeds", "&a [*a, *a]", "without anchors, aliases or tags"),
+        ("evaluation.seeds", "- " * 4000, "evaluation.seeds: this is nested too deeply"),
         ("evaluation.seeds", "[" * 9000, "at most 10,000 characters and 50 brackets"),
         ("training.ranks", "8", "training.ranks: there is no such key"),
         ("family", "weaving", "weaving"),
@@ -139,6 +142,42 @@ def test_a_file_that_is_there_is_never_written_over(project: Project) -> None:
     assert not list(path.parent.iterdir())
 
 
+def test_of_two_who_write_at_once_one_is_told(project: Project) -> None:
+    said: list[object] = []
+    together = threading.Barrier(4)
+
+    def write(rank: str) -> None:
+        text = text_of(training__rank=rank)
+        together.wait()
+        try:
+            said.append(new_model.write(project, "silk", text))
+        except UserError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=write, args=[str(rank)]) for rank in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    path = project.model_file("silk")
+    refused = [one for one in said if one != path]
+    assert len(said) == 4 and len(refused) == 3
+    assert all("exists already" in str(one) for one in refused)
+    assert [*path.parent.iterdir()] == [path] and load_model(project, "silk")
+
+
+def test_a_file_system_without_hard_links_is_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, target: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    with pytest.raises(UserError, match=r"silk\.yaml cannot be written: .*no hard links"):
+        new_model.write(project, "silk", text_of())
+    assert not list(project.model_file("silk").parent.iterdir())
+
+
 def test_what_would_be_written_is_shown_as_a_difference(project: Project) -> None:
     shown = new_model.difference(project, "silk", "family: diffusion\n")
     assert shown[:2] == ["--- /dev/null", "+++ b/configs/models/silk.yaml"]
@@ -161,7 +200,7 @@ def test_the_new_file_alone_is_committed_by_who_asked(checkout: Project) -> None
 
 def test_what_git_refuses_is_told_with_the_command_to_run(project: Project) -> None:
     new_model.write(project, "silk", text_of())
-    with pytest.raises(UserError, match=r"git refuses: .*not a git repository.*run: git add"):
+    with pytest.raises(UserError, match=r"not a git repository.*; in .* run: git add"):
         new_model.commit(project, "silk", "new", "ada")
 
 
@@ -171,9 +210,23 @@ def test_a_commit_that_a_hook_refuses_leaves_the_file_as_it_was(checkout: Projec
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\necho not on a Friday >&2\nexit 1\n")
     hook.chmod(0o755)
-    with pytest.raises(UserError, match="git refuses: not on a Friday"):
+    for state in ("??", "A "):  # what somebody staged stays so
+        with pytest.raises(UserError, match=r"git commit failed in .*: not on a Friday"):
+            new_model.commit(checkout, "silk", "new", "ada")
+        shown = git(checkout, "status", "--porcelain", "-uall")
+        assert shown == f"{state} configs/models/silk.yaml\n"
+        git(checkout, "add", "configs/models/silk.yaml")
+
+
+def test_a_commit_goes_into_the_projects_checkout_whatever_a_hook_has_set(
+    checkout: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_model.write(checkout, "silk", text_of())
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_DIR", "/nowhere/.git")
+        hook.setenv("GIT_INDEX_FILE", "/nowhere/index")
         new_model.commit(checkout, "silk", "new", "ada")
-    assert git(checkout, "status", "--porcelain", "-uall") == "?? configs/models/silk.yaml\n"
+    assert git(checkout, "log", "-1", "--format=%s") == "new\n"
 
 
 def test_the_form_knows_ranges_defaults_and_choices_of_each_family() -> None:

@@ -11,6 +11,7 @@ from adire_assets.config.fleet import FleetConfig, GatewayConfig, TokenConfig
 from adire_assets.config.model import load_model
 from adire_assets.core.project import Project
 from adire_assets.serving.gateway import tokens
+from adire_assets.studio.new_model import mistakes_in
 from tests.support import studio
 from tests.support.fleets import make_fleet
 from tests.support.studio import NARROW, WIDE, opened, running_studio, serious_faults, visit
@@ -101,6 +102,19 @@ def test_a_model_is_declared_and_committed_from_the_form(
     log = ["git", "log", "-1", "--format=%an: %s"]
     told = subprocess.run(log, cwd=project.root, check=True, capture_output=True, text=True).stdout
     assert told == "obi: silk for the shop\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "what"),
+    [
+        ("/p/silk.yaml:3: training.rank: too low", "training.rank", "too low"),
+        ("/p/silk.yaml: data.path: it is: no folder", "data.path", "it is: no folder"),
+        ("/p: x/silk.yaml:9: evaluation.seeds.0: wrong", "evaluation.seeds", "wrong"),
+        ("training.rank: this is not valid YAML: x", "training.rank", "this is not valid YAML: x"),
+    ],
+)
+def test_a_mistake_is_found_with_and_without_its_line(line: str, key: str, what: str) -> None:
+    assert (key, what) in mistakes_in(line)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(WIDE, False), (NARROW, True)])

@@ -232,13 +232,25 @@ def _one_a_prompt(keys: Iterable[Key]) -> list[Key]:
 def _pairs(own: Samples, others: Mapping[Key, Answer]) -> Iterable[Pair]:
     """What both have answered, and not alike: equal answers are a tie, which decides nothing.
     Spread evenly over prompts when it is too much for one person."""
-    common = [(key, own[key], others[key]) for key in own if key in others]
-    shown = [(key, one.name, one.adapter.show(), other.show()) for key, one, other in common]
-    pairs = [Pair(name, *key, mine, other) for key, name, mine, other in shown if mine != other]
-    if len(pairs) > MAXIMUM_PAIRS:
-        step = (len(pairs) - 1) / (MAXIMUM_PAIRS - 1)
-        pairs = [pairs[round(place * step)] for place in range(MAXIMUM_PAIRS)]
-    return pairs
+    left = [key for key in own if key in others]
+    pairs: dict[Key, Pair] = {}
+    # To show an answer takes long, so that only those are shown that are needed.
+    while left and len(pairs) < MAXIMUM_PAIRS:
+        taken = _spread(left, MAXIMUM_PAIRS - len(pairs))
+        left = [key for key in left if key not in taken]
+        for key in taken:
+            mine, other = own[key].adapter.show(), others[key].show()
+            if mine != other:
+                pairs[key] = Pair(own[key].name, *key, mine, other)
+    return [pairs[key] for key in own if key in pairs]
+
+
+def _spread(keys: list[Key], most: int) -> list[Key]:
+    """At most so many of the keys, at even distances."""
+    if len(keys) <= most:
+        return keys
+    step = (len(keys) - 1) / max(1, most - 1)
+    return [keys[round(place * step)] for place in range(most)]
 
 
 def _gates(verdict: Json) -> Iterable[GateView]:
