@@ -42,7 +42,7 @@ class Part:
 
 PARTS = tuple(
     Part(*part, base=parts.BASE)
-    for parts in (device_diffusion, device_drawing, device_language)
+    for parts in (device_diffusion, device_language, device_drawing)
     for part in parts.PARTS
 )
 

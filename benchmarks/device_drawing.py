@@ -51,13 +51,14 @@ def ways(folder: Path, dry: bool, device: str = "cuda", variant: str | None = "f
         return lambda: parts[0].set_attn_processor(kind())
 
     found: Figures = {}
-    for name, without, back in (
-        ("channels_last", layout(torch.contiguous_format), layout(torch.channels_last)),
-        ("sdpa", attention(AttnProcessor), attention(AttnProcessor2_0)),
-    ):
+    contiguous, fused = layout(torch.contiguous_format), attention(AttnProcessor2_0)
+    pairs = [("sdpa", fused, attention(AttnProcessor), fused)]
+    if device == "cuda":  # on the CPU convolutions have oneDNN's layout
+        pairs.append(("channels_last", layout(torch.channels_last), contiguous, contiguous))
+    for name, with_it, without, as_it_is in pairs:
         for count in COUNTS:
-            found |= _turns(count, {name: (engine, back), f"no_{name}": (engine, without)})
-        back()
+            found |= _turns(count, {name: (engine, with_it), f"no_{name}": (engine, without)})
+        as_it_is()
     if device == "cuda":
         half = open_engine(folder / "base", variant, device)
         half.model.pipe.to(dtype=torch.bfloat16)
@@ -96,10 +97,9 @@ def quantized(
     import numpy as np
 
     from adire_assets.families.diffusion.engine.adapters import mix_of
-    from adire_assets.families.diffusion.engine.quantized import NONE, TYPES, require_supported
+    from adire_assets.families.diffusion.engine.quantized import NONE, TYPES
     from adire_assets.families.diffusion.engine.sampling import open_engine
 
-    require_supported("int8", device)
     if dry:
         return {}
     adapter = _adapter(folder, variant)

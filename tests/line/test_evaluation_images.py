@@ -311,12 +311,6 @@ def test_images_are_drawn_with_the_weights_of_releases_and_so_are_golden_ones(
         kept = np.asarray(Image.open(tmp_path / entry["file"]))
         assert np.array_equal(kept, images[number])
         assert not np.array_equal(kept, others[number])
-    with pytest.raises(UserError, match=r"serving\.quantization: float8 needs a GPU of"):
-        golden.draw(asked["requests"], *given, "float8")
-    line.configure("serving", quantization="float8")
-    with pytest.raises(UserError, match=r"serving\.quantization: float8 needs a GPU"):
-        line.evaluate(adapter)
-    assert line.calls == []
 
 
 def spoil(line: Line, seconds: float) -> None:

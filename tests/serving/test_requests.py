@@ -46,7 +46,10 @@ REFUSED = [
     ({"adapters": "cloth:nan"}, "adapters gives cloth the weight nan, allowed is -2 to 2"),
     ({"adapters": "cloth:1, cloth@1:1"}, "adapters names cloth@1 twice"),
     ({"adapters": "silk:1"}, "adapters names silk; cloth may be mixed of: cloth, paper"),
-    ({"adapters": "paper:1"}, "there is no adapter paper on this base here; held are: cloth@"),
+    (
+        {"adapters": "paper:1"},
+        "there is no adapter paper on this base with this serving.quantization; held are: cloth@",
+    ),
     ({"adapters": "cloth:0"}, "the weights of the adapters sum to nothing: give one that is not 0"),
     # Image i has the seed + i, which must be one that can be asked for.
     (

@@ -79,7 +79,6 @@ class TritonPythonModel:
             f"{self.model}@{version}",
             self.limits["maximum_batch_size"],
             self.provenance,
-            self.limits.get("quantization"),
         )
         config = json.loads(args["model_config"])
         self.streams = pb.using_decoupled_model_transaction_policy(config)

@@ -155,7 +155,8 @@ class ServingConfig(model.ServingConfig):
     default_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 30
     default_guidance_scale: Annotated[float, Field(ge=0, le=100)] = 7.5
     maximum_batch_size: Annotated[int, Field(ge=1, le=64)] = 8
-    # Models whose adapters a request may mix in; they have the same base and lie in the same slot.
+    # Models whose adapters a request may mix in; they have the same base and quantization, and lie
+    # in the same slot.
     mixes_with: list[str] = []
     parity_images: Annotated[int, Field(ge=1, le=64)] = 4  # evaluated images a release must repeat
 

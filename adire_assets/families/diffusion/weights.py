@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from adire_assets.config.fleet import device_class, fleet_file_name
 from adire_assets.config.weights import ModelSource
 from adire_assets.core.errors import UserError
 from adire_assets.core.lineage import Recipe
@@ -29,17 +28,15 @@ WEIGHTS = {  # kind -> the file that tells such a folder, and the config key tha
 
 def recipe(project: Project, model: str, config: DiffusionConfig, kind: str) -> Recipe:
     """What a base model or judge is made from, as the config says now. UserError for a scheduler
-    that the config names and that does not fit the base, or a quantization for other devices."""
+    that the config names and that does not fit the base."""
     source = _source(config, kind)
     if _is_file(source):
         made, _, described = _conversion_recipe(project, model, source)
         _require_schedulers(config, described.path)
-        _require_quantization(project, config)
         return made
     found = _resolve(project, kind, source)
     if kind == "base_model":
         _require_schedulers(config, found.path)
-        _require_quantization(project, config)
     return Recipe(
         kind, model, inputs={"weights": found.content_hash}, config={"variant": source.variant}
     )
@@ -77,14 +74,6 @@ def _require_schedulers(config: DiffusionConfig, pipeline: Path) -> None:
     ):
         if why := refusal(pipeline, scheduler, steps):
             raise UserError(f"{key}: {why}")
-
-
-def _require_quantization(project: Project, config: DiffusionConfig) -> None:
-    if config.serving.quantization == "float8" and device_class(project) != "cuda":
-        raise UserError(
-            "serving.quantization: float8 needs a GPU, and the evaluation would compute on the "
-            f"CPU ({fleet_file_name()}: device); use int8 or none"
-        )
 
 
 def _source(config: DiffusionConfig, kind: str) -> ModelSource:

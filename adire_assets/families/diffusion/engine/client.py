@@ -52,8 +52,8 @@ class Cancelled(Exception):
 
 
 class EngineClient:
-    """The engine for the release in `folder` on the base model in `base`, held by `quantization` if
-    that is given; this process uses it, and keeps it running, until it ends."""
+    """The engine for the release in `folder` on the base model in `base`, held as the release's
+    serving.json says; this process uses it, and keeps it running, until it ends."""
 
     def __init__(
         self,
@@ -62,9 +62,11 @@ class EngineClient:
         name: str,
         batch_images: int,
         provenance: Mapping[str, Any] | None = None,
-        quantization: str | None = None,
     ) -> None:
-        self.folder, self.base, self.quantization = folder, base, quantization
+        self.folder, self.base = folder, base
+        # Read here, not given: Triton's model.py may be one of before there were any.
+        serving = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+        self.quantization: str | None = serving.get("quantization")
         self.asked = {
             "adapter": str(folder / "adapter"),
             "name": name,
@@ -73,7 +75,7 @@ class EngineClient:
         }
         slot = folder.parents[2]
         mark = os.environ.get(MARK) or f"adire_{sha256(os.fsencode(slot)).hexdigest()[:16]}_"
-        place = f"{mark}engine_{_key(folder, base, quantization)}"
+        place = f"{mark}engine_{_key(folder, base, self.quantization)}"
         self.socket = SHARED_MEMORY / f"{place}.sock"
         self.users = SHARED_MEMORY / f"{place}.users"
         self.starting = SHARED_MEMORY / f"{place}.start"

@@ -1,8 +1,7 @@
-"""The weight layout of convolutions during inference.
+"""The weight layout of convolutions during inference on the CPU.
 
-On the CPU oneDNN computes with weights in a blocked layout. torch's convolution converts them at
-each call, which for a small batch takes up to half of the time; here they are converted once. On a
-GPU cuDNN's tensor cores compute with channels last.
+oneDNN computes with weights in a blocked layout. torch's convolution converts them at each call,
+which for a small batch takes up to half of the time; here they are converted once.
 """
 
 from typing import Any
@@ -20,14 +19,6 @@ class _PrepackedConv2d(nn.Conv2d):
             input, self.weight, self.bias, *_settings(self), "none", [], ""
         )
         return found
-
-
-def arrange(part: nn.Module, device: str) -> None:
-    """Convert the weights of a part's convolutions to the layout that suits "cpu" or "cuda"."""
-    if device == "cuda":
-        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    else:
-        prepack(part)
 
 
 def prepack(part: nn.Module) -> None:

@@ -2,8 +2,9 @@
 
 Each output of a layer has a scale of its own, and its weights are held as `int8` (whole numbers to
 127) or `float8` (e4m3: 3 bits of mantissa, to 448) parts of it. Activations stay as they are, and
-so does the type that is computed in. So the weights take half of what they do in half precision, a
-quarter of what they do in full precision, and a pass takes longer by the time of restoring them.
+so does the type that is computed in, which is why every device knows both. So the weights take half
+of what they do in half precision, a quarter of what they do in full precision, and a pass takes
+longer by the time of restoring them.
 """
 
 from typing import Any
@@ -15,30 +16,6 @@ from torch.nn.functional import linear
 NONE = "none"
 TYPES = {"int8": torch.int8, "float8": torch.float8_e4m3fn}
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-FLOAT8_CAPABILITY = (8, 9)  # NVIDIA's Ada; cards before it have no instructions for the type
-
-
-class UnsupportedQuantization(ValueError):
-    """A quantization that a device does not compute with, in one sentence."""
-
-
-def require_supported(quantization: str, device: str) -> None:
-    """UnsupportedQuantization unless `device` of this machine, "cpu" or "cuda", knows it."""
-    if quantization not in (NONE, *TYPES):
-        known = ", ".join((NONE, *TYPES))
-        raise UnsupportedQuantization(f"there is no {quantization}; there is {known}")
-    if quantization != "float8":
-        return
-    needed = ".".join(map(str, FLOAT8_CAPABILITY))
-    here = "this engine computes on the CPU"
-    if device == "cuda":
-        found = torch.cuda.get_device_capability()
-        if found >= FLOAT8_CAPABILITY:
-            return
-        here = f"{torch.cuda.get_device_name()} has {'.'.join(map(str, found))}"
-    raise UnsupportedQuantization(
-        f"float8 needs a GPU of compute capability {needed} or more, and {here}; use int8 or none"
-    )
 
 
 class _Room:
@@ -104,7 +81,11 @@ def restored(held: Tensor, scale: Tensor) -> Tensor:
 def _quantized(weight: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """(weights in 8 bits, scale of each output in the type of the weights, [out, 1, ...])."""
     whole, largest = weight.float(), LARGEST[kind]
-    scale = (whole.flatten(1).abs().amax(1) / largest).to(weight.dtype)
+    precision = torch.finfo(weight.dtype)
+    # Where half precision has few digits left a scale is rounded up: one too small would cut the
+    # largest weights, and one of 0 would lose the output.
+    smallest = precision.smallest_normal * precision.eps
+    scale = (whole.flatten(1).abs().amax(1) / largest + smallest / 2).to(weight.dtype)
     scale = scale.where(scale > 0, 1).view(-1, *[1] * (weight.dim() - 1))
     # By the scale as it was rounded, which may leave the largest beyond the type.
     parts = (whole / scale.float()).clamp(-largest, largest)

@@ -23,8 +23,8 @@ from .adapter_layers import ADAPTER_FILE as ADAPTER_FILE
 from .architectures import load
 from .drawings import Request as Request
 from .engine import Engine
-from .layouts import arrange
-from .quantized import NONE, quantize, require_supported
+from .layouts import prepack
+from .quantized import NONE, quantize
 
 ADAPTER = "adapter"  # its name in the engine
 
@@ -36,8 +36,7 @@ class Sampler:
     "fp16"), `adapter` a folder with `pytorch_lora_weights.safetensors`. `device` is "cpu", "cuda"
     or "auto". `threads` sets torch's CPU threads for the whole process. Weights compute in float32
     on the CPU and in float16 on CUDA. A forward pass takes at most `batch_images` images.
-    `quantization` ("int8", "float8") holds those of the denoiser in 8 bits, see `quantized`;
-    UnsupportedQuantization where the device cannot.
+    `quantization` ("int8", "float8") holds those of the denoiser in 8 bits, see `quantized`.
     """
 
     def __init__(
@@ -88,17 +87,16 @@ def open_engine(
     """An engine on the pipeline folder `base`, see `Sampler`."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    require_supported(quantization, device)
     if threads:
         torch.set_num_threads(threads)
     model = load(base, variant, torch.float16 if device == "cuda" else torch.float32)
     if quantization != NONE:  # before it is moved, so that no device holds it whole
         quantize(model.component(model.denoiser), quantization)
     model.pipe.to(device)
-    arrange(model.component(model.denoiser), device)
+    prepack(model.component(model.denoiser))
     for name, part in model.component(model.autoencoder).named_children():
         if name != "encoder":  # drawing only decodes
-            arrange(part, device)
+            prepack(part)
     return Engine(model, device, batch_images)
 
 

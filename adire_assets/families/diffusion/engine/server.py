@@ -65,7 +65,7 @@ from .adapters import AdapterGone, Mix, mix_of
 from .client import ALREADY
 from .drawings import Drawing, Request
 from .engine import Engine
-from .quantized import NONE, UnsupportedQuantization
+from .quantized import NONE
 from .sampling import open_engine
 from .series import Series, device_memory
 from .turns import Turns
@@ -293,7 +293,10 @@ class Server:
             of_name = [key for key, one in held.items() if name in _names(one["name"])]
             if not of_name:
                 known = ", ".join(sorted(one["name"] for one in held.values())) or "none"
-                raise Refused(f"there is no adapter {name} on this base here; held are: {known}")
+                raise Refused(
+                    f"there is no adapter {name} on this base with this serving.quantization; held "
+                    f"are: {known}"
+                )
             # Of several releases of a model the newest.
             key = max(of_name, key=lambda key: _number(held[key]["name"]))
             if key in weights:
@@ -383,16 +386,13 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each request has a connection
     threading.Thread(target=end_when_unused, args=(users,), daemon=True).start()
     variant = json.loads((base / "base.json").read_text(encoding="utf-8"))["variant"]
-    try:
-        engine = open_engine(
-            base / "pipeline",
-            variant,
-            settings.get("device") or "auto",
-            settings.get("threads"),
-            quantization=settings.get("quantization") or NONE,
-        )
-    except UnsupportedQuantization as error:
-        sys.exit(f"engine: serving.quantization: {error}")
+    engine = open_engine(
+        base / "pipeline",
+        variant,
+        settings.get("device") or "auto",
+        settings.get("threads"),
+        quantization=settings.get("quantization") or NONE,
+    )
     engine.say = say
     turns = Turns(Path(settings["turns"]), say) if settings.get("turns") else None
     server = Server(engine, turns)

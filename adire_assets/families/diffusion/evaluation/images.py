@@ -28,7 +28,7 @@ from PIL import Image
 from adire_assets.core.errors import UserError
 from adire_assets.core.store import write_json
 from adire_assets.core.worker import Progress
-from adire_assets.families.diffusion.engine.quantized import NONE, UnsupportedQuantization
+from adire_assets.families.diffusion.engine.quantized import NONE
 from adire_assets.families.diffusion.engine.sampling import Request, Sampler, told_of_long
 from adire_assets.families.diffusion.formats.adapter import inspect_adapter
 from adire_assets.families.diffusion.schedulers import refusal
@@ -53,7 +53,7 @@ def draw(
     `guidance_scale` and, if not the base's own, `scheduler` of all images; `quantization`, if there
     is one; and `latency_images`, how many are timed one by one. Returns {"images": how many,
     "problems": problems.json} and timings.json. UserError for a scheduler that does not fit the
-    base, or a quantization that does not fit the device.
+    base.
     """
     folder, scheduler = Path(output), drawing.get("scheduler")
     if why := refusal(Path(base), scheduler, drawing["num_inference_steps"]):
@@ -115,12 +115,9 @@ def _draw(
     started = time.perf_counter()
     lora = Path(adapter) if adapter else None
     quantization = drawing.get("quantization", NONE)
-    try:
-        sampler = Sampler(
-            Path(base), variant, lora, device, batch_images=BATCH, quantization=quantization
-        )
-    except UnsupportedQuantization as error:
-        raise UserError(f"serving.quantization: {error}") from None
+    sampler = Sampler(
+        Path(base), variant, lora, device, batch_images=BATCH, quantization=quantization
+    )
     loading = round(time.perf_counter() - started, 4)
     named = _requests(drawing)[:only_first]
     texts = dict.fromkeys([drawing["negative_prompt"], *drawing["prompts"]])

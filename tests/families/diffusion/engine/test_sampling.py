@@ -187,7 +187,7 @@ def assert_stock_draws(stock: StableDiffusionPipeline, folder: Path, scale: floa
     ).images
     expected = (image * 255).round()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "arrange", lambda part, device: None)
+        patch.setattr(sampling, "prepack", lambda part: None)
         [exactly] = Sampler(folder, device="cpu").generate([asked])
     assert np.array_equal(expected, exactly)
     [drawn] = Sampler(folder, device="cpu").generate([asked])
