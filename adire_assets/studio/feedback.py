@@ -303,7 +303,7 @@ class _Page:
             note.classes("w-full").props(f"maxlength={TEXT_CHARACTERS}")
 
             async def done() -> None:
-                given = one.name, outcome.value, note.value or "", self.visitor.name
+                given = one.name, one.at, outcome.value, note.value or "", self.visitor.name
                 work = partial(feedback_review.review, self.project, self.model, *given)
                 said = await act(self.visitor, REVIEW, work)
                 if said is not None:

@@ -12,7 +12,7 @@ from adire_assets.defs import build_definitions
 from adire_assets.defs.run import line_of
 from adire_assets.monitoring import feedback
 from adire_assets.serving.release import ReleaseRecord, write_record
-from tests.support.feedback import token_of
+from tests.support.feedback import token_of, wait_for_a_day
 
 ROOT = Path(__file__).parents[2]
 MODEL = "indigo"
@@ -22,6 +22,7 @@ KEY = dg.AssetKey(["Feedback", MODEL])
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """Releases 1 and 2 are known."""
+    wait_for_a_day()
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     made = Project(tmp_path, tmp_path / ".adire")
     nothing = {"key": "", "content_hash": ""}
