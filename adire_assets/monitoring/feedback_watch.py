@@ -8,7 +8,9 @@ they rate. The observation changes while the user goes on; tests simulate that t
 often.
 
 What counts was said since the release last went live: a release that a person has put back is not
-sent away again for what was known then. Only the release that is live is looked at: a challenger has no users of its own, and a rollout
+sent away again for what was known then.
+
+Only the release that is live is looked at: a challenger has no users of its own, and a rollout
 judges it by other means.
 """
 

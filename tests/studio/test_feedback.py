@@ -256,7 +256,7 @@ def test_an_answer_of_a_chat_is_reported_with_what_was_asked(
         page.get_by_role("button", name="Close").click()
         expect(page.get_by_role("alert")).to_have_count(0)  # it fades away
         dialog.get_by_role("checkbox", name="Wrong fact").click()
-        dialog.get_by_role("checkbox", name="Attach the prompt").click()
+        dialog.get_by_role("checkbox", name="Attach the whole conversation").click()
         dialog.get_by_label("Remarks").fill("Ada has two")
         assert serious_faults(page) == []
         dialog.get_by_role("button", name="Send").click()
