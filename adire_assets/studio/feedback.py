@@ -231,6 +231,7 @@ def button(
         with page:
             ui.notify(said.told(), type="positive")
         opened.set_text(CHANGE)
+        opened.props["aria-label"] = f"{CHANGE}: {about}"
         follow(project, said.given.model)
 
     def ask() -> None:

@@ -261,6 +261,9 @@ def test_an_answer_of_a_chat_is_reported_with_what_was_asked(
         assert serious_faults(page) == []
         dialog.get_by_role("button", name="Send").click()
         expect(page.get_by_text("thank you")).to_be_visible()
+        conversation.get_by_role("button", name="Change your rating").click()
+        replaces = "This replaces what you said before, and what you attached."
+        expect(page.get_by_role("dialog", name="Rate or report")).to_contain_text(replaces)
     [one] = feedback.all_given(shop.project, "letters")
     assert (one.user, one.flags, one.text) == ("ada", ("wrong fact",), "Ada has two")
     kept = feedback.attachment(shop.project, "letters", one.name)
