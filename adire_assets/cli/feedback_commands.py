@@ -85,6 +85,10 @@ def list_(
 def review(
     model: Model,
     name: Annotated[str, typer.Argument(help="As `adire feedback list MODEL` names it.")],
+    given_at: Annotated[
+        str,
+        typer.Argument(help="The time beside it there: what is changed later is not reviewed."),
+    ],
     outcome: Annotated[str, typer.Option(help="correction, exclusion, prompt or nothing.")],
     note: Annotated[
         str,
@@ -97,7 +101,8 @@ def review(
     """Say what becomes of feedback, which takes it off the list."""
     from adire_assets.monitoring import feedback_review
 
-    return feedback_review.review(Project.find(), model, name, outcome, note, by or getuser())
+    who = by or getuser()
+    return feedback_review.review(Project.find(), model, name, given_at, outcome, note, who)
 
 
 @feedback_app.command("new-key")

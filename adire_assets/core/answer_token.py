@@ -20,6 +20,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ FIELD = "feedback_token"  # of an answer's provenance
 VERSION = "v1"
 LONGEST = 16_384  # characters of a token
 DIGITS = 16  # of a key's id, and of an answer's
+KEY = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,17 @@ def read_keys(path: Path) -> list[dict[str, str]]:
     """The keys in a file, the one that signs first. ValueError when it holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["keys"]
-        return [{"id": str(one["id"]), "key": bytes.fromhex(one["key"]).hex()} for one in found]
+        keys = [{"id": str(one["id"]), "key": str(one["key"])} for one in found]
     except (KeyError, TypeError) as error:
         raise ValueError(f"it holds no keys ({error!r})") from None
+    if not keys:
+        raise ValueError("it holds no keys")
+    for one in keys:
+        if not re.fullmatch("[0-9A-Za-z]+", one["id"]) or not KEY.fullmatch(one["key"]):
+            raise ValueError(
+                "an id has ASCII letters and digits, and a key 64 hexadecimal digits; one has not"
+            )
+    return keys
 
 
 def sign(key: dict[str, str], claims: Claims) -> str:

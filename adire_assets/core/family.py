@@ -139,8 +139,9 @@ class Family:
                  read_provenance(file): None when it is no file of an answer, {model, release,
                  release_hash} alone when it only names its release; position(provenance): which
                  part of its answer a file is, in words, and part(provenance) by its number from 0;
-                 rewritten(file, out): the digest of the answer in a file by anybody (see
-                 `core.answer_token`), written anew with nothing else in it; of streams that are no
+                 rewritten(file, out, expected): whether the answer in a file by anybody has the
+                 digest `expected` (see `core.answer_token`), and is written anew with nothing
+                 else in it; of streams that are no
                  chat, progress(piece): a `core.answer.Progress`, and with_previews(request, count),
                  which asks for some
         judge_process   open_judge(judge, evaluation, device): a context with the function

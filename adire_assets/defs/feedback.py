@@ -1,8 +1,9 @@
-"""The asset `<model>/feedback`: what users said on a day, of each release.
+"""The asset `Feedback/<model>`: what users said on a day, of each release.
 
 Its days are partitions, and it has no checks: those of partitions would overwrite each other. It is
-no part of the line: nothing is made from it, and it stands in a group of its own, so that whoever
-materializes a model's line, which has no days, does not meet it.
+no part of the line: nothing is made from it. Key and group have a name that no model can have, with
+a capital: `key:<model>/*` selects the line alone, which has no days and cannot be materialized
+together with what has.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from adire_assets.core.project import Project
 from adire_assets.defs.resources import answered
 from adire_assets.monitoring import feedback, feedback_review, feedback_watch
 
-GROUP = "feedback"
+GROUP = "Feedback"  # of the assets, and what their keys begin with
 DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_offset=1)  # with the day that it is
 HOUR = 1  # of the night, UTC, at which the day before is materialized
 
@@ -24,8 +25,8 @@ def feedback_asset(project: Project, model: str) -> dg.AssetsDefinition:
     """The asset of a model."""
 
     @dg.asset(
-        name=GROUP,
-        key_prefix=[model],
+        name=model,
+        key_prefix=[GROUP],
         group_name=GROUP,
         partitions_def=DAYS,
         code_version="1",
@@ -56,7 +57,7 @@ def feedback_schedule(model: str) -> dg.ScheduleDefinition:
     """Materializes each day when it is over."""
     job = dg.define_asset_job(
         f"{model}_feedback",
-        selection=dg.AssetSelection.assets([model, GROUP]),
+        selection=dg.AssetSelection.assets([GROUP, model]),
         description=f"What users said of {model} on a day.",
     )
 
@@ -65,7 +66,7 @@ def feedback_schedule(model: str) -> dg.ScheduleDefinition:
         job=job,
         cron_schedule=f"0 {HOUR} * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Materializes the day before of {model}/{GROUP}.",
+        description=f"Materializes the day before of {GROUP}/{model}.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         day = context.scheduled_execution_time - timedelta(days=1)

@@ -77,9 +77,8 @@ def materialize(project: Project, model: str, select: str | None = None) -> None
 
 
 def line_of(graph: Any, model: str) -> list[dg.AssetKey]:
-    """The model's assets in an AssetGraph, in its order, without those that are made by the day."""
-    own = (key for key in graph.toposorted_asset_keys if key.path[0] == model)
-    return [key for key in own if graph.get(key).partitions_def is None]
+    """The model's assets in an AssetGraph, in its order."""
+    return [key for key in graph.toposorted_asset_keys if key.path[0] == model]
 
 
 def selected(model: str, text: str, graph: Any) -> list[dg.AssetKey]:

@@ -11,8 +11,10 @@ of one that a killed process has left was never acknowledged, and is passed over
 
 import json
 import os
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -37,6 +39,7 @@ LARGEST_FILE = 2**23  # bytes of an attached answer
 RATINGS_A_DAY = 1_000  # of a user, for a model
 FILES_A_DAY = 50  # likewise
 DAY_SECONDS = 86_400
+ATTACHED = "attached"
 CLOCKS_DIFFER_SECONDS = 300
 
 
@@ -106,7 +109,7 @@ def keep(
     UserError, with nothing kept: for a token that is forged, expired, of another model or of a
     release that is not known here; for a file that is not that answer; for what is out of bounds.
     """
-    flags, text = tuple(dict.fromkeys(flags)), _readable(text)
+    flags = tuple(dict.fromkeys(flags))
     _require_bounds(rating, flags, text)
     claims, record = _claimed(project, token, model)
     if not 0 <= part < len(claims.contents):
@@ -121,20 +124,22 @@ def keep(
         made=iso(claims.time),
         rating=rating,
         flags=flags,
-        text=text,
+        text=_readable(text),
     )
     folder = folder_of(project, claims.model)
-    with project.locks.acquire(f"feedback-{claims.model}"):
+    with (
+        _rewritten(project, record, attached, claims.contents[part]) as clean,
+        project.locks.acquire(f"feedback-{claims.model}"),
+    ):
         mine = [one for one in _of_day(folder, given.at[:10])[0] if one.user == user]
-        _require_room(mine, attached is not None)
-        if attached is not None:
-            suffix = family_of_release(project, record).served.suffix
-            given = replace(given, attached=f"{given.name}{suffix}")
-            _attach(project, record, attached, claims.contents[part], folder / "attached", given)
+        _require_room(mine, clean is not None)
+        if clean is not None:
+            given = replace(given, attached=f"{given.name}{clean.suffix}")
+            _attach(clean, folder / ATTACHED / f"{given.attached}")
         known = {one.name for one in all_given(project, claims.model, since=given.made[:10])}
         append(folder / f"{given.at[:10]}.jsonl", asdict(given))
-        if attached is None:  # what was attached to an earlier word is withdrawn with it
-            for old in (folder / "attached").glob(f"{given.name}.*"):
+        if clean is None:  # what was attached to an earlier word is withdrawn with it
+            for old in (folder / ATTACHED).glob(f"{given.name}.*"):
                 old.unlink()
     return Kept(given, given.name in known)
 
@@ -203,26 +208,36 @@ def _require_room(mine: Sequence[Given], file: bool) -> None:
         )
 
 
-def _attach(
-    project: Project, record: ReleaseRecord, file: Path, digest: str, folder: Path, given: Given
-) -> None:
-    """Keep an answer that is the rated one, written anew: nothing else in its file comes along."""
+@contextmanager
+def _rewritten(
+    project: Project, record: ReleaseRecord, file: Path | None, digest: str
+) -> Iterator[Path | None]:
+    """For a while, the file of an answer written anew, so that nothing else in it comes along; None
+    for none. UserError when it is not the answer with this digest."""
+    if file is None:
+        yield None
+        return
     plug = family_of_release(project, record)
     if file.stat().st_size > LARGEST_FILE:
         raise UserError(f"the attached file is larger than {LARGEST_FILE:,} bytes")
-    assert given.attached
-    with temporary_folder(project, folder.parent / ".new") as scratch:
-        clean = scratch / given.attached
-        found = plug.answers.functions.rewritten(file, clean)
-        if found != digest:
+    folder = folder_of(project, record.model)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with temporary_folder(project, folder / ".new") as scratch:
+        clean = scratch / f"answer{plug.served.suffix}"
+        if not plug.answers.functions.rewritten(file, clean, digest):
             raise UserError(
                 f"the attached {plug.answer} is not the one that is rated; attach it as it was "
                 "saved"
             )
         clean.chmod(0o600)
-        folder.mkdir(mode=0o700, exist_ok=True)
         sync(clean)
-        clean.replace(folder / given.attached)
+        yield clean
+
+
+def _attach(clean: Path, final: Path) -> None:
+    final.parent.mkdir(mode=0o700, exist_ok=True)
+    clean.replace(final)
+    sync(final.parent)
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -238,13 +253,18 @@ def append(path: Path, value: dict[str, Any]) -> None:
     line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     with writing(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "rb+", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line  # behind the half of a line that a killed process has left
-            file.write(line)
+            rest = memoryview(line)
+            while rest:  # a nearly full disk takes a part, and the next write says why
+                rest = rest[file.write(rest) or 0 :]
             os.fsync(descriptor)
+        if new:
+            sync(path.parent)
 
 
 def lines(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
@@ -253,12 +273,20 @@ def lines(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
         facts = path.stat()
     except FileNotFoundError:
         return (), 0
-    return _parsed(path, facts.st_size, facts.st_mtime_ns)
+    version, held = (facts.st_size, facts.st_mtime_ns), _held(path)
+    if held.get("version") != version:
+        held |= {"version": version, "lines": (found := _parsed(path, facts.st_size))}
+        return found
+    return held["lines"]
 
 
 @lru_cache(maxsize=256)
-def _parsed(path: Path, size: int, changed: int) -> tuple[tuple[dict[str, Any], ...], int]:
-    """`_lines` of a file of this size and time, which only grows: most days are over."""
+def _held(path: Path) -> dict[str, Any]:
+    """What `lines` has read of a file, which only grows: most days are over."""
+    return {}
+
+
+def _parsed(path: Path, size: int) -> tuple[tuple[dict[str, Any], ...], int]:
     text = path.read_bytes()[:size].decode("utf-8", errors="replace")
     found, damaged = [], 0
     for line in filter(None, text.split("\n")):
@@ -314,11 +342,9 @@ def damaged_lines(project: Project, model: str) -> int:
 
 def attachment(project: Project, model: str, name: str) -> Path | None:
     """The attached file of the feedback `name`; None where there is none."""
-    found = next((one for one in all_given(project, model) if one.name == name), None)
-    if found is None or found.attached is None:
+    if not re.fullmatch(r"[\w-]+", name):
         return None
-    path = folder_of(project, model) / "attached" / found.attached
-    return path if path.is_file() else None
+    return next((folder_of(project, model) / ATTACHED).glob(f"{name}.*"), None)
 
 
 def iso(seconds: float) -> str:

@@ -96,28 +96,38 @@ OUTCOMES = ("correction", "exclusion", "prompt", "nothing")
 
 @dataclass(frozen=True)
 class Review:
-    """What became of the feedback `name`."""
+    """What became of the feedback `name`, as it was given at the time `given_at`."""
 
     at: str
     by: str
     name: str
+    given_at: str
     outcome: str
     note: str
 
 
-def review(project: Project, model: str, name: str, outcome: str, note: str, by: str) -> str:
+def review(
+    project: Project, model: str, name: str, given_at: str, outcome: str, note: str, by: str
+) -> str:
     """Take feedback off the list of what is to be looked at; what was said, in a sentence.
 
-    UserError for what is not on the list, for an outcome that there is not, and without a note.
+    `given_at` is the `at` of what the reviewer has seen. UserError for what is not on the list or
+    has changed since, for an outcome that there is not, and without a note.
     """
     if outcome not in OUTCOMES:
         raise UserError(f"there is no outcome {outcome!r}; outcomes are {', '.join(OUTCOMES)}")
     if not note.strip() or len(note) > TEXT_CHARACTERS:
         raise UserError(f"a review needs a note of at most {TEXT_CHARACTERS} characters")
     with project.locks.acquire(f"feedback-{model}"):
-        if name not in {one.name for one in to_review(project, model)}:
+        waiting = {one.name: one.at for one in to_review(project, model)}
+        if name not in waiting:
             raise UserError(f"{name} is not on that list; see `adire feedback list {model}`")
-        made = Review(iso(time.time()), by, name, outcome, note.strip())
+        if waiting[name] != given_at:
+            raise UserError(
+                f"{name} was changed by its user at {waiting[name]}; look at what it says now, "
+                "then review it"
+            )
+        made = Review(iso(time.time()), by, name, given_at, outcome, note.strip())
         append(folder_of(project, model) / REVIEWS, asdict(made))
     return f"{model}: {name} is reviewed: {outcome}"
 
@@ -129,9 +139,9 @@ def reviews(project: Project, model: str) -> list[Review]:
 
 def to_review(project: Project, model: str) -> list[Given]:
     """What a person should look at and has not since it was said, the latest first."""
-    done = {one.name: one.at for one in reviews(project, model)}
+    done = {(one.name, one.given_at) for one in reviews(project, model)}
     found = [one for one in all_given(project, model) if one.says_more]
-    waiting = [one for one in found if done.get(one.name, "") < one.at]
+    waiting = [one for one in found if (one.name, one.at) not in done]
     return sorted(waiting, key=lambda one: one.at, reverse=True)
 
 

@@ -2,9 +2,13 @@
 
 The share of bad feedback is held against `monitoring.feedback.maximum_bad_share` by a test that is
 valid at every look (`core.evidence`): the chance that a release whose share is at the limit ever
-alarms is at most 5 %. What one user says on one day shares its fate, so it is one observation, the
-share of it that is bad; nobody alarms by rating often. While a day lasts, its observation changes;
-tests simulate that this alarms no more often.
+alarms is at most 5 %. All that one user says shares that user's taste, so each user is one
+observation, the share of it that is bad; nobody alarms alone, however often and for how many days
+they rate. The observation changes while the user goes on; tests simulate that this alarms no more
+often.
+
+What counts was said since the release last went live: a release that a person has put back is not
+sent away again for what was known then.
 
 Only the release that is live is looked at: a challenger has no users of its own, and a rollout
 judges it by other means.
@@ -12,6 +16,7 @@ judges it by other means.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.config.model import load_model
@@ -24,11 +29,12 @@ from adire_assets.monitoring.feedback import Given, all_given
 from adire_assets.serving import record
 
 WHO = "the feedback of its users"
+EVER = datetime.fromtimestamp(0, UTC)  # of a record that does not say since when
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What is said of a release: `share` of it is bad, 0 to 1, each user's day alike."""
+    """What is said of a release: `share` of it is bad, 0 to 1, each user alike."""
 
     model: str
     release: int
@@ -51,26 +57,40 @@ class Signal:
 def signal(model: str, release: int, given: Iterable[Given], limits: FeedbackConfig) -> Signal:
     """What the feedback `given` on a model says of one release."""
     found = [one for one in given if one.release == release]
-    by_day: dict[tuple[str, str], list[bool]] = {}
+    by_user: dict[str, list[bool]] = {}
     for one in found:
-        by_day.setdefault((one.user, one.at[:10]), []).append(one.is_bad)
-    bad = sum(sum(all_) / len(all_) for all_ in by_day.values())
-    users = len({user for user, _ in by_day})
+        by_user.setdefault(one.user, []).append(one.is_bad)
+    bad = sum(sum(all_) / len(all_) for all_ in by_user.values())
+    users = len(by_user)
     enough = len(found) >= limits.minimum_ratings and users >= limits.minimum_users
     limit = limits.maximum_bad_share
-    alarm = enough and bool(share_above(limit, len(by_day), bad) >= threshold(RATE))
-    share = bad / len(by_day) if by_day else 0.0
+    alarm = enough and bool(share_above(limit, users, bad) >= threshold(RATE))
+    share = bad / users if users else 0.0
     return Signal(model, release, len(found), users, share, alarm, limit)
 
 
 def live_signals(project: Project, model: str) -> list[Signal]:
-    """The signal of each release that is live on a target."""
-    states = [record.read(project, target, model) for target in load_fleet(project).targets]
-    lives = sorted({state.live for state in states if state.live is not None})
-    if not lives:
+    """The signal of each release that is live on a target, from what was said since it last went
+    live on the first of them."""
+    begun: dict[int, datetime] = {}
+    for target in load_fleet(project).targets:
+        state = record.read(project, target, model)
+        if state.live is not None:
+            at = datetime.fromisoformat(state.since) if state.since else EVER
+            begun[state.live] = min(begun.get(state.live, at), at)
+    if not begun:
         return []
-    given, limits = all_given(project, model), load_model(project, model).monitoring.feedback
-    return [signal(model, number, given, limits) for number in lives]
+    limits = load_model(project, model).monitoring.feedback
+    given = all_given(project, model, since=min(begun.values()).date().isoformat())
+    return [
+        signal(
+            model,
+            number,
+            (one for one in given if datetime.fromisoformat(one.at) >= at),
+            limits,
+        )
+        for number, at in sorted(begun.items())
+    ]
 
 
 def alarms(project: Project, model: str) -> Iterator[str]:

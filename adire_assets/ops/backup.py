@@ -56,6 +56,7 @@ HISTORY = ("mlartifacts", "dagster", "search", "reports", "manifests")  # large,
 # By its file there, a run of MLflow that was under way is known to have been killed.
 MARKS = "locks/mlflow-run-*.lock"
 SECRETS = ("rating_secret", "private.pem", "answer_keys.json")
+PRIVATE = ("feedback",)  # who said what is nobody else's
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 READINGS = 200
 HOME, HOME_URI = "@ADIRE_HOME@", "@ADIRE_HOME_URI@"
@@ -115,8 +116,6 @@ def restore(project: Project, source: Path, progress: Progress) -> None:
                 replace_texts(path, {HOME: str(home), HOME_URI: home.as_uri()})
             if path.is_relative_to(folder / "store"):
                 path.chmod(0o444)
-            if path.is_relative_to(folder / "feedback"):  # who said what is nobody else's
-                path.chmod(0o600)
     for state in _live(project):
         progress(
             f"release {state.live} of {state.model} is live on {state.target}; `adire up` serves it"
@@ -198,7 +197,8 @@ class _Collection:
 
     def _keep(self, name: str, write: Callable[[Path], Any]) -> str:
         """Put a file of the home into the backup; its SHA-256."""
-        facts = self.files[f"home/{name}"] = _written(self.target / name, write)
+        private = PurePosixPath(name).parts[0] in PRIVATE
+        facts = self.files[f"home/{name}"] = _written(self.target / name, write, private)
         return facts["sha256"]
 
     def _add(self, source: Path, name: str) -> None:
@@ -274,7 +274,8 @@ def _same(source: Path, name: str, target: Path, listed: Files) -> bool:
     path = source / name
     if not path.is_file() or path.resolve() != source.resolve() / name:  # gone, or a link
         return False
-    return _written(target, partial(shutil.copyfile, path)) == listed[name]
+    private = PurePosixPath(name).parts[1] in PRIVATE  # below home/
+    return _written(target, partial(shutil.copyfile, path), private) == listed[name]
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -313,10 +314,12 @@ def _walk(folder: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
                 yield path
 
 
-def _written(path: Path, write: Callable[[Path], Any]) -> dict[str, Any]:
-    """Write a file onto the disk itself; its size and SHA-256."""
+def _written(path: Path, write: Callable[[Path], Any], private: bool) -> dict[str, Any]:
+    """Write a file onto the disk itself, `private` for its user alone; its size and SHA-256."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            path.touch(mode=0o600)
         write(path)
         sync(path)
     return {"size": path.stat().st_size, "sha256": lineage.file_digest(path)}

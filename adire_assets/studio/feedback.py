@@ -4,7 +4,8 @@ with the figures and what a person should look at.
     POST /feedback   {"token": ..., "rating": 1 to 5, "flags": [...], "text": ..., "part": 0,
                       "attached": the saved answer, base64}
 
-answers {"said": sentence}, or {"error": sentence} with a status of 4xx.
+answers {"said": sentence}, or {"error": sentence} with a status of 400, 403, 408 or 500. What
+the guard refuses has its sentence as plain text.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import logging
 import mimetypes
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ from adire_assets.monitoring.feedback import (
 )
 from adire_assets.monitoring.feedback_review import OUTCOMES
 from adire_assets.studio.frame import (
+    TOO_SLOW,
+    UPLOAD_SECONDS,
     Visitor,
     act,
     dialog_above,
@@ -48,7 +52,7 @@ from adire_assets.studio.frame import (
     shared,
     watched,
 )
-from adire_assets.studio.guard import USER
+from adire_assets.studio.guard import LOCAL_USER, USER
 
 PLACE = "/feedback"
 LARGEST_BODY = 2 * feedback.LARGEST_FILE  # bytes; base64 takes a third more
@@ -56,6 +60,11 @@ AT_ONCE = 4
 SECONDS = 5.0  # from one look of a page to the next
 SHOWN = 50  # of the review list
 GIVE, REVIEW = "give feedback", "review feedback"
+CHANGE = "Change your rating"
+ALL_ONE = (
+    "Without tokens all visitors count as one user, local, and one user alone does not alarm "
+    "(monitoring.feedback.minimum_users)."
+)
 LABELS = {1: "1, bad", 5: "5, good"}
 OUTCOME_LABELS = dict(
     zip(
@@ -69,7 +78,9 @@ OUTCOME_LABELS = dict(
         strict=True,
     )
 )
+FOLLOWING = ThreadPoolExecutor(1, "feedback")  # a rollback may block it for minutes
 _following: set[asyncio.Future[Any]] = set()
+_waiting: set[str] = set()  # models whose next look has not begun
 
 
 class Sent(BaseModel):
@@ -101,9 +112,15 @@ def serve_feedback(project: Project, app: FastAPI) -> None:
         user = request.scope[USER].subject
         async with turns:
             try:
-                said = await in_thread(_sent, project, user, await request.body())
-            except UserError as error:
-                return JSONResponse({"error": str(error)}, 400)
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    body = await request.body()
+            except TimeoutError:
+                return JSONResponse({"error": TOO_SLOW}, 408)
+            try:
+                said = await in_thread(_sent, project, user, body)
+            except (UserError, OSError) as error:
+                status = 400 if isinstance(error, UserError) else 500
+                return JSONResponse({"error": sentence(error)}, status)
         follow(project, said.given.model)
         return JSONResponse({"said": said.told()})
 
@@ -157,12 +174,20 @@ def kept(
 
 
 def follow(project: Project, model: str) -> None:
-    """Look in the background at what the live release's feedback says now."""
+    """Look in the background at what the live release's feedback says now, one model at a time. A
+    look that has not begun yet serves all who ask for it."""
     log = logging.getLogger("adire").warning
+    if model in _waiting:
+        return
+    _waiting.add(model)
+
+    def begin() -> None:
+        _waiting.discard(model)
+        feedback_watch.follow(project, model, log)
 
     async def look() -> None:
         try:
-            await in_thread(feedback_watch.follow, project, model, log)
+            await in_thread(begin, pool=FOLLOWING)
         except (UserError, OSError) as error:
             log(f"feedback on {model} cannot be followed: {sentence(error)}")
 
@@ -205,12 +230,15 @@ def button(
         dialog.close()
         with page:
             ui.notify(said.told(), type="positive")
-        opened.set_text("Change your rating")
+        opened.set_text(CHANGE)
+        opened.props["aria-label"] = f"{CHANGE}: {about}"
         follow(project, said.given.model)
 
     def ask() -> None:
         with dialog_above(page, "Rate or report") as dialog:
             ui.label(about)
+            if opened.text == CHANGE:
+                ui.label("This replaces what you said before, and what you attached.")
             fields = _fields(plug, file is not None)
             with ui.row().classes("w-full justify-end"):
                 quiet("Cancel", dialog.close)
@@ -230,7 +258,8 @@ def _fields(plug: Family, can_attach: bool) -> dict[str, Any]:
             fields[flag] = ui.checkbox(flag.capitalize())
     fields["text"] = ui.textarea("Remarks").classes("w-full")
     fields["text"].props(f"autogrow rows=2 maxlength={TEXT_CHARACTERS}")
-    fields["attach"] = ui.checkbox(f"Attach the prompt and the {plug.answer}, to help mend it")
+    what = "whole conversation" if plug.served.chat else f"prompt and the {plug.answer}"
+    fields["attach"] = ui.checkbox(f"Attach the {what}, to help mend it")
     fields["attach"].set_visibility(can_attach)
     return fields
 
@@ -267,6 +296,8 @@ class _Page:
         said, waiting = found
         heading("Releases", 2)
         lines(said or [f"Nobody has rated an answer of {self.model} yet."])
+        if self.visitor.bearer == LOCAL_USER:
+            ui.label(ALL_ONE).classes("text-sm")
         if not self.visitor.may(REVIEW):
             return
         heading("To review", 2)
@@ -303,7 +334,7 @@ class _Page:
             note.classes("w-full").props(f"maxlength={TEXT_CHARACTERS}")
 
             async def done() -> None:
-                given = one.name, outcome.value, note.value or "", self.visitor.name
+                given = one.name, one.at, outcome.value, note.value or "", self.visitor.name
                 work = partial(feedback_review.review, self.project, self.model, *given)
                 said = await act(self.visitor, REVIEW, work)
                 if said is not None:

@@ -22,6 +22,8 @@ from adire_assets.serving.gateway.tokens import Bearer
 from adire_assets.studio.guard import LOGOUT, USER
 
 THREADS = ThreadPoolExecutor(16, "studio")
+UPLOAD_SECONDS = 120.0  # in which the body of an upload must have come
+TOO_SLOW = f"the upload did not end within {UPLOAD_SECONDS:.0f} s; send it again"
 FAILED = "Internal error; see the studio's log (logs/studio.log of the fleet, or the terminal)."
 _shared: dict[str, asyncio.Future[Any]] = {}
 _ended: dict[str, float] = {}  # when each of these finished

@@ -16,6 +16,8 @@ from adire_assets.ops import operations
 from adire_assets.ops.takedown import take_down
 from adire_assets.ops.uses import uses
 from adire_assets.studio.frame import (
+    TOO_SLOW,
+    UPLOAD_SECONDS,
     Visitor,
     act,
     heading,
@@ -53,9 +55,13 @@ def serve_answers(project: Project, app: FastAPI) -> None:
         async with turns:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / f"answer{ending[0] if ending else ''}"
-                with file.open("wb") as written:
-                    async for chunk in request.stream():
-                        written.write(chunk)
+                try:
+                    async with asyncio.timeout(UPLOAD_SECONDS):
+                        with file.open("wb") as written:
+                            async for chunk in request.stream():
+                                written.write(chunk)
+                except TimeoutError:
+                    return PlainTextResponse(TOO_SLOW, 408)
                 try:
                     found = await in_thread(_traced, project, file)
                 except UserError as error:

@@ -51,7 +51,7 @@ def test_a_saved_answer_is_rated_listed_and_reviewed(
     _, said, _ = run("list", MODEL)
     assert "release 1: 1 by 1 user(s), mean 1.00, 1 artefact" in said and one.name in said
     note = ("--outcome", "correction", "--note", "indigo rings, open")
-    assert run("review", MODEL, one.name, *note)[0] == 0
+    assert run("review", MODEL, one.name, one.at, *note)[0] == 0
     assert run("list", MODEL, "--outcome", "correction")[1] == "indigo rings, open\n"
     assert one.name not in run("list", MODEL)[1]
     assert run("new-key")[1].startswith("answers are signed with key ")

@@ -1,6 +1,7 @@
 """What users say of answers: which tokens are taken, what is kept, and how it is counted."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from adire_assets.families.diffusion.answers import save_png
 from adire_assets.monitoring import feedback, feedback_review
 from adire_assets.monitoring.feedback import keep
 from adire_assets.serving import answer_keys
-from tests.support.feedback import token_of
+from tests.support.feedback import token_of, wait_for_a_day
 from tests.support.shop import MODEL, YAML, Shop
 
 DAY = 86_400
@@ -25,6 +26,7 @@ DAY = 86_400
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
     """Release 1 is known."""
+    wait_for_a_day()
     made = Shop(tmp_path / "d'été")
     evaluation = made.evaluation("1", 1.5)
     made.release(1, evaluation)
@@ -55,13 +57,14 @@ def test_a_word_is_kept_and_replaced_by_the_same_user_alone(shop: Shop) -> None:
 def test_a_token_that_was_not_signed_here_is_refused(shop: Shop, tmp_path: Path) -> None:
     token = token_of(shop.project, MODEL)
     version, key, claims, signature = token.split(".")
+    other = "B" if signature[0] == "A" else "A"
     others = Shop(tmp_path / "elsewhere")
     forged = {
         "nonsense": "is none that an answer carries",
         "": "is none that an answer carries",
         token + "é": "is none that an answer carries",
         f"{version}.{key}.{claims}": "is none that an answer carries",
-        f"{version}.{key}.{claims}.{signature[:-2]}AA": "was not signed here",
+        f"{version}.{key}.{claims}.{other}{signature[1:]}": "was not signed here",
         f"{version}.{key}.{claims[:-4]}AAAA.{signature}": "was not signed here",
         f"{version}.0000.{claims}.{signature}": "is not known here any more",
         token_of(others.project, MODEL): "is not known here any more",
@@ -156,6 +159,17 @@ def test_damaged_keys_are_said_and_cost_no_answer(
     monkeypatch.setenv(answer_token.KEYS, str(path))
     signed = answer_token.told(MODEL, 1, ["0" * 64])[answer_token.FIELD]
     assert keep(shop.project, signed, "ada", rating=3).given.release == 1
+    [key] = answer_keys.read(shop.project)
+    for damaged in (
+        [],
+        [{**key, "key": ""}],
+        [{**key, "key": key["key"][2:]}],
+        [{**key, "id": "clé"}],
+        [{**key, "id": "a.b"}],
+    ):
+        path.write_text(json.dumps({"keys": damaged}))
+        with pytest.raises(UserError, match=r"answer_keys\.json is damaged"):
+            answer_keys.read(shop.project)
     path.write_text("{")
     for use in (answer_keys.ensure, lambda project: keep(project, token, "ada", rating=3)):
         with pytest.raises(UserError, match=r"answer_keys\.json is damaged"):
@@ -178,6 +192,21 @@ def test_the_half_of_a_line_is_passed_over_and_said(shop: Shop) -> None:
     assert any("1 line(s) below" in line for line in feedback_review.listed(shop.project, MODEL))
 
 
+def test_a_line_that_finds_no_room_is_not_taken_for_kept(tmp_path: Path) -> None:
+    """The disk, here a limit of the process, takes the half of it."""
+    path = tmp_path / "2026-01-01.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises((UserError, OSError), match="large"):
+            feedback.append(path, {"text": "x" * 200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.stat().st_size == 100
+    feedback.append(path, {"text": "y"})
+    assert feedback.lines(path) == (({"text": "y"},), 1)
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -197,7 +226,7 @@ def test_two_processes_lose_nothing_of_each_other(shop: Shop) -> None:
         subprocess.Popen([sys.executable, "-c", WRITER, *places, user, *tokens])
         for user in ("ada", "obi")
     ]
-    assert [one.wait(60) for one in writers] == [0, 0]
+    assert [one.wait(300) for one in writers] == [0, 0]
     [file] = day_files(shop)
     found = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(found) == len({(one["answer"], one["user"]) for one in found}) == 30
@@ -226,9 +255,17 @@ def test_an_answer_is_attached_when_it_is_the_rated_one(shop: Shop, tmp_path: Pa
     assert not kept.exists() and feedback.attachment(shop.project, MODEL, given.name) is None
 
 
-@pytest.mark.parametrize("content", [b"no image", b"\x89PNG\r\n\x1a\n", None, {"request": [1]}])
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (b"no image", "is no image of a served model"),
+        (b"\x89PNG\r\n\x1a\n", "is no image of a served model"),
+        (None, "the attached image is not the one that is rated"),
+        ({"request": [1]}, "its provenance is none that was saved"),
+    ],
+)
 def test_what_is_not_the_rated_answer_is_not_kept(
-    shop: Shop, tmp_path: Path, content: object
+    shop: Shop, tmp_path: Path, content: object, why: str
 ) -> None:
     file = tmp_path / "a.png"
     drawn = picture(file, 7)
@@ -244,7 +281,7 @@ def test_what_is_not_the_rated_answer_is_not_kept(
             chunks = PngImagePlugin.PngInfo()
             chunks.add_text("adire", json.dumps(content))
             image.save(file, pnginfo=chunks)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=why):
         keep(shop.project, token, "ada", rating=1, attached=file)
     assert not day_files(shop)
     assert not list((shop.project.home / "feedback").rglob("*.png"))
@@ -269,15 +306,30 @@ def test_what_was_reviewed_leaves_the_list_until_it_is_said_anew(shop: Shop) -> 
     fine = keep(shop.project, token_of(shop.project, MODEL), "ada", rating=5).given
     bad = keep(shop.project, token, "ada", rating=1, text="no rings").given
     assert [one.name for one in feedback_review.to_review(shop.project, MODEL)] == [bad.name]
-    for name, outcome, note, why in (
-        (fine.name, "prompt", "x", "is not on that list"),
-        (bad.name, "applause", "x", "there is no outcome 'applause'"),
-        (bad.name, "prompt", " ", "needs a note"),
+    for one, outcome, note, why in (
+        (fine, "prompt", "x", "is not on that list"),
+        (bad, "applause", "x", "there is no outcome 'applause'"),
+        (bad, "prompt", " ", "needs a note"),
     ):
         with pytest.raises(UserError, match=why):
-            feedback_review.review(shop.project, MODEL, name, outcome, note, "obi")
-    feedback_review.review(shop.project, MODEL, bad.name, "prompt", "indigo rings", "obi")
+            feedback_review.review(shop.project, MODEL, one.name, one.at, outcome, note, "obi")
+    prompt = "prompt", "indigo rings", "obi"
+    feedback_review.review(shop.project, MODEL, bad.name, bad.at, *prompt)
     assert feedback_review.to_review(shop.project, MODEL) == []
     assert [*feedback_review.listed(shop.project, MODEL, "prompt")] == ["indigo rings"]
     keep(shop.project, token, "ada", rating=2, text="still none")
     assert [one.name for one in feedback_review.to_review(shop.project, MODEL)] == [bad.name]
+
+
+def test_a_review_closes_no_words_that_the_reviewer_has_not_seen(shop: Shop) -> None:
+    token = token_of(shop.project, MODEL)
+    seen = keep(shop.project, token, "ada", rating=1, text="no rings").given
+    while feedback.iso(time.time()) == seen.at:
+        pass
+    now = keep(shop.project, token, "ada", rating=1, flags=["unsafe"]).given
+    closed = "nothing", "a matter of taste", "obi"
+    with pytest.raises(UserError, match="was changed by its user at"):
+        feedback_review.review(shop.project, MODEL, seen.name, seen.at, *closed)
+    assert feedback_review.to_review(shop.project, MODEL) == [now]
+    feedback_review.review(shop.project, MODEL, now.name, now.at, *closed)
+    assert feedback_review.to_review(shop.project, MODEL) == []

@@ -15,6 +15,7 @@ from adire_assets.cli import main
 from adire_assets.core.project import Project
 from adire_assets.core.store import Store
 from adire_assets.gates import approvals
+from adire_assets.monitoring.feedback import append
 from adire_assets.ops import backup as backups
 from adire_assets.ops.backup import backup, restore
 from adire_assets.serving import record, release
@@ -44,7 +45,11 @@ def test_what_is_live_is_served_after_the_disk_was_lost(
     states = files_of(project.home / "deployments") | files_of(project.home / "releases")
     numbers = release_numbers(project, MODEL)
     live, before, first = (release.read_record(project, MODEL, number) for number in (4, 3, 1))
+    said_by_users = project.home / "feedback" / MODEL / "2026-01-01.jsonl"
+    append(said_by_users, {"user": "ada"})
     backup(project, tmp_path / "kept" / "monday", print)
+    kept = tmp_path / "kept" / "monday" / "home" / said_by_users.relative_to(project.home)
+    assert kept.stat().st_mode & 0o777 == 0o600
     again = lost(project)
     restore(again, tmp_path / "kept" / "monday", print)
     said = capsys.readouterr().out.splitlines()
@@ -64,6 +69,8 @@ def test_what_is_live_is_served_after_the_disk_was_lost(
     assert len(list((place / "base_models").iterdir())) == 1
     next_one = make_release(again)  # and life goes on
     assert next_one.number == 5
+    restored = again.home / said_by_users.relative_to(project.home)
+    assert restored.stat().st_mode & 0o777 == 0o600
 
 
 def test_mlflow_and_dagster_name_the_new_place(project: Project, tmp_path: Path) -> None:

@@ -256,11 +256,14 @@ def test_an_answer_of_a_chat_is_reported_with_what_was_asked(
         page.get_by_role("button", name="Close").click()
         expect(page.get_by_role("alert")).to_have_count(0)  # it fades away
         dialog.get_by_role("checkbox", name="Wrong fact").click()
-        dialog.get_by_role("checkbox", name="Attach the prompt").click()
+        dialog.get_by_role("checkbox", name="Attach the whole conversation").click()
         dialog.get_by_label("Remarks").fill("Ada has two")
         assert serious_faults(page) == []
         dialog.get_by_role("button", name="Send").click()
         expect(page.get_by_text("thank you")).to_be_visible()
+        conversation.get_by_role("button", name="Change your rating").click()
+        replaces = "This replaces what you said before, and what you attached."
+        expect(page.get_by_role("dialog", name="Rate or report")).to_contain_text(replaces)
     [one] = feedback.all_given(shop.project, "letters")
     assert (one.user, one.flags, one.text) == ("ada", ("wrong fact",), "Ada has two")
     kept = feedback.attachment(shop.project, "letters", one.name)

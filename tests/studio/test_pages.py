@@ -80,6 +80,8 @@ def test_pages_are_usable_by_everybody(
             assert serious_faults(page) == []
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, f"{path} is {wide} px wide"
+            if path.endswith("/feedback"):
+                expect(page.locator("main")).to_contain_text("all visitors count as one user")
 
 
 def test_the_releases_say_what_is_live_and_why(

@@ -9,6 +9,12 @@ from adire_assets.core.project import Project
 from adire_assets.serving import answer_keys
 
 
+def wait_for_a_day() -> None:
+    """Let a midnight (UTC) that is near pass: what a test keeps is of one day."""
+    while time.time() % 86_400 > 86_400 - 20:
+        time.sleep(0.1)
+
+
 def token_of(
     project: Project,
     model: str,

@@ -68,16 +68,19 @@ def part(provenance: Mapping[str, Any]) -> int:
     return 0
 
 
-def rewritten(file: Path, out: Path) -> str:
-    """Write the file of an answer that `save` wrote anew, with text and provenance alone; the
-    SHA-256 of the text (see `core.answer_token`). UserError for another file."""
+def rewritten(file: Path, out: Path, expected: str) -> bool:
+    """Write the file of an answer that `save` wrote anew, with text and provenance alone; False,
+    with nothing written, unless `expected` is the SHA-256 of the text (see `core.answer_token`).
+    UserError for another file."""
     parts = _parts(file)
     text = parts[0].get("text") if len(parts) == 1 else None
     if not isinstance(text, str):
         raise UserError(f"{file} is no answer that `adire generate` or the studio has saved")
+    if digest(text.encode("utf-8", errors="replace")) != expected:
+        return False
     provenance = parts[0].get(PROVENANCE)
     write_json(out, {"text": text, PROVENANCE: provenance if isinstance(provenance, dict) else {}})
-    return digest(text.encode("utf-8", errors="replace"))
+    return True
 
 
 def _parts(path: Path) -> list[dict[str, Any]]:

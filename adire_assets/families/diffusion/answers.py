@@ -96,19 +96,22 @@ def part(provenance: Mapping[str, Any]) -> int:
     return index if isinstance(index, int) else 0
 
 
-def rewritten(file: Path, out: Path) -> str:
-    """Write one image of an answer anew, with nothing in its file but pixels and provenance; the
-    SHA-256 of its pixels (see `core.answer_token`). UserError as for `read_provenance`."""
+def rewritten(file: Path, out: Path, expected: str) -> bool:
+    """Write one image of an answer anew, with nothing in its file but pixels and provenance; False,
+    with nothing written, unless `expected` is the SHA-256 of its pixels (see `core.answer_token`).
+    UserError as for `read_provenance`."""
     provenance = read_provenance(file)
     if provenance is None:
         raise UserError(f"{file} is no image of a served model")
     with Image.open(file, formats=FORMATS) as image:
         pixels = np.asarray(image.convert("RGB"))
+    if digest(pixels.tobytes()) != expected:
+        return False
     try:
         save_png(pixels, out, provenance, part(provenance))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{file}: its provenance is none that was saved ({error!r})") from None
-    return digest(pixels.tobytes())
+    return True
 
 
 def with_previews(request: Mapping[str, Any], count: int) -> dict[str, Any]:

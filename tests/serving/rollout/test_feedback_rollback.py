@@ -1,10 +1,13 @@
 """The live release goes back for what its users say, where its YAML says so."""
 
+import time
+
 import pytest
 
 from adire_assets.core.errors import UserError
 from adire_assets.line import deploy
 from adire_assets.monitoring import feedback, feedback_watch
+from adire_assets.serving import record, state
 from tests.support.feedback import token_of
 from tests.support.fleets import write_fleet
 from tests.support.light import MODEL
@@ -50,6 +53,22 @@ def test_the_live_release_goes_back_everywhere_and_is_quarantined(rated: Fleet) 
     assert "the feedback of its users" in (rated.quarantined(2) or "")
     assert rated.quarantined(3) is None
     assert follow(rated) == ""  # nobody has said anything against release 1
+
+
+def test_a_release_that_a_person_has_put_back_stays(rated: Fleet) -> None:
+    """What was said before does not send it away again; what is said now does."""
+    project = rated.house.project
+    follow(rated)
+    assert rated.live() == [1, 1]
+    record.lift_quarantine(project, MODEL, 2, "the light was bad")
+    then = state.now()
+    while state.now() == then:  # records know seconds
+        time.sleep(0.02)
+    assert rated.deploy(2) == [2, 2]
+    assert follow(rated) == "" and rated.live() == [2, 2]
+    for user in range(8):
+        feedback.keep(project, token_of(project, MODEL, 2), f"user{user}", rating=1)
+    assert "above the 30%" in follow(rated) and rated.live() == [1, 1]
 
 
 def test_an_alert_only_says_so(rated: Fleet) -> None:
