@@ -31,9 +31,13 @@ class Replayed:
         with urllib.request.urlopen(address, timeout=10) as found:
             return json.loads(found.read())["data"]
 
-    def query(self, expression: str) -> dict[tuple[tuple[str, str], ...], float]:
-        """{sorted labels without the name: value} of an instant query."""
-        found = self.api(f"query?query={quote(expression)}")["result"]
+    def query(
+        self, expression: str, at: float | None = None
+    ) -> dict[tuple[tuple[str, str], ...], float]:
+        """{sorted labels without the name: value} of an instant query, as of now or of a Unix
+        time."""
+        time = "" if at is None else f"&time={at!r}"
+        found = self.api(f"query?query={quote(expression)}{time}")["result"]
         return {
             tuple(sorted((k, v) for k, v in one["metric"].items() if k != "__name__")): float(
                 one["value"][1]
