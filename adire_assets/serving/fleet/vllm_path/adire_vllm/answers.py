@@ -50,6 +50,7 @@ class Answer:
         self.tells_usage = True  # whether the client has asked for a stream's last event with it
         self.body = self.rest = b""
         self.text: dict[int, str] = {}  # of each answer in a stream
+        self.pieces = 0  # with text
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -122,7 +123,7 @@ class Answer:
                 choice["logprobs"] = None
 
     def _count(self, content: dict[str, Any]) -> None:
-        made = (content.get("usage") or {}).get("completion_tokens", 0)
+        made = (content.get("usage") or {}).get("completion_tokens") or 0
         series.MADE.labels(*self.labels, series.UNIT).inc(made)
 
     # --- streamed ------------------------------------------------------------------------------
@@ -138,6 +139,8 @@ class Answer:
                 await self._break_off()
                 return
             if verdict == "refused":
+                # The engine is stopped before it tells how many tokens: a piece is mostly one.
+                series.MADE.labels(*self.labels, series.UNIT).inc(self.pieces)
                 await self._pass_on([*out[:place], self._stamped(_ending(event)), EVENT + DONE])
                 await self._end()
                 return
@@ -170,6 +173,7 @@ class Answer:
                 last = "last"
             self.cut_off |= choice.get("finish_reason") == "length"
             piece = choice.get("delta", {}).get("content") or choice.get("text") or ""
+            self.pieces += bool(piece)
             if self.words and piece:
                 before = self.text.get(choice["index"], "")
                 text = self.text[choice["index"]] = before + piece
