@@ -12,7 +12,6 @@ Price = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 # A GPU as its driver names it, or "cuda" for any other; "cpu".
 Hardware = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/()+-]{0,99}$")]
 HOUR = 3600.0  # seconds
-HOURS_PER_MONTH = 730.0
 
 
 @dataclass(frozen=True)

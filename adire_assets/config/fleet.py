@@ -16,7 +16,18 @@ from adire_assets.core.project import Project
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$")]
+
+
+def _with_a_port(address: str) -> str:
+    port = int(address.rpartition(":")[2])
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{port} is no port; allowed is 1 to 65535")
+    return address
+
+
+Address = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"), AfterValidator(_with_a_port)
+]
 FLEET_VARIABLE, FLEET_FILE = "ADIRE_FLEET", "configs/fleet.yaml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The kinds of slot servers, and their code: "module:object" of a `serving.slot_server.SlotServer`.

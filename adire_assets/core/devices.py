@@ -4,7 +4,6 @@ Nothing here imports torch.
 """
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,8 +23,31 @@ def gpus() -> list[str]:
     """
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    told = (path.read_text() for path in sorted(NVIDIA_GPUS.glob("*/information")))
-    return [found[1] for text in told if (found := re.search(r"GPU UUID:\s*(\S+)", text))]
+    return [uuid for uuid, _ in _driver_tells() if uuid]
+
+
+def gpu_names() -> list[str]:
+    """Of the GPUs that this process may use, what NVIDIA's driver calls each ("NVIDIA H200").
+
+    Numbers in CUDA_VISIBLE_DEVICES are taken in the order of the bus, as with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID; among GPUs of one kind any order gives the same.
+    """
+    known = list(_driver_tells())
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return [name for _, name in known if name]
+    return [
+        name
+        for visible in gpus()
+        for place, (uuid, name) in enumerate(known)
+        if name and (visible == str(place) or uuid.startswith(visible))
+    ]
+
+
+def _driver_tells() -> Iterator[tuple[str, str]]:
+    """(UUID, name) of each GPU of the machine, in the order of the bus; "" is not told."""
+    for path in sorted(NVIDIA_GPUS.glob("*/information")):
+        told = dict(line.partition(":")[::2] for line in path.read_text().splitlines())
+        yield told.get("GPU UUID", "").strip(), told.get("Model", "").strip()
 
 
 def locks_of(device: str) -> list[str]:

@@ -29,6 +29,7 @@ from packaging.utils import canonicalize_name
 
 from adire_assets.core import family
 from adire_assets.core.child_environment import child_environment
+from adire_assets.core.devices import gpu_names
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import is_content
 
@@ -299,13 +300,6 @@ def driver_version() -> str | None:
     text = NVIDIA_DRIVER.read_text(encoding="utf-8") if NVIDIA_DRIVER.is_file() else ""
     found = re.search(r"\d+\.\d+(\.\d+)?", text)
     return found[0] if found else None
-
-
-def gpu_names() -> list[str]:
-    """NVIDIA's GPUs as their driver names them."""
-    places = NVIDIA_DRIVER.parent.glob("gpus/*/information")
-    texts = (path.read_text(encoding="utf-8") for path in sorted(places))
-    return [found[1] for text in texts if (found := re.search(r"Model:\s*(.+?)\s*$", text, re.M))]
 
 
 def threads() -> int:

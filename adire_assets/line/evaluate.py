@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adire_assets.config.fleet import device_class
+from adire_assets.config.fleet import device_class, load_fleet
 from adire_assets.core.family import family
 from adire_assets.core.gate import number_at
 from adire_assets.core.project import Project
@@ -37,7 +37,7 @@ def evaluation_report(
 
     `write_metrics`: show the scores as the model's in metrics/, for `dvc metrics`.
     """
-    settings = config.json("config.json")
+    costs, settings = load_fleet(project).costs, config.json("config.json")
     evaluation = settings["evaluation"]
     plug, device = family(settings["family"]), device_class(project)
     drawing = plug.drawing.functions.drawing_of(evaluation, dataset.path)
@@ -73,10 +73,10 @@ def evaluation_report(
                 # Costs time only when it is empty.
                 base_statistics=project.home / "cache" / of_base.kind / of_base.key,
             )
-            cost = step_cost(project, device)
+            cost = step_cost(project, costs, device)
             drew = [one.artifact.manifest.get("cost") for one in made.values() if not one.reused]
-            costs = [one["amount"] for one in (cost, *drew) if one]
-            spent = {"evaluation_cost": sum(costs)} if costs else {}
+            amounts = [one["amount"] for one in (cost, *drew) if one]
+            spent = {"evaluation_cost": sum(amounts)} if amounts else {}
             run.log_metrics({**numbers(folder), **spent})
             shown = (one.content for one in plug.shows.functions.of_evaluation(folder))
             files = [path for path in shown if isinstance(path, Path)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adire_assets.config.fleet import device_class
+from adire_assets.config.fleet import device_class, load_fleet
 from adire_assets.config.model import family_of
 from adire_assets.core import lineage
 from adire_assets.core.errors import UserError
@@ -33,7 +33,7 @@ def evaluation_images(
     run_worker: "RunWorker",
 ) -> Built:
     """The answers of `adapter` on the base, or of the bare base, made in a child process."""
-    device = device_class(project)
+    costs, device = load_fleet(project).costs, device_class(project)
     made_from = {"base_model": base_weights, **({"lora_weights": adapter} if adapter else {})}
     recipe = job_recipe(
         project, family, family.generate, "evaluation_images", made_from, drawing, device
@@ -50,7 +50,7 @@ def evaluation_images(
         )
         if adapter and (timings := read_json(folder / TIMINGS)):
             measurements.add(project, recipe.model, recipe.as_dict(), timings)
-        cost = step_cost(project, device)
+        cost = step_cost(project, costs, device)
         return {**references(made_from), "cost": cost}
 
     return Store(project).build(recipe, make)

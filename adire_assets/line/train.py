@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from adire_assets.config.fleet import load_fleet
 from adire_assets.core import lineage
 from adire_assets.core.family import family
 from adire_assets.core.job_folder import recorded_job
@@ -28,7 +29,7 @@ def lora_weights(
 ) -> Built:
     """The trained adapter. UserError for a dataset with something that was taken down since."""
     contents.refuse_dataset(project, dataset)
-    settings = config.json("config.json")
+    costs, settings = load_fleet(project).costs, config.json("config.json")
     plug, device = family(settings["family"]), settings["device"]
     made_from = {"dataset": dataset, "base_model": base_weights}
     recipe = job_recipe(
@@ -53,7 +54,7 @@ def lora_weights(
                 cache=project.home / "cache",
                 **arguments,
             )
-            if cost := step_cost(project, device, every=bool(launcher)):
+            if cost := step_cost(project, costs, device, every=bool(launcher)):
                 run.log_metrics({"cost": cost["amount"]})
             run.log_artifacts(str(folder), "adapter")
         return {

@@ -23,6 +23,9 @@ class Spent:
     """What a slot did and cost in `seconds`; without a price, costs are absent or None.
 
     `busy` are seconds of its engine, `made` is how much of `units` ("image") has been answered.
+    `engine_seconds` is in how many of them the engine worked, for whomever; where that is not known
+    it is the sum of `busy`. An engine that tells it adds to `busy` when a request ends alone, so in
+    a short time the sum says little.
     """
 
     seconds: float
@@ -30,6 +33,7 @@ class Spent:
     busy: Mapping[Key, float]
     made: Mapping[Key, float]
     units: Mapping[Key, str]
+    engine_seconds: float | None = None
 
     @property
     def cost(self) -> dict[Key, float]:
@@ -41,7 +45,9 @@ class Spent:
     @property
     def busy_share(self) -> float:
         """0 to 1."""
-        return min(sum(self.busy.values()) / self.seconds, 1.0)
+        known = self.engine_seconds
+        busy = sum(self.busy.values()) if known is None else known
+        return min(busy / self.seconds, 1.0)
 
     @property
     def idle_cost_per_hour(self) -> float | None:
@@ -53,6 +59,7 @@ def spent(
     made: Mapping[tuple[str, str, str], float],
     seconds: float,
     cost_per_hour: float | None,
+    engine_seconds: float | None = None,
 ) -> Spent:
     """From what counters by (model, release, unit) have risen by in `seconds`."""
     by_release: dict[str, defaultdict[Key, float]] = {
@@ -62,4 +69,6 @@ def spent(
         for (model, number, _), risen in counters.items():
             by_release[name][model, number] += risen
     units = {(model, number): unit for model, number, unit in made}
-    return Spent(seconds, cost_per_hour, by_release["busy"], by_release["made"], units)
+    return Spent(
+        seconds, cost_per_hour, by_release["busy"], by_release["made"], units, engine_seconds
+    )

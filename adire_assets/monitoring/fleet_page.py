@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from adire_assets.serving.fleet import guard, orphans
 PATH = "/metrics"
 DAY = 86_400.0  # seconds
 STORE_SECONDS, SIZE_SECONDS = 60.0, 600.0
+# What one broken or missing file raises, which is to harm nothing beside it.
+UNREADABLE = (UserError, KeyError, FileNotFoundError)
 Sample = tuple[str, dict[str, str], float]  # name, labels, value
 
 
@@ -41,7 +44,7 @@ class FleetPage:
     project: Project
     now: Callable[[], float] = time.monotonic
     _kept: dict[str, tuple[float, list[Sample]]] = field(default_factory=dict)
-    _made: dict[str, "Made"] = field(default_factory=dict)
+    _made: dict[Path, "Made"] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def lines(self) -> str:
@@ -50,7 +53,7 @@ class FleetPage:
         found = [*processes(project), *disk(project), *shares(project, fleet)]
         with self._reading:
             found += self._seldom("size", SIZE_SECONDS, lambda: size(project))
-            found += self._seldom("steps", STORE_SECONDS, lambda: steps(project, self._made))
+            found += self._seldom("steps", STORE_SECONDS, lambda: steps(project, fleet, self._made))
             found += self._seldom("quality", STORE_SECONDS, lambda: quality(project, fleet))
         return "".join(map(_line, found))
 
@@ -69,12 +72,14 @@ def processes(project: Project) -> Iterator[Sample]:
     has started. What processes share, each counts."""
     cpu, memory = defaultdict[str, float](float), defaultdict[str, float](float)
     for process in guard.with_variable(orphans.MARK, str(project.home)):
-        program = guard.variable(process, orphans.PROGRAM) or "supervisord"
+        marked = guard.variable(process, orphans.PROGRAM)
+        program = marked or "supervisord"
         with suppress(psutil.Error):
             with process.oneshot():
                 times, resident = process.cpu_times(), process.memory_info().rss
-            # With those of children that have ended, else the sum would fall.
-            cpu[program] += sum(times[:4])
+            # With those of children that have ended, else the sum would fall; those of supervisord
+            # are other programs.
+            cpu[program] += sum(times[:4] if marked else times[:2])
             memory[program] += resident
     for program in sorted(cpu):
         own = {"program": program}
@@ -119,20 +124,28 @@ class Made:
     ended: float  # Unix time
     seconds: float
     cost: float
+    currency: str
     results: dict[str, float]  # of a training
 
 
-def steps(project: Project, known: dict[str, Made]) -> Iterator[Sample]:
-    """Of the steps that ended within the last day: how many, their seconds, and their cost.
+def steps(project: Project, fleet: FleetConfig, known: dict[Path, Made]) -> Iterator[Sample]:
+    """Of the steps that ended within the last day: how many, their seconds, and their cost, of what
+    was deleted since as well; of costs, those in the fleet's currency.
 
-    `known` keeps by name what was read; it gets those that are new, and loses those that are gone.
+    `known` keeps by its folder what was read; it gets those that are new, and loses those that are
+    gone. A manifest that cannot be read counts nowhere.
     """
-    names = set(project.storage.names())
-    for name in known.keys() - names:
-        del known[name]
-    for name in names - known.keys():
-        with suppress(FileNotFoundError):  # it was deleted just now
-            known[name] = _made(read_json(Store(project).root / name / "manifest.json"))
+    store, currency = Store(project), fleet.costs.currency if fleet.costs else ""
+    held = set(project.storage.names())
+    # Unlike pathlib's, this glob passes over what is not complete.
+    kept = glob("*/*/*/manifest.json", root_dir=store.memory)  # noqa: PTH207
+    deleted = {Path(name).parent.as_posix() for name in kept} - held
+    folders = {*(store.root / name for name in held), *(store.memory / name for name in deleted)}
+    for folder in known.keys() - folders:
+        del known[folder]
+    for folder in folders - known.keys():
+        with suppress(*UNREADABLE):
+            known[folder] = _made(read_json(folder / "manifest.json"))
     by_step = defaultdict[tuple[str, str], list[Made]](list)
     for made in known.values():
         by_step[made.model, made.step].append(made)
@@ -142,7 +155,7 @@ def steps(project: Project, known: dict[str, Made]) -> Iterator[Sample]:
         latest = max(all_of_it, key=lambda made: made.ended)
         yield "adire_steps_1d", own, len(recent)
         yield "adire_step_seconds_1d", own, sum(made.seconds for made in recent)
-        yield "adire_step_cost_1d", own, sum(made.cost for made in recent)
+        yield "adire_step_cost_1d", own, sum(m.cost for m in recent if m.currency == currency)
         yield "adire_step_ended_timestamp_seconds", own, latest.ended
         for name, value in latest.results.items():
             yield "adire_training_result", {"model": model, "result": name}, value
@@ -154,12 +167,14 @@ def _made(manifest: dict[str, Any]) -> Made:
         for name, value in (manifest.get("training") or {}).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
+    cost = manifest.get("cost") or {}
     return Made(
         manifest["recipe"]["model"],
         manifest["recipe"]["kind"],
         datetime.fromisoformat(manifest["created"]).timestamp(),
         manifest["seconds"],
-        (manifest.get("cost") or {}).get("amount", 0.0),
+        cost.get("amount", 0.0),
+        cost.get("currency", ""),
         results,
     )
 
@@ -173,7 +188,7 @@ def quality(project: Project, fleet: FleetConfig) -> Iterator[Sample]:
         for number in (*state.loaded, *state.weights)
     }
     for model, number in sorted(loaded):
-        with suppress(UserError):  # of a release whose evaluation is no longer in the store
+        with suppress(*UNREADABLE):  # as of a release whose evaluation is no longer in the store
             found = release.read_record(project, model, number)
             report = Store(project).open(found.evaluation).json(evaluate.REPORT)
             for series, scores in (("score", "scores"), ("base_score", "base_scores")):

@@ -38,6 +38,8 @@ WAITING = (
     "vllm:num_requests_waiting",
     "nv_inference_pending_request_count",
 )
+# Of an engine whose busy seconds rise when a request ends alone.
+ENGINE_SECONDS = "adire_engine_seconds_total"
 # Of a page, what is not looked at is not kept: those of language models' engines are long.
 KEPT = re.compile(rf"adire_.*|nv_gpu_memory_.*|{'|'.join(WAITING)}")
 Release = tuple[str, str, str]  # target, model, number
@@ -48,7 +50,8 @@ Page = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]  # series -> (lab
 @dataclass(frozen=True)
 class Look:
     """What was counted at `at` (monotonic seconds). `shares`: of a model's requests, 0 to 1;
-    `programs`: bytes of memory; `silent`: what did not answer, in sentences."""
+    `programs`: bytes of memory; `prices`: of an hour of each slot;
+    `silent`: what did not answer, in sentences."""
 
     at: float
     shares: Mapping[Release, float] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Look:
     pages: Mapping[Slot, Page] = field(default_factory=dict)
     programs: Mapping[str, float] = field(default_factory=dict)
     silent: tuple[str, ...] = ()
+    prices: Mapping[Slot, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class ReleaseFigures:
     `engine_seconds` and `cost` are those of one."""
 
     share: float
-    requests_per_second: float
+    requests_per_second: float | None = None
     failed_share: float | None = None
     median_seconds: float | None = None
     unit: str = ""
@@ -133,7 +137,8 @@ def look(project: Project, fleet: FleetConfig) -> Look:
         if series == "adire_process_resident_bytes":
             memory[labels["program"]] = value
     pages = {slot: page for slot, page in found.items() if page is not None}
-    return Look(time.monotonic(), shares, traffic, pages, memory, tuple(silent))
+    prices = {slot: fleet.slot_cost_per_hour(*slot) for slot in pages}
+    return Look(time.monotonic(), shares, traffic, pages, memory, tuple(silent), prices)
 
 
 def _page(slot: SlotConfig) -> Page | None:
@@ -178,7 +183,8 @@ def figures(fleet: FleetConfig, before: Look, after: Look) -> Figures:
             _risen(before, after, slot, "adire_busy_seconds_total"),
             _risen(before, after, slot, "adire_made_total"),
             seconds,
-            fleet.slot_cost_per_hour(*slot),
+            after.prices.get(slot),
+            _engine_seconds(before, after, slot),
         )
         for slot in after.pages
     }
@@ -195,8 +201,8 @@ def _release_figures(
     release: Release, before: Look, after: Look, seconds: float, paid: Mapping[Slot, Spent]
 ) -> ReleaseFigures:
     target, model, number = release
-    traffic = after.traffic.get(release, Traffic())
-    traffic = traffic.since(before.traffic.get(release, Traffic()))
+    both = release in before.traffic and release in after.traffic
+    traffic = after.traffic[release].since(before.traffic[release]) if both else Traffic()
     made = engine_seconds = 0.0
     cost: float | None = None
     unit = ""
@@ -211,7 +217,7 @@ def _release_figures(
     answered = traffic.answered
     return ReleaseFigures(
         after.shares[release],
-        answered / seconds,
+        answered / seconds if both else None,
         min(traffic.failed / answered, 1.0) if answered else None,
         median(traffic.latency),
         unit,
@@ -235,15 +241,29 @@ def _slot_figures(page: Page, paid: Spent) -> SlotFigures:
 
 
 def _risen(before: Look, after: Look, slot: Slot, series: str) -> dict[tuple[str, str, str], float]:
-    """(model, release, unit) -> by how much a counter has risen; from zero where it began anew."""
+    """(model, release, unit) -> by how much a counter has risen; from zero where it began anew.
+    What the first look did not see may have risen at any time: 0."""
     found = [defaultdict[tuple[str, str, str], float](float) for _ in range(2)]
     for one, counted in zip((before, after), found, strict=True):
         for own, value in one.pages.get(slot, {}).get(series, ()):
             counted[own.get("model", ""), own.get("release", ""), own.get("unit", "")] += value
     then, now = found
-    if slot not in before.pages:
-        return dict.fromkeys(now, 0.0)
-    return {key: v - then.get(key, 0.0) if v >= then.get(key, 0.0) else v for key, v in now.items()}
+    return {key: _since(then[key], v) if key in then else 0.0 for key, v in now.items()}
+
+
+def _engine_seconds(before: Look, after: Look, slot: Slot) -> float | None:
+    """For how long the engines of a slot worked; None where they do not tell it."""
+    risen = None
+    for own, value in after.pages[slot].get(ENGINE_SECONDS, ()):
+        risen = risen or 0.0
+        for then, earlier in before.pages.get(slot, {}).get(ENGINE_SECONDS, ()):
+            if then == own:
+                risen += _since(earlier, value)
+    return risen
+
+
+def _since(earlier: float, value: float) -> float:
+    return value - earlier if value >= earlier else value
 
 
 def median(latency: Histogram) -> float | None:
@@ -303,7 +323,8 @@ def sentences(found: Figures) -> Iterator[str]:
 
 def _of_release(one: ReleaseFigures, found: Figures) -> Iterator[str]:
     yield f"{one.share:.0%} of the requests"
-    yield f"{one.requests_per_second:.2f} requests/s"
+    if one.requests_per_second is not None:
+        yield f"{one.requests_per_second:.2f} requests/s"
     if one.failed_share is not None:
         yield f"{one.failed_share:.1%} failed"
     if one.median_seconds is not None:

@@ -72,7 +72,10 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
 
     @app.get(fleet_page.PATH)
     async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(await shared("metrics", SCRAPE_SECONDS, page.lines))
+        try:
+            return PlainTextResponse(await shared("metrics", SCRAPE_SECONDS, page.lines))
+        except UserError as error:
+            return PlainTextResponse(f"{error}\n", status_code=503)
 
     async def of_model(request: Request, model: str, title: str, fill: Fill) -> None:
         """A page of one model, or the sentence that there is none."""

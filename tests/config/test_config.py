@@ -216,6 +216,8 @@ def test_a_folder_without_configs_is_no_project(tmp_path: Path, monkeypatch) -> 
             "maximum_concurrent_requests: input should be greater than or equal to 1, found 0",
         ),
         ("rollout: {steps: [25, 5, 100]}", "rise and end with 100"),
+        ('gpu_metrics: ["dcgm.eu:0"]', "0 is no port; allowed is 1 to 65535"),
+        ('gpu_metrics: ["dcgm.eu:99999"]', "99999 is no port"),
         ("rollout: {strategy: hope}", "'canary', 'blue_green' or 'shadow'"),
     ],
 )

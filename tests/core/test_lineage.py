@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adire_assets.core import lineage
+from adire_assets.core import devices, lineage
 from adire_assets.core.lineage import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -180,3 +180,29 @@ def test_the_code_of_a_family_outside_the_package_counts(package: Path) -> None:
     assert all(f"'{name}'" in kept for name in ("letters", "letters.counting", lineage.WORKER))
     assert said("libraries(('letters.train',))") == "('pyyaml',)"
     assert "adire_assets.core.sample" in said("sources(('numerals',)).keys()")
+
+
+@pytest.mark.parametrize(
+    "visible, names",
+    [
+        (None, ["NVIDIA H200", "NVIDIA L4"]),
+        ("1", ["NVIDIA L4"]),
+        ("GPU-b", ["NVIDIA L4"]),
+        ("1, GPU-a1", ["NVIDIA L4", "NVIDIA H200"]),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_the_hardware_is_the_gpus_that_the_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
+) -> None:
+    for place, (name, uuid) in enumerate([("NVIDIA H200", "GPU-a1"), ("NVIDIA L4", "GPU-b2")]):
+        folder = tmp_path / f"0000:{place:02}:00.0"
+        folder.mkdir()
+        told = f"Model: \t\t {name}\nIRQ:   \t\t 9{place}\nGPU UUID: \t {uuid}\nBus Location: a\n"
+        (folder / "information").write_text(told)
+    monkeypatch.setattr(devices, "NVIDIA_GPUS", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert lineage.hardware()["gpus"] == names

@@ -246,6 +246,22 @@ def test_another_adapter_has_the_base_drawn_by_the_first(line: Line) -> None:
     assert first.json("report.json")["clip_s_mean"] != second.json("report.json")["clip_s_mean"]
 
 
+def test_a_mistake_that_comes_into_the_fleet_file_meanwhile_throws_no_work_away(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, worker = line.adapter(1), line.worker
+
+    def work(function: str, **arguments: Any) -> dict[str, Any]:
+        done = worker(function, **arguments)
+        (line.project.root / "configs" / "fleet.yaml").write_text("targets: 3\n")
+        return done
+
+    monkeypatch.setattr(line, "worker", work)
+    report = line.evaluate(adapter)
+    assert line.calls == [f"draw {adapter.path.name}", "score"]
+    Store(line.project).verify(report)
+
+
 def test_what_the_judge_is_asked_draws_nothing_again(line: Line) -> None:
     prompts = line.project.root / "configs" / "prompts" / f"{MODEL}.yaml"
     other = PROMPTS.replace("square things", "a chessboard").replace("id: rows", "id: lines")

@@ -63,6 +63,7 @@ class Hour:
     """
 
     def __init__(self, end: float) -> None:
+        self.end = end
         chance, self.series = random.Random(7), defaultdict[str, list[tuple[float, float]]](list)
         self.cost, self.made = defaultdict[str, float](float), defaultdict[str, float](float)
         self.hours, self.busy = defaultdict[str, float](float), defaultdict[str, float](float)
@@ -113,7 +114,7 @@ def hour() -> Hour:
 def board(hour: Hour, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
     series: dict[str, Samples] = dict(hour.series)
     folder = tmp_path_factory.mktemp("prometheus")
-    with replayed(folder, fleet(), series, "fleet:adire_cost:sum1d") as found:
+    with replayed(folder, fleet(), series, hour.end) as found:
         yield found
 
 

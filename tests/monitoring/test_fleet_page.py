@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from adire_assets.config.fleet import fleet_file
 from adire_assets.core.lineage import Recipe
-from adire_assets.core.store import write_json
+from adire_assets.core.store import Artifact, write_json
 from adire_assets.monitoring.fleet_page import SIZE_SECONDS, STORE_SECONDS, FleetPage
+from tests.support.garbage import discard
 from tests.support.shop import MODEL, Shop
 
 
@@ -19,12 +21,17 @@ def values(text: str) -> dict[str, float]:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
+    shop = Shop(tmp_path)
+    with fleet_file(shop.project).open("a") as file:
+        file.write("costs: {currency: EUR, cost_per_hour: {cpu: 0.4}}\n")
+    return shop
 
 
-def trained(shop: Shop, name: str, amount: float, days_ago: float = 0.0) -> None:
+def trained(
+    shop: Shop, name: str, amount: float, days_ago: float = 0.0, currency: str = "EUR"
+) -> Artifact:
     """An adapter whose training cost so much."""
-    cost = {"amount": amount, "currency": "EUR", "seconds": 60.0}
+    cost = {"amount": amount, "currency": currency, "seconds": 60.0}
     recipe = Recipe("lora_weights", MODEL, config={"name": name})
 
     def make(folder: Path) -> dict[str, object]:
@@ -33,7 +40,7 @@ def trained(shop: Shop, name: str, amount: float, days_ago: float = 0.0) -> None
         told = {"created": created.isoformat(), "seconds": 60.0}
         return {**told, "cost": cost, "training": {"loss": 0.25, "device": "cpu"}}
 
-    shop.store.build(recipe, make)
+    return shop.store.build(recipe, make).artifact
 
 
 def test_the_steps_of_the_last_day_are_summed(shop: Shop) -> None:
@@ -46,6 +53,34 @@ def test_the_steps_of_the_last_day_are_summed(shop: Shop) -> None:
     assert found[f"adire_step_seconds_1d{own}"] == 120
     assert found[f"adire_step_cost_1d{own}"] == 0.75
     assert found[f'adire_training_result{{model="{MODEL}",result="loss"}}'] == 0.25
+
+
+def test_what_was_deleted_since_has_cost_as_much(shop: Shop) -> None:
+    own = f'{{model="{MODEL}",step="lora_weights"}}'
+    page = FleetPage(shop.project)
+    gone = trained(shop, "a", 0.5)
+    shop.store.remember(gone)  # about to be deleted
+    assert values(page.lines())[f"adire_step_cost_1d{own}"] == 0.5
+    discard(shop.store, gone)
+    assert values(FleetPage(shop.project).lines())[f"adire_step_cost_1d{own}"] == 0.5
+
+
+def test_amounts_of_another_currency_are_not_added(shop: Shop) -> None:
+    trained(shop, "a", 0.5)
+    trained(shop, "b", 40.0, currency="JPY")
+    found = values(FleetPage(shop.project).lines())
+    own = f'{{model="{MODEL}",step="lora_weights"}}'
+    assert (found[f"adire_steps_1d{own}"], found[f"adire_step_cost_1d{own}"]) == (2, 0.5)
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_manifest_that_cannot_be_read_harms_nothing_beside_it(shop: Shop, content: str) -> None:
+    trained(shop, "a", 0.5)
+    manifest = trained(shop, "b", 0.25).path / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(content)
+    found = values(FleetPage(shop.project).lines())
+    assert found[f'adire_step_cost_1d{{model="{MODEL}",step="lora_weights"}}'] == 0.5
 
 
 def test_releases_show_their_share_and_what_they_were_evaluated_at(shop: Shop) -> None:

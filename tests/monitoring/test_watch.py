@@ -1,5 +1,7 @@
 """What two looks at counters show."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,9 @@ def at(
 
 def shown(*looks: Look, costs: CostConfig | None = COSTS) -> Figures:
     fleet = make_fleet().model_copy(update={"costs": costs})
-    return figures(fleet, *looks)
+    prices = {BLUE: fleet.slot_cost_per_hour(*BLUE)}
+    before, after = (replace(one, prices=prices) for one in looks)
+    return figures(fleet, before, after)
 
 
 def test_figures_are_the_difference_of_two_looks() -> None:
@@ -62,6 +66,49 @@ def test_an_engine_that_began_anew_counts_from_zero() -> None:
     found = shown(at(100, 40, 2, 10, 7), at(120, 5, 0, 2, 4)).releases[RELEASE]
     assert (found.requests_per_second, found.made_per_second) == (0.25, 0.2)
     assert found.engine_seconds == 0.5
+
+
+def test_a_request_that_has_not_ended_keeps_its_engine_busy() -> None:
+    """An image engine counts busy seconds of a release when a request has ended, all of them."""
+
+    def working(one: Look, seconds: float) -> Look:
+        series = f'adire_engine_seconds_total{{engine="e"}} {seconds!r}\n'
+        return replace(one, pages={BLUE: {**one.pages[BLUE], **parsed(series)}})
+
+    looks = [
+        working(at(100, 40, 2, 10, 7), 50),
+        working(at(120, 40, 2, 10, 7), 65),
+        working(at(130, 41, 2, 30, 8), 70),
+    ]
+    slots = [shown(*pair).slots[BLUE] for pair in pairwise(looks)]
+    assert [slot.busy for slot in slots] == [0.75, 0.5]
+    assert [slot.idle_cost_per_hour for slot in slots] == pytest.approx([0.09, 0.18])
+
+
+def test_what_the_first_look_did_not_see_has_not_happened_since() -> None:
+    before, after = at(100, 40, 2, 10, 7), at(120, 60, 3, 15, 27)
+    for unseen in (
+        replace(before, shares={}, traffic={}, pages={BLUE: {}}),
+        replace(before, shares={}, traffic={}, pages={}),
+    ):
+        found = shown(unseen, after)
+        one = found.releases[RELEASE]
+        assert (one.requests_per_second, one.failed_share, one.median_seconds) == (None,) * 3
+        assert (one.made_per_second, one.engine_seconds, one.cost) == (0.0, None, None)
+        assert found.slots[BLUE].busy == 0
+
+
+def test_a_gateway_that_fell_silent_has_no_requests_to_tell() -> None:
+    before, after = at(100, 40, 2, 10, 7), at(120, 60, 3, 15, 27)
+    found = shown(before, replace(after, traffic={}))
+    assert "requests/s" not in next(sentences(found))
+    assert found.releases[RELEASE].made_per_second == 1.0
+
+
+def test_a_slot_that_the_fleet_has_no_more_keeps_its_price() -> None:
+    other = make_fleet().model_copy(update={"targets": {}, "costs": COSTS})
+    looks = [replace(one, prices={BLUE: 0.36}) for one in (at(0, 0, 0, 0, 0), at(20, 0, 0, 5, 1))]
+    assert figures(other, *looks).slots[BLUE].cost_per_hour == 0.36
 
 
 def test_what_was_not_asked_has_no_figures() -> None:

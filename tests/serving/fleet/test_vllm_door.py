@@ -305,8 +305,10 @@ def test_words_of_the_list_are_counted_and_refused(slot: Path, how: str) -> None
     opened = Opened(slot, FakeEngine())
     answers = counted("adire_llm_moderated_total", side="answer")
     prompts = counted("adire_llm_moderated_total", side="prompt")
+    made = counted("adire_made_total", unit="token")
     told = json.loads(opened.chat()[2])["choices"][0]
     streamed = opened.chat(stream=True)[2]
+    assert counted("adire_made_total", unit="token") == made + 8
     asked = opened.chat(messages=[{"role": "user", "content": "她说粗话吗"}])[0]
     found = 0 if how == "off" else 1
     assert counted("adire_llm_moderated_total", side="prompt") == prompts + found

@@ -56,8 +56,9 @@ def refused(per_scrape: float) -> dict[str, str]:
 
 
 def memory(used: int, by: str) -> dict[str, str]:
-    """A GPU of the slot blue with so many percent of its memory in use, by whose names."""
-    slot = labels(target="eu", slot="blue")
+    """A GPU of the slot blue with so many percent of its memory in use, by whose names. DCGM's
+    exporter knows no slots."""
+    slot = labels(target="eu", **({} if by == "DCGM" else {"slot": "blue"}))
     two = {
         "DCGM": ("DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE", 'gpu="0", Hostname="a"', 100 - used),
         "Triton": ("nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", 'gpu_uuid="u"', 100),
@@ -73,7 +74,9 @@ def memory(used: int, by: str) -> dict[str, str]:
 
 
 QUEUE = [alert("AdireQueueLong")]
-MEMORY = [{"alertname": "AdireGpuMemoryShort", "target": "eu", "slot": "blue"}]
+OF_THE_GPU = [{"alertname": "AdireGpuMemoryShort", "target": "eu"}]
+MEMORY = [{**OF_THE_GPU[0], "slot": "blue"}]
+ALL_FULL = memory(97, "Triton") | memory(97, "engine")
 GATEWAY = 'up{job="adire-gateway", target="eu"}'
 BLUE = 'up{job="adire-slot", target="eu", slot="blue"}'
 GREEN = 'up{job="adire-slot", target="eu", slot="green"}'
@@ -140,7 +143,10 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
     "more requests than a release can answer": (release(2, {22: 6}) | refused(0.6), QUEUE),
     "hardly more than it can": (release(2, {22: 60}) | refused(0.3), []),
     "one that was too much": (release(2, {22: 0.5}) | refused(0.05), []),
-    "a GPU that is nearly full, by DCGM": (memory(97, "DCGM"), MEMORY),
+    "a GPU that is nearly full, by DCGM": (memory(97, "DCGM"), OF_THE_GPU),
+    "the same GPU by Triton and by the engine": (ALL_FULL, MEMORY),
+    "the same GPU by all": (ALL_FULL | memory(97, "DCGM"), OF_THE_GPU),
+    "one with room by DCGM, which knows best": (ALL_FULL | memory(90, "DCGM"), []),
     "a GPU that is nearly full, by Triton": (memory(97, "Triton"), MEMORY),
     "a GPU that is nearly full, by the engine": (memory(97, "engine"), MEMORY),
     "a GPU with room": (memory(90, "DCGM") | memory(90, "Triton"), []),

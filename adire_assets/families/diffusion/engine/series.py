@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from .adapters import Mix
 from .drawings import Drawing
+from .engine import Engine
 
 UNIT = "image"
 STEPS = (4, 8, 16, 32, 64)  # upper bounds of the classes that images are counted in
@@ -48,7 +49,8 @@ class Series:
             self._preview_seconds += seconds
 
     def ended(self, drawing: Drawing, mix: Mix, seconds: float) -> None:
-        """A request has ended, so many seconds after it came; perhaps it was given up."""
+        """A request has ended, so many seconds after it came; perhaps it was given up. Of such one
+        the pass that is under way is not in it."""
         images, computed = drawing.request.num_images, sum(drawing.seconds.values())
         whole = not drawing.left and drawing.error is None
         with self._lock:
@@ -95,13 +97,31 @@ def steps_class(steps: int) -> str:
     return next((str(bound) for bound in STEPS if steps <= bound), MORE)
 
 
+def current(engine: Engine, held: int, load_seconds: float) -> dict[str, float]:
+    """What an engine that holds so many adapters, and loaded its base in so many seconds, shows."""
+    return {
+        "adire_images_waiting": engine.waiting,
+        "adire_batch_images": engine.batch_images,
+        "adire_adapters_held": held,
+        "adire_image_steps_total": engine.steps,
+        "adire_passes_total": engine.passes,
+        "adire_engine_seconds_total": engine.seconds,
+        "adire_engine_load_seconds": load_seconds,
+        **device_memory(engine.device),
+    }
+
+
 def device_memory(device: str) -> dict[str, float]:
-    """Bytes of the GPU's memory, whoever uses them; nothing without a GPU."""
+    """Bytes of the GPU's memory, whoever uses them; nothing without a GPU, or of one that does not
+    tell."""
     if device != "cuda":
         return {}
     import torch
 
-    free, total = torch.cuda.mem_get_info()
+    try:
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError:  # the GPU is lost: what the engine counted is shown all the same
+        return {}
     return {"adire_gpu_memory_used_bytes": total - free, "adire_gpu_memory_total_bytes": total}
 
 

@@ -67,7 +67,7 @@ from .drawings import Drawing, Request
 from .engine import Engine
 from .quantized import NONE
 from .sampling import open_engine
-from .series import Series, device_memory
+from .series import Series, current
 from .turns import Turns
 
 LOOK_SECONDS = 0.5
@@ -157,17 +157,8 @@ class Server:
                 _send(connection, {"failed": type(error).__name__})
 
     def _show(self, connection: socket.socket) -> None:
-        counted = {
-            "adire_images_waiting": self.engine.waiting,
-            "adire_batch_images": self.engine.batch_images,
-            "adire_adapters_held": len(self._held),
-            "adire_image_steps_total": self.engine.steps,
-            "adire_passes_total": self.engine.passes,
-            "adire_engine_seconds_total": self.engine.seconds,
-            "adire_engine_load_seconds": self.load_seconds,
-            **device_memory(self.engine.device),
-        }
         with suppress(OSError), connection:
+            counted = current(self.engine, len(self._held), self.load_seconds)
             connection.sendall(self.series.lines(self.name, counted).encode())
 
     def _told(self) -> dict[str, Any]:

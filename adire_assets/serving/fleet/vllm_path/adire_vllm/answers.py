@@ -53,6 +53,7 @@ class Answer:
         self.body = self.rest = b""
         self.text: dict[int, str] = {}  # of each answer in a stream
         self.digests: defaultdict[int, Any] = defaultdict(sha256)  # likewise
+        self.pieces = 0  # with text
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -126,7 +127,7 @@ class Answer:
                 choice["logprobs"] = None
 
     def _count(self, content: dict[str, Any]) -> None:
-        made = (content.get("usage") or {}).get("completion_tokens", 0)
+        made = (content.get("usage") or {}).get("completion_tokens") or 0
         series.MADE.labels(*self.labels, series.UNIT).inc(made)
 
     # --- streamed ------------------------------------------------------------------------------
@@ -142,6 +143,8 @@ class Answer:
                 await self._break_off()
                 return
             if verdict == "refused":
+                # The engine is stopped before it tells how many tokens: a piece is mostly one.
+                series.MADE.labels(*self.labels, series.UNIT).inc(self.pieces)
                 await self._pass_on([*out[:place], self._stamped(_ending(event)), EVENT + DONE])
                 await self._end()
                 return
@@ -174,6 +177,7 @@ class Answer:
                 last = "last"
             self.cut_off |= choice.get("finish_reason") == "length"
             piece = _text(choice.get("delta", choice))
+            self.pieces += bool(piece)
             if self.words and piece:
                 before = self.text.get(choice["index"], "")
                 text = self.text[choice["index"]] = before + piece

@@ -50,7 +50,8 @@ BUSY = Counter(
 )
 MADE = Counter(
     "adire_made",
-    "Tokens of answers that have ended; those given up are not in it.",
+    "Tokens of answers that have ended, of a stream that was ended for a word its pieces; those "
+    "given up are not in it.",
     (*LABELS, "unit"),
 )
 LOAD = Gauge("adire_load_seconds", "How long loading the release took, and asking it.", LABELS)
