@@ -2,8 +2,9 @@
 latest run, how far its training is, and starting and stopping runs.
 
 A run that is started here is the one that the sensor `<model>_changes` would start, and like that
-one it goes live from committed files only. A second one is refused while one is under way. One that
-is stopped leaves its checkpoint, from which the same recipe goes on.
+one it goes live from committed files only. It is refused while another run that `adire`, a sensor
+or the studio started is under way. One that is stopped leaves its checkpoint, if it has one, from
+which the same recipe goes on.
 """
 
 from collections.abc import Iterator
@@ -157,8 +158,9 @@ def lines(project: Project, model: str) -> Iterator[str]:
 
 
 def start(project: Project, model: str, by: str) -> str:
-    """Put a run of the whole line into Dagster's queue, for somebody; a sentence. UserError when
-    one is under way, and when the sensors would start nothing."""
+    """Put a run of the whole line into Dagster's queue, for somebody; a sentence. UserError while
+    another run that `adire`, a sensor or the studio started is under way, while files that decide
+    are not committed, and when the model is disabled."""
     _require_startable(project, model)
     with project.locks.acquire(f"start-{model}"):  # two may press it at once
         for run in dagster_runs.runs_under_way(project, model):

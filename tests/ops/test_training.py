@@ -1,6 +1,7 @@
 """What is told of a run, and which one may be stopped, by the log that a real Dagster serves."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -10,9 +11,11 @@ from dagster._core.execution.plan.objects import StepFailureData
 from dagster_shared.error import SerializableErrorInfo
 
 from adire_assets.core.errors import UserError
+from adire_assets.line import train
 from adire_assets.line.changes import MODEL_TAG, WHY_TAG
 from adire_assets.ops import dagster_runs, training
 from adire_assets.serving.fleet.processes import dagster_home
+from adire_assets.tracking import followed, runs
 from tests.support import dagster_up
 from tests.support.fleets import make_fleet, write_fleet
 from tests.support.shop import MODEL, Shop
@@ -54,6 +57,15 @@ class House(Shop):
             message=message,
         )
         self.instance.report_dagster_event(event, run.run_id)
+
+    def trained(self, recipe_key: str) -> str:
+        """The latest training, of this adapter; its id."""
+        return runs.training_run(self.project, MODEL, recipe_key)
+
+    def curve(self) -> training.Curve:
+        found = training.view(self.project, MODEL).curve
+        assert found is not None
+        return found
 
     def view(self) -> training.RunView:
         found = training.view(self.project, MODEL).run
@@ -173,6 +185,44 @@ def test_a_run_that_made_or_deployed_a_release_names_it(house: House, asset: str
     name = f"references/{run.run_id}/{MODEL}/{asset}"
     house.project.records.change(name, lambda _: made.repository)
     assert "has ended: release 1 is live on local" in house.view().sentence
+
+
+def test_a_run_is_told_with_the_loss_of_its_own_adapter(house: House) -> None:
+    house.trained("taken")
+    other = house.trained("other")
+    run = house.run(STARTED, LINE, "lora_weights")
+    assert training.view(house.project, MODEL).curve is None
+    runs.log_tags(house.project, other, {followed.DAGSTER_RUN: run.run_id})
+    assert house.curve().recipe_key == "other"  # what it works on
+    name = f"references/{run.run_id}/{MODEL}/lora_weights"
+    house.project.records.change(name, lambda _: {"key": "taken"})
+    assert (house.curve().recipe_key, house.curve().other) == ("taken", False)
+
+
+def test_the_loss_of_another_run_is_said_to_be_that_and_promises_nothing(house: House) -> None:
+    own = house.trained("latest")
+    (train.work_folder(house.project, "latest") / "step-10").mkdir(parents=True)
+    run = house.run(CANCELED)
+    assert house.curve().sentence() == (
+        "The latest training, not of this run: No step is reported yet."
+    )
+    assert "checkpoint" not in house.view().sentence
+    runs.log_tags(house.project, own, {followed.DAGSTER_RUN: run.run_id})
+    assert house.curve().sentence() == "No step is reported yet."
+    assert "goes on from the checkpoint at step 10" in house.view().sentence
+
+
+def test_a_step_whose_samples_are_gone_hides_no_other(house: House, tmp_path: Path) -> None:
+    run_id = house.trained("shown")
+    (tmp_path / "1.png").write_bytes(b"picture")
+    where = f"{runs.VALIDATION}/step-000002"
+    runs.log_artifacts(house.project, run_id, [tmp_path / "1.png"], where)
+    curve = replace(house.curve(), shown=(1, 2))
+    [(step, found)] = training.shown(house.project, MODEL, curve)
+    assert step == 2
+    assert [one.content.read_bytes() for one in found] == [b"picture"]
+    with pytest.raises(UserError, match="has no such training"):
+        training.samples_at(house.project, MODEL, "0" * 32, 2)
 
 
 def test_the_run_is_told_of_when_mlflow_does_not_answer(
