@@ -19,7 +19,8 @@ from adire_assets.defs.sensors import (
     deployment_job,
     model_sensor,
 )
-from adire_assets.line.changes import MODEL_TAG, NOISE, line_job
+from adire_assets.line.changes import MODEL_TAG, line_job
+from adire_assets.ops.dagster_runs import NOISE
 
 
 @dg.logger(None, description="What the steps say, one line each, without Dagster's own events.")

@@ -9,8 +9,9 @@ from adire_assets.core.gate import Gate
 from adire_assets.core.project import Project
 from adire_assets.core.store import Artifact
 from adire_assets.defs.resources import ChildProcesses, answered
-from adire_assets.defs.rollouts import ROLLOUT_CHECK, STEP_CHECK, outcome
+from adire_assets.defs.rollouts import STEP_CHECK, outcome
 from adire_assets.gates import approvals, promotion, upgrades
+from adire_assets.line.changes import ROLLOUT_CHECK
 from adire_assets.serving import release
 from adire_assets.serving.record import DeploymentRecord
 from adire_assets.serving.release import ReleaseRecord

@@ -19,10 +19,10 @@ from adire_assets.defs.resources import StepContext, answered
 from adire_assets.gates import policy_comparison
 from adire_assets.gates.clean_commit import file_list
 from adire_assets.line import deploy
+from adire_assets.line.changes import ROLLOUT_CHECK
 from adire_assets.serving import record
 from adire_assets.serving.state import DeploymentRecord, Plan
 
-ROLLOUT_CHECK = "rollout"  # how a rollout ended
 # Its decisions. A check of their own: they are taken before the asset counts as materialized, and
 # the UI shows a check whose latest evaluation is older than its asset as not evaluated.
 STEP_CHECK = "rollout_steps"

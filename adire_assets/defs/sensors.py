@@ -30,22 +30,23 @@ from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.defs import ticks
-from adire_assets.defs.rollouts import ROLLOUT_CHECK
 from adire_assets.gates import approvals, clean_commit, policy_comparison
 from adire_assets.gates.policy_comparison import VERDICT
 from adire_assets.line.changes import (
     MODEL_TAG,
     POLICY_TAG,
+    ROLLOUT_CHECK,
     STATE_TAG,
     WHY_TAG,
     State,
     run_tags,
     state_of,
+    was_killed,
 )
+from adire_assets.line.changes import deployment_job as deployment_job_name
 
 APPROVAL_TAG = "adire/approval"
 LAST = ("triton_repository", "deployed_model")
-LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
 
 
 def model_sensor(project: Project, model: str, job_name: str) -> dg.SensorDefinition:
@@ -76,21 +77,20 @@ def _wanted(
     """A run for this state of the working tree, or why there is none to start."""
     instance, sources = context.instance, state.sources
     runs = ticks.runs_of(context, MODEL_TAG, model, limit=20)
+    for record in runs:  # another one may have been started since
+        run, since = record.dagster_run, record.start_time or time.time()
+        if run.status == dg.DagsterRunStatus.STARTED and was_killed(project, run.run_id, since):
+            instance.report_run_failed(run, "The process of this run was killed.")
+            return f"{ticks.short(record)} was killed; marked as failed"
     if ticks.under_way(runs):
-        run = runs[0].dagster_run
-        young = time.time() - (runs[0].start_time or time.time()) < LOCKED_WITHIN_SECONDS
-        started = run.status == dg.DagsterRunStatus.STARTED
-        if young or not started or project.locks.is_held(f"run-{run.run_id}"):
-            return f"{ticks.short(runs[0])} is under way"
-        instance.report_run_failed(run, "The process of this run was killed.")
-        return f"{ticks.short(runs[0])} was killed; marked as failed"
+        return f"{ticks.short(runs[0])} is under way"
     same = list(
         takewhile(lambda record: record.dagster_run.tags.get(STATE_TAG) == state.digest, runs)
     )
     failed = bool(same) and not same[0].dagster_run.is_success
     made = {name: _materialized(instance, model, name) for name in (*sources, *LAST)}
     changed = [name for name, key in sources.items() if made[name][0] != key]
-    if _stopped(runs, same, changed):
+    if _stopped(runs, state):
         return (
             f"{ticks.short(runs[0])} was stopped; start it again in the studio or with `adire "
             f"materialize {model}`, or change something"
@@ -121,17 +121,17 @@ def _wanted(
     return dg.RunRequest(tags=tags)
 
 
-def _stopped(
-    runs: Sequence[dg.RunRecord], same: Sequence[dg.RunRecord], changed: Sequence[str]
-) -> bool:
+def _stopped(runs: Sequence[dg.RunRecord], state: State) -> bool:
     """Whether a person stopped the latest run, and it was for the state as it is now.
 
     Dagster calls a run canceled only if somebody asked for that; one whose process was interrupted
-    otherwise has failed. Runs of the terminal or of Dagster's UI do not say their state.
+    otherwise has failed. Runs of the terminal or of Dagster's UI do not say their state: theirs is
+    that of the run before them.
     """
     if not runs or runs[0].dagster_run.status != dg.DagsterRunStatus.CANCELED:
         return False
-    return bool(same) or not (changed or STATE_TAG in runs[0].dagster_run.tags)
+    told = (record.dagster_run.tags.get(STATE_TAG) for record in runs)
+    return next(filter(None, told), None) == state.digest
 
 
 def require_committed(project: Project, model: str, run: dg.DagsterRun) -> None:
@@ -150,7 +150,7 @@ class Deployment(dg.Config):
 def deployment_job(model: str) -> Any:
     """Deploys a release; nothing is trained or built."""
     return dg.define_asset_job(
-        f"{model}_deployment",
+        deployment_job_name(model),
         selection=dg.AssetSelection.assets([model, "deployed_model"]),
         tags={MODEL_TAG: model},
         description=f"Brings a release of {model} live, by default the latest.",

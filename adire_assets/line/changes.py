@@ -3,6 +3,7 @@
 A sensor and the studio start the same runs: the job `line_job`, with `run_tags`.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ from adire_assets.serving import release, slot_server
 
 STATE_TAG, MODEL_TAG = "adire/state", "adire/model"
 WHY_TAG, POLICY_TAG = "adire/why", "adire/policy"
-# Dagster's own words, though they come as messages; dagster-mlflow calls every run a new one.
-NOISE = ("[pipes]", "Dependencies for step", "Starting a new mlflow run")
+ROLLOUT_CHECK = "rollout"  # how a rollout ended
+LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,19 @@ def state_of(project: Project, model: str) -> State:
 def line_job(model: str) -> str:
     """The name of the Dagster job that brings a model from its data to live."""
     return f"{model}_line"
+
+
+def deployment_job(model: str) -> str:
+    """The name of the Dagster job that deploys a release which exists."""
+    return f"{model}_deployment"
+
+
+def was_killed(project: Project, run_id: str, since: float) -> bool:
+    """Whether the process of a run is gone that Dagster calls started; `since` then, in seconds
+    since 1970."""
+    return time.time() - since >= LOCKED_WITHIN_SECONDS and not project.locks.is_held(
+        f"run-{run_id}"
+    )
 
 
 def run_tags(project: Project, model: str, state: State, why: str) -> dict[str, str]:

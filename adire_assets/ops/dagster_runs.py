@@ -6,7 +6,7 @@ that refuses, is a UserError.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +15,22 @@ import requests
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
-from adire_assets.line.changes import MODEL_TAG, NOISE, WHY_TAG
+from adire_assets.gates.policy_comparison import VERDICT
+from adire_assets.line.changes import MODEL_TAG, ROLLOUT_CHECK, WHY_TAG
 from adire_assets.serving.connection import host_and_port
 
-SECONDS = 10.0  # timeout of one question
+SECONDS, MUTATION_SECONDS = 10.0, 60.0  # timeouts of a question and of what changes something
 WAITING = ("QUEUED", "NOT_STARTED", "MANAGED")
 UNDER_WAY = (*WAITING, "STARTING", "STARTED", "CANCELING")
+MOST_UNDER_WAY = 100
 KEPT_LOGS, KEPT_LINES = 32, 200  # runs whose log is kept, and lines of each
+# Dagster's own words, though they come as messages; dagster-mlflow calls every run a new one.
+NOISE = ("[pipes]", "Dependencies for step", "Starting a new mlflow run")
+ERRORS = ("PythonError", "UnauthorizedError")
+INTERRUPTS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 RUNS = """
-query ($tag: String!, $model: String!, $limit: Int!) {
-  runsOrError(filter: {tags: [{key: $tag, value: $model}]}, limit: $limit) {
+query ($tag: String!, $model: String!, $statuses: [RunStatus!], $limit: Int!) {
+  runsOrError(filter: {tags: [{key: $tag, value: $model}], statuses: $statuses}, limit: $limit) {
     ... on Runs {
       results { runId jobName status creationTime startTime endTime tags { key value } }
     }
@@ -41,11 +47,11 @@ query ($run: ID!, $after: String) {
         __typename
         ... on MessageEvent { message level stepKey }
         ... on ExecutionStepFailureEvent {
-          error { className message causes { message } }
+          error { className message causes { className message } }
           failureMetadata { description }
         }
         ... on AssetCheckEvaluationEvent {
-          evaluation { success severity description assetKey { path } }
+          evaluation { checkName success severity description assetKey { path } }
         }
       }
     }
@@ -121,18 +127,32 @@ class RunLog:
     """What is known of a run by its log, and how far that has been read."""
 
     cursor: str | None = None
-    steps: dict[str, str] = field(default_factory=dict)  # step -> now, done, failed or left out
+    steps: dict[str, str] = field(
+        default_factory=dict
+    )  # step -> now, done, failed, stopped or left out
     said: list[str] = field(default_factory=list)  # by the steps
-    problems: list[str] = field(default_factory=list)  # gates that refused, steps that failed
+    problems: list[str] = field(default_factory=list)  # checks and steps that failed
+    refused: list[str] = field(default_factory=list)  # by these gates; or "rollout"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _logs: "OrderedDict[str, RunLog]" = OrderedDict()
+_logs_lock = threading.Lock()
 
 
-def latest_runs(project: Project, model: str, limit: int = 1) -> list[Run]:
-    """The runs of a model, the latest first."""
-    asked = {"tag": MODEL_TAG, "model": model, "limit": limit}
+def latest_run(project: Project, model: str) -> Run | None:
+    """The latest run of a model; one that is under way goes before those that have ended."""
+    found = runs_under_way(project, model) or _runs(project, model, None, 1)
+    return found[0] if found else None
+
+
+def runs_under_way(project: Project, model: str) -> list[Run]:
+    """All runs of a model that have not ended, the latest first."""
+    return _runs(project, model, UNDER_WAY, MOST_UNDER_WAY)
+
+
+def _runs(project: Project, model: str, statuses: Sequence[str] | None, limit: int) -> list[Run]:
+    asked = {"tag": MODEL_TAG, "model": model, "statuses": statuses, "limit": limit}
     return [
         Run(
             one["runId"],
@@ -149,10 +169,11 @@ def latest_runs(project: Project, model: str, limit: int = 1) -> list[Run]:
 
 def log_of(project: Project, run: Run) -> RunLog:
     """What a run has said until now; only what is new is asked for."""
-    log = _logs.setdefault(run.id, RunLog())
-    _logs.move_to_end(run.id)
-    while len(_logs) > KEPT_LOGS:
-        _logs.popitem(last=False)
+    with _logs_lock:
+        log = _logs.setdefault(run.id, RunLog())
+        _logs.move_to_end(run.id)
+        while len(_logs) > KEPT_LOGS:
+            _logs.popitem(last=False)
     with log.lock:
         more = True
         while more:
@@ -216,12 +237,20 @@ def _ask(project: Project, query: str, **variables: Any) -> Any:
     """The answer to the one field of a query."""
     web = load_fleet(project).dagster
     address = f"http://{host_and_port(web.host, web.port)}"
+    changes_something = query.lstrip().startswith("mutation")
+    seconds = MUTATION_SECONDS if changes_something else SECONDS
     try:
         with requests.Session() as session:
             session.trust_env = False  # no proxy stands before loopback
             asked: Any = {"query": query, "variables": variables}
-            answer = session.post(f"{address}/graphql", json=asked, timeout=SECONDS)
+            answer = session.post(f"{address}/graphql", json=asked, timeout=seconds)
         told = answer.json()
+    except requests.Timeout:
+        looks = "; look whether the run has started before you try again"
+        raise UserError(
+            f"Dagster at {address} did not answer within {seconds:.0f} s"
+            f"{looks if changes_something else ''}"
+        ) from None
     except (requests.RequestException, ValueError) as error:
         raise UserError(
             f"Dagster does not answer at {address} ({type(error).__name__}); start it with "
@@ -229,8 +258,10 @@ def _ask(project: Project, query: str, **variables: Any) -> Any:
         ) from None
     if wrong := told.get("errors"):
         raise UserError(f"Dagster at {address} refuses a question: {wrong[0]['message']}")
+    if not told.get("data"):
+        raise UserError(f"what answers at {address} is not Dagster; look at its port in the fleet")
     [found] = told["data"].values()
-    if found.keys() == {"message"}:
+    if found.keys() == {"message"} or found.get("__typename") in ERRORS:
         raise UserError(f"Dagster at {address}: {found['message']}")
     return found
 
@@ -245,14 +276,26 @@ def _read(log: RunLog, event: Mapping[str, Any]) -> None:
             log.steps[step] = "done"
         case "ExecutionStepSkippedEvent":
             log.steps[step] = "left out"
+        case "ExecutionStepFailureEvent" if _interrupted(event):
+            log.steps[step] = "stopped"
         case "ExecutionStepFailureEvent":
             log.steps[step] = "failed"
             _problem(log, _cause(event))
+        case "RunFailureEvent" | "RunCanceledEvent" as ended:
+            # A process that was killed does not say how its step ended.
+            for name in [one for one, how in log.steps.items() if how == "now"]:
+                log.steps[name] = "stopped"
+            if ended == "RunFailureEvent" and not log.problems:
+                _problem(log, event["message"])
         case "AssetCheckEvaluationEvent":
             check = event["evaluation"]
             if not check["success"] and check["severity"] == "ERROR":
-                name = "/".join(check["assetKey"]["path"])
-                _problem(log, f"{name}: refused by the gate {check['description']}")
+                path, name = check["assetKey"]["path"], check["checkName"]
+                by_a_gate = path[-1] == VERDICT
+                if by_a_gate or name == ROLLOUT_CHECK:
+                    log.refused.append(name)
+                what = "refused by the gate " if by_a_gate else ""
+                _problem(log, f"{'/'.join(path)}: {what}{check['description']}")
         case "LogMessageEvent":
             said = event["message"]
             if event["level"] != "DEBUG" and not said.startswith(NOISE):
@@ -262,6 +305,12 @@ def _read(log: RunLog, event: Mapping[str, Any]) -> None:
 def _problem(log: RunLog, sentence: str | None) -> None:
     if sentence and sentence not in log.problems:  # two checks may say the same
         log.problems.append(sentence)
+
+
+def _interrupted(event: Mapping[str, Any]) -> bool:
+    """Whether somebody stopped a step, so that nothing is wrong with it."""
+    error = event["error"] or {}
+    return any(one.get("className") in INTERRUPTS for one in (error, *error.get("causes", ())))
 
 
 def _cause(event: Mapping[str, Any]) -> str | None:

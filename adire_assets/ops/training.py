@@ -2,12 +2,13 @@
 latest run, how far its training is, and starting and stopping runs.
 
 A run that is started here is the one that the sensor `<model>_changes` would start, and like that
-one it goes live from committed files only. A second one is refused while one is under way. One that
-is stopped leaves its checkpoint, from which the same recipe goes on.
+one it goes live from committed files only. It is refused while another run that `adire`, a sensor
+or the studio started is under way. One that is stopped leaves its checkpoint, if it has one, from
+which the same recipe goes on.
 """
 
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from adire_assets.core.shown import Shown
 from adire_assets.core.store import Store
 from adire_assets.gates import approvals, clean_commit
 from adire_assets.line import train
-from adire_assets.line.changes import line_job, run_tags, state_of
+from adire_assets.line.changes import deployment_job, line_job, run_tags, state_of, was_killed
 from adire_assets.ops import dagster_runs, operations
 from adire_assets.ops.dagster_runs import Run, RunLog
 from adire_assets.serving import record, release
@@ -32,7 +33,6 @@ LOSS, VALIDATION_LOSS, STEPS = "loss", "validation_loss", "max_train_steps"
 POINTS = 400  # of a curve that is shown
 LINES = 6  # of what a run said last
 SHOWN_STEPS, SHOWN_SAMPLES = 12, 6  # the latest validations; samples of an evaluation
-LOCKED_WITHIN_SECONDS = 60  # a run takes its lock a little after it counts as started
 # Asset -> what is made there, in the order of the graph.
 PARTS = {
     "training_data": "data",
@@ -47,6 +47,7 @@ PARTS = {
     "deployed_model": "going live",
 }
 LAST_PART = "deployed_model"
+STOPPABLE = ("QUEUED", "STARTED")
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,14 @@ class Curve:
     loss: tuple[tuple[int, float], ...]
     validation: tuple[tuple[int, float], ...]
     shown: tuple[int, ...]  # steps
+    artifacts: str  # address of what it keeps
+    other: bool  # than the training of the latest run
 
     def sentence(self) -> str:
         """Where it is."""
+        return f"The latest training, not of this run: {self._at()}" if self.other else self._at()
+
+    def _at(self) -> str:
         if not self.loss:
             return "No step is reported yet."
         step, loss = self.loss[-1]
@@ -92,10 +98,12 @@ class RunView:
 
 @dataclass(frozen=True)
 class View:
-    """The latest run and the training that belongs to it; without one, the latest training."""
+    """The latest run and the training that belongs to it; without one, the latest training.
+    `trouble`: why MLflow does not tell of it."""
 
     run: RunView | None
     curve: Curve | None
+    trouble: str | None = None
 
 
 def state(project: Project, model: str) -> Iterator[str]:
@@ -123,9 +131,13 @@ def state(project: Project, model: str) -> Iterator[str]:
 
 def view(project: Project, model: str) -> View:
     """How the latest run stands. UserError when Dagster does not answer."""
-    run = next(iter(dagster_runs.latest_runs(project, model)), None)
-    curve = _curve(project, model, run)
-    return View(_run_view(project, model, run, curve) if run else None, curve)
+    run = dagster_runs.latest_run(project, model)
+    curve, trouble = None, None
+    try:
+        curve = _curve(project, model, run)
+    except UserError as error:  # the run is told of all the same
+        trouble = str(error)
+    return View(_run_view(project, model, run, curve) if run else None, curve, trouble)
 
 
 def lines(project: Project, model: str) -> Iterator[str]:
@@ -141,33 +153,33 @@ def lines(project: Project, model: str) -> Iterator[str]:
         yield from (f"  said: {one}" for one in found.run.said)
     if found.curve:
         yield found.curve.sentence()
+    if found.trouble:
+        yield found.trouble
 
 
 def start(project: Project, model: str, by: str) -> str:
-    """Put a run of the whole line into Dagster's queue, for somebody; a sentence. UserError when
-    one is under way, and when the sensors would start nothing."""
+    """Put a run of the whole line into Dagster's queue, for somebody; a sentence. UserError while
+    another run that `adire`, a sensor or the studio started is under way, while files that decide
+    are not committed, and when the model is disabled."""
     _require_startable(project, model)
     with project.locks.acquire(f"start-{model}"):  # two may press it at once
-        for run in dagster_runs.latest_runs(project, model):
-            if run.under_way:
-                raise UserError(
-                    f"{run.short} of {model} ({run.why}) is under way; wait for its end, or stop it"
-                )
+        for run in dagster_runs.runs_under_way(project, model):
+            raise UserError(
+                f"{run.short} of {model} ({run.why}) is under way; wait for its end, or stop it"
+            )
         tags = run_tags(project, model, state_of(project, model), f"{by} started it in the studio")
         run_id = dagster_runs.launch(project, line_job(model), {**tags, BY_TAG: by})
     return f"{model}: run {run_id[:8]} is in Dagster's queue"
 
 
 def stop(project: Project, model: str, run_id: str, by: str) -> str:
-    """Stop a run for somebody; a sentence. What it has made, and its checkpoint, stay. UserError
-    when it is not the one under way, and while its release goes live."""
-    for run in dagster_runs.latest_runs(project, model):
-        if run.id == run_id and run.under_way:
-            if _goes_live(dagster_runs.log_of(project, run)):
-                raise UserError(
-                    f"{run.short} of {model} brings its release live; end the rollout on the "
-                    "releases' page"
-                )
+    """Stop a run of the whole line for somebody; a sentence. What it has made, and its checkpoint,
+    stay. UserError when it is not under way, while its release goes live, and for a run that was
+    started at a terminal or deploys an approved release."""
+    for run in dagster_runs.runs_under_way(project, model):
+        if run.id == run_id:
+            if why := _stop_refusal(model, run, dagster_runs.log_of(project, run)):
+                raise UserError(f"{run.short} of {model} {why}")
             dagster_runs.terminate(project, run)
             _note_stop(project, model, {"run": run_id, "by": by, "at": record.now()})
             return f"{model}: {run.short} is stopping; its checkpoint stays"
@@ -175,16 +187,23 @@ def stop(project: Project, model: str, run_id: str, by: str) -> str:
 
 
 def shown(project: Project, model: str, curve: Curve) -> list[tuple[int, list[Shown]]]:
-    """What the latest validations of a training have shown, the newest first."""
-    return [
-        (step, samples_at(project, model, curve.run_id, step))
-        for step in curve.shown[: -SHOWN_STEPS - 1 : -1]
-    ]
+    """What the latest validations of a training have shown, the newest first; what cannot be read
+    is left out."""
+    found = []
+    for step in curve.shown[: -SHOWN_STEPS - 1 : -1]:
+        with suppress(UserError):  # its files may still be on their way
+            found.append((step, _samples(project, model, curve.run_id, curve.artifacts, step)))
+    return found
 
 
 def samples_at(project: Project, model: str, run_id: str, step: int) -> list[Shown]:
     """What a training has shown at a step, as its family sees it. UserError without any."""
-    folder = followed.shown_at(project, model, run_id, step)
+    place = followed.artifacts_of(project, model, run_id)
+    return _samples(project, model, run_id, place, step)
+
+
+def _samples(project: Project, model: str, run_id: str, place: str, step: int) -> list[Shown]:
+    folder = followed.shown_at(project, run_id, place, step)
     found: list[Shown] = family_of(project, model).shows.functions.of_validation(folder)
     return found
 
@@ -212,9 +231,11 @@ def _require_startable(project: Project, model: str) -> None:
 
 
 def _curve(project: Project, model: str, run: Run | None) -> Curve | None:
-    under_way = run is not None and run.under_way
     told = (LOSS, VALIDATION_LOSS)
-    found = followed.follow(project, model, told, run.id if run else "", exact=under_way)
+    found = _own(project, model, run, told) if run else None
+    other = run is not None and found is None
+    if found is None and not (run and run.under_way):
+        found = followed.latest(project, model, told)
     if found is None:
         return None
     steps = found.parameters.get(STEPS, "")
@@ -228,7 +249,20 @@ def _curve(project: Project, model: str, run: Run | None) -> Curve | None:
         loss[::-1][::every][::-1],
         validation,
         found.shown,
+        found.artifacts,
+        other,
     )
+
+
+def _own(
+    project: Project, model: str, run: Run, metrics: tuple[str, ...]
+) -> followed.Followed | None:
+    """The training of the adapter that a run has made or taken; before that, the one that it works
+    on."""
+    made = project.records.read(f"references/{run.id}/{model}/lora_weights").value
+    if made:
+        return followed.of_adapter(project, model, metrics, made["key"])
+    return followed.of_dagster_run(project, model, metrics, run.id)
 
 
 def _run_view(project: Project, model: str, run: Run, curve: Curve | None) -> RunView:
@@ -240,8 +274,8 @@ def _run_view(project: Project, model: str, run: Run, curve: Curve | None) -> Ru
         run.id,
         f"{head} {_status(project, model, run, log, curve, number)}{ended}.",
         run.under_way,
-        run.under_way and not _goes_live(log),
-        tuple((what, log.steps.get(part, "not yet")) for part, what in PARTS.items()),
+        run.under_way and _stop_refusal(model, run, log) is None,
+        tuple(_parts(model, run, log)),
         tuple(log.said[-LINES:]),
         tuple(log.problems),
         number,
@@ -261,24 +295,48 @@ def _status(
         )
     match run.status:
         case "STARTED":
-            young = time.time() - (run.started or run.created) < LOCKED_WITHIN_SECONDS
-            if not young and not project.locks.is_held(f"run-{run.id}"):
+            if was_killed(project, run.id, run.started or run.created):
                 return f"was killed; the sensor {model}_changes marks it as failed soon"
             now = [what for part, what in PARTS.items() if log.steps.get(part) == "now"]
             return f"is under way: {', '.join(now) or 'between two steps'}"
         case "CANCELING":
             return "is stopping"
         case "CANCELED":
-            return f"was stopped{_stopped_by(project, model, run)}{_checkpoint(project, curve)}"
+            kept = _checkpoint(project, curve) if curve and not curve.other else ""
+            return f"was stopped{_stopped_by(project, model, run)}{kept}"
         case "SUCCESS":
             return f"has ended: {_outcome(project, model, number)}"
         case "FAILURE":
-            return "was refused" if any("refused by" in one for one in log.problems) else "failed"
+            return "was refused" if log.refused else "failed"
     return f"is {run.status.lower()}"
 
 
-def _goes_live(log: RunLog) -> bool:
-    return log.steps.get(LAST_PART) == "now"
+def _stop_refusal(model: str, run: Run, log: RunLog) -> str | None:
+    """Why a run that is under way cannot be stopped here, in a clause; None when it can."""
+    # Dagster calls a run stopping before it looks whether it can reach its process.
+    if run.job == deployment_job(model):
+        return "deploys an approved release; end the rollout on the releases' page"
+    if run.job != line_job(model):
+        return (
+            f"is not of the whole line ({run.why}); press Ctrl-C at the terminal where it was "
+            "started, or stop it in Dagster's UI if it was started there"
+        )
+    if log.steps.get(LAST_PART) == "now":
+        return "brings its release live; end the rollout on the releases' page"
+    if run.status == "CANCELING":
+        return "is stopping already"
+    if run.status not in STOPPABLE:
+        return "is just starting; try again in some seconds"
+    return None
+
+
+def _parts(model: str, run: Run, log: RunLog) -> Iterator[tuple[str, str]]:
+    """What is made in a run, and how it stands; of a run that has ended, and of one that is not of
+    the whole line, only what it came to."""
+    whole = run.under_way and run.job == line_job(model)
+    for part, what in PARTS.items():
+        if whole or part in log.steps:
+            yield what, log.steps.get(part, "not yet")
 
 
 def _note_stop(project: Project, model: str, told: dict[str, str]) -> None:
@@ -290,9 +348,9 @@ def _stopped_by(project: Project, model: str, run: Run) -> str:
     return f" by {found['by']}" if found and found["run"] == run.id else ""
 
 
-def _checkpoint(project: Project, curve: Curve | None) -> str:
+def _checkpoint(project: Project, curve: Curve) -> str:
     """What a stopped training has kept, in a clause."""
-    step = curve and checkpoint_step(train.work_folder(project, curve.recipe_key))
+    step = checkpoint_step(train.work_folder(project, curve.recipe_key))
     if not step:
         return ""
     return (
@@ -308,8 +366,10 @@ def checkpoint_step(work: Path) -> int | None:
 
 
 def _release_of(project: Project, model: str, run: Run) -> int | None:
-    """The release that a run has made, or made once more."""
-    made = project.records.read(f"references/{run.id}/{model}/triton_repository").value
+    """The release that a run has made, made once more, or deployed."""
+    names = ("triton_repository", "deployed_model")  # the second alone deploys an older release
+    values = (project.records.read(f"references/{run.id}/{model}/{name}").value for name in names)
+    made = next(filter(None, values), None)
     known = release.records(project, model) if made else []
     return next((one.number for one in reversed(known) if one.repository == made), None)
 

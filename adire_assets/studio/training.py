@@ -28,6 +28,7 @@ from adire_assets.studio.frame import (
     shared,
     watched,
 )
+from adire_assets.studio.frame import sentence as mistake
 
 SECONDS, SAMPLES_SECONDS, STATE_SECONDS = 2.0, 5.0, 10.0  # from one look to the next
 SAMPLE = "/models/{model}/training/{run_id}/{step}/{place}"
@@ -67,8 +68,8 @@ def serve_samples(project: Project, app: FastAPI) -> None:
     async def sample(model: str, run_id: str, step: int, place: int) -> Response:
         try:
             found = await in_thread(training.samples_at, project, model, run_id, step)
-        except UserError as error:
-            return PlainTextResponse(f"{error}\n", 404)
+        except (UserError, OSError) as error:
+            return PlainTextResponse(f"{mistake(error)}\n", 404)
         if not 0 <= place < len(found) or found[place].kind != "picture":
             return PlainTextResponse("there is no such sample\n", 404)
         path = found[place].content
@@ -183,17 +184,18 @@ class _Page:
         sentence = ui.label("")
         chart = ui.echart(_options(), renderer="svg").classes("w-full h-64")
         chart.props["role"], chart.props["aria-label"] = "img", TO_A_SCREEN_READER
-        last: list[Curve | None] = []
+        last: list[tuple[Curve | None, str | None]] = []
 
         async def refresh() -> None:
             try:
-                curve = (await self.view()).curve
+                view = await self.view()
             except UserError:
                 return  # said by `run`
-            if last == [curve] or chart.is_deleted:
+            curve = view.curve
+            if last == [(curve, view.trouble)] or chart.is_deleted:
                 return
-            last[:] = [curve]
-            sentence.set_text(curve.sentence() if curve else "No training yet.")
+            last[:] = [(curve, view.trouble)]
+            sentence.set_text(view.trouble or (curve.sentence() if curve else "No training yet."))
             chart.set_visibility(bool(curve and curve.loss))
             points = (curve.loss, curve.validation) if curve else ((), ())
             for series, found in zip(chart.options["series"], points, strict=True):

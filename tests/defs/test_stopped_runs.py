@@ -68,6 +68,26 @@ def test_one_that_was_interrupted_otherwise_is_tried_again(
     assert "next attempt in" in tick(shop, instance)
 
 
+def test_one_that_does_not_tell_its_state_has_that_of_the_run_before_it(
+    shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(shop, instance, FAILED)
+    ended(shop, instance, STOPPED, by_hand=True)
+    assert "was stopped; start it again" in tick(shop, instance)
+    monkeypatch.setattr(changes, "code_and_libraries", lambda *_: {"code": "other"})
+    assert tick(shop, instance) == ""
+
+
+def test_a_killed_run_is_marked_though_another_was_started_since(
+    shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "LOCKED_WITHIN_SECONDS", 0)
+    ended(shop, instance, dg.DagsterRunStatus.STARTED)
+    ended(shop, instance, dg.DagsterRunStatus.STARTING)
+    assert "was killed; marked as failed" in tick(shop, instance)
+    assert "is under way" in tick(shop, instance)
+
+
 def test_one_that_does_not_tell_its_state_stops_nothing_that_is_new(
     shop: Shop, instance: dg.DagsterInstance
 ) -> None:
