@@ -282,7 +282,7 @@ class _Page:
                 ui.label(one["text"]).classes("text-sm").style("overflow-wrap: anywhere")
             if one["note"]:
                 ui.label(one["note"]).classes("text-sm")
-            self.text(name, found.draft.texts.get(name, ""))
+            self.text(name, found.draft.texts.get(name, ""), first=False)
         self.button(
             "Remove", name if line is None else f"{name}:{line}", data_draft.drop, name, line
         )
@@ -294,8 +294,8 @@ class _Page:
             shown.props["alt"] = name
             shown.props["loading"] = "lazy"
 
-    def text(self, name: str, value: str) -> None:
-        """The field of a file's text, where files have one."""
+    def text(self, name: str, value: str, first: bool) -> None:
+        """The field of a file's text, where files have one; `first`: of an empty draft."""
         label = self.place.functions.TEXT
         if not label:
             return
@@ -307,6 +307,8 @@ class _Page:
 
         async def keep() -> None:
             await act(self.visitor, ACTION, data_draft.set_text, self.place, name, field.value)
+            if first and not self.body.is_deleted:  # now there is something to publish
+                await self.refresh()
 
         field.on("change", keep)
 
@@ -350,7 +352,8 @@ class _Page:
         with ui.column().classes("grow gap-0 min-w-0"):
             ui.label(f"{name} (goes)" if gone else name).style("overflow-wrap: anywhere")
             if not gone:
-                self.text(name, found.draft.texts.get(name, found.texts.get(name, "")))
+                said = found.draft.texts.get(name, found.texts.get(name, ""))
+                self.text(name, said, first=found.draft.is_empty)
         if self.may:
             title = "Keep" if gone else "Remove"
             self.button(title, name, data_draft.remove, name, not gone)

@@ -67,7 +67,7 @@ def lying(content: bytes, size: int) -> bytes:
 
 
 def names() -> Iterator[str]:
-    yield from ("../x.png", "../../../../tmp/x.png", "/etc/x.png", "a/../../x.png", "a/./x.png")
+    yield from ("../x.png", "../../../../tmp/x.png", "/proc/x.png", "a/../../x.png", "a/./x.png")
     yield from (
         "C:\\x.png",
         "C:x.png",
