@@ -35,8 +35,9 @@ def serve(project: Project, fleet: FleetConfig) -> None:
     """Serve the pages until the process is told to stop. UserError for a port that is taken."""
     orphans.require_free_ports({fleet.studio.port: "studio.port"})
     try:
-        print(*data_commit.recover(project), sep="\n", end="", flush=True)
-    except UserError as error:  # publishing says it again; all else goes on
+        for line in data_commit.recover(project):
+            print(line, flush=True)
+    except (UserError, OSError) as error:  # publishing says it again; all else goes on
         print(error, flush=True)
     config = uvicorn.Config(
         application(project, fleet),
