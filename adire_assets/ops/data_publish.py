@@ -191,7 +191,7 @@ def _carry_out(
         return f"{found.model}: published on {name} as {commit[:12]}"
     return (
         f"{found.model}: committed to the branch {name} as {commit[:12]}; merge it to use "
-        "it. Of several changes merge one, then publish the others again"
+        "it. Of several changes merge one, then make the others again"
     )
 
 

@@ -60,7 +60,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
     os.environ["NICEGUI_STORAGE_PATH"] = str(project.home / "studio")
     from nicegui import ui
 
-    from adire_assets.studio import data, lineage, pages
+    from adire_assets.studio import data_uploads, lineage, pages
 
     app = FastAPI(title="Adire Assets", openapi_url=None, docs_url=None, redoc_url=None)
     check = _check(project, next(iter(fleet.targets.values())).gateway.tokens)
@@ -83,7 +83,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
         hosts=frozenset(host_and_port(host, port) for host in ("127.0.0.1", "localhost", "::1")),
         check=check,
         open=(LOGIN,),
-        limits={lineage.ANSWER: lineage.LARGEST_ANSWER, data.UPLOAD: LARGEST_UPLOAD},
+        limits={lineage.ANSWER: lineage.LARGEST_ANSWER, data_uploads.UPLOAD: LARGEST_UPLOAD},
     )
 
 

@@ -14,7 +14,16 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
 from adire_assets.core.project import Project
 from adire_assets.gates.report import pages as reports
-from adire_assets.studio import asking, chat, data, generate, lineage, overview, releases
+from adire_assets.studio import (
+    asking,
+    chat,
+    data,
+    data_uploads,
+    generate,
+    lineage,
+    overview,
+    releases,
+)
 from adire_assets.studio.frame import Visitor, frame, in_thread, lines
 
 # A report runs its own scripts, so it is sandboxed: it cannot call the studio.
@@ -63,7 +72,7 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
         await of_model(request, model, "Data", data.fill)
 
     lineage.serve_answers(project, app)
-    data.serve_files(project, app)
+    data_uploads.serve_files(project, app)
 
     @app.get("/models/{model}/releases/{number}/report")
     async def report(model: str, number: int) -> Response:

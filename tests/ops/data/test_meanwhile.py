@@ -70,8 +70,9 @@ def edits(project: Project) -> None:
         file.write("# mine\n")
 
 
-@pytest.mark.parametrize("meanwhile", [commits, switches, edits])
-@pytest.mark.parametrize("after", ["make_commit", "_bring"])
+@pytest.mark.parametrize(
+    "meanwhile, after", [(commits, "make_commit"), (switches, "_bring"), (edits, "_bring")]
+)
 def test_a_checkout_that_moves_meanwhile_is_not_overwritten(
     project: Project,
     tmp_path: Path,
@@ -167,7 +168,7 @@ def test_two_may_remove_the_same_file_and_keep_it_again(project: Project, tmp_pa
     data_draft.add(eve, "again.png", file)
     assert [one["file"] for one in data_draft.check(eve, quiet).items] == ["again.png"]
     data_draft.remove(eve, "p1.png", gone=False)
-    with pytest.raises(UserError, match="the same image as p1.png"):
+    with pytest.raises(UserError, match=r"the same image as p1\.png"):
         publish(project, "eve")
     publish(project, "ada")
     publish(project, "obi")
