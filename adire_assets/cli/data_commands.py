@@ -1,6 +1,6 @@
 """`adire data`: a change of a model's data, from files to a version that is published."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -26,21 +26,24 @@ def data_add(
     by: By = None,
 ) -> Iterator[str]:
     """Check files by the dataset step's rules, and keep those that it takes in a draft."""
-    from adire_assets.ops import data_draft
+    from adire_assets.ops import data_commit, data_draft
 
     found = data_draft.place(Project.find(), model, by or account())
+    yield from data_commit.recover(found.project)
     for file in files:
         data_draft.add(found, file.name, file)
     yield from data_draft.lines(found, data_draft.check(found, print_progress))
 
 
 @data_app.command("discard")
-def data_discard(model: Model, by: By = None) -> str:
+def data_discard(model: Model, by: By = None) -> Iterator[str]:
     """Forget the draft."""
-    from adire_assets.ops import data_draft
+    from adire_assets.ops import data_commit, data_draft
 
-    data_draft.discard(data_draft.place(Project.find(), model, by or account()))
-    return f"{model}: the draft is gone"
+    found = data_draft.place(Project.find(), model, by or account())
+    yield from data_commit.recover(found.project)
+    data_draft.discard(found)
+    yield f"{model}: the draft is gone"
 
 
 @data_app.command("publish")
@@ -52,11 +55,12 @@ def data_publish(model: Model, reason: Reason, by: By = None) -> str:
 
 
 @data_app.command("versions")
-def data_versions(model: Model) -> Iterable[str]:
+def data_versions(model: Model) -> Iterator[str]:
     """List the latest versions of a model's data, the newest first."""
-    from adire_assets.ops import data_publish
+    from adire_assets.ops import data_commit, data_publish
 
-    return [one.told() for one in data_publish.versions(Project.find(), model)]
+    yield from data_commit.recover(Project.find())
+    yield from (one.told() for one in data_publish.versions(Project.find(), model))
 
 
 @data_app.command("back")

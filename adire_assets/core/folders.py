@@ -4,6 +4,7 @@ The process holds a lock on the folder itself, which dies with it.
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adire_assets.core.disk import writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.locks import lock_at_once
 
 if TYPE_CHECKING:
     from adire_assets.core.project import Project
 
+GONE = ".gone-"
 LOCK = "temporary-folders"  # held while a folder is made and locked, and while they are listed
 
 
@@ -33,6 +36,16 @@ def temporary_folder(project: "Project", parent: Path) -> Iterator[Path]:
             assert _held(held, folder)
             held.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder, whole or, by its name, not at all; what somebody killed in it has left goes
+    too. UserError where the disk refuses."""
+    if folder.is_dir():
+        with writing(folder):
+            folder.rename(folder.with_name(f"{GONE}{secrets.token_hex(8)}"))
+        for gone in folder.parent.glob(f"{GONE}*"):
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager

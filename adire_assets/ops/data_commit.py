@@ -2,8 +2,8 @@
 
 The commit is made of git's objects alone, so that the checkout is untouched until `finish`. Before
 that step a journal is written (<home>/drafts/publishing.json). Whoever is killed in it leaves the
-journal, by which `recover` completes the step; where the checkout has moved on meanwhile, it takes
-back what was done to the data. All of it happens under the lock "dvc".
+journal, by which `recover` completes the step; where the checkout has moved on meanwhile, or the
+step is refused, what was done is taken back. All of it happens under the lock "dvc".
 
 Direct: the data's files are put in place first, then the branch moves, then the .dvc file and its
 entry of the index. A sensor that sees the new .dvc file finds its data there.
@@ -13,33 +13,37 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from adire_assets.core.disk import writing
+from adire_assets.core.disk import os_error_sentence, writing
 from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import spelled_as_on_disk
 from adire_assets.core.files import read_json, sync, write_json
+from adire_assets.core.folders import delete_folder
 from adire_assets.core.project import Project
-from adire_assets.ops.data_draft import delete
 from adire_assets.tracking.dvc import files as dvc_files
 from adire_assets.tracking.git import git
 
 JOURNAL = "drafts/publishing.json"
+DRAFT = "draft.json"  # in a draft's folder
 LOCK = "dvc"  # that of `tracking.dvc.pull`
 NOBODY = "adire"
 STAGED = ".adire-publishing.tmp"  # in the folder of a file that is being put in place
 NEW = "0" * 40  # git: what there is not yet
+LISTS = re.compile(r"[0-9a-f]{32}\.dir")
+MOVED = "the checkout has changed meanwhile; nothing is published; publish again"
 
 
 @dataclass(frozen=True)
 class Change:
     """What the last step does. `added` and `before`: {file of `folder`: MD5} of what comes and what
     was there, a file in `before` alone goes; `branch` is the whole name of the reference that gets
-    `commit`; `draft`: the folder that goes with it."""
+    `commit`; `draft`: the folder that goes with it, as long as its DRAFT has the hash `drafted`."""
 
     mode: Literal["direct", "branch"]
     branch: str
@@ -51,6 +55,7 @@ class Change:
     added: dict[str, str]
     before: dict[str, str]
     draft: str | None
+    drafted: str
 
 
 def require_committed(project: Project, dvc_file: str, mode: str) -> str:
@@ -119,7 +124,8 @@ def make_commit(
         tree = git(root, "write-tree", environment=index).strip()
     if tree == git(root, "rev-parse", f"{parent}^{{tree}}").strip():
         raise UserError(f"{dvc_file} would stay as it is: there is nothing to publish")
-    name = " ".join(re.sub(r"[<>\x00-\x1f\x7f]", " ", by).split()).strip(".,;:\"'") or NOBODY
+    shown = "".join(c if c.isprintable() and c not in "<>" else " " for c in by)
+    name = " ".join(shown.split()).strip(".,;:\"'") or NOBODY
     mail = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-') or NOBODY}@{NOBODY}.invalid"
     author = {"GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": mail}
     if not git(root, "var", "GIT_COMMITTER_IDENT", check=False):  # the account has no identity
@@ -134,9 +140,21 @@ def branch_to_move(project: Project, mode: str, by: str) -> str:
 
 
 def carry_out(project: Project, change: Change) -> None:
-    """The last step. Call it under the lock; whoever dies in it leaves the journal to `recover`."""
+    """The last step. Call it under the lock, and that of the draft; whoever dies in it leaves the
+    journal to `recover`. UserError, with nothing changed, when it is refused or the checkout is not
+    that of `change` any more."""
+    if change.mode == "direct" and (
+        _branch(project) != change.branch
+        or require_committed(project, change.dvc_file, change.mode) != change.parent
+    ):
+        raise UserError(MOVED)
     write_json(project.home / JOURNAL, asdict(change))
-    _complete(project, change)
+    try:
+        _complete(project, change)
+    except (UserError, OSError) as error:
+        _undo(project, change)
+        raise _refused(project, error) from error
+    _forget(project, change)
 
 
 def recover(project: Project) -> list[str]:
@@ -149,65 +167,131 @@ def recover(project: Project) -> list[str]:
 
 
 def recover_locked(project: Project) -> list[str]:
-    """`recover`, by who holds the lock."""
+    """`recover`, by who holds the lock, and that of no draft."""
     try:
         change = Change(**read_json(project.home / JOURNAL))
     except FileNotFoundError:
         return []
-    tip = git(project.root, "rev-parse", "-q", "--verify", change.branch, check=False).strip()
-    done = tip == change.commit
+    with ExitStack() as held:
+        if change.draft:
+            held.enter_context(project.locks.acquire(draft_lock(project.home / change.draft)))
+        try:
+            return [_recovered(project, change)]
+        except OSError as error:
+            raise _refused(project, error) from error
+
+
+def _recovered(project: Project, change: Change) -> str:
+    root = project.root
+    tip = git(root, "rev-parse", "-q", "--verify", change.branch, check=False).strip()
     what = f"the change of {change.folder} that was being published"
+    published = any(_is_in(project, change.commit, one) for one in (tip, "HEAD"))
     if change.mode == "branch":
-        if done:
+        if published:
             _forget(project, change)
-            return [f"{what} is on {change.branch.removeprefix('refs/heads/')}"]
+            return f"{what} is on {change.branch.removeprefix('refs/heads/')}"
         (project.home / JOURNAL).unlink()
-        return [f"{what} was not published; its draft is still there"]
+        return f"{what} was not published; its draft is still there"
     text = _text(project, change.dvc_file)
     ours = text in (change.text, _committed(project, change.parent, change.dvc_file))
+    why = "the checkout has moved on"
     if _branch(project) == change.branch and tip in (change.parent, change.commit) and ours:
-        _complete(project, change)
-        return [f"{what} was completed ({change.commit[:12]})"]
-    _take_back(project, change)
-    (project.home / JOURNAL).unlink()
-    return [f"{what} was taken back, since the checkout has moved on; its draft is still there"]
+        try:
+            _complete(project, change)
+        except (UserError, OSError) as error:
+            why = str(_refused(project, error))
+        else:
+            _forget(project, change)
+            return f"{what} was completed ({change.commit[:12]})"
+    elif published:
+        lacking = _in_line(project, change)
+        _forget(project, change)
+        return f"{what} was published ({change.commit[:12]}); the checkout has moved on{lacking}"
+    lacking = _undo(project, change)
+    return f"{what} was taken back, since {why}; its draft is still there{lacking}"
 
 
 def _complete(project: Project, change: Change) -> None:
-    """All of the last step, of which any part may have been done."""
+    """All of the last step but `_forget`, of which any part may have been done."""
     root = project.root
     if change.mode == "branch":
         git(root, "update-ref", "-m", "adire data publish", change.branch, change.commit, NEW)
-    else:
-        folder = root / change.folder
-        _bring(project, folder, {**dict.fromkeys(change.before), **change.added}, change.before)
-        tip = git(root, "rev-parse", "HEAD").strip()
-        if tip != change.commit:
-            try:
-                moved = (change.branch, change.commit, change.parent)
-                git(root, "update-ref", "-m", "adire data publish", *moved)
-            except UserError:  # somebody has committed in this very moment
-                _take_back(project, change)
-                (project.home / JOURNAL).unlink()
-                raise
-        _replace(root / change.dvc_file, change.text.encode())
-        git(root, "update-index", "--", change.dvc_file)
-    _forget(project, change)
+        return
+    folder = root / change.folder
+    wanted = {**dict.fromkeys(change.before), **change.added}
+    if lacking := _bring(project, folder, wanted, change.before) or _unlisted(project, change):
+        raise UserError(f"{lacking[0]} is not in DVC's cache any more; publish again")
+    if git(root, "rev-parse", change.branch).strip() != change.commit:
+        moved = (change.branch, change.commit, change.parent)
+        git(root, "update-ref", "-m", "adire data publish", *moved)
+    ours = (change.text, _committed(project, change.parent, change.dvc_file))
+    if _branch(project) != change.branch or _text(project, change.dvc_file) not in ours:
+        raise UserError(MOVED)
+    _replace(root / change.dvc_file, change.text.encode())
+    git(root, "update-index", "--", change.dvc_file)
+
+
+def _undo(project: Project, change: Change) -> str:
+    """Let nothing of `_complete` be done; what is to be said of files that DVC's cache lacks."""
+    root = project.root
+    lacking = ""
+    if change.mode == "direct":
+        if git(root, "rev-parse", "-q", "--verify", change.branch, check=False).strip() == (
+            change.commit
+        ):
+            moved = (change.branch, change.parent, change.commit)
+            git(root, "update-ref", "-m", "adire data publish: taken back", *moved)
+        if _branch(project) == change.branch and _text(project, change.dvc_file) == change.text:
+            before = _committed(project, change.parent, change.dvc_file)
+            _replace(root / change.dvc_file, before.encode())
+        lacking = _in_line(project, change)
+    (project.home / JOURNAL).unlink()
+    return lacking
+
+
+def _refused(project: Project, error: Exception) -> UserError:
+    if isinstance(error, OSError):
+        return UserError(os_error_sentence(error, project.root))
+    return UserError(str(error))
+
+
+def _is_in(project: Project, commit: str, tip: str) -> bool:
+    """Whether a commit is `tip` or before it."""
+    return bool(tip) and (
+        git(project.root, "merge-base", commit, tip, check=False).strip() == commit
+    )
 
 
 def _forget(project: Project, change: Change) -> None:
-    if change.draft:
-        delete(project.home / change.draft)
+    """What was uploaded since the change was made stays."""
+    if change.draft and draft_hash(project.home / change.draft) == change.drafted:
+        delete_folder(project.home / change.draft)
     (project.home / JOURNAL).unlink()
 
 
-def _take_back(project: Project, change: Change) -> None:
-    """Make what was done to the data undone, as far as the .dvc file does not say it."""
+def draft_lock(folder: Path) -> str:
+    """The lock of a draft in <home>/drafts/<model>/<person>."""
+    return f"draft-{folder.parent.name}-{folder.name}"
+
+
+def draft_hash(folder: Path) -> str:
+    """That of what is known of a draft; "" where there is none."""
+    try:
+        return sha256((folder / DRAFT).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def _in_line(project: Project, change: Change) -> str:
+    """Make what was done to the data undone, as far as the .dvc file does not say it; what is to be
+    said of files that DVC's cache lacks."""
     back = {**dict.fromkeys(change.added), **change.before}
     now = _pinned(project, change)
     wanted = {name: now.get(name) for name in back}
     (project.root / change.dvc_file).with_name(STAGED).unlink(missing_ok=True)
-    _bring(project, project.root / change.folder, wanted, {**change.before, **change.added})
+    known = {**change.before, **change.added}
+    lacking = _bring(project, project.root / change.folder, wanted, known)
+    return f"; {lacking[0]} is not in DVC's cache any more, run `adire pull`" if lacking else ""
 
 
 def _pinned(project: Project, change: Change) -> Mapping[str, str]:
@@ -217,26 +301,42 @@ def _pinned(project: Project, change: Change) -> Mapping[str, str]:
     return versions.files_below(prefix, dvc_files.listing(project, output))
 
 
+def _unlisted(project: Project, change: Change) -> list[str]:
+    """The list of files that the change brings, where DVC's cache lacks it."""
+    cache = dvc_files.local_stores(project)[0]
+    before = _committed(project, change.parent, change.dvc_file)
+    lists = [one for one in LISTS.findall(change.text) if one not in before]
+    return [one for one in lists if not dvc_files.object_file(cache, one).is_file()]
+
+
 def _bring(
     project: Project, folder: Path, wanted: Mapping[str, str | None], known: Mapping[str, str]
-) -> None:
+) -> list[str]:
     """Let each file of `wanted` have the content of this MD5 (None: be gone); one whose content is
-    neither this nor that in `known` is somebody's own, and stays."""
+    neither this nor that in `known` is somebody's own, and stays. The names that DVC's cache lacks,
+    which stay as they are."""
     cache = dvc_files.local_stores(project)[0]
-    for name, md5 in wanted.items():
-        path = spelled_as_on_disk(folder / name)
-        now = dvc_files.md5_of(path) if path.is_file() else None
-        if now == md5 or (now is not None and now != known.get(name)):
-            continue
-        if md5 is None:
-            path.unlink()
-            with suppress(OSError):  # others are in it
-                path.parent.rmdir()
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, dvc_files.object_file(cache, md5).read_bytes())
-    for staged in folder.rglob(STAGED) if folder.is_dir() else ():
-        staged.unlink()
+    lacking = []
+    with writing(folder):
+        for name, md5 in wanted.items():
+            path = spelled_as_on_disk(folder / name)
+            now = dvc_files.md5_of(path) if path.is_file() else None
+            if now == md5 or (now is not None and now != known.get(name)):
+                continue
+            if md5 is None:
+                path.unlink()
+                with suppress(OSError):  # others are in it
+                    path.parent.rmdir()
+                continue
+            held = dvc_files.object_file(cache, md5)
+            if not held.is_file():
+                lacking.append(name)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, held.read_bytes())
+        for staged in folder.rglob(STAGED) if folder.is_dir() else ():
+            staged.unlink()
+    return lacking
 
 
 def _replace(path: Path, content: bytes) -> None:

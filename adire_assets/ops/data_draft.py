@@ -7,10 +7,8 @@ dataset step would not take is told by `check` and not kept.
 
 import re
 import resource
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -21,13 +19,15 @@ from adire_assets.config.model import ModelConfig, load_model
 from adire_assets.config.takedowns import taken_down
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family, family
+from adire_assets.core.file_names import printable
 from adire_assets.core.files import read_json, write_bytes, write_json
+from adire_assets.core.folders import delete_folder
 from adire_assets.core.lineage import digest
 from adire_assets.core.placement import Job
 from adire_assets.core.project import Project
 from adire_assets.core.worker import Progress
-from adire_assets.ops import data_upload
-from adire_assets.ops.data_upload import LARGEST_DRAFT, MOST_FILES, Room
+from adire_assets.ops import data_commit, data_upload
+from adire_assets.ops.data_upload import LARGEST_DRAFT, MOST_FILES, NotTaken, Room
 from adire_assets.tracking.dvc import versions
 from adire_assets.tracking.dvc.files import listing
 
@@ -122,19 +122,28 @@ def pinned(found: Place) -> dict[str, str]:
 def read(found: Place) -> Draft:
     """The draft; an empty one where there is none."""
     try:
-        return Draft(**read_json(found.folder / "draft.json"))
+        return Draft(**read_json(found.folder / data_commit.DRAFT))
     except FileNotFoundError:
         return Draft()
+
+
+def locked(found: Place) -> AbstractContextManager[Any]:
+    """Others wait for the draft meanwhile. Who takes the lock "dvc" too takes that first."""
+    return found.project.locks.acquire(data_commit.draft_lock(found.folder))
 
 
 @contextmanager
 def changing(found: Place) -> Iterator[Draft]:
     """The draft, which is written when the block ends; others wait meanwhile."""
-    with found.project.locks.acquire(f"draft-{found.model}-{found.folder.name}"):
+    with locked(found):
         draft = read(found)
         yield draft
-        draft.refused = draft.refused[-MOST_REFUSED:]
-        write_json(found.folder / "draft.json", asdict(draft))
+        _write(found, draft)
+
+
+def _write(found: Place, draft: Draft) -> None:
+    draft.refused = draft.refused[-MOST_REFUSED:]
+    write_json(found.folder / data_commit.DRAFT, asdict(draft))
 
 
 def add(found: Place, name: str, file: Path) -> list[str]:
@@ -148,16 +157,22 @@ def add(found: Place, name: str, file: Path) -> list[str]:
         room = Room(
             LARGEST_DRAFT - sum(path.stat().st_size for path in there), MOST_FILES - len(there)
         )
-        taken = {path.relative_to(found.files).as_posix().casefold() for path in there}
-        taken |= {one.casefold() for one in pinned(found) if functions.is_item(one)}
+        names = [path.relative_to(found.files).as_posix() for path in there]
+        data = pinned(found)
+        files = {one.casefold() for one in (*names, *data)}
+        taken = {one.casefold() for one in (*names, *filter(functions.is_item, data))}
+        taken |= {str(one) for name in files for one in PurePosixPath(name).parents}
+        last: dict[str, int] = {}  # number that was tried of a name
 
         def free(wanted: str) -> str:
             """The name, or the next like it that nothing has; captions of a name are replaced."""
+            if any(str(one) in files for one in PurePosixPath(wanted.casefold()).parents):
+                raise NotTaken("a folder in its name is a file of the data; rename the folder")
             if not functions.is_item(wanted):
                 return wanted
-            path, number, chosen = PurePosixPath(wanted), 1, wanted
+            path, chosen = PurePosixPath(wanted), wanted
             while chosen.casefold() in taken:
-                number += 1
+                number = last[wanted.casefold()] = last.get(wanted.casefold(), 1) + 1
                 chosen = str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
             taken.add(chosen.casefold())
             return chosen
@@ -167,6 +182,8 @@ def add(found: Place, name: str, file: Path) -> list[str]:
             name, file, found.files, functions.ENDINGS, functions.TAKES, room, free
         )
         draft.unchecked = list(dict.fromkeys([*draft.unchecked, *kept]))
+        again = {printable(name), *kept, *(shown for shown, _ in refused)}
+        draft.refused = [one for one in draft.refused if one[0] not in again]
         draft.refused += [[shown, why] for shown, why in refused]
     said = [f"{shown}: {why}" for shown, why in refused]
     return [*said, f"{len(kept)} file{'' if len(kept) == 1 else 's'} uploaded"]
@@ -176,9 +193,17 @@ def check(found: Place, progress: Progress) -> Draft:
     """Let the dataset step's own code look at the files, in a child process with bounds on memory
     and CPU; what it refuses is deleted from the draft and told. UserError when it cannot be done.
     """
+    data_commit.recover(found.project)
     with changing(found) as draft:
         _check(found, draft, progress)
         return draft
+
+
+def check_anew(found: Place, draft: Draft, progress: Progress) -> None:
+    """`check` by who has the draft `locked`; all that is refused now is in `draft.refused`."""
+    draft.refused = []
+    _check(found, draft, progress)
+    _write(found, draft)
 
 
 def _check(found: Place, draft: Draft, progress: Progress) -> None:
@@ -187,6 +212,7 @@ def _check(found: Place, draft: Draft, progress: Progress) -> None:
     if there:
         tree = versions.subtree(project, versions_data.dvc_file, versions_data.path)
         versions.verify_working_tree(project, versions_data.dvc_file, versions_data.path, tree)
+    draft.removed = [name for name in draft.removed if name in there]  # others are gone already
     left = {name: md5 for name, md5 in there.items() if name not in draft.removed}
     known = [one["file"] for one in draft.items]
     order = dict.fromkeys([*known, *draft.unchecked])  # of two that are the same the first stays
@@ -222,15 +248,15 @@ def _check(found: Place, draft: Draft, progress: Progress) -> None:
 
 
 def _leave_out_dropped(found: Place, draft: Draft) -> None:
-    """Rewrite files of records without those that somebody has dropped."""
+    """Rewrite files of records with a blank line for each that somebody has dropped."""
     lines: dict[str, set[int]] = {}
     for one in draft.items:
         if one["line"] is not None and one["file"] not in draft.unchecked:
             lines.setdefault(one["file"], set()).add(one["line"])
     for name, wanted in lines.items():
         rows = (found.files / name).read_text(encoding="utf-8").split("\n")
-        kept = [row for line, row in enumerate(rows, start=1) if line in wanted]
-        write_bytes(found.files / name, "".join(f"{row}\n" for row in kept).encode())
+        kept = [row if line in wanted else "" for line, row in enumerate(rows, start=1)]
+        write_bytes(found.files / name, "\n".join(kept).encode())
 
 
 def judge(*, name: str, seconds: int, progress: Progress, **arguments: Any) -> dict[str, Any]:
@@ -254,12 +280,18 @@ def _in_child(project: Project, job: Job, progress: Progress) -> dict[str, Any]:
     return outcome.returned()
 
 
+def one_line(text: str, what: str) -> str:
+    """A text with blanks for what cannot be printed. UserError for one that is too long."""
+    said = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(said) > LONGEST_TEXT:
+        raise UserError(f"{what} has {len(said)} characters; at most {LONGEST_TEXT}")
+    return said
+
+
 def set_text(found: Place, name: str, text: str) -> None:
     """Give an image of the draft or the data another text, in one line; "" takes a change back.
     UserError for a file that is in neither, and for a text that is too long."""
-    said = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if len(said) > LONGEST_TEXT:
-        raise UserError(f"{name}: the text has {len(said)} characters; at most {LONGEST_TEXT}")
+    said = one_line(text, f"{name}: the text")
     with changing(found) as draft:
         known = {one["file"] for one in draft.items}
         if not found.functions.TEXT or not found.functions.is_item(name):
@@ -294,6 +326,7 @@ def remove(found: Place, name: str, gone: bool = True) -> None:
         if name not in pinned(found) or not found.functions.is_item(name):
             raise UserError(f"{name} is not in the data of {found.model}")
         draft.removed = [one for one in draft.removed if one != name] + ([name] if gone else [])
+        draft.against = ""  # what was taken in its place may be refused beside it
         if gone:
             draft.texts.pop(name, None)
 
@@ -330,16 +363,9 @@ def propose_texts(found: Place, progress: Progress) -> Draft:
 
 def discard(found: Place) -> None:
     """Forget the draft."""
-    with found.project.locks.acquire(f"draft-{found.model}-{found.folder.name}"):
-        delete(found.folder)
-
-
-def delete(folder: Path) -> None:
-    """Delete a draft's folder, whole or, by its name, not at all."""
-    if folder.is_dir():
-        gone = Path(tempfile.mkdtemp(prefix=".gone-", dir=folder.parent))
-        folder.rename(gone / folder.name)
-        shutil.rmtree(gone, ignore_errors=True)
+    data_commit.recover(found.project)
+    with locked(found):
+        delete_folder(found.folder)
 
 
 def lines(found: Place, draft: Draft) -> Iterator[str]:

@@ -7,13 +7,16 @@ line; or `branch`, on a new branch data/<who>-<date> for somebody to merge.
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 import yaml
 
 from adire_assets.config.fleet import load_fleet
 from adire_assets.core.errors import UserError
+from adire_assets.core.file_names import printable
 from adire_assets.core.folders import temporary_folder
 from adire_assets.core.lineage import digest
 from adire_assets.core.placement import run_step
@@ -29,7 +32,9 @@ from adire_assets.tracking.git import git
 PIN = "adire_assets.tracking.dvc.pin:pin"
 EXPORT = "adire_assets.tracking.dvc.versions:export"
 SHOWN_VERSIONS = 50
+SHOWN_TEXT = 200  # characters of a reason or a name
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
+FACTS = "--format=%H%x00%aI%x00%an%x00%s"  # and %x00, by -z
 
 
 @dataclass(frozen=True)
@@ -60,26 +65,22 @@ def publish(project: Project, model: str, by: str, reason: str, progress: Progre
     its commit says, or when the data has changed so that something of the draft is refused now.
     """
     found = data_draft.place(project, model, by)
-    _require_reason(reason)
-    with project.locks.acquire(data_commit.LOCK):
-        data_commit.recover_locked(project)
+    reason = _reason(reason)
+    with _recovered(project) as said, data_draft.locked(found):
         parent, mode = _require_clean(found)
         draft = data_draft.read(found)
         if draft.is_empty:
             raise UserError(f"there is no change of {model} by {by} to publish; add files first")
         there = data_draft.pinned(found)
         if draft.unchecked or draft.against != digest(there):
-            refused = len(draft.refused)
-            draft = data_draft.check(found, progress)
-            if news := draft.refused[refused:]:
+            data_draft.check_anew(found, draft, progress)
+            if news := draft.refused:
                 raise UserError(
                     "not published, because the last check has refused files; look at the rest and "
                     "publish again:\n" + "\n".join(f"{name}: {why}" for name, why in news[:20])
                 )
-        if lost := [name for name in draft.removed if name not in there]:
-            raise UserError(
-                f"{lost[0]} is not in the data any more; let it stay, and publish again"
-            )
+        if draft.is_empty:
+            raise UserError(f"the change of {model} by {by} is in the data already")
         with temporary_folder(project, project.home / "jobs") as output:
             changes = found.functions.lay_down(
                 source=found.data,
@@ -91,12 +92,25 @@ def publish(project: Project, model: str, by: str, reason: str, progress: Progre
                 output=output,
             )
             _require_free_names(draft, there)
-            return _carry_out(found, parent, mode, there, changes, reason, progress, found.folder)
+            told = _carry_out(found, parent, mode, there, changes, reason, progress, found.folder)
+            return "\n".join([*said, told])
 
 
-def _require_reason(reason: str) -> None:
-    if not reason.strip():
-        raise UserError("a change of the data needs a reason, which becomes the commit's message")
+@contextmanager
+def _recovered(project: Project) -> Iterator[list[str]]:
+    """Hold the lock; the lines of what somebody who was killed has left, which a refusal tells."""
+    with project.locks.acquire(data_commit.LOCK):
+        said = data_commit.recover_locked(project)
+        try:
+            yield said
+        except UserError as error:
+            raise UserError("\n".join([*said, str(error)])) from error
+
+
+def _reason(reason: str) -> str:
+    if said := data_draft.one_line(reason, "the reason"):
+        return said
+    raise UserError("a change of the data needs a reason, which becomes the commit's message")
 
 
 def _require_clean(found: Place) -> tuple[str, str]:
@@ -113,8 +127,14 @@ def _require_clean(found: Place) -> tuple[str, str]:
 
 def _require_free_names(draft: Draft, there: Mapping[str, str]) -> None:
     taken = {name.casefold(): name for name in there}
+    files = {*taken}
+    for name in there:  # nor is a file called like a folder
+        taken |= {str(one): name for one in PurePosixPath(name.casefold()).parents}
     for one in draft.items:
-        if other := taken.get(one["file"].casefold()):
+        path = PurePosixPath(one["file"].casefold())
+        if other := taken.get(str(path)) or next(
+            (taken[str(up)] for up in path.parents if str(up) in files), None
+        ):
             raise UserError(
                 f"{other} has come into the data meanwhile; drop {one['file']} and upload it again "
                 "under another name"
@@ -163,52 +183,61 @@ def _carry_out(
         added=pinned["md5s"],
         before={name: there[name] for name in changes if name in there},
         draft=data_commit.relative_draft(project, draft) if draft else None,
+        drafted=data_commit.draft_hash(draft) if draft else "",
     )
     data_commit.carry_out(project, change)
     name = branch.removeprefix("refs/heads/")
     if mode == "direct":
         return f"{found.model}: published on {name} as {commit[:12]}"
-    return f"{found.model}: committed to the branch {name} as {commit[:12]}; merge it to use it"
+    return (
+        f"{found.model}: committed to the branch {name} as {commit[:12]}; merge it to use "
+        "it. Of several changes merge one, then make the others again"
+    )
 
 
 def versions(project: Project, model: str) -> list[Version]:
     """The latest versions of a model's data, the newest first. UserError without git."""
     data_commit.recover(project)
     found = data_draft.place(project, model, "")
-    return list(_versions(found))[:SHOWN_VERSIONS]
+    return [*islice(_versions(found), SHOWN_VERSIONS)]
 
 
 def _versions(found: Place) -> Iterator[Version]:
     project, data = found.project, found.config.data
-    form = "--format=%H%x1f%aI%x1f%an%x1f%s%x1e"
-    told = git(project.root, "log", form, "--", data.dvc_file)
-    output, prefix = dvc_versions.place_of(project, data.dvc_file, data.path)
+    told = git(project.root, "log", "-z", FACTS, "--", data.dvc_file)
     now = digest(data_draft.pinned(found))
     held: Version | None = (
         None  # its predecessor may have the same data, and be the one that counts
     )
     marked = False
-    for entry in filter(str.strip, told.split("\x1e")):
-        commit, when, by, reason = entry.strip("\n").split("\x1f")
-        text = git(project.root, "show", f"{commit}:./{data.dvc_file}", check=False)
-        if (md5 := _md5(text, Path(output.path).name)) is None:
+    facts = told.split("\0")
+    for entry in zip(*(facts[start::4] for start in range(4)), strict=False):
+        if (one := _version(found, *entry)) is None:
             continue
-        try:
-            files = dvc_versions.files_below(
-                prefix, dvc_files.listing(project, replace(output, md5=md5))
-            )
-        except UserError:
-            files = None
-        known = digest(files) if files is not None else ""
-        one = Version(
-            commit, when, by, reason, None if files is None else len(files), known, md5, False
-        )
-        if held and held.data_hash != (known or None):
+        if held and held.data_hash != (one.data_hash or None):
             yield held
             marked = marked or held.current
-        held = replace(one, current=known == now and not marked)
+        held = replace(one, current=one.data_hash == now and not marked)
     if held:
         yield held
+
+
+def _version(found: Place, commit: str, when: str, by: str, reason: str) -> Version | None:
+    """The data of a commit; None where its .dvc file does not name them."""
+    project, data = found.project, found.config.data
+    output, prefix = dvc_versions.place_of(project, data.dvc_file, data.path)
+    text = git(project.root, "show", f"{commit}:./{data.dvc_file}", check=False)
+    if (md5 := _md5(text, Path(output.path).name)) is None:
+        return None
+    try:
+        listed = dvc_files.listing(project, replace(output, md5=md5))
+        files = dvc_versions.files_below(prefix, listed)
+    except UserError:
+        files = None
+    known = digest(files) if files is not None else ""
+    count = None if files is None else len(files)
+    by, reason = (printable(one, SHOWN_TEXT) for one in (by, reason))
+    return Version(commit, when, by, reason, count, known, md5, False)
 
 
 def _md5(text: str, name: str) -> str | None:
@@ -229,16 +258,9 @@ def go_back(
     the data of now, or when its files are neither in DVC's cache nor in a remote.
     """
     found = data_draft.place(project, model, by)
-    _require_reason(reason)
-    named = [one for one in versions(project, model) if one.commit.startswith(version)]
-    if not COMMIT.fullmatch(version) or len(named) != 1:
-        raise UserError(
-            f"{model} has no version {version!r} of its data; `adire data versions {model}` lists "
-            "them"
-        )
-    [wanted] = named
-    with project.locks.acquire(data_commit.LOCK):
-        data_commit.recover_locked(project)
+    reason = _reason(reason)
+    with _recovered(project) as said:
+        wanted = _named(found, version)
         parent, mode = _require_clean(found)
         there = data_draft.pinned(found)
         if not wanted.data_hash:
@@ -267,4 +289,20 @@ def go_back(
                     del changes[name]
                 else:
                     changes[name] = path
-            return _carry_out(found, parent, mode, there, changes, reason, progress, None)
+            told = _carry_out(found, parent, mode, there, changes, reason, progress, None)
+            return "\n".join([*said, told])
+
+
+def _named(found: Place, version: str) -> Version:
+    """A commit of this checkout's history that names the model's data, by its beginning."""
+    root = found.project.root
+    if COMMIT.fullmatch(version):
+        told = git(root, "log", "-1", "-z", FACTS, f"{version}^{{commit}}", "--", check=False)
+        entry = told.strip("\0").split("\0")
+        inside = git(root, "merge-base", entry[0], "HEAD", check=False).strip() == entry[0] != ""
+        if inside and len(entry) == 4 and (one := _version(found, *entry)):
+            return one
+    raise UserError(
+        f"{found.model} has no version {version!r} of its data; `adire data versions "
+        f"{found.model}` lists them"
+    )

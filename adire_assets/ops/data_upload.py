@@ -45,7 +45,7 @@ class Room:
     files: int
 
 
-class _NotTaken(Exception):
+class NotTaken(Exception):
     """A file is not taken; the message is the sentence about it."""
 
 
@@ -70,10 +70,10 @@ def take(
         try:
             found = _name(given, endings, takes)
             if left.files < 1:
-                raise _NotTaken(f"a change has at most {MOST_FILES:,} files; publish it first")
+                raise NotTaken(f"a change has at most {MOST_FILES:,} files; publish it first")
             found = free(found)
             size = _copied(content, folder / found, min(LARGEST_FILE, left.size), left.size)
-        except _NotTaken as why:
+        except NotTaken as why:
             refused.append((printable(given), str(why)))
             continue
         left = Room(left.size - size, left.files - 1)
@@ -104,7 +104,7 @@ def _parts(
                     refused.append((f"{shown}: {printable(given)}", why))
                     continue
                 yield given, lambda archive=archive, member=member: _Member(archive, member)  # type: ignore[misc]
-    except _NotTaken as why:
+    except NotTaken as why:
         refused.append((shown, str(why)))
     except BROKEN as error:
         if refusal(error):  # of the disk
@@ -133,7 +133,7 @@ class _Directory(io.FileIO):
         if size is None or size < 0:  # to the end
             size = os.fstat(self.fileno()).st_size - self.tell()
         if size > LARGEST_DIRECTORY:
-            raise _NotTaken("has too many files, or says so; pack fewer")
+            raise NotTaken("has too many files, or says so; pack fewer")
         return super().read(size)
 
 
@@ -149,7 +149,7 @@ class _Member(io.RawIOBase):
         piece = self._tried(partial(self.opened.read, size))
         self.seen += len(piece)
         if self.seen > self.most:
-            raise _NotTaken(f"becomes more than {LARGEST_RATIO} times as large; it is no file")
+            raise NotTaken(f"becomes more than {LARGEST_RATIO} times as large; it is no file")
         return piece
 
     def _tried(self, work: Callable[[], Any]) -> Any:
@@ -158,7 +158,7 @@ class _Member(io.RawIOBase):
         except (*BROKEN, RuntimeError) as error:  # RuntimeError: a password
             if refusal(error):  # of the disk
                 raise
-            raise _NotTaken("cannot be read; pack the zip anew") from None
+            raise NotTaken("cannot be read; pack the zip anew") from None
 
     def close(self) -> None:
         self.opened.close()
@@ -168,9 +168,11 @@ class _Member(io.RawIOBase):
 def _name(given: str, endings: tuple[str, ...], takes: str) -> str:
     name = same_form(given)
     if why := refused_name(name):
-        raise _NotTaken(why)
+        raise NotTaken(why)
     if suffix_of(name) not in endings:
-        raise _NotTaken(f"is not taken: this model's data are {takes}")
+        raise NotTaken(f"is not taken: this model's data are {takes}")
+    if any(suffix_of(part) in endings for part in name.split("/")[:-1]):
+        raise NotTaken("a folder in its name is called like a file; rename the folder")
     return name
 
 
@@ -182,7 +184,7 @@ def _copied(content: Callable[[], IO[bytes]], path: Path, most: int, room: int) 
             while piece := read.read(PIECE):
                 size += len(piece)
                 if size > most:
-                    raise _NotTaken(
+                    raise NotTaken(
                         f"is larger than {LARGEST_FILE // MEGABYTE} MiB"
                         if most == LARGEST_FILE
                         else f"a change has at most {LARGEST_DRAFT // MEGABYTE:,} MiB; publish it "

@@ -36,8 +36,9 @@ def serve(project: Project, fleet: FleetConfig) -> None:
     """Serve the pages until the process is told to stop. UserError for a port that is taken."""
     orphans.require_free_ports({fleet.studio.port: "studio.port"})
     try:
-        print(*data_commit.recover(project), sep="\n", end="", flush=True)
-    except UserError as error:  # publishing says it again; all else goes on
+        for line in data_commit.recover(project):
+            print(line, flush=True)
+    except (UserError, OSError) as error:  # publishing says it again; all else goes on
         print(error, flush=True)
     config = uvicorn.Config(
         application(project, fleet),
@@ -60,7 +61,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
     os.environ["NICEGUI_STORAGE_PATH"] = str(project.home / "studio")
     from nicegui import ui
 
-    from adire_assets.studio import data, feedback, lineage, pages
+    from adire_assets.studio import data_uploads, feedback, lineage, pages
 
     app = FastAPI(title="Adire Assets", openapi_url=None, docs_url=None, redoc_url=None)
     check = _check(project, next(iter(fleet.targets.values())).gateway.tokens)
@@ -86,7 +87,7 @@ def application(project: Project, fleet: FleetConfig) -> Guard:
         limits={
             lineage.ANSWER: lineage.LARGEST_ANSWER,
             feedback.PLACE: feedback.LARGEST_BODY,
-            data.UPLOAD: LARGEST_UPLOAD,
+            data_uploads.UPLOAD: LARGEST_UPLOAD,
         },
     )
 

@@ -1,46 +1,34 @@
 """The page of a model's data: what comes, what goes, texts, publishing, and earlier versions.
 
-Files are sent one by one in the body of a request each. Pictures are the small ones that the check
-has made; what was uploaded is never served.
+What it sends and is sent beside this is `data_uploads`.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, PlainTextResponse, Response
 from nicegui import events, ui
-from starlette.requests import ClientDisconnect
 
-from adire_assets.config.model import load_model
 from adire_assets.core.errors import UserError
 from adire_assets.core.family import Family
-from adire_assets.core.file_names import printable
-from adire_assets.core.folders import temporary_folder
 from adire_assets.core.project import Project
 from adire_assets.ops import data_draft, data_publish
 from adire_assets.ops.data_draft import Draft, Place
 from adire_assets.ops.data_publish import Version
+from adire_assets.studio.data_uploads import ACTION, PICTURE, POOL, UPLOAD, in_pool
 from adire_assets.studio.frame import (
     Visitor,
     act,
     heading,
-    in_thread,
     lines,
     quiet,
     sentence,
     tell,
     with_reason,
 )
-from adire_assets.studio.guard import USER
 
-UPLOAD, PICTURE = "/data/upload", "/data/picture"
-ACTION = "change data"
-AT_ONCE = 4  # uploads that are taken in
 SHOWN = 60  # rows, and how many more a click shows
 SEND = f"""async (event) => {{
   const field = event.target, files = [...field.files]
@@ -61,76 +49,38 @@ SEND = f"""async (event) => {{
 }}"""
 
 
-def serve_files(project: Project, app: FastAPI) -> None:
-    """Take uploads in, and give the small pictures of what is in the data and the drafts."""
-    turns = asyncio.Semaphore(AT_ONCE)
-
-    @app.post(UPLOAD)
-    async def upload(request: Request, model: str = "", name: str = "") -> PlainTextResponse:
-        visitor = Visitor(request.scope[USER])
-        try:
-            visitor.require(ACTION)
-        except UserError as error:
-            return PlainTextResponse(f"{error}\n", 403)
-        async with turns:
-            with temporary_folder(project, project.home / "jobs") as folder:
-                file = folder / "upload"
-                try:
-                    place = await in_thread(data_draft.place, project, model, visitor.name)
-                    with file.open("wb") as written:
-                        async for chunk in request.stream():
-                            written.write(chunk)
-                    said = await in_thread(data_draft.add, place, name, file)
-                except ClientDisconnect:
-                    return PlainTextResponse("", 400)
-                except (UserError, OSError) as error:
-                    said = sentence(error).replace(str(file), "the upload")
-                    return PlainTextResponse(f"{printable(name)}: {said}\n", 400)
-        return PlainTextResponse("\n".join(said))
-
-    @app.get(PICTURE + "/{model}/{md5}")
-    async def picture(model: str, md5: str) -> Response:
-        try:
-            path = await in_thread(_picture, project, model, md5)
-        except UserError as error:
-            return PlainTextResponse(f"{error}\n", 404)
-        kept = {"cache-control": "private, max-age=3600, immutable"}
-        return FileResponse(path, media_type="image/jpeg", headers=kept)
-
-
-def _picture(project: Project, model: str, md5: str) -> Path:
-    load_model(project, model)
-    path = data_draft.place(project, model, "").pictures / f"{md5}.jpg"
-    if not data_draft.PICTURE.fullmatch(md5) or not path.is_file():
-        raise UserError("there is no such picture")
-    return path
-
-
 @dataclass(frozen=True)
 class View:
     """What the page shows: the visitor's draft, the files of the data with their MD5 and texts, and
-    its versions, or why there are none."""
+    its versions, or why there are none. `pinned`: all files of the data."""
 
     draft: Draft
+    pinned: dict[str, str]
     there: dict[str, str]
     texts: dict[str, str]
     versions: list[Version]
     remark: str
 
 
-def view(place: Place) -> View:
-    """What is known of a model's data and of somebody's draft."""
-    try:
-        versions, remark = data_publish.versions(place.project, place.model), ""
-    except UserError as error:
-        versions, remark = [], str(error)
+def view(place: Place, known: View | None = None) -> View:
+    """What is known of a model's data and of somebody's draft; the versions of `known`, as long as
+    its data are the same."""
     there = data_draft.pinned(place)
+    versions, remark = [], ""
+    if known and known.versions and known.pinned == there:
+        versions = known.versions
+    else:
+        try:
+            versions = data_publish.versions(place.project, place.model)
+        except UserError as error:
+            remark = str(error)
+        there = data_draft.pinned(place)  # a change that was cut short is completed by now
     items = {name: md5 for name, md5 in there.items() if place.functions.is_item(name)}
     try:
         texts = data_draft.texts(place)
     except UserError as error:
         texts, remark = {}, f"{remark}\n{error}".strip()
-    return View(data_draft.read(place), items, texts, versions, remark)
+    return View(data_draft.read(place), there, items, texts, versions, remark)
 
 
 async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> None:
@@ -141,8 +91,8 @@ async def fill(project: Project, model: str, plug: Family, visitor: Visitor) -> 
 
     async def first() -> None:
         try:
-            place = await in_thread(data_draft.place, project, model, visitor.name)
-            found = await in_thread(view, place)
+            place = await in_pool(data_draft.place, project, model, visitor.name)
+            found = await in_pool(view, place)
         except (UserError, OSError) as error:
             body.clear()
             with body:
@@ -197,9 +147,16 @@ class _Page:
 
     async def do(self, doing: str, work: Callable[..., Any], *arguments: Any) -> Any | None:
         """Let the button's work be done, and show what is there then."""
+        if self.busy:
+            tell(UserError("the page is at work; wait until it is done"))
+            return None
         if self.may:
             self.status.set_text(f"{doing} ...")
-        found = await act(self.visitor, ACTION, work, *arguments)
+        self.busy = True
+        try:
+            found = await act(self.visitor, ACTION, work, *arguments, pool=POOL)
+        finally:
+            self.busy = False
         if not self.body.is_deleted:
             if self.may:
                 self.status.set_text("" if found is None else "Done")
@@ -208,11 +165,12 @@ class _Page:
 
     async def refresh(self) -> None:
         try:
-            self.show(await in_thread(view, self.place))
+            self.show(await in_pool(view, self.place, self.found))
         except (UserError, OSError) as error:
             tell(error)
 
     def show(self, found: View) -> None:
+        self.found = found
         self.body.clear()
         with self.body:
             if self.may:
@@ -282,7 +240,7 @@ class _Page:
                 ui.label(one["text"]).classes("text-sm").style("overflow-wrap: anywhere")
             if one["note"]:
                 ui.label(one["note"]).classes("text-sm")
-            self.text(name, found.draft.texts.get(name, ""))
+            self.text(name, found.draft.texts.get(name, ""), first=False)
         self.button(
             "Remove", name if line is None else f"{name}:{line}", data_draft.drop, name, line
         )
@@ -294,8 +252,8 @@ class _Page:
             shown.props["alt"] = name
             shown.props["loading"] = "lazy"
 
-    def text(self, name: str, value: str) -> None:
-        """The field of a file's text, where files have one."""
+    def text(self, name: str, value: str, first: bool) -> None:
+        """The field of a file's text, where files have one; `first`: of an empty draft."""
         label = self.place.functions.TEXT
         if not label:
             return
@@ -306,7 +264,10 @@ class _Page:
         field.props["aria-label"] = f"{label} of {name}"
 
         async def keep() -> None:
-            await act(self.visitor, ACTION, data_draft.set_text, self.place, name, field.value)
+            words = (self.place, name, field.value)
+            await act(self.visitor, ACTION, data_draft.set_text, *words, pool=POOL)
+            if first and not self.body.is_deleted:  # now there is something to publish
+                await self.refresh()
 
         field.on("change", keep)
 
@@ -350,7 +311,8 @@ class _Page:
         with ui.column().classes("grow gap-0 min-w-0"):
             ui.label(f"{name} (goes)" if gone else name).style("overflow-wrap: anywhere")
             if not gone:
-                self.text(name, found.draft.texts.get(name, found.texts.get(name, "")))
+                said = found.draft.texts.get(name, found.texts.get(name, ""))
+                self.text(name, said, first=found.draft.is_empty)
         if self.may:
             title = "Keep" if gone else "Remove"
             self.button(title, name, data_draft.remove, name, not gone)

@@ -205,13 +205,17 @@ def tell(error: UserError | OSError) -> None:
 
 
 async def act(
-    visitor: Visitor, action: str, work: Callable[..., Any], *arguments: Any
+    visitor: Visitor,
+    action: str,
+    work: Callable[..., Any],
+    *arguments: Any,
+    pool: ThreadPoolExecutor = THREADS,
 ) -> Any | None:
     """What `work` returns, if the visitor may do `action`; None for what was refused, which is
     shown."""
     try:
         visitor.require(action)
-        return await in_thread(work, *arguments)
+        return await in_thread(work, *arguments, pool=pool)
     except (UserError, OSError) as error:
         tell(error)
         return None

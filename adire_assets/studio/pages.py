@@ -21,6 +21,7 @@ from adire_assets.studio import (
     asking,
     chat,
     data,
+    data_uploads,
     feedback,
     generate,
     lineage,
@@ -114,7 +115,7 @@ def register(project: Project, app: FastAPI, *, signs_in: bool) -> None:
         await of_model(request, model, "Data", data.fill)
 
     lineage.serve_answers(project, app)
-    data.serve_files(project, app)
+    data_uploads.serve_files(project, app)
     feedback.serve_feedback(project, app)
     training.serve_samples(project, app)
 

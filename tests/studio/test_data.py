@@ -1,6 +1,7 @@
 """The data page in a real browser: upload, mend, publish, go back; and who may."""
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.support.studio import NARROW, WIDE, opened, running_studio, serious_f
 
 pytestmark = studio.needs_chromium
 PAGE = "/models/indigo/data"
+FILES = re.compile(r"\d+ files")  # what the data that is there is behind
 SCRIPT = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{ 1 + 1 }}'
 CLAIMS = {"issuer": "adire", "audience": "adire", "days": 1.0}
 
@@ -131,6 +133,19 @@ def test_the_way_of_a_designer_from_files_to_a_version_and_back(
         assert (folder / "p2.png").is_file() and is_clean(project)
 
 
+def test_a_caption_alone_is_a_change(browser: Browser, url: str, project: Project) -> None:
+    with opened(browser, url, token=token(project, "ngozi", "designer")) as page:
+        visit(page, PAGE)
+        page.get_by_role("button", name=FILES).click()
+        field = page.get_by_label("Caption of p5.png")
+        field.fill("a mended caption")
+        field.press("Tab")
+        expect(page.get_by_role("button", name="Publish")).to_be_visible()
+        expect(field).to_have_value("a mended caption")
+        page.get_by_role("button", name="Discard").click()
+        expect(field).to_have_value("")
+
+
 def test_a_writers_records_are_shown_one_by_one(
     browser: Browser, url: str, project: Project, tmp_path: Path
 ) -> None:
@@ -158,7 +173,7 @@ def test_the_page_is_usable_by_everybody(
         visit(page, PAGE)
         send(page, **{f"uche{width}{dark}.png": png(300), "no.txt": b"of nothing"})
         expect(page.get_by_role("list", name="New")).to_be_visible(timeout=60_000)
-        page.get_by_role("button", name="files", exact=False).first.click()
+        page.get_by_role("button", name=FILES).click()
         assert serious_faults(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.get_by_role("button", name="Discard").click()

@@ -67,7 +67,7 @@ def lying(content: bytes, size: int) -> bytes:
 
 
 def names() -> Iterator[str]:
-    yield from ("../x.png", "../../../../tmp/x.png", "/etc/x.png", "a/../../x.png", "a/./x.png")
+    yield from ("../x.png", "../../../../tmp/x.png", "/proc/x.png", "a/../../x.png", "a/./x.png")
     yield from (
         "C:\\x.png",
         "C:x.png",
@@ -112,6 +112,7 @@ def names() -> Iterator[str]:
     )
     yield from (f"{device}.png" for device in DEVICES)
     yield from (f"{device}/x.png" for device in DEVICES)
+    yield from ("p0.png/x.png", "a/b.JPG/x.png", "metadata.csv/x.png")
     yield from (f"a/{device}.tar.png" for device in DEVICES)
     yield from ("Thumbs.db", "desktop.ini", "x.png.tmp", "__MACOSX/x.png", "x.bak")
     yield from (

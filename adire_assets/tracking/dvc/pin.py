@@ -11,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from adire_assets.core.errors import UserError
 from adire_assets.core.file_names import same_form
 from adire_assets.core.project import Project
 from adire_assets.core.worker import Progress
@@ -79,7 +80,11 @@ def _forget_damaged(held: Path, md5: str) -> None:
 def _size(project: Project, output: dvc_files.Output, name: str, md5: str) -> int:
     """The bytes of a file, by the cache, or the working tree where the cache lacks it."""
     held = dvc_files.object_file(dvc_files.local_stores(project)[0], md5)
-    return (held if held.is_file() else output.path / name).stat().st_size
+    try:
+        return (held if held.is_file() else output.path / name).stat().st_size
+    except FileNotFoundError:
+        place = dvc_files.relative(project, output.path / name)
+        raise UserError(f"{place} is neither there nor in DVC's cache; run `adire pull`") from None
 
 
 def _renamed(

@@ -1,13 +1,16 @@
 """What nobody should upload: nothing of it runs, leaves its draft, is kept, or goes unanswered."""
 
 import hashlib
+import multiprocessing
 import resource
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from adire_assets.core.project import Project
-from adire_assets.ops import data_draft
+from adire_assets.ops import data_draft, data_upload
 from tests.ops.data.test_publish import place, quiet
 from tests.support import hostile
 from tests.support.hostile import png, zipped
@@ -36,16 +39,16 @@ def test_none_of_it_is_kept_and_each_is_answered(
     found = place(project, model)
     file = tmp_path / "upload"
     free = (found.drafts, project.home / "md5", project.home / "locks", project.home / "jobs", file)
-    before, memory = files_of(project, *free), peak()
-    sent, waiting = [], []
-    for name, content in uploads():
-        file.write_bytes(content)
-        *refused, last = data_draft.add(found, name, file)
-        sent.append(name)
-        assert all(line.isprintable() and len(line) < 500 for line in refused), refused
-        if not (refused or last.startswith("0 ") or name.endswith(".zip")):
-            waiting.append(name)
-    assert peak() - memory < MOST_BYTES
+    before = files_of(project, *free)
+    # A process of its own, whose peak is that of the uploads.
+    fork = multiprocessing.get_context("fork")
+    answers, mouth = fork.Pipe(duplex=False)
+    process = fork.Process(target=send, args=(found, file, uploads, mouth))
+    process.start()
+    mouth.close()
+    sent, waiting, memory = answers.recv()
+    process.join()
+    assert memory < MOST_BYTES
     draft = data_draft.check(found, quiet)
     assert len(sent) >= (300 if model == "indigo" else 20), len(sent)
     kept = {path.name for path in found.files.rglob("*") if path.is_file()}
@@ -60,6 +63,24 @@ def test_none_of_it_is_kept_and_each_is_answered(
     assert {path.suffix for path in found.drafts.rglob("*") if path.is_file()} <= {
         ".json", ".png", ".jpg"
     }  # fmt: skip
+
+
+def send(
+    found: data_draft.Place,
+    file: Path,
+    uploads: Callable[[], Iterator[tuple[str, bytes]]],
+    mouth: Connection,
+) -> None:
+    """Tell (names of the uploads, of those that wait to be checked, bytes of memory)."""
+    sent, waiting, memory = [], [], peak()
+    for name, content in uploads():
+        file.write_bytes(content)
+        *refused, last = data_draft.add(found, name, file)
+        sent.append(name)
+        assert all(line.isprintable() and len(line) < 500 for line in refused), refused
+        if not (refused or last.startswith("0 ") or name.endswith(".zip")):
+            waiting.append(name)
+    mouth.send((sent, waiting, peak() - memory))
 
 
 def peak() -> int:
@@ -98,7 +119,21 @@ def test_a_draft_is_bounded(
         written.truncate(513 * 2**20)
     with pytest.raises(data_draft.UserError, match="at most 536,870,912 at a time"):
         data_draft.add(found, "x.png", file)
-    file.unlink()
+    monkeypatch.setattr(data_draft, "LARGEST_DRAFT", 3 * len(png(600)))
+    monkeypatch.setattr(data_draft, "MOST_FILES", 2)
+    said = []
+    for name, content in (
+        ("a.png", png(600)), ("b.png", png(601) + bytes(4 * len(png(600)))), ("b.png", png(602)),
+        ("c.png", png(603)),
+    ):  # fmt: skip
+        file.write_bytes(content)
+        said.append(data_draft.add(found, name, file)[0])
+    assert said == [
+        "1 file uploaded",
+        f"b.png: a change has at most {data_upload.LARGEST_DRAFT // 2**20:,} MiB; publish it first",
+        "1 file uploaded",
+        f"c.png: a change has at most {data_upload.MOST_FILES:,} files; publish it first",
+    ]
 
 
 def test_a_text_is_one_line_of_a_bounded_length(project: Project) -> None:

@@ -1,7 +1,7 @@
 """A change of a model's records before it is kept: what the dataset step would say of each.
 
 The plug `data` (see `core.family`). A record that is taken stands on a line of its own in the
-draft's file, as it was written; one that is not is left out of it and told.
+draft's file, that in which it began; one that is not leaves a blank line there and is told.
 """
 
 import json
@@ -43,7 +43,7 @@ def judge(
 
     The keys are those of a family's `data.judge` (see families/diffusion/data/changes.py, whose
     pictures and texts there are none of here); a file whose records are refused is rewritten
-    without them.
+    with blank lines for them, so that a record keeps the number of its line.
     """
     from adire_assets.families.causal_lm.config import DataConfig
     from adire_assets.families.causal_lm.data.records import Read
@@ -93,13 +93,14 @@ def judge(
     for name in added:
         accepted = [one for one in kept if one.file == name and one.source not in left_out]
         lines = {one.line: one for one in accepted}
-        rows = [(line, value) for line, value in values[name] if line in lines]
-        text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for _, value in rows)
+        rows = {line: json.dumps(value, ensure_ascii=False) for line, value in values[name]}
+        rows = {line: row for line, row in rows.items() if line in lines}
+        text = "".join(f"{rows.get(n, '')}\n" for n in range(1, max(rows, default=0) + 1))
         write_bytes(Path(draft) / name, text.encode())
-        for number, (line, _) in enumerate(rows, start=1):
+        for line in rows:
             said = " ".join(lines[line].question.split())
             begins = said if len(said) <= SHOWN_TEXT else f"{said[:SHOWN_TEXT]}..."
-            items.append({"file": name, "line": number, "text": begins, "note": "", "picture": ""})
+            items.append({"file": name, "line": line, "text": begins, "note": "", "picture": ""})
     return {
         "items": items,
         "refused": refused,

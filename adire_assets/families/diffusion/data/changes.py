@@ -7,6 +7,7 @@ are taken over and written to the metadata file of the folder, which keeps what 
 import io
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def judge(
     {items: [{file, line, text, note, picture}] of what it takes; refused: [(file, sentence)];
     texts: {file: caption} that came along; consequences: sentences about `files`; whole: why the
     data together make no dataset yet, "" when they do}. `memory` is a JSON file of what is known
-    of files by their MD5; `pictures` gets a small JPEG of each image, <MD5>.jpg.
+    of files by their SHA-256; `pictures` gets a small JPEG of each image, <MD5>.jpg.
     """
     from adire_assets.families.diffusion.config import DataConfig
     from adire_assets.families.diffusion.data.images import own_pixel_limit
@@ -106,7 +107,7 @@ def _captions(folder: Path, added: Sequence[str]) -> tuple[dict[str, str], list[
 
 
 class _Looks:
-    """What is known of images, by the MD5 of their files."""
+    """What is known of images that are taken, by the SHA-256 of their files."""
 
     def __init__(self, memory: Path, pictures: Path, settings: Any) -> None:
         self.memory, self.pictures, self.settings = memory, pictures, settings
@@ -130,11 +131,14 @@ class _Looks:
         """The image `Accepted`, or why no dataset takes it."""
         from adire_assets.families.diffusion.data.splits import Accepted
 
-        facts = self.known.get(md5)
+        with path.open("rb") as file:
+            key = file_digest(file, "sha256").hexdigest()  # who means harm may choose an MD5
+        facts = self.known.get(key)
         if facts is None:
-            facts = self.known[md5] = self._read(folder, name, path, md5)
-        if "reason" in facts:
-            return facts["reason"]
+            facts = self._read(folder, name, path, md5)
+            if "reason" in facts:  # memory, say, that was short
+                return facts["reason"]
+            self.known[key] = facts
         facts = {**facts, "phash": bytes.fromhex(facts["phash"])}
         return Accepted(source=name, staged=Path(self.staging.name), **facts)
 
