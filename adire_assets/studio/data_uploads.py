@@ -1,4 +1,4 @@
-"""What the Data page is sent and shows: files of a draft, and small pictures of images.
+"""What the Data page is sent, files of a draft, and what it shows of them: small pictures.
 
 Files are sent one by one in the body of a request each. Pictures are those that the check has made;
 what was uploaded is never served.

@@ -12,6 +12,8 @@ from adire_assets.ops import data_commit, data_draft, data_publish
 from adire_assets.tracking.dvc import files as dvc_files
 from tests.ops.data.test_publish import place, quiet, upload
 from tests.support.git_project import git, is_clean
+from tests.support.instruction_data import alpaca
+from tests.support.instruction_data import write as write_records
 from tests.support.picture_folders import picture, save
 
 
@@ -85,7 +87,7 @@ def test_a_checkout_that_moves_meanwhile_is_not_overwritten(
 
     monkeypatch.setattr(data_commit, after, then)
     before = there(project)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="nothing is published; publish again"):
         publish(project)
     assert there(project) == before
     assert moved == [(git(project, "status", "--porcelain"), git(project, "for-each-ref"))]
@@ -166,3 +168,25 @@ def test_two_may_remove_the_same_file_and_keep_it_again(project: Project, tmp_pa
     publish(project, "ada")
     publish(project, "obi")
     assert is_clean(project)
+
+
+def test_a_check_that_fails_loses_no_record(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = place(project, "letters")
+    records = write_records(tmp_path / "x.jsonl", [alpaca(number) for number in (50, 51, 52, 53)])
+    data_draft.add(found, "x.jsonl", records)
+    data_draft.check(found, quiet)
+    data_draft.drop(found, "x.jsonl", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(data_draft, "_in_child", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            data_draft.check(found, quiet)
+    assert [one["line"] for one in data_draft.check(found, quiet).items] == [2, 3, 4]
+
+
+def test_a_name_is_refused_once(project: Project, tmp_path: Path) -> None:
+    found, file = place(project), save(tmp_path, "x.png", picture(100))
+    for name in ("x.svg", "x.svg", "y.svg"):
+        data_draft.add(found, name, file)
+    assert [name for name, _ in data_draft.read(found).refused] == ["x.svg", "y.svg"]
