@@ -142,8 +142,8 @@ SERVING = (
     Mutation(
         "a damaged backup is refused",
         "adire_assets/ops/backup.py",
-        "    return _written(target, partial(shutil.copyfile, path)) == listed[name]\n",
-        "    return bool(_written(target, partial(shutil.copyfile, path)))\n",
+        "    return _written(target, partial(shutil.copyfile, path), private) == listed[name]\n",
+        "    return bool(_written(target, partial(shutil.copyfile, path), private))\n",
         ("tests/ops/test_backup_refusals.py", "-k", "damaged_backup"),
     ),
     Mutation(

@@ -14,6 +14,7 @@ from adire_assets.cli.arguments import (
     Release,
     file_to_read,
     file_to_write,
+    finite,
     folder_to_make,
     folder_to_write,
 )
@@ -193,7 +194,10 @@ def boards(
 @file_app.command()
 def watch(
     seconds: Annotated[
-        float, typer.Option(min=0.5, max=300, help="How long to look before saying something.")
+        float,
+        typer.Option(
+            min=0.5, max=300, help="How long to look before saying something.", callback=finite
+        ),
     ] = 5.0,
 ) -> Iterable[str]:
     """Say how fast, how busy and how costly what is served is, over the next seconds."""

@@ -77,11 +77,11 @@ def _wanted(
     """A run for this state of the working tree, or why there is none to start."""
     instance, sources = context.instance, state.sources
     runs = ticks.runs_of(context, MODEL_TAG, model, limit=20)
-    for record in runs:  # another one may have been started since
-        run, since = record.dagster_run, record.start_time or time.time()
-        if run.status == dg.DagsterRunStatus.STARTED and was_killed(project, run.run_id, since):
-            instance.report_run_failed(run, "The process of this run was killed.")
-            return f"{ticks.short(record)} was killed; marked as failed"
+    killed = [record for record in runs if _was_killed(project, record)]
+    for record in killed:
+        instance.report_run_failed(record.dagster_run, "The process of this run was killed.")
+    if runs[:1] == killed[:1] != []:
+        return f"{ticks.short(runs[0])} was killed; marked as failed"
     if ticks.under_way(runs):
         return f"{ticks.short(runs[0])} is under way"
     same = list(
@@ -119,6 +119,11 @@ def _wanted(
     if weaker := tags.get(POLICY_TAG):
         context.log.warning(f"{model}: the policy is {weaker}")
     return dg.RunRequest(tags=tags)
+
+
+def _was_killed(project: Project, record: dg.RunRecord) -> bool:
+    run, since = record.dagster_run, record.start_time or time.time()
+    return run.status == dg.DagsterRunStatus.STARTED and was_killed(project, run.run_id, since)
 
 
 def _stopped(runs: Sequence[dg.RunRecord], state: State) -> bool:

@@ -10,6 +10,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.core.store import write_bytes
 from adire_assets.defs import build_definitions
+from adire_assets.defs.feedback import GROUP
 from adire_assets.ops import operations
 from adire_assets.serving import record, release
 from adire_assets.serving.fleet import slot
@@ -39,7 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_the_code_location_loads_without_them_and_says_so(project: Project) -> None:
     defs = build_definitions(project)
     keys = defs.resolve_asset_graph().get_all_asset_keys()
-    assert {key.path[0] for key in keys} == {"indigo"}
+    assert {key.path[0] for key in keys} == {"indigo", GROUP}
     sensor = defs.resolve_sensor_def("broken_models")
     with dg.instance_for_test() as instance:
         told = sensor.evaluate_tick(dg.build_sensor_context(instance)).skip_message
@@ -55,7 +56,7 @@ def test_a_disabled_model_is_there_for_who_names_it(project: Project) -> None:
         return {key.path[0] for key in graph.get_all_asset_keys()}
 
     assert models() == set()
-    assert models(also="indigo") == {"indigo"}
+    assert models(also="indigo") == {"indigo", GROUP}
     assert "indigo: disabled" in operations.status(project)
 
 
