@@ -33,6 +33,7 @@ STYLE = """
 body { font-family: system-ui, sans-serif; }
 .nicegui-content { padding: 0; }
 .adire-page { max-width: 76rem; margin: 0 auto; padding: 1rem; width: 100%; }
+.adire-page > .q-card + .q-card { margin-top: 1rem; }
 main h1 { font-size: 1.6rem; line-height: 1.3; font-weight: 600; margin: 0 0 .75rem; }
 main h2, .q-dialog h2 {
   font-size: 1.15rem; line-height: 1.4; font-weight: 600; margin: 1rem 0 .25rem;

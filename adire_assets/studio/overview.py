@@ -11,6 +11,7 @@ from adire_assets.studio.frame import heading, lines, shared, watched
 
 SECONDS = 5.0  # from one look at the processes to the next
 # Of a model, beside where it is asked.
+DISABLED = "disabled"  # what `adire status` says of a model that is
 PAGES = (("Data", "data"), ("Training", "training"), ("Releases", "releases"))
 View = tuple[dict[str, tuple[str, list[str]]], list[str]]
 
@@ -41,15 +42,29 @@ def view(project: Project) -> View:
 
 def _show(found: View) -> None:
     by_model, others = found
-    for name, (asks, said) in by_model.items():
+    disabled = [name for name, (_, said) in by_model.items() if said == [DISABLED]]
+    for name in [one for one in by_model if one not in disabled]:
         with ui.card().classes("w-full"):
             heading(name, 2)
-            lines(said)
-            if asks:
-                with ui.row():
-                    for text, place in ((asks, "generate"), *PAGES):
-                        link = ui.link(text, f"/models/{name}/{place}").classes("adire-link")
-                        link.props["aria-label"] = f"{name}: {text}"
+            lines(by_model[name][1])
+            _links(name, by_model[name][0])
+    if disabled:
+        with ui.card().classes("w-full"):
+            heading("Disabled models", 2)
+            for name in disabled:
+                with ui.row().classes("items-baseline"):
+                    ui.label(name)
+                    _links(name, by_model[name][0])
     with ui.card().classes("w-full"):
         heading("Processes and notes", 2)
         lines(others)
+
+
+def _links(name: str, asks: str) -> None:
+    """The pages of a model; none for one that cannot be read."""
+    if not asks:
+        return
+    with ui.row():
+        for text, place in ((asks, "generate"), *PAGES):
+            link = ui.link(text, f"/models/{name}/{place}").classes("adire-link")
+            link.props["aria-label"] = f"{name}: {text}"

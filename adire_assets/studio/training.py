@@ -181,7 +181,7 @@ class _Page:
 
     def add_curve(self) -> None:
         """A sentence and a chart, whose points are added in place."""
-        sentence = ui.label("")
+        sentence = ui.label("No training yet.")
         chart = ui.echart(_options(), renderer="svg").classes("w-full h-64")
         chart.props["role"], chart.props["aria-label"] = "img", TO_A_SCREEN_READER
         last: list[tuple[Curve | None, str | None]] = []
