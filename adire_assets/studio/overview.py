@@ -10,8 +10,8 @@ from adire_assets.ops import operations
 from adire_assets.studio.frame import heading, lines, shared, watched
 
 SECONDS = 5.0  # from one look at the processes to the next
-# Of a model, beside where it is asked.
 DISABLED = "disabled"  # what `adire status` says of a model that is
+# Of a model, beside where it is asked.
 PAGES = (("Data", "data"), ("Training", "training"), ("Releases", "releases"))
 View = tuple[dict[str, tuple[str, list[str]]], list[str]]
 
