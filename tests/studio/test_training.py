@@ -1,6 +1,7 @@
 """A designer trains a model in the browser: starts, follows, stops, goes on, and gets a release.
 
-A tiny random base is trained. The tests share one project and follow its life in order.
+A tiny random base is trained. The tests share one project and follow its life in order; the long
+ones are begun anew where the others were left out.
 """
 
 import os
@@ -8,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,24 @@ def project(
 
 
 @pytest.fixture(scope="module")
-def started(project: Project) -> Iterator[ExitStack]:
-    """What a test starts here runs until the last one has ended."""
-    with ExitStack() as stack:
-        yield stack
+def webserver(project: Project, fleet: FleetConfig) -> Iterator[None]:
+    """From the first test that asks for it on; at the end no run is left."""
+    with dagster_up.running(project, fleet, "dagster-webserver"):
+        yield
+    dagster_up.end_all(project)
+
+
+@pytest.fixture(scope="module")
+def daemon(project: Project, fleet: FleetConfig, webserver: None) -> Iterator[None]:
+    with dagster_up.running(project, fleet, "dagster-daemon"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def slots(project: Project, fleet: FleetConfig) -> Iterator[None]:
+    processes.up(project, fleet, only="serving")
+    yield
+    processes.down(project, fleet)
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +191,8 @@ def test_without_dagster_the_page_says_so_once_and_has_no_button(page: Page) -> 
 
 
 def test_who_starts_a_run_sees_what_it_waits_for(
-    page: Page, project: Project, fleet: FleetConfig, started: ExitStack
+    page: Page, project: Project, webserver: None
 ) -> None:
-    started.enter_context(dagster_up.running(project, fleet, "dagster-webserver"))
     expect(page.get_by_text("No run yet.")).to_be_visible()
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_text("ada started it in the studio")).to_contain_text(
@@ -198,9 +212,10 @@ def test_a_viewer_follows_and_has_no_button(browser: Browser, url: str, project:
 
 @pytest.mark.full
 def test_a_training_is_followed_stopped_and_goes_on_from_its_checkpoint(
-    page: Page, project: Project, fleet: FleetConfig, started: ExitStack
+    page: Page, project: Project, daemon: None
 ) -> None:
-    started.enter_context(dagster_up.running(project, fleet, "dagster-daemon"))
+    with suppress(UserError):  # it waits already
+        training.start(project, MODEL, "ada")
     expect(page.get_by_text("training: now")).to_be_visible(timeout=PATIENT)
     step = step_of(page, STEPS)
     chart = page.get_by_role("img", name="The loss by step")
@@ -222,10 +237,8 @@ def test_a_training_is_followed_stopped_and_goes_on_from_its_checkpoint(
 
 @pytest.mark.full
 def test_its_samples_and_its_release_come_out(
-    page: Page, project: Project, fleet: FleetConfig, started: ExitStack
+    page: Page, project: Project, daemon: None, slots: None
 ) -> None:
-    processes.up(project, fleet, only="serving")
-    started.callback(processes.down, project, fleet)
     write_yaml(project.model_file(MODEL), SHORT)
     with suppress(UserError):  # the sensor may have been faster
         training.start(project, MODEL, "obi")
@@ -248,7 +261,9 @@ def test_its_samples_and_its_release_come_out(
 
 
 @pytest.mark.full
-def test_a_refusal_is_told_in_the_gates_own_sentence(page: Page, project: Project) -> None:
+def test_a_refusal_is_told_in_the_gates_own_sentence(
+    page: Page, project: Project, daemon: None, slots: None
+) -> None:
     gates = {**CONFIG["evaluation"]["gates"], "clip_s_minimum": 2.5}
     evaluation = {**CONFIG["evaluation"], "gates": gates}
     write_yaml(project.model_file(MODEL), {**SHORT, "evaluation": evaluation})

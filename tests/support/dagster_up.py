@@ -2,7 +2,9 @@
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 from adire_assets.config.fleet import FleetConfig
 from adire_assets.core.child_environment import child_environment
@@ -12,6 +14,8 @@ from adire_assets.serving.fleet.processes import dagster_home
 from adire_assets.serving.fleet.supervisor import programs
 
 START_SECONDS = 90.0
+# Words in the command lines of code servers, of their runs, and of the runs' children.
+OF_RUNS = ("dagster", "multiprocessing.spawn", "adire_assets.core.worker")
 
 
 @contextmanager
@@ -37,3 +41,13 @@ def running(project: Project, fleet: FleetConfig, name: str) -> Iterator[subproc
     finally:
         process.terminate()
         process.wait(60)
+
+
+def end_all(project: Project) -> None:
+    """End what is left of Dagster's runs: a code server waits for the end of those it has begun."""
+    for process in psutil.process_iter(["environ", "cmdline"]):
+        home = (process.info["environ"] or {}).get("ADIRE_HOME")
+        words = " ".join(process.info["cmdline"] or [])
+        if home == str(project.home) and any(one in words for one in OF_RUNS):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
