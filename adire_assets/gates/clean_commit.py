@@ -12,7 +12,6 @@ Weights that a .dvc file tracks must be those that it names. (The dataset step c
 """
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from adire_assets.core.errors import UserError
 from adire_assets.core.project import Project
 from adire_assets.tracking.dvc import files
 from adire_assets.tracking.dvc.working_tree import differences
+from adire_assets.tracking.git import git
 
 OPTION = "require_clean_commit"
 # Folders, relative to the project: every file of these endings below them decides.
@@ -39,8 +39,6 @@ CODE = {
 }
 TOP = "dagster_defs.py"
 SHOWN = 5
-# As a hook sets them, they would name another checkout.
-ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 
 
 def uncommitted(project: Project, model: str) -> list[str]:
@@ -165,25 +163,7 @@ def _hashes(top: Path, names: list[str]) -> list[str]:
 
 
 def _git(folder: Path, *arguments: str, given: str | None = None, check: bool = True) -> str:
-    # Pathspecs are names, whatever characters they hold.
-    command = ["git", "-C", str(folder), "--literal-pathspecs", *arguments]
     try:
-        done = subprocess.run(
-            command,
-            input=given,
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            env={name: value for name, value in os.environ.items() if name not in ELSEWHERE},
-            timeout=30,
-        )
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} is a git checkout and there is no git to ask what is committed; install git"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"git {arguments[0]} does not answer in {folder}") from None
-    if done.returncode and check:
-        said = " ".join(done.stderr.split()) or f"status {done.returncode}"
-        raise UserError(f"git cannot tell what is committed in {folder}: {said}")
-    return done.stdout if not done.returncode else ""
+        return git(folder, *arguments, given=given, check=check)
+    except UserError as error:
+        raise UserError(f"git cannot tell what is committed in {folder}: {error}") from None
